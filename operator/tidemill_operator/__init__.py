@@ -1,1 +1,1 @@
-"""Reconciles AnalyticsPipeline resources. The same code runs in a cluster and on one machine."""
+"""Reconcile AnalyticsPipeline resources, in a cluster or on one machine."""

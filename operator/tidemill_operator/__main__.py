@@ -1,4 +1,4 @@
-"""`python -m tidemill_operator` is the operator in a cluster; the command line is `tidemill_operator.cli`."""
+"""Run the operator in a cluster: `python -m tidemill_operator`."""
 
 from __future__ import annotations
 

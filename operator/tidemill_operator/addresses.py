@@ -12,18 +12,13 @@ from tidemill_contract import trust
 _VARIABLE, _CA = "TIDEMILL_POSTGRES_URL", "TIDEMILL_POSTGRES_CA"
 _CHECKING = ("require", "verify-ca", "verify-full")
 _MODES = ("disable", "allow", "prefer", *_CHECKING)
-# Parameters that may be ignored, because our own values are set instead.
+# Tidemill sets its own values for these URL parameters, so they may be ignored.
 _LEFT_OUT = ("application_name", "connect_timeout", "fallback_application_name", "keepalives", "tcp_user_timeout")
 
 
 @dataclass(frozen=True)
 class PostgresAddress:
-    """A Postgres database and the login that administers it.
-
-    Attributes:
-        sslmode: libpq's mode of encryption and of certificate checks.
-        sslrootcert: PEM file of the trusted authorities. Empty means libpq's default file.
-    """
+    """A Postgres database and the login that administers it. An empty `sslrootcert` means libpq's default."""
 
     host: str
     port: int
@@ -35,7 +30,7 @@ class PostgresAddress:
 
     @property
     def url(self) -> str:
-        """The URL with the password, for clients. The URL must not be logged."""
+        """Return the URL with the password, which must not be logged."""
         login = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}"
         trusted = f"&sslrootcert={quote(self.sslrootcert, safe='')}" if self.sslrootcert else ""
         database = quote(self.database, safe="")
@@ -43,12 +38,12 @@ class PostgresAddress:
 
     @property
     def tls(self) -> dict[str, Any]:
-        """The TLS settings of libpq."""
+        """Return libpq's TLS settings."""
         return {"sslmode": self.sslmode, **({"sslrootcert": self.sslrootcert} if self.sslrootcert else {})}
 
     @property
     def public_url(self) -> str:
-        """The URL without the login."""
+        """Return the URL without the login."""
         return f"postgresql://{self.host}:{self.port}/{quote(self.database, safe='')}"
 
     @classmethod
@@ -56,7 +51,7 @@ class PostgresAddress:
         """Read TIDEMILL_POSTGRES_URL and TIDEMILL_POSTGRES_CA. Return None if the URL is not set.
 
         Raises:
-            ValueError: a value is wrong; the message names the variable.
+            ValueError: a variable is invalid.
         """
         url = environ.get(_VARIABLE)
         return cls.from_url(url, ca=environ.get(_CA, "")) if url else None
@@ -65,9 +60,7 @@ class PostgresAddress:
     def from_url(cls, url: str, *, ca: str = "") -> PostgresAddress:
         """Parse `postgresql://user:password@host:port/database?sslmode=…&sslrootcert=…`.
 
-        Args:
-            url: a URL in libpq's format.
-            ca: PEM file of the trusted authorities. It overrides `sslrootcert`.
+        The PEM file `ca` overrides `sslrootcert`.
 
         Raises:
             ValueError: the URL is invalid, or has an unsupported parameter.
@@ -91,7 +84,7 @@ class PostgresAddress:
 def _trusted(said: Mapping[str, str], ca: str) -> str:
     for name in said:
         if name not in ("sslmode", "sslrootcert") and not name.startswith(_LEFT_OUT):
-            # The parameter is not ignored silently, because the connection would not be what the user asked for.
+            # An ignored URL parameter would give a connection that the user did not ask for.
             raise ValueError(
                 f"{_VARIABLE}: the parameter {name} is not supported; remove it (supported: sslmode, sslrootcert)"
             )

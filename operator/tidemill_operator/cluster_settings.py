@@ -1,4 +1,4 @@
-"""The operator's settings in a cluster: its namespace, the watched namespaces, and settings of every workload."""
+"""The operator's settings in a cluster."""
 
 from __future__ import annotations
 
@@ -32,14 +32,7 @@ _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0
 
 @dataclass(frozen=True)
 class Exposure:
-    """The Ingress of each pipeline.
-
-    Attributes:
-        domain: the domain of the hosts `<pipeline>-<ingest or api>.<namespace>.<domain>`.
-        class_name: name of the IngressClass. Empty means the cluster's default.
-        tls_secret: name of a Secret in the pipelines' namespaces. Empty means no TLS.
-        annotations: annotations of every Ingress.
-    """
+    """The settings of every Ingress. A host is `<pipeline>-<ingest or api>.<namespace>.<domain>`."""
 
     domain: str
     class_name: str = ""
@@ -49,15 +42,7 @@ class Exposure:
 
 @dataclass(frozen=True)
 class ConnectWorkers:
-    """The Connect workers that the operator runs in each namespace with connectors.
-
-    Attributes:
-        image: the image, which has Kafka's jars and the connectors' plugins.
-        replicas: the number of workers in each namespace.
-        memory: the memory of each worker, as a quantity of Kubernetes.
-        egress_ports: the ports of the systems that connectors read, besides those of the platform's servers.
-        caller: the namespace of the operator, whose pods may use the workers' REST interface.
-    """
+    """The settings of the Connect workers in each namespace. Pods of the namespace `caller` may call the workers."""
 
     image: str
     replicas: int = 1
@@ -68,23 +53,9 @@ class ConnectWorkers:
 
 @dataclass(frozen=True)
 class Placement:
-    """Settings of every workload in a cluster.
+    """The settings of every workload in a cluster.
 
-    Attributes:
-        images: the images by component.
-        pull_policy: the pull policy of all images.
-        pull_secrets: names of Secrets that must exist in the pipelines' namespaces.
-        environment: variables of all workloads, such as addresses, without secrets.
-        ingest: variables with the limits of ingest.
-        api: variables with the limits of the API.
-        called: variables of both ingest and API.
-        connections: files and values that may contain passwords: `redis-url`, `kafka.json`, `postgres-ca.crt`,
-            `redis-ca.crt`. These are put into a Secret.
-        resilience: text of the resilience file. Empty means the defaults of the workloads.
-        egress_ports: ports that workloads may connect to.
-        network_policies: whether to create NetworkPolicies.
-        exposure: the Ingress of pipelines, or None if there is none.
-        connect: the operator's Connect workers, or None if it runs none.
+    `connections` holds the files of a Secret: `redis-url`, `kafka.json`, `postgres-ca.crt`, `redis-ca.crt`.
     """
 
     images: Mapping[str, str]
@@ -104,21 +75,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class ClusterSettings:
-    """Settings of one operator in a cluster.
-
-    Attributes:
-        namespaces: the watched namespaces, or empty if all are watched.
-        operator_namespace: namespace of the Lease, the certificate and the watchdog's object.
-        pod_name: name of this replica's pod.
-        placement: settings of every workload.
-        webhook_port: port of the admission webhook. 0 means no webhook.
-        webhook_service, webhook_configuration, webhook_secret: names of the webhook's objects.
-        status_port: port of /livez, /readyz, /health, /metrics.
-        lease_name: name of the leader's Lease.
-        drift_seconds: interval between checks of an unchanged pipeline.
-        log_level: the operator's log level.
-        shared_kafka_login: whether pods of pipelines get the operator's own Kafka login.
-    """
+    """The settings of one operator in a cluster. No `namespaces` means all namespaces."""
 
     namespaces: tuple[str, ...]
     operator_namespace: str
@@ -136,10 +93,10 @@ class ClusterSettings:
 
     @classmethod
     def from_env(cls, platform: Platform, environ: Mapping[str, str] = os.environ) -> ClusterSettings:
-        """Read `TIDEMILL_…` variables; docs/reference/environment.md lists them.
+        """Read the variables that docs/reference/environment.md lists.
 
         Raises:
-            ValueError: a value is invalid or missing. The message names the variable.
+            ValueError: a variable is invalid or missing.
         """
         pod = environ.get("TIDEMILL_POD_NAME") or environ.get("HOSTNAME", "")
         if not pod:
@@ -162,7 +119,7 @@ class ClusterSettings:
         )
 
     def warnings(self) -> list[str]:
-        """Return warnings about settings that are unsafe in production, with the remedy."""
+        """Return warnings about unsafe settings."""
         if not self.shared_kafka_login:
             return []
         return [
@@ -254,7 +211,6 @@ def _exposure(environ: Mapping[str, str]) -> Exposure | None:
 
 
 def _egress(platform: Platform, environ: Mapping[str, str]) -> tuple[int, ...]:
-    """Return the servers' ports and TIDEMILL_EGRESS_PORTS (a pod's port may differ from its Service's port)."""
     brokers = [int(broker.rpartition(":")[2]) for broker in platform.kafka_brokers.split(",") if ":" in broker]
     redis = [urlsplit(platform.redis_url).port or _REDIS_PORT] if platform.redis_url else []
     more = _port_numbers(environ, "TIDEMILL_EGRESS_PORTS")
@@ -262,7 +218,6 @@ def _egress(platform: Platform, environ: Mapping[str, str]) -> tuple[int, ...]:
 
 
 def _redis_authority(platform: Platform) -> str:
-    """Return the file of trusted authorities. A URL that names a file is refused, because pods do not have the file."""
     for name, value in parse_qsl(urlsplit(platform.redis_url).query):
         if name in _REDIS_FILES:
             raise ValueError(
@@ -273,7 +228,6 @@ def _redis_authority(platform: Platform) -> str:
 
 
 def _certificates(variable: str, path: str) -> str:
-    """Return the text of a certificate file. Pods get the text as a file."""
     text = read_text(Path(path)) if path else ""
     if path and "-----BEGIN CERTIFICATE-----" not in text:
         raise ValueError(f"{variable}: {path} contains no certificate in PEM form (-----BEGIN CERTIFICATE-----)")

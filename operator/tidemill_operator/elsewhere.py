@@ -1,4 +1,4 @@
-"""Finds, observes and ensures topics, both on the platform's own Kafka and on the source's cluster."""
+"""Observe and ensure topics on the platform's own Kafka and on the source's cluster."""
 
 from __future__ import annotations
 
@@ -19,11 +19,7 @@ from tidemill_operator.settings import Platform
 
 
 def found(pipeline: AnalyticsPipeline, platform: Platform, kafka: Topics, clusters: OtherClusters) -> tuple[str, ...]:
-    """Return the names of the existing topics that a pattern of the pipeline may match, or nothing if it has none.
-
-    Raises:
-        TidemillError: a cluster does not answer, or cannot be read.
-    """
+    """Return the existing topics that a pattern of the pipeline may match."""
     metadata, source = pipeline.metadata, pipeline.spec.source
     if source.topic_pattern is None:
         return ()
@@ -36,17 +32,13 @@ def found(pipeline: AnalyticsPipeline, platform: Platform, kafka: Topics, cluste
 def first_plan(
     pipeline: AnalyticsPipeline, platform: Platform, found: tuple[str, ...], schema: LiveSchema | None
 ) -> Plan:
-    """Return the plan before topics are observed: it says which topics to observe."""
+    """Return the first plan, which says which topics to observe."""
     known = LiveFacts(schema=schema, found=found) if pipeline.spec.source.topic_pattern is not None else None
     return build_plan(pipeline, platform, 1, known)
 
 
 def observe(plan: Plan, own: Sequence[str], actuators: Actuators) -> dict[str, LiveTopic]:
-    """Return the existing topics by name: those of `own` on the platform's Kafka, and source topics on other clusters.
-
-    Raises:
-        TidemillError: a cluster does not answer, or cannot be read.
-    """
+    """Return the existing topics of `own`, and the source topics on other clusters."""
     there = dict(actuators.kafka.observe(own))
     for topic in plan.topics:
         if topic.kafka is not None and (live := actuators.clusters.topic(plan.namespace, topic.kafka, topic.name)):
@@ -55,11 +47,7 @@ def observe(plan: Plan, own: Sequence[str], actuators: Actuators) -> dict[str, L
 
 
 def ensure(plan: Plan, actuators: Actuators, *, spread: Spread | None) -> list[Outcome]:
-    """Make the platform's topics match the plan, and check a source on another cluster, which is never changed.
-
-    Raises:
-        TidemillError: the platform's Kafka does not answer.
-    """
+    """Make the platform's topics match the plan, and check a source topic on another cluster."""
     outcomes = [_checked(topic, plan.namespace, actuators) for topic in plan.topics if topic.kafka is not None]
     own = [topic for topic in plan.topics if topic.kafka is None]
     return [*outcomes, *actuators.kafka.ensure(own, spread=spread)]

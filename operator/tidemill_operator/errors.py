@@ -1,7 +1,4 @@
-"""The closed set of reasons for conditions and outcomes, and the error class that carries such a reason.
-
-Reasons appear in conditions and events, so users and alerts rely on their spelling.
-"""
+"""The reasons of conditions and outcomes, on whose spelling users and alerts rely."""
 
 from __future__ import annotations
 
@@ -36,42 +33,33 @@ class Reason(StrEnum):
     CONNECTOR_FAILED = "ConnectorFailed"
     """A connector or one of its tasks failed in Kafka Connect. It is restarted with growing delays."""
     NOT_MOVING = "EventsNotMoving"
-    """Events wait in the topic, and none of them is counted."""
+    """Events wait in the topic, but none of them is counted."""
     STAGE_WAITS = "StageWaits"
-    """The Python stage cannot run the user's function. Events wait, and none of them is lost."""
+    """The Python stage cannot run the user's function. The events wait in Kafka."""
     LOOKUP_UNREAD = "LookupUnread"
-    """A lookup was not read since a processor started. Events wait, and none of them is lost."""
+    """A lookup was not read since a processor started. The events wait in Kafka."""
     LOOKUP_STALE = "LookupStale"
-    """A lookup cannot be read again. Events are counted with its last rows."""
+    """A lookup cannot be read again. The processors use its last rows."""
     DATA_LOSS = "DataLoss"
-    """Acknowledged events, or their results, are gone. A user has to decide how to continue."""
+    """Acknowledged events or their results are gone, and a user has to decide how to continue."""
     TOPIC_RECREATED = "TopicRecreated"
-    """Somebody deleted the source topic and created it again. Events that were not counted are gone."""
+    """The source topic was deleted and created again. Events that were not counted are gone."""
     LOG_TRUNCATED = "LogTruncated"
     """The topic ends before the last read offset, so Kafka has lost counted events."""
     EVENTS_EXPIRED = "EventsExpired"
     """The topic's retention deleted events before they were read."""
     QUOTA_USED_UP = "QuotaUsedUp"
-    """The quota of dead letters or anomalies in Postgres is used up. Further rows are not stored, only counted."""
+    """The quota of dead letters or anomalies in Postgres is used up. Further rows are counted, but not stored."""
     HELD_UP = "HeldUp"
-    """Windows of an aggregation cannot be closed, scanned or published.
-
-    This is retried. Other aggregations are not affected.
-    """
+    """Windows of an aggregation cannot be closed, scanned or published. The operator retries."""
     WINDOWS_SKIPPED = "WindowsSkipped"
-    """Windows, or values in them, could not be read or published and were skipped."""
+    """Windows or values in them could not be read or published, and were skipped."""
     INTERNAL = "Internal"
     """A defect of Tidemill itself."""
 
 
 class TidemillError(Exception):
-    """An operation failed. The message says what is wrong, and the remedy says what to do.
-
-    Attributes:
-        reason: the reason that conditions show.
-        message: what is wrong, with the object and its value.
-        remedy: what the user should change; empty if only waiting helps.
-    """
+    """An error with a reason for conditions, a message, and a remedy, which is empty if only waiting helps."""
 
     def __init__(self, reason: Reason, message: str, remedy: str = "") -> None:
         super().__init__(f"{message}; {remedy}" if remedy else message)
@@ -79,4 +67,4 @@ class TidemillError(Exception):
 
 
 class NotOurTurn(TidemillError):
-    """Another operator works on this pipeline, or has taken over. Nothing is changed and no status is written."""
+    """Another operator works on this pipeline, or has taken over."""

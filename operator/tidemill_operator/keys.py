@@ -1,4 +1,4 @@
-"""The key of a pipeline in a cluster: namespace, name and uid."""
+"""The key of a pipeline in a cluster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Self
 
 @dataclass(frozen=True)
 class Key:
-    """The key of a resource. A resource that was deleted and created again has a new uid, and so another key."""
+    """The key of a resource, which changes if the resource is created again."""
 
     namespace: str
     name: str
@@ -17,7 +17,7 @@ class Key:
 
     @classmethod
     def of(cls, metadata: Mapping[str, str]) -> Self:
-        """Return the key from a resource's `metadata`."""
+        """Read a resource's `metadata`."""
         return cls(metadata["namespace"], metadata["name"], metadata["uid"])
 
     def __str__(self) -> str:

@@ -1,8 +1,4 @@
-"""The outcome of ensuring that one object is in its desired state, and how several outcomes combine into one.
-
-Ranks are ordered, and the worst rank decides. Outcomes can be combined in any order, because combining is commutative
-and associative.
-"""
+"""The outcome of ensuring that an object is in its desired state."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ from tidemill_operator.errors import Reason, TidemillError
 
 
 class Rank(IntEnum):
-    """How an attempt went. A higher rank is worse."""
+    """The result of an attempt. A higher rank is worse."""
 
     SKIPPED = 0
     DONE = 1
@@ -24,10 +20,7 @@ class Rank(IntEnum):
 
 
 class Component(StrEnum):
-    """The components of a pipeline.
-
-    Each component has a condition, but connectors and lookups only if the spec contains any.
-    """
+    """The components of a pipeline."""
 
     TOPICS = "topics"
     SCHEMA = "schema"
@@ -54,15 +47,8 @@ OF_WORKLOAD: Mapping[str, Component] = {
 class Outcome:
     """The outcome of ensuring that one object is in its desired state.
 
-    Attributes:
-        rank: how it went.
-        component: the component of the pipeline.
-        name: the name of the object, e.g. of a topic.
-        reason: the reason to show in conditions.
-        message: one readable line. If the attempt failed, it contains the wrong value and the remedy.
-        changed: the number of writes, which is 0 if nothing differed.
-        serving: whether the component works as before while its rank is Waiting.
-        observed: facts, under their names in the status, e.g. `partitions`.
+    `serving` tells whether the component works as before while its rank is Waiting. `observed` holds facts for the
+    status.
     """
 
     rank: Rank
@@ -76,7 +62,7 @@ class Outcome:
 
 
 def skipped(component: Component, name: str, reason: Reason = Reason.NOT_NEEDED, message: str = "") -> Outcome:
-    """Return the outcome of an object for which there is nothing to do."""
+    """Return a Skipped outcome."""
     return Outcome(Rank.SKIPPED, component, name, reason, message)
 
 
@@ -88,7 +74,7 @@ def done(
     observed: Mapping[str, Any] | None = None,
     message: str = "",
 ) -> Outcome:
-    """Return an outcome for an object in its desired state."""
+    """Return a Done outcome."""
     return Outcome(Rank.DONE, component, name, Reason.APPLIED, message, changed, observed or {})
 
 
@@ -102,26 +88,21 @@ def waiting(
     serving: bool = False,
     reason: Reason = Reason.WAITING,
 ) -> Outcome:
-    """Return an outcome for a change that is under way."""
+    """Return a Waiting outcome."""
     return Outcome(Rank.WAITING, component, name, reason, message, changed, observed or {}, serving)
 
 
 def lacking(outcome: Outcome, missing: Iterable[tuple[str, str]]) -> Outcome:
-    """Return the outcome of a workload that runs, but lacks keys of the user's Secrets.
-
-    Args:
-        outcome: the outcome of the workload.
-        missing: the missing keys, as pairs of a Secret and a key.
-    """
+    """Return the outcome of a workload that runs, but lacks keys of the user's Secrets."""
     told = ", ".join(f"Secret {secret} has no key {key}" for secret, key in sorted(set(missing)))
     if not told or outcome.rank is not Rank.DONE:
         return outcome
-    message = f"{told}; add it, so that {outcome.name} can use it"
+    message = f"{told}; add the key for {outcome.name}"
     return waiting(outcome.component, outcome.name, message, changed=outcome.changed, serving=True, reason=Reason.STUCK)
 
 
 def failed(component: Component, name: str, error: TidemillError, *, changed: int = 0) -> Outcome:
-    """Return an outcome for a failed change."""
+    """Return a Failed outcome."""
     return Outcome(Rank.FAILED, component, name, error.reason, str(error), changed)
 
 
@@ -134,10 +115,7 @@ def _weight(outcome: Outcome) -> tuple[int, bool, int, str, str, str]:
 
 
 def combine(outcomes: Iterable[Outcome], component: Component) -> Outcome:
-    """Return the outcome of a whole component: the worst of its outcomes, with the sum of their writes.
-
-    Outcomes of other components are ignored. A component without outcomes is Skipped.
-    """
+    """Return the worst outcome of a component, with the sum of all writes."""
     own = [outcome for outcome in outcomes if outcome.component == component]
     if not own:
         return skipped(component, "")

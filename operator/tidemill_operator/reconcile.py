@@ -1,6 +1,6 @@
-"""One reconcile pass: validates the spec, observes, plans, makes the changes in order, and returns the new status.
+"""One reconcile pass: validate the spec, observe, plan, make the changes in order, and return the new status.
 
-Secrets come first, then the schema (`_offsets` has a row for a partition before Kafka has it), topics, and workloads.
+A pass changes secrets first, then the schema, the topics and the workloads.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _MAX_FAULTS = 8
 
 @dataclass(frozen=True)
 class _Choice:
-    """The spec to run, and the reasons if it is not the newest one."""
+    """The spec to run, and the reasons if a newer spec cannot run."""
 
     pipeline: AnalyticsPipeline | None
     plan: Plan | None
@@ -59,16 +59,10 @@ class _UnseenError(Exception):
 
 @dataclass
 class _Pass:
-    """The outcomes of a pass so far."""
-
     outcomes: list[Outcome] = field(default_factory=list)
 
     def step(self, *components: Component, act: Callable[[], list[Outcome]]) -> bool:
-        """Run a step for some components. If it fails, its error becomes the outcome of these components.
-
-        Returns:
-            Whether every outcome of the step is done.
-        """
+        """Run a step, and return whether every outcome is done. An error becomes an outcome of `components`."""
         try:
             outcomes = act()
         except NotOurTurn:
@@ -86,7 +80,6 @@ class _Pass:
         return all(outcome.rank <= Rank.DONE for outcome in outcomes)
 
     def block(self, *components: Component, by: str) -> None:
-        """Record that these components were not checked."""
         self.outcomes += [blocked(part, by) for part in components]
 
 
@@ -105,16 +98,14 @@ def reconcile(
     Args:
         document: the resource, with metadata.generation and uid.
         platform: addresses and defaults.
-        actuators: the actuators of Kafka, Postgres and the runtime.
+        actuators: the actuators of the platform.
         previous: the status that the last pass returned.
         now: the current time, as an aware datetime.
-        scaled: returns, for the spec to run, the numbers of replicas that scaling has decided on, by component.
-            Components without scaling or without a decision are left out.
-        standing: returns why no event is counted, according to continuous observation. Called at the end of the pass.
-            None means that there is no such observation.
+        scaled: returns the decided numbers of replicas, by component.
+        standing: returns why no event is counted, or is None without an observer.
 
     Returns:
-        The resource's new status. Errors of servers and of the spec are not raised, but appear in the status.
+        The new status, which also reports errors of servers and of the spec.
 
     Raises:
         NotOurTurn: another operator is working on this pipeline, or has taken it over.
@@ -178,7 +169,6 @@ def _logins(
 
 
 def _paused(document: Mapping[str, Any], generation: int, platform: Platform, actuators: Actuators) -> Report:
-    """Report the live state of a paused pipeline."""
     seen = look(document, platform, actuators)
     if seen is None:
         return Report(generation, paused=True, judged=False)
@@ -193,10 +183,7 @@ def _beside(
     actuators: Actuators,
     components: Sequence[Component],
 ) -> list[Outcome]:
-    """Return the outcomes if a server does not answer.
-
-    Workloads can still be checked, unless the server is the one that runs them.
-    """
+    """Return the outcomes if a server does not answer."""
     by = unseen.component.value
     outcomes = [failed(unseen.component, by, unseen.error)]
     pipeline, _ = check({**document, "status": None}, platform.limits)
@@ -207,7 +194,7 @@ def _beside(
 
 
 def release(document: Mapping[str, Any], *, platform: Platform, actuators: Actuators) -> list[Outcome]:
-    """Release a deleted resource: end its workloads, then keep or delete topics and schema, as its reclaim policy says.
+    """Release a deleted resource: end its workloads, then keep or delete topics and schema.
 
     Raises:
         TidemillError: a server does not answer or is busy. The caller must retry later.
@@ -228,14 +215,14 @@ def _release(
     live = actuators.postgres.observe(names.schema(namespace, name))
     ran = accepted(document, live) or pipeline
     outcomes = _disconnect(document, (pipeline, ran), platform, actuators)
-    # A pipeline that does not own the schema has created no topics either.
+    # Without the schema, the pipeline has created no topics.
     if ran is None or live is None or live.owner != owner_of(ran, platform):
         message = "the schema has another owner"
         return [*outcomes, skipped(Component.SCHEMA, names.schema(namespace, name), message=message)]
     facts = LiveFacts(schema=live)
     plan = build_plan(ran, platform, live.generation, facts)
     policy = (pipeline or ran).spec.reclaim_policy
-    # Release all kinds of output topics, because an earlier spec may have enabled more than this one.
+    # An earlier spec may have enabled more output topics than this spec.
     topics = desired_topics(resolve(ran, platform, live.generation, facts), platform, facts, all_kinds=True)
     topics = tuple(only_made(topics, live, namespace=namespace, name=name))
     confirm()
@@ -256,7 +243,6 @@ def _disconnect(
     platform: Platform,
     actuators: Actuators,
 ) -> list[Outcome]:
-    """Delete the pipeline's connectors, if it has any or had any when Connect did not answer."""
     has = any(pipeline is not None and pipeline.spec.source.connectors for pipeline in specs)
     if actuators.connect is None or not (has or Component.CONNECTORS in concerned(document.get("status"))):
         return []
@@ -267,12 +253,12 @@ def _disconnect(
 
 @contextmanager
 def _turn(document: Mapping[str, Any], actuators: Actuators) -> Iterator[Callable[[], None]]:
-    """Lock the pipeline. Yield a check that raises NotOurTurn once the lock is lost."""
+    """Lock the pipeline, and yield a check that raises NotOurTurn once the lock is lost."""
     metadata = document.get("metadata", {})
     try:
         schema = names.schema(metadata.get("namespace", "default"), metadata["name"])
     except (KeyError, TypeError, AttributeError):
-        yield lambda: None  # there is nothing to lock, because a resource without a valid name has no objects
+        yield lambda: None  # a resource without a valid name has no objects to lock
         return
     with ExitStack() as held:
         with _looking_at(Component.SCHEMA):
@@ -288,7 +274,7 @@ def _turn(document: Mapping[str, Any], actuators: Actuators) -> Iterator[Callabl
 def _choose(
     document: Mapping[str, Any], platform: Platform, actuators: Actuators, scaled: Scaled | None
 ) -> tuple[LiveFacts, _Choice]:
-    """Choose the newest spec if it can be applied, else the accepted one, if any."""
+    """Choose the newest spec if it can be applied, else the accepted spec."""
     pipeline, faults = check({**document, "status": None}, platform.limits)
     live, stalled = LiveFacts(), [TidemillError(Reason.INVALID_SPEC, str(fault)) for fault in faults[:_MAX_FAULTS]]
     if pipeline is not None:
@@ -370,14 +356,14 @@ def _ensure(
 
 
 def _readable(plan: Plan, live: LiveFacts) -> bool:
-    """Return whether the topics exist that processors need. Of a list of topics, one is enough."""
+    """Return whether the topics that processors need exist, or at least one topic of a list."""
     listed = [topic.name in live.topics for topic in plan.topics if topic.listed]
     others = all(topic.name in live.topics for topic in plan.topics if not topic.listed)
     return others and (any(listed) or not listed)
 
 
 def _expire(plan: Plan, actuators: Actuators) -> None:
-    """Delete expired data. A failure does not affect readiness: the next pass tries again."""
+    """Delete expired data, without affecting readiness."""
     try:
         actuators.postgres.expire(plan.schema)
     except TidemillError as error:
@@ -385,7 +371,7 @@ def _expire(plan: Plan, actuators: Actuators) -> None:
 
 
 def _asked(metadata: Mapping[str, Any], previous: Mapping[str, Any] | None) -> Spread | None:
-    """Return the request to spread replicas, if the annotation has a value that was not handled yet."""
+    """Return the request to spread replicas, unless it was handled before."""
     text = _request(metadata)
     return Spread.asked(text) if text and text != (previous or {}).get("rebalancedAt") else None
 

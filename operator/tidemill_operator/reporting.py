@@ -1,4 +1,4 @@
-"""Builds the report of a pass about the running spec from the outcomes of the components."""
+"""Report on a pass from the outcomes of the components."""
 
 from __future__ import annotations
 
@@ -66,12 +66,11 @@ def reported(
 
 
 def _place(kafka: KafkaSpec) -> dict[str, Any]:
-    """Return the status member of a topic that tells on which other cluster it is."""
     return {"kafka": kafka.model_dump(mode="json", by_alias=True, exclude_none=True)}
 
 
 def _connectors(plan: Plan, outcomes: Sequence[Outcome]) -> list[Mapping[str, Any]] | None:
-    """Return the items of the connectors that Connect has reported, or None if Connect does not answer."""
+    """Return the status items of the connectors, or None if Connect does not answer."""
     own = [outcome for outcome in outcomes if outcome.component == Component.CONNECTORS]
     if plan.connectors and not any(outcome.observed for outcome in own):
         return None
@@ -79,7 +78,6 @@ def _connectors(plan: Plan, outcomes: Sequence[Outcome]) -> list[Mapping[str, An
 
 
 def _replayed(pipeline: AnalyticsPipeline, plan: Plan, live: LiveSchema | None) -> dict[str, Any]:
-    """Return the progress of the current or completed replay, or an empty mapping if none was requested."""
     reader = plan.replay.reader if plan.replay else plan.schema.switched or finished(pipeline, live)
     known = live.replays.get(reader, LiveReplay()) if live else LiveReplay()
     told: dict[str, Any] = {"missed": text[:_MAX_MISSED]} if (text := missed(known.losses)) else {}
@@ -97,7 +95,6 @@ def _replayed(pipeline: AnalyticsPipeline, plan: Plan, live: LiveSchema | None) 
 
 
 def _lost(plan: Plan, live: LiveFacts, owner: Owner) -> list[TidemillError]:
-    """Return errors about lost events, from the facts at the beginning of the pass."""
     if live.schema is None or live.schema.owner != owner:
         return []
     if plan.schema.listed:

@@ -1,7 +1,4 @@
-"""Rotates logins: creates new ones, switches to them once Postgres accepts them, and retires the former ones.
-
-Each step is a single write, so that the next pass can continue after an interruption.
-"""
+"""Rotate logins: create them, switch to them once Postgres accepts them, and retire the former logins."""
 
 from __future__ import annotations
 
@@ -20,13 +17,7 @@ ROTATE = "tidemill.dev/rotate-credentials"
 
 @dataclass
 class Logins:
-    """The logins of one pipeline, for one pass.
-
-    Attributes:
-        rotate: any text. A new text requests a rotation. Empty if there has never been a request.
-        now: the current time, as an aware datetime.
-        confirm: raises an error if another operator has taken over.
-    """
+    """The logins of one pipeline during one pass. A new text in `rotate` requests a rotation."""
 
     actuators: Actuators
     plan: Plan
@@ -38,11 +29,7 @@ class Logins:
     _known: PipelineSecrets | None = field(default=None, repr=False)
 
     def ensure(self) -> list[Outcome]:
-        """Ensure the schema and its roles. Activate new logins as soon as Postgres has them.
-
-        Raises:
-            TidemillError: a server does not answer, or a secret has invalid content.
-        """
+        """Ensure the schema and its roles, and activate new logins as soon as Postgres has them."""
         schema, secrets = self.plan.schema, self.actuators.secrets
         self._known = secrets.ensure(
             self.plan.namespace, self.plan.name, writer=schema.writer, reader=schema.reader, rotate=self.rotate
@@ -56,14 +43,7 @@ class Logins:
         return [replace(outcome, changed=outcome.changed + changed) for outcome in outcomes]
 
     def retire(self, running: Iterable[Outcome]) -> list[Outcome]:
-        """Retire the former logins, once all workloads have had time to notice the new ones.
-
-        Args:
-            running: the outcomes of the workloads.
-
-        Raises:
-            TidemillError: for the same reasons as `ensure`.
-        """
+        """Retire the former logins, once all workloads have had time to notice the new logins."""
         known = self._known
         if known is None or known.retire_at is None or self.now < known.retire_at:
             return []
@@ -74,7 +54,7 @@ class Logins:
         return self._tell(self._known)
 
     def status(self) -> dict[str, Any]:
-        """Return the request and phase of the last rotation for the status, or an empty mapping if there was none."""
+        """Return the last rotation for the status, or an empty mapping."""
         known = self._known
         if known is None or not (known.rotated or known.following or known.retire_at):
             return {}

@@ -1,9 +1,4 @@
-"""Scaling for both runtimes: polls a component of a pipeline, decides, and stores the decision.
-
-The processors and the Python stage of a pipeline are scaled separately, by the same code. The next reconcile pass
-applies the decided number. A `Site` knows where replicas run and where decisions are stored. The runtime decides when
-to poll, and in which thread.
-"""
+"""Poll each scalable component of a pipeline, decide on its replicas, and store the decision."""
 
 from __future__ import annotations
 
@@ -29,7 +24,7 @@ _K = TypeVar("_K", bound=Hashable, contravariant=True)
 
 
 class Reader(Protocol):
-    """Reads figures."""
+    """A reader of the figures that a scaling decision needs."""
 
     def read(self, watched: Watched | WatchedStage, *, ready: int, rolling_out: bool) -> Figures:
         """Return the current figures."""
@@ -37,20 +32,20 @@ class Reader(Protocol):
 
 
 STATUS_MEMBERS: Mapping[ScaledComponent, str] = {"processor": "scaling", "stage": "stageScaling"}
-"""The member of the status with the last decision about each component."""
+"""The member of `status` that shows the last scaling decision of each component."""
 SCALING_MEMBERS = tuple(STATUS_MEMBERS.values())
 COMPONENTS = tuple(STATUS_MEMBERS)
 _CALLED: Mapping[ScaledComponent, str] = {"processor": "processors", "stage": "processes of the Python stage"}
 
 
 def change_text(component: ScaledComponent, decision: Decision) -> str:
-    """Describe a decision that changes replicas, e.g. `1 → 4 processors`, without its reason."""
+    """Describe a decision that changes replicas, e.g. `1 → 4 processors`."""
     return f"{decision.current} → {decision.replicas} {_CALLED[component]}"
 
 
 @dataclass(frozen=True)
 class Scalable(Generic[P]):
-    """A component of a pipeline that is scaled. `pipeline` is the pipeline's key in its runtime."""
+    """A component of a pipeline that can be scaled. `pipeline` is the key of the pipeline in its runtime."""
 
     pipeline: P
     component: ScaledComponent
@@ -66,15 +61,7 @@ def targets(pipeline: P) -> list[Scalable[P]]:
 
 @dataclass(frozen=True)
 class Running:
-    """A component that runs.
-
-    Attributes:
-        config: the config with which the pipeline was started. A refused edit does not change it.
-        ready: the number of ready replicas.
-        settled: the number of replicas, if exactly the desired number is running and ready. None while some are
-            starting or stopping.
-        component: whether these are the processors or the Python stage.
-    """
+    """A running component. `settled` is the number of ready replicas, or None during a change."""
 
     config: PipelineConfig
     ready: int
@@ -83,36 +70,31 @@ class Running:
 
     @property
     def settings(self) -> Settings | None:
-        """The settings of scaling, or None if the number of replicas is fixed."""
+        """Return the scaling settings, or None if the number of replicas is fixed."""
         spec = self.config.spec
         scaling = spec.scaling_of(self.component)
         return None if scaling is None else Settings.of(scaling, spec.processor.flush_interval)
 
     @property
     def watched(self) -> Watched | WatchedStage:
-        """What to read to get the figures."""
+        """Return what the reader has to read for this component."""
         return Watched.of(self.config) if self.component == "processor" else WatchedStage.of(self.config)
 
 
 @dataclass(frozen=True)
 class Memory:
-    """The stored state of a component.
-
-    Attributes:
-        state: what the decisions need to remember.
-        replicas: the decided number, or None if nothing is decided yet.
-    """
+    """The stored scaling state of a component. `replicas` is None until the first decision."""
 
     state: State = field(default_factory=State)
     replicas: int | None = None
 
     def to_json(self) -> str:
-        """Return the memory as text. Equal memories give equal texts."""
+        """Return equal texts for equal memories."""
         return json.dumps({"replicas": self.replicas, "state": json.loads(self.state.to_json())})
 
     @classmethod
     def from_json(cls, text: str) -> Memory:
-        """Return the memory from the text of `to_json`, or an empty one if the text is invalid."""
+        """Read the text of `to_json`. An invalid text gives an empty memory."""
         try:
             record = json.loads(text)
             replicas = record["replicas"]
@@ -122,42 +104,28 @@ class Memory:
 
 
 class Site(Protocol[_K]):
-    """Knows where components run and where decisions are stored."""
+    """The place where components run and where scaling decisions are stored."""
 
     def look(self, key: _K) -> Running | None:
-        """Return a running component, or None if it does not run."""
+        """Return the component, or None if it does not run."""
         ...
 
     def remembered(self, key: _K) -> Memory:
-        """Return the stored state.
-
-        If nothing is decided yet, its `replicas` is the running number, as far as it is known.
-        """
+        """Return the stored state, with the running number of replicas before the first decision."""
         ...
 
     def remember(self, key: _K, memory: Memory, *, changed: bool) -> None:
-        """Store the state.
-
-        Args:
-            key: the component.
-            memory: the state to store.
-            changed: whether the decision changes the replicas.
-        """
+        """Store the state."""
         ...
 
     def tell(self, key: _K, decision: Decision) -> None:
-        """Report a decision that changes replicas, after it was stored."""
+        """Report a stored decision that changes replicas."""
         ...
 
 
 @dataclass
 class _Scaled:
-    """A component that is polled.
-
-    Attributes:
-        told: `status.scaling` of the last decision.
-        due: time of the next poll, in monotonic seconds.
-    """
+    """A component that is polled. `due` is the monotonic time of the next poll in seconds."""
 
     memory: Memory
     told: dict[str, Any] = field(default_factory=dict)
@@ -165,13 +133,7 @@ class _Scaled:
 
 
 class Scaler(Generic[K]):
-    """Makes scaling decisions. Several threads may call it. Each component is polled by one thread at a time.
-
-    Args:
-        site: where replicas run and decisions are stored.
-        reader: reads figures.
-        now: returns epoch seconds.
-    """
+    """A thread-safe scaler that decides on the replicas of components."""
 
     def __init__(self, site: Site[K], reader: Reader, *, now: Callable[[], float] = time.time) -> None:
         self._site, self._reader, self._now = site, reader, now
@@ -181,8 +143,7 @@ class Scaler(Generic[K]):
     def poll(self, key: K) -> float | None:
         """Poll a component, and decide on its replicas.
 
-        Returns:
-            Seconds until the next poll, or None if the component does not use scaling or is not running.
+        Returns the seconds until the next poll, or None for a component without scaling.
         """
         seen = self._site.look(key)
         settings = seen.settings if seen else None
@@ -204,30 +165,26 @@ class Scaler(Generic[K]):
         return settings.poll_seconds
 
     def rest(self, key: K) -> float:
-        """Return the seconds until the next poll of a component, or 0 if it is due."""
+        """Return the seconds until the next poll of a component."""
         with self._lock:
             scaled = self._scaled.get(key)
             return max(0.0, scaled.due - time.monotonic()) if scaled else 0.0
 
     def replicas(self, key: K) -> int | None:
-        """Return the decided number of replicas, or else the running number, or None if neither is known.
-
-        Raises:
-            TidemillError: the stored state cannot be read.
-        """
+        """Return the decided number of replicas, else the running number, or None if neither is known."""
         scaled = self._entry(key)
         if scaled.memory.replicas is None:
             return self._site.remembered(key).replicas
         return scaled.memory.replicas
 
     def status(self, key: K) -> dict[str, Any]:
-        """Return `status.scaling` of the last decision, or an empty mapping if there is none."""
+        """Return `status.scaling` of the last decision, or an empty mapping."""
         with self._lock:
             scaled = self._scaled.get(key)
             return dict(scaled.told) if scaled else {}
 
     def decisions(self) -> Mapping[K, int | None]:
-        """Return the decided numbers of all components. The caller compares them to notice a change."""
+        """Return the decided number of replicas of each component."""
         with self._lock:
             return {key: scaled.memory.replicas for key, scaled in self._scaled.items()}
 
@@ -249,12 +206,11 @@ class Scaler(Generic[K]):
         ]
 
     def forget(self, key: K) -> None:
-        """Stop handling a component. The stored state is kept."""
+        """Forget a component in memory."""
         with self._lock:
             self._scaled.pop(key, None)
 
     def _entry(self, key: K) -> _Scaled:
-        """Return the entry of a component. The stored state is read only once."""
         with self._lock:
             known = self._scaled.get(key)
         if known is not None:
@@ -264,7 +220,7 @@ class Scaler(Generic[K]):
             return self._scaled.setdefault(key, _Scaled(memory))
 
     def _leave(self, key: K, *, for_good: bool) -> None:
-        """Stop deciding about a component. If `for_good` is set, also clear the stored state."""
+        """Stop deciding about a component. `for_good` also clears the stored state."""
         with self._lock:
             scaled = self._scaled.get(key)
             if scaled is None:

@@ -1,4 +1,4 @@
-"""Observes a resource without changing it, while it is paused or while a server does not answer."""
+"""Observe a resource without changing it, while it is paused or while a server does not answer."""
 
 from __future__ import annotations
 
@@ -25,20 +25,13 @@ from tidemill_operator.plan.replay import REPLAY
 from tidemill_operator.settings import Platform
 
 RUNNING = (Component.PROCESSORS, Component.INGEST, Component.API)
-# An accepted spec stays in force even if the platform no longer allows its topic, so allow any topic.
+# An accepted spec stays in force even if the platform no longer allows its topic.
 _ANY_TOPIC = Limits(topic_prefixes=("",))
 
 
 @dataclass(frozen=True)
 class Seen:
-    """The result of an observation.
-
-    Attributes:
-        pipeline: the resource with the accepted spec.
-        plan: the plan of that spec.
-        live: the live facts. Facts of servers that did not answer are unknown.
-        outcomes: the outcomes of all components, as a pass returns them if there is nothing to change.
-    """
+    """The result of an observation."""
 
     pipeline: AnalyticsPipeline
     plan: Plan
@@ -47,7 +40,7 @@ class Seen:
 
 
 def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsPipeline | None:
-    """Return the resource with its accepted spec, or None if the schema has no accepted spec, or has another owner."""
+    """Return the resource with its accepted spec, or None if the schema has none or has another owner."""
     if live is None or live.accepted is None or live.owner is None:
         return None
     metadata = {key: document["metadata"][key] for key in ("name", "namespace", "uid") if document["metadata"].get(key)}
@@ -73,7 +66,7 @@ def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) 
         schema = actuators.postgres.observe(name)
     pipeline = accepted(document, schema)
     if pipeline is None and outcomes:
-        # The accepted spec is unknown, so use the current one, which gives the same names.
+        # The current spec gives the same names as the accepted spec, which is unknown.
         pipeline, _ = check({**document, "status": None}, _ANY_TOPIC)
     if pipeline is None:
         return None
@@ -96,13 +89,7 @@ def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) 
 
 
 def running(plan: Plan, actuators: Actuators, absent: Callable[[Component], Outcome]) -> list[Outcome]:
-    """Return the outcomes of a plan's workloads.
-
-    Args:
-        plan: the plan.
-        actuators: the actuators. Only the runtime is used.
-        absent: returns the outcome of a component whose workload does not exist.
-    """
+    """Return the outcomes of a plan's workloads. `absent` returns the outcome for a missing workload."""
     outcomes: list[Outcome] = []
     with _told(outcomes, *RUNNING):
         outcomes += actuators.runtime.observe(plan.workloads)
@@ -119,7 +106,6 @@ def blocked(component: Component, by: str) -> Outcome:
 
 @contextmanager
 def _told(outcomes: list[Outcome], *components: Component) -> Iterator[None]:
-    """Turn a server's error into outcomes of the affected components."""
     try:
         yield
     except TidemillError as error:

@@ -23,7 +23,7 @@ STRIMZI_SECRETS = "${secrets:{namespace}/{name}:{key}}"
 _CONNECTS = ("TIDEMILL_CONNECT_URL", "TIDEMILL_CONNECT_STRIMZI", "TIDEMILL_CONNECT_IMAGE")
 _STRIMZI = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 WORKER_SECRETS = "${directory:/etc/tidemill/secrets:{file}}"
-"""The reference for the operator's own workers, which have a file for each key."""
+"""The reference for the operator's own Connect workers, which have a file for each key."""
 NOWHERE = PostgresAddress("", 0, "", "", "")
 
 
@@ -31,31 +31,9 @@ NOWHERE = PostgresAddress("", 0, "", "", "")
 class Platform:
     """The platform of one operator, or of one `tidemill up`.
 
-    Attributes:
-        runtime: `local` or `kubernetes`.
-        cluster_id: identifies this cluster on objects that outlive a resource, so that operators of other clusters
-            leave them alone.
-        kafka_brokers: bootstrap brokers, or empty if unknown. Plans can then be made, but not applied.
-        kafka_config: client settings of the platform's own connections to Kafka, such as those of TLS and SASL.
-        postgres: the address of the database, with its administrator's login.
-        redis_url: URL of Redis, or empty if there is none.
-        redis_ca: PEM file of the certificate authorities for Redis. Empty means the system's authorities.
-        partitions: default number of partitions of a source topic.
-        replication_factor: default replication factor of topics.
-        auth_required: whether pipelines require API keys by default.
-        topic_prefixes: allowed prefixes of source topics besides `<namespace>.`.
-        readable_topics: patterns of topics that any pipeline may read with `managed: false`, such as `crm.*`.
-        ports: requested port of each component, or 0 for any free port.
-        resilience_file: the file with the workloads' breakers, retries and timeouts.
-        output_retention_ms: retention of the topics of results, anomalies and dead letters.
-        replication_throttle: bytes per second that each broker may send and receive for moving replicas. 0 means no
-            limit.
-        recreate_topics: whether a deleted source topic is created again, empty, without a request.
-        offsets_replication: replication factor of Kafka's own topic `__consumer_offsets`. 0 leaves it unchanged.
-        connect_url: URL of Kafka Connect's REST interface, or empty if there is none.
-        connect_strimzi: the `KafkaConnect` of Strimzi that runs connectors, as `namespace/name`, or empty.
-        connect_secrets: the reference by which connector configs read a key of a Secret, with `{namespace}`, `{name}`,
-            `{key}`.
+    `cluster_id` marks objects that outlive a resource. An empty `redis_ca` means the system's authorities.
+    `topic_prefixes` are allowed prefixes of source topics besides `<namespace>.`. `replication_throttle` is in bytes
+    per second and broker, and 0 means no limit.
     """
 
     runtime: Runtime = "local"
@@ -82,17 +60,10 @@ class Platform:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Platform:
-        """Read `TIDEMILL_…` variables.
-
-        TIDEMILL_RUNTIME (local, kubernetes), TIDEMILL_CLUSTER_ID, TIDEMILL_KAFKA_BROKERS, TIDEMILL_KAFKA_CONFIG,
-        TIDEMILL_POSTGRES_URL, TIDEMILL_POSTGRES_CA, TIDEMILL_REDIS_URL, TIDEMILL_REDIS_CA, TIDEMILL_DEFAULT_PARTITIONS,
-        TIDEMILL_DEFAULT_REPLICATION_FACTOR, TIDEMILL_AUTH_REQUIRED,
-        TIDEMILL_TOPIC_PREFIXES and TIDEMILL_READABLE_TOPICS (comma-separated), TIDEMILL_RESILIENCE_FILE,
-        TIDEMILL_REPLICATION_THROTTLE, TIDEMILL_OFFSETS_REPLICATION_FACTOR, TIDEMILL_RECREATE_TOPICS,
-        TIDEMILL_CONNECT_URL, TIDEMILL_CONNECT_STRIMZI, TIDEMILL_CONNECT_IMAGE, TIDEMILL_CONNECT_SECRETS.
+        """Read the variables of the platform that docs/reference/environment.md lists.
 
         Raises:
-            ValueError: a value is invalid. The message names the variable.
+            ValueError: a variable is invalid.
         """
         runtime = environ.get("TIDEMILL_RUNTIME", "local")
         if runtime not in ("local", "kubernetes"):
@@ -126,17 +97,16 @@ class Platform:
 
     @property
     def limits(self) -> Limits:
-        """The names of source topics that are allowed."""
+        """Return the allowed names of source topics."""
         return Limits(self.topic_prefixes, self.readable_topics)
 
 
 def _one_connect(environ: Mapping[str, str], in_cluster: bool) -> None:
-    """Raise ValueError if several Kafka Connects are set, or one that is only possible on Kubernetes."""
     named = [name for name in _CONNECTS if environ.get(name)]
     if len(named) > 1:
         raise ValueError(f"{' and '.join(named)}: set only one of them, because a platform has one Kafka Connect")
     if named and named[0] != _CONNECTS[0] and not in_cluster:
-        raise ValueError(f"{named[0]}: this is for Kubernetes; unset it, and tidemill up starts a worker")
+        raise ValueError(f"{named[0]}: only for Kubernetes; unset the variable, and tidemill up starts a worker")
 
 
 def _connect_strimzi(environ: Mapping[str, str]) -> str:
@@ -159,7 +129,7 @@ def _connect_url(environ: Mapping[str, str]) -> str:
     except ValueError:
         wrong = True
     if wrong or parts.username is not None or parts.password is not None:
-        # Do not show the value: it may contain a password.
+        # The value may contain a password, so do not show it.
         raise ValueError("TIDEMILL_CONNECT_URL: write http://host:port or https://host:port, without a login")
     return url
 
@@ -176,11 +146,7 @@ def _connect_secrets(environ: Mapping[str, str]) -> str:
 
 
 def number(environ: Mapping[str, str], name: str, default: int, *, most: int, least: int = 1) -> int:
-    """Read a whole number.
-
-    Raises:
-        ValueError: the value is not a whole number within the limits.
-    """
+    """Read a whole number within limits, or raise ValueError."""
     text = environ.get(name) or str(default)
     if not text.isascii() or not text.isdigit() or not least <= int(text[:15]) <= most:
         raise ValueError(f"{name}: {text!r} is not a whole number from {least} to {most}")
@@ -188,11 +154,7 @@ def number(environ: Mapping[str, str], name: str, default: int, *, most: int, le
 
 
 def flag(environ: Mapping[str, str], name: str, default: bool) -> bool:
-    """Read a boolean.
-
-    Raises:
-        ValueError: the value is neither true nor false.
-    """
+    """Read `true` or `false`, or raise ValueError."""
     text = environ.get(name) or str(default)
     if text.lower() not in ("true", "false"):
         raise ValueError(f"{name}: {text!r} is neither true nor false")
@@ -200,10 +162,10 @@ def flag(environ: Mapping[str, str], name: str, default: bool) -> bool:
 
 
 def json_text(environ: Mapping[str, str], name: str) -> str:
-    """Return the JSON object in the file that a variable names, as text. The text is empty if the variable is not set.
+    """Return the JSON object in the file that a variable names, as text, or an empty text without a file.
 
     Raises:
-        ValueError: the file cannot be read, or does not contain a JSON object.
+        ValueError: the file is unreadable or contains no JSON object.
     """
     path = environ.get(name)
     if not path:
@@ -219,14 +181,13 @@ def json_text(environ: Mapping[str, str], name: str) -> str:
 
 
 def _patterns(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
-    """Read topic names, in which `*` stands for any characters."""
     found = listed(environ, name)
     for pattern in found:
         if not _PATTERN.fullmatch(pattern):
-            raise ValueError(f"{name}: {pattern!r} is no name of topics; write names, with * for any characters")
+            raise ValueError(f"{name}: {pattern!r} is not a topic name; write names, with * for any characters")
     return found
 
 
 def listed(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
-    """Read the items of a comma-separated variable, without blanks."""
+    """Read the items of a comma-separated variable."""
     return tuple(item.strip() for item in environ.get(name, "").split(",") if item.strip())

@@ -1,7 +1,4 @@
-"""Pure: builds the resource's status from outcomes.
-
-The size of the status is limited. A pass that changes nothing leaves it unchanged.
-"""
+"""Convert outcomes to the resource's status, which has a limited size."""
 
 from __future__ import annotations
 
@@ -25,9 +22,9 @@ CONDITIONS: Mapping[Component, str] = {
 _OPTIONAL = frozenset({Component.CONNECTORS, Component.LOOKUPS})
 """Components that few pipelines have."""
 _OF_STANDING = {Reason.STAGE_WAITS: Component.PROCESSORS, Reason.LOOKUP_UNREAD: Component.LOOKUPS}
-"""The components that are the cause if no event is counted for these reasons."""
+"""The component that is the cause if no event is counted for one of these reasons."""
 FAILING, PAUSED, PROGRESSING = "WindowsFailing", "ReconciliationPaused", "Progressing"
-# Reasons of components that are in their desired state.
+# The reasons of components that are in their desired state.
 _SETTLED = frozenset({Reason.APPLIED, Reason.NOT_NEEDED, Reason.SUSPENDED})
 _NEEDS_SOMEBODY = frozenset({
     Reason.INVALID_SPEC,
@@ -47,25 +44,8 @@ Condition = dict[str, Any]
 class Report:
     """The report of one pass over a resource.
 
-    Attributes:
-        generation: the generation of the observed spec.
-        outcomes: the outcomes of all components.
-        lost: errors about lost events, the most severe first, or None if not checked.
-        full: errors about exceeded quotas, the most severe first, or None if not checked.
-        failing: errors about failing duties and skipped data, the most severe first, or None if not checked.
-        stalled: why this spec is not in force.
-        judged: whether the spec was validated. Otherwise the former verdict is kept.
-        standing: why no event is counted, according to continuous observation. None if events are counted, or if none
-            waits.
-        watched: whether there is continuous observation. A single unanswered request then makes no component false.
-        accepted: whether a spec is in force, this one or an earlier one.
-        suspended: whether the spec in force suspends the pipeline.
-        paused: whether reconciliation is paused, so that the pipeline was at most observed.
-        rebalanced: the completed request to spread replicas, or empty if there is none.
-        credentials: the state of the last rotation of the logins, or empty if there was none.
-        topics, aggregations: items of the lists in the status.
-        replay: the progress of a replay. Empty if there is none, or None if not checked.
-        connectors: items of the list in the status, or None if not checked.
+    `lost`, `full` and `failing` are None if they were not checked. `stalled` holds the reasons why this spec is not in
+    force. `standing` is the reason why no waiting event is counted, or None.
     """
 
     generation: int
@@ -91,17 +71,7 @@ class Report:
 
 
 def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime) -> dict[str, Any]:
-    """Return the new status.
-
-    Args:
-        previous: the status before this pass. An unchanged condition keeps its transition time. A component that was
-            not checked keeps its state.
-        report: the report of this pass.
-        now: the current time, as an aware datetime.
-
-    Returns:
-        The new status, which equals `previous` if nothing changed.
-    """
+    """Return the new status, which equals `previous` if nothing changed."""
     before = {condition["type"]: condition for condition in (previous or {}).get("conditions", ())}
     paused = _condition(PAUSED, "True", "Paused", "nothing is changed until the annotation is removed")
     if report.paused and not report.outcomes:
@@ -142,13 +112,7 @@ def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime)
 
 
 def new_versions(previous: Mapping[str, Any] | None, status: Mapping[str, Any], pipeline: str) -> Iterator[str]:
-    """Yield messages about aggregations for which a new version came into force.
-
-    Args:
-        previous: the former status.
-        status: the new status.
-        pipeline: the pipeline's name.
-    """
+    """Yield messages about aggregations for which a new version came into force."""
     before = {item["name"]: item["version"] for item in (previous or {}).get("aggregations", ())}
     filled = ((previous or {}).get("replay") or {}).get("versions", {})
     for item in status.get("aggregations", ()):
@@ -164,13 +128,7 @@ def new_versions(previous: Mapping[str, Any] | None, status: Mapping[str, Any], 
 
 
 def interrupted(previous: Mapping[str, Any], error: TidemillError, now: dt.datetime) -> dict[str, Any]:
-    """Return the status for when events stop being counted between two passes. If Ready is true, it becomes false.
-
-    Args:
-        previous: the current status.
-        error: why no event is counted.
-        now: the current time, as an aware datetime.
-    """
+    """Return the status for when events stop being counted between two passes: Ready becomes false."""
     before = {condition["type"]: condition for condition in previous.get("conditions", ())}
     ready = before.get("Ready")
     if ready is None or ready["status"] != "True":
@@ -181,13 +139,7 @@ def interrupted(previous: Mapping[str, Any], error: TidemillError, now: dt.datet
 
 
 def detained(previous: Mapping[str, Any], error: TidemillError, now: dt.datetime) -> dict[str, Any]:
-    """Return the status of a resource that cannot be deleted yet: Ready is false, and says why.
-
-    Args:
-        previous: the current status. Without conditions, it is returned unchanged.
-        error: why the deletion waits.
-        now: the current time, as an aware datetime.
-    """
+    """Return the status of a resource that cannot be deleted yet: Ready becomes false."""
     before = {condition["type"]: condition for condition in previous.get("conditions", ())}
     if "Ready" not in before:
         return dict(previous)
@@ -204,7 +156,6 @@ def concerned(previous: Mapping[str, Any] | None) -> tuple[Component, ...]:
 
 
 def _concerns(component: Component, report: Report) -> bool:
-    """Return whether the pipeline uses the component."""
     return component not in _OPTIONAL or any(outcome.component == component for outcome in report.outcomes)
 
 
@@ -215,13 +166,13 @@ def _component(component: Component, report: Report, before: Mapping[str, Condit
     waits = report.standing
     if waits is not None and _OF_STANDING.get(waits.reason) == component:
         return _condition(kind, "False", waits.reason, str(waits))
-    # Connectors are not observed continuously.
+    # The observer does not watch connectors.
     watched = report.watched and not report.standing and component != Component.CONNECTORS
     match whole.rank:
         case Rank.WAITING if whole.serving:
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.FAILED if whole.reason == Reason.UNREACHABLE and served and watched:
-            # A single unanswered request does not make a component false, because continuous observation decides that.
+            # A single unanswered request does not make a component false, because the observer decides that.
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.DONE:
             return _condition(kind, "True", whole.reason, whole.message)
@@ -248,10 +199,7 @@ def _ready(parts: Sequence[Condition], report: Report) -> Condition:
 
 
 def _progressing(abnormal: Sequence[Condition]) -> Condition:
-    """Return the condition Progressing, which is true while a change is under way.
-
-    If it is false, its reason tells whether the change is complete or stalled.
-    """
+    """Return the condition Progressing, which is true while a change is under way."""
     by_kind = {condition["type"]: condition for condition in abnormal}
     for kind, state in (("Reconciling", "True"), ("Stalled", "False")):
         if kind in by_kind:
@@ -260,7 +208,6 @@ def _progressing(abnormal: Sequence[Condition]) -> Condition:
 
 
 def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, Condition]) -> list[Condition]:
-    """Return the conditions that are present only while they are true."""
     found = []
     bad = [part for part in parts if part["status"] != "True" or part["reason"] not in _SETTLED]
     stuck = [part for part in bad if part["reason"] in _NEEDS_SOMEBODY]
@@ -268,7 +215,7 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
         text = _joined(report.stalled)
         if report.accepted:
             text += "; the accepted spec stays in force"
-        # A pipeline that waits for its first topic needs nobody.
+        # A pipeline that waits for its first topic counts as reconciling.
         waits = not report.accepted and all(error.reason == Reason.WAITING for error in report.stalled)
         found.append(_condition("Reconciling" if waits else "Stalled", "True", report.stalled[0].reason, text))
     elif stuck:
@@ -276,7 +223,7 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
         found.append(_condition("Stalled", "True", stuck[0]["reason"], text))
     elif not report.judged and "Stalled" in before and not _of_components(before):
         found.append(before["Stalled"])
-    # Leave out components that wait for a stuck one: they will not complete by themselves either.
+    # A component that waits for a stuck component does not complete by itself.
     waiting = [part for part in bad if part not in stuck and not (stuck and part["reason"] == Reason.BLOCKED)]
     if report.accepted and waiting:
         found.append(_condition("Reconciling", "True", *_told(waiting)))
@@ -288,10 +235,7 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
 
 
 def _of_components(before: Mapping[str, Condition]) -> bool:
-    """Return whether the former `Stalled` condition is about components rather than the spec.
-
-    Every pass checks the components anew.
-    """
+    """Return whether the former `Stalled` condition is about components rather than the spec."""
     known = [before[kind] for kind in CONDITIONS.values() if kind in before]
     stuck = [part.get("message", "") for part in known if part["reason"] in _NEEDS_SOMEBODY]
     said = _condition("Stalled", "True", before["Stalled"]["reason"], "; ".join(stuck))
@@ -299,7 +243,7 @@ def _of_components(before: Mapping[str, Condition]) -> bool:
 
 
 def _told_while(kind: str, errors: Sequence[TidemillError] | None, before: Mapping[str, Condition]) -> list[Condition]:
-    """Return a condition that is present only while there are errors. If they were not checked (None), it is kept."""
+    """Return a condition that is present only while there are errors. None keeps the condition."""
     if errors is None:
         return [before[kind]] if kind in before else []
     if not errors:
@@ -308,10 +252,7 @@ def _told_while(kind: str, errors: Sequence[TidemillError] | None, before: Mappi
 
 
 def _told(parts: Sequence[Condition]) -> tuple[str, str]:
-    """Return one reason and one message for several conditions.
-
-    The reason comes from the condition that the others wait for.
-    """
+    """Return one reason and one message for several conditions, with the reason of the cause."""
     worst = next((part for part in parts if part["reason"] not in (Reason.WAITING, Reason.BLOCKED)), None)
     worst = worst or next((part for part in parts if part["reason"] == Reason.WAITING), parts[0])
     return worst["reason"], "; ".join(f"{part['type']}: {part.get('message') or part['reason']}" for part in parts)

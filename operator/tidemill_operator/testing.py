@@ -1,7 +1,6 @@
-"""An in-memory platform for tests. It implements the protocols of the actuators without Kafka, Postgres or a cluster.
+"""An in-memory platform for tests, without Kafka, Postgres or a cluster.
 
 `reconcile(document, platform=Platform(), actuators=MemoryWorld().actuators, previous=None, now=now)` runs a whole pass.
-A test reads topics, schemas, secrets and workloads, changes them behind the operator's back, and counts the writes.
 """
 
 from __future__ import annotations
@@ -29,13 +28,7 @@ from tidemill_operator.plan.refusals import column_changes, foreign, gone, missi
 
 
 class MemoryTopics(MemoryPart):
-    """Topics by name, with their configs.
-
-    Attributes:
-        nodes: the number of brokers.
-        spreads: the argument `spread` of each call of `ensure`.
-        moving: what `ensure` waits for, e.g. moving replicas, or empty if it does not wait.
-    """
+    """An in-memory actuator for topics. `ensure` waits for `moving` unless it is empty."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +40,7 @@ class MemoryTopics(MemoryPart):
         self.moving = ""
 
     def put(self, name: str, partitions: int, replication_factor: int = 1, **config: str) -> None:
-        """Create a topic, or create it again, as another client of Kafka may do."""
+        """Create or replace a topic."""
         self.made += 1
         self.topics[name] = LiveTopic(partitions, replication_factor, f"id-{self.made}")
         self.configs[name] = dict(config)
@@ -58,17 +51,17 @@ class MemoryTopics(MemoryPart):
         return self.nodes
 
     def names(self) -> list[str]:
-        """Return the names of all topics."""
+        """List all topic names."""
         self._called("names")
         return list(self.topics)
 
     def observe(self, names: Sequence[str]) -> Mapping[str, LiveTopic]:
-        """Return the topics that exist."""
+        """Return the existing topics."""
         self._called("observe")
         return {name: self.topics[name] for name in names if name in self.topics}
 
     def ensure(self, topics: Sequence[Topic], *, spread: Spread | None = None) -> list[Outcome]:
-        """Create and change the topics, and count the changes."""
+        """Create and change topics."""
         self._called("ensure")
         self.spreads.append(spread)
         if self.moving:
@@ -101,7 +94,7 @@ class MemoryTopics(MemoryPart):
         return 1
 
     def release(self, topics: Sequence[Topic], reclaim: Reclaim) -> list[Outcome]:
-        """Delete managed topics, or keep them."""
+        """Delete managed topics."""
         self._called("release")
         outcomes = []
         for topic in topics:
@@ -115,13 +108,7 @@ class MemoryTopics(MemoryPart):
 
 
 class MemoryClusters(MemoryPart):
-    """Other Kafka clusters.
-
-    Attributes:
-        partitions: the number of partitions of every topic, or 0 if no topic exists.
-        ids: the topic id at each address that should differ from the default, `<brokers>/<topic>`.
-        listed: the names of all topics.
-    """
+    """An in-memory actuator for other Kafka clusters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,20 +122,14 @@ class MemoryClusters(MemoryPart):
         return self.listed
 
     def topic(self, namespace: str, kafka: KafkaSpec, name: str) -> LiveTopic | None:
-        """Return the topic, or None if no topic should exist."""
+        """Return the topic."""
         self._called("topic")
         servers = kafka.bootstrap_servers
         return LiveTopic(self.partitions, 1, self.ids.get(servers, f"{servers}/{name}")) if self.partitions else None
 
 
 class MemorySchemas(MemoryPart):
-    """Schemas by name.
-
-    Attributes:
-        logins: the suffixes of the writers that may log in, by schema.
-        busy: whether a lock is taken, so that `ensure` and `release` report Waiting.
-        taken: the error that `exclusive` raises, or None if it should get the lock.
-    """
+    """An in-memory actuator for schemas. If `busy`, `ensure` and `release` report Waiting."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,7 +148,7 @@ class MemorySchemas(MemoryPart):
         yield lambda: None
 
     def observe(self, schema: str) -> LiveSchema | None:
-        """Return the live facts of a schema."""
+        """Return a live schema."""
         self._called("observe")
         return self.schemas.get(schema)
 
@@ -180,10 +161,7 @@ class MemorySchemas(MemoryPart):
         adopt: bool = False,
         exists: Exists | None = None,
     ) -> list[Outcome]:
-        """Create or change a schema.
-
-        It refuses other owners, changed column types and claimed topics, as Postgres' actuator does.
-        """
+        """Create or change a schema, and refuse what the actuator for Postgres refuses."""
         self._called("ensure")
         live = self.schemas.get(schema.name)
         if self.busy:
@@ -251,7 +229,7 @@ class MemorySchemas(MemoryPart):
         )
 
     def release(self, schema: Schema, *, owner: Owner, reclaim: Reclaim) -> list[Outcome]:
-        """Delete a schema, or keep it."""
+        """Delete a schema."""
         self._called("release")
         if reclaim == "Retain":
             return [skipped(Component.SCHEMA, schema.name, message="kept")]
@@ -264,13 +242,13 @@ class MemorySchemas(MemoryPart):
         return [done(Component.SCHEMA, schema.name, changed=int(gone is not None))]
 
     def expire(self, schema: Schema) -> list[Outcome]:
-        """Do nothing: no partition is past its retention."""
+        """Do nothing."""
         self._called("expire")
         return [done(Component.SCHEMA, schema.name)]
 
 
 class MemorySecrets(MemoryPart):
-    """Secrets by namespace and pipeline. The secrets of a pipeline map file names to the files' contents."""
+    """An in-memory actuator for secrets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -278,7 +256,7 @@ class MemorySecrets(MemoryPart):
         self.patience_seconds = 60.0
 
     def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
-        """Create the logins, or stage new ones."""
+        """Create or stage logins."""
         self._called("ensure")
         files = self.files.setdefault((namespace, pipeline), {})
         made = credentials.due(files, writer=writer, reader=reader, rotate=rotate)
@@ -296,7 +274,7 @@ class MemorySecrets(MemoryPart):
         return self._wrote("retire", namespace, pipeline, credentials.retired(self.files[namespace, pipeline]))
 
     def remove(self, namespace: str, pipeline: str) -> None:
-        """Remove everything of a pipeline."""
+        """Remove a pipeline's secrets."""
         self._called("remove")
         self.files.pop((namespace, pipeline), None)
 
@@ -309,12 +287,7 @@ class MemorySecrets(MemoryPart):
 
 
 class MemoryRuntime(MemoryPart):
-    """Workloads by pipeline.
-
-    Attributes:
-        starting, changing: names of workloads that are not ready. Those in `changing` still serve.
-        whose: the pipeline as whose `observe` reports shared workloads.
-    """
+    """An in-memory runtime. Workloads in `changing` are not ready, but still serve."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -324,7 +297,7 @@ class MemoryRuntime(MemoryPart):
         self.whose = "orders"
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Run these workloads of a pipeline and no others."""
+        """Run these workloads only."""
         self._called("ensure")
         processor = next(workload for workload in workloads if workload.component == "processor")
         before = self.running.get((processor.namespace, str(processor.pipeline)), {})
@@ -342,29 +315,29 @@ class MemoryRuntime(MemoryPart):
         return done(component, workload.name, changed=changed)
 
     def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Return the outcomes of the running workloads."""
+        """Return the running workloads' outcomes."""
         self._called("observe")
         known = [self.running.get((w.namespace, str(w.pipeline or self.whose)), {}).get(w.name) for w in workloads]
         return [self._outcome(workload, changed=False) for workload in known if workload is not None]
 
     def remove(self, namespace: str, pipeline: str) -> None:
-        """Remove everything of a pipeline."""
+        """Remove a pipeline's workloads."""
         self._called("remove")
         self.running.pop((namespace, pipeline), None)
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Return whether the pipeline has workloads."""
+        """Return whether workloads exist."""
         return (namespace, pipeline) in self.running
 
     def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
-        """Return a made-up base URL for each service of the pipeline."""
+        """Return fictitious base URLs."""
         parts = [workload.component for workload in self.running.get((namespace, pipeline), {}).values()]
         return {part: f"http://{part}.{namespace}" for part in parts if part != "processor"}
 
 
 @dataclass
 class MemoryWorld:
-    """All actuators, at first empty and with one broker. `connect` is the platform's Kafka Connect, if any."""
+    """All in-memory actuators, at first empty and with one broker."""
 
     kafka: MemoryTopics = field(default_factory=MemoryTopics)
     postgres: MemorySchemas = field(default_factory=MemorySchemas)
@@ -375,11 +348,11 @@ class MemoryWorld:
 
     @property
     def actuators(self) -> Actuators:
-        """Return the actuators as an argument of `reconcile`."""
+        """Return the actuators for `reconcile`."""
         return Actuators(self.kafka, self.postgres, self.secrets, self.runtime, self.clusters, self.connect)
 
     def take_writes(self) -> list[str]:
-        """Return the writes since the last call."""
+        """Return and forget the writes."""
         parts: tuple[MemoryPart, ...] = (self.kafka, self.postgres, self.secrets, self.runtime)
         found = [what for part in parts for what in part.writes]
         for part in parts:

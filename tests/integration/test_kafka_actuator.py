@@ -168,7 +168,7 @@ def test_more_replicas_than_brokers(kafka: KafkaTopics, topic: Topic) -> None:
     other = replace(topic, name=f"{topic.name}.other")
     refused, made = kafka.ensure([replace(topic, replication_factor=3), other])
     assert (refused.rank, refused.reason) == (Rank.FAILED, Reason.INVALID_SPEC)
-    assert "replication factor 3 needs as many brokers, but there is 1" in refused.message
+    assert "replication factor 3 needs 3 brokers, but only 1 is available" in refused.message
     assert made.rank == Rank.DONE
     assert set(kafka.observe([topic.name, other.name])) == {other.name}
     assert one(kafka.release([other], "Delete")).changed == 1

@@ -171,7 +171,7 @@ def test_a_plan_tells_of_roles_that_are_somebody_elses(servers: Servers, shown: 
         finally:
             connection.execute("DROP ROLE owntest__first_writer")
     assert code == 1
-    assert "! role owntest__first_writer exists and is not this pipeline's (its comment: none)" in lines[-2]
+    assert "! role owntest__first_writer exists and belongs to another owner (comment: none)" in lines[-2]
 
 
 def test_it_can_be_taken_over_from_who_is_gone(ensure: Ensure) -> None:

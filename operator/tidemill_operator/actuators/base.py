@@ -1,8 +1,7 @@
-"""The protocols through which reconcile changes topics, schemas, secrets and workloads.
+"""The protocols of the actuators, which change topics, schemas, secrets and workloads.
 
-Every `ensure` observes first and writes only what differs. A second call writes nothing, and its outcomes say
-`changed=0`. All calls are synchronous and have a hard timeout. A server that does not answer raises
-TidemillError(UNREACHABLE). If only one object fails, its outcome reports the error.
+Every `ensure` writes only differences, so a second call changes nothing. A server that does not answer raises
+TidemillError(UNREACHABLE). An outcome reports an error about a single object.
 """
 
 from __future__ import annotations
@@ -23,19 +22,14 @@ from tidemill_operator.plan.model import Connector, Schema, Topic, Workload
 
 Reclaim = Literal["Retain", "Delete"]
 Exists = Callable[[str, str], bool]
-"""Whether the pipeline with this namespace and name exists."""
+"""A function that tells whether the pipeline with this namespace and name exists."""
 
 
 @dataclass(frozen=True)
 class PipelineSecrets:
-    """A pipeline's logins.
+    """The logins of a pipeline: active logins, and staged logins in `following`.
 
-    Attributes:
-        writer, reader: the logins that the workloads use now.
-        changed: number of secrets that were written.
-        following: the staged logins. Staged logins are created in Postgres first, and activated by `switch`.
-        retire_at: earliest time to retire the former logins, or None if they are already retired.
-        rotated: the value of `rotate` that requested the active logins.
+    `retire_at` is the earliest time to retire the former logins, or None if they are retired.
     """
 
     writer: PostgresCredentials = field(repr=False)
@@ -47,34 +41,31 @@ class PipelineSecrets:
 
 
 class Topics(Protocol):
-    """Kafka topics."""
+    """The actuator for Kafka topics."""
 
     def brokers(self) -> int:
         """Return the number of brokers."""
         ...
 
     def names(self) -> Sequence[str]:
-        """Return the names of all topics."""
+        """List all topic names."""
         ...
 
     def observe(self, names: Sequence[str]) -> Mapping[str, LiveTopic]:
-        """Return the topics that exist, by name."""
+        """Return the existing topics."""
         ...
 
     def ensure(self, topics: Sequence[Topic], *, spread: Spread | None = None) -> list[Outcome]:
-        """Make the topics match the plan, and spread their replicas if `spread` is given.
-
-        Returns one outcome (component topics) for each topic.
-        """
+        """Make the topics match the plan, and return one outcome for each topic."""
         ...
 
     def release(self, topics: Sequence[Topic], reclaim: Reclaim) -> list[Outcome]:
-        """Delete or keep the topics of a removed pipeline, as `reclaim` says. Unmanaged topics are never deleted."""
+        """Delete or keep the managed topics of a removed pipeline, as `reclaim` says."""
         ...
 
 
 class OtherClusters(Protocol):
-    """The Kafka clusters of sources, other than the platform's own Kafka. Nothing is written to them."""
+    """The read-only Kafka clusters of sources, other than the platform's own Kafka."""
 
     def names(self, namespace: str, kafka: KafkaSpec) -> Sequence[str]:
         """Return the names of all topics that the login may describe."""
@@ -86,26 +77,30 @@ class OtherClusters(Protocol):
 
 
 class NoClusters:
-    """Used where no logins of other clusters are known. Every call fails."""
+    """A placeholder for platforms that know no other Kafka cluster."""
 
     def names(self, namespace: str, kafka: KafkaSpec) -> Sequence[str]:
         """Raise an error."""
-        message = f"topics are at {kafka.bootstrap_servers}, and no login of other Kafka clusters is known here"
+        message = (
+            f"topics at {kafka.bootstrap_servers} cannot be listed: no login of other Kafka clusters is known here"
+        )
         raise TidemillError(Reason.UNREACHABLE, message)
 
     def topic(self, namespace: str, kafka: KafkaSpec, name: str) -> LiveTopic | None:
         """Raise an error."""
-        message = f"topic {name} is at {kafka.bootstrap_servers}, and no login of other Kafka clusters is known here"
+        message = (
+            f"topic {name} at {kafka.bootstrap_servers} cannot be read: no login of other Kafka clusters is known here"
+        )
         raise TidemillError(Reason.UNREACHABLE, message)
 
 
 class Schemas(Protocol):
-    """Postgres schemas."""
+    """The actuator for Postgres schemas."""
 
     def exclusive(self, schema: str) -> AbstractContextManager[Callable[[], None]]:
-        """Lock a schema's pipeline and its topics against other operators.
+        """Lock a schema and its topics against other operators, and yield a check that the lock is held.
 
-        Yields a check to call before each action. The check raises NotOurTurn once the lock is lost.
+        The check raises NotOurTurn once the lock is lost.
         """
         ...
 
@@ -124,8 +119,7 @@ class Schemas(Protocol):
     ) -> list[Outcome]:
         """Reconcile schema, roles, tables, grants and rows.
 
-        `adopt` takes over objects that have another owner. A topic is taken over only if `exists` says that the
-        pipeline that owns it is gone.
+        `adopt` takes over objects of another owner. `exists` protects the topics of pipelines that still exist.
         """
         ...
 
@@ -139,14 +133,14 @@ class Schemas(Protocol):
 
 
 class Secrets(Protocol):
-    """Passwords and API keys."""
+    """The actuator for passwords and API keys."""
 
     def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
-        """Make sure that both logins and the API keys exist. A new value of `rotate` stages a rotation."""
+        """Create missing logins and API keys. A new value of `rotate` stages a rotation."""
         ...
 
     def switch(self, namespace: str, pipeline: str, *, now: dt.datetime) -> PipelineSecrets:
-        """Activate the staged logins. The former logins keep working until they are retired."""
+        """Activate the staged logins, and keep the former logins until they are retired."""
         ...
 
     def retire(self, namespace: str, pipeline: str) -> PipelineSecrets:
@@ -159,46 +153,44 @@ class Secrets(Protocol):
 
 
 class Runtime(Protocol):
-    """Runs workloads: as child processes on a laptop, as Deployments in a cluster."""
+    """The actuator for workloads, which are processes or Deployments."""
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Make a pipeline's workloads match the plan, and end its workloads that are not listed.
+        """Make a pipeline's workloads match the plan, and remove its other workloads.
 
-        In the plan, a shared workload (one whose `pipeline` is None) has only this pipeline's config. The runtime adds
-        it to the configs of the other pipelines.
+        A shared workload in the plan has only this pipeline's config, so the runtime keeps the other configs.
         """
         ...
 
     def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Return the outcomes of the running workloads, in the same form as `ensure`. Changes nothing."""
+        """Return the outcomes of the running workloads without changing any."""
         ...
 
     def remove(self, namespace: str, pipeline: str) -> None:
-        """End a pipeline's workloads, and remove its config from shared workloads."""
+        """Remove a pipeline's workloads, and its config from shared workloads."""
         ...
 
     def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
-        """Base URLs by component: `ingest`, `api`."""
+        """Return the base URLs of `ingest` and `api`."""
         ...
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Return whether a pipeline exists, in any state. Return True if that is unknown."""
+        """Return whether a pipeline exists, or True if that is unknown."""
         ...
 
 
 class Connectors(Protocol):
-    """Connectors of Kafka Connect. A connector that the pipeline does not own is never changed."""
+    """The actuator for the connectors that a pipeline owns."""
 
     def ensure(self, connectors: Sequence[Connector], *, owner: Owner, adopt: bool = False) -> list[Outcome]:
-        """Make a pipeline's connectors match the plan, and delete its connectors that are not listed.
+        """Make a pipeline's connectors match the plan, and delete its other connectors.
 
-        Returns one outcome for each listed connector, and for each deleted one. `adopt` takes over connectors that
-        have another owner.
+        `adopt` takes over connectors of another owner.
         """
         ...
 
     def observe(self, connectors: Sequence[Connector]) -> list[Outcome]:
-        """Return the outcomes of the live connectors, in the same form as `ensure`. Changes nothing."""
+        """Return the outcomes of the live connectors without changing any."""
         ...
 
     def remove(self, *, owner: Owner) -> list[Outcome]:
@@ -208,7 +200,7 @@ class Connectors(Protocol):
 
 @dataclass(frozen=True)
 class Actuators:
-    """The actuators of one pass. `connect` is None if the platform has no Kafka Connect."""
+    """The actuators of a reconcile pass. `connect` is None on platforms without Kafka Connect."""
 
     kafka: Topics
     postgres: Schemas

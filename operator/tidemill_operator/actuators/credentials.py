@@ -1,12 +1,7 @@
-"""A pipeline's passwords and API keys, as file contents by file name, and the steps of their rotation.
+"""A pipeline's passwords and API keys as file contents, and the steps of their rotation.
 
-The callers store the files. Writer and reader have two logins each, A and B, one of which is active. A rotation writes
-the files three times, and the next pass sees in the files which step was the last:
-
-- staged: `rotation.json` holds the passwords of the other logins, which are then set in Postgres;
-- switched: `writer.json` and `reader.json` hold the staged logins. The former logins keep working until all processes
-  use the new ones;
-- retired: the former logins can no longer log in.
+Writer and reader have two logins each, of which one is active. A rotation first stages the other logins in
+`rotation.json`, then activates the staged logins, and at last disables the former logins.
 """
 
 from __future__ import annotations
@@ -40,11 +35,8 @@ Files = Mapping[str, str]
 class Rotation(BaseModel):
     """The state of the last rotation.
 
-    Attributes:
-        done: the value of `rotate` that requested the active logins, or empty if there was no rotation.
-        wanted: the value of `rotate` that requested the staged logins.
-        following: the staged logins by file name, or empty if none is staged.
-        switched_at: when the logins were switched. None once the former logins are retired.
+    `done` is the request that led to the active logins, and `wanted` is the request for the staged logins.
+    `switched_at` is None once the former logins are retired.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -56,13 +48,7 @@ class Rotation(BaseModel):
 
 
 def due(files: Files, *, writer: str, reader: str, rotate: str) -> dict[str, str]:
-    """Return the files that have to be written.
-
-    Args:
-        files: the existing files.
-        writer: the role of the writer's logins.
-        reader: the role of the reader's logins.
-        rotate: any text. A new text requests a rotation. Empty if no rotation was ever requested.
+    """Return the files that have to be written. A new text in `rotate` requests a rotation.
 
     Raises:
         TidemillError: a file has invalid content.
@@ -94,7 +80,7 @@ def _staged(
     asked = bool(rotate) and rotate != known.done
     if asked and fresh:
         return Rotation(done=rotate)
-    # Earlier versions had a single login per role, and used the role itself as the login.
+    # Earlier versions used the role itself as the only login.
     outdated = any(login.user == roles[file] for file, login in in_force.items())
     if known.switched_at is not None or not (asked or outdated):
         return known
@@ -108,7 +94,7 @@ def _other(user: str, role: str) -> str:
 
 
 def switched(files: Files, now: dt.datetime) -> dict[str, str]:
-    """Return the files that activate the staged logins, with the rotation's file last. Empty if no login is staged."""
+    """Return the files that activate the staged logins, or no files if no login is staged."""
     known = _rotation(files)
     if not known.following:
         return {}
@@ -120,7 +106,7 @@ def switched(files: Files, now: dt.datetime) -> dict[str, str]:
 
 
 def retired(files: Files) -> dict[str, str]:
-    """Return the file that retires the former logins, or empty if they are retired."""
+    """Return the file that retires the former logins, or no file if they are retired."""
     known = _rotation(files)
     if known.switched_at is None:
         return {}
@@ -128,16 +114,7 @@ def retired(files: Files) -> dict[str, str]:
 
 
 def told(files: Files, *, patience_seconds: float, changed: int) -> PipelineSecrets:
-    """Return the logins of a complete set of files.
-
-    Args:
-        files: all files of the pipeline.
-        patience_seconds: how long workloads may take to notice a switch.
-        changed: the number of files that were written.
-
-    Raises:
-        TidemillError: a file has invalid content.
-    """
+    """Return the logins of a complete set of files."""
     rotation = _rotation(files)
     at = rotation.switched_at
     return PipelineSecrets(
@@ -151,13 +128,13 @@ def told(files: Files, *, patience_seconds: float, changed: int) -> PipelineSecr
 
 
 def new_login(user: str) -> PostgresCredentials:
-    """Return a login with a new random password."""
+    """Return a login with a random password."""
     return PostgresCredentials(user=user, password=secrets.token_urlsafe(_PASSWORD_BYTES))
 
 
 def new_api_key() -> tuple[ApiKeys, str]:
-    """Return a new API key with both scopes: the file of hashes for the workloads, and the key itself."""
-    # Letters and digits only, because `_` separates the parts of a key, and a double click stops at `-`.
+    """Return the hashes of a new API key with both scopes, and the key itself."""
+    # Use letters and digits only, because `_` separates the parts of a key.
     key_id, secret = secrets.token_hex(4), secrets.token_hex(_PASSWORD_BYTES)
     digest = hashlib.sha256(secret.encode()).hexdigest()
     keys = ApiKeys(keys=(ApiKey(id=key_id, sha256=digest, scopes=(EVENTS_APPEND, QUERY_READ)),))
@@ -167,9 +144,9 @@ def new_api_key() -> tuple[ApiKeys, str]:
 def _login(files: Files, file: str) -> PostgresCredentials:
     try:
         return PostgresCredentials.model_validate_json(files[file])
-    except ValidationError:  # pydantic's message would show the secret text
+    except ValidationError:  # pydantic's message would show the secret
         raise TidemillError(
-            Reason.REFUSED, f"{file} does not hold a login", "delete it; a new password is then generated"
+            Reason.REFUSED, f"{file} does not hold a login", "delete the file, so that a new password is generated"
         ) from None
 
 
@@ -178,5 +155,5 @@ def _rotation(files: Files) -> Rotation:
         return Rotation.model_validate_json(files.get(ROTATION, "{}"))
     except ValidationError:
         raise TidemillError(
-            Reason.REFUSED, f"{ROTATION} does not describe a rotation", "delete it; the active logins are kept"
+            Reason.REFUSED, f"{ROTATION} does not describe a rotation", "delete the file; the active logins are kept"
         ) from None

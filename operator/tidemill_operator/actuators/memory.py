@@ -1,4 +1,4 @@
-"""The common base of actuators without a server, for tests."""
+"""The common base of in-memory actuators for tests."""
 
 from __future__ import annotations
 
@@ -6,13 +6,7 @@ from tidemill_operator.errors import Reason, TidemillError
 
 
 class MemoryPart:
-    """The common base of the actuators.
-
-    Attributes:
-        writes: descriptions of all writes, in order.
-        calls: the methods that were called, in order.
-        failure: the error that each call raises, or None if calls succeed.
-    """
+    """A base for in-memory actuators. Every call raises `failure` unless it is None."""
 
     def __init__(self) -> None:
         self.writes: list[str] = []

@@ -1,4 +1,4 @@
-"""Makes the actuators of the platform's Kafka and Kafka Connect, which are the same in a cluster and on a laptop."""
+"""Create the actuators for the platform's Kafka and Kafka Connect, in a cluster or on a laptop."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Measures how far pipelines are behind, independently of their processors."""
+"""Measure how far pipelines are behind, independently of their processors."""

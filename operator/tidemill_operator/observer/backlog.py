@@ -1,7 +1,4 @@
-"""Computes how far a pipeline is behind, from its positions in Postgres and the ends of its partitions in Kafka.
-
-This module writes nothing.
-"""
+"""Compare the positions of a pipeline in Postgres with the ends of its partitions in Kafka."""
 
 from __future__ import annotations
 
@@ -21,13 +18,10 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.scaling import PartitionFigures
 
 RECENT_MS = 60_000
-"""How long the freshness of a partition's last batch is used.
-
-If no batch follows in this time, no event has arrived.
-"""
+"""How long the freshness of a partition's last batch is used, in ms."""
 
 _CONNECT_SECONDS = 3.0
-# The timeout is short, so that locked or deleted tables of one pipeline do not delay the figures of others.
+# The short timeout keeps a locked table of one pipeline from delaying the figures of other pipelines.
 _HURRY_SECONDS = 3.0
 
 Partitions = dict[int, PartitionFigures]
@@ -36,16 +30,10 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True)
 class Position:
-    """The point up to which a partition has been read, and how old it is.
+    """The position up to which a partition has been read.
 
-    Attributes:
-        next_offset: offset of the next record to read, or None if nothing was read yet.
-        consumed: number of records in committed batches.
-        freshness_ms: time from the arrival of the last batch's oldest record to the batch's commit, or None if unknown.
-        silent_ms: time since the commit of the last batch.
-        confirmed_ms: when a processor last reached the end, in epoch ms, or None if it never did. Transaction markers
-            may follow the last record. The position then never equals the end, although all records were read.
-        place: the topic and the partition in Kafka, or None if the pipeline reads a single topic.
+    `freshness_ms` is the time from the arrival of the last batch's oldest record to the batch's commit. `confirmed_ms`
+    is the last epoch ms at which a processor reached the end. `place` is None for a pipeline with a single topic.
     """
 
     next_offset: int | None
@@ -56,18 +44,12 @@ class Position:
     place: Place | None = None
 
     def at(self, topic: str, partition: int) -> Place:
-        """Return the topic and partition in Kafka to which this position belongs.
-
-        The arguments are used if the pipeline reads a single topic.
-        """
+        """Return the position's topic and partition."""
         return self.place or (topic, partition)
 
 
 def read_positions(session: Session, schema: str, *, slots: bool = False) -> dict[int, Position]:
-    """Return the positions of the live reader by partition, or by slot if `slots` is True.
-
-    A slot is the number of one partition of one topic in a list of topics.
-    """
+    """Return the positions of the live reader by partition, or by slot for a list of topics."""
     places, joined = sql.SQL("NULL, NULL"), sql.Composed([])
     if slots:
         places = sql.SQL("s.topic, s.partition")
@@ -88,7 +70,7 @@ def read_positions(session: Session, schema: str, *, slots: bool = False) -> dic
 
 
 def with_slots(session: Session, schemas: Collection[str]) -> set[str]:
-    """Return the schemas that have slots, because their pipelines read a list of topics."""
+    """Return the schemas of pipelines that read a list of topics."""
     query = (
         "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
         " WHERE c.relname = '_slots' AND n.nspname = ANY(%s)"
@@ -97,52 +79,36 @@ def with_slots(session: Session, schemas: Collection[str]) -> set[str]:
 
 
 def read_watermark(session: Session, schema: str) -> int | None:
-    """Return the watermark in epoch ms, or None if there is none yet."""
+    """Return the watermark in epoch ms, or None without a watermark."""
     query = sql.SQL("SELECT watermark FROM {} WHERE reader = 'live'").format(sql.Identifier(schema, "_readers"))
     row = session.connection.execute(query).fetchone()
     return None if row is None else row[0]
 
 
 def read_unread(session: Session, schema: str) -> tuple[tuple[str, str], ...]:
-    """Return the lookups that no processor could read yet, with the reason.
-
-    Rows older than two minutes are ignored, because their processors have ended.
-    """
+    """Return the lookups that no processor could read in the last two minutes, each with the reason."""
     query = sql.SQL(
         "SELECT aggregation, reason FROM {} WHERE duty = %s AND tried_at > now() - interval '2 minutes' ORDER BY 1"
     )
     try:
         return tuple(session.connection.execute(query.format(sql.Identifier(schema, "_held_up")), (UNREAD_LOOKUP,)))
-    except psycopg.errors.UndefinedTable:  # a pass reports it
+    except psycopg.errors.UndefinedTable:  # a pass reports the missing table
         return ()
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A pipeline's positions, compared with the ends of its partitions.
-
-    Attributes:
-        partitions: the partitions whose ends Kafka reported.
-        fault: why other partitions are unknown, or empty if all are known.
-    """
+    """The compared positions of a pipeline. `fault` is the reason for missing partitions."""
 
     partitions: Partitions
     fault: str = ""
 
 
 def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]]) -> dict[K, Compared]:
-    """Compare the positions of many pipelines with the ends of their partitions.
-
-    Args:
-        log: reads the partitions in Kafka.
-        wanted: the topic of each pipeline, and its positions by partition.
-
-    Returns:
-        The comparison for each pipeline.
-    """
+    """Compare the positions of many pipelines with the ends of their partitions."""
     positions = [(at.at(topic, number), at) for topic, found in wanted.values() for number, at in found.items()]
     ends = log.offsets({place for place, _ in positions}, LATEST)
-    # The first offset shows whether uncounted records have been deleted, so read it only for partitions that have some.
+    # The first offset matters only for partitions with uncounted records.
     behind = {place for place, at in positions if ends.at.get(place, at.next_offset) != at.next_offset}
     starts = log.offsets(behind, EARLIEST)
     faults = {**starts.faults, **ends.faults}
@@ -157,19 +123,13 @@ def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]
             for number, at in mine.items()
             if places[number] not in faults
         }
-        text = (
-            "" if fault is None else f"offsets of topic {fault[0]}: {log.name} does not report them ({faults[fault]})"
-        )
+        text = "" if fault is None else f"{log.name} does not report the offsets of topic {fault[0]} ({faults[fault]})"
         found[key] = Compared(partitions, text)
     return found
 
 
 def partitions_of(log: KafkaLog, topic: str, positions: Mapping[int, Position]) -> Partitions:
-    """Compare the positions of one pipeline with the ends of its partitions.
-
-    Raises:
-        TidemillError: Kafka does not report the end of a partition.
-    """
+    """Compare the positions of one pipeline with the ends of its partitions."""
     found = against(log, {"": (topic, positions)})[""]
     if found.fault:
         raise TidemillError(Reason.UNREACHABLE, found.fault)
@@ -177,20 +137,12 @@ def partitions_of(log: KafkaLog, topic: str, positions: Mapping[int, Position]) 
 
 
 def oldest(partitions: Partitions) -> dict[int, int]:
-    """Return the offset of the oldest uncounted record, for each partition that has one."""
+    """Return the offset of the oldest uncounted record, by partition."""
     return {number: at.end - at.lag for number, at in partitions.items() if at.lag}
 
 
 def freshness_seconds(positions: Mapping[int, Position], ages: Mapping[int, float]) -> float | None:
-    """Return the time from an event's arrival in Kafka to the commit that counts it, in the slowest partition.
-
-    Args:
-        positions: the positions by partition.
-        ages: seconds since the arrival of the oldest event that is not counted, for partitions that have such an event.
-
-    Returns:
-        Seconds, or None if no events arrive.
-    """
+    """Return the freshness of the slowest partition in seconds, or None if no events arrive."""
     done = [
         at.freshness_ms / 1000 for at in positions.values() if at.freshness_ms is not None and at.silent_ms < RECENT_MS
     ]
@@ -199,14 +151,7 @@ def freshness_seconds(positions: Mapping[int, Position], ages: Mapping[int, floa
 
 @dataclass(frozen=True)
 class Standing:
-    """A pipeline's progress according to Postgres.
-
-    Attributes:
-        positions: the positions by partition.
-        watermark_ms: the watermark in epoch ms, or None if there is none yet.
-        at: when positions and watermark were read, in seconds of `time.monotonic()`.
-        unread: the lookups that no processor could read yet, and why. No event is counted until they are read.
-    """
+    """A pipeline's progress according to Postgres, read at the monotonic time `at`."""
 
     positions: Mapping[int, Position]
     watermark_ms: int | None
@@ -214,7 +159,7 @@ class Standing:
     unread: tuple[tuple[str, str], ...] = ()
 
     def as_of(self, now: float) -> dict[int, Position]:
-        """Return the positions as of `now`, assuming that nothing was committed since they were read."""
+        """Return the positions as of `now`, assuming no further commits."""
         silent = int(max(0.0, now - self.at) * 1000)
         return {number: replace(at, silent_ms=at.silent_ms + silent) for number, at in self.positions.items()}
 
@@ -224,11 +169,7 @@ class NotThere(str):
 
 
 def read_standings(postgres: PostgresAddress, schemas: Collection[str]) -> dict[str, Standing | str]:
-    """Return the progress of each schema's processors, or why it is unknown.
-
-    Raises:
-        TidemillError: Postgres does not answer.
-    """
+    """Return the progress of each schema's processors, or why the progress is unknown."""
     found: dict[str, Standing | str] = {}
     with connected(postgres, "reading positions", timeout_seconds=_CONNECT_SECONDS, read_only=True) as session:
         session.connection.hurry(_HURRY_SECONDS)

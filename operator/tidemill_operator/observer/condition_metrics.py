@@ -1,4 +1,4 @@
-"""Exports the conditions of pipelines to Prometheus. Each existing condition has one series."""
+"""Export the conditions of pipelines to Prometheus."""
 
 from __future__ import annotations
 
@@ -16,17 +16,14 @@ CONDITION = Gauge(
 
 
 class Conditions:
-    """The exported conditions of several pipelines. Several threads may use it."""
+    """A thread-safe collection of exported conditions."""
 
     def __init__(self) -> None:
         self._told: dict[Hashable, frozenset[tuple[str, ...]]] = {}
         self._lock = threading.Lock()
 
     def tell(self, key: Hashable, namespace: str, name: str, conditions: Iterable[Mapping[str, Any]]) -> None:
-        """Export a pipeline's conditions in place of its former conditions.
-
-        A series is kept if another pipeline with the same labels still has it.
-        """
+        """Replace a pipeline's exported conditions."""
         found = frozenset((namespace, name, c["type"], c["status"], c["reason"]) for c in conditions)
         with self._lock:
             before = self._told.pop(key, frozenset())
@@ -38,7 +35,7 @@ class Conditions:
                 CONDITION.labels(*labels).set(1)
 
     def keep(self, keys: Iterable[Hashable]) -> None:
-        """Remove the conditions of all other pipelines."""
+        """Remove other pipelines' conditions."""
         with self._lock:
             gone = self._told.keys() - set(keys)
         for key in gone:

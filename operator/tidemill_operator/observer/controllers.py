@@ -1,7 +1,6 @@
-"""Checks whether Kafka's controllers answer, in a separate thread, and only while no events are counted.
+"""Check in a separate thread whether Kafka's controllers answer.
 
-Without controllers, brokers still report the ends of partitions, but may not accept records. When a broker dies,
-partitions may refuse records until a controller has removed the broker's replicas from the in-sync replicas.
+Without controllers, brokers may not accept records.
 """
 
 from __future__ import annotations
@@ -12,18 +11,12 @@ import time
 from collections.abc import Callable
 
 log = logging.getLogger(__name__)
-# Checks are rare, because each one writes a line to the controller's log.
+# Every check writes a line to the controller's log, so checks are rare.
 EVERY_SECONDS = 15.0
 
 
 class Controllers:
-    """The state of Kafka's controllers. `silent_seconds` never waits.
-
-    Args:
-        ask: returns whether the controllers answer a request about a topic. The call may take as long as a client's
-            timeout.
-        clock: returns monotonic seconds.
-    """
+    """The state of Kafka's controllers."""
 
     def __init__(self, ask: Callable[[str], bool], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._ask, self._clock = ask, clock
@@ -31,10 +24,7 @@ class Controllers:
         self._silent_since: float | None = None
 
     def silent_seconds(self, topic: str) -> float:
-        """Return for how many seconds the controllers have not answered, or 0 if they answer or if this is unknown.
-
-        May start a check.
-        """
+        """Return for how many seconds the controllers have not answered, or 0 if this is unknown."""
         now, since = self._clock(), self._silent_since
         if not self._asking and (since is not None or now - self._asked_at >= EVERY_SECONDS):
             self._asked_at, self._asking = now, True

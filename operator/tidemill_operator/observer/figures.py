@@ -1,9 +1,4 @@
-"""A pipeline's figures, and their form in the status.
-
-Pure. Figures in the status are rounded coarsely, so that the status is seldom rewritten.
-
-The metrics have the exact values.
-"""
+"""A pipeline's figures, and their rounded form in the status."""
 
 from __future__ import annotations
 
@@ -17,7 +12,7 @@ from tidemill_operator.errors import Reason
 
 UNAVAILABLE = "FiguresUnavailable"
 FRESH_SECONDS = 15.0
-"""Figures older than this are not shown."""
+"""The maximum age in seconds of figures in the status."""
 _SOON_SECONDS, _LATE_SECONDS = 10.0, 60.0
 _MEMBERS = (
     "lag",
@@ -30,7 +25,7 @@ _MEMBERS = (
     "figuresAt",
 )
 _STEPS = (1.0, 2.0, 5.0, 10.0)
-# Smaller values count as zero, because they are normal between two commits.
+# Smaller lags count as zero, because they are normal between two commits.
 _LITTLE_EVENTS, _LITTLE_SECONDS = 10, 5.0
 _MAX_MESSAGE = 1024
 
@@ -41,16 +36,8 @@ Status = Mapping[str, Any]
 class Figures:
     """The figures about how far a pipeline is behind.
 
-    Attributes:
-        lag: number of events in the topic that are not counted.
-        lag_seconds: time since the arrival of the oldest event that is not counted, or 0 if there is no such event.
-        freshness_seconds: time from an event's arrival to the commit that counts it, or None if no events arrive.
-        watermark_age_seconds: how far the watermark is behind the wall clock, or None if there is no watermark yet.
-        positions_at: when the positions were read from Postgres, epoch seconds. It is not updated
-            while Postgres does not answer.
-        stage_lag: the number of uncounted events that the Python stage has not written, or None if there is no stage.
-        stage_lag_seconds: time since the arrival of the oldest event that the stage has not written, or 0 if there is
-            no such event.
+    Freshness is None while no events arrive. The age of the watermark is None without a watermark. The lag of the stage
+    is None without a stage.
     """
 
     lag: int
@@ -64,13 +51,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Observation:
-    """The result of an observation.
-
-    Attributes:
-        figures: the figures, or None if no recent figures are known.
-        fault: why no figures are known.
-        at: the time of the observation, in epoch seconds.
-    """
+    """The result of an observation. `fault` is the reason for missing figures."""
 
     figures: Figures | None
     fault: str
@@ -78,13 +59,7 @@ class Observation:
 
 
 def told(seen: Observation, shown: Status, generation: int) -> dict[str, Any]:
-    """Return the members of the status for an observation.
-
-    Args:
-        seen: the observation.
-        shown: the current values of the members in the status.
-        generation: the generation of the running spec.
-    """
+    """Convert an observation to members of the status."""
     if seen.figures is None:
         return {"conditions": [_unavailable(seen, shown, generation)]}
     figures = seen.figures
@@ -109,14 +84,14 @@ def told(seen: Observation, shown: Status, generation: int) -> dict[str, Any]:
 
 
 def shown_by(status: Status) -> dict[str, Any]:
-    """Return those members of a status that the observer writes."""
+    """Return the members of a status that the observer writes."""
     found = {name: status[name] for name in _MEMBERS if name in status}
     conditions = [dict(item) for item in status.get("conditions", ()) if item["type"] == UNAVAILABLE]
     return found | ({"conditions": conditions} if conditions else {})
 
 
 def others(status: Status) -> dict[str, Any]:
-    """Return those members of a status that the observer does not write."""
+    """Return the members of a status that the observer does not write."""
     found = {name: value for name, value in status.items() if name not in _MEMBERS}
     if "conditions" in found:
         found["conditions"] = [item for item in found["conditions"] if item["type"] != UNAVAILABLE]
@@ -124,14 +99,9 @@ def others(status: Status) -> dict[str, Any]:
 
 
 def is_news(shown: Status, found: Status, seconds: float) -> bool:
-    """Return whether to write figures to the status. Small changes are written rarely, large changes sooner.
+    """Return whether to write figures to the status, given the seconds since the last write.
 
-    If figures become known or unknown, they are written at once.
-
-    Args:
-        shown: the members in the status.
-        found: the members to write.
-        seconds: the time since the last write.
+    Large changes are written sooner than small changes.
     """
     if shown == found:
         return False
@@ -146,12 +116,6 @@ def changed(shown: Status, found: Status) -> bool:
 
 
 def _differ_much(shown: Status, found: Status) -> bool:
-    """Return whether figures differ enough to be written soon.
-
-    For `lagSeconds`, a difference of one step in the series is enough, because it grows steadily while nothing is
-    counted. The other figures must differ by two steps.
-    """
-
     def steps(name: str, little: float) -> int:
         return abs(_step(shown.get(name, 0), little) - _step(found.get(name, 0), little))
 
@@ -164,10 +128,7 @@ def _differ_much(shown: Status, found: Status) -> bool:
 
 
 def _step(value: float, little: float) -> int:
-    """Return the index of a value in the series 1, 2, 5, 10, 20, 50, ….
-
-    All values up to `little` have the same, lowest index.
-    """
+    """Return the index of a value in the series 1, 2, 5, 10, 20, 50, …, with at least the index of `little`."""
     top = coarse_seconds(max(value, little))
     power = math.floor(math.log10(top) + 1e-9)
     return 3 * power + (1, 2, 5).index(round(top / 10.0**power))
@@ -195,7 +156,7 @@ def coarse_count(count: int) -> int:
 
 
 def coarse_seconds(seconds: float) -> float:
-    """Round seconds up to 1, 2 or 5 times a power of ten. The result is at least one second."""
+    """Round seconds up to 1, 2 or 5 times a power of ten, and to at least one second."""
     if seconds <= 1.0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(seconds))

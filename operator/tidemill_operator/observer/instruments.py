@@ -1,4 +1,4 @@
-"""Creates the objects that measure the pipelines of a platform. They are the same in a cluster and on a laptop."""
+"""Create the objects that measure the pipelines of a platform, in a cluster or on a laptop."""
 
 from __future__ import annotations
 
@@ -20,14 +20,7 @@ from tidemill_operator.settings import Platform
 
 @dataclass(frozen=True)
 class Instruments:
-    """The measuring objects of one platform.
-
-    Attributes:
-        clusters: connects to the other Kafka clusters from which pipelines read.
-        reader: reads the figures for scaling.
-        log: reads the topics of the platform's own Kafka.
-        progress: decides whether events are counted.
-    """
+    """The objects that measure the pipelines of one platform."""
 
     clusters: Clusters
     reader: FiguresReader
@@ -38,13 +31,7 @@ class Instruments:
     def of(
         cls, platform: Platform, keys: Keys, *, changed: Callable[[Key, TidemillError | None], None] = lambda *_: None
     ) -> Instruments:
-        """Create the instruments.
-
-        Args:
-            platform: the addresses of Kafka and Postgres.
-            keys: reads the Secrets with the logins of other clusters.
-            changed: as in `ProgressWatch`.
-        """
+        """Create the measuring objects."""
         brokers, config, postgres = platform.kafka_brokers, platform.kafka_config, platform.postgres
         clusters = Clusters(keys, KafkaSession(brokers, config, ANSWER_SECONDS))
         log = KafkaLog(brokers, config=config, timeout_seconds=KAFKA_SECONDS)

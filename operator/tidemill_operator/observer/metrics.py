@@ -1,4 +1,4 @@
-"""Exports the figures of pipelines to Prometheus. An unknown figure has no series."""
+"""Export the figures of pipelines to Prometheus. An unknown figure has no series."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ AVAILABLE = Gauge(
 
 
 def show(key: Key, figures: Figures | None) -> None:
-    """Export a pipeline's figures. If all figures are unknown (None), remove the series."""
+    """Export a pipeline's figures. None removes the series."""
     _set(AVAILABLE, key, float(figures is not None))
     staged = figures is not None and figures.stage_lag is not None
     _set(LAG_EVENTS, key, figures.lag if figures else None)
@@ -51,7 +51,7 @@ def show(key: Key, figures: Figures | None) -> None:
 
 
 def forget(key: Key) -> None:
-    """Remove the figures of a deleted pipeline."""
+    """Remove a deleted pipeline's figures."""
     for gauge in (
         AVAILABLE,
         LAG_EVENTS,

@@ -1,8 +1,7 @@
-"""Measures every few seconds how far pipelines are behind, independently of their processors.
+"""Measure every few seconds how far pipelines are behind, independently of their processors.
 
-The observer is the same in a cluster and on a laptop. Positions are read from Postgres (`_offsets`), and the ends of
-partitions from Kafka. While Postgres does not answer, the observer compares the last known positions with the current
-ends, so lag and age keep growing. If the ends are unknown, there are no figures.
+While Postgres does not answer, the observer uses the last known positions. Without the ends of partitions, there are no
+figures.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from tidemill_operator.plan.postgres.lookups import unread
 
 log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 5.0
-# Timeouts within a round are short, so that a round ends well before its figures are too old.
+# Short timeouts let a round end well before its figures are too old.
 _POSTGRES_SECONDS, KAFKA_SECONDS = 3.0, 4.0
 _PAUSE_SECONDS = 0.5
 
@@ -51,18 +50,8 @@ Arrivals = dict[int, tuple[int, float]]
 class _Pipeline:
     """The state of an observed pipeline.
 
-    Attributes:
-        standing: the last progress that was read from Postgres, or None if none was read yet.
-        fault: why `standing` is not up to date, or empty if it is.
-        look: the progress of each partition in the last round, or the error that kept it unknown.
-        arrivals: the offset and arrival (epoch seconds) of the oldest uncounted record, by partition.
-        noticed: the offset of the oldest uncounted record, and when it was first seen (epoch seconds), by partition.
-            Used if the arrival cannot be read.
-        source: the source topic of the Python stage, which writes `topic`, or empty if there is no stage.
-        stage: how far the stage is behind.
-        voids: for each partition whose uncounted offsets are only transaction markers: the first of them and the end.
-        figures: the last figures.
-        figures_at: when the figures were measured, in monotonic seconds.
+    `arrivals` and `noticed` hold the offset of the oldest uncounted record with the epoch second of its arrival or its
+    first sighting. `voids` holds partitions with nothing but transaction markers left.
     """
 
     schema: str
@@ -80,16 +69,9 @@ class _Pipeline:
 
 
 class Observer:
-    """Measures pipelines until it is stopped. Any thread may call `watch` and `forget`.
+    """An observer that measures pipelines until it is stopped. Any thread may call `watch` and `forget`.
 
-    Args:
-        kafka: reads the ends of partitions.
-        postgres: the database and its administrator's login.
-        show: called with the observation of each pipeline in each round. If it raises an error, the round ends.
-        progress: called with a pipeline's schema, topic and progress in each round, before `show`.
-        interval_seconds: time from the start of one round to the start of the next.
-        now: returns epoch seconds.
-        clock: returns monotonic seconds.
+    In each round, `progress` and then `show` receive the results of each pipeline.
     """
 
     def __init__(
@@ -121,20 +103,13 @@ class Observer:
         self._stopping.set()
 
     def stop(self) -> None:
-        """Stop measuring."""
+        """Stop measuring, and wait for the end of the current round."""
         self.leave()
         if self._thread.is_alive():
             self._thread.join(_POSTGRES_SECONDS + 2 * KAFKA_SECONDS)
 
     def watch(self, key: Key, schema: str, topic: str, source: str = "") -> None:
-        """Start measuring a pipeline.
-
-        Args:
-            key: the pipeline.
-            schema: its schema.
-            topic: the topic that its processors read.
-            source: the source topic of its Python stage, or empty if it has none.
-        """
+        """Start measuring a pipeline."""
         with self._lock:
             known = self._known.get(key)
             if known is None or (known.schema, known.topic, known.source) != (schema, topic, source):
@@ -147,7 +122,7 @@ class Observer:
             pipeline_measures.forget(key)
 
     def look(self) -> None:
-        """Run one round over all pipelines."""
+        """Measure all pipelines once."""
         with self._lock:
             known = dict(self._known)
         if not known:
@@ -157,7 +132,7 @@ class Observer:
         for key, pipeline in known.items():
             self._progress(key, pipeline.schema, pipeline.topic, pipeline.look)
         told = {key: self._seen(pipeline, faults.get(key, "")) for key, pipeline in known.items()}
-        # New pipelines without figures are not shown, because their first measurement may still be running.
+        # The first measurement of a new pipeline may still be running.
         told = {key: seen for key, seen in told.items() if seen.figures is not None or seen.fault}
         with self._lock:
             told = {key: seen for key, seen in told.items() if self._known.get(key) is known[key]}
@@ -178,7 +153,6 @@ class Observer:
                 log.exception("measuring pipelines failed; trying again")
 
     def _read_standings(self, known: Mapping[Key, _Pipeline]) -> None:
-        """Update the positions. Where Postgres does not answer in time, keep the previous ones."""
         try:
             found = self._standings.ask({pipeline.schema for pipeline in known.values()}, _POSTGRES_SECONDS)
         except TidemillError as error:
@@ -191,10 +165,9 @@ class Observer:
                 pipeline.fault = told
 
     def _compare(self, known: Mapping[Key, _Pipeline]) -> dict[Key, str]:
-        """Compare positions with current ends, update figures and progress, and return faults by pipeline."""
         now = self._clock()
         positions = {key: pipeline.standing.as_of(now) for key, pipeline in known.items() if pipeline.standing}
-        # Read the stages first: then a record that is staged meanwhile counts twice, rather than not at all.
+        # Read the stages before the processors, so that a record staged meanwhile counts twice rather than not at all.
         stages = self._stages.look(
             {key: known[key].source for key in positions if known[key].source},
             {key: sorted(at) for key, at in positions.items()},
@@ -238,7 +211,6 @@ class Observer:
         partitions: Mapping[Key, Partitions],
         positions: Mapping[Key, Mapping[int, Position]],
     ) -> None:
-        """Find out when the oldest uncounted records arrived. Read each record only once."""
         asked: list[dict[Place, int]] = []
         for key, at in partitions.items():
             pipeline, wanted = known[key], oldest(at)
@@ -264,7 +236,6 @@ class Observer:
                         known[key].arrivals[number] = (offset, moment / 1000)
 
     def _seen(self, pipeline: _Pipeline, fault: str) -> Observation:
-        """Return the observation to show. After a failed round, earlier figures are shown while they are recent."""
         if self._clock() - pipeline.figures_at > FRESH_SECONDS:
             pipeline.figures = None
             return Observation(None, fault or "the figures were not read in time", self._now())
@@ -272,12 +243,9 @@ class Observer:
 
 
 def _look(pipeline: _Pipeline, compared: Compared | None, kafka: KafkaLog) -> Look:
-    """Return the progress of the partitions whose leaders answer.
-
-    If the positions or the topic's ends are not up to date, return an error with the reason.
-    """
+    """Return the progress of the partitions with known ends, or an error with the reason."""
     if isinstance(pipeline.fault, NotThere):
-        return {}  # the schema has no positions, so expect no progress; the pass reports the reason
+        return {}  # without positions, no progress is expected, and the pass reports the reason
     if not pipeline.fault and pipeline.standing is not None and (error := unread(pipeline.standing.unread)):
         return error
     if pipeline.fault or pipeline.standing is None or compared is None:
@@ -294,7 +262,6 @@ def _look(pipeline: _Pipeline, compared: Compared | None, kafka: KafkaLog) -> Lo
 
 
 def _with_stage(look: Look, stage: StageLook | None) -> Look:
-    """Return the combined progress of processors and stage. Events wait if they wait for either of them."""
     if stage is None or isinstance(look, TidemillError):
         return look
     if stage.error is not None:
@@ -308,15 +275,11 @@ def _with_stage(look: Look, stage: StageLook | None) -> Look:
 
 
 def _still(dated: Arrivals, wanted: Mapping[int, int]) -> Arrivals:
-    """Keep the entries of `dated` whose record is still the oldest uncounted one of its partition."""
     return {number: (offset, at) for number, (offset, at) in dated.items() if wanted.get(number) == offset}
 
 
 def _put(asked: list[dict[Place, int]], place: Place, offset: int) -> None:
-    """Add a record to the list of requests.
-
-    Add another request if the last ones already ask for a different offset of the partition.
-    """
+    """Add a record to the requests. One request has at most one offset of each partition."""
     for places in asked:
         if places.setdefault(place, offset) == offset:
             return
@@ -324,21 +287,14 @@ def _put(asked: list[dict[Place, int]], place: Place, offset: int) -> None:
 
 
 class _Patient:
-    """Runs a request in a separate thread, and waits a limited time for the answer.
-
-    It starts no second request while an answer is pending.
-    """
+    """A request that runs in a separate thread, with a limited wait for its answer."""
 
     def __init__(self, ask: Callable[[set[str]], dict[str, Standing | str]]) -> None:
         self._ask = ask
         self._pending: Future[dict[str, Standing | str]] | None = None
 
     def ask(self, schemas: set[str], seconds: float) -> dict[str, Standing | str]:
-        """Return the answer, or empty if it does not arrive in time, or if an earlier answer is still pending.
-
-        Raises:
-            TidemillError: Postgres does not answer.
-        """
+        """Return the answer, or an empty mapping if no answer arrives in time."""
         late = self._pending is not None
         if self._pending is None:
             self._pending = Future()

@@ -1,7 +1,4 @@
-"""Runs an observer for each Kafka cluster: for the platform's own, and for each cluster of a source topic.
-
-So a cluster that does not respond delays only the figures of the pipelines that read from it.
-"""
+"""Run an observer for each Kafka cluster, so that a silent cluster delays only its own pipelines' figures."""
 
 from __future__ import annotations
 
@@ -25,15 +22,7 @@ _UNTOLD: Tell = lambda *_: None  # noqa: E731 - the default of an argument
 
 
 class Observers:
-    """Measures pipelines until it is stopped. Any thread may call `watch` and `forget`.
-
-    Args:
-        kafka: reads partitions of the platform's own Kafka.
-        clusters: connects to the clusters of other sources.
-        postgres: the database and its administrator's login.
-        show: called with the observation of each pipeline in each round, by one thread at a time.
-        progress: called with a pipeline's schema, topic and progress in each round.
-    """
+    """The observers of all Kafka clusters. Any thread may call `watch` and `forget`."""
 
     def __init__(
         self, kafka: KafkaLog, clusters: Clusters, postgres: PostgresAddress, show: Show, *, progress: Tell = _UNTOLD
@@ -70,21 +59,21 @@ class Observers:
             observer.stop()
 
     def look(self) -> None:
-        """Run one round over all pipelines."""
+        """Measure all pipelines once."""
         with self._lock:
             observers = [self._own, *self._others.values()]
         for observer in observers:
             observer.look()
 
     def watch(self, key: Key, status: Mapping[str, Any]) -> None:
-        """Start measuring a pipeline, if its status has a schema and a topic."""
+        """Start measuring a pipeline if its status has a schema and a topic."""
         if not status.get("schema") or not status.get("topics"):
             return
         topic = status["topics"][0]
         try:
             cluster = self._cluster(key, topic.get("kafka"))
         except TidemillError as error:
-            log.info("%s: %s", key, error)  # a pass reports it
+            log.info("%s: %s", key, error)  # a pass reports this error
             return
         with self._lock:
             if cluster is not self._where.get(key):
@@ -102,7 +91,6 @@ class Observers:
             self._leave(key)
 
     def _cluster(self, key: Key, kafka: Mapping[str, Any] | None) -> Cluster | None:
-        """Return the other cluster that has the topic, or None if it is the platform's own."""
         return self._clusters.open(key.namespace, KafkaSpec.model_validate(dict(kafka))) if kafka else None
 
     def _begin(self, cluster: Cluster) -> Observer:
@@ -112,7 +100,6 @@ class Observers:
         return observer
 
     def _leave(self, key: Key) -> None:
-        """Stop measuring a pipeline. Stop the observer of its cluster if that was its last pipeline."""
         former = self._where.pop(key, None)
         if former is None:
             self._own.forget(key)

@@ -1,7 +1,6 @@
-"""Checks continuously, and independently of passes, that pipelines count their events.
+"""Check continuously that pipelines count their events.
 
-A pipeline becomes unready if events wait but no position advances for some time, or if the positions stay unknown for
-some time. A single unanswered request, or a single partition that waits while others advance, does not make it unready.
+A pipeline becomes unready if events wait without progress for some time, or if its positions stay unknown.
 """
 
 from __future__ import annotations
@@ -19,38 +18,31 @@ from tidemill_operator.keys import Key
 from tidemill_operator.observer.stages import read_topics
 
 log = logging.getLogger(__name__)
-# Events may wait without any progress for this time, or for a few flush intervals if that is longer.
+# The seconds for which events may wait without progress, unless three flush intervals are longer.
 STILL_SECONDS = 20.0
 _FLUSHES = 3
-# If events have waited for this time without any progress, the operator checks whether Postgres refuses to write.
+# The seconds without progress after which the operator checks whether Postgres refuses to write.
 _SUSPECT_SECONDS = 3.0
-# A pipeline stays ready while its progress has been unknown for less than this time.
+# The seconds of unknown progress after which a pipeline is no longer ready.
 SILENT_SECONDS = 10.0
-# Leaders of some partitions may be silent for this time while no other partition advances. Kafka elects new leaders
-# faster than that.
+# The seconds for which leaders of partitions may be silent, which is longer than Kafka's election of new leaders.
 UNTOLD_SECONDS = 12.0
-# The time without counted events after which Kafka's controllers are checked.
+# The seconds without counted events after which Kafka's controllers are checked.
 _IDLE_SECONDS = 5.0
-# The longest acceptable time between two observations.
+# The longest acceptable number of seconds between two observations.
 _BLIND_SECONDS = 25.0
 _MAX_PARTITIONS = 8
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of one partition.
-
-    Attributes:
-        lag: the number of offsets from the position to the end.
-        read: the position, and the time when a processor last reached the end. The pair changes with any progress, even
-            past transaction markers, which leave the position unchanged.
-    """
+    """The progress of one partition. Any progress changes `read`."""
 
     lag: int
     read: tuple[int | None, int | None]
 
 
-# The progress of the partitions whose leaders answer, or the reason why nothing is known.
+# The progress of the partitions with answering leaders, or the reason why the progress is unknown.
 Look = Mapping[int, Progress] | TidemillError
 
 
@@ -58,16 +50,8 @@ Look = Mapping[int, Progress] | TidemillError
 class _Watched:
     """The state of a watched pipeline. Times are monotonic seconds.
 
-    Attributes:
-        place: the pipeline's schema and source topic.
-        patience: how many seconds events may wait without any position advancing.
-        told_at: when the progress was last known.
-        still_since: since when events have waited without any position advancing, or None if a position advances or no
-            event waits.
-        untold_since: since when some partitions have been unknown while no other one advanced, or None if all are known
-            or one advances.
-        counted_at: when a position last advanced.
-        kafka: the brokers of the topic's cluster, or empty for the platform's own.
+    `still_since` is None unless events wait without progress. `untold_since` is None unless partitions are unknown and
+    no other partition advances.
     """
 
     place: tuple[str, str]
@@ -82,14 +66,6 @@ class _Watched:
     error: TidemillError | None = None
 
     def take(self, look: Look, now: float, unled: Callable[[], float], refused: Callable[[], str]) -> None:
-        """Update the state with an observation.
-
-        Args:
-            look: the observation.
-            now: monotonic seconds.
-            unled: returns for how many seconds Kafka's controllers have not answered.
-            refused: returns why Postgres refuses writes, or an empty text if it does not.
-        """
         if isinstance(look, TidemillError):
             if now - self.told_at >= SILENT_SECONDS:
                 self.error = look
@@ -121,16 +97,10 @@ class _Watched:
 
 
 class ProgressWatch:
-    """Decides from an observer's results whether events of pipelines are counted. Several threads may use it.
+    """A thread-safe watch over whether events of pipelines are counted.
 
-    Args:
-        changed: called in the observer's thread when the events of a pipeline are no longer counted, with the reason,
-            and when they are counted again, with None.
-        unled: returns for how many seconds Kafka's controllers have not answered requests about the given topic. Called
-            only while nothing is counted.
-        refused: returns why Postgres refuses writes, or an empty text if it does not or if this is unknown. Called only
-            while events wait and none is counted.
-        clock: returns monotonic seconds.
+    `changed` receives an error when the events of a pipeline are no longer counted, and None when they are again.
+    `unled` returns for how many seconds Kafka's controllers have not answered.
     """
 
     def __init__(
@@ -146,10 +116,7 @@ class ProgressWatch:
         self._lock = threading.Lock()
 
     def watch(self, key: Key, document: Mapping[str, Any], status: Mapping[str, Any]) -> None:
-        """Watch the schema and topic in a pipeline's status.
-
-        Stop watching it while it is suspended.
-        """
+        """Watch the schema and topic in a pipeline's status, unless the pipeline is suspended."""
         on = {condition["type"] for condition in status.get("conditions", ()) if condition["status"] == "True"}
         topics, schema = status.get("topics"), status.get("schema")
         if not topics or not schema or "Suspended" in on:
@@ -165,12 +132,12 @@ class ProgressWatch:
                 known.patience = patience
 
     def forget(self, key: Key) -> None:
-        """Stop watching a pipeline, because it is gone or suspended."""
+        """Stop watching a pipeline."""
         with self._lock:
             self._watched.pop(key, None)
 
     def error(self, key: Key) -> TidemillError | None:
-        """Return why no event of a pipeline is counted, or None if events are counted, or if none waits."""
+        """Return why no waiting event of a pipeline is counted, or None."""
         with self._lock:
             known = self._watched.get(key)
             if known is None or known.error is not None or self._clock() - known.told_at < _BLIND_SECONDS:
@@ -179,18 +146,18 @@ class ProgressWatch:
         return TidemillError(Reason.UNREACHABLE, text)
 
     def errors(self) -> dict[Key, str]:
-        """Return the reasons of all pipelines that do not count events."""
+        """Return the errors of all pipelines that do not count events."""
         with self._lock:
             return {key: str(known.error) for key, known in self._watched.items() if known.error}
 
     def take(self, key: Key, schema: str, topic: str, look: Look) -> None:
-        """Update a pipeline's state with an observation of this schema and topic."""
+        """Update a pipeline's state with an observation."""
         with self._lock:
             known = self._watched.get(key)
             if known is None or known.place != (schema, topic):
                 return
             before = known.error
-            # At another cluster, the pipeline's login may lack the permission to ask the controllers.
+            # The login for another cluster may lack the permission to ask the controllers.
             unled = (lambda: 0.0) if known.kafka else lambda: self._unled(topic)
             known.take(look, self._clock(), unled, self._refused)
             error = known.error
@@ -200,7 +167,6 @@ class ProgressWatch:
 
 
 def _flush_seconds(document: Mapping[str, Any]) -> float:
-    """Return a processor's longest time between two commits."""
     try:
         return parse_ms(document["spec"]["processor"]["flushInterval"]) / 1000
     except (KeyError, TypeError, ValueError):
@@ -208,12 +174,7 @@ def _flush_seconds(document: Mapping[str, Any]) -> float:
 
 
 def _compared(before: Mapping[int, Progress], now: Mapping[int, Progress]) -> tuple[list[int], bool]:
-    """Compare two observations.
-
-    Returns:
-        Return the partitions whose events waited in both observations without any progress, and whether any partition
-        advanced.
-    """
+    """Return the partitions that waited without progress in both observations, and whether any partition advanced."""
     waiting = [
         partition
         for partition, at in now.items()

@@ -1,9 +1,4 @@
-"""Reads the figures for scaling: partitions in Kafka and Postgres, the consumer group, and what Postgres waits for.
-
-The positions of processors come from `_offsets`, because they are committed there together with the results. The
-positions of a Python stage come from its consumer group, because the stage commits them there together with its
-records.
-"""
+"""Read the figures for scaling from Kafka and Postgres."""
 
 from __future__ import annotations
 
@@ -34,7 +29,7 @@ from tidemill_operator.observer.stages import Stages
 from tidemill_operator.scaling import Figures, PartitionFigures
 
 _SECONDS = 10.0
-# A single sample of what Postgres waits for proves little, so take several. Nearly all must show waits.
+# Postgres is saturated if nearly all of several samples show waits.
 _LOOKS, _LOOK_SECONDS, _WAITING_LOOKS = 5, 0.1, 4
 _FULL_SHARE = 0.9
 _WAITS = """
@@ -47,17 +42,7 @@ SELECT count(*) FILTER (WHERE starts_with(usename, %s) AND state = 'active'
 
 @dataclass(frozen=True)
 class Watched:
-    """What to read to get a pipeline's figures.
-
-    Attributes:
-        schema: the pipeline's schema in Postgres.
-        topic: the topic that the processors read.
-        group: the processors' consumer group.
-        writer: the processors' role in Postgres, or the common prefix of their roles.
-        namespace: the pipeline's namespace.
-        kafka: the cluster of the source topic, or None for the platform's own.
-        listed: whether the pipeline reads a list of topics.
-    """
+    """The places from which a pipeline's figures are read."""
 
     schema: str
     topic: str
@@ -69,7 +54,7 @@ class Watched:
 
     @classmethod
     def of(cls, config: PipelineConfig) -> Watched:
-        """Return what to read for a running pipeline."""
+        """Return a running pipeline's places."""
         group = names.consumer_group(config.namespace, config.name)
         return cls(
             config.schema_name,
@@ -84,14 +69,7 @@ class Watched:
 
 @dataclass(frozen=True)
 class WatchedStage:
-    """What to read to get the figures of a Python stage.
-
-    Attributes:
-        key: the pipeline, without its uid.
-        topic: the source topic, which the stage reads.
-        partitions: the number of the topic's partitions.
-        group: the stage's consumer group.
-    """
+    """The places from which the figures of a Python stage are read."""
 
     key: Key
     topic: str
@@ -100,21 +78,14 @@ class WatchedStage:
 
     @classmethod
     def of(cls, config: PipelineConfig) -> WatchedStage:
-        """Return what to read for a running stage."""
+        """Return a running stage's places."""
         key = Key(config.namespace, config.name, "")
         partitions = config.spec.source.topic.partitions or 1
         return cls(key, config.events_topic, partitions, names.consumer_group(config.namespace, config.name, "stage"))
 
 
 class FiguresReader:
-    """Reads figures. Several threads may use it.
-
-    Args:
-        brokers: bootstrap brokers.
-        postgres: the database and its administrator's login.
-        config: further client settings of Kafka.
-        clusters: connects to the clusters of sources elsewhere, or None if there are none.
-    """
+    """A thread-safe reader of figures for scaling."""
 
     def __init__(
         self,
@@ -128,18 +99,7 @@ class FiguresReader:
         self._own = KafkaLog(brokers, config=config)
 
     def read(self, watched: Watched | WatchedStage, *, ready: int, rolling_out: bool) -> Figures:
-        """Return the current figures.
-
-        For processors, the call takes half a second, because Postgres is sampled several times.
-
-        Args:
-            watched: what to read.
-            ready: number of ready replicas.
-            rolling_out: whether replicas are being started, stopped or replaced.
-
-        Raises:
-            TidemillError: a server does not answer, or the schema or topic does not exist yet.
-        """
+        """Return the current figures, given the number of ready replicas and whether the replicas are changing."""
         if isinstance(watched, WatchedStage):
             return self._staging(watched, ready=ready, rolling_out=rolling_out)
         log = self._own
@@ -148,8 +108,7 @@ class FiguresReader:
         with connected(self._postgres, f"reading figures of schema {watched.schema}") as session:
             session.connection.hurry(_SECONDS)
             saturated = _saturated(session, watched.writer, replicas=ready)
-            # Read positions before ends, so that the lag is never negative. Read both close together: events that
-            # arrive in between count as lag, and make idle replicas look busy.
+            # Read positions before ends, so that the lag is never negative.
             positions = read_positions(session, watched.schema, slots=watched.listed)
         partitions = partitions_of(log, watched.topic, positions)
         arrived = log.arrivals({positions[n].at(watched.topic, n): at for n, at in oldest(partitions).items()})
@@ -169,7 +128,6 @@ class FiguresReader:
         )
 
     def _staging(self, watched: WatchedStage, *, ready: int, rolling_out: bool) -> Figures:
-        """Return the figures of a stage. Records that the stage has not written count as its lag."""
         key, numbers = watched.key, range(watched.partitions)
         look = Stages(self._own).look({key: watched.topic}, {key: numbers})[key]
         if look.fault:
@@ -189,16 +147,14 @@ class FiguresReader:
 
 
 def _rebalancing(log: KafkaLog, name: str, ready: int) -> bool:
-    """Return whether the members of a consumer group are changing."""
     group = describe_group(log.config, name, _SECONDS)
     return group.moving or group.members != ready
 
 
 def together(partitions: Partitions, positions: Mapping[int, Position]) -> Partitions:
-    """Add up the figures of a list of topics, as if all partitions with the same number were one partition.
+    """Add up the figures of all partitions with the same number in a list of topics.
 
-    Kafka's range assignor gives the partitions with the same number to the same processor, if the topics have equally
-    many partitions. So it is useless to run more processors than the largest topic has partitions.
+    Kafka's range assignor gives all partitions with the same number to the same processor.
     """
     found: Partitions = {}
     for slot, at in partitions.items():
@@ -217,11 +173,7 @@ def together(partitions: Partitions, positions: Mapping[int, Position]) -> Parti
 
 
 def _saturated(session: Session, writer: str, *, replicas: int) -> bool:
-    """Return whether Postgres is the bottleneck, so that more replicas would only wait for it.
-
-    This is so if in nearly every sample at least half of the replicas wait, or if Postgres runs out of sessions.
-    Replicas wait for the disk, or for locks, because batches of the same aggregation are merged one after another.
-    """
+    """Return whether Postgres is the bottleneck, because replicas wait for it or sessions run out."""
     looks = 0
     for look in range(_LOOKS):
         if look:

@@ -1,8 +1,4 @@
-"""Reads the lag of Python stages, and why they wait. The stages commit their positions in Kafka, with their records.
-
-A stage has no login to Postgres. It writes why it waits into the metadata of an offset, which it commits in a separate
-consumer group.
-"""
+"""Read the lag of Python stages, and why they wait, from the consumer groups of the stages."""
 
 from __future__ import annotations
 
@@ -22,28 +18,14 @@ _SECONDS = 3.0
 
 
 def read_topics(key: Key, topics: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """Return the topic that a pipeline's processors read, and the source topic of its Python stage (empty without one).
-
-    Args:
-        key: the pipeline.
-        topics: the topics in its status. The source topic is the first one.
-    """
+    """Return the topic that processors read, and the source topic of the Python stage or an empty text."""
     source, stage = topics[0]["name"], names.topic(key.namespace, key.name, "stage")
     return (stage, source) if any(topic["name"] == stage for topic in topics) else (source, "")
 
 
 @dataclass(frozen=True)
 class StageLook:
-    """The lag of a stage.
-
-    Attributes:
-        lag: the number of records that it has not written, by partition.
-        positions: its committed positions, by partition.
-        ages: the age in seconds of the oldest record that it has not written, by partition. Partitions without such a
-            record are left out.
-        waits: why it waits, or empty if it does not wait.
-        fault: why the figures are unknown, or empty if they are known.
-    """
+    """The lag of a stage by partition. `waits` is the reason why the stage waits, or empty."""
 
     lag: Mapping[int, int] = field(default_factory=dict)
     positions: Mapping[int, int] = field(default_factory=dict)
@@ -53,32 +35,22 @@ class StageLook:
 
     @property
     def error(self) -> TidemillError | None:
-        """The reason why no event is counted, or None if the stage does not wait."""
+        """Return the reason why no event is counted, or None if the stage does not wait."""
         if not self.waits:
             return None
-        remedy = "correct it; the stage goes on by itself, and no event is lost"
+        remedy = "correct the cause; the stage then continues by itself, and no event is lost"
         return TidemillError(Reason.STAGE_WAITS, f"the Python stage waits: {self.waits}", remedy)
 
 
 class Stages:
-    """Reads the stages of pipelines. Not thread-safe.
-
-    Args:
-        kafka: reads the ends of partitions.
-        now: returns epoch seconds.
-    """
+    """A reader of the stages' positions, which is not thread-safe."""
 
     def __init__(self, kafka: KafkaLog, *, now: Callable[[], float] = time.time) -> None:
         self._kafka, self._now = kafka, now
         self._arrived: dict[Place, tuple[int, int, float | None]] = {}
 
     def look(self, wanted: Mapping[Key, str], partitions: Mapping[Key, Sequence[int]]) -> dict[Key, StageLook]:
-        """Return the lag of stages.
-
-        Args:
-            wanted: the source topic of each stage.
-            partitions: the partitions of each stage.
-        """
+        """Return the stages' lag."""
         if not wanted:
             return {}
         groups = [_group(key, reader) for key in wanted for reader in ("stage", "stage-state")]
@@ -103,7 +75,7 @@ class Stages:
             waits = _note(found.get(_group(key, "stage-state"), {}))
             if fault:
                 looks[key] = StageLook(
-                    waits=waits, fault=f"offsets of topic {topic}: Kafka does not report them ({fault})"
+                    waits=waits, fault=f"Kafka does not report the offsets of topic {topic} ({fault})"
                 )
                 continue
             known = found.get(_group(key, "stage"), {})

@@ -1,8 +1,4 @@
-"""Checks whether Postgres can write. The check runs only while events wait and none is counted.
-
-A server with a full disk, or a server that has become a standby, still answers queries. So positions can still be read,
-but do not advance.
-"""
+"""Check whether Postgres can write, while events wait and none is counted."""
 
 from __future__ import annotations
 
@@ -20,19 +16,14 @@ from tidemill_operator.errors import TidemillError
 log = logging.getLogger(__name__)
 _SECONDS = 2.0
 _WAIT_SECONDS = 1.0
-# Write a megabyte of new pages, because a full disk may still have space in existing pages. Rows of this size are not
+# The megabyte needs new pages, because a full disk may have space in existing pages. Rows of this size are not
 # compressed.
 _WRITE = """CREATE TEMPORARY TABLE tidemill_probe ON COMMIT DROP AS
     SELECT repeat('x', 1900) AS filler FROM generate_series(1, 512)"""
 
 
 class Writes:
-    """Reports whether Postgres can write. `refusal` waits at most a second for the check.
-
-    Args:
-        ask: returns why Postgres cannot write, or an empty text if it can. The call may take as long as a client's
-            timeout.
-    """
+    """A check whether Postgres can write."""
 
     def __init__(self, ask: Callable[[], str]) -> None:
         self._ask = ask
@@ -45,10 +36,7 @@ class Writes:
         return cls(lambda: refusal_of(postgres))
 
     def refusal(self) -> str:
-        """Return why Postgres cannot write, or an empty text if it can or if this is unknown.
-
-        Start a check, unless one is running.
-        """
+        """Return why Postgres cannot write, or an empty text. The call waits at most a second."""
         if self._asking is None or not self._asking.is_alive():
             self._refusal = ""
             self._asking = threading.Thread(target=self._look, name="writes", daemon=True)
@@ -64,10 +52,7 @@ class Writes:
 
 
 def refusal_of(postgres: PostgresAddress) -> str:
-    """Write a temporary table.
-
-    Return why Postgres refuses to write a test table, or an empty text if it writes the table or does not answer.
-    """
+    """Return why Postgres refuses to write a temporary table, or an empty text."""
     try:
         with connected(postgres, "checking writes", timeout_seconds=_SECONDS) as session:
             session.connection.hurry(_SECONDS)

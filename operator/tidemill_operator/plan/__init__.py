@@ -1,1 +1,1 @@
-"""Pure: computes the desired topics, schema and workloads from a spec and the platform."""
+"""Compute the desired topics, schema and workloads from a spec and the platform."""

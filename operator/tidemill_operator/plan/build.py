@@ -1,4 +1,4 @@
-"""Builds the plan from the resource, the platform and the live facts. Only this module fills in defaults."""
+"""Build the plan from the resource, the platform and the live facts."""
 
 from __future__ import annotations
 
@@ -40,17 +40,8 @@ def build_plan(
 ) -> Plan:
     """Return the plan of a valid resource.
 
-    Args:
-        pipeline: the resource.
-        platform: provides the defaults for fields that the spec leaves out.
-        generation: the generation of the spec.
-        live: the live facts. The plan never reduces the partitions of a live topic.
-        switch: whether to put versions into force that a replay has filled. If False, the plan only describes what
-            runs.
-
-    Returns:
-        The plan. If a change of the spec does not affect the processors' config, the plan's workloads and `_generation`
-        keep the earlier generation, so that it does not restart processors.
+    A change that processors do not notice keeps the earlier generation. `switch` puts versions into force that a replay
+    has filled.
     """
     facts = live or LiveFacts()
     config = resolve(pipeline, platform, generation, facts)
@@ -62,7 +53,7 @@ def build_plan(
     slots = _slots(config, platform, facts, asked=asked)
     read = sum(slot.reading for slot in slots) or config.spec.source.topic.partitions or 1
     if switch and replay and replay.handed and replay.handed >= read:
-        # Every processor already counts the events of all partitions for these versions, so they can come into force.
+        # Processors already count all partitions for the versions of this replay, so they can come into force.
         config, switched, replay = _switch(config, replay.versions), replay.reader, None
     written = pipeline.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
     schema = replace(
@@ -92,7 +83,6 @@ def build_plan(
 
 
 def _with_topics(schema: Schema, topics: tuple[Topic, ...], config: PipelineConfig, facts: LiveFacts) -> Schema:
-    """Return the schema with the names of the pipeline's topics filled in."""
     count, source = len(config.source_topics), config.spec.source
     outputs = topics[count:]
     return replace(
@@ -106,11 +96,7 @@ def _with_topics(schema: Schema, topics: tuple[Topic, ...], config: PipelineConf
 
 
 def _slots(config: PipelineConfig, platform: Platform, facts: LiveFacts, *, asked: bool) -> tuple[Slot, ...]:
-    """Return the slots of a list or a pattern of topics, or none if the pipeline reads a single topic.
-
-    A topic that seems to be gone is no longer waited for if the controller has confirmed it, or if `asked` is true. The
-    controller only answers about topics that the login may create: those of the namespace on the platform's own Kafka.
-    """
+    """Return the slots of a list or a pattern of topics. `asked` says that missing topics are gone for good."""
     source, limits, topics = config.spec.source, platform.limits, config.source_topics
     if not source.several:
         return ()
@@ -128,7 +114,6 @@ def _with_slots(schema: Schema, slots: tuple[Slot, ...], config: PipelineConfig)
 
 
 def _switch(config: PipelineConfig, versions: Mapping[str, int]) -> PipelineConfig:
-    """Return the config with the given versions of aggregations in force."""
     refs = tuple(ref.model_copy(update={"version": versions.get(ref.name, ref.version)}) for ref in config.aggregations)
     return config.model_copy(update={"aggregations": refs})
 
@@ -164,17 +149,13 @@ def resolve(pipeline: AnalyticsPipeline, platform: Platform, generation: int, li
 
 
 def _belongs_to_others(topic: TopicSpec, spec: PipelineSpec, platform: Platform, namespace: str) -> bool:
-    """Return whether the source topic is on the platform's Kafka, but not the namespace's own.
-
-    Pipelines of the namespace may only read such a topic.
-    """
     return (
         spec.source.kafka is None and not spec.source.several and not platform.limits.own(topic.name or "", namespace)
     )
 
 
 def _kept(config: PipelineConfig, pipeline: AnalyticsPipeline, platform: Platform, live: LiveFacts) -> int | None:
-    """Return the last accepted generation if its config is the same for processors, or None if it differs."""
+    """Return the last accepted generation if processors would get the same config, else None."""
     schema = live.schema
     if schema is None or schema.accepted is None or schema.owner != owner_of(pipeline, platform):
         return None
@@ -196,14 +177,14 @@ def _topic(topic: TopicSpec, default_name: str, platform: Platform, live: LiveFa
     name = topic.name or default_name
     known = live.topics.get(name)
     default = known.partitions if known else platform.partitions
-    # The watermark would stop for ever if a stored position had no partition. So a new topic gets at least as many
-    # partitions as the former one.
+    # A position without a partition would stop the watermark, so a new topic gets as many partitions as the former
+    # topic.
     kept = live.schema.partitions if live.schema else 0
     partitions = max(topic.partitions or default, known.partitions if known else 0, kept)
     replicas = topic.replication_factor or (known.replication_factor if known else platform.replication_factor)
     if not topic.managed and known:
         partitions, replicas = known.partitions, known.replication_factor
-    # The keys are sorted, so that the same resource always gives the same text.
+    # Sorted keys give equal texts for equal resources.
     config = dict(sorted(topic.config.items()))
     update = {"name": name, "partitions": partitions, "replication_factor": replicas, "config": config}
     return topic.model_copy(update=update)
@@ -218,11 +199,7 @@ def _transform(transform: TransformSpec, partitions: int) -> TransformSpec:
 
 
 def _largest(source: SourceSpec, live: LiveFacts) -> TopicSpec:
-    """Return the settings of a list of topics, with the partitions of its largest topic.
-
-    More processors than that would have nothing to read: the range assignor gives all partitions with the same number
-    to the same processor.
-    """
+    """Return the settings of a list of topics, with the partitions of its largest topic."""
     known = (live.topics.get(name) for name in source.topics or ())
     return source.topic.model_copy(update={"partitions": max((t.partitions for t in known if t), default=1)})
 

@@ -1,4 +1,4 @@
-"""Pure: computes the objects that a plan would create, change or remove, with their differences to the live state."""
+"""Compute the objects that a plan would create, change or remove."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Action = Literal["create", "change", "remove"]
 
 @dataclass(frozen=True)
 class Difference:
-    """One member that differs. `before` is None for a new member, and `after` for a removed one."""
+    """A member that differs. `before` or `after` is None for a new or removed member."""
 
     member: str
     before: Any
@@ -26,13 +26,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Change:
-    """The change of one object.
-
-    Attributes:
-        kind: topic, schema, table, aggregation, config, workload or connector.
-        name: the name of the object.
-        differences: what differs from the existing object. For a new object, these are all its members.
-    """
+    """The change of one object. `differences` holds all members of a new object."""
 
     action: Action
     kind: str
@@ -43,14 +37,7 @@ class Change:
 def changes(
     plan: Plan, live: LiveFacts, *, before: Plan | None, configs: Mapping[str, Mapping[str, str]]
 ) -> tuple[Change, ...]:
-    """Return all changes that applying a plan would make.
-
-    Args:
-        plan: the desired state.
-        live: the live facts.
-        before: the plan of the accepted spec, or None if there is none.
-        configs: config values of existing topics. The configs of other topics are not compared.
-    """
+    """Return all changes that applying a plan would make."""
     return (
         *_topics(plan, live, configs),
         *_schema(plan.schema, live.schema),
@@ -104,11 +91,10 @@ def _schema(schema: Schema, live: LiveSchema | None) -> Iterator[Change]:
 
 
 def _recounted(before: Plan, after: Plan) -> bool:
-    """Return whether the new plan would count the same event differently in an aggregation that keeps its version."""
+    """Return whether the new plan would count the same event differently in an unchanged version of an aggregation."""
     old, new = (json.loads(plan.config)["spec"] for plan in (before, after))
     sources = old["source"], new["source"]
-    # Leave out the Python stage: a replay reads the records that the stage has already written, without calling its
-    # function again.
+    # A replay reads the records that the Python stage has written, and does not call its function.
     transforms = [{**spec.get("transform", {}), "python": None} for spec in (old, new)]
     if transforms[0] != transforms[1] or sources[0].get("format") != sources[1].get("format"):
         return True
@@ -122,16 +108,11 @@ def _recounted(before: Plan, after: Plan) -> bool:
 
 
 def _read_from(field: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the members that define where a field's values come from and how they are read.
-
-    Type and scale are left out, because changing them creates a new version. `required` and `precision` are left out,
-    because they only decide which events are valid.
-    """
+    """Return the members of a field that define where its values come from and how they are read."""
     return {name: value for name, value in field.items() if name not in ("type", "scale", "required", "precision")}
 
 
 def _joined(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return, by the name of each lookup, the members that decide which rows and values are joined to events."""
     return {
         lookup["name"]: (
             lookup["on"],
@@ -143,13 +124,6 @@ def _joined(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _aggregations(plan: Plan, live: LiveSchema | None, *, recounted: bool) -> Iterator[Change]:
-    """Yield the changes of versions: new ones, the reasons for them, and what happens to the earlier ones.
-
-    Args:
-        plan: the desired state.
-        live: the live schema.
-        recounted: whether events are counted differently from now on.
-    """
     for row in plan.schema.aggregations if live else ():
         before = current_version(row.name, live)
         if live is None or before is None:
@@ -157,7 +131,9 @@ def _aggregations(plan: Plan, live: LiveSchema | None, *, recounted: bool) -> It
         if row.version == before:
             if recounted:
                 again = f"`tidemill replay {plan.name} --aggregation {row.name}` counts earlier events again"
-                told = Difference("events", "counted by the former spec", f"from now on by this one; {again}")
+                told = Difference(
+                    "events", "counted by the former spec", f"counted by the new spec from now on; {again}"
+                )
                 yield Change("change", "aggregation", row.name, (told,))
             continue
         found = [Difference("version", before, row.version)]
@@ -177,7 +153,6 @@ def _aggregations(plan: Plan, live: LiveSchema | None, *, recounted: bool) -> It
 
 
 def _config(plan: Plan, before: Plan | None) -> Iterator[Change]:
-    """Yield the change of the config, which all workloads of the pipeline share."""
     if before is None:
         yield Change("create", "config", f"{plan.name}.json")
     elif before.config != plan.config:
@@ -193,8 +168,7 @@ def _workloads(plan: Plan, before: Plan | None) -> Iterator[Change]:
             yield Change("create", "workload", name, _new(_facts(workload)))
             continue
         found = tuple(_compare(_facts(known[name]), _facts(workload)))
-        # If the revision changes, processors are replaced, because they read their config only at the start. Ingest and
-        # API are not replaced, because they reread the file when it changes.
+        # A changed revision replaces processors, because they read their config only at their start.
         if workload.replicas and known[name].replicas and known[name].revision != workload.revision:
             found += (Difference("processes", "with the former config", "with the new config"),)
         if found:
@@ -245,10 +219,7 @@ def _compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Di
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Any]:
-    """Return the leaf values by path, without nulls. An item of a list appears under its `name`, if it has one.
-
-    `{"a": [{"name": "x", "size": 1}]}` → `{"a[x].size": 1}`.
-    """
+    """Return the leaf values by path without nulls, such as `a[x].size` for an item of `a` with the name `x`."""
     if isinstance(value, dict):
         members = {(f"{path}.{key}" if path else str(key)): member for key, member in value.items()}
     elif isinstance(value, list) and all(isinstance(item, dict) and "name" in item for item in value):

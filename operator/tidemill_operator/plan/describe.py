@@ -1,7 +1,4 @@
-"""Describes a plan as plain data for YAML, JSON and golden files.
-
-The data is complete, has a stable order, and contains no secrets.
-"""
+"""Describe a plan as plain data with a stable order and without secrets."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from tidemill_operator.plan.reads import Read, reads
 
 
 def describe(plan: Plan) -> dict[str, Any]:
-    """Describe a whole plan."""
+    """Describe a plan."""
     return {
         "namespace": plan.namespace,
         "name": plan.name,
@@ -30,7 +27,7 @@ def describe(plan: Plan) -> dict[str, Any]:
 
 
 def read(item: Read) -> dict[str, Any]:
-    """Describe an object that the pipeline reads."""
+    """Describe a read object."""
     told = {"kind": item.kind, "name": item.name, "place": item.place, "secret": item.secret}
     return {member: text for member, text in told.items() if text}
 
@@ -48,7 +45,7 @@ def topic(item: Topic) -> dict[str, Any]:
 
 
 def schema(item: Schema) -> dict[str, Any]:
-    """Describe a schema, with the columns of its tables. The statements are in `plan.postgres.sql`."""
+    """Describe a schema."""
     return {
         "name": item.name,
         "roles": {"owner": item.owner, "writer": item.writer, "reader": item.reader},
@@ -81,7 +78,7 @@ def schema(item: Schema) -> dict[str, Any]:
 
 
 def workload(item: Workload) -> dict[str, Any]:
-    """Describe a workload. Its config files are listed only by name, because the plan contains their text."""
+    """Describe a workload."""
     return {
         "name": item.name,
         "component": item.component,
@@ -100,12 +97,12 @@ def workload(item: Workload) -> dict[str, Any]:
 
 
 def connector(item: Connector) -> dict[str, Any]:
-    """Describe a connector. Secrets in its config are references."""
+    """Describe a connector."""
     return {"name": item.name, "paused": item.paused, "config": dict(item.config)}
 
 
 def change(item: Change) -> dict[str, Any]:
-    """Describe a change. A new member has no `before`, and a removed member has no `after`."""
+    """Describe a change."""
     differences = []
     for difference in item.differences:
         told = {"member": difference.member, "before": difference.before, "after": difference.after}

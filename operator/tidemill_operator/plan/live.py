@@ -1,4 +1,4 @@
-"""The live facts that are compared with a plan: topics and schemas as they were observed."""
+"""The observed topics and schemas that are compared with a plan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tidemill_contract.tables.kept import Kept
 
 @dataclass(frozen=True)
 class Owner:
-    """The resource that owns an object. `cluster` distinguishes clusters that share a Postgres."""
+    """The pipeline that owns an object. `cluster` distinguishes clusters that share a Postgres."""
 
     namespace: str
     name: str
@@ -23,13 +23,7 @@ class Owner:
 
 @dataclass(frozen=True)
 class LiveTopic:
-    """A live topic.
-
-    Attributes:
-        replication_factor: the number of replicas of the partition that has the fewest.
-        id: Kafka's topic id, which changes if the topic is created again.
-        holders: the brokers that have replicas or will get some, whether they answer or not.
-    """
+    """A live topic. The `id` of a topic changes if the topic is created again."""
 
     partitions: int
     replication_factor: int
@@ -41,12 +35,7 @@ class LiveTopic:
 class LiveReplay:
     """The live state of a replay.
 
-    Attributes:
-        switched: whether the versions of the replay are in force.
-        handed: the number of partitions whose events live processors count for its versions.
-        processed: the number of counted events.
-        left: the number of events that the replay still has to count.
-        losses: the events that were no longer in the topic.
+    Live processors already count the events of `handed` partitions for the replay.
     """
 
     switched: bool = False
@@ -58,13 +47,7 @@ class LiveReplay:
 
 @dataclass(frozen=True)
 class Loss:
-    """A range of offsets of a partition that Kafka lost before they were read, or after they were counted.
-
-    Attributes:
-        reason: the kind of loss: topic_recreated, expired or truncated.
-        epoch: the epoch of the positions.
-        first, end: the range, without `end`. An offset is None if it is unknown.
-    """
+    """A range of offsets that Kafka lost. `reason` is topic_recreated, expired or truncated."""
 
     reason: str
     partition: int
@@ -75,18 +58,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Failing:
-    """A duty of an aggregation that fails, or data that a duty skipped.
-
-    One instance stands for all cases of the same kind within a day.
-
-    Attributes:
-        aggregation: the aggregation's name, or empty if it concerns the whole pipeline.
-        duty: the name of the duty in processors: publish, scan, …
-        reason: the error.
-        window: the skipped window, if any. `group` is the group of that window, and `metrics` are the metrics that it
-            lacks.
-        more: whether more of the same kind was skipped.
-    """
+    """A failing duty of processors, such as publish or scan, or data that a duty skipped."""
 
     aggregation: str
     duty: str
@@ -99,14 +71,7 @@ class Failing:
 
 @dataclass(frozen=True)
 class Slot:
-    """The number of one partition of one topic in a list of topics (see `tables/slots.py` of the contract).
-
-    Attributes:
-        reading: whether the partition is read.
-        added: whether the slot was added after the pipeline had started to run.
-        topic_id: Kafka's id of the topic that was read, or empty if none was read.
-        next_offset: the next offset, or None if nothing was read.
-    """
+    """The number of one partition of one topic in a list of topics."""
 
     slot: int
     topic: str
@@ -119,31 +84,10 @@ class Slot:
 
 @dataclass(frozen=True)
 class LiveSchema:
-    """A pipeline's live schema.
+    """A pipeline's live schema. The versions of aggregations are keyed by (name, version).
 
-    Attributes:
-        owner: the owner recorded in the schema's comment, or None if it records none.
-        shapes: the shape of every aggregation version, by (name, version).
-        feeds: the columns that get values, by (name, version).
-        readers: the readers that fill versions, by (name, version).
-        replays: the replays, by reader.
-        columns: the SQL types in Postgres' spelling, by table and column.
-        generation: the value of `_generation`.
-        accepted: the last accepted spec, as the user wrote it, or None if there is none yet.
-        closed_until: the time up to which windows are closed, in epoch milliseconds, by (name, version), or None.
-        partitions: the number of source partitions with positions.
-        missing_positions: the partitions whose positions were deleted.
-        emptied: the versions, as (name, version), whose tables are empty although batches were merged into them.
-        read_from: Kafka's id of the topic that was read, or empty if none was read.
-        read_before: the ids of earlier topics of the same name.
-        read_to: the next offset by partition.
-        losses: the losses that processors recorded within a day.
-        kept: the totals of dead letters and anomalies.
-        held_up: the duties that are failing now.
-        skipped: the data that was skipped within a day.
-        renames: for each table, the columns that still have a former name: {former name: current name}.
-        made: the topics that the operator created for the pipeline.
-        slots: the slots of a pipeline with a list of topics.
+    `accepted` is the last accepted spec, as the user wrote it. `read_from` is Kafka's id of the topic that was read.
+    `read_to` is the next offset by partition. `renames` maps former column names to current names, by table.
     """
 
     owner: Owner | None = None
@@ -172,15 +116,7 @@ class LiveSchema:
 
 @dataclass(frozen=True)
 class LiveFacts:
-    """The live facts that a plan depends on. By default, they are unknown.
-
-    Attributes:
-        topics: the existing topics, by name.
-        brokers: the number of brokers, or None if unknown.
-        schema: the pipeline's schema, or None if it does not exist or is unknown.
-        replicas: the numbers of replicas that scaling has decided on, by component.
-        found: the names of the existing topics that a pattern of the pipeline may match, or empty if it has none.
-    """
+    """The live facts that a plan depends on, by default unknown."""
 
     topics: Mapping[str, LiveTopic] = field(default_factory=dict)
     brokers: int | None = None

@@ -1,7 +1,4 @@
-"""The data model of plans: topics, Postgres objects and workloads, for any runtime.
-
-All classes are frozen. No I/O, and no clock.
-"""
+"""The frozen data classes of plans, for any runtime."""
 
 from __future__ import annotations
 
@@ -20,17 +17,9 @@ Component = Literal["processor", "replay", "stage", "ingest", "api", "mqtt", "co
 class Topic:
     """A desired Kafka topic.
 
-    Attributes:
-        managed: whether the operator creates and alters the topic. An unmanaged topic must already exist.
-        replicated: whether the spec sets the replication factor. If not, an existing topic keeps its factor.
-        lost: what was lost with the deleted topic. The topic is then only created again on request. Empty if nothing
-            was lost, or if a request allows it.
-        kafka: the cluster that has the topic, or None for the platform's own. On other clusters, topics are only read.
-        of_others: whether the topic is on the platform's Kafka and belongs to others, so that the pipeline may only
-            read it.
-        staged: whether the Python stage writes this topic for the processors.
-        listed: whether it is one of a list of source topics. If it does not exist, the others are read anyway.
-        pattern: the pattern that it matches, or empty if the spec names it.
+    The operator creates and alters only a `managed` topic. `lost` describes a deleted topic, which is created again
+    only on request. `kafka` is the other cluster of a topic, or None. The pipeline may only read a topic `of_others`.
+    The Python stage writes a `staged` topic.
     """
 
     name: str
@@ -73,29 +62,9 @@ class KeptRows:
 class Schema:
     """A pipeline's desired Postgres schema.
 
-    Attributes:
-        partitions: the number of rows in `_offsets`. The rows are created before the partitions in Kafka.
-        functions: pairs of a name and the statement `CREATE OR REPLACE FUNCTION …`, with the schema's name quoted. The
-            schema's owner owns the functions.
-        generation: the value of `_generation`, i.e. of the last spec that changed what processors read.
-        accepted: the spec as the user wrote it, as JSON with sorted keys. It is stored beside the generation.
-        events_retention_ms: how long raw events are kept, or None if they are not stored.
-        kept: retention and quota of system tables.
-        source: the source topic, or the first one of a list of topics.
-        listed: the list of source topics, or empty if the pipeline has one topic.
-        pattern: the pattern that the source topics match, or empty if the spec names them.
-        slots: the slots of the topics in the list, and of topics that were removed from it.
-        managed: whether the pipeline manages the source topic, so that no other may use it.
-        cluster: the brokers of the Kafka cluster that has the source topic, or empty for the platform's own.
-        outputs: the output topics.
-        made: the topics to record as created for the pipeline.
-        replay: the reader of the current replay, or empty if there is none.
-        switched: the reader whose versions come into force now, or empty if there is none.
-        abandoned: readers of cancelled replays, whose versions are deleted.
-        lost: descriptions of objects that somebody else removed. They are then only created again on request. Empty if
-            nothing was lost, or if a request allows it.
-        explodes: whether a record may contain several events, so that the offset alone does not identify an event in a
-            key.
+    `accepted` is the spec as the user wrote it, as JSON. `listed` is empty for a pipeline with one topic. `cluster` is
+    empty for the platform's own Kafka. `switched` is the reader of the versions that come into force now. `lost`
+    describes removed objects, which are created again only on request.
     """
 
     name: str
@@ -126,7 +95,7 @@ class Schema:
 
     @property
     def own_sources(self) -> tuple[str, ...]:
-        """The source topics that are on the platform's own Kafka."""
+        """Return the source topics on the platform's own Kafka."""
         return () if self.cluster else self.listed or ((self.source,) if self.source else ())
 
 
@@ -151,29 +120,9 @@ class Reference:
 class Workload:
     """The processes of one workload, described for both runtimes.
 
-    Attributes:
-        name: the name, unique in the namespace, e.g. `flights-processor`, `tidemill-ingest`.
-        pipeline: the pipeline that owns it, or None if all pipelines of the namespace share it.
-        module: the Python module to run (`python -m …`).
-        environment: plain TIDEMILL_… variables, the same in both runtimes. The runtime adds addresses and paths.
-        configs: the text of each config file that it reads, by file name.
-        secrets: the pipelines whose secret folders it reads, each with the names of the files that it may see.
-        ports: the requested ports by name, with 0 for any free port. `http` is for clients, `status` for probes and
-            metrics.
-        scaled_elsewhere: whether an autoscaler sets the number of replicas. Otherwise `replicas` applies.
-        scaled: whether Tidemill scales it by lag, and stores the decisions.
-        revision: a hash of the settings that processes read only at their start. If it changes, the processes are
-            replaced. Empty for processes that reread changed settings.
-        copied: the pipeline's secret files that are copied from a user's Secret, by file name, each as (Secret, key).
-        registry_secret: the user's Secret with the credentials of the schema registry, or empty if there is none.
-        mqtt_secret: the user's Secret with the credentials of the MQTT broker, or empty if there is none.
-        alone: whether at most one process may run at a time, so that a new one only starts when the former one has
-            ended.
-        kafka_secret: the user's Secret with the login at the Kafka cluster of the source, or empty if there is none.
-        lookups: the ConfigMaps and Secrets of its lookups, by the names of the lookups.
-        reached_ports: the ports that its processes connect to, apart from those of the platform's servers.
-        code: the user's ConfigMap with the file of the Python stage, or empty if there is none.
-        image: the user's image, or empty for the image of the component.
+    `pipeline` is None for a shared workload. `ports` has `http` for clients and `status` for probes and metrics, where
+    0 means any free port. `revision` is a hash of the settings that processes read only at their start. `copied` maps
+    secret files to (Secret, key).
     """
 
     name: str
@@ -205,15 +154,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Connector:
-    """A desired connector of Kafka Connect.
-
-    Attributes:
-        name: its name in Kafka Connect.
-        called: its name in the spec.
-        config: all its configs, as Connect stores them. Secrets are references.
-        paused: whether it is paused.
-        secrets: the Secrets that the configs refer to, as pairs of a name and a key.
-    """
+    """A desired connector of Kafka Connect. `called` is the name in the spec."""
 
     name: str
     called: str
@@ -226,12 +167,7 @@ class Connector:
 class Replay:
     """A replay, which fills new versions from the topic while live processors continue.
 
-    Attributes:
-        reader: the name in `_readers`. The name is also part of the consumer group's name.
-        versions: the versions by aggregation.
-        start_from: `earliest`, or a time in RFC 3339.
-        rate: the maximum number of events per second, or 0 for no limit.
-        handed: the number of partitions whose events live processors already count for these versions.
+    Live processors already count the events of `handed` partitions for these versions. A rate of 0 means no limit.
     """
 
     reader: str
@@ -243,13 +179,7 @@ class Replay:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that one pipeline needs, as it should be.
-
-    Attributes:
-        replay: the current replay, or None if there is none.
-        connectors: the connectors that write to the source topic.
-        unread: existing topics that the pattern matches, beyond the maximum number of topics.
-    """
+    """The desired state of one pipeline. `unread` holds topics beyond the maximum number."""
 
     namespace: str
     name: str

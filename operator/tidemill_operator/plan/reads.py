@@ -1,4 +1,4 @@
-"""Pure: lists what a pipeline reads, apart from topics that it manages, for `tidemill plan`."""
+"""List for `tidemill plan` what a pipeline reads, except topics that it manages."""
 
 from __future__ import annotations
 
@@ -16,14 +16,7 @@ Kind = Literal["topic", "topics", "mqtt", "webhook", "connector", "python", "loo
 
 @dataclass(frozen=True)
 class Read:
-    """Something that a pipeline reads.
-
-    Attributes:
-        kind: what it is. `topics` is a pattern of topics; the topics that it matches follow.
-        name: its name in the spec, or its address.
-        place: where it is, or empty if that is clear from the name.
-        secret: the Secret with the login, or empty if there is none.
-    """
+    """Something that a pipeline reads. The kind `topics` is a pattern of topics."""
 
     kind: Kind
     name: str
@@ -31,7 +24,6 @@ class Read:
     secret: str = ""
 
     def __str__(self) -> str:
-        """Return one line of text."""
         parts = [f"{self.kind} {self.name}", self.place, f"Secret {self.secret}" if self.secret else ""]
         return ", ".join(filter(None, parts))
 

@@ -1,7 +1,4 @@
-"""Finds the reasons why a valid spec cannot be applied to the live state.
-
-All reasons are found before anything is changed. If there are any, the accepted spec stays in force.
-"""
+"""Find the reasons why a valid spec cannot be applied to the live state."""
 
 from __future__ import annotations
 
@@ -26,13 +23,7 @@ _LET_CLOSE = "let windows close without it with the annotation tidemill.dev/recr
 
 
 def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[TidemillError]:
-    """Return all reasons why a plan cannot be applied. Each message begins with the field's path.
-
-    Args:
-        pipeline: the valid resource.
-        plan: the plan that was built from the resource and `live`.
-        live: the live facts.
-    """
+    """Return all reasons why a plan cannot be applied. Each message begins with the field's path."""
     schema = plan.schema
     if (nothing := unmatched(plan, live)) is not None:
         return [nothing]
@@ -49,10 +40,7 @@ def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[T
 
 
 def _unborn(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
-    """Yield the error if a topic that belongs to others does not exist yet.
-
-    A new pipeline must not claim such a topic, because the claim would keep its owner from creating it.
-    """
+    """Yield the error if a topic that belongs to others does not exist yet."""
     runs = live.schema is not None and live.schema.accepted is not None
     for source in plan.topics:
         if source.of_others and live.brokers is not None and source.name not in live.topics and not runs:
@@ -72,7 +60,7 @@ def _partitions(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Ite
     topic, path = pipeline.spec.source.topic, "spec.source.topic.partitions"
     source = plan.topics[0]
     if source.listed or (live.schema is not None and live.schema.slots):
-        return  # partitions that a topic no longer has are not read, so they do not hold the watermark back
+        return  # missing partitions of a listed topic do not hold the watermark back
     known = live.topics.get(source.name)
     kept = live.schema.partitions if live.schema else 0
     asked = source.partitions if not topic.managed and known else topic.partitions
@@ -80,13 +68,12 @@ def _partitions(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Ite
         yield TidemillError(
             Reason.NOT_SUPPORTED,
             f"{path}: topic {source.name} would have {asked} partitions, but {kept} have positions;"
-            " the watermark would never advance past the missing ones",
+            " the watermark would never advance past the missing partitions",
             f"give the topic {kept} partitions or more",
         )
     if not topic.managed:
         return
-    # If this field has not changed, somebody else has added partitions. That is allowed, and the pipeline uses them
-    # all.
+    # If the field is unchanged, somebody else has added partitions, which the pipeline may use.
     before = _topic_before(live.schema) or {}
     if known and asked is not None and asked < known.partitions and asked != before.get("partitions"):
         yield TidemillError(
@@ -103,14 +90,14 @@ def _replication(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> It
         return
     known = live.topics.get(source.name)
     if live.brokers is not None and (source.replicated or not known):
-        # Silent brokers with replicas count too, because their replicas stay there.
+        # Brokers that do not answer count too, because they keep their replicas.
         most = max(live.brokers, len(known.holders) if known else 0)
         if source.replication_factor > most:
             told = "" if topic.replication_factor else " (the platform's default)"
             yield TidemillError(
                 Reason.INVALID_SPEC,
-                f"{path}.replicationFactor: {source.replication_factor}{told} needs as many brokers, but there"
-                f" {'is 1' if most == 1 else f'are {most}'}",
+                f"{path}.replicationFactor: {source.replication_factor}{told} needs {source.replication_factor}"
+                f" brokers, but only {'1 is' if most == 1 else f'{most} are'} available",
                 f"write at most {most}",
             )
     in_sync = source.config.get("min.insync.replicas", "1")
@@ -118,7 +105,7 @@ def _replication(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> It
         yield TidemillError(
             Reason.INVALID_SPEC,
             f"{path}.config.min.insync.replicas: {in_sync} is more than the replication factor"
-            f" {source.replication_factor}: nothing could be written",
+            f" {source.replication_factor}, so no record could be written",
             f"write at most {source.replication_factor}",
         )
 
@@ -132,7 +119,7 @@ def _key(pipeline: AnalyticsPipeline, live: LiveSchema) -> Iterator[TidemillErro
             Reason.NOT_SUPPORTED,
             f"spec.source.key: changed from {before or 'none'} to {after or 'none'}; events of one key would be in two"
             " partitions and lose their order",
-            "change it back, or create a pipeline with another name",
+            "change the field back, or create a pipeline with another name",
         )
 
 
@@ -146,22 +133,18 @@ def _staged(pipeline: AnalyticsPipeline, live: LiveSchema) -> Iterator[TidemillE
             Reason.NOT_SUPPORTED,
             f"spec.transform.python: was {done}; processors would read another topic, in which their positions mean"
             " other events",
-            "undo it, or create a pipeline with another name",
+            "undo the change, or create a pipeline with another name",
         )
 
 
 def topics_concerned(plan: Plan, live: LiveSchema | None) -> list[str]:
-    """Return the topics of the platform's Kafka to observe before a plan is checked.
-
-    These are the plan's topics there, and the source topics of the accepted spec.
-    """
+    """Return the topics of the platform's Kafka to observe before a plan is checked."""
     own = [topic.name for topic in plan.topics if topic.kafka is None]
     before = [] if _cluster_before(live) else _read_before(plan, live)
     return list(dict.fromkeys([*own, *before]))
 
 
 def _topic_before(live: LiveSchema | None) -> Mapping[str, Any] | None:
-    """Return the source topic of the accepted spec, or None if there is none."""
     if live is None or live.accepted is None:
         return None
     topic: Mapping[str, Any] = live.accepted.get("source", {}).get("topic", {})
@@ -169,7 +152,6 @@ def _topic_before(live: LiveSchema | None) -> Mapping[str, Any] | None:
 
 
 def _read_before(plan: Plan, live: LiveSchema | None) -> list[str]:
-    """Return the source topics of the accepted spec."""
     before = _topic_before(live)
     if before is None or live is None or live.accepted is None:
         return []
@@ -180,13 +162,11 @@ def _read_before(plan: Plan, live: LiveSchema | None) -> list[str]:
 
 
 def _cluster_before(live: LiveSchema | None) -> str:
-    """Return the brokers of the cluster from which the accepted spec reads, or an empty text for the platform's own."""
     kafka = live.accepted.get("source", {}).get("kafka") if live is not None and live.accepted is not None else None
     return ",".join(KafkaSpec.model_validate(kafka).servers) if kafka else ""
 
 
 def _same_topics(plan: Plan, live: LiveFacts) -> bool:
-    """Return whether the source topics at the new addresses have the ids of the topics that were read before."""
     schema = live.schema or LiveSchema()
     sources = [topic for topic in plan.topics if topic.kafka is not None]
     read = {topic.name: (view(schema, topic.name) if schema.slots else schema).read_from for topic in sources}
@@ -195,10 +175,7 @@ def _same_topics(plan: Plan, live: LiveFacts) -> bool:
 
 
 def _moved_cluster(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
-    """Yield the error if the spec moves the source to a different Kafka cluster or topic than was read before.
-
-    New addresses of the same cluster are allowed: there the topic has the same id.
-    """
+    """Yield the error if the spec moves the source to another Kafka cluster or topic."""
     schema = live.schema
     if schema is None or schema.accepted is None or not schema.read_from:
         return
@@ -216,9 +193,9 @@ def _moved_cluster(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
 def _move(path: str, before: str, after: str) -> TidemillError:
     return TidemillError(
         Reason.NOT_SUPPORTED,
-        f"{path}: changed from {before} to {after}, where there is another topic; unread events of the former topic"
+        f"{path}: changed from {before} to {after}, which is another topic; unread events of the former topic"
         " would never be counted",
-        "change it back, or create a pipeline with another name",
+        "change the field back, or create a pipeline with another name",
     )
 
 
@@ -230,7 +207,7 @@ def _moved(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
         what = "a pattern of topics" if patterned else "a list of topics"
         yield TidemillError(
             Reason.NOT_SUPPORTED,
-            f"{path}: taken out, but the positions are those of {what}",
+            f"{path}: removed, but the pipeline's positions belong to {what}",
             "write a list or a pattern again, which may have one topic, or create a pipeline with another name",
         )
         return
@@ -245,7 +222,7 @@ def _moved(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
             Reason.NOT_SUPPORTED,
             f"spec.source.topic.name: changed from {before} to {', '.join(after)}; unread events in {before} would"
             " never be counted",
-            "change it back, or create a pipeline with another name",
+            "change the field back, or create a pipeline with another name",
         )
 
 
@@ -264,9 +241,9 @@ def foreign(schema: str, live: Owner | None, owner: Owner) -> Iterator[TidemillE
 
 
 def missing(topic: Topic) -> TidemillError:
-    """Return the error for an unmanaged topic that does not exist. Such a topic may have existed before."""
+    """Return the error for an unmanaged topic that does not exist."""
     path = "spec.source.topics" if topic.listed else "spec.source.topic.name"
-    leave = "take it out of the list"
+    leave = "remove the topic from the list"
     if topic.pattern:
         path, leave = "spec.source.topicPattern", f"change {topic.pattern} so that it does not match"
     if topic.lost:
@@ -274,7 +251,7 @@ def missing(topic: Topic) -> TidemillError:
         return TidemillError(
             Reason.DATA_LOSS,
             f"{path}: topic {topic.name} is gone, and with it every event that was not counted ({topic.lost}); the"
-            f" other topics are still counted{', but their windows may wait for it' if waits else ''}",
+            f" other topics are still counted{', but their windows may wait for this topic' if waits else ''}",
             f"create it again, {_LET_CLOSE if waits else 'or'} {leave}; counted events stay counted",
         )
     if topic.pattern:
@@ -298,7 +275,7 @@ def missing(topic: Topic) -> TidemillError:
 
 
 def gone(topic: Topic) -> TidemillError:
-    """Return the error for a deleted source topic, which is only created again on request."""
+    """Return the error for a deleted source topic."""
     return TidemillError(
         Reason.DATA_LOSS,
         f"topic {topic.name} is gone, and with it every event that was not counted ({topic.lost})",
@@ -307,11 +284,11 @@ def gone(topic: Topic) -> TidemillError:
 
 
 def column_changes(table: Table, live: LiveSchema) -> Iterator[TidemillError]:
-    """Yield errors for existing columns whose type differs from the plan's."""
+    """Yield errors for existing columns whose type differs from the plan."""
     for name, before, after in retyped(table.columns, live.columns.get(table.name, {})):
         yield TidemillError(
             Reason.NOT_SUPPORTED,
-            f"column {name} of table {table.name} holds {before} and would have to hold {after}: the type of a field"
+            f"column {name} of table {table.name} has the type {before} instead of {after}, because the type of a field"
             " that an aggregation uses was changed",
             "change the field's type back, or give the aggregation another name",
         )

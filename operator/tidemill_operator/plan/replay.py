@@ -1,8 +1,6 @@
-"""Pure: plans a replay, in which a separate reader fills the next version of aggregations from the topic.
+"""Plan a replay, in which a separate reader fills new versions of aggregations from the topic.
 
-An annotation requests a replay. Each new value of the annotation requests another replay. A replay belongs to the
-generation that it began with. A new generation restarts the replay: replay and live processors must have the same spec
-when they hand over.
+A new generation restarts a replay, because replay and live processors need the same spec at the handover.
 """
 
 from __future__ import annotations
@@ -26,25 +24,13 @@ _MEMBERS = {"aggregations", "from", "rate", "at"}
 
 
 def asked(pipeline: AnalyticsPipeline) -> dict[str, Any] | None:
-    """Return the requested replay of a resource, or None if no replay is requested.
-
-    Raises:
-        TidemillError: the request is invalid.
-    """
+    """Return the requested replay of a resource, or None if no replay is requested."""
     text = (pipeline.metadata.annotations or {}).get(REPLAY)
     return read_request(text, [aggregation.name for aggregation in pipeline.spec.aggregations]) if text else None
 
 
 def read_request(text: str, known: Sequence[str]) -> dict[str, Any]:
-    """Parse a request, and fill in its defaults.
-
-    Args:
-        text: the text of the annotation.
-        known: the pipeline's aggregations.
-
-    Raises:
-        TidemillError: the request is invalid.
-    """
+    """Parse a request, fill in its defaults, and raise TidemillError if it is invalid."""
     try:
         request = json.loads(text)
     except ValueError:
@@ -67,13 +53,7 @@ def read_request(text: str, known: Sequence[str]) -> dict[str, Any]:
 
 
 def planned_replay(pipeline: AnalyticsPipeline, config: PipelineConfig, live: LiveSchema | None) -> Replay | None:
-    """Return the replay to run or to switch to, or None if no replay is requested or the requested one is complete.
-
-    Args:
-        pipeline: the resource.
-        config: the config of the live processors. Its versions may already be those of the replay.
-        live: the live schema. Without a live schema, no replay begins.
-    """
+    """Return the replay to run or to switch to, or None if no replay is due."""
     try:
         request = asked(pipeline)
     except TidemillError:
@@ -89,7 +69,7 @@ def planned_replay(pipeline: AnalyticsPipeline, config: PipelineConfig, live: Li
 
 
 def finished(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> str:
-    """Return the reader that has completed the requested replay, or an empty text if none has."""
+    """Return the reader that has completed the requested replay, or an empty text."""
     text = (pipeline.metadata.annotations or {}).get(REPLAY)
     if not text or live is None:
         return ""
@@ -98,16 +78,12 @@ def finished(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> str:
 
 
 def family_of(text: str) -> str:
-    """Return the prefix that the readers of a request have in common. It does not contain the generation.
-
-    Args:
-        text: the text of the annotation.
-    """
+    """Return the common prefix of the readers of a replay request."""
     return f"replay-{hashlib.sha256(text.encode()).hexdigest()[:8]}-"
 
 
 def abandoned(replay: str, live: LiveSchema | None) -> tuple[str, ...]:
-    """Return the readers of cancelled replays: all that have not been switched to, except `replay`."""
+    """Return the readers of cancelled replays."""
     known: Mapping[str, Any] = live.replays if live else {}
     return tuple(sorted(reader for reader, found in known.items() if reader != replay and not found.switched))
 

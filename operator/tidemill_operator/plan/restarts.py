@@ -1,7 +1,4 @@
-"""Pure: computes the part of a pipeline's config that processors read at their start.
-
-Every setting counts as read unless it is listed here, so that a new field restarts processors by default.
-"""
+"""Compute the part of a pipeline's config that processors read at their start."""
 
 from __future__ import annotations
 
@@ -11,8 +8,8 @@ from typing import Any
 
 from tidemill_contract.runtime import PipelineConfig
 
-# Settings that processors do not read, because they concern ingest, the API, Kafka, Postgres or the runtime. The
-# partitions of a topic are not among them: a running consumer would notice new partitions only minutes later.
+# Settings that processors do not read. New partitions restart processors, because a running consumer notices partitions
+# only minutes later.
 UNREAD = (
     "suspend",
     "reclaimPolicy",
@@ -35,31 +32,31 @@ UNREAD = (
     "auth",
 )
 
-# Processors only read whether there is a Python stage, which cannot be changed.
+# Processors read only whether a Python stage exists, which cannot change.
 _STAGE = "transform.python"
 
 
 def read_by_processors(config: PipelineConfig) -> str:
-    """Return the settings that processors read, without the generation. Equal settings give equal texts."""
-    # Unset members are left out, so that members added by later versions do not change the text.
+    """Return the settings that processors read. Equal settings give equal texts."""
+    # Unset members are left out, so that members of later versions do not change the text.
     told = config.model_dump(mode="json", by_alias=True, exclude={"generation"}, exclude_none=True)
     for path in (*UNREAD, _STAGE):
         _take(told["spec"], path.split("."))
     if config.spec.source.several:
-        # Processors read the slots of the topics from Postgres, and notice new ones while they run.
+        # Processors read the slots of the topics from Postgres, and notice new slots while they run.
         told["spec"]["source"]["topics"] = True
         _take(told["spec"], ["source", "topic", "partitions"])
     return json.dumps(told, sort_keys=True)
 
 
 def revision(config: PipelineConfig) -> str:
-    """Return a hash of the generation and the settings that processors read. If it changes, processors are replaced."""
+    """Return a hash of the settings that processors read, which replaces processors when it changes."""
     text = f"{config.generation}\n{read_by_processors(config)}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def stage_revision(config: PipelineConfig) -> str:
-    """Return a hash of the settings that the Python stage reads at its start. If it changes, the stage is replaced."""
+    """Return a hash of the settings that the Python stage reads at its start."""
     python, spec = config.spec.transform.python, config.spec
     told = python.model_dump(mode="json", exclude={"replicas", "scaling", "resources"}) if python is not None else {}
     read = [told, config.events_topic, spec.source.topic.start_from, spec.processor.flush_interval]
@@ -67,7 +64,6 @@ def stage_revision(config: PipelineConfig) -> str:
 
 
 def _take(value: Any, path: list[str]) -> None:
-    """Remove a member. If the path leads through a list, remove the member from each item."""
     for item in value if isinstance(value, list) else [value]:
         if len(path) > 1:
             _take(item[path[0]], path[1:])

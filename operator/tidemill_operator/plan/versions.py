@@ -1,7 +1,6 @@
-"""Pure: computes which version of each aggregation is in force, and which version a replay is filling.
+"""Compute which version of each aggregation is in force, and which version a replay fills.
 
-Each version has its own table. Changing an aggregation's window, its groups or the type of a field that a metric uses
-creates the next version, because stored windows cannot be converted.
+A change of window, groups or field types creates a new version with its own table.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from tidemill_operator.plan.postgres.schema import column_type, shape_of
 
 LIVE = "live"
 _CUTTING = [str(field.alias) for name, field in WINDOWS.written.model_fields.items() if name != "grace"]
-"""Members of a window that decide which rows its table has."""
+"""The members of a window that decide which rows its table has."""
 
 
 def current_version(name: str, live: LiveSchema | None) -> int | None:
-    """Return the version that processors fill and that the API reads, or None if there is none yet."""
+    """Return the version of an aggregation that the API reads, or None."""
     found = [v for (known, v) in live.shapes if known == name and _reader(live, name, v) == LIVE] if live else []
     return max(found, default=None)
 
@@ -43,7 +42,7 @@ def versions_filled(reader: str, live: LiveSchema | None) -> dict[str, int]:
 
 
 def live_versions(spec: PipelineSpec, live: LiveSchema | None) -> dict[str, int]:
-    """Return the version of each aggregation: the current one if its shape is that of the spec, else the next one."""
+    """Return the version of each aggregation: the current version if its shape fits the spec, else the next version."""
     types = field_types(spec, derived_types(spec))
     found = {}
     for aggregation in spec.aggregations:
@@ -61,7 +60,7 @@ def shape_changes(before: str, after: str) -> Iterator[tuple[str, str, str]]:
     for member in old:
         if old[member] != new[member]:
             yield member, _show(old[member]), _show(new[member])
-    # A new type of a field requires a new version, because its values cannot be merged with the stored ones.
+    # Values of a field with a new type cannot be merged with stored values.
     was, now = (shape.get("types", {}) for shape in shapes)
     changed = {tuple(now[name]): was[name][1] for name in now if name in was and was[name][1] != now[name][1]}
     for (field, kind), earlier in changed.items():

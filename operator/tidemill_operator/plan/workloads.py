@@ -1,7 +1,4 @@
-"""The desired workloads of a pipeline. The workloads are the same for both runtimes.
-
-The runtime adds the host's addresses, paths and ports.
-"""
+"""Plan the workloads of a pipeline for both runtimes."""
 
 from __future__ import annotations
 
@@ -42,14 +39,7 @@ def desired_workloads(
     decided: Mapping[ScaledComponent, int] | None = None,
     replay: Replay | None = None,
 ) -> tuple[Workload, ...]:
-    """Return the pipeline's processors, its Python stage and MQTT bridge, and its ingest and API, which may be shared.
-
-    Args:
-        config: the resolved config.
-        platform: provides the ports.
-        decided: the numbers of replicas that scaling has decided on, by component.
-        replay: the current replay, which has its own processors.
-    """
+    """Return the pipeline's workloads, including shared workloads."""
     spec = config.spec
     numbers = decided or {}
     processors = _workload(config, platform, "processor", own=True, resources=_resources(spec.processor.resources))
@@ -69,10 +59,7 @@ def desired_workloads(
 
 
 def _bridge(config: PipelineConfig, platform: Platform, spec: MqttSpec) -> Workload:
-    """Return the bridge from an MQTT broker.
-
-    Only one may run: the broker ends the connection of a bridge when another one connects.
-    """
+    """Return the bridge from an MQTT broker. The broker disconnects a bridge when another bridge connects."""
     read = f"{config.events_topic}\n{spec.model_dump_json()}"
     return replace(
         _workload(config, platform, "mqtt", own=True),
@@ -85,11 +72,7 @@ def _bridge(config: PipelineConfig, platform: Platform, spec: MqttSpec) -> Workl
 
 
 def _replaying(config: PipelineConfig, processors: int, replay: Replay) -> int:
-    """Return the number of a replay's processors.
-
-    It equals the number of live processors, but is 1 if the replay has a rate, because a single process enforces the
-    rate.
-    """
+    """Return the number of a replay's processors. A single process enforces the rate of a replay."""
     if config.spec.suspend:
         return 0
     if replay.rate:
@@ -115,7 +98,6 @@ def _replay(config: PipelineConfig, platform: Platform, replay: Replay, replicas
 
 
 def _stage(config: PipelineConfig, platform: Platform, python: PythonSpec) -> Workload:
-    """Return the workload of the Python stage. Its pods get no login to Postgres."""
     workload = _workload(
         config,
         platform,
@@ -133,14 +115,6 @@ def _stage(config: PipelineConfig, platform: Platform, python: PythonSpec) -> Wo
 
 
 def _scaled(workload: Workload, spec: PipelineSpec, decided: Mapping[ScaledComponent, int], *, fixed: int) -> Workload:
-    """Set the workload's number of replicas, and note who decides it.
-
-    Args:
-        workload: the processors or the Python stage.
-        spec: the pipeline's spec.
-        decided: the numbers that scaling has decided on, by component.
-        fixed: the number without scaling.
-    """
     component: ScaledComponent = "stage" if workload.component == "stage" else "processor"
     scaling = spec.scaling_of(component)
     by_lag = scaling is not None and scaling.mode == "lag"
@@ -196,7 +170,6 @@ def _workload(
 
 
 def _copied(config: PipelineConfig) -> dict[str, tuple[str, str]]:
-    """Return the files with the secrets of webhooks."""
     return {
         webhook.secret_file: (webhook.secret_ref.name, webhook.secret_ref.key)
         for webhook in config.spec.source.webhooks or ()
@@ -204,7 +177,6 @@ def _copied(config: PipelineConfig) -> dict[str, tuple[str, str]]:
 
 
 def _lookups(config: PipelineConfig) -> dict[str, Reference]:
-    """Return the ConfigMap or Secret of each lookup that needs one. A lookup from a topic needs neither."""
     found = {}
     for lookup in config.spec.lookups or ():
         if lookup.source.config_map is not None:
@@ -215,7 +187,6 @@ def _lookups(config: PipelineConfig) -> dict[str, Reference]:
 
 
 def _ports(component: Component, wanted: int) -> dict[str, int]:
-    """Return the ports. Ingest and API have a port for clients. Every workload has a port for probes and metrics."""
     return {"http": wanted, "status": 0} if component in _CALLED else {"status": wanted}
 
 

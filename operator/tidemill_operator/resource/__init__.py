@@ -1,1 +1,1 @@
-"""Generates the CRD and the reference pages from the model."""
+"""Generate the CRD and the reference pages from the model."""

@@ -1,7 +1,4 @@
-"""Generates the reference page of environment variables: `python -m tidemill_operator.resource.environment`.
-
-The descriptions of the variables are in this module. Names and defaults come from the models of workloads and platform.
-"""
+"""Generate the page of environment variables: `python -m tidemill_operator.resource.environment`."""
 
 from __future__ import annotations
 
@@ -46,29 +43,29 @@ The runtime sets these variables. `tidemill up` passes only `TIDEMILL_KAFKA_CONF
 {workloads}
 """
 
-# By variable without its prefix: the attribute of `Platform` that holds its value, and the description.
+# The attribute of `Platform` for each variable, and the variable's description.
 _PLATFORM = {
     "RUNTIME": ("runtime", "`local` or `kubernetes`; set by the program that starts the process."),
-    "CLUSTER_ID": ("cluster_id", "Identifies this cluster among those that share Kafka or Postgres; never change it."),
+    "CLUSTER_ID": ("cluster_id", "Id of this cluster among clusters that share Kafka or Postgres; must never change."),
     "KAFKA_BROKERS": ("kafka_brokers", "`host:port,…`. Unset: `tidemill up` starts a broker."),
-    "KAFKA_CONFIG": ("", "File with a JSON object of Kafka client settings (TLS, SASL), in the names of librdkafka."),
+    "KAFKA_CONFIG": ("", "File with a JSON object of Kafka client settings (TLS, SASL), in librdkafka's names."),
     "POSTGRES_URL": (
         "",
-        "`postgresql://user:password@host:port/database`; the role may create schemas and roles. Unset:"
+        "`postgresql://user:password@host:port/database`; the role must be able to create schemas and roles. Unset:"
         " `tidemill up` starts a server.",
     ),
     "REDIS_URL": ("redis_url", "`redis://host:port/0`. Unset: no Redis in a cluster; `tidemill up` starts one."),
-    "DEFAULT_PARTITIONS": ("partitions", "Partitions of a source topic whose spec gives no number, 1 to 1024."),
+    "DEFAULT_PARTITIONS": ("partitions", "Default number of partitions of a source topic, 1 to 1024."),
     "DEFAULT_REPLICATION_FACTOR": (
         "replication_factor",
-        "Replication factor of topics whose spec gives none, 1 to 15.",
+        "Default replication factor of topics, 1 to 15.",
     ),
-    "AUTH_REQUIRED": ("auth_required", "Whether API keys are required, for pipelines without `auth.required`."),
-    "TOPIC_PREFIXES": ("", "Comma-separated allowed prefixes of source topics, besides `<namespace>.`."),
+    "AUTH_REQUIRED": ("auth_required", "Whether pipelines without `auth.required` require API keys."),
+    "TOPIC_PREFIXES": ("", "Comma-separated prefixes of source topics that are allowed besides `<namespace>.`."),
     "READABLE_TOPICS": (
         "",
-        "Comma-separated topics of other owners that any pipeline may read with `managed: false`. `*` stands for any"
-        " characters: `crm.*`.",
+        "Comma-separated topics that any pipeline may read with `managed: false`, such as `crm.*`. `*` stands for any"
+        " characters.",
     ),
     "RESILIENCE_FILE": (
         "",
@@ -76,42 +73,49 @@ _PLATFORM = {
     ),
     "REPLICATION_THROTTLE": (
         "replication_throttle",
-        "Bytes per second that a broker may send and receive for moving replicas; 0: no limit.",
+        "Limit of each broker for moving replicas, in bytes per second; 0: no limit.",
     ),
     "OFFSETS_REPLICATION_FACTOR": (
         "offsets_replication",
-        "Replication factor of `__consumer_offsets`; 0: the operator does not change it.",
+        "Replication factor of `__consumer_offsets`; 0: the operator does not change the topic.",
     ),
     "CONNECT_URL": (
         "connect_url",
-        "REST address of Kafka Connect, for pipelines with connectors, without a login. Unset: `tidemill up` starts a"
-        " worker; a cluster needs one of the next two, or has none.",
+        "REST address of Kafka Connect, without a login. Unset: `tidemill up` starts a worker; a cluster needs"
+        " `TIDEMILL_CONNECT_IMAGE` or `TIDEMILL_CONNECT_STRIMZI` for connectors.",
     ),
-    "CONNECT_IMAGE": ("", "In a cluster: image of Connect workers, which the operator runs in pipelines' namespaces."),
-    "CONNECT_STRIMZI": ("", "In a cluster: a `KafkaConnect` of Strimzi, as `namespace/name`."),
+    "CONNECT_IMAGE": (
+        "",
+        "In a cluster: image of the Connect workers that the operator runs in pipelines' namespaces.",
+    ),
+    "CONNECT_STRIMZI": ("", "In a cluster: Strimzi's `KafkaConnect` for connectors, as `namespace/name`."),
     "CONNECT_SECRETS": (
         "connect_secrets",
-        "How configs of connectors refer to a key of a Secret; it contains `{namespace}`, `{name}` and `{key}`.",
+        "Reference to a key of a Secret in configs of connectors, with `{namespace}`, `{name}` and `{key}`.",
     ),
     "CONNECT_PLUGINS": ("", "Comma-separated folders with further plugins for the worker that `tidemill up` starts."),
-    "RECREATE_TOPICS": ("recreate_topics", "Create source topics again that were deleted with unread events."),
+    "RECREATE_TOPICS": (
+        "recreate_topics",
+        "Whether a source topic that was deleted with unread events is created again.",
+    ),
 }
 
 _CLUSTER = {
     "OPERATOR_NAMESPACE": ("", "Required. Namespace of the Lease and of the webhook's certificate."),
-    "POD_NAME": ("", "Required; default: `HOSTNAME`. Identifies this replica."),
+    "POD_NAME": ("", "Required; default: `HOSTNAME`. Name of this replica's pod."),
     "IMAGE_INGEST": ("", "Required. Image of the ingest pods."),
     "IMAGE_PROCESSOR": ("", "Required. Image of the processors."),
     "IMAGE_API": ("", "Required. Image of the API pods."),
     "CONNECT_REPLICAS": ("", "Number of Connect workers in each namespace. Default: 1."),
-    "CONNECT_MEMORY": ("", "Memory of each of these workers. Default: `1Gi`."),
-    "CONNECT_EGRESS_PORTS": ("", "Comma-separated ports of the systems that their connectors read."),
+    "CONNECT_MEMORY": ("", "Memory of each Connect worker. Default: `1Gi`."),
+    "CONNECT_EGRESS_PORTS": ("", "Comma-separated ports of the systems that connectors read."),
     "IMAGE_PULL_POLICY": ("placement.pull_policy", "`Always`, `IfNotPresent` or `Never`."),
     "IMAGE_PULL_SECRETS": ("", "Comma-separated names of Secrets in the pipelines' namespaces."),
     "WATCH_NAMESPACES": ("", "Comma-separated namespaces whose pipelines the operator serves; unset: all."),
     "WORKLOAD_KAFKA_CONFIG": (
         "",
-        "`TIDEMILL_KAFKA_CONFIG` for the pods of pipelines. Unset: they get the operator's, and a warning is logged.",
+        "File like `TIDEMILL_KAFKA_CONFIG` for pods of pipelines. Unset: pods get the operator's login (with a"
+        " warning).",
     ),
     "WEBHOOK_PORT": ("webhook_port", "Port of the admission webhook; 0: no webhook."),
     "WEBHOOK_SERVICE": ("webhook_service", "Name of the webhook's Service."),
@@ -129,11 +133,11 @@ _CLUSTER = {
         "",
         "Comma-separated additional ports that pods of pipelines may reach.",
     ),
-    "INGRESS_DOMAIN": ("", "DNS domain below which each pipeline gets an Ingress; unset: no Ingress."),
+    "INGRESS_DOMAIN": ("", "DNS domain of the pipelines' Ingresses; unset: no Ingress."),
     "INGRESS_CLASS": ("", "IngressClass of the Ingresses; unset: the cluster's default."),
     "INGRESS_TLS_SECRET": ("", "Name of the Secret with the certificate of the Ingresses, in each namespace."),
     "INGRESS_ANNOTATIONS": ("", "Annotations of the Ingresses, as a JSON object."),
-    "OPERATOR_DEPLOYMENT": ("", "For the chart's uninstall hook: the operator's Deployment."),
+    "OPERATOR_DEPLOYMENT": ("", "Name of the operator's Deployment, for the chart's uninstall hook."),
 }
 
 _WORKLOADS = {
@@ -143,34 +147,38 @@ _WORKLOADS = {
     "KAFKA_BROKERS": "`host:port,…`",
     "KAFKA_CONFIG": "File with a JSON object of Kafka client settings.",
     "POSTGRES_HOST": "Host of Postgres; the login comes from the pipeline's secret files.",
-    "POSTGRES_PORT": "Its port.",
-    "POSTGRES_DATABASE": "Its database.",
+    "POSTGRES_PORT": "Port of Postgres.",
+    "POSTGRES_DATABASE": "Database in Postgres.",
     "POSTGRES_SSLMODE": "`sslmode` of libpq.",
-    "REDIS_URL": "Unset: none.",
-    "POSTGRES_CA": "File with the trusted authorities of Postgres; then `sslmode` is `verify-full`.",
-    "REDIS_CA": "File with the trusted authorities of Redis; the URL begins with `rediss://`.",
+    "REDIS_URL": "URL of Redis; unset: no Redis.",
+    "POSTGRES_CA": "File with the trusted authorities of Postgres, for `sslmode` `verify-full`.",
+    "REDIS_CA": "File with the trusted authorities of Redis, for a URL with `rediss://`.",
     "STATUS_PORT": "Ingest and API: port of metrics, full health and probes; 0: none.",
     "ALLOWED_HOSTS": "Ingest and API: comma-separated allowed host names; unset: all.",
-    "CONFIG_DIR": "Folder of `<pipeline>.json`, the pipelines' configs.",
+    "CONFIG_DIR": "Folder of the pipelines' configs, `<pipeline>.json`.",
     "PIPELINE": "The pipeline of a processor or of an MQTT bridge.",
     "SECRETS_DIR": "Folder of logins and API keys.",
-    "MQTT_DIR": "Of an MQTT bridge: folder of the credentials for its broker; unset: it needs none.",
-    "STAGE_DIR": "Of a Python stage: folder of the user's file; unset: the file has an absolute path.",
-    "REGISTRY_DIR": "Of a processor: folder of the credentials for its schema registry; unset: it needs none.",
-    "SOURCE_KAFKA_DIR": "Of a processor: folder of the Secret of `source.kafka`; unset: it needs none.",
-    "LOOKUP_DIRS": "Of a processor: JSON object with the folder of the files of each lookup that has any, by its name.",
-    "RESILIENCE_FILE": "File of breakers, retries and timeouts; unset: the defaults.",
+    "MQTT_DIR": "MQTT bridges: folder of the credentials for the MQTT broker; unset: no credentials.",
+    "STAGE_DIR": "Python stages: folder of the user's file; unset: the file has an absolute path.",
+    "REGISTRY_DIR": "Processors: folder of the credentials for the schema registry; unset: no credentials.",
+    "SOURCE_KAFKA_DIR": "Processors: folder of the Secret of `source.kafka`; unset: no Secret.",
+    "LOOKUP_DIRS": "Processors: JSON object that maps each lookup with files to the folder of its files.",
+    "RESILIENCE_FILE": "File of breakers, retries and timeouts; unset: the default values.",
     "LOG_LEVEL": "`DEBUG`, `INFO`, `WARNING` or `ERROR`.",
     "INSTANCE": "Name of a processor. A restarted processor with the same name gets its partitions back at once.",
     "SESSION_TIMEOUT_MS": "Milliseconds without a heartbeat after which a processor's partitions are reassigned.",
-    "READER": "The reader whose positions a processor advances: `live`, or a replay.",
-    "START_FROM": "Where a replay begins: `earliest`, or a time in RFC 3339.",
+    "READER": "Name of a processor's reader: `live`, or the name of a replay.",
+    "START_FROM": "Start of a replay: `earliest`, or a time in RFC 3339.",
     "RATE": "Maximum events per second of a replay; 0: no limit.",
 }
 
 _SERVICES = {
-    "INGEST_EVENTS_PER_SECOND": "Ingest: limit of each pipeline in each process; 0: no limit. Default: 250000.",
-    "INGEST_BYTES_PER_SECOND": "Ingest: the same limit in bytes after decompression. Default: 64 MiB.",
+    "INGEST_EVENTS_PER_SECOND": (
+        "Ingest: events per second of each pipeline in each process; 0: no limit. Default: 250000."
+    ),
+    "INGEST_BYTES_PER_SECOND": (
+        "Ingest: decompressed bytes per second of each pipeline in each process; 0: no limit. Default: 64 MiB."
+    ),
     "INGEST_IN_FLIGHT_BYTES": "Ingest: unacknowledged bytes of each pipeline; 0: no limit. Default: 128 MiB.",
     "HTTP_CONNECTIONS": "Ingest and API: maximum open connections. Default: 2000, or less if open files are limited.",
     "API_KEYLESS_PER_ADDRESS": "API: maximum live connections without an API key from one address. Default: 100.",
@@ -217,7 +225,7 @@ def _workloads(meanings: Mapping[str, str]) -> Iterator[str]:
 
 
 def render() -> str:
-    """Return the page. Each call gives the same text."""
+    """Return the page."""
     return _PAGE.format(
         platform="\n".join(_platform()),
         cluster="\n".join(_cluster()),

@@ -1,4 +1,4 @@
-"""The CEL rules about fields of events and about lookups. `rules.py` applies them to paths of the resource."""
+"""The CEL rules about fields of events and about lookups."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""CEL rules for the API server about members that only some kinds (of windows, metrics or detectors) have.
-
-The rules are generated from the kinds.
-"""
+"""CEL rules about members that only some kinds of windows, metrics or detectors have."""
 
 from __future__ import annotations
 
@@ -18,13 +15,7 @@ from tidemill_operator.resource.cel import Rule, say
 
 
 def is_one_of(tag: str, names: Sequence[str], known: Iterable[str]) -> str:
-    """Return CEL for the condition that a kind is one of `names`.
-
-    Args:
-        tag: CEL for the kind's name.
-        names: one or more names of kinds.
-        known: the names of all kinds.
-    """
+    """Return CEL for the condition that a kind is one of `names`."""
     rest = [name for name in known if name not in names]
     if len(names) == 1:
         return f"{tag} == '{names[0]}'"
@@ -34,14 +25,7 @@ def is_one_of(tag: str, names: Sequence[str], known: Iterable[str]) -> str:
 
 
 def in_its_place(kinds: Kinds[Any], member: Member, *, place: str, tag: str) -> str:
-    """Return CEL for the condition that kinds that need a member have it, and kinds that refuse it do not.
-
-    Args:
-        kinds: the kinds.
-        member: a member that only some kinds have or need.
-        place: CEL for the object that has the member.
-        tag: CEL for the kind's name.
-    """
+    """Return CEL for the condition that kinds have a member if they need it, and lack it if they refuse it."""
     there, known = f"has({place}.{member.alias})", list(kinds.by_name)
     if member.needing == member.kinds:
         return f"{there} == ({is_one_of(tag, member.kinds, known)})"
@@ -97,7 +81,7 @@ def detector_rules() -> list[Rule]:
 def _of_detector(member: Member) -> Rule:
     name, kinds = member.alias, listed(member.kinds, "or")
     types = "that type" if len(member.kinds) == 1 else "one of these"
-    # Repeat the default here, because the CRD leaves out defaults of fields in list items (see `schema.py`).
+    # The CRD has no defaults for fields in list items, so repeat the default here.
     kind = f"(has(self.type) ? self.type : '{DETECTORS.written.model_fields['type'].default}')"
     foreign = say(f"%s takes no {name}; take it out, or use {kinds}", kind)
     missing = say(f"%s needs {name}; add it", kind)
@@ -109,12 +93,12 @@ def _of_detector(member: Member) -> Rule:
     )
 
 
-# Repeat the default here, because the CRD leaves out defaults of fields in list items (see `schema.py`).
+# The CRD has no defaults for fields in list items, so repeat the default here.
 _FUNCTION = f"(has(self.function) ? self.function : '{METRICS.written.model_fields['function'].default}')"
 
 
 def metric_rules() -> list[Rule]:
-    """Return the rules of a metric about its function (field, condition, parameters) or its expression."""
+    """Return the rules of a metric about its function or its expression."""
     own = {"field": _field, "where": _where, "expression": _expression}
     return [own[name]() if name in own else _of_function(member) for name, member in METRICS.members.items()]
 
@@ -156,7 +140,6 @@ def _expression() -> Rule:
 
 
 def _of_function(member: Member) -> Rule:
-    """Return the rule for a member of metrics that only some functions need or take."""
     name, functions, several = member.alias, member.kinds, len(member.kinds) > 1
     foreign = f"metric %s: %s takes no {name}; take it out, or use {listed(functions, 'or')}"
     missing = f"metric %s: %s needs {name}; {PARAMETERS[member.name].remedy}"

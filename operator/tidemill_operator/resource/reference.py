@@ -1,7 +1,4 @@
-"""Generates the reference page of the resource: `python -m tidemill_operator.resource.reference`.
-
-The table of members and the prose are in this module. Every name, type, bound and default comes from the schema.
-"""
+"""Generate the reference page of the resource: `python -m tidemill_operator.resource.reference`."""
 
 from __future__ import annotations
 
@@ -129,10 +126,10 @@ checks the following rules; the resource's conditions report other faults.
 ANNOTATIONS = {
     ADOPT: '`"true"`: take over the schema and roles of a deleted resource of this name, and the topic of a deleted'
     " pipeline.",
-    PAUSE: '`"true"`: nothing is changed, not even on deletion, until the annotation is removed.',
-    REBALANCE: "Spread the topics' replicas over the brokers, once for each new value; `without 3` empties a broker"
+    PAUSE: '`"true"`: the operator changes nothing, not even on deletion, until the annotation is removed.',
+    REBALANCE: "Spread the topics' replicas over the brokers, once for each new value; `without 3` empties broker 3"
     " ([how](../scaling.md#replicas-of-the-topics)).",
-    RECREATE: '`"true"`: create a source topic again that was deleted with unread events; with several topics, go on'
+    RECREATE: '`"true"`: create a source topic again that was deleted with unread events; with several topics, continue'
     " without it.",
     REPLAY: "Fill new versions of aggregations from the topic ([how](../evolution.md)).",
     ROTATE: "Rotate passwords, once for each new value ([how](../DEPLOYMENT.md#rotating-passwords)).",
@@ -175,7 +172,7 @@ def _type(schema: dict[str, Any]) -> str:
 
 
 def render() -> str:
-    """Return the page. Each call gives the same text."""
+    """Return the page."""
     rules = [
         f"- `{'.'.join(filter(None, (place, rule.at))) or 'the resource'}`: {rule.message}."
         for place, of_place in RULES.items()

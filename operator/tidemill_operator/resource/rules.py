@@ -1,8 +1,6 @@
-"""The CEL rules that the API server checks, by path, and the messages about resources that break the rules.
+"""The CEL rules that the API server checks, by path, and the messages about broken rules.
 
-A message contains the written values. If it is too long for the server, the server shows the rule's `message`, which is
-also in the reference page. Rules cannot compare durations, because CEL has no days, and cannot check the types of
-expressions. `tidemill validate`, the webhook and the operator's passes check both.
+CEL can neither compare durations nor check the types of expressions.
 """
 
 from __future__ import annotations
@@ -14,8 +12,7 @@ from tidemill_operator.resource.field_rules import FIELD, LOOKUP, LOOKUP_SOURCE,
 from tidemill_operator.resource.kinds import detector_rules, metric_rules, window_rules
 
 _DERIVES = "(has(self.transform) && has(self.transform.derive) ? self.transform.derive : [])"
-# CEL cannot concatenate the names of several lookups. If a spec has lookups, references are checked elsewhere:
-# `tidemill validate`, the webhook and the passes.
+# CEL cannot concatenate the names of several lookups, so references in a spec with lookups are checked elsewhere.
 _UNLESS_JOINED = "has(self.lookups) ||"
 _FIELDS = "self.fields.map(f, f.name)"
 _SYSTEM_COLUMNS = "[" + ", ".join(f"'{name}'" for name in SYSTEM_COLUMNS) + "]"
@@ -25,11 +22,7 @@ _METRIC_IS_THERE = "self.aggregations.exists(a, a.name == i.aggregation && a.met
 
 
 def _with_names(quantifier: str, expression: str) -> str:
-    """Return a CEL expression that can refer to the names of all columns as `names`.
-
-    The list is built once and searched with `in`, because comparing the items one by one exceeds the server's cost
-    limit.
-    """
+    """Return a CEL expression that can refer to the names of all columns as `names`."""
     return f"[self.source.fields.map(f, f.name) + {_DERIVES}.map(d, d.name)].{quantifier}(names, {expression})"
 
 

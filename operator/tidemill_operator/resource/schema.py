@@ -1,7 +1,6 @@
-"""Converts pydantic models to structural OpenAPI schemas for Kubernetes.
+"""Convert pydantic models to structural OpenAPI schemas for Kubernetes.
 
-It replaces what Kubernetes does not allow: `$ref`, `anyOf` for optional members, numeric exclusive bounds. Defaults
-inside lists are dropped, because GitOps tools would see them as drift.
+Kubernetes allows neither `$ref` nor `anyOf` nor numeric exclusive bounds.
 """
 
 from __future__ import annotations
@@ -29,27 +28,20 @@ _KEPT = (
 )
 _NAMED = "name"
 _ANY_VALUE = "x-kubernetes-preserve-unknown-fields"
-"""Marks a member that may have one of several types, because a structural schema cannot name several types."""
+"""The mark of a member with several possible types, which a structural schema cannot express."""
 
 
 def structural(model: type[BaseModel], *, list_defaults: bool = False) -> dict[str, Any]:
-    """Return the schema of a model in its YAML form.
-
-    Lists of objects with a `name` become maps with that key, and lists of strings become sets, so their items are
-    unique.
-
-    Args:
-        model: the model.
-        list_defaults: whether to keep defaults inside lists, for documentation.
+    """Return the schema of a model in its YAML form. `list_defaults` keeps defaults inside lists.
 
     Raises:
-        ValueError: a list, map or string has no bound, or there is a union. The API server would refuse such a schema.
+        ValueError: the API server would refuse the schema, e.g. because of an unbounded list.
     """
     raw = model.model_json_schema(by_alias=True)
     return _convert(raw, raw.get("$defs", {}), "spec", drop=None if list_defaults else False)
 
 
-# `drop`: True within a list, where defaults are left out; False outside lists; None to keep all defaults.
+# `drop` is True within a list, False outside lists, and None to keep all defaults.
 def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop: bool | None) -> dict[str, Any]:
     raw = _resolve(raw, defs)
     if _ANY_VALUE in raw:
@@ -80,7 +72,7 @@ def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop
             out["items"] = _convert(raw["items"], defs, f"{path}[]", drop=drop is not None)
             out |= _list_type(out["items"])
         case "string" if "enum" not in out:
-            # Add the pattern of durations, because their validator does not appear in the JSON schema.
+            # The validator of durations does not appear in the JSON schema, so add their pattern.
             if out.get("maxLength") == duration.MAX_LENGTH and "pattern" not in out:
                 out["pattern"] = duration.PATTERN
             _bounded(out, "maxLength", path)
@@ -94,10 +86,7 @@ def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop
 
 
 def _resolve(raw: Mapping[str, Any], defs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema with its reference resolved, and without `or null`.
-
-    Keys next to a reference override those of its target.
-    """
+    """Return the schema with its reference resolved, and without `or null`."""
     if "$ref" in raw:
         target = _resolve(defs[raw["$ref"].rsplit("/", 1)[-1]], defs)
         return target | {key: value for key, value in raw.items() if key != "$ref"}

@@ -1,7 +1,4 @@
-"""The schema of the resource's status, which the operator writes.
-
-Every list of objects has map keys, and every size is bounded.
-"""
+"""The schema of the resource's status, with map keys for lists of objects and a bound for every size."""
 
 from __future__ import annotations
 
@@ -41,10 +38,10 @@ def _scaling(description: str) -> dict[str, Any]:
         description,
         {
             "mode": _text("lag or external.", 16),
-            "current": _whole("Replicas at the time of the decision."),
-            "desired": _whole("Replicas that scaling wants."),
-            "need": _whole("Replicas that the figures require, before any limit."),
-            "lag": _whole("Events not yet processed."),
+            "current": _whole("Number of replicas at the time of the decision."),
+            "desired": _whole("Number of replicas that scaling wants."),
+            "need": _whole("Number of replicas that the load requires, before any limit."),
+            "lag": _whole("Number of unprocessed events."),
             "rate": {"type": "number", "description": "Arriving events per second."},
             "ratePerReplica": {"type": "number", "description": "Measured events per second of one busy replica."},
             "reason": _text("The reason, as one CamelCase word.", 64),
@@ -56,7 +53,7 @@ def _scaling(description: str) -> dict[str, Any]:
 
 
 CONDITION = _object(
-    "One aspect of the pipeline's state.",
+    "A condition of the pipeline.",
     {
         "type": _text(
             "Ready (it serves), Progressing (a change is under way), TopicsReady, SchemaReady, ProcessorsReady, "
@@ -75,10 +72,10 @@ CONDITION = _object(
 )
 
 STATUS = _object(
-    "Observed state; only written by the operator.",
+    "The observed state, which only the operator writes.",
     {
         "observedGeneration": _whole("The generation of the spec that was last reconciled."),
-        "conditions": _by("type", "Aspects of the state.", 24, CONDITION),
+        "conditions": _by("type", "The conditions of the pipeline.", 24, CONDITION),
         "endpoints": _object(
             "Base addresses.",
             {"ingest": _text("URL for sending events.", 512), "api": _text("URL for queries.", 512)},
@@ -98,15 +95,19 @@ STATUS = _object(
                     "kafka": _object(
                         "The Kafka cluster of the topic, if it is not the platform's own.",
                         {
-                            "bootstrapServers": _text("Its brokers.", 1024),
-                            "secretRef": _object("The Secret with the login.", {"name": _text("Its name.", 253)}),
+                            "bootstrapServers": _text("Addresses of the brokers.", 1024),
+                            "secretRef": _object(
+                                "The Secret with the login.", {"name": _text("Name of the Secret.", 253)}
+                            ),
                         },
                     ),
                     "replicasChange": _object(
                         "The change of the topic's replicas that is under way.",
                         {
                             "targetReplicas": _whole("Copies that each partition will have."),
-                            "state": _text("pending: the change cannot begin yet; ongoing: replicas move.", 16),
+                            "state": _text(
+                                "`pending` if the change cannot begin yet, or `ongoing` while replicas move.", 16
+                            ),
                             "message": _text("The progress of the change, and what the change waits for.", 1024),
                         },
                     ),
@@ -118,9 +119,7 @@ STATUS = _object(
         "credentials": _object(
             "The last rotation of the pipeline's passwords.",
             {
-                "phase": _text(
-                    "Staged, RollingOut or Complete; when it is Complete, the former passwords are disabled.", 32
-                ),
+                "phase": _text("Staged, RollingOut, or Complete once the former passwords are disabled.", 32),
                 "rotated": _text(
                     "The value of the annotation tidemill.dev/rotate-credentials that requested the rotation.", 256
                 ),
@@ -148,18 +147,18 @@ STATUS = _object(
             _object(
                 "A connector.",
                 {
-                    "name": _text("Its name in the spec.", 41),
+                    "name": _text("Name of the connector in the spec.", 41),
                     "state": _text("RUNNING, PAUSED, STOPPED, FAILED, UNASSIGNED or RESTARTING.", 32),
-                    "message": _text("Only after a failure: why it failed.", 1024),
+                    "message": _text("The error of a failed connector.", 1024),
                     "tasks": _by(
                         "id",
-                        "Its tasks.",
+                        "Tasks of the connector.",
                         64,
                         _object(
                             "A task.",
                             {
                                 "id": _whole("The task's number."),
-                                "state": _text("As for the connector.", 32),
+                                "state": _text("The task's state, such as RUNNING or FAILED.", 32),
                             },
                             ("id",),
                         ),
@@ -172,7 +171,7 @@ STATUS = _object(
             "The last requested replay.",
             {
                 "reader": _text("The replay's name.", 64),
-                "phase": _text("Replaying or Done; when it is Done, the replay's versions are in force.", 32),
+                "phase": _text("Replaying, or Done once the replay's versions are in force.", 32),
                 "versions": {
                     "type": "object",
                     "description": "The versions that the replay fills, by aggregation.",
@@ -182,34 +181,36 @@ STATUS = _object(
                 "processed": _whole("Events that the replay has counted."),
                 "left": _whole("Events that the replay still has to count."),
                 "partitionsHandedOver": _whole("Partitions that live processors already count for the replay."),
-                "missed": _text("Events that the topic no longer held. Absent if the replay found all events.", 1024),
+                "missed": _text(
+                    "Offsets of events that were missing in the topic; absent if the replay found all events.", 1024
+                ),
             },
         ),
         "scaling": _scaling("The last decision about the number of processors."),
         "stageScaling": _scaling("The last decision about the number of processes of the Python stage."),
-        "replicas": _whole("Running processors; read by the scale subresource."),
-        "stageReplicas": _whole("Running processes of the Python stage; absent without a stage."),
-        "selector": _text("Label selector of the processors; read by the scale subresource.", 512),
+        "replicas": _whole("Number of running processors, for the scale subresource."),
+        "stageReplicas": _whole("Number of running processes of the Python stage; absent without a stage."),
+        "selector": _text("Label selector of the processors, for the scale subresource.", 512),
         "lag": _whole("Events in the topic that are not counted yet, rounded to two digits."),
         "lagSeconds": _whole(
             "Seconds since the arrival of the oldest event that is not counted, rounded up to 1, 2, 5, 10, 20, …."
         ),
         "stageLag": _whole(
-            "Events in the source topic that the Python stage has not written, rounded to two digits; they are part of "
+            "Events in the source topic that the Python stage has not written, rounded to two digits; included in "
             "lag, and absent without a stage."
         ),
         "stageLagSeconds": _whole(
-            "Seconds since the arrival of the oldest event that the Python stage has not written, rounded up in the "
-            "same way."
+            "Seconds since the arrival of the oldest event that the Python stage has not written, rounded up "
+            "to 1, 2, 5, 10, 20, …."
         ),
         "freshness": _text(
-            "From an event's arrival in Kafka to the commit that counts it, rounded up, e.g. 10s, 4m, 2h; "
-            "absent while nothing arrives.",
+            "Time from an event's arrival in Kafka to the commit that counts it, e.g. 10s, 4m, 2h; rounded up, "
+            "and absent while no event arrives.",
             16,
         ),
         "freshnessSeconds": {"type": "number", "description": "Freshness in seconds."},
         "watermarkAgeSeconds": _whole(
-            "Seconds that the watermark is behind the wall clock, rounded up in the same way."
+            "Seconds that the watermark is behind the wall clock, rounded up to 1, 2, 5, 10, 20, …."
         ),
         "figuresAt": _time(
             "Only while Postgres does not answer: the time of the last known positions, "

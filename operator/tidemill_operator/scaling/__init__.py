@@ -1,8 +1,4 @@
-"""Pure: computes the number of replicas, with the reason, from current and earlier figures.
-
-This package uses no server, no cluster and no clock: `now` is an argument. Everything that must be remembered is in
-`State`, which can be stored as JSON. `scaling_figures` reads the figures, and the runtime applies the result.
-"""
+"""Compute the number of replicas of a component from current and earlier figures."""
 
 from tidemill_operator.scaling.decide import decide
 from tidemill_operator.scaling.explain import explain, scaling_status

@@ -1,7 +1,4 @@
-"""The decision of one poll.
-
-The bounds are checked first, then scaling to zero, then whether to add or remove replicas.
-"""
+"""Decide on the number of replicas after a poll."""
 
 from __future__ import annotations
 
@@ -19,10 +16,7 @@ MAX_PATIENCE = 4
 
 @dataclass(frozen=True)
 class _Poll:
-    """The inputs of one decision.
-
-    `target` is the needed number, aligned with the partitions and kept within the bounds.
-    """
+    """The inputs of a decision. `target` is the needed number of replicas within the bounds."""
 
     settings: Settings
     state: State
@@ -41,15 +35,13 @@ class _Poll:
 
     @property
     def cap(self) -> str:
-        """The name of the setting or fact that determines the ceiling."""
         return "maxReplicas" if self.ceiling < self.partitions else "partitions"
 
     @cached_property
     def spareable(self) -> tuple[int, float]:
-        """The lowest sufficient number of replicas, with its waiting time in seconds.
+        """Return the lowest sufficient number of replicas, and its waiting time in seconds.
 
-        A number is sufficient if no higher number was needed during its waiting time. If no number below the current
-        one is sufficient, this is the current number with the shortest waiting time.
+        A number of replicas is sufficient if no higher number was needed during its waiting time.
         """
         waits = [
             _wait(self.settings, self.state, current=self.current, spared=spared)
@@ -72,17 +64,10 @@ class _Choice:
 def decide(
     settings: Settings, state: State, figures: Figures | None, *, current: int, now: float
 ) -> tuple[Decision, State]:
-    """Decide on the number of replicas.
+    """Decide on the number of replicas, and return the decision and the next state.
 
-    Args:
-        settings: the pipeline's settings.
-        state: the state that the last decision returned, or `State()` for the first one.
-        figures: the figures of this poll, or None if they could not be read.
-        current: the desired number of replicas at present.
-        now: epoch seconds.
-
-    Returns:
-        The decision, and the state for the next decision. Equal arguments give equal results.
+    `state` is the state after the last decision. Without readable figures, `figures` is None. `now` is in epoch
+    seconds.
     """
     if settings.mode == "external":
         return Decision(now, current, current, current, ScalingReason.EXTERNAL, lines=EXTERNAL_LINES), state
@@ -97,12 +82,11 @@ def decide(
     if target > current >= floor and fits(wanted, current):
         target = current
     elif target > current:
-        # If the load is expected to rise further, add the replicas for that at once, rather than in several small
-        # steps. An expected rise alone never adds replicas.
+        # While the load rises, add the replicas for the expected load in one step.
         risen = need(settings, load.risen(rise_seconds(settings)), current=current)
         target = max(target, aligned(risen, floor=floor, ceiling=ceiling, partitions=partitions))
     elif target < current:
-        # Leave some spare capacity, so that small variations do not add replicas again.
+        # Keep spare capacity, so that small variations of the load do not add replicas again.
         roomy = aligned(wanted, floor=floor, ceiling=ceiling, partitions=partitions, band=ROOMY_BAND)
         target = max(target, min(roomy, current))
     state = _recommend(settings, state, target, current=current, now=now)
@@ -111,7 +95,7 @@ def decide(
 
 
 def _blind(settings: Settings, state: State, *, current: int, now: float) -> tuple[Decision, State]:
-    """Without figures, keep the replicas. Only remove those above maxReplicas."""
+    """Keep the number of replicas while the figures are missing, except above maxReplicas."""
     failed = state.failed_polls + 1
     state = replace(state, failed_polls=failed)
     desired = min(current, settings.max_replicas or current)
@@ -127,7 +111,6 @@ def _blind(settings: Settings, state: State, *, current: int, now: float) -> tup
 
 
 def _recommend(settings: Settings, state: State, target: int, *, current: int, now: float) -> State:
-    """Store a target with its time. Drop earlier targets that are too old, or that are not higher."""
     longest = _wait(settings, state, current=current, spared=1)
     oldest = now - longest - settings.scale_down_stabilization_seconds
     kept = tuple((at, replicas) for at, replicas in state.wanted if at > oldest and replicas > target)
@@ -135,7 +118,6 @@ def _recommend(settings: Settings, state: State, target: int, *, current: int, n
 
 
 def _most(poll: _Poll, seconds: float) -> int:
-    """Return the highest target of the last `seconds`."""
     return next((replicas for at, replicas in poll.state.wanted if at > poll.now - seconds), poll.target)
 
 
@@ -170,7 +152,7 @@ def _idle(poll: _Poll) -> bool:
 
 def _up(poll: _Poll) -> _Choice:
     settings, changed = poll.settings, poll.state.changed_at
-    if poll.figures.waits:  # not a rollout that completes by itself: a user has to correct something
+    if poll.figures.waits:  # a user has to correct something, so this wait does not end by itself
         return _Choice(poll.current, ScalingReason.STAGE_WAITS, "stage")
     held = _held(poll)
     if held is None and poll.figures.database_saturated:
@@ -203,22 +185,18 @@ def _down(poll: _Poll) -> _Choice:
 
 
 def _goes_on_falling(poll: _Poll, most: int, wait: float) -> bool:
-    """Return whether waiting for another stabilisation period would make one change out of two.
-
-    Otherwise, a slowly falling load would cause a rebalance at every number of replicas.
-    """
+    """Return whether another stabilisation period would combine two removals into one."""
     further = poll.settings.scale_down_stabilization_seconds
     return _most(poll, wait - further) < most and _most(poll, wait + further) >= poll.current
 
 
 def _settled(poll: _Poll) -> bool:
-    """Return whether the number of replicas has stayed the same during the whole lookback."""
     changed = poll.state.changed_at
     return changed is None or poll.now - changed >= poll.settings.lookback_seconds
 
 
 def _held(poll: _Poll) -> _Choice | None:
-    """Delay changes during a rollout or a rebalance, because a change would cause yet another rebalance."""
+    """Delay changes during a rollout or a rebalance, because a change causes another rebalance."""
     if poll.figures.rolling_out:
         return _Choice(poll.current, ScalingReason.ROLLOUT_IN_PROGRESS, "rollout")
     if poll.figures.rebalancing:
@@ -243,7 +221,6 @@ def _stay(poll: _Poll) -> _Choice:
 
 
 def _limit(poll: _Poll) -> str:
-    """Return the name of the limit that keeps the number below the need."""
     if poll.need.useful > poll.ceiling:
         return "maxReplicas"
     return "partitions" if poll.need.hot else ""
@@ -278,20 +255,16 @@ def _finish(poll: _Poll, choice: _Choice) -> tuple[Decision, State]:
 
 
 def _stabilization(settings: Settings, state: State) -> float:
-    """Return the stabilisation period in seconds, multiplied by the patience learnt from earlier removals."""
     return settings.scale_down_stabilization_seconds * state.patience
 
 
 def _wait(settings: Settings, state: State, *, current: int, spared: int) -> float:
-    """Return how many seconds to wait before `spared` replicas are removed.
-
-    Removing few waits longer than removing many, because every removal briefly interrupts all replicas.
-    """
+    """Return the seconds to wait before `spared` replicas are removed, more seconds for fewer replicas."""
     return _stabilization(settings, state) * max(1.0, (current - settings.floor) / spared)
 
 
 def _changed(poll: _Poll, decision: Decision) -> State:
-    """Store a change. If removed replicas are needed again soon, the wait doubles. Otherwise it shrinks again."""
+    """Store a change. If removed replicas are soon needed again, the waiting time doubles."""
     state = replace(poll.state, changed_at=poll.now)
     if decision.replicas < decision.current:
         return replace(state, lowered_at=poll.now)
@@ -304,7 +277,6 @@ def _changed(poll: _Poll, decision: Decision) -> State:
 
 
 def _noted(state: State, decision: Decision) -> State:
-    """Store a decision unless it equals the last one."""
     record = Record(
         decision.at, decision.current, decision.desired, decision.reason, decision.need, decision.limited_by
     )

@@ -1,4 +1,4 @@
-"""Explains a decision in words and as `status.scaling`: the number, the reason, and what would change the number."""
+"""Explain a scaling decision in words and as `status.scaling`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ MAX_MESSAGE = 1024
 _ADVICE: dict[ScalingReason, str] = {
     ScalingReason.SCALED_UP: "Replicas are removed when they were not needed for the whole scaleDownStabilization.",
     ScalingReason.SCALED_DOWN: "More lag or more arrivals add replicas again.",
-    ScalingReason.STEP_LIMITED: "The rest follows after the cooldown; a larger {limit} allows larger steps.",
+    ScalingReason.STEP_LIMITED: (
+        "The rest of the change follows after the cooldown; a larger {limit} allows larger steps."
+    ),
     ScalingReason.WITHIN_TARGET: "More lag, more arrivals or a slower replica would add replicas.",
     ScalingReason.AT_MAXIMUM: "Raise maxReplicas to allow more.",
     ScalingReason.LIMITED_BY_PARTITIONS: (
-        "A replica reads whole partitions: raise source.topic.partitions, or spread keys."
+        "A replica reads whole partitions: raise source.topic.partitions, or spread the keys."
     ),
     ScalingReason.AT_MINIMUM: "Lower minReplicas to allow fewer.",
     ScalingReason.COOLDOWN: "Replicas are added when scaleUpCooldown is over, if they are still needed.",
@@ -41,7 +43,7 @@ _ADVICE: dict[ScalingReason, str] = {
 
 
 def explain(decision: Decision) -> str:
-    """Return the reason, the calculation, and what would change the number."""
+    """Return the reason, the calculation, and what would change the number of replicas."""
     if decision.desired != decision.current:
         what = f"{decision.current} → {decision.desired} replicas"
     else:
@@ -52,10 +54,7 @@ def explain(decision: Decision) -> str:
 
 
 def scaling_status(settings: Settings, decision: Decision, state: State) -> dict[str, Any]:
-    """Return `status.scaling`.
-
-    The message is cut at MAX_MESSAGE characters. Figures are rounded, so that the status seldom changes.
-    """
+    """Return `status.scaling`. Figures are rounded, so that the status seldom changes."""
     status: dict[str, Any] = {
         "mode": settings.mode,
         "current": decision.current,
@@ -79,25 +78,13 @@ def scaling_status(settings: Settings, decision: Decision, state: State) -> dict
 
 
 def _rounded(number: float) -> int:
-    """Round to two significant digits."""
     whole = round(number)
     return int(float(f"{whole:.1e}")) if whole >= 100 else whole
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What bounds a decision.
-
-    Attributes:
-        floor: the minimum number of replicas.
-        ceiling: the maximum number of replicas.
-        partitions: the number of partitions.
-        current: the desired number of replicas at present.
-        target: the needed number of replicas, within the bounds.
-        most: the highest number that was needed within the waiting time.
-        wait_seconds: the waiting time before replicas are removed.
-        patience: the factor by which the waiting time has grown, because removed replicas were soon needed again.
-    """
+    """The bounds of a decision. `patience` is the factor by which early removals have lengthened the wait."""
 
     floor: int
     ceiling: int
@@ -113,10 +100,10 @@ EXTERNAL_LINES = ("mode is external: an external autoscaler sets the replicas",)
 
 
 def reckoning(settings: Settings, load: Load, wanted: Need, bounds: Bounds) -> tuple[str, ...]:
-    """Return the lines of the calculation: the figures, the need, and what the bounds change."""
+    """Return the calculation, line by line."""
     current, target, most = bounds.current, bounds.target, bounds.most
     rate = load.rate_per_replica
-    unknown = "no replica was busy yet, so its speed is unknown"
+    unknown = "no replica was busy yet, so the speed of a replica is unknown"
     speed = unknown if rate is None else f"a busy replica processes {_rounded(rate):,} events/s"
     lines = [f"lag {_rounded(load.lag):,} events, {_rounded(load.rate):,} events/s arrive, {speed}"]
     lines += _asked(settings, load, wanted)
@@ -139,10 +126,9 @@ def reckoning(settings: Settings, load: Load, wanted: Need, bounds: Bounds) -> t
 
 
 def _limits(load: Load, wanted: Need, bounds: Bounds) -> list[str]:
-    """Return lines that explain why the target is lower than the need, or is reached later."""
     lines, target, patience = [], bounds.target, bounds.patience
     if wanted.hot:
-        lines.append("a partition needs more than one replica, but counts as one, because only one replica can read it")
+        lines.append("an overloaded partition counts as one replica, because only one replica can read a partition")
     if wanted.useful > target and target < bounds.ceiling:
         high = wanted.utilisation + BAND
         lines.append(f"{target} replicas are enough, at no more than {high:.0%} use, if partitions are spread evenly")

@@ -1,9 +1,6 @@
-"""Computes what happened between two polls: arrivals, how fast busy replicas were, and which partitions are stuck.
+"""Compute the load from the figures of successive polls.
 
-A replica's speed can only be measured while it has lag: otherwise it processes events only as fast as they arrive. If
-idle replicas were measured, fewer events would make replicas look slower, and lead to more of them. So an interval
-counts only if there was lag at both its ends. Each measurement is a lower bound, because the replica may have paused
-for a rebalance or run out of events. So a high quantile of the measurements is used.
+The speed of a replica is measured only in intervals with lag at both ends.
 """
 
 from __future__ import annotations
@@ -19,11 +16,10 @@ from tidemill_operator.scaling.need import shares
 from tidemill_operator.scaling.state import MAX_SAMPLES, Sample, State
 
 RATE_QUANTILE = 0.8
-# A replica counts as busy from this many seconds of work as lag, or from four flush intervals if that is more. A
-# smaller lag is normal between two commits.
+# The lag of a busy replica in seconds of work, unless four flush intervals are longer.
 BUSY_SECONDS = 2.0
 _FLUSHES = 4
-# If this many polls in a row fail to get figures, the time since the last figures counts as unobserved.
+# The number of failed polls after which the time since the last figures counts as unobserved.
 MISSED_POLLS = 3
 _RECENT_POLLS = 3
 _STANDING_POLLS = 2
@@ -32,11 +28,7 @@ _RISING_POLLS = 3
 
 
 def observe(settings: Settings, state: State, figures: Figures, *, current: int, now: float) -> tuple[State, Load]:
-    """Add a poll to the state.
-
-    Returns:
-        The new state, and the load.
-    """
+    """Add the figures of a poll to the state, and return the new state and the load."""
     seconds = now - state.polled_at if state.polled_at is not None else 0.0
     if state.polled_at is None or seconds > (MISSED_POLLS + 0.5) * settings.poll_seconds:
         state = replace(state, watched_since=now, wanted=(), idle_since=None)
@@ -76,11 +68,10 @@ def _taken_in(
     current: int,
     now: float,
 ) -> State:
-    """Return the state, with the samples, speeds and stuck partitions of the interval since the last poll added."""
     if seconds <= 0:
         return state
     changed = state.changed_at is not None and state.changed_at > now - seconds
-    # Check the state at the beginning too, because a pause may have ended within the interval.
+    # A rebalance or rollout may have ended within the interval, so check the beginning of the interval too.
     moving = figures.rebalancing or figures.rolling_out or state.moving
     steady = not (changed or moving) and 0 < current == figures.ready
     arrived, consumed = (sum(pair[i] for pair in moved.values()) / seconds for i in (0, 1))
@@ -100,11 +91,7 @@ def _taken_in(
 
 
 def _moved(state: State, figures: Figures) -> dict[int, tuple[int, int]]:
-    """Return how many events arrived and were consumed since the last poll, by partition.
-
-    For a partition that is seen for the first time, both numbers are 0. If an end or a position has decreased, as in a
-    topic that was created again, it counts as unchanged.
-    """
+    """Return the events that arrived and were consumed since the last poll, by partition."""
     moved = {}
     for partition, at in figures.partitions.items():
         end, consumed, _ = state.seen.get(partition, (at.end, at.consumed, 0))
@@ -121,10 +108,10 @@ def _busy_rate(
     seconds: float,
     replicas: int,
 ) -> float | None:
-    """Return the mean events per second of the busy replicas, or None if none was busy."""
+    """Return the mean events per second of the busy replicas, or None if no replica was busy."""
     least = max(BUSY_SECONDS, _FLUSHES * settings.flush_seconds)
     busy = []
-    # Leave out stuck partitions: they have lag, but do not keep their replica busy.
+    # Leave out stuck partitions, because they have lag but do not keep a replica busy.
     going = [p for p in sorted(figures.partitions) if moved[p][1] > 0]
     for share in shares(sorted(figures.partitions), replicas):
         block = [p for p in share if p in going]
@@ -141,18 +128,17 @@ def _rate_per_replica(samples: Sequence[Sample], before: float | None, *, done: 
     estimate = before
     if rates:
         seen = rates[min(len(rates) - 1, math.ceil(RATE_QUANTILE * len(rates)) - 1)]
-        # A single slow interval does not lower the estimate: it is more likely that the replica paused than that it
-        # became slower.
+        # A single slow interval does not lower the estimate, because the replica probably paused.
         if before is None or seen > before or len(rates) >= _SLOWER_SAMPLES:
             estimate = seen
-    # Replicas that processed more events while they had no lag can process at least that many.
+    # The estimated speed of a replica is at least its speed without lag.
     return None if estimate is None else max(estimate, done)
 
 
 def _standing(state: State, figures: Figures, moved: Mapping[int, tuple[int, int]], *, now: float) -> dict[int, float]:
-    """Return the partitions that have lag but are stuck, and since when.
+    """Return the stuck partitions, and since when they have not advanced.
 
-    If no partition advances, that is an outage, so no further partition counts as stuck.
+    If no partition advances, the cause is an outage, and no further partition counts as stuck.
     """
     going = any(consumed for _, consumed in moved.values())
     kept = {}
@@ -166,8 +152,7 @@ def _standing(state: State, figures: Figures, moved: Mapping[int, tuple[int, int
 def _arriving(samples: Sequence[Sample], moved: Mapping[int, tuple[int, int]]) -> dict[int, float]:
     """Return the expected events per second of each partition.
 
-    The total is the mean rate over the lookback or the median rate of the last three polls, whichever is higher. The
-    median reacts to a lasting rise at the second poll, but not to a single spike. The mean includes bursts.
+    The total rate of arrivals is the higher of the mean over the lookback and the median of the last three polls.
     """
     if not samples:
         return dict.fromkeys(moved, 0.0)
@@ -180,10 +165,7 @@ def _arriving(samples: Sequence[Sample], moved: Mapping[int, tuple[int, int]]) -
 
 
 def _rising(samples: Sequence[Sample]) -> float:
-    """Return by how much arrivals grow, in events per second per second.
-
-    This is the smallest growth in the last polls, so a single step does not count as growth.
-    """
+    """Return the smallest growth of arrivals in the last polls, in events per second per second."""
     last = samples[-_RISING_POLLS - 1 :]
     if len(last) <= _RISING_POLLS:
         return 0.0
@@ -191,7 +173,7 @@ def _rising(samples: Sequence[Sample]) -> float:
 
 
 def _freshness(figures: Figures, samples: Sequence[Sample]) -> float | None:
-    """Return the measured freshness, or else the time that the lag takes at the current speed."""
+    """Return the measured freshness, or else the time in seconds to process the lag at the current speed."""
     if figures.freshness_seconds is not None:
         return figures.freshness_seconds
     if figures.lag == 0:

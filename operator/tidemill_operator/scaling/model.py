@@ -1,7 +1,4 @@
-"""The data of scaling decisions: settings, figures, load, need, reasons.
-
-All classes are frozen and contain only data.
-"""
+"""The frozen data classes of scaling decisions."""
 
 from __future__ import annotations
 
@@ -15,16 +12,16 @@ from tidemill_contract.resource.spec import ScalingSpec
 
 
 class ScalingReason(StrEnum):
-    """The reason for a decision. Users and alerts rely on these spellings."""
+    """The reason for a scaling decision. Users and alerts rely on these spellings."""
 
     SCALED_UP = "ScaledUp"
     """Replicas are added, as many as are needed."""
     SCALED_DOWN = "ScaledDown"
     """Replicas are removed, because they were not needed for the whole stabilisation period."""
     STEP_LIMITED = "StepLimited"
-    """The number changes by maxStepUp or maxStepDown only. The rest of the change follows."""
+    """The number of replicas changes by at most maxStepUp or maxStepDown."""
     WITHIN_TARGET = "WithinTarget"
-    """The number of replicas is the needed number."""
+    """The number of replicas equals the needed number."""
     AT_MAXIMUM = "AtMaximum"
     """More replicas are needed than maxReplicas allows."""
     LIMITED_BY_PARTITIONS = "LimitedByPartitions"
@@ -34,25 +31,25 @@ class ScalingReason(StrEnum):
     COOLDOWN = "Cooldown"
     """More replicas are needed, but the last change was too recent."""
     STABILIZING = "Stabilizing"
-    """Fewer replicas would be enough, but not yet for the whole stabilisation period."""
+    """Fewer replicas are enough, but not yet for the whole stabilisation period."""
     REBALANCING = "Rebalancing"
     """A change is needed, but the consumer group is rebalancing."""
     ROLLOUT_IN_PROGRESS = "RolloutInProgress"
     """A change is needed, but replicas are being started, stopped or replaced."""
     DATABASE_SATURATED = "DatabaseSaturated"
-    """More replicas are needed, but all wait for Postgres. Further replicas would only wait too."""
+    """More replicas are needed, but all replicas wait for Postgres."""
     STAGE_WAITS = "StageWaits"
-    """More replicas are needed, but the Python stage waits, e.g. for a file that can be imported."""
+    """More replicas are needed, but the Python stage waits for a correction by a user."""
     FIGURES_MISSING = "FiguresMissing"
-    """Lag could not be read, so the number of replicas stays."""
+    """The lag could not be read, so the number of replicas does not change."""
     SCALED_TO_ZERO = "ScaledToZero"
     """No event has arrived for scaleToZeroAfter."""
     WOKEN_BY_ARRIVAL = "WokenByArrival"
-    """There were no replicas, and events arrived."""
+    """Events arrived while there were no replicas."""
     DRY_RUN = "DryRun"
-    """A change is needed, but dryRun is set, so it is only reported."""
+    """A change is needed, but dryRun is set."""
     EXTERNAL = "External"
-    """The mode is external: an HPA or KEDA decides."""
+    """The mode is external, so an external autoscaler sets the replicas."""
 
 
 CHANGES = frozenset(
@@ -68,12 +65,9 @@ CHANGES = frozenset(
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings in `scaling` of the processors or the Python stage, as numbers. The resource's model describes them.
+    """The settings in `scaling` of the processors or the Python stage, as numbers.
 
-    Attributes:
-        max_step_up, max_step_down: the largest step. If None, a step up doubles the number, or adds four if that is
-            more, and a step down has no limit.
-        flush_seconds: the processor's flushInterval. A lag of a few such intervals is normal.
+    Without `max_step_up`, a step up doubles the number of replicas, or adds four if that is more.
     """
 
     mode: Literal["lag", "external"] = "lag"
@@ -95,7 +89,7 @@ class Settings:
 
     @classmethod
     def of(cls, scaling: ScalingSpec, flush_interval: str) -> Settings:
-        """Return the settings as numbers."""
+        """Convert the texts of the resource to numbers."""
 
         def seconds(text: str) -> float:
             return parse_ms(text) / 1000
@@ -122,26 +116,17 @@ class Settings:
 
     @property
     def floor(self) -> int:
-        """The minimum number of replicas while events arrive.
-
-        At least one, because zero is handled separately.
-        """
+        """Return the minimum number of replicas while events arrive, at least 1."""
         return max(1, self.min_replicas)
 
     def ceiling(self, partitions: int) -> int:
-        """Return the maximum number of replicas: as many as are allowed and have partitions to read."""
+        """Return the maximum number of replicas for a number of partitions."""
         return min(self.max_replicas or partitions, partitions)
 
 
 @dataclass(frozen=True)
 class PartitionFigures:
-    """The positions of one partition of the source topic.
-
-    Attributes:
-        start, end: Kafka's first offset, and the offset after the last record.
-        position: the next offset to read, as committed, or None if nothing is committed yet.
-        consumed: the number of records committed so far. It never falls.
-    """
+    """The positions of one partition. `position` is None without a commit."""
 
     start: int
     end: int
@@ -150,24 +135,13 @@ class PartitionFigures:
 
     @property
     def lag(self) -> int:
-        """The number of unprocessed events. Without a committed position, all events of the partition count."""
+        """Return the number of unprocessed events. Without a committed position, every event counts."""
         return max(0, self.end - (self.start if self.position is None else max(self.position, self.start)))
 
 
 @dataclass(frozen=True)
 class Figures:
-    """The figures of one poll.
-
-    Attributes:
-        partitions: the figures of each partition, by number.
-        ready: the number of ready replicas.
-        freshness_seconds: the measured time from an event's arrival until it can be queried, or None.
-        rebalancing: whether the consumer group is rebalancing.
-        rolling_out: whether replicas are being started, stopped or replaced.
-        database_saturated: whether all replicas wait for Postgres.
-        waits: whether the replicas wait for something that a user has to correct, so that more replicas would wait as
-            well.
-    """
+    """The figures of a poll. `waits` says that a user has to correct something."""
 
     partitions: Mapping[int, PartitionFigures]
     ready: int
@@ -179,23 +153,16 @@ class Figures:
 
     @property
     def lag(self) -> int:
-        """The number of unprocessed events in all partitions."""
+        """Return the number of unprocessed events in all partitions."""
         return sum(partition.lag for partition in self.partitions.values())
 
 
 @dataclass(frozen=True)
 class Load:
-    """The load, computed from this poll and earlier ones.
+    """The load, computed from this poll and earlier polls.
 
-    Attributes:
-        lag: the number of unprocessed events in all partitions.
-        lags: the lag of each partition that is not stuck.
-        arriving: events per second, by partition.
-        rising: the recent growth of arrivals, in events per second per second.
-        rate_per_replica: events per second of one busy replica, or None if it was never measured.
-        proven: the highest events per second that a replica, busy or not, has reached.
-        freshness_seconds: the time from an event's arrival until it can be queried, or None if unknown.
-        stuck: partitions whose position has not advanced for some polls, while others have.
+    `arriving` holds events per second by partition, and `rising` is their growth per second. `rate_per_replica` is the
+    speed of a busy replica, or None. `proven` is the highest speed of any replica so far.
     """
 
     lag: int
@@ -209,12 +176,12 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Arriving events per second."""
+        """Return the arriving events per second."""
         return sum(self.arriving.values())
 
     @property
     def partitions(self) -> list[int]:
-        """The numbers of all partitions, in order."""
+        """Return the numbers of all partitions, in order."""
         return sorted({*self.lags, *self.stuck})
 
     def risen(self, seconds: float) -> Load:
@@ -229,14 +196,8 @@ class Load:
 class Need:
     """The number of replicas that the load requires, before any limit.
 
-    Attributes:
-        replicas: the result of the formula.
-        useful: the result if no partition may require more than one replica.
-        by_lag: the fraction of a replica that each partition's lag requires, in the order of the partitions. Each
-            fraction is at most 1.
-        by_rate: the fraction of a replica that each partition's arrivals, plus catching up, require at `utilisation`.
-        hot: whether a partition has more load than one replica can process.
-        utilisation: the target load of a replica, as a share of its capacity.
+    `useful` is the number if each partition counts for at most one replica. `by_lag` and `by_rate` hold the required
+    fraction of a replica for each partition.
     """
 
     replicas: int
@@ -249,18 +210,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Decision:
-    """A scaling decision and its reason.
-
-    Attributes:
-        at: the time in epoch seconds.
-        current: the desired number of replicas before the decision.
-        desired: the right number of replicas. With dryRun, this number is only reported.
-        replicas: the number of replicas to set.
-        need: the number of replicas that the figures require, before any limit, or None if unknown.
-        reason: the reason for the decision.
-        limited_by: the setting or fact that keeps `desired` below or above the needed number, or empty if none does.
-        lines: the calculation in words.
-    """
+    """A scaling decision and its reason. With dryRun, `desired` is only reported."""
 
     at: float
     current: int
@@ -274,5 +224,5 @@ class Decision:
 
     @property
     def changes(self) -> bool:
-        """Whether the decision changes the replicas."""
+        """Return whether the decision changes the number of replicas."""
         return self.replicas != self.current

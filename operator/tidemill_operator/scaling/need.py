@@ -1,10 +1,7 @@
-"""Computes how many replicas a load requires, with partitions assigned in blocks.
+"""Compute how many replicas a load requires.
 
-    need = max(ceil(L / lagThreshold), ceil((in + L / catchUp) / (targetUtilization · ratePerReplica)))
-
-L is the lag, and `in` the number of arriving events per second. The useful number is the sum over all partitions, where
-each partition counts for at most one replica. Only one replica can read a partition, so more of them would not help
-with a hot or stuck partition.
+The formula is need = max(ceil(L / lagThreshold), ceil((in + L / catchUp) / (targetUtilization · ratePerReplica))),
+where L is the lag, and `in` is the number of arriving events per second.
 """
 
 from __future__ import annotations
@@ -18,32 +15,29 @@ from typing import TypeVar
 from tidemill_operator.scaling.model import Load, Need, Settings
 
 T = TypeVar("T")
-# The load of a replica may exceed the target utilisation by this much without a change, so that noise has no effect.
+# The tolerated excess over the target utilisation before replicas are added.
 BAND = 0.15
-# After a reduction, the load may exceed the target utilisation only by this much, so that small variations stay within
-# BAND.
+# The tolerated excess over the target utilisation after a removal of replicas.
 ROOMY_BAND = 0.05
-# For unevenly loaded partitions, up to this many times the replicas for an even load are allowed. Beyond that, only
-# spreading the keys helps.
+# The largest factor by which unevenly loaded partitions may raise the number of replicas.
 UNEVEN_FACTOR = 2
 LEAST_STEP = 4
-# While arrivals rise, a step up plans for the rate that is expected after this many `lookback` periods.
+# The number of `lookback` periods by which a step up anticipates rising arrivals.
 RISE_LOOKBACKS = 2
 
 
 def need(settings: Settings, load: Load, *, current: int) -> Need:
-    """Return the need, computed by the formula above."""
+    """Return the number of replicas that the load requires."""
     by_lag = _by_lag(settings, load)
     by_rate = _by_rate(settings, load, load.rate_per_replica or 0.0)
     if load.rate_per_replica:
         return _summed(settings, by_lag, by_rate)
     target = settings.freshness_seconds
     if target is not None and any(load.lags.values()) and (load.freshness_seconds or 0.0) > target:
-        # Without a known speed, lag cannot be converted to time, so ask for one replica more.
+        # Without a known speed, lag cannot be converted to time, so ask for one more replica.
         by_lag = [(current + 1) / len(load.partitions)] * len(load.partitions)
     wanted = _summed(settings, by_lag, [])
-    # Without a known speed, remove replicas only if the others do not have to be faster than the fastest replica so
-    # far.
+    # Without a known speed, keep enough replicas so that no replica must exceed the highest speed so far.
     kept = min(current, _summed(settings, [], _by_rate(settings, load, load.proven)).useful)
     return replace(wanted, replicas=max(wanted.replicas, kept), useful=max(wanted.useful, kept))
 
@@ -85,21 +79,16 @@ def _by_rate(settings: Settings, load: Load, rate: float) -> list[float]:
 
 
 def _fullest(utilisation: float, band: float) -> float:
-    """Return the highest allowed load of a replica, as a multiple of its target load."""
     return (utilisation + band) / utilisation + 1e-9
 
 
 def _ceil(number: float) -> int:
-    """Round up, but tolerate the floating-point errors of a sum."""
+    """Round up, but ignore floating-point errors."""
     return math.ceil(number - 1e-9)
 
 
 def shares(partitions: Sequence[T], replicas: int) -> list[Sequence[T]]:
-    """Return the partitions of each replica, as Kafka's range assignor assigns them to processors.
-
-    Each replica gets a block of consecutive partitions. If the division leaves a remainder, the first blocks have one
-    more.
-    """
+    """Return the partitions of each replica, as Kafka's range assignor assigns them."""
     small, larger = divmod(len(partitions), replicas)
     ends = [0]
     for replica in range(replicas):
@@ -108,7 +97,7 @@ def shares(partitions: Sequence[T], replicas: int) -> list[Sequence[T]]:
 
 
 def fits(wanted: Need, replicas: int, *, band: float = BAND) -> bool:
-    """Return whether `replicas` carry the load: the fullest one is at most `band` above the target utilisation."""
+    """Return whether the fullest replica is at most `band` above the target utilisation."""
     if replicas == 0:
         return wanted.useful == 0
     by_lag = all(sum(share) <= 1 + 1e-9 for share in shares(wanted.by_lag, replicas))
@@ -117,11 +106,9 @@ def fits(wanted: Need, replicas: int, *, band: float = BAND) -> bool:
 
 
 def aligned(wanted: Need, *, floor: int, ceiling: int, partitions: int, band: float = BAND) -> int:
-    """Return the lowest number of replicas within the bounds that carries the load and makes a difference.
+    """Return the lowest number of replicas within the bounds that carries the load.
 
-    With 12 partitions, 7 replicas are as slow as 6, because one replica still has two partitions. So first try the
-    lowest number with the same largest block. If it does not carry the load, return the next number that does. If no
-    number in reach carries the load, return the needed number.
+    Useless numbers of replicas are skipped: with 12 partitions, 7 replicas are as slow as 6.
     """
     replicas = min(max(wanted.useful, floor), ceiling)
     even = -(-partitions // -(-partitions // replicas))
@@ -134,9 +121,7 @@ def aligned(wanted: Need, *, floor: int, ceiling: int, partitions: int, band: fl
 def stepped(current: int, target: int, *, up: int | None, down: int | None, partitions: int) -> int:
     """Return the number of replicas after one step towards a target.
 
-    Each step causes one rebalance, whatever its size. So without a limit, a step down goes to the target at once.
-    Without a limit, a step up at most doubles the number, or adds four if that is more. It then goes on to the next
-    number that makes a difference: with 12 partitions, 5 replicas are as slow as 4.
+    If `up` is None, a step doubles the number, or adds four if that is more.
     """
     if target < current:
         return target if down is None else max(target, current - down)

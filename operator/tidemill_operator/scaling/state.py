@@ -1,4 +1,4 @@
-"""The state of scaling between polls. It is stored as JSON, so that a restarted operator continues from it."""
+"""The scaling state that is kept between polls."""
 
 from __future__ import annotations
 
@@ -15,14 +15,7 @@ MAX_SAMPLES = 64
 
 @dataclass(frozen=True)
 class Sample:
-    """One interval between two polls.
-
-    Attributes:
-        at: the end of the interval, in epoch seconds.
-        arrived: arrived events per second.
-        consumed: committed events per second.
-        rate: a lower bound for the events per second of a busy replica, or None if none was busy, or if it is unknown.
-    """
+    """An interval between two polls, which ends at the epoch second `at`."""
 
     at: float
     arrived: float
@@ -32,7 +25,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Record:
-    """A decision that differs from the one before it."""
+    """A decision that differs from the previous decision."""
 
     at: float
     current: int
@@ -44,25 +37,10 @@ class Record:
 
 @dataclass(frozen=True)
 class State:
-    """The state. Times are epoch seconds.
+    """The scaling state. Times are epoch seconds.
 
-    Attributes:
-        polled_at: the time of the last figures.
-        seen: (end, consumed, lag) of each partition in the last figures.
-        moving: whether replicas or partitions were changing at that time.
-        standing: since when the position of each stuck partition has not advanced.
-        samples: the samples of the lookback.
-        rate_per_replica: the last estimate. It is kept longer than the samples, because idle replicas yield no
-            measurements.
-        proven: the highest rate that a replica, busy or not, has reached.
-        wanted: the targets within the stabilisation period, as (last time, replicas), the highest number first.
-        watched_since: since when there have been figures without a long gap.
-        idle_since: since when there have been no arrivals and no lag.
-        changed_at: the time of the last change of replicas.
-        lowered_at: the time of the last reduction.
-        patience: the factor by which the stabilisation period for scaling down is multiplied.
-        failed_polls: how many polls in a row have failed.
-        decisions: the last decisions that differed from the one before, oldest first.
+    `seen` holds (end, consumed, lag) by partition. `standing` holds since when each stuck partition has not advanced.
+    `wanted` holds (last time, replicas) of recent targets, the highest number first.
     """
 
     polled_at: float | None = None
@@ -82,7 +60,7 @@ class State:
     decisions: tuple[Record, ...] = ()
 
     def to_json(self) -> str:
-        """Return the state as text. Equal states give equal texts."""
+        """Return equal texts for equal states."""
         record: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
         record["seen"] = {str(p): list(seen) for p, seen in sorted(self.seen.items())}
         record["standing"] = {str(p): at for p, at in sorted(self.standing.items())}
@@ -94,7 +72,7 @@ class State:
 
     @classmethod
     def from_json(cls, text: str) -> State:
-        """Return the state from the text of `to_json`, or an empty state if it is invalid or of another version."""
+        """Read the text of `to_json`. An invalid text gives an empty state."""
         try:
             record = json.loads(text)
             return cls(

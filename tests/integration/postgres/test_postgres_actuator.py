@@ -226,7 +226,7 @@ def test_another_column_type_is_refused(bench: OwnedSchema) -> None:
     bench.document["metadata"]["generation"] = 2
     refused = bench.ensure()
     assert (refused.rank, refused.reason) == (Rank.FAILED, Reason.NOT_SUPPORTED)
-    assert "column shop of table by_shop_v1 holds text and would have to hold bigint" in refused.message
+    assert "column shop of table by_shop_v1 has the type text instead of bigint" in refused.message
     assert bench.query("SELECT generation FROM {s}._generation") == [(1,)]
 
 

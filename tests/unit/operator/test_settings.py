@@ -67,8 +67,8 @@ def test_settings_of_kafkas_client_are_in_a_file_and_not_shown(tmp_path: Path) -
 
 
 WRONG: list[tuple[str, str, str]] = [
-    ("TIDEMILL_READABLE_TOPICS", "crm.*,a/b", "'a/b' is no name of topics; write names, with * for any characters"),
-    ("TIDEMILL_CONNECT_STRIMZI", "kafka/my-connect", "this is for Kubernetes; unset it"),
+    ("TIDEMILL_READABLE_TOPICS", "crm.*,a/b", "'a/b' is not a topic name; write names, with * for any characters"),
+    ("TIDEMILL_CONNECT_STRIMZI", "kafka/my-connect", "only for Kubernetes; unset the variable"),
     ("TIDEMILL_CONNECT_URL", "connect:8083", "write http://host:port or https://host:port"),
     ("TIDEMILL_CONNECT_URL", "http://me:secret@connect:8083", "without a login"),
     ("TIDEMILL_CONNECT_SECRETS", "${secrets:{name}:{key}}", "lacks {namespace}"),

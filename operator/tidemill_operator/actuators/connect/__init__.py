@@ -1,1 +1,1 @@
-"""Connectors of Kafka Connect, changed through its REST interface."""
+"""The actuator for connectors of Kafka Connect."""

@@ -1,4 +1,4 @@
-"""The interface through which connectors are reconciled. `client.py` and `strimzi.py` implement it."""
+"""The interface to Kafka Connect, for its REST client and for Strimzi's resources."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from tidemill_operator.plan.connect.states import LiveConnector
 
 
 class Backend(Protocol):
-    """What the connectors of one Connect cluster are changed through: its REST interface, or resources of Strimzi.
+    """The connectors of one Connect cluster.
 
-    Each method raises TidemillError: UNREACHABLE if the server does not answer, WAITING if it is busy or somebody else
-    has written meanwhile, REFUSED if it refuses the request, NOT_SUPPORTED if the cluster cannot have connectors.
+    A failing method raises TidemillError with the reason UNREACHABLE, WAITING, REFUSED or NOT_SUPPORTED.
     """
 
     def names(self) -> list[str]:
-        """Return the names of all connectors, including those that others have created."""
+        """List all connector names."""
         ...
 
     def get(self, name: str) -> LiveConnector | None:
@@ -28,15 +27,15 @@ class Backend(Protocol):
         ...
 
     def configure(self, name: str, config: Mapping[str, str]) -> None:
-        """Replace the configs of a connector, which restarts it."""
+        """Replace the config of a connector, which restarts it."""
         ...
 
     def pause(self, name: str) -> None:
-        """Pause a connector and its tasks. They stop soon after this call."""
+        """Pause a connector."""
         ...
 
     def resume(self, name: str) -> None:
-        """Resume a paused or stopped connector and its tasks."""
+        """Resume a connector."""
         ...
 
     def restart(self, name: str, *, only_failed: bool = True) -> None:
@@ -44,5 +43,5 @@ class Backend(Protocol):
         ...
 
     def delete(self, name: str) -> None:
-        """Delete a connector, if it exists."""
+        """Delete a connector."""
         ...

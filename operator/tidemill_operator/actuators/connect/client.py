@@ -1,4 +1,4 @@
-"""A client of Kafka Connect's REST interface. Each call has a deadline, and the size of responses is limited."""
+"""A client of Kafka Connect's REST interface, with deadlines and a size limit for responses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tidemill_operator.plan.connect.states import LiveConnector, LiveTask, maske
 
 _CONNECT_SECONDS = 3.0
 _READ_SECONDS = 10.0
-# The limit for calls in which Connect checks a config. During the check, a connector may query its database.
+# The timeout of calls in which Connect checks a config and may query a database.
 _CHECK_SECONDS = 60.0
 _MOST_BYTES = 16 * 1024 * 1024
 _LONGEST_ERROR = 600
@@ -49,18 +49,13 @@ _STATUS = TypeAdapter(_Status)
 
 
 class ConnectClient:
-    """The REST interface at one URL. Several threads may use it."""
+    """A thread-safe client of Kafka Connect at one URL."""
 
     def __init__(self, url: str, *, seconds: float = _READ_SECONDS) -> None:
-        """Prepare the client. Nothing is sent.
-
-        Args:
-            url: the address, without a login.
-            seconds: the time limit of a call. Calls in which Connect checks a config have a longer limit.
-        """
+        """Prepare the client without sending anything. The `url` has no login."""
         self._seconds = seconds
         self.url = url.rstrip("/")
-        # Ignore the environment's proxies, which are for the internet. OpenSSL still reads SSL_CERT_FILE by itself.
+        # The environment's proxies are for the internet. OpenSSL reads SSL_CERT_FILE without trust_env.
         self._http = httpx.Client(base_url=self.url, trust_env=False, verify=ssl.create_default_context())
 
     def close(self) -> None:
@@ -68,7 +63,7 @@ class ConnectClient:
         self._http.close()
 
     def names(self) -> list[str]:
-        """Return the names of all connectors."""
+        """List all connector names."""
         found: list[str] = self._read(_NAMES, self._call("GET", "/connectors"))
         return found
 
@@ -80,19 +75,19 @@ class ConnectClient:
         configs: Mapping[str, str | None] = self._read(_CONFIG, config)
         known = {key: text for key, text in configs.items() if text is not None}
         answer = self._call("GET", f"{_path(name)}/status")
-        if answer is None:  # no status until the connector is assigned to a worker
+        if answer is None:  # a new connector has no status until a worker runs it
             return LiveConnector(name, known)
         status: _Status = self._read(_STATUS, answer)
         tasks = tuple(LiveTask(task.id, task.state, task.trace) for task in sorted(status.tasks, key=lambda t: t.id))
         return LiveConnector(name, known, status.connector.state, tasks, status.connector.trace)
 
     def create(self, name: str, config: Mapping[str, str], *, paused: bool) -> None:
-        """Create a connector, running or paused."""
+        """Create a connector."""
         body = {"name": name, "config": dict(config), **({"initial_state": "PAUSED"} if paused else {})}
         self._call("POST", "/connectors", body, seconds=_CHECK_SECONDS)
 
     def configure(self, name: str, config: Mapping[str, str]) -> None:
-        """Replace the configs of a connector."""
+        """Replace a connector's config."""
         self._call("PUT", f"{_path(name)}/config", dict(config), seconds=_CHECK_SECONDS)
 
     def pause(self, name: str) -> None:
@@ -104,7 +99,7 @@ class ConnectClient:
         self._call("PUT", f"{_path(name)}/resume")
 
     def restart(self, name: str, *, only_failed: bool = True) -> None:
-        """Restart a connector and its tasks."""
+        """Restart a connector."""
         failed = "true" if only_failed else "false"
         self._call("POST", f"{_path(name)}/restart?includeTasks=true&onlyFailed={failed}")
 
@@ -113,7 +108,7 @@ class ConnectClient:
         self._call("DELETE", _path(name))
 
     def _call(self, method: str, path: str, body: object = None, *, seconds: float | None = None) -> bytes | None:
-        """Return the body of Connect's response, or None if the object does not exist (404)."""
+        """Return the body of Connect's response, or None for the status 404."""
         seconds = seconds or self._seconds
         timeout = httpx.Timeout(seconds, connect=_CONNECT_SECONDS)
         ends = time.monotonic() + seconds
@@ -123,7 +118,7 @@ class ConnectClient:
                 for piece in answer.iter_bytes():
                     content += piece
                     if len(content) > _MOST_BYTES or time.monotonic() > ends:
-                        raise self._away(f"its answer does not end within {seconds:.0f} s")
+                        raise self._away(f"the response takes longer than {seconds:.0f} s")
         except httpx.HTTPError as error:
             raise self._away(str(error) or type(error).__name__) from None
         if answer.status_code == httpx.codes.NOT_FOUND:
@@ -135,7 +130,7 @@ class ConnectClient:
     def _read(self, adapter: TypeAdapter[Any], content: bytes | None) -> Any:
         try:
             return adapter.validate_json(content or b"")
-        except ValidationError:  # its message would contain the configs
+        except ValidationError:  # the message of pydantic would contain the configs
             what = f"what answers at {self.url} is not Kafka Connect"
             raise TidemillError(Reason.REFUSED, what, "correct connect.url (TIDEMILL_CONNECT_URL)") from None
 

@@ -1,7 +1,6 @@
-"""Reconciles the connectors of a pipeline, whatever they are changed through.
+"""Reconcile the connectors of a pipeline.
 
-A connector belongs to the pipeline if its name has the pipeline's prefix and its config names the pipeline as the
-owner. All other connectors are left alone. If one connector fails, the others are still reconciled.
+A connector belongs to a pipeline if its name has the pipeline's prefix and its config names the pipeline as owner.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def refused(wanted: Connector, error: TidemillError) -> Outcome:
 
 
 class KafkaConnect:
-    """The connectors of one Connect cluster. Several threads may use it, for different pipelines."""
+    """The thread-safe actuator for the connectors of one Connect cluster."""
 
     def __init__(self, backend: Backend, restarts: Restarts | None = None) -> None:
         self._backend = backend
@@ -46,17 +45,14 @@ class KafkaConnect:
         renewed: Collection[str] = (),
         keep: Collection[str] = (),
     ) -> list[Outcome]:
-        """Make the connectors match the plan, and delete others that the pipeline owns.
+        """Make the connectors match the plan, and delete other connectors of the pipeline.
 
         Args:
             connectors: the desired connectors.
             owner: the pipeline.
-            adopt: whether to take over connectors that have the pipeline's prefix and another owner.
-            renewed: names of connectors that have to be restarted, because their secrets have changed.
-            keep: names of further connectors that are not deleted.
-
-        Raises:
-            TidemillError: Connect does not answer.
+            adopt: whether to take over connectors of another owner.
+            renewed: connectors to restart, because their secrets have changed.
+            keep: further connectors that are not deleted.
         """
         live = set(self._names(needed=bool(connectors)))
         outcomes = [
@@ -66,32 +62,15 @@ class KafkaConnect:
         return [*outcomes, *self._delete(live - listed - set(keep), owner)]
 
     def observe(self, connectors: Sequence[Connector]) -> list[Outcome]:
-        """Return the outcomes of the live connectors, in the same form as `ensure`. Changes nothing.
-
-        Raises:
-            TidemillError: Connect does not answer.
-        """
+        """Return the outcomes of the live connectors without changing any."""
         return [self._guarded(wanted, partial(self._look, wanted)) for wanted in connectors]
 
     def remove(self, *, owner: Owner) -> list[Outcome]:
-        """Delete all connectors that a pipeline owns.
-
-        Raises:
-            TidemillError: Connect does not answer, or is busy.
-        """
+        """Delete all connectors that a pipeline owns."""
         return self._delete(set(self._names(needed=False)), owner)
 
     def sweep(self, *, cluster: str, namespace: str, alive: Collection[str]) -> None:
-        """Delete the connectors of a namespace whose pipelines no longer exist.
-
-        Args:
-            cluster: the id of the Kubernetes cluster.
-            namespace: the namespace.
-            alive: the UIDs of its pipelines.
-
-        Raises:
-            TidemillError: Connect does not answer, or is busy.
-        """
+        """Delete connectors of pipelines that no longer exist. `alive` holds UIDs of pipelines."""
         for name in sorted(name for name in self._backend.names() if name.startswith(f"{namespace}.")):
             live = self._backend.get(name)
             where, _, uid = (live.config.get(OWNER, "") if live else "").rpartition("/")
@@ -100,7 +79,6 @@ class KafkaConnect:
                 _log.info("connector %s deleted, because its pipeline is gone", name)
 
     def _names(self, *, needed: bool) -> list[str]:
-        """Return the names of all connectors. A cluster that cannot have connectors has none."""
         try:
             return self._backend.names()
         except TidemillError as error:
@@ -109,7 +87,7 @@ class KafkaConnect:
             return []
 
     def _guarded(self, wanted: Connector, act: Callable[[], Outcome]) -> Outcome:
-        """Turn an error about one connector into its outcome. An error about Connect itself is raised."""
+        """Turn an error about one connector into its outcome. Raise an error about Connect itself."""
         try:
             return act()
         except TidemillError as error:
@@ -142,7 +120,6 @@ class KafkaConnect:
         return self._told(live, wanted, restart=not wanted.paused)
 
     def _change(self, live: LiveConnector, wanted: Connector, renewed: bool) -> str:
-        """Change what differs. Return what was done, or empty if nothing differed."""
         told = []
         if states.drifted(live, wanted):
             self._backend.configure(wanted.name, wanted.config)
@@ -170,7 +147,7 @@ class KafkaConnect:
         return self._told(live, wanted, restart=False)
 
     def _told(self, live: LiveConnector, wanted: Connector, *, restart: bool) -> Outcome:
-        """Return the outcome of a live connector. If it has failed, restart it when it is time."""
+        """Return the outcome of a live connector. Restart a failed connector when a restart is due."""
         observed = states.facts(live, wanted)
         if live.refusal:
             return refused(wanted, TidemillError(Reason.REFUSED, live.refusal, "correct spec.source.connectors"))
@@ -184,14 +161,13 @@ class KafkaConnect:
             )
         waits = states.unfinished(live, wanted)
         if live.pending or waits:
-            # A connector that runs does so until a change of it is applied.
+            # A running connector keeps running until Connect applies a change.
             serving = bool(live.state) and not waits
             return waiting(Component.CONNECTORS, wanted.name, live.pending or waits, observed=observed, serving=serving)
         self._restarts.well(wanted.name)
         return done(Component.CONNECTORS, wanted.name, observed=observed)
 
     def _delete(self, candidates: Collection[str], owner: Owner) -> list[Outcome]:
-        """Delete those of the candidates that the pipeline owns."""
         outcomes = []
         prefix = names.connectors(owner.namespace, owner.name)
         for name in sorted(name for name in candidates if name.startswith(prefix)):

@@ -1,4 +1,4 @@
-"""An in-memory Kafka Connect for tests: the REST interface without a server."""
+"""An in-memory Kafka Connect for tests."""
 
 from __future__ import annotations
 
@@ -11,13 +11,7 @@ from tidemill_operator.plan.connect.states import LiveConnector, LiveTask
 
 
 class MemoryConnect:
-    """Connectors by name. A connector runs one task as soon as it is created.
-
-    Attributes:
-        writes: descriptions of all writes, in order.
-        failure: the error that each call raises, or None if calls succeed.
-        refused: errors that `create` and `configure` raise, by the name of the connector.
-    """
+    """An in-memory Kafka Connect, in which every connector has one task."""
 
     def __init__(self) -> None:
         self.connectors: dict[str, LiveConnector] = {}
@@ -32,26 +26,26 @@ class MemoryConnect:
         )
 
     def put(self, name: str, config: Mapping[str, str], state: str = states.RUNNING) -> None:
-        """Create or replace a connector, as another client of Connect may do."""
+        """Create or replace a connector."""
         self.connectors[name] = LiveConnector(name, dict(config), state, (LiveTask(0, state),))
 
     def fail(self, name: str, trace: str) -> None:
-        """Make the connector's task fail."""
+        """Make the connector fail."""
         task = LiveTask(0, states.FAILED, trace)
         self.connectors[name] = replace(self.connectors[name], tasks=(task,))
 
     def take_writes(self) -> list[str]:
-        """Return the writes since the last call."""
+        """Return and forget the writes."""
         found, self.writes = self.writes, []
         return found
 
     def names(self) -> list[str]:
-        """Return the names of all connectors."""
+        """List all connector names."""
         self._called()
         return list(self.connectors)
 
     def get(self, name: str) -> LiveConnector | None:
-        """Return a connector, or None if it does not exist."""
+        """Return a connector."""
         self._called()
         return self.connectors.get(name)
 
@@ -62,7 +56,7 @@ class MemoryConnect:
         self.put(name, config, states.PAUSED if paused else states.RUNNING)
 
     def configure(self, name: str, config: Mapping[str, str]) -> None:
-        """Replace the configs of a connector."""
+        """Replace a connector's config."""
         self._called(name)
         self.writes.append(f"configure {name}")
         self.connectors[name] = replace(self.connectors[name], config=dict(config))
@@ -76,7 +70,7 @@ class MemoryConnect:
         self._set(f"resume {name}", name, states.RUNNING)
 
     def restart(self, name: str, *, only_failed: bool = True) -> None:
-        """Restart a connector. Its failed tasks run again."""
+        """Restart a connector."""
         self._set(f"restart {name}" if only_failed else f"restart all of {name}", name, states.RUNNING)
 
     def delete(self, name: str) -> None:

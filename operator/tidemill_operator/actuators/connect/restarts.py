@@ -1,4 +1,4 @@
-"""Decides when failed connectors are restarted: at once, and then after delays that double up to a limit."""
+"""Schedule the restarts of failed connectors, with delays that double up to a limit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 FIRST_SECONDS = 10.0
 MOST_SECONDS = 300.0
-# After a connector has run for this long since its last restart, its delays start again with the shortest.
+# The seconds without a restart after which the delays start again with the shortest delay.
 _WELL_SECONDS = 600.0
 
 
@@ -22,11 +22,7 @@ class _Tried:
 
 
 class Restarts:
-    """The restarts of each connector since this process started. Several threads may use it.
-
-    Args:
-        clock: the time in seconds since 1970.
-    """
+    """A thread-safe schedule of restarts. `clock` returns epoch seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -34,7 +30,7 @@ class Restarts:
         self._lock = threading.Lock()
 
     def due(self, name: str) -> bool:
-        """Return whether to restart a failed connector now. If so, note the restart."""
+        """Return whether to restart a failed connector now, and record the restart."""
         now = self._clock()
         with self._lock:
             tried = self._tried.get(name)
@@ -46,7 +42,7 @@ class Restarts:
             return True
 
     def well(self, name: str) -> None:
-        """Note that a connector runs without failures."""
+        """Record that a connector has no failures."""
         with self._lock:
             tried = self._tried.get(name)
             if tried is not None and self._clock() > tried.last + _WELL_SECONDS:

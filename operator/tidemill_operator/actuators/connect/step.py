@@ -1,4 +1,4 @@
-"""The step of a pass that reconciles a pipeline's connectors, and deletes them with the pipeline."""
+"""The step of a reconcile pass for a pipeline's connectors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,7 @@ from tidemill_operator.plan.model import Plan
 
 @dataclass(frozen=True)
 class ConnectorStep:
-    """The connectors of one pass.
-
-    Attributes:
-        adopt: whether to take over connectors that have another owner.
-        before: the components that had a condition before the pass.
-    """
+    """The connectors of a reconcile pass. `before` holds the components of the former status."""
 
     actuators: Actuators
     plan: Plan
@@ -29,27 +24,19 @@ class ConnectorStep:
 
     @property
     def components(self) -> tuple[Component, ...]:
-        """The component for connectors. Empty if the pipeline has no connectors and had none before the pass."""
+        """Return the component for connectors, or nothing if the pipeline never had connectors."""
         had = Component.CONNECTORS in self.before and self.actuators.connect is not None
         return (Component.CONNECTORS,) if self.plan.connectors or had else ()
 
     def ensure(self) -> list[Outcome]:
-        """Make the connectors match the plan.
-
-        Raises:
-            TidemillError: the platform has no Kafka Connect, or Kafka Connect does not answer.
-        """
+        """Make the connectors match the plan."""
         if not self.components:
             return []
         return connected(self.actuators).ensure(self.plan.connectors, owner=self.owner, adopt=self.adopt)
 
 
 def connected(actuators: Actuators) -> Connectors:
-    """Return the actuator of Kafka Connect.
-
-    Raises:
-        TidemillError: the platform has no Kafka Connect.
-    """
+    """Return the actuator of Kafka Connect, or raise TidemillError on platforms without Kafka Connect."""
     if actuators.connect is None:
         message = "spec.source.connectors: the platform has no Kafka Connect"
         remedy = "set connect.image, connect.strimzi.cluster or connect.url in the chart"

@@ -1,4 +1,4 @@
-"""Connectors as `KafkaConnector` resources. Strimzi's operator makes Kafka Connect follow them."""
+"""Manage connectors as `KafkaConnector` resources of Strimzi."""
 
 from __future__ import annotations
 
@@ -11,25 +11,15 @@ from tidemill_operator.plan.connect.states import LiveConnector
 
 
 class StrimziConnectors:
-    """The resources of one `KafkaConnect`. Several threads may use it, for different pipelines.
-
-    Args:
-        api: the API of the cluster.
-        namespace: the namespace of the `KafkaConnect`.
-        cluster: the name of the `KafkaConnect`.
-    """
+    """A thread-safe client of the `KafkaConnector` resources of one `KafkaConnect`."""
 
     def __init__(self, api: Api, *, namespace: str, cluster: str) -> None:
         self._api, self._namespace, self._cluster = api, namespace, cluster
-        # The task that was restarted last, because a resource asks for one task at a time.
+        # A `KafkaConnector` requests the restart of one task at a time, so remember the last task.
         self._restarted: dict[str, int] = {}
 
     def names(self) -> list[str]:
-        """Return the names of all connectors in the namespace, including those of other clusters.
-
-        Raises:
-            TidemillError: the API does not answer or refuses, or Strimzi's CRD does not exist.
-        """
+        """Return the names of all connectors in the namespace, also of other Connect clusters."""
         try:
             found = self._api.list(KAFKA_CONNECTOR, self._namespace, metadata_only=True)
         except NotFound:
@@ -42,16 +32,16 @@ class StrimziConnectors:
         """Return a connector, or None if it has no resource."""
         resource = self._read(name)
         if resource is None:
-            self.names()  # raises the error if there cannot be a resource
+            self.names()  # raises an error if Strimzi's CRD does not exist
             return None
         return strimzi.live(name, resource, cluster=self._cluster)
 
     def create(self, name: str, config: Mapping[str, str], *, paused: bool) -> None:
-        """Create a resource."""
+        """Create a connector's resource."""
         self._api.create(self._manifest(name, config, "paused" if paused else "running"))
 
     def configure(self, name: str, config: Mapping[str, str]) -> None:
-        """Replace the configs in a resource. Its desired state stays."""
+        """Replace the config in a resource, and keep its desired state."""
         resource = self._needed(name)
         wanted = self._manifest(name, config, strimzi.asked(resource))
         metadata = resource["metadata"]
@@ -59,11 +49,11 @@ class StrimziConnectors:
         self._api.replace({**wanted, "metadata": {**metadata, "labels": labels}})
 
     def pause(self, name: str) -> None:
-        """Ask for a paused connector."""
+        """Pause a connector."""
         self._merge(name, {"spec": {"state": "paused"}})
 
     def resume(self, name: str) -> None:
-        """Ask for a running connector."""
+        """Resume a connector."""
         self._merge(name, {"spec": {"state": "running"}})
 
     def restart(self, name: str, *, only_failed: bool = True) -> None:
@@ -78,7 +68,7 @@ class StrimziConnectors:
         self._restarted[name] = task
 
     def delete(self, name: str) -> None:
-        """Delete a resource, if it exists."""
+        """Delete a connector's resource."""
         self._restarted.pop(name, None)
         self._api.delete(KAFKA_CONNECTOR, self._namespace, strimzi.resource_name(name))
 

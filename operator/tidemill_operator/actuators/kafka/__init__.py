@@ -1,1 +1,1 @@
-"""Kafka: topics, replicas, consumer groups and the log."""
+"""Actuators for topics, replicas, consumer groups and offsets of Kafka."""

@@ -1,7 +1,6 @@
-"""The Kafka clusters of sources, other than the platform's own Kafka. They are only read.
+"""Read the Kafka clusters of sources, other than the platform's own Kafka.
 
-The login of each cluster is in a Secret in the pipeline's namespace. The Secret is read for each use, so that a changed
-login takes effect at once.
+Every request uses the current login from the Secret of the cluster.
 """
 
 from __future__ import annotations
@@ -24,32 +23,27 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.live import LiveTopic
 
 ANSWER_SECONDS = 6.0
-"""The timeout of requests. It is short, so that a cluster that hangs does not delay other pipelines for long."""
-# How long a cluster that did not answer is not asked again. Each request blocks a worker of the operator.
+"""The short timeout of requests, so that a silent cluster does not delay other pipelines for long."""
+# The seconds after which a silent cluster is asked again.
 _PAUSE_SECONDS = 10.0
 _MOST = 256
 
 T = TypeVar("T")
 
 Keys = Callable[[str, str], Mapping[str, str]]
-"""Returns the keys of a Secret by namespace and name. It raises TidemillError or LoginError if there are none."""
+"""A function that returns the keys of a Secret by namespace and name, or raises TidemillError or LoginError."""
 
 
 @dataclass(frozen=True)
 class Connection:
-    """The address of a cluster, and the settings of its clients in librdkafka's names."""
+    """The address and the client settings of a cluster."""
 
     servers: str
     settings: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
 class Cluster:
-    """The clients of one cluster. They are created at first use.
-
-    Args:
-        connection: the address and the settings.
-        secret: the Secret with the login, for messages, or empty.
-    """
+    """The clients of one cluster. `secret` is the name of the login's Secret, for messages."""
 
     def __init__(self, connection: Connection, secret: str) -> None:
         self.connection, self.name = connection, f"Kafka at {connection.servers}"
@@ -59,22 +53,18 @@ class Cluster:
 
     @cached_property
     def session(self) -> KafkaSession:
-        """The client for requests about topics."""
+        """Return the topics' client."""
         settings = dict(self.connection.settings)
         return KafkaSession(self.connection.servers, settings, ANSWER_SECONDS, remedy=self._remedy)
 
     @cached_property
     def log(self) -> KafkaLog:
-        """The client that reads offsets."""
+        """Return the offsets' client."""
         servers, settings = self.connection.servers, dict(self.connection.settings)
         return KafkaLog(servers, config=settings, timeout_seconds=ANSWER_SECONDS, name=self.name)
 
     def names(self, own_id: Callable[[], str]) -> list[str]:
-        """Return the names of all topics that the login may describe.
-
-        Raises:
-            TidemillError: the cluster does not answer, refuses, or is the platform's own.
-        """
+        """Return the names of all topics that the login may describe."""
 
         def names() -> list[str]:
             self._check(own_id)
@@ -83,15 +73,11 @@ class Cluster:
         return self._asked(names)
 
     def topic(self, name: str, own_id: Callable[[], str]) -> LiveTopic | None:
-        """Return a topic, or None if it does not exist or the login may not describe it.
-
-        Raises:
-            TidemillError: the cluster does not answer, refuses, or is the platform's own.
-        """
+        """Return a topic, or None if it does not exist or the login may not describe it."""
         return self._asked(lambda: self._topic(name, own_id))
 
     def _asked(self, ask: Callable[[], T]) -> T:
-        """Return the answer to a question. A cluster that did not answer is not asked again for a while."""
+        """Return the answer to a request. A silent cluster is not asked again for 10 seconds."""
         silent = self._silent
         if silent is not None and time.monotonic() - silent[0] < _PAUSE_SECONDS:
             raise TidemillError(silent[1].reason, silent[1].message, silent[1].remedy)
@@ -108,7 +94,6 @@ class Cluster:
         return None if described is None else live_topic(described)
 
     def _check(self, own_id: Callable[[], str]) -> None:
-        """Raise an error if the cluster is the platform's own."""
         self._id = self._id or self.session.cluster_id()
         if self._id and self._id == own_id():
             raise TidemillError(
@@ -119,12 +104,7 @@ class Cluster:
 
 
 class Clusters:
-    """Connects to the clusters of sources. Safe to share between threads.
-
-    Args:
-        keys: reads a Secret.
-        own: the client of the platform's own Kafka, to detect that a source names that cluster. None skips the check.
-    """
+    """A thread-safe collection of clients for the clusters of sources."""
 
     def __init__(self, keys: Keys, own: KafkaSession | None = None) -> None:
         self._keys, self._own, self._id = keys, own, ""
@@ -132,11 +112,7 @@ class Clusters:
         self._lock = threading.Lock()
 
     def open(self, namespace: str, kafka: KafkaSpec) -> Cluster:
-        """Return the cluster with its current login.
-
-        Raises:
-            TidemillError: the Secret is missing or wrong, or cannot be read.
-        """
+        """Return the cluster with its current login."""
         connection = self._connection(namespace, kafka)
         key = namespace, kafka
         with self._lock:
@@ -149,20 +125,11 @@ class Clusters:
         return known
 
     def names(self, namespace: str, kafka: KafkaSpec) -> list[str]:
-        """Return the names of all topics that the login may describe.
-
-        Raises:
-            TidemillError: as `topic`.
-        """
+        """Return the names of all topics that the login may describe."""
         return self.open(namespace, kafka).names(self._own_id)
 
     def topic(self, namespace: str, kafka: KafkaSpec, name: str) -> LiveTopic | None:
-        """Return a topic, or None if it does not exist or the login may not describe it.
-
-        Raises:
-            TidemillError: the Secret is missing or wrong, or the cluster does not answer, refuses, or is the platform's
-                own.
-        """
+        """Return a topic, or None if it does not exist or the login may not describe it."""
         return self.open(namespace, kafka).topic(name, self._own_id)
 
     def _own_id(self) -> str:
@@ -182,12 +149,12 @@ class Clusters:
 
 
 def keys_in_files(root: Path) -> Keys:
-    """Return a reader of Secrets that are folders `<root>/<namespace>/<name>`, with a file for each key."""
+    """Return a reader of folders `<root>/<namespace>/<name>`, which stand for Secrets."""
 
     def read(namespace: str, name: str) -> Mapping[str, str]:
         folder = root / namespace / name
         if not folder.is_dir():
-            raise LoginError(f"there is no folder {folder}; create it, with a file for each key")
+            raise LoginError(f"there is no folder {folder}; create the folder with a file for each key")
         return read_keys(folder)
 
     return read

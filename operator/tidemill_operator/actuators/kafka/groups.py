@@ -1,7 +1,6 @@
-"""Consumer groups: their members, whether they are rebalancing, and their offsets.
+"""Read the members and offsets of consumer groups.
 
-Uses kafka-python, because librdkafka ends the whole process if a request to a group's coordinator times out and the
-broker answers later.
+The requests use kafka-python, because librdkafka can end the process after a slow answer about a group.
 """
 
 from __future__ import annotations
@@ -18,23 +17,14 @@ _MOVING = frozenset({"PreparingRebalance", "CompletingRebalance", "Assigning", "
 
 @dataclass(frozen=True)
 class Group:
-    """A consumer group: its members, and whether it is rebalancing."""
+    """The number of members of a consumer group, and whether the group is rebalancing."""
 
     members: int
     moving: bool
 
 
 def describe_group(config: Mapping[str, Any], name: str, timeout_seconds: float) -> Group:
-    """Return the current state of a consumer group. A group that does not exist has no members.
-
-    Args:
-        config: client settings in librdkafka's names.
-        name: the group's name.
-        timeout_seconds: the timeout of each request.
-
-    Raises:
-        TidemillError: Kafka does not answer the request.
-    """
+    """Return the state of a consumer group. A group that does not exist has no members."""
     doing = f"describing consumer group {name}"
     with (
         connected(config, timeout_seconds, doing) as client,
@@ -48,7 +38,7 @@ def describe_group(config: Mapping[str, Any], name: str, timeout_seconds: float)
 
 @dataclass(frozen=True)
 class Committed:
-    """An offset that a consumer group has committed, and the text beside it."""
+    """A committed offset of a consumer group, with the metadata text of the commit."""
 
     offset: int
     metadata: str
@@ -57,16 +47,7 @@ class Committed:
 def committed_offsets(
     config: Mapping[str, Any], groups: Sequence[str], timeout_seconds: float
 ) -> dict[str, dict[tuple[str, int], Committed]]:
-    """Return the committed offsets of groups by topic and partition. A group that does not exist has none.
-
-    Args:
-        config: client settings in librdkafka's names.
-        groups: the groups' names.
-        timeout_seconds: the timeout of each request.
-
-    Raises:
-        TidemillError: Kafka does not answer the request.
-    """
+    """Return the committed offsets of consumer groups, by topic and partition."""
     doing = f"reading offsets of consumer groups {', '.join(groups[:3])}{' …' if len(groups) > 3 else ''}"
     with (
         connected(config, timeout_seconds, doing) as client,
@@ -75,7 +56,7 @@ def committed_offsets(
         found = client.list_group_offsets(list(groups))
     return {
         group: {
-            # librdkafka ends the text with a NUL.
+            # librdkafka ends the metadata text with a NUL.
             (place.topic, place.partition): Committed(at.offset, (at.metadata or "").rstrip("\0"))
             for place, at in offsets.items()
             if at.offset >= 0

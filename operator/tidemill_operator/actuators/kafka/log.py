@@ -1,8 +1,4 @@
-"""Reads the first and last offsets of partitions, and the arrival times of records.
-
-Leaders of partitions change, but a client remembers a leader for minutes. So a request that got no answer is
-repeated at once by a new client, which has to ask for the leaders first.
-"""
+"""Read the first and last offsets of partitions, and the arrival times of records."""
 
 from __future__ import annotations
 
@@ -27,12 +23,7 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True)
 class Offsets:
-    """Offsets of partitions, by topic and number.
-
-    Attributes:
-        at: the known offsets.
-        faults: the reason for each unknown offset.
-    """
+    """Offsets by topic and partition. `faults` holds the reason for each unknown offset."""
 
     at: dict[Place, int] = field(default_factory=dict)
     faults: dict[Place, str] = field(default_factory=dict)
@@ -43,14 +34,7 @@ class Offsets:
 
 
 class KafkaLog:
-    """Reads partitions; safe to share between threads.
-
-    Args:
-        brokers: bootstrap brokers.
-        config: further client settings.
-        timeout_seconds: the timeout of one call, including all its attempts.
-        name: the name of the cluster in messages, if it is not the platform's own.
-    """
+    """A thread-safe reader of offsets and arrival times of partitions."""
 
     def __init__(
         self,
@@ -69,14 +53,14 @@ class KafkaLog:
         self._lock, self._reading = threading.Lock(), threading.Lock()
 
     def offsets(self, places: Iterable[Place], spec: OffsetSpec) -> Offsets:
-        """Return the offsets that Kafka reports within the timeout, and for each other offset why it is unknown."""
+        """Return the offsets that Kafka reports within the timeout, and the reason for each unknown offset."""
         found, left = Offsets(), set(places)
         deadline = time.monotonic() + self._timeout
         for attempts in range(_ATTEMPTS, 0, -1):
             if not left:
                 break
             client = self._admin()
-            # A request to a dead leader waits for its whole timeout, so each attempt gets a part of the remaining time.
+            # A request to a dead leader uses its whole timeout, so each attempt gets a part of the remaining time.
             answer = _asked(client, left, spec, max(1.0, (deadline - time.monotonic()) / attempts))
             found.at.update(answer.at)
             left = set(answer.faults)
@@ -89,11 +73,7 @@ class KafkaLog:
         return found
 
     def led(self, topic: str) -> bool:
-        """Return whether Kafka's controllers answer.
-
-        The request asks whether `topic`, which exists, could be created. Brokers forward such requests to the
-        controllers. Nothing is changed.
-        """
+        """Return whether Kafka's controllers answer."""
         client = self._admin()
         asked = [NewTopic(topic, num_partitions=1)]
         try:
@@ -108,9 +88,9 @@ class KafkaLog:
         return True
 
     def arrivals(self, places: Mapping[Place, int], *, seconds: float = 2.0) -> dict[Place, int | None]:
-        """Return for each offset the arrival time, in epoch ms, of the first record at or after it.
+        """Return the arrival time in epoch ms of the first record at or after each offset.
 
-        The time is None if only control records follow. Partitions that are not read in time are left out.
+        The arrival time is None if only control records follow the offset.
         """
         if not places:
             return {}
@@ -148,20 +128,18 @@ class KafkaLog:
             consumer.close()
 
     def _admin(self) -> AdminClient:
-        """Return the client, which is created at first use."""
         with self._lock:
             if self._client is None:
                 self._client = AdminClient(self.config)
             return self._client
 
     def _renew(self, client: AdminClient) -> None:
-        """Make the next request use a new client, unless this client was already replaced."""
         with self._lock:
             if self._client is client:
                 self._client = None
 
 
-# Read one batch of each partition. No consumer group is joined, because the operator commits no offsets.
+# The operator reads one batch of each partition, and joins no consumer group.
 _READING = {
     "group.id": "tidemill-operator",
     "enable.auto.commit": False,
@@ -174,7 +152,6 @@ _READING = {
 
 
 def _asked(client: AdminClient, places: Collection[Place], spec: OffsetSpec, seconds: float) -> Offsets:
-    """Make one attempt."""
     found = Offsets()
     try:
         futures = client.list_offsets({TopicPartition(*place): spec for place in places}, request_timeout=seconds)
@@ -189,7 +166,7 @@ def _asked(client: AdminClient, places: Collection[Place], spec: OffsetSpec, sec
         except FutureTimeout:
             found.faults[place] = f"no answer within {seconds:.0f} s"
         else:
-            # If a leader does not answer in time, librdkafka reports no error, but an invalid offset.
+            # If a leader does not answer in time, librdkafka reports an invalid offset instead of an error.
             if offset >= 0:
                 found.at[place] = offset
             else:

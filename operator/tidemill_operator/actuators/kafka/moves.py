@@ -1,4 +1,4 @@
-"""Moves replicas between brokers with kafka-python, because confluent-kafka lacks the requests for it."""
+"""Move replicas between brokers with kafka-python, because confluent-kafka lacks these requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tidemill_operator.errors import Reason, TidemillError
 
 @dataclass(frozen=True)
 class Moving:
-    """A partition whose replicas are being moved: its brokers, and which of them are being added and removed."""
+    """A partition that is being reassigned."""
 
     replicas: tuple[int, ...]
     coming: frozenset[int]
@@ -21,22 +21,13 @@ class Moving:
 
 
 class KafkaMoves:
-    """Reassignments of one Kafka cluster.
-
-    Args:
-        client: a `kafka.admin.KafkaAdminClient`.
-        brokers: the cluster's bootstrap brokers, for messages.
-    """
+    """The partition reassignments of one Kafka cluster."""
 
     def __init__(self, client: Any, brokers: str) -> None:
         self._client, self._brokers = client, brokers
 
     def of(self, topic: str, partitions: Sequence[int]) -> Mapping[int, Moving]:
-        """Return those partitions of a topic whose replicas are being moved, by number.
-
-        Raises:
-            TidemillError: Kafka does not answer, or refuses.
-        """
+        """Return the partitions of a topic that are being reassigned."""
         with self._told("listing the replicas that are being moved"):
             found = self._client.list_partition_reassignments({topic: list(partitions)})
         return {
@@ -47,20 +38,12 @@ class KafkaMoves:
         }
 
     def any(self) -> bool:
-        """Return whether any partition of the cluster is being reassigned, no matter who requested it.
-
-        Raises:
-            TidemillError: Kafka does not answer, or refuses.
-        """
+        """Return whether any partition of the cluster is being reassigned."""
         with self._told("listing the replicas that are being moved"):
             return bool(self._client.list_partition_reassignments())
 
     def move(self, topic: str, wanted: Mapping[int, Sequence[int] | None]) -> None:
-        """Reassign partitions to brokers; None cancels a reassignment.
-
-        Raises:
-            TidemillError: Kafka does not answer, or refuses one of the reassignments.
-        """
+        """Reassign partitions to brokers. None instead of brokers cancels a reassignment."""
         import kafka.errors
 
         doing = f"moving replicas of topic {topic}"
@@ -72,7 +55,7 @@ class KafkaMoves:
                 }
             )
         for at, error in sorted(told.items()):
-            # Ignore this error: a reassignment that can no longer be cancelled has completed.
+            # A reassignment that can no longer be cancelled has completed, so ignore this error.
             if error is None or (error is kafka.errors.NoReassignmentInProgressError and wanted[at.partition] is None):
                 continue
             raise TidemillError(
@@ -88,14 +71,6 @@ class KafkaMoves:
 
 @contextmanager
 def moves(config: Mapping[str, Any], timeout_seconds: float) -> Iterator[KafkaMoves]:
-    """Yield a client, and close it afterwards.
-
-    Args:
-        config: client settings in librdkafka's names.
-        timeout_seconds: the timeout of each request.
-
-    Raises:
-        TidemillError: Kafka does not answer.
-    """
+    """Yield a client for reassignments."""
     with connected(config, timeout_seconds, "connecting to move replicas") as client:
         yield KafkaMoves(client, str(config["bootstrap.servers"]))

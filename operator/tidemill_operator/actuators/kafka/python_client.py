@@ -1,6 +1,6 @@
-"""A client of kafka-python, for requests that confluent-kafka lacks or cannot make safely.
+"""Create clients of kafka-python, for requests that confluent-kafka cannot make.
 
-Each client is used for one task. The library is imported at first use, because it takes 20 MiB and nearly a second.
+The import of kafka-python is deferred, because it takes 20 MiB of memory and nearly a second.
 """
 
 from __future__ import annotations
@@ -27,31 +27,19 @@ _SAME = {
 
 @contextmanager
 def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> Iterator[Any]:
-    """Yield a `kafka.KafkaAdminClient`, and close it afterwards.
-
-    Args:
-        config: client settings in librdkafka's names.
-        timeout_seconds: the timeout of each request.
-        doing: what the client is used for. Error messages begin with this text.
-
-    Raises:
-        TidemillError: Kafka does not answer.
-    """
+    """Yield a `kafka.KafkaAdminClient`."""
     import kafka
 
     from tidemill_operator.actuators.kafka.python_connections import Connections
 
-    # The library logs every failed connection. Its log is turned off, because errors that matter are raised.
+    # The library logs every failed connection, but its callers raise the errors that matter.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     brokers = str(config["bootstrap.servers"])
     timeout = int(timeout_seconds * 1000)
     with ExitStack() as closing:
 
         def connections(**settings: Any) -> Any:
-            """Create connections that are closed even if no broker answers.
-
-            Otherwise, the library leaks the thread of the connections.
-            """
+            """Create connections that are closed even if no broker answers."""
             made = Connections(**settings)
             closing.callback(made.close)
             return made
@@ -70,7 +58,7 @@ def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> 
 
 @contextmanager
 def told(doing: str, brokers: str) -> Iterator[None]:
-    """Translate errors of kafka-python into TidemillError. The messages begin with `doing`."""
+    """Translate errors of kafka-python into TidemillError, with messages that begin with `doing`."""
     from kafka import errors
 
     try:
@@ -85,7 +73,6 @@ def told(doing: str, brokers: str) -> Iterator[None]:
 
 
 def _translated(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate the security settings from librdkafka's names to those of kafka-python."""
     told: dict[str, Any] = {_SAME[key]: value for key, value in config.items() if key in _SAME}
     for name in ("security_protocol", "sasl_mechanism"):
         if name in told:
@@ -105,7 +92,7 @@ def _tls(config: Mapping[str, Any]) -> ssl.SSLContext:
     if location := config.get("ssl.certificate.location"):
         context.load_cert_chain(location, config.get("ssl.key.location"), password)
     elif pem := config.get("ssl.certificate.pem"):
-        # Certificates are written to a file, because Python's ssl module reads them from files only.
+        # Python's ssl module reads certificates from files only.
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "client.pem"
             file.touch(mode=0o600)

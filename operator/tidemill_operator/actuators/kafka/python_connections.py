@@ -1,9 +1,4 @@
-"""Connections of kafka-python that have a deadline, and that are closed after a failure.
-
-The library itself waits for a TLS handshake without a limit. A frozen broker accepts a connection and never answers, so
-the operator would wait until that broker resumes. After a refused connection, a failed handshake, or the death of a
-broker, the library also leaves sockets open until the garbage collector finds them.
-"""
+"""Add deadlines to the connections of kafka-python, and close its sockets after failures."""
 
 from __future__ import annotations
 
@@ -20,14 +15,14 @@ from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
 
 class Connections(KafkaNetClient):  # type: ignore[misc]
-    """Creates the connections of a `kafka.KafkaAdminClient`. Pass this class as the setting `kafka_client`."""
+    """The setting `kafka_client` of a `kafka.KafkaAdminClient`."""
 
     def __init__(self, **settings: Any) -> None:
         net = NetworkSelector(**settings)
         super().__init__(net=net, manager=_Manager(net, **settings))
 
     def close(self, node_id: Any = None) -> None:
-        """Close the connections to one broker, or all connections that were ever opened."""
+        """Close the connections to one broker, or all connections."""
         if node_id is None:
             self._net.stop()  # the network thread must not use a closed connection
         super().close(node_id)
@@ -59,10 +54,7 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
 
 
 class _Socket(KafkaNetSocket):  # type: ignore[misc]
-    """A socket that is closed if the broker does not answer.
-
-    The library selects this class by the scheme of a proxy URL.
-    """
+    """A socket that is closed if the broker does not answer."""
 
     SCHEMES = ("direct",)
 
@@ -77,7 +69,6 @@ class _Socket(KafkaNetSocket):  # type: ignore[misc]
 class _Tls(KafkaSSLTransport):  # type: ignore[misc]
     @property
     def socket(self) -> Any:
-        """The encrypted socket, which has taken over the file descriptor of the plain socket."""
         return self._sock
 
     async def handshake_until(self, timeout_at: float | None) -> None:

@@ -1,4 +1,4 @@
-"""Changes the replicas of live topics, one step per pass, with a throttle that is removed at the end."""
+"""Change the replicas of live topics in steps, with a throttle that is removed at the end."""
 
 from __future__ import annotations
 
@@ -32,19 +32,14 @@ THROTTLE_BYTES = 50_000_000
 
 @dataclass(frozen=True)
 class Advance:
-    """The result of one step.
-
-    Attributes:
-        change: the change under way, or None if there is none.
-        writes: number of requests that changed something.
-    """
+    """The result of a step. `change` is the unfinished change of replicas."""
 
     change: ReplicaChange | None = None
     writes: int = 0
 
 
 def held(described: Any) -> Mapping[int, Held]:
-    """Return the partitions as Kafka describes them. The description does not include reassignments."""
+    """Return the replicas of each partition from Kafka's description of a topic."""
     return {
         partition.id: Held(
             replicas=tuple(node.id for node in partition.replicas),
@@ -55,13 +50,7 @@ def held(described: Any) -> Mapping[int, Held]:
 
 
 class Replication:
-    """Changes the replicas of one cluster's topics.
-
-    Args:
-        session: makes the requests to the cluster.
-        throttle_bytes: how many bytes per second each broker may send and receive for moving replicas. 0 means no
-            limit.
-    """
+    """The actuator that changes the replicas of topics."""
 
     def __init__(self, session: KafkaSession, *, throttle_bytes: int = THROTTLE_BYTES) -> None:
         self._session, self._rate = session, throttle_bytes
@@ -75,18 +64,7 @@ class Replication:
         *,
         leaving: frozenset[int] = frozenset(),
     ) -> Advance:
-        """Do the next step of changing a topic's replicas, if any.
-
-        Args:
-            topic: the topic's name.
-            partitions: the live partitions.
-            config: the complete config of the topic.
-            wish: the requested replicas.
-            leaving: the brokers from which all replicas are moved away.
-
-        Raises:
-            TidemillError: Kafka does not answer, or refuses.
-        """
+        """Take the next step of changing a topic's replicas."""
         ours = bool(config.get(LEADERS))
         if is_calm(partitions, wish, ours=ours):
             return Advance()
@@ -103,11 +81,7 @@ class Replication:
             return Advance(step.change, self._take(topic, step, config, brokers, moving))
 
     def relieve(self) -> None:
-        """Remove the brokers' throttle if no replica is moving, e.g. after a topic with moving replicas was deleted.
-
-        Raises:
-            TidemillError: Kafka does not answer, or refuses.
-        """
+        """Remove the brokers' throttle if no replica is moving."""
         with moves(self._session.config, self._session.timeout) as moving:
             self._free(Brokers(self._racks()), moving)
 
@@ -125,7 +99,7 @@ class Replication:
             writes += self._elect(topic, step.elect)
         if step.finish:
             writes += self._free(brokers, moving)
-            # The config LEADERS marks an unfinished change. Remove it last, so that an interrupted pass is repeated.
+            # Remove the config LEADERS last, because it marks an unfinished change that the next pass continues.
             self._session.set_configs(ResourceType.TOPIC, topic, {LEADERS: None, FOLLOWERS: None})
             self._session.settle(lambda: not self._session.configs(ResourceType.TOPIC, [topic])[topic].get(LEADERS))
             writes += 1
@@ -134,7 +108,7 @@ class Replication:
     def _slow(self, topic: str, step: Step, config: Mapping[str, str], brokers: Brokers) -> int:
         writes = 0
         for broker, rates in self._rates(brokers).items() if self._rate else ():
-            # A limit that somebody else has set is kept.
+            # Keep a limit that somebody else has set.
             if lacking := {key: str(self._rate) for key in RATES if not rates.get(key)}:
                 self._session.set_configs(ResourceType.BROKER, broker, lacking)
                 writes += 1
@@ -159,15 +133,14 @@ class Replication:
             try:
                 found |= self._session.configs(ResourceType.BROKER, [str(broker)])
             except TidemillError as error:
-                # A broker that has just died is still in the list. The step continues without a limit on that broker.
+                # The list may contain a broker that has just died, which gets no limit.
                 log.warning("broker %s: %s", broker, error)
         return found
 
     def _elect(self, topic: str, partitions: tuple[int, ...]) -> int:
         wanted = [TopicPartition(topic, number) for number in partitions]
         with self._session.told(f"electing leaders of topic {topic}"):
-            # No timeout is passed, because confluent-kafka 2.12 raises SystemError if it gets one. `wait` has a
-            # timeout.
+            # confluent-kafka 2.12 raises SystemError for a timeout here, but `wait` has its own timeout.
             told = self._session.wait(self._session.admin().elect_leaders(ElectionType.PREFERRED, wanted))
         for at, error in told.items():
             if isinstance(error, KafkaException) and error.args[0].code() != KafkaError.ELECTION_NOT_NEEDED:

@@ -1,4 +1,4 @@
-"""Reads the newest records of a topic, without joining a consumer group and without writing anything."""
+"""Read the newest records of a topic without joining a consumer group."""
 
 from __future__ import annotations
 
@@ -25,17 +25,10 @@ _SETTINGS = "TIDEMILL_KAFKA_CONFIG"
 def newest_values(
     brokers: str, topic: str, *, most: int, seconds: float = 30.0, config: Mapping[str, Any] | None = None
 ) -> list[bytes]:
-    """Return the values of the newest records of a topic, in the order of their arrival. Tombstones are left out.
-
-    Args:
-        brokers: bootstrap brokers.
-        topic: the topic's name.
-        most: the greatest number of records to return.
-        seconds: the maximum time of reading, after which the records read so far are returned.
-        config: further client settings.
+    """Return the values of at most `most` newest records of a topic in the order of arrival, without tombstones.
 
     Raises:
-        TidemillError: there is no such topic, or Kafka does not answer.
+        TidemillError: the topic does not exist, or Kafka does not answer.
     """
     refused: list[str] = []
     noted = {"error_cb": lambda error: refused.append(error.str()) if error.code() in REFUSED else None}
@@ -43,13 +36,15 @@ def newest_values(
         consumer = Consumer({"bootstrap.servers": brokers, **_READING, **noted, **(config or {})})
     except KafkaException as error:
         message = f"a setting of Kafka's client is wrong: {error.args[0].str()}"
-        raise TidemillError(Reason.INVALID_SPEC, message, f"correct it in the file that {_SETTINGS} names") from None
+        raise TidemillError(
+            Reason.INVALID_SPEC, message, f"correct the setting in the file that {_SETTINGS} names"
+        ) from None
     try:
         starts = _starts(consumer, topic, most)
         consumer.assign(starts)
         return _read(consumer, len(starts), most, time.monotonic() + seconds)
     except KafkaException as error:
-        consumer.poll(0)  # calls error_cb with the errors that the client has queued
+        consumer.poll(0)  # calls error_cb with queued errors
         message = f"topic {topic} on {brokers} cannot be read: {(refused or [error.args[0].str()])[-1]}"
         remedy = f"check the address, the topic, and the settings for TLS and SASL in the file that {_SETTINGS} names"
         raise TidemillError(Reason.UNREACHABLE, message, remedy) from None
@@ -58,10 +53,10 @@ def newest_values(
 
 
 def _starts(consumer: Consumer, topic: str, most: int) -> list[TopicPartition]:
-    """Return an offset of each partition, so that about `most` records follow in all partitions together."""
+    """Return an offset of each partition, so that about `most` records follow in total."""
     known = consumer.list_topics(topic, timeout=_ANSWER_SECONDS).topics[topic]
     if known.error is not None or not known.partitions:
-        remedy = "check the name; to name a file, include its folder or suffix, such as ./events.csv"
+        remedy = "check the name; write a file with its folder or suffix, such as ./events.csv"
         raise TidemillError(Reason.UNREACHABLE, f"there is neither a file nor a topic {topic}", remedy)
     each = max(1, most // len(known.partitions))
     starts = []

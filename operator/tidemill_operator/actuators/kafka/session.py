@@ -1,4 +1,4 @@
-"""The admin client of one Kafka cluster, which is created at first use. Errors are translated into TidemillError."""
+"""The admin client of one Kafka cluster, with Kafka's errors translated into TidemillError."""
 
 from __future__ import annotations
 
@@ -29,14 +29,7 @@ _WRONG = frozenset({KafkaError.INVALID_CONFIG, KafkaError.INVALID_PARTITIONS, Ka
 
 
 class KafkaSession:
-    """Makes requests to one Kafka cluster. Safe to use from several threads.
-
-    Args:
-        brokers: bootstrap brokers.
-        config: further client settings, e.g. of TLS and SASL.
-        timeout_seconds: the timeout of each request.
-        remedy: what to do if the login or the certificate is refused.
-    """
+    """A thread-safe client for requests to one Kafka cluster."""
 
     def __init__(
         self, brokers: str, config: Mapping[str, Any], timeout_seconds: float, *, remedy: str = _CHECK_SETTINGS
@@ -47,11 +40,7 @@ class KafkaSession:
         self._refused = ""
 
     def admin(self) -> AdminClient:
-        """Return the client, which is created at first use.
-
-        Raises:
-            TidemillError: no broker is known.
-        """
+        """Return the client."""
         if not self.brokers:
             raise TidemillError(Reason.UNREACHABLE, "no Kafka address is configured", "set TIDEMILL_KAFKA_BROKERS")
         if self.client is None:
@@ -59,11 +48,11 @@ class KafkaSession:
         return self.client
 
     def wait(self, future: Future[Any]) -> Any:
-        """Wait for the answer to a request and return it."""
+        """Return a request's answer."""
         return future.result(timeout=self.timeout + 5.0)
 
     def each(self, futures: Mapping[Any, Future[Any]], okay: tuple[int, ...] = ()) -> None:
-        """Wait for all requests; ignore errors whose code is in `okay`."""
+        """Wait for all requests, and ignore errors whose code is in `okay`."""
         for future in futures.values():
             try:
                 self.wait(future)
@@ -72,24 +61,14 @@ class KafkaSession:
                     raise
 
     def cluster_id(self) -> str:
-        """Return the id of the cluster.
-
-        Raises:
-            TidemillError: Kafka does not answer, or refuses.
-        """
+        """Return the cluster's id."""
         with self.told("describing the cluster"):
             return str(self.wait(self.admin().describe_cluster(request_timeout=self.timeout)).cluster_id or "")
 
     def set_configs(self, kind: ResourceType, name: str, configs: Mapping[str, str | None]) -> bool:
-        """Set configs of a topic or a broker. A value of None removes a config. Other configs stay.
+        """Set configs of a topic or a broker. None removes a config.
 
-        Waits until Kafka shows the changed configs, because Kafka acknowledges a change before all brokers know it.
-
-        Returns:
-            Whether Kafka showed the changed configs within 15 seconds.
-
-        Raises:
-            TidemillError: Kafka does not answer, or refuses.
+        Returns whether Kafka showed the changed configs within 15 seconds.
         """
         entries = [
             ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
@@ -104,17 +83,13 @@ class KafkaSession:
 
         def shows() -> bool:
             told = self.configs(kind, [name])[name]
-            # Removed configs are not compared, because their defaults are not known here.
+            # Removed configs are not compared, because their defaults are unknown.
             return all(told.get(key) == value for key, value in configs.items() if value is not None)
 
         return self.settle(shows)
 
     def described(self, topics: Sequence[str]) -> dict[str, Any]:
-        """Return the client's descriptions of the topics that exist, by name.
-
-        Raises:
-            TidemillError: Kafka does not answer, or refuses.
-        """
+        """Return the client's descriptions of existing topics."""
         if not topics:
             return {}
         found = {}
@@ -130,23 +105,12 @@ class KafkaSession:
         return found
 
     def names(self) -> list[str]:
-        """Return the names of all topics that the login may describe.
-
-        Raises:
-            TidemillError: Kafka does not answer, or refuses.
-        """
+        """Return the names of all topics that the login may describe."""
         with self.told("listing topics"):
             return sorted(self.admin().list_topics(timeout=self.timeout).topics)
 
     def existing(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return the client's descriptions of the topics that exist, by name, after asking the controller as well.
-
-        A broker learns of new topics a moment later than the controller, and a broker with outdated metadata does not
-        know topics for longer. The controller is asked about topics that the broker does not know.
-
-        Raises:
-            TidemillError: Kafka does not answer, refuses, or its brokers disagree on which topics exist.
-        """
+        """Return the client's descriptions of existing topics, after asking the controller too."""
         found = self.described(names)
         late = self.known_to_controller([name for name in names if name not in found])
 
@@ -158,17 +122,13 @@ class KafkaSession:
             unknown = ", ".join(sorted(late - found.keys()))
             raise TidemillError(
                 Reason.UNREACHABLE,
-                f"topic {unknown} exists, but the broker that was asked does not know it yet",
+                f"topic {unknown} exists, but a broker does not know the topic yet",
                 "check that all brokers are up to date with the controller",
             )
         return found
 
     def configs(self, kind: ResourceType, names: list[str]) -> Mapping[str, Mapping[str, str]]:
-        """Return all config values of topics or brokers that exist.
-
-        Raises:
-            TidemillError: Kafka does not answer, or refuses.
-        """
+        """Return all config values of existing topics or brokers."""
         if not names:
             return {}
         found = {}
@@ -182,13 +142,7 @@ class KafkaSession:
         return found
 
     def shows(self, topic: str, config: Mapping[str, str]) -> bool:
-        """Return whether Kafka shows the given configs of a topic.
-
-        The result is False if the broker that answers does not know the topic yet.
-
-        Raises:
-            TidemillError: Kafka does not answer.
-        """
+        """Return whether Kafka shows the given configs of a topic."""
         try:
             return config.items() <= self.configs(ResourceType.TOPIC, [topic])[topic].items()
         except TidemillError as error:
@@ -197,15 +151,11 @@ class KafkaSession:
             return False
 
     def known_to_controller(self, topics: Sequence[str]) -> frozenset[str]:
-        """Return the names of the topics that the controller knows. A broker may not know a new topic yet.
-
-        Raises:
-            TidemillError: Kafka does not answer.
-        """
+        """Return the topics that the controller knows. A broker may not know a new topic yet."""
         if not topics:
             return frozenset()
         known = set()
-        # With validate_only, the controller creates nothing. If it refuses to create a topic, the topic already exists.
+        # With validate_only, the controller creates nothing, and refuses a topic that exists.
         wanted = [NewTopic(topic, 1, 1) for topic in topics]
         asked = self.admin().create_topics(wanted, request_timeout=self.timeout, validate_only=True)
         for topic, future in asked.items():
@@ -220,10 +170,7 @@ class KafkaSession:
         return frozenset(known)
 
     def settle(self, shows: Callable[[], bool]) -> bool:
-        """Wait up to 15 seconds until `shows` returns true, because brokers get metadata late.
-
-        Return its last result.
-        """
+        """Wait up to 15 seconds until `shows` returns true, and return its last result."""
         deadline = time.monotonic() + _SETTLE_SECONDS
         while not (there := shows()) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -234,15 +181,12 @@ class KafkaSession:
             self._refused = error.str()
 
     def _served(self) -> None:
-        """Poll the client for errors. Without polling, a failed login would only show as a timeout."""
+        """Poll the client, so that a failed login is reported and not hidden by a timeout."""
         if self.client is not None:
             self.client.poll(0)
 
     def _gone(self, doing: str, how: str) -> TidemillError:
-        """Return the error for a request that got no answer, and discard the client.
-
-        After lost packets, the connections of the old client may stay silent although Kafka answers again.
-        """
+        """Return the error for an unanswered request, and discard the client."""
         self._served()
         self.client = None
         if not self._refused:
@@ -253,7 +197,7 @@ class KafkaSession:
 
     @contextmanager
     def told(self, doing: str) -> Iterator[None]:
-        """Translate Kafka's errors into TidemillError. The messages begin with `doing`."""
+        """Translate Kafka's errors into TidemillError, with messages that begin with `doing`."""
         self._served()
         self._refused = ""
         try:

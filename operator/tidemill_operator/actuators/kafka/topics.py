@@ -1,7 +1,4 @@
-"""Makes topics match the plan: creates them, adds partitions, sets configs. Deletes a topic only if that is requested.
-
-Only config keys that the plan names are compared. Other configs are not changed.
-"""
+"""Create, change and delete topics as the plan requires."""
 
 from __future__ import annotations
 
@@ -30,15 +27,10 @@ _ABSENT = KafkaError.UNKNOWN_TOPIC_OR_PART
 
 
 class KafkaTopics:
-    """The topics of one Kafka cluster. Safe to call from several threads.
+    """A thread-safe actuator for the topics of one Kafka cluster.
 
-    Args:
-        brokers: bootstrap brokers.
-        config: further client settings, e.g. of TLS and SASL.
-        timeout_seconds: the timeout of each request.
-        throttle_bytes: how many bytes per second each broker may send and receive for moving replicas. 0 means no
-            limit.
-        offsets_replicas: replication factor of Kafka's topic `__consumer_offsets`. 0 means that it is not changed.
+    `throttle_bytes` limits the movement of replicas, in bytes per second and broker. 0 means no limit.
+    `offsets_replicas` is the replication factor of `__consumer_offsets`. 0 leaves that topic unchanged.
     """
 
     def __init__(
@@ -55,53 +47,26 @@ class KafkaTopics:
         self._replication = Replication(self._session, throttle_bytes=throttle_bytes)
 
     def brokers(self) -> int:
-        """Return the number of brokers that answer.
-
-        Raises:
-            TidemillError: Kafka does not answer.
-        """
+        """Return the number of brokers that answer."""
         session = self._session
         with session.told("describing the cluster"):
             described = session.wait(session.admin().describe_cluster(request_timeout=session.timeout))
         return len(described.nodes)
 
     def names(self) -> list[str]:
-        """Return the names of all topics.
-
-        Raises:
-            TidemillError: Kafka does not answer.
-        """
+        """List all topic names."""
         return self._session.names()
 
     def observe(self, names: Sequence[str]) -> Mapping[str, LiveTopic]:
-        """Return the topics that exist, by name.
-
-        The controller is asked about topics that the broker does not know. Otherwise, the operator would record an
-        existing topic as its own, and might delete it later.
-
-        Raises:
-            TidemillError: Kafka does not answer, or its brokers disagree on which topics exist.
-        """
+        """Return the existing topics, after asking the controller too."""
         return {name: live_topic(described) for name, described in self._session.existing(names).items()}
 
     def configs(self, names: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
-        """Return all config values of existing topics.
-
-        Raises:
-            TidemillError: Kafka does not answer, or refuses.
-        """
+        """Return all config values of existing topics."""
         return self._session.configs(ResourceType.TOPIC, list(names))
 
     def ensure(self, topics: Sequence[Topic], *, spread: Spread | None = None) -> list[Outcome]:
-        """Make the topics match the plan. Returns one outcome for each topic.
-
-        Args:
-            topics: the topics of the plan.
-            spread: how to spread the replicas over the brokers. If None, replicas are moved only if necessary.
-
-        Raises:
-            TidemillError: Kafka does not answer.
-        """
+        """Make the topics match the plan, and return one outcome for each topic."""
         live = self._session.described([topic.name for topic in topics])
         configs = self.configs([topic.name for topic in topics if topic.managed and topic.name in live])
         outcomes = []
@@ -115,7 +80,6 @@ class KafkaTopics:
         return outcomes
 
     def _secure_offsets(self) -> None:
-        """Raise the replication factor of `__consumer_offsets`, but never lower it. No condition reports this."""
         try:
             described = self._session.described([_OFFSETS]).get(_OFFSETS)
             if described is None:
@@ -132,11 +96,7 @@ class KafkaTopics:
             log.warning("%s", error)
 
     def release(self, topics: Sequence[Topic], reclaim: Reclaim) -> list[Outcome]:
-        """Delete the managed topics if the policy is Delete; otherwise keep them.
-
-        Raises:
-            TidemillError: Kafka does not answer.
-        """
+        """Delete the managed topics if the policy is Delete."""
         doomed = [topic.name for topic in topics if topic.managed and reclaim == "Delete"]
         existing = self.observe(doomed)
         moving = [name for name, config in self.configs(list(existing)).items() if config.get(LEADERS)]
@@ -198,8 +158,8 @@ class KafkaTopics:
         if topic.replication_factor > brokers:
             raise TidemillError(
                 Reason.INVALID_SPEC,
-                f"topic {topic.name}: replication factor {topic.replication_factor} needs as many brokers, but there"
-                f" {'is 1' if brokers == 1 else f'are {brokers}'}",
+                f"topic {topic.name}: replication factor {topic.replication_factor} needs {topic.replication_factor}"
+                f" brokers, but only {'1 is' if brokers == 1 else f'{brokers} are'} available",
                 f"set spec.source.topic.replicationFactor to at most {brokers}",
             )
         created = self._request(topic)
@@ -212,7 +172,7 @@ class KafkaTopics:
             )
         if described is None:
             return _report(topic, None, 0)
-        # The topic exists, although the broker that `observe` asked did not know it yet. Treat it as an existing topic.
+        # The topic exists, although the broker that `observe` asked did not know it yet.
         return self._ensure(topic, described, self.configs([topic.name])[topic.name], spread)
 
     def _request(self, topic: Topic) -> bool:
@@ -237,17 +197,13 @@ class KafkaTopics:
         return self._await(topic)
 
     def _repair(self, name: str, drift: Mapping[str, str]) -> bool:
-        """Set configs, and return whether Kafka shows them."""
         if not drift:
             return True
         log.info("topic %s: %s", name, ", ".join(f"{key} is {value} from now on" for key, value in drift.items()))
         return self._session.set_configs(ResourceType.TOPIC, name, drift)
 
     def _await(self, topic: Topic) -> Any:
-        """Wait up to 15 seconds for the new partitions.
-
-        Return the topic's description, or None if it is not known yet.
-        """
+        """Wait up to 15 seconds for new partitions. Return the topic's description, or None if it is unknown."""
         found: dict[str, Any] = {}
 
         def shows() -> bool:
@@ -259,7 +215,7 @@ class KafkaTopics:
 
 
 def live_topic(described: Any) -> LiveTopic:
-    """Return the facts about a topic from its description by the client."""
+    """Convert the client's description of a topic."""
     replicas = [[node.id for node in partition.replicas] for partition in described.partitions]
     return LiveTopic(
         partitions=len(replicas),
@@ -313,6 +269,6 @@ def _report(
         text = f"topic {topic.name}: {', '.join(sorted(unshown))} set; Kafka does not show the change yet"
         return outcome.waiting(Component.TOPICS, topic.name, text, serving=True, **facts)
     if in_sync:
-        text = f"topic {topic.name}: {IN_SYNC} becomes {in_sync} once every partition has that many replicas in sync"
+        text = f"topic {topic.name}: {IN_SYNC} becomes {in_sync} once every partition has enough in-sync replicas"
         return outcome.waiting(Component.TOPICS, topic.name, text, serving=True, **facts)
     return outcome.done(Component.TOPICS, topic.name, **facts)

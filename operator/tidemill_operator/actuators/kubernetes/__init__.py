@@ -1,1 +1,1 @@
-"""Kubernetes: a pipeline's workloads, and the Services, policies and Secrets around them."""
+"""Actuators for a pipeline's workloads, Services, policies and Secrets in Kubernetes."""

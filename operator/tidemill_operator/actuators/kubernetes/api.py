@@ -1,7 +1,4 @@
-"""A thin client of the Kubernetes API: plain documents, a hard timeout on every call, errors as TidemillError.
-
-This module knows paths and verbs, but not what the objects mean. Safe to call from several threads.
-"""
+"""A thread-safe client of the Kubernetes API for plain documents, with a timeout for every call."""
 
 from __future__ import annotations
 
@@ -53,7 +50,7 @@ POD = Kind("v1", "Pod", "pods")
 EVENT = Kind("v1", "Event", "events")
 KAFKA_CONNECTOR = Kind(strimzi.API_VERSION, strimzi.KIND, strimzi.PLURAL)
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
-# The mutating webhook comes first, because the API server calls it before its own validation.
+# The API server calls mutating webhooks before validating webhooks, so this order applies here too.
 WEBHOOKS = tuple(
     Kind("admissionregistration.k8s.io/v1", kind, f"{kind.lower()}s", namespaced=False)
     for kind in ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
@@ -80,27 +77,19 @@ KINDS = {
 
 
 class NotFound(TidemillError):
-    """There is no such object."""
+    """The object does not exist."""
 
 
 class Conflict(TidemillError):
-    """Somebody else wrote the object first: read it again and retry."""
+    """The object has changed since it was read."""
 
 
 class Terminating(TidemillError):
-    """The namespace is being deleted; nothing can be created in it."""
+    """The namespace is being deleted, so no object can be created."""
 
 
 class Api:
-    """The API of one cluster.
-
-    Args:
-        configuration: address and credentials. None means the pod's service account, or else the file in KUBECONFIG.
-        timeout_seconds: the timeout of each call.
-
-    Attributes:
-        configuration: address and credentials.
-    """
+    """The API of one cluster."""
 
     def __init__(self, configuration: client.Configuration | None = None, *, timeout_seconds: float = _SECONDS) -> None:
         self.configuration = configuration or load()
@@ -109,17 +98,7 @@ class Api:
         self._timeout = timeout_seconds
 
     def get(self, kind: Kind, namespace: str | None, name: str, *, sure: bool = False) -> Document | None:
-        """Return an object; None if it does not exist.
-
-        Args:
-            kind: the object's kind.
-            namespace: the object's namespace.
-            name: the object's name.
-            sure: read the live object, even if a cached copy exists.
-
-        Raises:
-            TidemillError: the API does not answer, or refuses the request.
-        """
+        """Return an object, or None if it does not exist. `sure` bypasses the cache."""
         try:
             return self._call("GET", _path(kind, namespace, name))
         except NotFound:
@@ -128,21 +107,16 @@ class Api:
     def list(
         self, kind: Kind, namespace: str | None = None, *, selector: str = "", metadata_only: bool = False
     ) -> list[Document]:
-        """Return the objects of a kind, in one namespace or in all.
-
-        Raises:
-            TidemillError: the API does not answer, or refuses the request.
-        """
+        """Return the objects of a kind in one namespace, or in all namespaces."""
         return self._pages(kind, namespace, selector=selector, metadata_only=metadata_only)[0]
 
     def _pages(self, kind: Kind, namespace: str | None, *, selector: str, metadata_only: bool) -> tuple[Documents, str]:
-        """Return all objects, and the resource version of the list."""
         found: list[Document] = []
         query = {"limit": str(_PAGE), **({"labelSelector": selector} if selector else {})}
         accept = _METADATA_ONLY if metadata_only else _JSON
         while True:
             page = self._call("GET", _path(kind, namespace), query=query, accept=accept)
-            # The API server leaves out kind and apiVersion in the items of a list, so they are added here.
+            # The API server leaves out kind and apiVersion in the items of a list.
             known = {} if metadata_only else {"apiVersion": kind.api_version, "kind": kind.kind}
             found += [{**known, **item} for item in page.get("items") or ()]
             metadata = page.get("metadata") or {}
@@ -151,50 +125,28 @@ class Api:
             query["continue"] = metadata["continue"]
 
     def recent(self, kind: Kind, namespace: str, name: str) -> Document | None:
-        """Return an object, possibly from a cache. Use it only for objects that nobody but the operator changes.
-
-        Raises:
-            TidemillError: the API does not answer, or refuses the request.
-        """
+        """Return an object that only the operator changes, possibly from a cache."""
         return self.get(kind, namespace, name)
 
     def owned(self, kind: Kind, namespace: str, uids: Sequence[str]) -> Sequence[Document]:
-        """Return the objects of a namespace whose owner label has one of the UIDs.
-
-        Raises:
-            TidemillError: the API does not answer, or refuses the request.
-        """
+        """Return the objects in a namespace that carry one of the owner UIDs as a label."""
         return self.list(kind, namespace, selector=f"{marks.OWNER_UID} in ({','.join(uids)})")
 
     def alive(self, namespace: str, *, sure: bool = False) -> dict[str, str]:
-        """Return the names of a namespace's pipelines by UID.
-
-        Args:
-            namespace: the namespace to list.
-            sure: read the live list, so that no pipeline is missing.
-
-        Raises:
-            TidemillError: the API does not answer, or refuses the request.
-        """
+        """Return the names of a namespace's pipelines by UID. `sure` bypasses the cache."""
         found = self.list(PIPELINE, namespace, metadata_only=True)
         return {item["metadata"]["uid"]: item["metadata"]["name"] for item in found}
 
     def create(self, body: Document) -> Document:
-        """Create an object.
-
-        Raises:
-            Conflict: the object already exists.
-            TidemillError: the API does not answer, or refuses the request.
-        """
+        """Create an object."""
         path = _path(_kind(body), body["metadata"].get("namespace"))
         return self._call("POST", path, body=body, query={"fieldManager": MANAGER})
 
     def apply(self, body: Document, *, subresource: str = "", manager: str = MANAGER) -> Document:
-        """Apply an object server-side. Fields that other managers own are taken over.
+        """Apply an object server-side, and take over fields of other managers.
 
         Raises:
-            Conflict: `metadata.resourceVersion` or `uid` was given, and differs from that of the object.
-            TidemillError: the API does not answer, or refuses the request.
+            Conflict: the given `resourceVersion` or `uid` differs from the live object.
         """
         query = {"fieldManager": manager, "force": "true"}
         return self._call("PATCH", _of(body, subresource), body=body, query=query, content=_APPLY)
@@ -204,36 +156,20 @@ class Api:
 
         Raises:
             Conflict: the object has changed since it was read.
-            TidemillError: the API does not answer, or refuses the request.
         """
         return self._call("PUT", _of(body), body=body, query={"fieldManager": MANAGER})
 
     def merge(self, kind: Kind, namespace: str | None, name: str, patch: Mapping[str, Any]) -> Document:
-        """Change some fields of an object, with a merge patch.
+        """Change some fields of an object with a merge patch.
 
         Raises:
-            NotFound: there is no such object.
-            Conflict: a resourceVersion was given, and differs from that of the object.
-            TidemillError: the API does not answer, or refuses the request.
+            Conflict: the given `resourceVersion` differs from the live object.
         """
         query = {"fieldManager": MANAGER}
         return self._call("PATCH", _path(kind, namespace, name), body=patch, query=query, content=_MERGE)
 
     def delete(self, kind: Kind, namespace: str | None, name: str, *, uid: str = "") -> bool:
-        """Delete an object. Kubernetes deletes its dependents in the background.
-
-        Args:
-            kind: the object's kind.
-            namespace: the object's namespace.
-            name: the object's name.
-            uid: if given, the object is deleted only if it still has this UID.
-
-        Returns:
-            Whether the object existed.
-
-        Raises:
-            TidemillError: the API does not answer, or refuses the request.
-        """
+        """Delete an object and its dependents, and return whether the object existed."""
         body: Document = {"propagationPolicy": "Background"}
         if uid:
             body["preconditions"] = {"uid": uid}
@@ -280,11 +216,7 @@ class Api:
 
 
 def load(environ: Mapping[str, str] = os.environ) -> client.Configuration:
-    """Return the API's address and credentials, from the pod's service account or else from the file in KUBECONFIG.
-
-    Raises:
-        TidemillError: there is neither a service account nor such a file.
-    """
+    """Return the API's address and credentials, from the pod's service account or from the file in KUBECONFIG."""
     configuration = client.Configuration()
     try:
         if environ.get("KUBERNETES_SERVICE_HOST") and not environ.get("KUBECONFIG"):
@@ -318,7 +250,6 @@ def _path(kind: Kind, namespace: str | None = None, name: str = "", subresource:
 
 
 def _told(doing: str, code: int, data: bytes) -> TidemillError:
-    """Translate an API error into TidemillError."""
     try:
         status = json.loads(data)
         message = str(status.get("message") or "")

@@ -1,7 +1,4 @@
-"""A pipeline's objects in its namespace.
-
-Objects are read once at the start of a pass, and written only if they differ.
-"""
+"""The objects of a pipeline in its namespace, read once per reconcile pass."""
 
 from __future__ import annotations
 
@@ -29,24 +26,13 @@ from tidemill_operator.plan.render import marks
 from tidemill_operator.plan.render.marks import OwnerReference
 
 log = logging.getLogger(__name__)
-# Secrets are not in this list: they are read by name, so the operator needs no permission to list them.
+# Secrets are read by name, so that the operator needs no permission to list Secrets.
 LISTED = (DEPLOYMENT, SERVICE, CONFIG_MAP, SERVICE_ACCOUNT, DISRUPTION_BUDGET, NETWORK_POLICY, INGRESS)
 _SCALED = f"{MANAGER}-replicas"
 
 
 class Children:
-    """During one pass: the pipeline's own objects, and those that it shares with other pipelines of its namespace.
-
-    Args:
-        api: the API of the cluster.
-        namespace: the namespace of the pipeline.
-        owner: the pipeline.
-
-    Attributes:
-        changed: the number of writes made so far.
-        repairs: descriptions of changes by others that were reverted.
-        made: the objects that were created.
-    """
+    """The own and shared objects of a pipeline. `repairs` describes reverted changes of others."""
 
     def __init__(self, api: Api, namespace: str, owner: OwnerReference) -> None:
         self._api, self._namespace, self._owner = api, namespace, owner
@@ -59,15 +45,11 @@ class Children:
                 self._live[kind.kind, item["metadata"]["name"]] = item
 
     def known(self, kind: str, name: str) -> Document | None:
-        """Return the object as it was at the start of the pass, or None if it did not exist then."""
+        """Return the object as it was at the start of the pass, or None."""
         return self._live.get((kind, name))
 
     def get(self, kind: Kind, name: str) -> Document | None:
-        """Read a live object. Return None if it does not exist.
-
-        Raises:
-            TidemillError: the API does not answer.
-        """
+        """Return an object, or None if it does not exist."""
         known = self.known(kind.kind, name)
         if known is None:
             known = self._api.recent(kind, self._namespace, name)
@@ -76,14 +58,7 @@ class Children:
         return known
 
     def ensure(self, manifest: Document) -> Document:
-        """Make an object match its manifest.
-
-        Returns:
-            The live object.
-
-        Raises:
-            TidemillError: the object has another owner, or the API does not answer or refuses.
-        """
+        """Make an object match its manifest, and return the live object."""
         kind, name = KINDS[manifest["kind"]], manifest["metadata"]["name"]
         wanted = _marked(manifest)
         live = self.get(kind, name)
@@ -106,10 +81,7 @@ class Children:
         return written
 
     def _restore(self, wanted: Document, live: Document) -> Document:
-        """Revert the changes of others.
-
-        First an apply restores our fields, then a replace removes fields that others have added.
-        """
+        """Restore the operator's fields with an apply, and remove other fields with a replace."""
         applied = self._api.apply(_guarded(wanted, live))
         body = dict(applied)
         for part in ("spec", "data"):
@@ -121,7 +93,7 @@ class Children:
         return self._api.replace(body)
 
     def _hand_over_replicas(self, wanted: Document, live: Document) -> None:
-        """Let another manager own `replicas` before we stop applying it. Kubernetes resets fields without an owner."""
+        """Give `replicas` another owner, because Kubernetes resets fields that nobody owns."""
         if wanted["kind"] != DEPLOYMENT.kind or "replicas" in wanted["spec"]:
             return
         if holds(live, MANAGER, "f:spec", "f:replicas"):
@@ -131,14 +103,14 @@ class Children:
             live["metadata"].pop("resourceVersion", None)
 
     def sharing(self) -> set[str]:
-        """UIDs of the pipelines that own the shared objects, as of the start of the pass."""
+        """Return the UIDs of the pipelines that own the shared objects."""
         shared = [item for item in self._live.values() if _label(item) == marks.SHARED]
         return {ref.get("uid", "") for item in shared for ref in item["metadata"].get("ownerReferences", ())}
 
     def prune(self, keep: Collection[tuple[str, str]], *, spared: Collection[str] = ()) -> None:
         """Delete the pipeline's own objects, and withdraw it from shared objects.
 
-        Objects whose (kind, name) is in `keep`, or whose component is in `spared`, are left alone.
+        Objects in `keep` stay, and so do objects of the components in `spared`.
         """
         for (kind, name), live in list(self._live.items()):
             if (kind, name) in keep or KINDS[kind] not in LISTED or _component(live) in spared:
@@ -152,7 +124,7 @@ class Children:
                 self.leave(KINDS[kind], name)
 
     def shared(self, component: str) -> list[tuple[Kind, str]]:
-        """Return the kinds and names of a component's shared objects, without Secrets."""
+        """Return the kinds and names of a component's shared objects."""
         return [
             (KINDS[kind], name)
             for (kind, name), live in self._live.items()
@@ -170,13 +142,7 @@ class Children:
         del self._live[kind.kind, name]
 
     def leave(self, kind: Kind, name: str, *, files: Iterable[str] = ()) -> None:
-        """Withdraw the pipeline from a shared object. The object is deleted if it has no other owner.
-
-        Args:
-            kind: the object's kind.
-            name: the object's name.
-            files: the keys in the object's data that belong to this pipeline.
-        """
+        """Withdraw the pipeline and its `files` from a shared object, and delete an object without other owners."""
         live = self.get(kind, name)
         if live is None or _label(live) != marks.SHARED:
             return
@@ -199,13 +165,7 @@ class Children:
 
 
 def owners(live: Document | None, alive: Mapping[str, str], owner: OwnerReference) -> list[OwnerReference]:
-    """Return the new owners of a shared object: its present owners that still exist, and this pipeline.
-
-    Args:
-        live: the object.
-        alive: names of the namespace's pipelines by UID.
-        owner: this pipeline.
-    """
+    """Return the existing owners of a shared object, and this pipeline."""
     references = live["metadata"].get("ownerReferences", []) if live else []
     known = [reference.get("uid", "") for reference in references]
     return sorted({owner, *(OwnerReference(uid, alive[uid]) for uid in known if uid in alive)})
@@ -220,10 +180,7 @@ def _label(item: Document) -> str:
 
 
 def _marked(manifest: Document) -> Document:
-    """Return the manifest with a hash of its content. A changed hash also reveals removed fields.
-
-    Owners and data are not hashed, because they are compared directly.
-    """
+    """Add a hash of the manifest's content, which reveals removed fields."""
     said = {
         **{name: value for name, value in manifest.items() if name != "data"},
         "metadata": {name: value for name, value in manifest["metadata"].items() if name != "ownerReferences"},
@@ -243,7 +200,7 @@ def _is_so(wanted: Document, live: Document) -> bool:
 
 
 def _guarded(wanted: Document, live: Document) -> Document:
-    """Add the version of `live` to the manifest of a shared object, so that a write fails if the object has changed."""
+    """Make a write to a shared object fail if the object has changed since `live`."""
     version = live["metadata"].get("resourceVersion")
     if wanted["metadata"]["labels"][marks.OWNER_UID] != marks.SHARED or not version:
         return wanted

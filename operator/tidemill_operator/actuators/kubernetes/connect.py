@@ -1,8 +1,4 @@
-"""The Connect workers of a namespace: a Deployment that the pipelines with connectors share.
-
-The workers are started with the first such pipeline, and removed with the last one, after its connectors are deleted.
-Workers that do not run are removed without deleting connectors. The next workers delete those that are left.
-"""
+"""Run the Kafka Connect workers of a namespace, which its pipelines with connectors share."""
 
 from __future__ import annotations
 
@@ -52,19 +48,12 @@ _OBJECTS = (DEPLOYMENT, SERVICE, NETWORK_POLICY, DISRUPTION_BUDGET, SERVICE_ACCO
 
 
 def service_url(namespace: str) -> str:
-    """Return the address of a namespace's workers within the cluster."""
+    """Return the address of a namespace's Connect workers."""
     return f"http://{workers.NAME}.{namespace}.svc:{workers.PORT}"
 
 
 class Clients:
-    """The connectors of each namespace's workers. The delays of restarts are kept between passes.
-
-    Args:
-        url: returns the address of a namespace's workers.
-
-    Attributes:
-        swept: the UIDs of the Deployments whose connectors were checked for pipelines that are gone, by namespace.
-    """
+    """The clients of each namespace's Connect workers, kept between passes."""
 
     def __init__(self, url: Callable[[str], str] = service_url) -> None:
         self._url = url
@@ -74,7 +63,7 @@ class Clients:
         self.swept: dict[str, str] = {}
 
     def of(self, namespace: str) -> KafkaConnect:
-        """Return the connectors of a namespace."""
+        """Return a namespace's connectors."""
         with self._lock:
             if namespace not in self._known:
                 self._clients.append(ConnectClient(self._url(namespace)))
@@ -90,7 +79,7 @@ class Clients:
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What the workers of all namespaces have in common. `kafka` creates their topics."""
+    """The settings that the Connect workers of all namespaces share."""
 
     platform: Platform
     placement: Placement
@@ -100,15 +89,7 @@ class WorkerSettings:
 
 
 class NamespaceConnect:
-    """The connectors of one pipeline, and the workers of its namespace. Each pass creates an instance.
-
-    Args:
-        api: the API of the cluster.
-        settings: what all namespaces have in common.
-        owner: the pipeline of this pass.
-        namespace: its namespace.
-        locks: the locks of the namespaces, which all passes share.
-    """
+    """The connectors of one pipeline, and the workers of its namespace, during one pass."""
 
     def __init__(
         self, api: Api, settings: WorkerSettings, owner: OwnerReference, *, namespace: str, locks: NamespaceLocks
@@ -118,11 +99,7 @@ class NamespaceConnect:
         self._connect = settings.clients.of(namespace)
 
     def ensure(self, connectors: Sequence[Connector], *, owner: Owner, adopt: bool = False) -> list[Outcome]:
-        """Make the workers and the pipeline's connectors match the plan.
-
-        Raises:
-            TidemillError: the workers are still starting, cannot be started, or do not answer.
-        """
+        """Make the workers and the pipeline's connectors match the plan."""
         if not connectors:
             return self.remove(owner=owner)
         client = json.loads(self._settings.placement.connections.get("kafka.json") or "{}")
@@ -143,11 +120,7 @@ class NamespaceConnect:
         return [*outcomes, *without, *([] if started.rank is Rank.DONE else [started])]
 
     def _sweep(self, live: Document) -> None:
-        """Delete what former workers left behind, such as those of a namespace that was deleted as a whole.
-
-        Connectors are also left behind if workers that did not run were removed. So those of pipelines whose specs have
-        no connectors are deleted too.
-        """
+        """Delete connectors of pipelines that are gone or no longer have connectors, once for each Deployment."""
         uid = live["metadata"]["uid"]
         if self._settings.clients.swept.get(self._namespace) != uid:
             alive = {found["metadata"]["uid"] for found in self._needing()}
@@ -156,20 +129,12 @@ class NamespaceConnect:
             self._settings.clients.swept[self._namespace] = uid
 
     def observe(self, connectors: Sequence[Connector]) -> list[Outcome]:
-        """Return the outcomes of the live connectors.
-
-        Raises:
-            TidemillError: the workers do not answer.
-        """
+        """Return the outcomes of the live connectors."""
         return self._connect.observe(connectors)
 
     def remove(self, *, owner: Owner) -> list[Outcome]:
-        """Delete all connectors of the pipeline, and then the workers if no other pipeline needs them.
-
-        Raises:
-            TidemillError: the workers do not answer, or they do not run and another pipeline needs them.
-        """
-        # Without workers, no connector runs. Those that are stored are deleted before the workers are.
+        """Delete all connectors of the pipeline, and then the workers if no other pipeline needs them."""
+        # The next workers delete connectors that unavailable workers have stored.
         live = self._api.get(DEPLOYMENT, self._namespace, workers.NAME)
         if live is not None and not _available(live):
             self._retried(self._remove_idle)
@@ -179,7 +144,6 @@ class NamespaceConnect:
         return outcomes
 
     def _remove_idle(self, children: Children, _: dict[str, str]) -> Document:
-        """Delete workers that do not run, unless another pipeline needs them."""
         live = children.known(DEPLOYMENT.kind, workers.NAME)
         needing = [found["metadata"] for found in self._needing()]
         others = sorted(
@@ -190,7 +154,8 @@ class NamespaceConnect:
         if live is not None and others:
             started = rollout(self._workload, live, changed=0)
             message = f"the connectors cannot be deleted, because Kafka Connect does not run: {started.message}"
-            remedy = f"let its pods start (connect.image of the chart); {', '.join(others[:_MOST_NAMED])} need them too"
+            named = ", ".join(others[:_MOST_NAMED])
+            remedy = f"check connect.image of the chart, so that its pods start; {named} need them too"
             raise TidemillError(started.reason, message, remedy)
         for kind in _OBJECTS:
             children.drop(kind, workers.NAME)
@@ -199,7 +164,6 @@ class NamespaceConnect:
         return {}
 
     def _needing(self) -> list[Document]:
-        """Return the pipelines of the namespace whose specs have connectors."""
         return [found for found in self._api.list(PIPELINE, self._namespace) if workers.needs_workers(found)]
 
     @property
@@ -207,7 +171,7 @@ class NamespaceConnect:
         return connect.workload(self._namespace, self._settings.workers)
 
     def _values(self, connectors: Sequence[Connector]) -> tuple[dict[str, str], dict[str, TidemillError]]:
-        """Return the values of the connectors' secrets by file, and an error for each connector with a bad secret."""
+        """Return the secrets' values by file, and the error of each connector with an unusable secret."""
         asked = {name for connector in connectors for name, _ in connector.secrets}
         found = {name: (self._api.get(SECRET, self._namespace, name) or {}).get("data") or {} for name in asked}
         values: dict[str, str] = {}
@@ -221,7 +185,6 @@ class NamespaceConnect:
         return values, missing
 
     def _apply(self, children: Children, alive: dict[str, str], properties: str, values: dict[str, str]) -> Document:
-        """Make the workers' objects match the settings. Return the live Deployment."""
         revision = self._configure(children, alive, properties)
         known = decoded(children.get(SECRET, connect.SECRETS) or {})
         others = set(alive.values()) - {self._owner.name}
@@ -238,18 +201,14 @@ class NamespaceConnect:
             live = children.ensure(manifest)
         made = {manifest["kind"] for manifest in manifests}
         for kind in _OBJECTS:
-            if kind.kind not in made:  # such as the NetworkPolicy, if the chart's networkPolicy.enabled is false
+            if kind.kind not in made:  # e.g. the NetworkPolicy, if the chart's networkPolicy.enabled is false
                 children.drop(kind, workers.NAME)
         mark = marks.digest(str(written["metadata"].get("resourceVersion", "")))
         reload_files(self._api, self._namespace, workers.NAME, mark=mark, shown=self._locks.shown)
         return live
 
     def _configure(self, children: Children, alive: dict[str, str], properties: str) -> str:
-        """Make the Secret with the worker's configuration match it.
-
-        Returns:
-            A hash of the configuration and of a random text, so that nobody can check guesses of a password against it.
-        """
+        """Update the Secret with the workers' configuration, and return a salted hash of the Secret."""
         known = decoded(children.get(SECRET, connect.WORKER) or {})
         files = {workers.PROPERTIES: properties, workers.LOGGING: workers.WARNINGS_TO_CONSOLE}
         data = {**files, _SALT: known.get(_SALT) or randomness.token_hex(16)}
@@ -261,7 +220,6 @@ class NamespaceConnect:
         return marks.shared_metadata(name, self._namespace, component=connect.COMPONENT, owners=sharing)
 
     def _leave(self, children: Children, alive: dict[str, str]) -> Document:
-        """Withdraw the pipeline from the workers' objects. Those without another owner are deleted."""
         for kind in _OBJECTS:
             children.leave(kind, workers.NAME)
         held = children.get(SECRET, connect.SECRETS) or {}
@@ -271,12 +229,12 @@ class NamespaceConnect:
         return {}
 
     def _retried(self, act: Callable[[Children, dict[str, str]], Document]) -> Document:
-        """Read the namespace and act. If another operator has written meanwhile, read and act again."""
+        """Act on the current state of the namespace, again if another operator writes meanwhile."""
         with self._locks.of(self._namespace):
             for attempt in range(_ATTEMPTS):
                 children, alive = Children(self._api, self._namespace, self._owner), self._api.alive(self._namespace)
                 if not children.sharing() <= {*alive, self._owner.uid}:
-                    # A pipeline that is missing in the cache would lose its files, so the live list is read.
+                    # A pipeline that is missing in the cache would lose its files, so read the live list.
                     alive = self._api.alive(self._namespace, sure=True)
                 try:
                     return act(children, alive)
@@ -287,20 +245,17 @@ class NamespaceConnect:
 
 
 def _available(live: Document) -> bool:
-    """Return whether at least one worker of a Deployment is available."""
     return int(live.get("status", {}).get("availableReplicas", 0)) > 0
 
 
 def _value(secret: str, key: str, data: Mapping[str, str]) -> str:
-    """Return the text of a key of a Secret.
-
-    Raises:
-        TidemillError: there is no such key, or its value is a path that no connector may read.
-    """
     try:
         text = base64.b64decode(data[key]).decode()
     except (KeyError, ValueError):
-        message, remedy = f"Secret {secret} has no key {key} that is text", "add it to the pipeline's namespace"
+        message, remedy = (
+            f"Secret {secret} has no key {key} that is text",
+            "add the key to the Secret in the pipeline's namespace",
+        )
         raise TidemillError(Reason.REFUSED, message, remedy) from None
     folder = worker_folder(text)
     if folder is not None:

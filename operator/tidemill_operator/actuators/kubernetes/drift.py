@@ -1,8 +1,4 @@
-"""Compares a live object with the applied manifest, and finds fields that other managers have added. Does no I/O.
-
-A forced server-side apply reverts fields that others changed, but keeps fields that others added. So this module finds
-both changed and added fields.
-"""
+"""Find the fields of a live object that others have changed or added."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ from tidemill_operator.actuators.kubernetes.api import MANAGER
 from tidemill_operator.plan.render import marks
 from tidemill_operator.plan.render.pods import quantity
 
-# The members that identify the items of a list. The first set of members that all items have is used.
+# The members that identify the items of a list, in order of preference.
 _KEYS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "containers": (("name",),),
     "env": (("name",),),
@@ -34,14 +30,9 @@ _ALLOWED = (
 
 
 def difference(wanted: Any, live: Any, path: str = "") -> str | None:
-    """Return the first path where a live object differs from the wanted object, or None if there is no difference.
+    """Return the first path where a live object differs from the applied manifest, or None.
 
     Additional fields of the live object are ignored.
-
-    Args:
-        wanted: the applied manifest.
-        live: the object from the API server.
-        path: the path of both objects, as a prefix of the returned path.
     """
     if isinstance(wanted, Mapping):
         if not wanted and live is None:
@@ -104,7 +95,7 @@ def _allowed(place: tuple[str, ...]) -> bool:
 
 
 def holds(live: Mapping[str, Any], manager: str, *place: str) -> bool:
-    """Return whether a manager has applied the field at `place`, e.g. `"f:spec", "f:replicas"`."""
+    """Return whether a manager has applied a field, e.g. `"f:spec", "f:replicas"`."""
     for entry in live.get("metadata", {}).get("managedFields", ()):
         if entry.get("manager") == manager and entry.get("operation") == "Apply" and not entry.get("subresource"):
             fields: Any = entry.get("fieldsV1", {})
@@ -116,7 +107,7 @@ def holds(live: Mapping[str, Any], manager: str, *place: str) -> bool:
 
 
 def _leaves(fields: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield the paths of the owned fields; `.` means the item itself."""
+    """Yield the paths of the owned fields."""
     for name, below in fields.items():
         place = path if name == "." else (*path, name)
         if isinstance(below, Mapping) and below:
@@ -126,12 +117,7 @@ def _leaves(fields: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[t
 
 
 def repair(wanted: Mapping[str, Any], live: Mapping[str, Any]) -> str:
-    """Describe the change of others that is reverted. The text is empty if only the manifest has changed.
-
-    Args:
-        wanted: the applied manifest, with the hash of its content.
-        live: the object from the API server.
-    """
+    """Describe the reverted change of others, or return an empty text."""
     others, name = strangers(live), f"{live['kind']} {live['metadata']['name']}"
     by = f", which {', '.join(others)} had added" if others else ""
     added = sorted(_containers(live) - _containers(wanted))
@@ -150,7 +136,6 @@ def _containers(of: Mapping[str, Any]) -> set[str]:
 
 
 def _held(live: Mapping[str, Any]) -> str:
-    """Return the first field that another manager owns, in readable form."""
     for entry in live["metadata"].get("managedFields", ()):
         if entry.get("manager") == MANAGER or entry.get("subresource") in ("status", "scale"):
             continue

@@ -1,8 +1,6 @@
-"""A cache of watched objects. With the cache, a pass that changes nothing reads only a Secret from the API server.
+"""A cache of watched objects.
 
-A copy is never older than the version that this process last wrote or read. Changes by others arrive with the delay of
-the watch. If a write finds that a copy is outdated, the object is read again. All objects are listed regularly, in case
-a watch missed a change.
+A copy is never older than the version that this process last wrote or read.
 """
 
 from __future__ import annotations
@@ -33,21 +31,13 @@ from tidemill_operator.actuators.kubernetes.api import (
 from tidemill_operator.plan.render import marks
 
 SHARED_SECONDS = 600.0
-"""How long the copy of a shared Secret is used. The time is limited, because Secrets are not watched."""
+"""The maximum age of the copy of a shared Secret in seconds, because Secrets are not watched."""
 _OURS = f"{marks.MANAGED_BY}={marks.MANAGER}"
 
 
 @dataclass(frozen=True)
 class _Copy:
-    """The copy of an object.
-
-    Attributes:
-        version: the resource version. Later versions are greater.
-        uid: the object's UID.
-        owner: the UID in the object's owner label.
-        packed: the serialized object, or None if only its version is known.
-        at: when the object was seen, in monotonic seconds.
-    """
+    """The copy of an object. `packed` is None if only the metadata is known."""
 
     version: int
     uid: str
@@ -57,12 +47,7 @@ class _Copy:
 
 
 class Mirror:
-    """Copies of objects by kind, namespace and name. Safe to share between threads.
-
-    Args:
-        kinds: the watched kinds.
-        clock: returns monotonic seconds.
-    """
+    """The thread-safe copies of objects. `clock` returns monotonic seconds."""
 
     def __init__(self, kinds: Collection[Kind], *, clock: Callable[[], float] = time.monotonic) -> None:
         self.kinds, self._clock = frozenset(kinds), clock
@@ -86,12 +71,12 @@ class Mirror:
                 copies[metadata["name"]] = _Copy(version, metadata["uid"], _owner(metadata), packed, now)
 
     def doubt(self, kind: Kind, namespace: str, name: str) -> None:
-        """Discard the copy of an object, because it is outdated."""
+        """Discard the outdated copy of an object."""
         with self._lock:
             self._copies[kind.kind, namespace].pop(name, None)
 
     def get(self, kind: Kind, namespace: str, name: str, *, seconds: float | None = None) -> Document | None:
-        """Return the copy of an object, or None if it is unknown, or was last seen more than `seconds` ago."""
+        """Return the copy of an object, or None if the copy is missing or older than `seconds`."""
         with self._lock:
             found = self._copies[kind.kind, namespace].get(name)
         if found is None or found.packed is None or (seconds is not None and self._clock() - found.at > seconds):
@@ -99,36 +84,24 @@ class Mirror:
         return _unpacked(found.packed)
 
     def owned(self, kind: Kind, namespace: str, uids: Collection[str]) -> tuple[list[Document], list[str]]:
-        """Return the objects that have one of the owner UIDs.
-
-        If the content is not cached, only the name is returned.
-        """
+        """Return the objects of the given owners, and the names of their objects without cached content."""
         with self._lock:
             found = [(n, copy) for n, copy in self._copies[kind.kind, namespace].items() if copy.owner in uids]
         whole = [_unpacked(copy.packed) for _, copy in found if copy.packed is not None]
         return whole, [name for name, copy in found if copy.packed is None]
 
     def names(self, kind: Kind, namespace: str) -> dict[str, str]:
-        """Return the names of the known objects of a kind in a namespace, by UID."""
+        """Return the names of the known objects, by UID."""
         with self._lock:
             return {copy.uid: name for name, copy in self._copies[kind.kind, namespace].items()}
 
     def is_whole(self, kind: Kind, scope: str | None, *, seconds: float) -> bool:
-        """Return whether all objects of a kind, in one namespace or in all, were listed within the last `seconds`."""
+        """Return whether all objects of a kind were listed within the last `seconds`."""
         with self._lock:
             return self._clock() - self._whole.get((kind.kind, scope), -seconds) < seconds
 
     def listed(self, kind: Kind, scope: str | None, items: Sequence[Document], version: str) -> None:
-        """Store the result of a list.
-
-        Objects that are not in the list are removed, and copies of older versions are discarded.
-
-        Args:
-            kind: the kind of the objects.
-            scope: the listed namespace, or None if all namespaces were listed.
-            items: the objects, at least their metadata.
-            version: the resource version of the list.
-        """
+        """Store the result of a list, and drop objects that are not in the list. None means all namespaces."""
         at, now = _number(version), self._clock()
         with self._lock:
             there = {(item["metadata"].get("namespace", ""), item["metadata"]["name"]) for item in items}
@@ -145,14 +118,7 @@ class Mirror:
 
 
 class MirroredApi(Api):
-    """An API client that reads objects of watched kinds from the mirror, if the mirror has them.
-
-    Args:
-        mirror: the cache.
-        everywhere: whether all namespaces are watched, not only some.
-        listed_seconds: how often all objects are listed, to find changes that watches have missed.
-        configuration: address and credentials.
-    """
+    """An API client that reads objects of watched kinds from a cache."""
 
     def __init__(
         self,
@@ -167,7 +133,7 @@ class MirroredApi(Api):
         self._listing = threading.Lock()
 
     def get(self, kind: Kind, namespace: str | None, name: str, *, sure: bool = False) -> Document | None:
-        """Return an object from the mirror, or from the API if the mirror does not have it."""
+        """Return an object from the cache, or else from the API."""
         if namespace and kind in self._mirror.kinds and not sure:
             known = self._mirror.get(kind, namespace, name)
             if known is not None:
@@ -175,12 +141,12 @@ class MirroredApi(Api):
         return self._asked(kind, namespace, name)
 
     def recent(self, kind: Kind, namespace: str, name: str) -> Document | None:
-        """Return an object from a copy that is at most ten minutes old."""
+        """Return an object from a copy that is at most ten minutes old, or else from the API."""
         known = self._mirror.get(kind, namespace, name, seconds=SHARED_SECONDS)
         return self._asked(kind, namespace, name) if known is None else known
 
     def owned(self, kind: Kind, namespace: str, uids: Sequence[str]) -> list[Document]:
-        """Return the objects of a namespace whose owner label has one of the UIDs."""
+        """Return the objects in a namespace that carry one of the owner UIDs as a label."""
         self._list(kind, namespace)
         found, unknown = self._mirror.owned(kind, namespace, uids)
         asked = (self._asked(kind, namespace, name) for name in unknown)
@@ -196,7 +162,7 @@ class MirroredApi(Api):
     def list(
         self, kind: Kind, namespace: str | None = None, *, selector: str = "", metadata_only: bool = False
     ) -> list[Document]:
-        """Return the objects of a kind, and update the mirror."""
+        """Return the objects of a kind, and update the cache."""
         if selector or kind != PIPELINE:
             return super().list(kind, namespace, selector=selector, metadata_only=metadata_only)
         items, version = self._pages(kind, namespace, selector="", metadata_only=metadata_only)
@@ -209,7 +175,7 @@ class MirroredApi(Api):
             return self._told(super().create(body))
 
     def apply(self, body: Document, *, subresource: str = "", manager: str = MANAGER) -> Document:
-        """Server-side apply."""
+        """Apply an object server-side."""
         with self._writing(KINDS[body["kind"]], body["metadata"].get("namespace"), body["metadata"]["name"]):
             return self._told(super().apply(body, subresource=subresource, manager=manager))
 
@@ -219,7 +185,7 @@ class MirroredApi(Api):
             return self._told(super().replace(body))
 
     def merge(self, kind: Kind, namespace: str | None, name: str, patch: Mapping[str, Any]) -> Document:
-        """Change some fields of an object, with a merge patch."""
+        """Apply a merge patch."""
         with self._writing(kind, namespace, name):
             return self._told(super().merge(kind, namespace, name, patch))
 
@@ -243,7 +209,6 @@ class MirroredApi(Api):
 
     @contextmanager
     def _writing(self, kind: Kind, namespace: str | None, name: str) -> Iterator[None]:
-        """Discard the copy of an object if a write fails because the object has changed or is gone."""
         try:
             yield
         except (Conflict, NotFound):
@@ -251,7 +216,6 @@ class MirroredApi(Api):
             raise
 
     def _list(self, kind: Kind, namespace: str) -> None:
-        """List all objects, so that the mirror knows at least the name of each object."""
         scope = None if self._everywhere else namespace
         with self._listing:
             if not self._mirror.is_whole(kind, scope, seconds=self._seconds):

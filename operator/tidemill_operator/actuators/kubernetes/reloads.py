@@ -1,7 +1,4 @@
-"""Makes pods reload the files of ConfigMaps and Secrets now, by changing an annotation of the pods.
-
-Without such a change, nodes update the files about a minute later.
-"""
+"""Make nodes update the mounted files of pods at once, by changing an annotation of the pods."""
 
 from __future__ import annotations
 
@@ -16,19 +13,8 @@ _FILES = "tidemill.dev/files"
 
 
 def reload_files(api: Api, namespace: str, workload: str, *, mark: str, shown: dict[tuple[str, str], str]) -> int:
-    """Annotate the pods of a workload with the mark of their files.
-
-    Args:
-        api: the API of the cluster.
-        namespace: the namespace of the pods.
-        workload: the name of the workload.
-        mark: a hash that changes with the files.
-        shown: the marks that the pods of workloads were last given, which is updated.
-
-    Returns:
-        The number of pods that were changed.
-    """
-    # Annotate pods only once for the same files. A pod that starts later gets the current files anyway.
+    """Annotate the pods of a workload with a hash of their files, and return the number of changed pods."""
+    # Pods that start later get the current files anyway.
     if shown.get((namespace, workload)) == mark:
         return 0
     changed, all_told = 0, True
@@ -41,7 +27,7 @@ def reload_files(api: Api, namespace: str, workload: str, *, mark: str, shown: d
                 changed += 1
             except NotFound:
                 continue
-            except TidemillError as error:  # only warn, because the node updates the files later anyway
+            except TidemillError as error:  # the node updates the files later anyway
                 log.warning("files of pod %s/%s: %s", namespace, metadata["name"], error)
                 all_told = False
     if all_told:

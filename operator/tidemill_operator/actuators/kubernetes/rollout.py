@@ -1,4 +1,4 @@
-"""Turns the rollout state of a Deployment into an outcome. Does no I/O."""
+"""Turn the rollout state of a Deployment into an outcome."""
 
 from __future__ import annotations
 
@@ -15,13 +15,7 @@ _MAX_TOLD = 300
 def rollout(workload: Workload, live: Mapping[str, Any], *, changed: int) -> Outcome:
     """Return Done if the newest template runs in all replicas and no other pod is left, else Waiting.
 
-    During a rollout, the workload serves if any pod of the old or the new template is available. A replay has no users,
-    so it always counts as serving.
-
-    Args:
-        workload: the workload of the plan.
-        live: the workload's Deployment.
-        changed: the number of writes made for the workload.
+    A workload with an available pod counts as serving.
     """
     component = OF_WORKLOAD[workload.component]
     if rolled_out(live):
@@ -46,18 +40,16 @@ def rolled_out(live: Mapping[str, Any]) -> bool:
 
 
 def _is_seen(live: Mapping[str, Any]) -> bool:
-    """Return whether the Deployment's status reflects its newest spec."""
     observed = int(live.get("status", {}).get("observedGeneration", 0))
     return observed >= int(live["metadata"].get("generation", 1))
 
 
 def _trouble(status: Mapping[str, Any]) -> str:
-    """Return why the rollout cannot complete, according to the Deployment's conditions, or an empty text."""
     conditions = {condition.get("type"): condition for condition in status.get("conditions", ())}
     failure = conditions.get("ReplicaFailure", {})
     if failure.get("status") == "True":
         return f"; pods cannot be created: {str(failure.get('message', ''))[:_MAX_TOLD]}"
     progress = conditions.get("Progressing", {})
     if progress.get("status") == "False":
-        return f"; no progress ({progress.get('reason')}): look at the events of its pods"
+        return f"; no progress ({progress.get('reason')}); check the events of the pods"
     return ""

@@ -1,9 +1,4 @@
-"""The Kubernetes runtime: a pipeline's workloads as Deployments, with their Services, policies and files.
-
-The pipelines of a namespace share ingest and API. Their pods read the changed config and credential files while they
-run. So a change of one pipeline never interrupts the others by a restart. A shared object is owned by all its
-pipelines, and Kubernetes deletes it when its last owner is deleted.
-"""
+"""Run a pipeline's workloads as Deployments, with their Services, policies and files."""
 
 from __future__ import annotations
 
@@ -28,14 +23,7 @@ _ATTEMPTS = 3
 
 
 class NamespaceLocks:
-    """One lock per namespace.
-
-    A pass reads the shared objects of a namespace and then writes them, so two passes must not do this at the same
-    time.
-
-    Attributes:
-        shown: a hash of the files that the pods of a workload were last told to reload, by namespace and workload.
-    """
+    """A lock for each namespace, because two passes must not change shared objects at the same time."""
 
     def __init__(self) -> None:
         self.shown: dict[tuple[str, str], str] = {}
@@ -43,33 +31,23 @@ class NamespaceLocks:
         self._guard = threading.Lock()
 
     def of(self, namespace: str) -> threading.Lock:
-        """Return the lock of a namespace."""
+        """Return a namespace's lock."""
         with self._guard:
             return self._locks[namespace]
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The values of the scale subresource of a pipeline."""
+    """The values of a pipeline's scale subresource."""
 
     replicas: int
     selector: str
 
 
 class KubernetesRuntime:
-    """Runs the workloads of one pipeline in a cluster. Each pass creates an instance.
+    """The runtime of one pipeline in a cluster, during one pass.
 
-    Args:
-        api: the API of the cluster.
-        placement: settings of every workload.
-        owner: the pipeline of this pass.
-        locks: the locks, which all passes share.
-
-    Attributes:
-        scale: the scale of the processors, as the last `ensure` or `observe` saw it.
-        stage: the number of running processes of the Python stage, or None if no stage was seen.
-        repairs: descriptions of changes by others that were reverted.
-        made: the objects that were created.
+    `stage` is the number of running processes of the Python stage, or None without a stage.
     """
 
     def __init__(self, api: Api, placement: Placement, owner: OwnerReference, locks: NamespaceLocks) -> None:
@@ -81,14 +59,7 @@ class KubernetesRuntime:
         self.made: list[str] = []
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Make a pipeline's workloads match the plan, and remove its workloads that are not listed.
-
-        Returns:
-            One outcome per workload: Done if its rollout is complete, else Waiting.
-
-        Raises:
-            TidemillError: the API does not answer.
-        """
+        """Make a pipeline's workloads match the plan, and remove its other workloads."""
         self._serving = {workload.component for workload in workloads}
         if not workloads:
             return []
@@ -105,11 +76,7 @@ class KubernetesRuntime:
         return self._retried(workloads[0].namespace, act)
 
     def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Return the outcomes of the workloads that have a Deployment. Writes nothing.
-
-        Raises:
-            TidemillError: the API does not answer.
-        """
+        """Return the outcomes of the workloads that have a Deployment."""
         outcomes = []
         for workload in workloads:
             live = self._api.get(DEPLOYMENT, workload.namespace, workload.name)
@@ -127,11 +94,7 @@ class KubernetesRuntime:
             self.scale = Scale(int(live.get("status", {}).get("replicas", 0)), told)
 
     def remove(self, namespace: str, pipeline: str) -> None:
-        """Remove a pipeline's workloads, and withdraw it from shared workloads.
-
-        Raises:
-            TidemillError: the API does not answer, or pods are still terminating (reason Waiting).
-        """
+        """Remove a pipeline's workloads, and withdraw it from shared workloads."""
 
         def act(doing: Pass) -> list[Outcome]:
             doing.leave(SHARING, configs=True, all_of_it=True)
@@ -148,7 +111,7 @@ class KubernetesRuntime:
             raise TidemillError(Reason.WAITING, f"{len(pods)} pods of {namespace}/{pipeline} are still ending")
 
     def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
-        """Base URLs of the pipeline's ingest and API within the cluster."""
+        """Return the base URLs of the pipeline's ingest and API within the cluster."""
         return {
             part: f"http://{names.service(pipeline, part)}.{namespace}.svc:{PORTS[part]}"
             for part in SHARING
@@ -156,11 +119,7 @@ class KubernetesRuntime:
         }
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Return whether the resource exists. The result is True if the operator has no permission to see it.
-
-        Raises:
-            TidemillError: the API does not answer.
-        """
+        """Return whether the resource exists, or True without the permission to see it."""
         try:
             return self._api.get(PIPELINE, namespace, pipeline) is not None
         except TidemillError as error:
@@ -169,7 +128,7 @@ class KubernetesRuntime:
             return True
 
     def _retried(self, namespace: str, act: Callable[[Pass], list[Outcome]]) -> list[Outcome]:
-        """Read the namespace and act. If another operator writes in between, read and act again."""
+        """Act on the current state of the namespace, again if another operator writes meanwhile."""
         with self._locks.of(namespace):
             for _ in range(_ATTEMPTS - 1):
                 try:

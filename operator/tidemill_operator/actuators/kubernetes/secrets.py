@@ -1,4 +1,4 @@
-"""Stores a pipeline's passwords and API keys in its Secret. After the first pass, only users change the API keys."""
+"""Store a pipeline's passwords and API keys in its Secret."""
 
 from __future__ import annotations
 
@@ -18,31 +18,18 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.render import marks, objects
 from tidemill_operator.plan.render.marks import OwnerReference
 
-# A node updates mounted Secrets about once a minute, and at once if an annotation of the pod changes.
+# Nodes update mounted Secrets about once a minute.
 PATIENCE_SECONDS = 120.0
 
 
 class KubernetesSecrets:
-    """The Secret `<pipeline>-credentials`.
-
-    `writer.json` and `reader.json` hold logins, `api-keys.json` the hashes of API keys, `api-key.txt` the first key
-    (with both scopes), and `rotation.json` the state of a rotation. The Secret is deleted with the resource.
-
-    Args:
-        api: the API of the cluster.
-        owner: the pipeline of this pass.
-        patience_seconds: how long pods may take to read the files after a switch.
-    """
+    """The Secret `<pipeline>-credentials`, with the files of `actuators.credentials`."""
 
     def __init__(self, api: Api, owner: OwnerReference, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self._api, self._owner, self._patience = api, owner, patience_seconds
 
     def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
-        """Make sure that both logins and the API keys exist, and stage a requested rotation.
-
-        Raises:
-            TidemillError: the Secret has another owner or invalid content, or the API does not answer.
-        """
+        """Create missing logins and API keys, and stage a requested rotation."""
         return self._rewritten(
             namespace,
             pipeline,
@@ -50,19 +37,11 @@ class KubernetesSecrets:
         )
 
     def switch(self, namespace: str, pipeline: str, *, now: dt.datetime) -> PipelineSecrets:
-        """Activate the staged logins.
-
-        Raises:
-            TidemillError: the Secret has another owner or invalid content, or the API does not answer.
-        """
+        """Activate the staged logins."""
         return self._rewritten(namespace, pipeline, lambda files: credentials.switched(files, now))
 
     def retire(self, namespace: str, pipeline: str) -> PipelineSecrets:
-        """Retire the former logins.
-
-        Raises:
-            TidemillError: the Secret has another owner or invalid content, or the API does not answer.
-        """
+        """Retire the former logins."""
         return self._rewritten(namespace, pipeline, credentials.retired)
 
     def remove(self, namespace: str, pipeline: str) -> None:
@@ -92,11 +71,11 @@ class KubernetesSecrets:
             metadata = marks.own_metadata(
                 name, namespace, pipeline=pipeline, component="credentials", owner=self._owner
             )
-            # If two operators create the Secret at the same time, one of them gets a conflict. It reads the other's
-            # passwords in its next pass.
+            # If two operators create the Secret at the same time, one of them gets a conflict and retries in its next
+            # pass.
             self._api.create(objects.secret(metadata, made))
         elif made or not _owned(live, self._owner):
-            # Write only if the Secret is unchanged since it was read, so that no other operator's password is lost.
+            # The resource version makes the write fail if another operator has stored passwords meanwhile.
             metadata = {
                 "resourceVersion": live["metadata"]["resourceVersion"],
                 "labels": {marks.OWNER_UID: self._owner.uid},
@@ -119,17 +98,13 @@ def keys_in_cluster(api: Api) -> Keys:
         try:
             return {key: base64.b64decode(data[key]).decode() for key in KEYS if key in data}
         except (binascii.Error, UnicodeDecodeError):
-            raise LoginError("a key holds bytes that are no text; correct the Secret") from None
+            raise LoginError("a key is not UTF-8 text; correct the Secret") from None
 
     return read
 
 
 def decoded(secret: Document) -> dict[str, str]:
-    """Return the files of a Secret.
-
-    Raises:
-        TidemillError: a file is not text.
-    """
+    """Return the files of a Secret."""
     try:
         return {name: base64.b64decode(text).decode() for name, text in (secret.get("data") or {}).items()}
     except (binascii.Error, UnicodeDecodeError):

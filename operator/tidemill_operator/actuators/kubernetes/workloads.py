@@ -1,4 +1,4 @@
-"""One pass over a pipeline's objects in its namespace: creates own objects, and joins or leaves shared objects."""
+"""One pass over a pipeline's own and shared objects in its namespace."""
 
 from __future__ import annotations
 
@@ -39,14 +39,7 @@ _SALT = "salt"
 
 @dataclass
 class Pass:
-    """The state of a namespace during one pass.
-
-    Attributes:
-        alive: names of the namespace's pipelines by UID.
-        shown: a hash of the files that the pods of a workload were last told to reload, by namespace and workload. The
-            hashes are kept between passes.
-        kept: the objects that the pipeline needs, as (kind, name).
-    """
+    """The state of a namespace during one pass. `kept` holds the needed objects as (kind, name)."""
 
     api: Api
     placement: Placement
@@ -67,23 +60,15 @@ class Pass:
         namespace: str,
         shown: dict[tuple[str, str], str],
     ) -> Pass:
-        """Read all objects of the namespace.
-
-        Raises:
-            TidemillError: the API does not answer.
-        """
+        """Read all objects of the namespace."""
         children, alive = Children(api, namespace, owner), api.alive(namespace)
         if not children.sharing() <= {*alive, owner.uid}:
-            # Read the live list, because a pipeline that is missing in the cache would lose its files.
+            # A pipeline that is missing in the cache would lose its files, so read the live list.
             alive = api.alive(namespace, sure=True)
         return cls(api, placement, owner, namespace, children, alive, shown)
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Make the workloads match the plan, and remove the pipeline's other objects.
-
-        Raises:
-            TidemillError: the API does not answer.
-        """
+        """Make the workloads match the plan, and remove the pipeline's other objects."""
         try:
             files = decoded(self.api.recent(SECRET, self.namespace, marks.credentials(self.owner.name)) or {})
             revisions = Revisions(marks.digest(files.get(WRITER, "")), self._common())
@@ -97,15 +82,9 @@ class Pass:
         return outcomes
 
     def leave(self, components: Iterable[Component], *, configs: bool, all_of_it: bool = False) -> None:
-        """Remove the pipeline's own objects, except those in `kept`, and the pipeline's files in shared objects.
-
-        Args:
-            components: the shared components that the pipeline does not need.
-            configs: whether to remove the pipeline's config, because no shared component needs it.
-            all_of_it: whether the pipeline needs no object at all.
-        """
+        """Remove the pipeline's own objects, except those in `kept`, and the pipeline's files in shared objects."""
         name = self.owner.name
-        # A newer pipeline of the same name uses the same file names, so its files must stay.
+        # A newer pipeline of the same name uses the same file names, so the files must stay.
         replaced = any(other == name and uid != self.owner.uid for uid, other in self.alive.items())
         if configs:
             files = [] if replaced else [f"{name}.json"]
@@ -118,21 +97,19 @@ class Pass:
             self.children.leave(SECRET, marks.CONNECTIONS)
         if self.placement.connect is None:
             self._drop_workers()
-        # Workers that the operator runs are removed after their connectors, and not here.
+        # Connect workers that the operator runs are removed elsewhere, after their connectors.
         self.children.prune(self.kept, spared=(connect.COMPONENT,))
 
     def _drop_workers(self) -> None:
-        """Delete the namespace's Connect workers and their Secrets, because the operator runs no workers any more."""
         found = self.children.shared(connect.COMPONENT)
         if found:
-            # The Secrets are not listed. They are deleted first, so that a pass that fails here finds them again.
+            # Delete the Secrets before the listed objects, so that a failed pass is repeated.
             for secret in (connect.SECRETS, connect.WORKER):
                 self.children.drop(SECRET, secret)
         for kind, name in found:
             self.children.drop(kind, name)
 
     def _workload(self, workload: Workload, revisions: Revisions, files: dict[str, str]) -> Outcome:
-        """Make one workload match the plan. An error of this workload is returned as its outcome."""
         component, before = OF_WORKLOAD[workload.component], self.children.changed
         shared = workload.pipeline is None
         rendering = render(
@@ -168,10 +145,6 @@ class Pass:
         return lacking(rollout(workload, live, changed=self.children.changed - before), missing)
 
     def _copies(self, workload: Workload) -> dict[str, str]:
-        """Return the files that are copied from keys of users' Secrets.
-
-        Keys that are missing or not text are left out.
-        """
         secrets = {name: self.api.get(SECRET, self.namespace, name) for name, _ in set(workload.copied.values())}
         found = {}
         for file, (name, key) in workload.copied.items():
@@ -181,7 +154,6 @@ class Pass:
         return found
 
     def _share(self, workload: Workload, files: dict[str, str]) -> None:
-        """Add the pipeline's config and secrets to the shared files of its namespace."""
         config = marks.shared_config(self.owner.name)
         known = (self.children.get(CONFIG_MAP, config) or {}).get("data") or {}
         data = {**self._of_the_living(known), **workload.configs}
@@ -194,7 +166,6 @@ class Pass:
         self.children.ensure(objects.secret(self._shared(SECRET.kind, secret, workload.component), data))
 
     def _show(self, workload: Workload) -> None:
-        """Make nodes update the pods' files now."""
         names = [(CONFIG_MAP.kind, name) for name in marks.shared_configs()]
         names.append((SECRET.kind, marks.shared_secret(workload.component)))
         seen = [(self.children.known(*name) or {}).get("metadata", {}).get("resourceVersion", "") for name in names]
@@ -202,12 +173,7 @@ class Pass:
         self.children.changed += reload_files(self.api, self.namespace, workload.name, mark=mark, shown=self.shown)
 
     def _common(self) -> str:
-        """Make the files that are common to the namespace's workloads match the settings.
-
-        Returns:
-            A hash of the connection settings and a random salt, which is stored only in their Secret. Because of the
-            salt, the hash cannot be used to check guesses of a password.
-        """
+        """Update the files that workloads of the namespace share, and return a salted hash of the connections."""
         for manifest in common(
             self.namespace, sharing=self._owners(CONFIG_MAP.kind, marks.RESILIENCE), placement=self.placement
         ):
@@ -224,7 +190,7 @@ class Pass:
         return marks.digest(json.dumps(data, sort_keys=True))
 
     def _of_the_living(self, data: dict[str, str]) -> dict[str, str]:
-        """Return the files of the other pipelines that exist. A file's name begins with `<pipeline>.`."""
+        """Return the files of other existing pipelines."""
         others = set(self.alive.values()) - {self.owner.name}
         return {file: text for file, text in data.items() if file.partition(".")[0] in others}
 

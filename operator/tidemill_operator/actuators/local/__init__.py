@@ -1,1 +1,1 @@
-"""Runs a pipeline's workloads on this machine as child processes, and keeps its secrets in files."""
+"""Run a pipeline's workloads as child processes of this machine, and keep its secrets in files."""

@@ -1,4 +1,4 @@
-"""Makes the specs of a workload's processes on a laptop: the command, the environment, the ports and the revision."""
+"""Create the specs of a workload's processes on a laptop."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from tidemill_operator.processes.replica import ReplicaSpec
 
 HOST = "127.0.0.1"
 STOP_SECONDS = 10.0
-"""The time between SIGTERM and SIGKILL."""
-# The TIDEMILL_ variables that workloads inherit. All other TIDEMILL_ variables are left out, so that no workload sees
-# the administrator's login.
+"""The seconds between SIGTERM and SIGKILL."""
+# The TIDEMILL_ variables that workloads inherit. No other variable, such as the administrator's login, is passed on.
 _PASSED_ON = (
     "TIDEMILL_RESILIENCE_", "TIDEMILL_KAFKA_CONFIG", "TIDEMILL_LOG_LEVEL", "TIDEMILL_INGEST_", "TIDEMILL_API_",
     "TIDEMILL_HTTP_", "TIDEMILL_SESSION_TIMEOUT_MS",
@@ -29,21 +28,7 @@ _PASSED_ON = (
 
 
 class ProcessSpecs:
-    """The specs of the processes of this machine. Only one thread at a time may call the methods.
-
-    Args:
-        data_dir: the folder of configs, secrets, ports, logs and pid files.
-        environ: the environment of the processes. Workloads get only those TIDEMILL_ variables that they use.
-        addresses: TIDEMILL_ variables for all processes: the addresses of brokers, Postgres and Redis.
-        ports: wanted ports by component. These ports override the ports of the plan.
-        reserved: the ports that the user asked for by number.
-        host: the address at which the processes listen.
-
-    Attributes:
-        config_root: the folder of the configs `<namespace>/<pipeline>.json`.
-        secrets_root: the folder of the secrets `<namespace>/<pipeline>/*.json`.
-        references: the folders of the users' Secrets and ConfigMaps.
-    """
+    """The specs of the processes of this machine. Only one thread at a time may call the methods."""
 
     def __init__(
         self,
@@ -65,7 +50,7 @@ class ProcessSpecs:
             if not name.startswith("TIDEMILL_") or name.startswith(_PASSED_ON)
         }
         self._common = {**inherited, **addresses}
-        # Refuse requests for other hosts. Otherwise, DNS rebinding would let web pages read pipelines that need no key.
+        # The list of allowed hosts prevents DNS rebinding, by which web pages could read pipelines without keys.
         names = ["localhost", socket.gethostname(), *environ.get("TIDEMILL_ALLOWED_HOSTS", "").split(",")]
         self._allowed_hosts = ",".join(name for name in (*names, host) if name and ":" not in name)
         self._wanted_ports = dict(ports or {})
@@ -73,7 +58,7 @@ class ProcessSpecs:
         self._assigned: dict[str, int] = {}
 
     def make(self, workload: Workload, name: str) -> ReplicaSpec:
-        """Return the spec of the process `name` of a workload."""
+        """Return a process's spec."""
         called = "http" in workload.ports
         wanted = workload.ports["http" if called else "status"]
         port = self._port(name, self._wanted_ports.get(workload.component, wanted))
@@ -98,17 +83,16 @@ class ProcessSpecs:
         command = Command(
             name, (sys.executable, "-m", workload.module), environment=environment, grace_seconds=STOP_SECONDS
         )
-        # A process whose workload has a revision reads its config and login only when it starts. So the revision
-        # includes both, and a change of either restarts the process.
+        # A new config or login changes the revision and restarts the process, which reads both only at its start.
         revision = f"{workload.revision}{self._digest_of_secrets(workload)}" if workload.revision else ""
         return ReplicaSpec(command=command, port=port, ready_path=workload.readiness.path, revision=revision)
 
     def status_port(self, name: str) -> int | None:
-        """Return the port of a process for metrics and probes, or None if the process has only one port."""
+        """Return the port of a process for metrics and probes, or None without a separate port."""
         return self._assigned.get(_status(name))
 
     def forget(self, name: str) -> None:
-        """Release the ports of a process."""
+        """Release a process's ports."""
         for entry in (name, _status(name)):
             self._assigned.pop(entry, None)
 
@@ -118,7 +102,6 @@ class ProcessSpecs:
         return self._assigned[name]
 
     def _digest_of_secrets(self, workload: Workload) -> str:
-        """Return a hash of the secret files that a workload may read."""
         folder, digest = self.secrets_root / workload.namespace, hashlib.sha256()
         for pipeline, files in sorted(workload.secrets.items()):
             for file in files:
@@ -128,5 +111,4 @@ class ProcessSpecs:
 
 
 def _status(name: str) -> str:
-    """Return the name under which the status port of a process is stored."""
     return f"{name}/status"

@@ -1,4 +1,4 @@
-"""Finds the folders that stand for the users' Secrets and ConfigMaps on a laptop."""
+"""Find the folders that stand for users' Secrets and ConfigMaps on a laptop."""
 
 from __future__ import annotations
 
@@ -9,38 +9,28 @@ from tidemill_operator.plan.model import Workload
 
 
 class References:
-    """The folders of Secrets and ConfigMaps.
-
-    Attributes:
-        root: the folder of the Secrets, `<namespace>/<secret>/<key>`.
-
-    Args:
-        maps: the folder of the ConfigMaps, `<namespace>/<ConfigMap>/<file>`.
-    """
+    """The folders of Secrets, `<root>/<namespace>/<secret>/<key>`, and of ConfigMaps."""
 
     def __init__(self, root: Path, maps: Path) -> None:
         self.root, self._maps = root, maps
         self._folders: dict[str, Path] = {}
 
     def secret(self, namespace: str, name: str) -> Path:
-        """Return the folder of a Secret, which has a file for each key."""
+        """Return a Secret's folder."""
         return self.root / namespace / name
 
     def place(self, pipeline: str, folder: Path) -> None:
-        """Set the folder that contains the file of a pipeline (`namespace/name`).
-
-        A ConfigMap of the pipeline that has no folder below `maps` is read from this folder.
-        """
+        """Set the folder of a pipeline's file, which stands for ConfigMaps without an own folder."""
         self._folders[pipeline] = folder
 
     def config_map(self, workload: Workload, name: str) -> Path:
-        """Return the folder with the files of a ConfigMap of a workload's pipeline."""
+        """Return a ConfigMap's folder."""
         folder = self._maps / workload.namespace / name
         beside = self._folders.get(f"{workload.namespace}/{workload.pipeline}", folder)
         return folder if folder.is_dir() else beside
 
     def environment(self, workload: Workload) -> dict[str, str]:
-        """Return the variables with the folders of the Secrets and ConfigMaps that a workload uses."""
+        """Return the variables with the folders of a workload's Secrets and ConfigMaps."""
         secrets = {
             "TIDEMILL_REGISTRY_DIR": workload.registry_secret,
             "TIDEMILL_MQTT_DIR": workload.mqtt_secret,
@@ -50,21 +40,13 @@ class References:
         return {**found, "TIDEMILL_LOOKUP_DIRS": self._lookup_dirs(workload)} if workload.lookups else found
 
     def link(self, workload: Workload, secrets_root: Path) -> int:
-        """Link the keys of users' Secrets that a workload reads into the secrets of its pipeline.
-
-        Args:
-            workload: the workload.
-            secrets_root: the folder of the secrets `<namespace>/<pipeline>/<file>`.
-
-        Returns:
-            The number of changed links.
-        """
+        """Link users' secrets into the pipeline's secrets, and return the number of changed links."""
         changed = 0
         for pipeline in workload.secrets if workload.copied else ():
             folder = secrets_root / workload.namespace / pipeline
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for file, (secret, key) in workload.copied.items():
-                # A link, so that a changed key is used at once.
+                # A link makes a changed key take effect at once.
                 link, target = folder / file, (self.secret(workload.namespace, secret) / key).absolute()
                 if not link.is_symlink() or link.readlink() != target:
                     link.unlink(missing_ok=True)
@@ -81,7 +63,6 @@ class References:
         ]
 
     def _lookup_dirs(self, workload: Workload) -> str:
-        """Return the folders of a workload's lookups as JSON, for the variable TIDEMILL_LOOKUP_DIRS."""
         folders = {
             name: self.secret(workload.namespace, reference.name)
             if reference.kind == "secret"

@@ -1,8 +1,4 @@
-"""The local runtime. Workloads are child processes of this process, and their configs are files below the data folder.
-
-The pipelines of a namespace share ingest and API. Ingest and API run as long as a pipeline needs them, and read the
-config files again when they change. A processor reads its config once, so it is restarted when the config changes.
-"""
+"""Run workloads as child processes of this process, with configs as files below the data folder."""
 
 from __future__ import annotations
 
@@ -21,23 +17,12 @@ from tidemill_operator.processes.supervisor import ReplicaState, Supervisor
 
 @dataclass
 class _Running:
-    """The last specification of a workload, and the pipelines that need the workload."""
-
     workload: Workload
     pipelines: set[str] = field(default_factory=set)
 
 
 class LocalRuntime:
-    """Runs workloads on this machine. No process runs before `start`. Any thread may call the methods.
-
-    Args:
-        specs: makes the specs of processes. Only the runtime may call its methods.
-
-    Attributes:
-        config_root: the folder of the configs `<namespace>/<pipeline>.json`.
-        secrets_root: the folder of the secrets `<namespace>/<pipeline>/*.json`.
-        references: the folders of the users' Secrets and ConfigMaps.
-    """
+    """The thread-safe runtime of this machine. No process runs before `start`."""
 
     def __init__(self, specs: ProcessSpecs) -> None:
         self._specs = specs
@@ -51,7 +36,7 @@ class LocalRuntime:
         self._supervisor.start()
 
     def close(self) -> None:
-        """End every process. Configs and secrets are kept."""
+        """End every process."""
         self._supervisor.close()
 
     def states(self) -> Mapping[str, ReplicaState]:
@@ -59,15 +44,11 @@ class LocalRuntime:
         return self._supervisor.states()
 
     def replicas(self, namespace: str, workload: str) -> list[ReplicaState]:
-        """Return the processes of a workload."""
+        """Return a workload's processes."""
         return [state for name, state in self.states().items() if name.rpartition("-")[0] == f"{namespace}.{workload}"]
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Make a pipeline's workloads match the plan, and end its workloads that are not listed. Does not wait.
-
-        Returns:
-            One outcome per workload: Done if it is ready, else Waiting.
-        """
+        """Make a pipeline's workloads match the plan without waiting, and end its other workloads."""
         pipelines = pipelines_of(workloads)
         changes = {workload.name: self.apply(workload, pipelines) for workload in workloads}
         if workloads:
@@ -89,21 +70,13 @@ class LocalRuntime:
         return waiting(component, workload.name, message, changed=changed, serving=serving)
 
     def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Return the outcomes of the running workloads. Changes nothing."""
+        """Return the outcomes of the running workloads without changing any."""
         with self._lock:
             known = [self._workloads.get((workload.namespace, workload.name)) for workload in workloads]
         return [self._outcome(running.workload, 0) for running in known if running is not None]
 
     def apply(self, workload: Workload, pipelines: Iterable[str]) -> int:
-        """Start or update a workload, without waiting for it.
-
-        Args:
-            workload: the workload.
-            pipelines: the pipelines that need the workload, in addition to the pipelines known before.
-
-        Returns:
-            The number of changed files and processes.
-        """
+        """Start or update a workload without waiting, and return the number of changes."""
         with self._lock:
             folder = self.config_root / workload.namespace
             changed = 0
@@ -119,16 +92,12 @@ class LocalRuntime:
             return changed + self._trim(workload.namespace, workload.name, workload.replicas)
 
     def is_ready(self, workload: Workload) -> bool:
-        """Return whether all replicas of the workload run as specified and are ready, and no other replica runs."""
+        """Return whether exactly the desired replicas run as specified and are ready."""
         states = self.replicas(workload.namespace, workload.name)
         return len(states) == workload.replicas and all(state.ready and state.current for state in states)
 
     def release(self, namespace: str, pipeline: str, *, keep: Iterable[str] = ()) -> bool:
-        """End the workloads that only this pipeline needs, except those named in `keep`.
-
-        Returns:
-            Whether anything changed.
-        """
+        """End the workloads that only this pipeline needs, and return whether anything changed."""
         kept = set(keep)
         changed = False
         with self._lock:
@@ -143,7 +112,7 @@ class LocalRuntime:
         return changed
 
     def remove(self, namespace: str, pipeline: str) -> None:
-        """End a pipeline's own processes, wait until they have ended, and remove its config from shared workloads."""
+        """End a pipeline's own processes, wait for their end, and remove its config."""
         with self._lock:
             own = [
                 name
@@ -157,7 +126,7 @@ class LocalRuntime:
         (self.config_root / namespace / f"{pipeline}.json").unlink(missing_ok=True)
 
     def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
-        """Base URLs of the pipeline's running ingest and API."""
+        """Return the base URLs of the pipeline's running ingest and API."""
         found: dict[str, str] = {}
         with self._lock:
             candidates = [
@@ -176,7 +145,7 @@ class LocalRuntime:
 
     @property
     def target_host(self) -> str:
-        """The address at which Prometheus reaches this machine."""
+        """Return the address at which Prometheus reaches this machine."""
         return HOST if self._specs.host == HOST else socket.gethostname()
 
     def exists(self, namespace: str, pipeline: str) -> bool:
@@ -201,7 +170,6 @@ class LocalRuntime:
         return found
 
     def _trim(self, namespace: str, workload: str, replicas: int) -> int:
-        """End the replicas whose number is `replicas` or greater, and return how many were ended."""
         changed = 0
         for state in self.replicas(namespace, workload):
             if int(state.name.rpartition("-")[2]) >= replicas:
@@ -211,6 +179,6 @@ class LocalRuntime:
 
 
 def pipelines_of(workloads: Sequence[Workload]) -> set[str]:
-    """Return the pipelines to which the workloads belong."""
+    """Return the workloads' pipelines."""
     named = {workload.pipeline for workload in workloads if workload.pipeline is not None}
     return named or {name.removesuffix(".json") for workload in workloads for name in workload.configs}

@@ -14,27 +14,18 @@ from tidemill_operator.actuators.base import PipelineSecrets
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.processes.files import write_atomic
 
-# How long the former logins keep working after a switch. A few seconds are enough: processes read the files for each
-# new connection, and requests on older connections end soon.
+# How long the former logins keep working after a switch. Processes read the files for each new connection.
 PATIENCE_SECONDS = 5.0
 
 
 class FileSecrets:
-    """Stores secrets as files in `<root>/<namespace>/<pipeline>/`.
-
-    `writer.json` and `reader.json` hold logins, `api-keys.json` the hashes of API keys, `api-key.txt` the first key
-    (with both scopes), and `rotation.json` the state of a rotation.
-    """
+    """A store of secrets as files in `<root>/<namespace>/<pipeline>/`."""
 
     def __init__(self, root: Path, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self._root, self._patience = root, patience_seconds
 
     def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
-        """Make sure that both logins and the API keys exist, and stage a requested rotation.
-
-        Raises:
-            TidemillError: a file cannot be written, or has invalid content.
-        """
+        """Create missing logins and API keys, and stage a requested rotation."""
         return self._rewritten(
             namespace,
             pipeline,
@@ -42,19 +33,11 @@ class FileSecrets:
         )
 
     def switch(self, namespace: str, pipeline: str, *, now: dt.datetime) -> PipelineSecrets:
-        """Activate the staged logins.
-
-        Raises:
-            TidemillError: a file cannot be written, or has invalid content.
-        """
+        """Activate the staged logins."""
         return self._rewritten(namespace, pipeline, lambda files: credentials.switched(files, now))
 
     def retire(self, namespace: str, pipeline: str) -> PipelineSecrets:
-        """Retire the former logins.
-
-        Raises:
-            TidemillError: a file cannot be written, or has invalid content.
-        """
+        """Retire the former logins."""
         return self._rewritten(namespace, pipeline, credentials.retired)
 
     def remove(self, namespace: str, pipeline: str) -> None:

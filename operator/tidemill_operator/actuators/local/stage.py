@@ -1,7 +1,4 @@
-"""Makes the environment of a Python stage on this machine.
-
-It has the folder of the user's file, but no login to Postgres.
-"""
+"""Create the environment of a Python stage on this machine, without a login to Postgres."""
 
 from __future__ import annotations
 
@@ -12,13 +9,6 @@ _NOT_FOR_CODE = ("TIDEMILL_POSTGRES_", "TIDEMILL_REDIS_", "TIDEMILL_SECRETS_")
 
 
 def stage_environment(environment: Mapping[str, str], *, process: str, folder: Path | None) -> dict[str, str]:
-    """Return the environment of a process of a Python stage.
-
-    Args:
-        environment: the environment of any workload.
-        process: the name of the process. A restarted process has the same name, and so keeps its partitions and its
-            transaction.
-        folder: the folder with the user's file, or None if the file has an absolute path.
-    """
+    """Return the environment of a process of a Python stage."""
     kept = {name: value for name, value in environment.items() if not name.startswith(_NOT_FOR_CODE)}
     return {**kept, "TIDEMILL_INSTANCE": process, **({} if folder is None else {"TIDEMILL_STAGE_DIR": str(folder)})}

@@ -1,1 +1,1 @@
-"""Postgres: schemas, roles, tables and the rows that the operator writes."""
+"""The actuator for Postgres: schemas, roles, tables and the operator's rows."""

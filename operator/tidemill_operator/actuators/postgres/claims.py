@@ -1,7 +1,4 @@
-"""Records which pipeline owns a topic.
-
-The record is stored in that pipeline's schema, where other pipelines look it up.
-"""
+"""Record which topics a pipeline owns, so that no other pipeline uses them."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ _TABLE = "_offsets"
 _LET_GO = "old positions; another pipeline has taken over the topic"
 _LISTED = "reads topics "
 _MARK = "SELECT coalesce(obj_description(oid, 'pg_class'), '') FROM pg_class WHERE oid = to_regclass(%s)"
-# A claim on a topic is stored as the comment of the table `_offsets`.
+# The comment of the table `_offsets` stores a claim on a topic.
 _CLAIMS = """
 SELECT n.nspname, obj_description(n.oid, 'pg_namespace'), d.description
   FROM pg_description d
@@ -35,20 +32,7 @@ _WRITER = "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE n
 
 
 def take(session: Session, schema: Schema, owner: Owner, *, gone: Callable[[Owner], bool] | None) -> None:
-    """Make sure that no other pipeline owns a pipeline's topics.
-
-    No other pipeline can claim them until the transaction ends.
-
-    Args:
-        session: a session in a transaction.
-        schema: the schema in the plan.
-        owner: the pipeline.
-        gone: returns whether another pipeline no longer exists, so that its claim may be taken over. If None, no claim
-            is taken over.
-
-    Raises:
-        TidemillError: another pipeline owns one of the topics.
-    """
+    """Lock a pipeline's topics until the transaction ends, and raise TidemillError for topics of others."""
     if _settled(session, schema):
         return
     for topic in sorted(schema.listed or (schema.source,)):
@@ -61,13 +45,10 @@ def take(session: Session, schema: Schema, owner: Owner, *, gone: Callable[[Owne
 
 
 def rivals(session: Session, schema: Schema, owner: Owner) -> Iterator[tuple[Claim, TidemillError]]:
-    """Yield the claims of other pipelines on a pipeline's topics.
-
-    Yields nothing if the pipeline already owns its topics.
-    """
+    """Yield conflicting claims of other pipelines on a pipeline's topics."""
     if _settled(session, schema):
         return
-    # Topics on other Kafka clusters are not claimed, whatever their names are.
+    # Topics on other Kafka clusters are not claimed.
     topics = (*schema.own_sources, *schema.outputs)
     known = {text: (topic, managed) for topic in topics for text, managed in _marks(topic)}
     claims = []
@@ -80,7 +61,7 @@ def rivals(session: Session, schema: Schema, owner: Owner) -> Iterator[tuple[Cla
 
 
 def claim(session: Session, schema: Schema) -> None:
-    """Write the claim on the source topic into the comment of the table of positions."""
+    """Write the claim on the source topics into the comment of `_offsets`."""
     wanted = _mark(schema)
     if _marked(session, schema) != wanted:
         session.write("COMMENT ON TABLE {} IS {}", sql.Identifier(schema.name, _TABLE), sql.Literal(wanted))
@@ -105,10 +86,7 @@ def _written(session: Session, schema: Schema) -> Iterator[Claim]:
 
 
 def _settled(session: Session, schema: Schema) -> bool:
-    """Return whether the pipeline already owns its topic.
-
-    The result is also True if the pipeline read the topic before claims were recorded.
-    """
+    """Return whether the pipeline already owns its topics, or has read them since before claims existed."""
     marked = _marked(session, schema)
     return marked == _mark(schema) or (marked == "" and not schema.managed)
 
@@ -118,7 +96,6 @@ def _marks(topic: str) -> tuple[tuple[str, bool], tuple[str, bool]]:
 
 
 def _mark(schema: Schema) -> str:
-    """Return the comment of a pipeline's table of positions, or empty if the pipeline reads no topic."""
     if not schema.source:
         return ""
     if schema.cluster:
@@ -129,7 +106,6 @@ def _mark(schema: Schema) -> str:
 
 
 def _marked(session: Session, schema: Schema) -> str | None:
-    """Return the comment of the live table of positions. Empty if it has no comment, None if there is no table."""
     table = f'"{schema.name}"."{_TABLE}"'
     rows = session.rows(_MARK, (table,))
     return rows[0][0] if rows else None

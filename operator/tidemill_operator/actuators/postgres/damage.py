@@ -1,4 +1,4 @@
-"""Detects, with cheap queries, whether somebody else deleted rows of a schema. Reads only."""
+"""Detect whether somebody else deleted rows of a schema."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from psycopg import sql
 
 from tidemill_operator.actuators.postgres.session import Session
 
-# The query is cheap: for each table, it stops at the first partition that has rows.
+# The query is cheap, because it stops at the first partition with rows in each table.
 _EMPTIED = """
 SELECT a.name, a.version FROM {} a
   JOIN pg_class c ON c.relname = a.table_name JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = %s
@@ -17,13 +17,7 @@ SELECT a.name, a.version FROM {} a
 
 
 def emptied(session: Session, schema: str, columns: Mapping[str, Collection[str]]) -> frozenset[tuple[str, int]]:
-    """Return the versions whose partitions are all empty although batches were merged into them.
-
-    Args:
-        session: an open session.
-        schema: the name of the schema.
-        columns: the columns of the schema's tables.
-    """
+    """Return the versions whose partitions are all empty although batches were merged into them."""
     if "rev" not in columns.get("_aggregations", ()):
         return frozenset()
     query = sql.SQL(_EMPTIED).format(sql.Identifier(schema, "_aggregations"))
@@ -31,5 +25,5 @@ def emptied(session: Session, schema: str, columns: Mapping[str, Collection[str]
 
 
 def missing_positions(there: Collection[int]) -> tuple[int, ...]:
-    """Return the partitions without a position. Positions are created from partition 0 on, and never deleted."""
+    """Return the partitions without a position."""
     return tuple(sorted(set(range(max(there, default=0) + 1)) - set(there)))

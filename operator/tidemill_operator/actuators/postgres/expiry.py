@@ -1,8 +1,6 @@
-"""Retention: detaches and drops expired partitions of the tables of windows and of stored events.
+"""Drop expired partitions of the tables of windows and of stored events.
 
-A partition is due when its end is before watermark - retention. A due partition is marked. A marked partition is
-dropped only if it is still due a day of wall-clock time later, so that a wrong timestamp does not delete history. If
-the retention is made longer, partitions that are no longer due lose their marks.
+An expired partition is marked, and dropped only if it is still expired 24 hours later.
 """
 
 from __future__ import annotations
@@ -27,13 +25,7 @@ _END = re.compile(r" TO \('([^']+)'\)$")
 
 @dataclass(frozen=True)
 class _Partition:
-    """A partition.
-
-    Attributes:
-        since: when the partition was marked, or None if it is not marked.
-        pending: whether detaching the partition was interrupted.
-        due: whether the partition is past its retention, or was when detaching began.
-    """
+    """A partition of a table. `since` is None unless the partition is marked."""
 
     parent: str
     name: str
@@ -44,7 +36,7 @@ class _Partition:
 
 
 def expire(session: Session, schema: Schema) -> None:
-    """Mark partitions that became due, unmark partitions that are no longer due, and drop a few marked partitions."""
+    """Mark or unmark partitions, and drop some marked partitions."""
     session.connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(schema.owner)))
     try:
         dropped = _drop_detached(session, schema.name)
@@ -55,7 +47,7 @@ def expire(session: Session, schema: Schema) -> None:
             elif not part.pending and part.since is None:
                 _mark(session, schema.name, part, json.dumps({_MARK: _now(session).isoformat()}))
             elif dropped < _PER_PASS and (part.pending or _now(session) - (part.since or part.end) >= HELD_FOR):
-                # If the partition is in use, leave it for the next pass.
+                # A partition in use is dropped in a later pass.
                 with suppress(errors.LockNotAvailable, errors.QueryCanceled):
                     _drop(session, schema.name, part)
                     dropped += 1
@@ -93,7 +85,6 @@ def _mark(session: Session, schema: str, part: _Partition, mark: str | None) -> 
 
 
 def _drop_detached(session: Session, schema: str) -> int:
-    """Drop partitions that an interrupted pass has detached, and return their number."""
     rows = session.rows(
         "SELECT c.relname, obj_description(c.oid, 'pg_class') FROM pg_class c JOIN pg_namespace n"
         " ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relkind = 'r' AND NOT c.relispartition ORDER BY 1",

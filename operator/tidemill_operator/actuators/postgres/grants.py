@@ -1,4 +1,4 @@
-"""Makes the privileges in a schema match the plan. Other privileges of the plan's roles and of PUBLIC are revoked."""
+"""Make the privileges in a schema match the plan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PUBLIC = ""
 
 
 class Grant(NamedTuple):
-    """A privilege. `kind` is SCHEMA, TABLE or FUNCTION. `column` is set if the privilege is for one column only."""
+    """A privilege on a SCHEMA, TABLE or FUNCTION. `column` is set for a privilege on one column."""
 
     kind: str
     thing: str
@@ -34,7 +34,7 @@ def parse_privileges(text: str) -> set[tuple[str, str]]:
 
 
 def wanted_grants(schema: Schema) -> set[Grant]:
-    """Return all privileges of the two roles. PUBLIC has none."""
+    """Return all privileges of writer and reader."""
     grants = {Grant("SCHEMA", schema.name, "", role, "USAGE") for role in (schema.writer, schema.reader)}
     for table in schema.tables:
         for role, text in ((schema.writer, table.writer), (schema.reader, table.reader)):
@@ -43,7 +43,7 @@ def wanted_grants(schema: Schema) -> set[Grant]:
 
 
 def ensure_grants(session: Session, schema: Schema) -> None:
-    """Make the privileges on the plan's objects match the plan. Privileges of other roles are not changed."""
+    """Make the privileges match the plan, without changing privileges of other roles."""
     wanted, live = wanted_grants(schema), _observe(session, schema)
     for grant in sorted(wanted - live):
         session.write(f"GRANT {{}} ON {grant.kind} {{}} TO {{}}", *_parts(schema, grant))
@@ -86,7 +86,7 @@ def _observe(session: Session, schema: Schema) -> set[Grant]:
             "oid": oid,
             "tables": [table.name for table in schema.tables],
             "functions": [name for name, _ in schema.functions],
-            # Logins are listed too, because they must have no privileges of their own.
+            # Logins must have no privileges of their own.
             "roles": [role for group in (schema.writer, schema.reader) for role in (group, *names.logins(group))],
         },
     )

@@ -1,7 +1,6 @@
-"""Deletes dead letters, anomalies and detector states past their retention, and the oldest rows beyond a quota.
+"""Delete dead letters, anomalies and detector states past their retention, and the oldest rows beyond a quota.
 
-Unpublished rows are not deleted. If unpublished rows fill the quota, processors store no further rows. A pass deletes
-for a few seconds at most, and the next passes delete the rest.
+Unpublished rows are never deleted.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from tidemill_operator.plan.model import KeptRows, Schema
 PASS_SECONDS = 5.0
 CHUNK_ROWS = 5_000
 OPERATOR = -1
-"""The column `place` of `_kept`, in rows that the operator writes."""
+"""The value of the column `place` in rows of `_kept` that the operator writes."""
 NEARLY_FULL, MADE_FREE = 64, 8
-"""If less than a 64th of the quota is free, rows are deleted until an eighth is free."""
+"""The fractions of a quota: if less than a 64th is free, rows are deleted until an eighth is free."""
 DETECTORS_EVERY = "1 hour"
 DETECTORS_KEPT_MS = 90 * 86_400_000
-"""The minimum time for which a detector's state of a group is kept after the group's last window."""
+"""The minimum time in ms for which the state of a detector is kept after the last window of a group."""
 
 _ORDER = {
     "_dead_letters": ("created_at", 'created_at, epoch, partition, "offset"'),
@@ -30,7 +29,7 @@ _ORDER = {
 
 
 def expire_rows(session: Session, schema: Schema) -> None:
-    """Delete rows that are due, for a few seconds at most. The session must act as the schema's owner."""
+    """Delete due rows for a few seconds at most. The session must act as the schema's owner."""
     until = time.monotonic() + PASS_SECONDS
     for kept in schema.kept:
         while time.monotonic() < until and _expire(session, schema.name, kept):
@@ -44,7 +43,6 @@ def expire_rows(session: Session, schema: Schema) -> None:
 
 
 def _expire(session: Session, schema: str, kept: KeptRows) -> bool:
-    """Delete some of the oldest rows past their retention, and return whether there may be more such rows."""
     time_column, order = _ORDER[kept.table]
     due = sql.SQL(
         "SELECT ctid FROM (SELECT ctid, published, {} AS at FROM {} ORDER BY " + order + " LIMIT %(chunk)s) o"
@@ -55,7 +53,6 @@ def _expire(session: Session, schema: str, kept: KeptRows) -> bool:
 
 
 def _evict(session: Session, schema: str, kept: KeptRows, excess: int) -> int:
-    """Delete the oldest rows, about `excess` bytes of them, and return the number of deleted bytes."""
     _, order = _ORDER[kept.table]
     due = sql.SQL(
         "SELECT ctid FROM (SELECT ctid, sum(bytes) OVER (ORDER BY " + order + ") - bytes AS before"
@@ -63,15 +60,13 @@ def _evict(session: Session, schema: str, kept: KeptRows, excess: int) -> int:
         " WHERE coalesce(before, 0) < %(excess)s"
     ).format(sql.Identifier(schema, kept.table))
     rows, size = _delete(session, schema, kept.table, due, "evicted", {"chunk": CHUNK_ROWS, "excess": excess})
-    # Rows that earlier versions wrote have no size. Return at least 1 for them, so that the caller sees that rows were
-    # deleted.
+    # Rows of earlier versions have no size, so return at least 1 for deleted rows.
     return max(size, 1) if rows else 0
 
 
 def _delete(
     session: Session, schema: str, table: str, due: sql.Composed, column: str, parameters: dict[str, int]
 ) -> tuple[int, int]:
-    """Delete and count the rows that `due` selects, and return their number and bytes."""
     full = sql.SQL("now()" if column == "evicted" else "NULL::timestamptz")
     statement = sql.SQL(
         "WITH due AS ({due}), gone AS (DELETE FROM {table} t USING due WHERE t.ctid = due.ctid RETURNING t.bytes),"
@@ -104,7 +99,7 @@ def _size(session: Session, schema: str, kept: KeptRows) -> int:
 
 
 def _forget_groups(session: Session, schema: str) -> None:
-    """Delete detector states of groups that have no windows left. Runs rarely, because no index serves the query."""
+    """Delete detector states of groups that have no windows left, at most once an hour."""
     parts = {
         "kept": sql.Identifier(schema, "_kept"),
         "detectors": sql.Identifier(schema, "_detectors"),
@@ -114,7 +109,7 @@ def _forget_groups(session: Session, schema: str) -> None:
         "SELECT NOT EXISTS (SELECT FROM {kept} WHERE kind = '_detectors' AND place = %s"
         f" AND full_at >= now() - interval '{DETECTORS_EVERY}')"
     ).format(**parts)
-    # Query first, because an upsert that changes nothing is still a write.
+    # An upsert that changes nothing is still a write, so query first.
     if session.connection.execute(due, (OPERATOR,)).fetchone() != (True,):
         return
     turn = sql.SQL(
@@ -123,7 +118,7 @@ def _forget_groups(session: Session, schema: str) -> None:
     ).format(**parts)
     if not session.connection.execute(turn, (OPERATOR,)).rowcount:
         return
-    # Rows that earlier versions wrote lack the time of the group's last window. Use the end of the last scan instead.
+    # Rows of earlier versions lack the time of the group's last window, so the end of the last scan replaces it.
     session.write_rows(
         sql.SQL(
             "UPDATE {detectors} d SET seen = ARRAY[0, a.scanned_until] FROM {aggregations} a"

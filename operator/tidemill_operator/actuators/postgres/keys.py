@@ -1,7 +1,4 @@
-"""Adds missing columns to the keys of tables that an earlier Tidemill created.
-
-This happens before rows are stored that differ only in these columns.
-"""
+"""Add missing columns to the keys of tables that an earlier version of Tidemill created."""
 
 from __future__ import annotations
 
@@ -22,14 +19,11 @@ SELECT c.relname, k.conname, array_agg(a.attname::text)
 
 
 def widen_keys(session: Session, schema: Schema, live: LiveSchema | None) -> None:
-    """If the pipeline needs keys with more columns, add the columns that are in the plan.
-
-    Other pipelines keep the existing keys, because building a new index takes long.
-    """
+    """Add missing columns to keys if one record of the pipeline may contain several events."""
     tables = {table.name: table for table in schema.tables if table.key}
     if live is None or not schema.explodes:
         return
     for name, key, columns in session.rows(_KEYS, (schema.name, list(tables))):
-        # A key on an identity column is not widened, because it does not prevent duplicates.
+        # A key on an identity column does not prevent duplicates, so it stays.
         if columns != ["id"] and not set(tables[name].key) <= set(columns):
             session.write("{}", sql.SQL(replace_key(schema.name, tables[name], key)))

@@ -1,4 +1,4 @@
-"""Reads the live facts of a pipeline's schema. Schemas of earlier versions lack some tables and columns."""
+"""Read the live facts of a pipeline's schema, which may lack tables and columns of newer versions."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from tidemill_operator.plan.kafka.claims import TOPICS
 from tidemill_operator.plan.live import Failing, LiveSchema, Loss, Slot
 from tidemill_operator.plan.postgres.migration import as_noted_today
 
-# Replicas record the same loss at nearly the same time. Report all records of the latest loss, for one day.
+# The records of the latest loss, which replicas write at nearly the same time, are reported for one day.
 _LOST = """
 WITH lately AS (SELECT max(noticed_at) AS at FROM {0} WHERE reader = 'live')
 SELECT reason, partition, epoch, from_offset, to_offset FROM {0}, lately
  WHERE reader = 'live' AND noticed_at > lately.at - interval '5 minutes' AND lately.at > now() - interval '1 day'
 """
-# Leave out rows without a retry in the last five minutes, because their processor has ended.
+# A row without a retry in the last five minutes belongs to a processor that has ended.
 _HELD_UP = """
 SELECT aggregation, duty, reason FROM {} WHERE tried_at > now() - interval '5 minutes' ORDER BY since, aggregation, duty
 """
-# Report only the first failure of the last day, so that further failures do not change the message.
+# Only the first failure of the last day is reported, so that further failures do not change the message.
 _SKIPPED = """
 SELECT DISTINCT ON (aggregation, duty) aggregation, duty, reason,
  coalesce(to_char(window_start, 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), ''), coalesce(group_key::text, ''), metrics,
@@ -71,7 +71,7 @@ def _columns(session: Session, schema: str) -> dict[str, dict[str, str]]:
 def _versions(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
     if "_aggregations" not in live.columns:
         return live
-    # Read `layout` and `fed` through to_jsonb, which returns null if the table of an older schema lacks these columns.
+    # A schema of an earlier version may lack `layout` and `fed`. Then to_jsonb returns null.
     query = sql.SQL(
         "SELECT name, version, reader, shape::text, closed_until, to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed'"
         " FROM {} a"
@@ -94,7 +94,7 @@ def _accepted(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
 def _positions(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
     if "_offsets" not in live.columns:
         return live
-    # Read `former_topic_ids` through to_jsonb, which returns null if the table of an older schema lacks the column.
+    # A schema of an earlier version may lack `former_topic_ids`. Then to_jsonb returns null.
     query = sql.SQL(
         "SELECT partition, topic_id, next_offset, to_jsonb(o) -> 'former_topic_ids' FROM {} o WHERE reader = 'live'"
     ).format(sql.Identifier(schema, "_offsets"))
@@ -107,8 +107,7 @@ def _positions(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
         partitions=max(there, default=-1) + 1,
         missing_positions=missing_positions(there),
         read_before=before,
-        # Processors switch to a new topic one partition at a time, so some partitions may still have the former topic's
-        # id.
+        # Processors switch to a new topic one partition at a time, so former topics may still be listed.
         read_from=max(current - before or current, default=""),
         read_to={partition: offset for partition, topic_id, offset, _ in sorted(positions) if topic_id},
     )
@@ -139,7 +138,6 @@ def _kept(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
 
 
 def _failing(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
-    """Add the duties that currently fail in processors (e.g. `publish`), and the windows that processors skipped."""
     if "_held_up" in live.columns:
         query = sql.SQL(_HELD_UP).format(sql.Identifier(schema, "_held_up"))
         live = replace(live, held_up=tuple(Failing(*row) for row in session.connection.execute(query)))

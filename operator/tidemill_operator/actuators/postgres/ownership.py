@@ -1,9 +1,7 @@
-"""Makes sure that only one operator at a time works on a pipeline, and that a replaced operator writes nothing more.
+"""Keep two operators from working on the same pipeline, and stop an operator that was replaced.
 
-An advisory lock keeps passes over the same pipeline apart, on a laptop and in a cluster. The comment of the schema
-contains the epoch of the operator that wrote last. An operator of an earlier epoch that was frozen and resumes finds
-the later epoch in the comment, and writes nothing. On a laptop there is neither a leader election nor an epoch, only
-the lock.
+An advisory lock separates reconcile passes. The comment of the schema holds the epoch of the last leader, so an
+operator with an earlier epoch writes nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from tidemill_operator.errors import NotOurTurn, Reason
 from tidemill_operator.plan.live import Owner
 
 HELD_MS = 30_000
-"""How long a frozen holder keeps the lock. A working holder confirms the lock before each action."""
+"""How long a frozen holder keeps the lock, in ms."""
 
 
 class Leadership(Protocol):
@@ -30,34 +28,17 @@ class Leadership(Protocol):
 
     @property
     def epoch(self) -> int:
-        """This leader's epoch, which is greater than the epoch of every earlier leader."""
+        """Return this leader's epoch, which is greater than the epoch of every earlier leader."""
         ...
 
     def outbid(self, seen: int) -> int:
-        """React to an epoch that is greater than this operator's.
-
-        Such an epoch means that another operator leads, or that the epochs were reset.
-
-        Returns:
-            The new epoch of this operator, which is greater than `seen`.
-
-        Raises:
-            NotOurTurn: another operator leads.
-        """
+        """Return a new epoch above `seen`, or raise NotOurTurn if another operator leads."""
         ...
 
 
 @contextmanager
 def exclusive(address: PostgresAddress, schema: str, leadership: Leadership | None) -> Iterator[Callable[[], None]]:
-    """Lock a pipeline against other operators.
-
-    Yields:
-        A check that raises the errors below once the lock is lost.
-
-    Raises:
-        NotOurTurn: another operator holds the lock, or leads.
-        TidemillError: Postgres does not answer.
-    """
+    """Lock a pipeline against other operators, and yield a check that raises NotOurTurn once the lock is lost."""
     with ExitStack() as stack:
         session = stack.enter_context(_locked(address, schema, leadership))
 
@@ -66,8 +47,8 @@ def exclusive(address: PostgresAddress, schema: str, leadership: Leadership | No
             try:
                 check_epoch(session, schema, leadership)
             except psycopg.Error:
-                # This process was slow or frozen. It is safe to take the lock again: an operator that wrote in the
-                # meantime has left a later epoch in the schema, or has written the same state.
+                # A slow process may take the lock again, because a later leader would have left a later epoch in the
+                # schema.
                 session = stack.enter_context(_locked(address, schema, leadership))
 
         yield confirm
@@ -77,7 +58,7 @@ def exclusive(address: PostgresAddress, schema: str, leadership: Leadership | No
 def _locked(address: PostgresAddress, schema: str, leadership: Leadership | None) -> Iterator[Session]:
     with connected(address, f"waiting for other operators at schema {schema}") as session:
         try:
-            # The lock belongs to a transaction, because Postgres ends a transaction that is silent for too long.
+            # Postgres ends a transaction that is silent for too long, and so releases the lock.
             session.connection.execute("BEGIN")
             session.connection.execute(f"SET LOCAL idle_in_transaction_session_timeout = {HELD_MS}")
             session.rows("SELECT pg_advisory_xact_lock(hashtext('tidemill-pipeline'), hashtext(%s))", (schema,))
@@ -95,14 +76,7 @@ def _locked(address: PostgresAddress, schema: str, leadership: Leadership | None
 
 
 def check_epoch(session: Session, schema: str, leadership: Leadership | None) -> int | None:
-    """Check that this operator may write a schema.
-
-    Returns:
-        The epoch in the schema's comment, or None if the comment has none.
-
-    Raises:
-        NotOurTurn: a later leader has written the schema.
-    """
+    """Return the epoch in a schema's comment, or raise NotOurTurn if a later leader has written the schema."""
     rows = session.rows("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s", (schema,))
     found = epoch_of(rows[0][0]) if rows else None
     if leadership is not None and found is not None and found > leadership.epoch:
@@ -111,7 +85,7 @@ def check_epoch(session: Session, schema: str, leadership: Leadership | None) ->
 
 
 def epoch_of(comment: str | None) -> int | None:
-    """Return the epoch in a schema's comment, or None if the comment has none."""
+    """Return the epoch in a schema's comment, or None."""
     with suppress(ValueError, KeyError, TypeError):
         return int(json.loads(comment or "")["epoch"])
     return None

@@ -1,4 +1,4 @@
-"""Replays in a pipeline's schema: reads how far they are, completes them, and removes cancelled ones."""
+"""Observe, complete and cancel replays in a pipeline's schema."""
 
 from __future__ import annotations
 
@@ -13,16 +13,10 @@ from tidemill_operator.plan.model import Schema
 
 
 def observe_replays(session: Session, schema: str, columns: Mapping[str, Collection[str]]) -> dict[str, LiveReplay]:
-    """Return the replays of a schema, by reader.
-
-    Args:
-        session: an open session.
-        schema: the name of the schema.
-        columns: the columns of its tables. A column that somebody dropped counts as empty until `ensure` adds it again.
-    """
+    """Return the replays of a schema, by reader."""
     if not {"_readers", "_aggregations"} <= columns.keys() or "feeds" not in columns.get("_offsets", ()):
         return {}
-    # A partition adds no lag to the replay if live processors already count it for the replay's versions.
+    # Partitions that live processors already count for the replay's versions add no lag.
     query = sql.SQL(
         "SELECT r.reader, r.switched_at IS NOT NULL, count(*) FILTER (WHERE l.feeds @> v.ids),"
         " coalesce(sum(o.consumed), 0)::bigint, coalesce(sum(greatest(l.next_offset - o.next_offset, 0))"
@@ -44,7 +38,6 @@ def observe_replays(session: Session, schema: str, columns: Mapping[str, Collect
 
 
 def _read(schema: str) -> sql.Composed:
-    """Return the condition that a slot of a list of topics is read."""
     slots = sql.Identifier(schema, "_slots")
     return sql.SQL(" AND EXISTS (SELECT FROM {} s WHERE s.slot = l.partition AND s.reading)").format(slots)
 
@@ -61,10 +54,10 @@ def _losses(session: Session, schema: str) -> dict[str, list[Loss]]:
 
 
 def end_replays(session: Session, schema: Schema) -> None:
-    """Delete the versions of cancelled replays. The API has never read these versions."""
+    """Delete the versions of cancelled replays."""
     aggregations, offsets = sql.Identifier(schema.name, "_aggregations"), sql.Identifier(schema.name, "_offsets")
     for reader in schema.abandoned:
-        # First, stop live processors from counting for these versions, because counting needs the versions' tables.
+        # Live processors must stop counting for these versions before the tables are dropped.
         session.write_rows(
             sql.SQL(
                 "UPDATE {} o SET feeds = (SELECT coalesce(array_agg(f), '{{}}') FROM unnest(o.feeds) f"
@@ -83,7 +76,7 @@ def end_replays(session: Session, schema: Schema) -> None:
 
 
 def switch(session: Session, schema: Schema) -> None:
-    """Record that a replay is complete, and stop live processors from counting for versions outside the plan."""
+    """Complete a replay, and stop live processors from counting for versions outside the plan."""
     offsets = sql.Identifier(schema.name, "_offsets")
     if schema.switched:
         readers = sql.Identifier(schema.name, "_readers")
@@ -92,8 +85,8 @@ def switch(session: Session, schema: Schema) -> None:
             (schema.switched,),
         )
         session.write_rows(sql.SQL("DELETE FROM {} WHERE reader = %s").format(offsets), (schema.switched,))
-    # A processor that was started before the switch counts events for a new version only if `feeds` has its id. So the
-    # ids of new versions stay in `feeds` until the next switch.
+    # A processor that was started before the switch counts a new version only while `feeds` has its id. So `feeds`
+    # keeps the ids of new versions until the next switch.
     session.write_rows(
         sql.SQL(
             "UPDATE {} o SET feeds = (SELECT coalesce(array_agg(f), '{{}}') FROM unnest(o.feeds) f"

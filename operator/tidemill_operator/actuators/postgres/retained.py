@@ -1,4 +1,4 @@
-"""Lists Tidemill's schemas in a database, with their owners. Reads only."""
+"""List Tidemill's schemas in a database, with their owners."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ from tidemill_operator.plan.live import Owner
 
 
 def owned_schemas(address: PostgresAddress) -> dict[str, Owner]:
-    """Return the owner of each of Tidemill's schemas.
-
-    Raises:
-        TidemillError: Postgres does not answer.
-    """
+    """Return the owner of each of Tidemill's schemas."""
     try:
         with connected(address, "looking for schemas", read_only=True) as session:
             rows = session.rows("SELECT nspname, obj_description(oid, 'pg_namespace') FROM pg_namespace ORDER BY 1")
@@ -25,7 +21,7 @@ def owned_schemas(address: PostgresAddress) -> dict[str, Owner]:
 
 
 def noted_owner(comment: str | None) -> Owner | None:
-    """Return the owner in a schema's comment, or None if the comment names none."""
+    """Return the owner in a schema's comment, or None."""
     try:
         return Owner(**json.loads(comment or "")["tidemill"])
     except (ValueError, KeyError, TypeError):

@@ -1,8 +1,4 @@
-"""The roles of a schema. Owner, writer and reader have the privileges. Logins are members of writer or reader.
-
-Writer and reader have two logins each, A and B. Usually only one of the two logins is enabled; during a rotation, both
-are.
-"""
+"""Manage the roles of a schema: owner, writer, reader, and two logins for each of writer and reader."""
 
 from __future__ import annotations
 
@@ -43,10 +39,10 @@ _ATTRIBUTES = ("rolsuper", "rolcreatedb", "rolcreaterole", "rolreplication", "ro
 
 
 def ensure_roles(session: Session, schema: Schema, *, owner: Owner, secrets: PipelineSecrets, adopt: bool) -> None:
-    """Make the roles match the plan. Only logins that are current, staged or not yet retired may log in.
+    """Make the roles match the plan, and disable retired logins.
 
     Raises:
-        TidemillError: a role with one of these names belongs to somebody else.
+        TidemillError: a role belongs to another owner.
     """
     live = _observe(session, roles_of(schema))
     logins = {login.user: login for login in (secrets.writer, secrets.reader, *secrets.following)}
@@ -69,7 +65,7 @@ def ensure_roles(session: Session, schema: Schema, *, owner: Owner, secrets: Pip
 
 
 def strangers(session: Session, schema: Schema, owner: Owner) -> Iterator[TidemillError]:
-    """Yield an error for each role that has another owner. `ensure_roles` would refuse these roles."""
+    """Yield an error for each role that has another owner."""
     ours = _mark(session, owner)
     for role, live in sorted(_observe(session, (schema.owner, schema.writer, schema.reader)).items()):
         if not _is_ours(live["mark"], ours):
@@ -77,10 +73,7 @@ def strangers(session: Session, schema: Schema, owner: Owner) -> Iterator[Tidemi
 
 
 def end_sessions(session: Session, schema: Schema) -> None:
-    """End the sessions of roles that may no longer log in.
-
-    Call this function after the transaction that disabled the roles.
-    """
+    """End the sessions of disabled logins, after the transaction that disabled the logins."""
     rows = session.rows(
         "SELECT a.pid, a.usename, pg_has_role(current_user, r.oid, 'USAGE') FROM pg_stat_activity a"
         " JOIN pg_roles r ON r.oid = a.usesysid WHERE r.rolname = ANY(%s) AND NOT r.rolcanlogin",
@@ -93,7 +86,7 @@ def end_sessions(session: Session, schema: Schema) -> None:
 
 
 def drop_roles(session: Session, schema: Schema) -> None:
-    """Drop the roles that exist. The roles must not own any objects."""
+    """Drop the existing roles, which must own no objects."""
     (database,) = session.rows("SELECT current_database()")[0]
     for role in _observe(session, roles_of(schema)):
         session.write("REVOKE ALL ON DATABASE {} FROM {}", database, role)
@@ -141,7 +134,7 @@ def _ensure(
         if password is not None and not live["login"]:
             session.write("ALTER ROLE {} LOGIN", role)
     if password is not None and not (live and _knows_password(session, role, password, live["mark"])):
-        # The password is hashed here, so that it appears in no log of the server.
+        # The password is hashed here, so that no log of the server contains it.
         verifier = session.connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
         session.write("ALTER ROLE {} PASSWORD {}", role, sql.Literal(verifier.decode()))
     text = json.dumps(mark, sort_keys=True)
@@ -150,7 +143,7 @@ def _ensure(
 
 
 def _ensure_settings(session: Session, role: str, live: dict[str, Any] | None, settings: Mapping[str, str]) -> None:
-    """Set parameters on the login itself, because a member does not inherit the parameters of its role."""
+    """Set parameters on a login, because a member does not inherit the parameters of its role."""
     configured = dict(setting.split("=", 1) for setting in (live or {}).get("config") or ())
     for name, value in settings.items():
         if configured.get(name) != value:
@@ -173,8 +166,8 @@ def _is_ours(comment: str | None, ours: Mapping[str, str]) -> bool:
 def _stranger(role: str, comment: str | None) -> TidemillError:
     return TidemillError(
         Reason.RESOURCE_CONFLICT,
-        f"role {role} exists and is not this pipeline's (its comment: {comment or 'none'})",
-        "drop or rename it, or take it over with the annotation tidemill.dev/adopt: 'true'",
+        f"role {role} exists and belongs to another owner (comment: {comment or 'none'})",
+        "drop or rename the role, or take the role over with the annotation tidemill.dev/adopt: 'true'",
     )
 
 
@@ -188,7 +181,7 @@ def _knows_password(session: Session, role: str, password: str, comment: str | N
 
 
 def verifies(password: str, verifier: str) -> bool:
-    """Return whether a SCRAM-SHA-256 verifier (RFC 5803, as Postgres stores it) belongs to an ASCII password."""
+    """Return whether a SCRAM-SHA-256 verifier (RFC 5803) belongs to an ASCII password."""
     method, _, rest = verifier.partition("$")
     if method != "SCRAM-SHA-256" or rest.count(":") != 2:
         return False
@@ -200,10 +193,7 @@ def verifies(password: str, verifier: str) -> bool:
 
 
 def _ensure_membership(session: Session, owner: str) -> None:
-    """Make the administrator a member of the owner.
-
-    Otherwise, an administrator without superuser rights cannot act as the owner.
-    """
+    """Make the administrator a member of the owner, so that it can act as the owner without superuser rights."""
     privilege = "SET" if session.connection.info.server_version >= 160_000 else "MEMBER"
     ((member,),) = session.rows("SELECT pg_has_role(current_user, %s, %s)", (owner, privilege))
     if not member:
@@ -216,8 +206,7 @@ def _ensure_connect(session: Session, schema: Schema) -> None:
     missing = wanted - _database_grants(session, schema)
     if not missing:
         return
-    # Lock first: the grants of all pipelines are in one row of pg_database, which two transactions cannot update at
-    # once.
+    # All grants on a database are in one row of pg_database, which two transactions cannot update at once.
     session.rows("SELECT pg_advisory_xact_lock(hashtext('tidemill-ddl'), 0)")
     for role, privilege in sorted(missing):
         session.write("GRANT {} ON DATABASE {} TO {}", sql.SQL(privilege), database, role)

@@ -1,4 +1,4 @@
-"""Writes the required rows of a pipeline's schema, and in existing rows the columns that only the operator changes."""
+"""Write the rows of a pipeline's schema that the operator owns."""
 
 from __future__ import annotations
 
@@ -19,14 +19,7 @@ from tidemill_operator.plan.postgres.migration import with_types_of
 
 
 def ensure_rows(session: Session, schema: Schema, live: LiveSchema | None, *, regress: bool) -> None:
-    """Make the required rows match the plan.
-
-    Args:
-        session: the session, inside the transaction that made the tables.
-        schema: the schema in the plan.
-        live: the schema before that transaction, or None if it did not exist.
-        regress: accept a lower generation, because a new resource starts at generation 1 again.
-    """
+    """Make the required rows match the plan."""
     _ensure_readers(session, schema)
     if schema.listed:
         ensure_slots(session, schema)
@@ -59,8 +52,8 @@ def _ensure_readers(session: Session, schema: Schema) -> None:
 
 def _ensure_positions(session: Session, schema: Schema) -> None:
     readers, offsets = _table(schema, "_readers"), _table(schema, "_offsets")
-    # A replay uses the epochs of the live reader, so that (epoch, partition, offset) means the same record for both.
-    # An added partition has no events from before the pipeline, so it is read from 0, whatever `startFrom` says.
+    # A replay uses the epochs of the live reader, so that (epoch, partition, offset) means the same record for both. An
+    # added partition is read from 0, because all its events are newer than the pipeline.
     session.write_rows(
         sql.SQL(
             "INSERT INTO {} (reader, partition, epoch, next_offset) SELECT r.reader, p, coalesce(l.epoch, 0),"

@@ -1,8 +1,6 @@
-"""Makes a pipeline's Postgres schema match the plan: roles, tables, functions, grants, and required rows.
+"""Make a pipeline's Postgres schema match the plan in one transaction.
 
-All DDL of one `ensure` is in one transaction, under the pipeline's lock. Tables and columns are only added. Columns
-with a former name are renamed. Keys get more columns if the records of the pipeline may contain several events. All SQL
-text in the plan comes from Tidemill itself, and every name is quoted as an identifier.
+Tables and columns are added or renamed, but not dropped.
 """
 
 from __future__ import annotations
@@ -40,13 +38,9 @@ _DROP_AT_ONCE = 50
 
 
 class PostgresSchemas:
-    """The schemas of one database. Each call opens a connection. Safe to call from several threads.
+    """A thread-safe actuator for the schemas of one database, which is created if missing.
 
-    Args:
-        address: the database, which is created if missing, and the login of a superuser, or of a role with CREATEROLE
-            and with CREATE on the database.
-        read_only: write nothing, for plans. A missing database counts as an empty database.
-        leadership: the leader election of this operator, or None if there is none.
+    `read_only` treats a missing database as an empty database.
     """
 
     def __init__(
@@ -55,20 +49,11 @@ class PostgresSchemas:
         self._address, self._read_only, self._leadership = address, read_only, leadership
 
     def exclusive(self, schema: str) -> AbstractContextManager[Callable[[], None]]:
-        """Lock a pipeline against other operators. Yields a check that raises NotOurTurn once the lock is lost.
-
-        Raises:
-            NotOurTurn: another operator holds the lock, or leads.
-            TidemillError: Postgres does not answer.
-        """
+        """Lock a pipeline against other operators, and yield a check that raises NotOurTurn once the lock is lost."""
         return exclusive(self._address, schema, self._leadership)
 
     def observe(self, schema: str) -> LiveSchema | None:
-        """Return the live schema, or None if it does not exist.
-
-        Raises:
-            TidemillError: Postgres does not answer.
-        """
+        """Return the live schema, or None if it does not exist."""
         doing = f"looking at schema {schema}"
         try:
             with (
@@ -80,11 +65,7 @@ class PostgresSchemas:
             return None
 
     def conflicts(self, schema: Schema, owner: Owner) -> list[TidemillError]:
-        """Return the errors that `ensure` would report for topics and roles that have another owner. Takes no locks.
-
-        Raises:
-            TidemillError: Postgres does not answer.
-        """
+        """Return the errors about topics and roles of another owner that `ensure` would report."""
         try:
             with connected(self._address, f"looking at schema {schema.name}", read_only=self._read_only) as session:
                 disputed = [error for _, error in rivals(session, schema, owner)]
@@ -101,22 +82,7 @@ class PostgresSchemas:
         adopt: bool = False,
         exists: Exists | None = None,
     ) -> list[Outcome]:
-        """Make the schema match the plan.
-
-        Args:
-            schema: the schema in the plan.
-            owner: the resource that the schema belongs to.
-            secrets: the logins of writer and reader.
-            adopt: take over a schema and roles that have another owner, and a topic if its pipeline is gone.
-            exists: returns whether a pipeline exists. None means that no other pipeline exists.
-
-        Returns:
-            One outcome: Done; Waiting if a lock was busy; Failed if the schema has another owner, or cannot be changed
-            as planned.
-
-        Raises:
-            TidemillError: Postgres does not answer.
-        """
+        """Make the schema match the plan. If `exists` is None, `adopt` takes over topics of any owner."""
 
         def act(session: Session) -> Outcome:
             live = observe(session, schema.name)
@@ -145,11 +111,7 @@ class PostgresSchemas:
         return [self._guarded(schema.name, "making", act, afterwards=lambda session: end_sessions(session, schema))]
 
     def release(self, schema: Schema, *, owner: Owner, reclaim: Reclaim) -> list[Outcome]:
-        """Drop schema and roles if the policy is Delete; otherwise keep them.
-
-        Raises:
-            TidemillError: Postgres does not answer.
-        """
+        """Drop schema and roles if the policy is Delete."""
         if reclaim == "Retain":
             return [outcome.skipped(Component.SCHEMA, schema.name, message="kept")]
         with connected(self._address, f"dropping schema {schema.name}") as session:
@@ -171,11 +133,7 @@ class PostgresSchemas:
         return [self._guarded(schema.name, "dropping", act)]
 
     def expire(self, schema: Schema) -> list[Outcome]:
-        """Drop window partitions and delete rows that are past their retention, a few at a time.
-
-        Raises:
-            TidemillError: Postgres does not answer.
-        """
+        """Drop some window partitions and delete some rows that are past their retention."""
         with connected(self._address, f"dropping old windows of schema {schema.name}") as session:
             expire(session, schema)
             return [outcome.done(Component.SCHEMA, schema.name, changed=session.changed)]
@@ -201,7 +159,7 @@ class PostgresSchemas:
             return outcome.failed(Component.SCHEMA, schema, error)
 
     def _drop_some(self, session: Session, schema: str) -> bool:
-        """Drop a few partitions. A transaction that drops hundreds of partitions would run out of locks."""
+        """Drop a few partitions, because hundreds would use up the locks of a transaction."""
         rows = session.rows(
             "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
             " WHERE n.nspname = %s AND c.relispartition AND c.relkind = 'r' LIMIT %s",
@@ -254,7 +212,7 @@ def _ensure_tables(session: Session, schema: Schema, live: LiveSchema | None) ->
 
 @contextmanager
 def _told_of(table: Table, schema: Schema) -> Iterator[None]:
-    """Name the table's aggregation in errors that Postgres raises about the table."""
+    """Name the table's aggregation in Postgres' errors about the table."""
     try:
         yield
     except errors.InsufficientPrivilege:
@@ -265,7 +223,7 @@ def _told_of(table: Table, schema: Schema) -> Iterator[None]:
             Reason.NOT_SUPPORTED,
             f"spec.aggregations[{whose}]: Postgres refuses its table {table.name}:"
             f" {error.diag.message_primary or error}",
-            "if Postgres names a column, derive it under another name, and group by that name",
+            "derive the column that Postgres names under another name, and group by that name",
         ) from error
 
 

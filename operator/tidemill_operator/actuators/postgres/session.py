@@ -1,7 +1,4 @@
-"""A connection to Postgres as its administrator.
-
-The session counts writes, and translates errors into TidemillError.
-"""
+"""A connection to Postgres as administrator, which counts writes and raises TidemillError."""
 
 from __future__ import annotations
 
@@ -20,12 +17,12 @@ from tidemill_operator.errors import Reason, TidemillError
 Row = tuple[Any, ...]
 LOCK_MS = 5_000
 STATEMENT_MS = 60_000
-# The limit can be short. Our transactions are never idle for long, so an idle transaction belongs to a frozen process.
+# The operator's transactions are never idle for long, so an idle transaction belongs to a frozen process.
 IDLE_MS = 20_000
 
 
 class LockBusy(TidemillError):
-    """A lock was not free in time; nothing was changed, and a retry may succeed."""
+    """A lock was not free in time, so nothing was changed."""
 
 
 class NoDatabase(TidemillError):
@@ -33,22 +30,18 @@ class NoDatabase(TidemillError):
 
 
 class Session:
-    """A connection that counts its writes.
-
-    Attributes:
-        changed: number of writes so far.
-    """
+    """A connection that counts its writes in `changed`."""
 
     def __init__(self, connection: BoundedConnection) -> None:
         self.connection = connection
         self.changed = 0
 
     def rows(self, query: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[Row]:
-        """Return the rows of a query."""
+        """Return a query's rows."""
         return self.connection.execute(sql.SQL(query), parameters).fetchall()
 
     def write(self, text: str, *names: str | sql.Composable, parameters: Sequence[Any] = ()) -> None:
-        """Run a statement that writes. Each `{}` takes an identifier or a composed part."""
+        """Run a statement that writes. Each `{}` in the text takes an identifier or SQL."""
         parts = [sql.Identifier(name) if isinstance(name, str) else name for name in names]
         self.connection.execute(sql.SQL(text).format(*parts), parameters or None)
         self.changed += 1
@@ -66,10 +59,7 @@ class Session:
 
     @contextmanager
     def acting_as(self, role: str) -> Iterator[None]:
-        """Act as a role within the block, so that the role owns new objects.
-
-        After an error, the rollback of the transaction removes the new objects and resets the role.
-        """
+        """Act as a role within the block, so that the role owns new objects."""
         self.connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(role)))
         yield
         self.connection.execute("RESET ROLE")
@@ -81,16 +71,9 @@ def connected(
 ) -> Iterator[Session]:
     """Open a session in autocommit mode.
 
-    Args:
-        address: the database and the administrator's login.
-        doing: what the session is for. Error messages begin with this text.
-        timeout_seconds: how long connecting may take.
-        read_only: let Postgres refuse every write, and do not create a missing database.
-
     Raises:
         LockBusy: another session holds a lock.
         NoDatabase: the database is missing and `read_only` is set.
-        TidemillError: Postgres does not answer, or refuses.
     """
     if not address.host:
         raise TidemillError(Reason.UNREACHABLE, "no Postgres address is configured", "set TIDEMILL_POSTGRES_URL")

@@ -1,4 +1,4 @@
-"""Writes the slots of a pipeline with a list of topics, and the positions of slots that are read."""
+"""Write the slots of a list of topics, and the positions of slots that are read."""
 
 from __future__ import annotations
 
@@ -9,12 +9,7 @@ from tidemill_operator.plan.model import Schema
 
 
 def ensure_slots(session: Session, schema: Schema) -> None:
-    """Make the slots match the plan. A slot is never deleted, and keeps its topic and its partition.
-
-    Args:
-        session: the session, inside the transaction that made the tables.
-        schema: the schema in the plan.
-    """
+    """Make the slots match the plan, without deleting a slot or changing its topic and partition."""
     slots = sql.Identifier(schema.name, "_slots")
     for slot in schema.slots:
         session.write_rows(
@@ -36,10 +31,6 @@ def ensure_slots(session: Session, schema: Schema) -> None:
 
 
 def _ensure_positions(session: Session, schema: Schema) -> None:
-    """Write a row of `_offsets` for each reader and slot. Rows without an offset get one when they are first read.
-
-    A replay uses the epochs of the live reader, so that (epoch, slot, offset) means the same record for both.
-    """
     slots, readers, offsets = (sql.Identifier(schema.name, name) for name in ("_slots", "_readers", "_offsets"))
     session.write_rows(
         sql.SQL(

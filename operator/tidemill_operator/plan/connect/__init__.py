@@ -1,1 +1,1 @@
-"""Pure: the connectors that Kafka Connect runs for a pipeline, and what their live state means."""
+"""Plan the connectors that Kafka Connect runs for a pipeline."""

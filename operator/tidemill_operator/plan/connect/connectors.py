@@ -1,8 +1,4 @@
-"""Pure: computes the configs of a pipeline's connectors, as Kafka Connect stores them.
-
-All records of a connector go to the pipeline's topic: the last transform of each connector sets the topic. The first
-transform drops Debezium's records that are not row changes (heartbeats, transactions, schema changes).
-"""
+"""Compute the configs of a pipeline's connectors, as Kafka Connect stores them."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ from tidemill_operator.plan.model import Connector
 from tidemill_operator.settings import Platform
 
 OWNER = f"{RESERVED}.owner"
-"""The config that names the owner. Connectors ignore configs that they do not know."""
+"""The config that names the owner. Connectors ignore unknown configs."""
 POSTGRES, FILES = (
     "io.debezium.connector.postgresql.PostgresConnector",
     "org.apache.kafka.connect.file.FileStreamSourceConnector",
@@ -33,13 +29,7 @@ _SLOT_MAX = 63
 
 
 def desired_connectors(config: PipelineConfig, platform: Platform, owner: Owner) -> tuple[Connector, ...]:
-    """Return the connectors of a pipeline. While the pipeline is suspended, they are paused.
-
-    Args:
-        config: the resolved config.
-        platform: says how connectors refer to Secrets.
-        owner: the resource, which is recorded in each connector's config.
-    """
+    """Return the connectors of a pipeline. A suspended pipeline has paused connectors."""
     return tuple(_connector(spec, config, platform, owner) for spec in config.spec.source.connectors or ())
 
 
@@ -82,15 +72,11 @@ def reference(template: str, namespace: str, pipeline: str, secret: SecretKeyRef
 
 
 def secret_file(pipeline: str, name: str, key: str) -> str:
-    """Return the name of the file from which the operator's own Connect workers read a key of a Secret.
-
-    The name is a hash, because the names of Secret and key together may be too long for a key of a Secret.
-    """
+    """Return the short file name from which the operator's Connect workers read a key of a Secret."""
     return f"{pipeline}.{hashlib.sha256(f'{name}/{key}'.encode()).hexdigest()[:32]}"
 
 
 def _defaults(spec: ConnectorSpec, source: SourceSpec, name: str, topic: str) -> dict[str, str]:
-    """Return the configs that apply if the spec does not set them."""
     found: dict[str, str] = {}
     if source.written.type == "json":
         for part in ("key", "value"):
@@ -104,11 +90,11 @@ def _defaults(spec: ConnectorSpec, source: SourceSpec, name: str, topic: str) ->
             _PREFIX: name,
             # By default, Debezium writes decimals as bytes, which cannot be interpreted in JSON without a schema.
             "decimal.handling.mode": "string" if exact else "double",
-            # Tombstones would be useless, because the topic is not compacted.
+            # Tombstones are useless in a topic that is not compacted.
             "tombstones.on.delete": "false",
         }
     if spec.class_name == POSTGRES:
-        # Debezium's default names are the same for all connectors, but two connectors cannot share a slot.
+        # Debezium's default name is the same for all connectors, but two connectors cannot share a slot.
         slot = re.sub(r"[^a-z0-9_]", "_", f"{RESERVED}_{name}")[:_SLOT_MAX]
         found |= {"plugin.name": "pgoutput", "slot.name": slot, "publication.name": slot}
         if "table.include.list" in spec.config:
@@ -117,7 +103,10 @@ def _defaults(spec: ConnectorSpec, source: SourceSpec, name: str, topic: str) ->
 
 
 def _transforms(spec: ConnectorSpec, given: Mapping[str, str], topic: str) -> dict[str, str]:
-    """Return the configs of all transforms: those of the spec, and around them those that Tidemill adds."""
+    """Return the configs of the spec's transforms, and of Tidemill's transforms around them.
+
+    The last transform sends all records to the pipeline's topic.
+    """
     transforms, predicates = [*spec.transforms, _ROUTE], list(listed(given.get("predicates", "")))
     found = {
         f"transforms.{_ROUTE}.type": "org.apache.kafka.connect.transforms.RegexRouter",

@@ -1,4 +1,4 @@
-"""Pure: what the live state of a connector means, and the messages about it. No message contains a secret."""
+"""Interpret the live state of a connector, and create messages without secrets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SECRETS = (
 
 @dataclass(frozen=True)
 class LiveTask:
-    """A task of a live connector. `trace` is the Java stack trace if the task failed, else empty."""
+    """A task of a live connector. `trace` is the Java stack trace of a failed task."""
 
     id: int
     state: str
@@ -38,15 +38,8 @@ class LiveTask:
 class LiveConnector:
     """A connector as Kafka Connect reports it.
 
-    Attributes:
-        name: its name in Kafka Connect.
-        config: its configs as Connect stores them. References to secrets are not resolved.
-        state: RUNNING, PAUSED, STOPPED, FAILED, UNASSIGNED or RESTARTING; empty if Connect does not report it yet.
-        tasks: its tasks.
-        trace: the Java stack trace if the connector failed, else empty.
-        asked: the requested state, if it is stored separately from the reported state, else empty.
-        pending: what the last change is waiting for, if the reported state does not reflect it yet, else empty.
-        refusal: why the connector was refused, else empty.
+    `asked` is the separately stored desired state, or empty. `pending` says what the last change waits for, or is
+    empty.
     """
 
     name: str
@@ -60,7 +53,7 @@ class LiveConnector:
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """One line for the connector if it failed, and for each failed task."""
+        """Return a line for a failed connector, and a line for each failed task."""
         found = [f"connector {self.name} failed: {last_line(self.trace)}"] if self.state == FAILED else []
         found += [
             f"task {task.id} of connector {self.name} failed: {last_line(task.trace)}"
@@ -71,7 +64,7 @@ class LiveConnector:
 
 
 def last_line(trace: str) -> str:
-    """Return the last cause in a Java stack trace, without secrets, or `no trace` if the trace is empty."""
+    """Return the last cause in a Java stack trace, without secrets."""
     lines = [line.strip() for line in trace.splitlines() if line.strip()]
     causes = [line.removeprefix("Caused by:").strip() for line in lines if line.startswith("Caused by:")]
     told = causes[-1] if causes else next((line for line in lines if not line.startswith("at ")), "no trace")
@@ -79,7 +72,7 @@ def last_line(trace: str) -> str:
 
 
 def masked(text: str) -> str:
-    """Return a text from Connect on one line, with anything that looks like a password masked."""
+    """Return a text on one line, with masked passwords."""
     # The patterns would take quadratic time for some long texts.
     text = one_line(" ".join(text[:_LONGEST_TEXT].split()))
     for pattern, instead in _SECRETS:
@@ -88,7 +81,7 @@ def masked(text: str) -> str:
 
 
 def foreign(live: LiveConnector, wanted: Connector) -> TidemillError | None:
-    """Return the error if this pipeline does not own the connector, or None if it does."""
+    """Return the error if this pipeline does not own the connector."""
     owner = live.config.get(OWNER, "")
     if owner == wanted.config[OWNER]:
         return None
@@ -99,12 +92,12 @@ def foreign(live: LiveConnector, wanted: Connector) -> TidemillError | None:
 
 
 def drifted(live: LiveConnector, wanted: Connector) -> bool:
-    """Return whether the stored configs differ from the desired ones."""
+    """Return whether the stored config differs from the desired config."""
     return dict(live.config) != dict(wanted.config)
 
 
 def facts(live: LiveConnector, wanted: Connector) -> dict[str, Any]:
-    """Return the status item of a connector."""
+    """Return a connector's status."""
     item: dict[str, Any] = {
         "name": wanted.called,
         "state": live.state or UNASSIGNED,
@@ -115,7 +108,7 @@ def facts(live: LiveConnector, wanted: Connector) -> dict[str, Any]:
 
 
 def unfinished(live: LiveConnector, wanted: Connector) -> str:
-    """Return what a connector that has not failed is waiting for, or an empty text if it is in its desired state."""
+    """Return what a connector waits for, or an empty text if it is in its desired state."""
     states: Sequence[str] = (live.state, *(task.state for task in live.tasks))
     if wanted.paused:
         waits = [state for state in states if state not in (PAUSED, STOPPED, FAILED)]

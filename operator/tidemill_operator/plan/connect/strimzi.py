@@ -1,9 +1,4 @@
-"""Pure: connectors as `KafkaConnector` resources of Strimzi, and what Strimzi reports in their status.
-
-Strimzi's operator creates a connector from each resource in the namespace of its `KafkaConnect`, and deletes connectors
-without a resource. The resource is named after the connector, with hyphens for underscores, which names in Kubernetes
-must not contain.
-"""
+"""Convert connectors to `KafkaConnector` resources of Strimzi, and read Strimzi's reports."""
 
 from __future__ import annotations
 
@@ -25,15 +20,15 @@ _LONGEST_REFUSAL = 600
 
 
 def resource_name(name: str) -> str:
-    """Return the name of a connector's resource. `connector_name` reverses it."""
+    """Return the name of a connector's resource, with hyphens instead of underscores."""
     pipeline, _, own = name.rpartition(".")
-    # A Kubernetes name cannot end with hyphens, so trailing underscores are replaced by their number.
+    # A Kubernetes name cannot end with hyphens, so a number replaces trailing underscores.
     last = len(own) - len(own.rstrip("_"))
     return f"{pipeline}.{own.rstrip('_').replace('_', '-')}" + (f".{last}" if last else "")
 
 
 def connector_name(resource: str) -> str:
-    """Return the name of the connector to which a resource with this name belongs."""
+    """Return the name of the connector that belongs to a resource."""
     namespace, _, rest = resource.partition(".")
     pipeline, _, own = rest.partition(".")
     own, _, last = own.partition(".")
@@ -41,15 +36,7 @@ def connector_name(resource: str) -> str:
 
 
 def manifest(name: str, config: Mapping[str, str], *, namespace: str, cluster: str, state: str) -> Manifest:
-    """Return the resource of a connector.
-
-    Args:
-        name: the connector's name.
-        config: all its configs.
-        namespace: the namespace of the `KafkaConnect`.
-        cluster: the name of the `KafkaConnect`.
-        state: `running`, `paused` or `stopped`.
-    """
+    """Return a connector's resource."""
     labels = {**marks.OURS, marks.COMPONENT: "connector", CLUSTER: cluster}
     spec = {
         "class": config[_CLASS],
@@ -62,13 +49,7 @@ def manifest(name: str, config: Mapping[str, str], *, namespace: str, cluster: s
 
 
 def live(name: str, resource: Mapping[str, Any], *, cluster: str) -> LiveConnector:
-    """Return the connector that a resource describes, with the state that Strimzi reports.
-
-    Args:
-        name: the connector's name.
-        resource: the live resource.
-        cluster: the name of the `KafkaConnect`.
-    """
+    """Return the connector that a resource describes, with the state that Strimzi reports."""
     status = resource.get("status") or {}
     reported = status.get("connectorStatus") or {}
     connector = reported.get("connector") or {}
@@ -104,11 +85,7 @@ def failed_tasks(resource: Mapping[str, Any]) -> list[int]:
 
 
 def _config(name: str, resource: Mapping[str, Any], cluster: str) -> dict[str, str]:
-    """Return the configs, as Connect would store them.
-
-    Members of the spec that others have added, or a different label, are included as unwanted configs, so that they get
-    repaired.
-    """
+    """Return the config as Connect would store it, including members that others have added."""
     spec = resource.get("spec") or {}
     found = {key: _text(value) for key, value in (spec.get("config") or {}).items() if value is not None}
     found |= {_NAME: name, _CLASS: str(spec.get("class", "")), _TASKS: str(spec.get("tasksMax", ""))}
@@ -131,7 +108,6 @@ def _pending(name: str, resource: Mapping[str, Any]) -> str:
 
 
 def _refusal(status: Mapping[str, Any]) -> str:
-    """Return Strimzi's report if it cannot create or change the connector, else an empty text."""
     for condition in status.get("conditions") or ():
         if condition.get("type") == "NotReady" and condition.get("status") == "True":
             told = masked(f"{condition.get('reason', '')}: {condition.get('message', '')}")

@@ -1,7 +1,4 @@
-"""Pure: the Connect workers that the operator runs in a namespace: their names, topics and configuration.
-
-The pipelines of a namespace share the workers. Connect stores connectors and positions in three compacted topics.
-"""
+"""Plan the Connect workers that the operator runs in a namespace."""
 
 from __future__ import annotations
 
@@ -26,10 +23,10 @@ appender.out.name = out
 appender.out.layout.type = PatternLayout
 appender.out.layout.pattern = %d{ISO8601} %p %c{1} %m%n
 """
-"""The log4j configuration of a JVM that only logs warnings. Connect logs configs of connectors as information."""
+"""The log4j configuration for warnings only, because Connect logs the configs of connectors as information."""
 _PROVIDERS = "org.apache.kafka.common.config.provider"
 _JSON = "org.apache.kafka.connect.json.JsonConverter"
-# For each setting, the name and number of partitions of its topic. Connect requires a single partition for configs.
+# The topic's name and number of partitions for each setting. Connect requires one partition for configs.
 _TOPICS = {"config": ("configs", 1), "offset": ("offsets", 25), "status": ("statuses", 5)}
 _MECHANISMS = {
     "PLAIN": "org.apache.kafka.common.security.plain.PlainLoginModule",
@@ -52,10 +49,7 @@ def needs_workers(document: Mapping[str, Any]) -> bool:
 
 
 def topics(namespace: str, platform: Platform) -> tuple[Topic, ...]:
-    """Return the topics of a namespace's workers.
-
-    The operator creates them, because the pods of pipelines may not create topics.
-    """
+    """Return the topics of a namespace's workers, which the pods of pipelines may not create."""
     return tuple(
         Topic(
             name=f"{connect_workers(namespace, platform.cluster_id)}-{kind}",
@@ -69,20 +63,13 @@ def topics(namespace: str, platform: Platform) -> tuple[Topic, ...]:
 
 
 def stored(name: str, *, brokers: str, replicas: int, partitions: Mapping[str, int]) -> dict[str, str]:
-    """Return the properties of every worker that Tidemill starts: its group, its topics and its write settings.
-
-    Args:
-        name: the group, which is also the prefix of the topics.
-        brokers: the bootstrap brokers.
-        replicas: the replication factor of the topics.
-        partitions: the numbers of partitions for the topics of offsets (`offset`) and statuses (`status`).
-    """
+    """Return the properties of every worker that Tidemill starts."""
     found = {
         "bootstrap.servers": brokers,
         "group.id": name,
         "key.converter": _JSON,
         "value.converter": _JSON,
-        # Commit records and positions in one transaction, so that a killed worker repeats nothing.
+        # One transaction commits records and positions, so that a killed worker repeats nothing.
         "exactly.once.source.support": "enabled",
     }
     for setting, (kind, _) in _TOPICS.items():
@@ -94,16 +81,7 @@ def stored(name: str, *, brokers: str, replicas: int, partitions: Mapping[str, i
 
 
 def properties(namespace: str, platform: Platform, client: Mapping[str, Any]) -> str:
-    """Return the text of the worker's properties file.
-
-    Args:
-        namespace: the namespace of the workers.
-        platform: provides the brokers, the cluster's id and the replication factor.
-        client: Kafka client settings under librdkafka's names, with the login that pods use.
-
-    Raises:
-        TidemillError: a setting cannot be translated for Java.
-    """
+    """Return the text of the worker's properties file."""
     found = {
         **stored(
             connect_workers(namespace, platform.cluster_id),
@@ -112,7 +90,7 @@ def properties(namespace: str, platform: Platform, client: Mapping[str, Any]) ->
             partitions={setting: partitions for setting, (_, partitions) in _TOPICS.items()},
         ),
         "listeners": f"http://0.0.0.0:{PORT}",
-        # Workers forward requests to each other, but a pod's name cannot be resolved, so advertise its address.
+        # Workers forward requests to each other by address, because the name of a pod cannot be resolved.
         "rest.advertised.host.name": f"${{env:{ADDRESS_VARIABLE}}}",
         "plugin.path": PLUGINS_DIR,
         "plugin.discovery": "hybrid_warn",
@@ -129,14 +107,14 @@ def properties(namespace: str, platform: Platform, client: Mapping[str, Any]) ->
 
 
 def java_client(client: Mapping[str, Any]) -> dict[str, str]:
-    """Translate the security settings of librdkafka to those of Kafka's Java client.
+    """Translate librdkafka's security settings to settings of Kafka's Java client.
 
     Raises:
         TidemillError: a setting or its value has no equivalent.
     """
     for key in client:
         if key.startswith(("ssl.", "sasl.", "enable.ssl", "enable.sasl")) and key not in _READ:
-            raise _untranslated(key, "use ssl.ca.pem, sasl.username and the like")
+            raise _untranslated(key, "use settings such as ssl.ca.pem or sasl.username")
     protocol = str(client.get("security.protocol", "plaintext")).upper()
     found = {"security.protocol": protocol} if protocol != "PLAINTEXT" else {}
     if protocol.startswith("SASL_"):
@@ -163,7 +141,9 @@ def _login(client: Mapping[str, Any]) -> dict[str, str]:
 
 def _untranslated(key: str, why: str) -> TidemillError:
     message = f"TIDEMILL_WORKLOAD_KAFKA_CONFIG: {key} cannot be translated for Kafka Connect: {why}"
-    return TidemillError(Reason.NOT_SUPPORTED, message, "or run Kafka Connect yourself, and set connect.url")
+    return TidemillError(
+        Reason.NOT_SUPPORTED, message, "change the setting, or run Kafka Connect yourself and set connect.url"
+    )
 
 
 def _quoted(text: str) -> str:
@@ -172,7 +152,6 @@ def _quoted(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Return a value as it is escaped in a Java properties file."""
     text = text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
     text = "".join(sign if " " <= sign <= "~" else "".join(f"\\u{unit:04x}" for unit in _units(sign)) for sign in text)
     return f"\\{text}" if text.startswith(" ") else text

@@ -1,1 +1,1 @@
-"""Pure: the topics of a pipeline, their owners, and the placement of their replicas."""
+"""Plan the topics of a pipeline, their owners, and the placement of their replicas."""

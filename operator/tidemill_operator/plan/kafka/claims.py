@@ -1,7 +1,4 @@
-"""Pure: decides which topics a pipeline owns, why others may not use them, and which ones are deleted with it.
-
-Both the operator and `tidemill plan` use this module.
-"""
+"""Decide which topics a pipeline owns, which topics it may not use, and which topics are deleted with it."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from tidemill_operator.plan.model import Schema, Topic
 
 _NAME, _LIST, _PATTERN = "spec.source.topic.name", "spec.source.topics", "spec.source.topicPattern"
 
-# Topics that the operator created for the pipeline. Only these topics are ever deleted.
+# The table of topics that the operator created for the pipeline, and may delete.
 TOPICS = Table(
     "_topics",
     (Column("name", "text PRIMARY KEY"), Column("made_at", "timestamptz NOT NULL DEFAULT now()")),
@@ -26,12 +23,7 @@ TOPICS = Table(
 
 @dataclass(frozen=True)
 class Claim:
-    """A topic that a pipeline uses.
-
-    Attributes:
-        managed: whether the pipeline creates and alters the topic. An unmanaged topic is only read.
-        schema: the pipeline's schema.
-    """
+    """A topic that a pipeline uses. A pipeline only reads an unmanaged topic."""
 
     topic: str
     managed: bool
@@ -42,12 +34,7 @@ class Claim:
 def written_by_pipelines(
     namespace: str, name: str, sources: Iterable[str], *, listed: bool = False
 ) -> Iterator[TidemillError]:
-    """Yield an error for each source topic to which a pipeline writes results, anomalies or dead letters.
-
-    `listed` tells whether the sources are a list of topics in the spec.
-
-    The check depends only on names. So nobody can take a topic whose pipeline does not exist yet.
-    """
+    """Yield an error for each source topic that has the name of a pipeline's output topic."""
     for source in sources:
         derived = names.derived_topic(source)
         if derived is None or derived[0] != namespace or derived[2] not in names.OUTPUT_TOPICS:
@@ -64,10 +51,9 @@ def written_by_pipelines(
 
 
 def disputes(schema: Schema, owner: Owner, claims: Iterable[Claim]) -> Iterator[tuple[Claim, TidemillError]]:
-    """Yield the conflicting claims of other pipelines, each with its error.
+    """Yield the conflicting claims of other pipelines on topics of the platform's own Kafka.
 
-    A topic that one pipeline manages cannot be used by another. Many pipelines may read an unmanaged topic. All
-    `claims` are about topics of the platform's own Kafka.
+    Only one pipeline may manage a topic. Many pipelines may read an unmanaged topic.
     """
     for claim in claims:
         if claim.schema == schema.name or claim.owner.cluster != owner.cluster:
@@ -96,7 +82,7 @@ def _read(claim: Claim) -> TidemillError:
     return TidemillError(
         Reason.RESOURCE_CONFLICT,
         f"{_NAME}: topic {claim.topic} is read by {_whose(claim)}",
-        "read it with managed: false as well, or name another topic",
+        "set managed: false for this pipeline too, or name another topic",
     )
 
 
@@ -109,9 +95,9 @@ def _taken(claim: Claim) -> TidemillError:
 
 
 def made(topics: Sequence[Topic], live: LiveFacts, *, namespace: str, name: str) -> tuple[str, ...]:
-    """Return the topics to record as created by the operator: the managed topics that do not exist yet.
+    """Return the topics to record as created by the operator.
 
-    A pipeline from before such records existed also gets its existing topics that are named after it.
+    A pipeline without such records also gets its existing topics that are named after it.
     """
     if live.brokers is None:
         return ()
@@ -121,10 +107,7 @@ def made(topics: Sequence[Topic], live: LiveFacts, *, namespace: str, name: str)
 
 
 def only_made(topics: Sequence[Topic], live: LiveSchema, *, namespace: str, name: str) -> list[Topic]:
-    """Return the topics of a deleted pipeline, with only those still marked as managed that may be deleted.
-
-    These are the topics that the operator created.
-    """
+    """Return the topics of a deleted pipeline, with only the operator's topics marked as managed."""
     unnoted = TOPICS.name not in live.columns
     kept = [t for t in topics if t.name not in live.made and not (unnoted and _derived(t, namespace, name))]
     return [replace(topic, managed=topic.managed and topic not in kept) for topic in topics]

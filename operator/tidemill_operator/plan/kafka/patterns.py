@@ -1,4 +1,4 @@
-"""Pure: finds the source topics of a pipeline, by its list or its pattern."""
+"""Find the source topics of a pipeline by its list or its pattern."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ from tidemill_operator.plan.model import Plan
 
 
 def topics_of(source: SourceSpec, live: LiveFacts) -> tuple[list[str], list[str]]:
-    """Return the topics to read by a list or a pattern, and existing topics beyond the maximum number.
-
-    A topic that has slots is still read by a pattern if it is gone, so that its loss is reported. Without a list and a
-    pattern, both are empty.
-    """
+    """Return the topics to read, and the topics beyond the maximum number."""
     if source.topic_pattern is None:
         return list(source.topics or ()), []
     known = [slot.topic for slot in live.schema.slots if slot.topic] if live.schema is not None else []
@@ -22,14 +18,14 @@ def topics_of(source: SourceSpec, live: LiveFacts) -> tuple[list[str], list[str]
 
 
 def unmatched(plan: Plan, live: LiveFacts) -> TidemillError | None:
-    """Return the error if no topic matches the pattern, so that there is nothing to read."""
+    """Return the error if no topic matches the pattern."""
     pattern = plan.schema.pattern
     if not pattern or plan.schema.listed or live.brokers is None:
         return None
     return TidemillError(
         Reason.WAITING,
         f"spec.source.topicPattern: no topic that the pipeline may read matches {pattern} so far",
-        "create such a topic, or correct the pattern, which has to match the whole name",
+        "create a topic with a matching name, or correct the pattern, which must match the whole name",
     )
 
 

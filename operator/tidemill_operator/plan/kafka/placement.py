@@ -1,10 +1,4 @@
-"""Pure: chooses brokers for replicas.
-
-Replicas are spread over racks, brokers and leaders with as few changes as possible.
-
-Without a rebalance, a replica stays if its broker is allowed. A rebalance also moves replicas, so that all brokers have
-equal shares.
-"""
+"""Spread replicas over racks, brokers and leaders with as few changes as possible."""
 
 from __future__ import annotations
 
@@ -19,11 +13,9 @@ Assignment = Mapping[int, Replicas]
 
 @dataclass(frozen=True)
 class Brokers:
-    """The brokers of a cluster.
+    """The brokers of a cluster, with the rack of each broker that answers.
 
-    Attributes:
-        racks: the racks of the brokers that answer, by broker id. A rack is None or empty if it is unknown.
-        leaving: the brokers from which all replicas are moved away.
+    The brokers in `leaving` lose all replicas.
     """
 
     racks: Mapping[int, str | None]
@@ -31,21 +23,19 @@ class Brokers:
 
     @property
     def hosts(self) -> frozenset[int]:
-        """The brokers that may get replicas."""
+        """Return brokers for new replicas."""
         return frozenset(self.racks) - self.leaving
 
 
 @dataclass
 class _Layout:
-    """The placement while it is being computed."""
-
     topic: str
     brokers: Brokers
     replicas: dict[int, list[int]]
     load: Counter[int] = field(default_factory=Counter)
 
     def rack(self, broker: int) -> str:
-        # A broker whose rack is unknown counts as a rack of its own.
+        # A broker with an unknown rack counts as a separate rack.
         return self.brokers.racks.get(broker) or f"broker {broker}"
 
     def crowd(self, partition: int, broker: int, besides: int | None = None) -> int:
@@ -60,7 +50,7 @@ class _Layout:
 
 @dataclass
 class _Choice:
-    """For one partition, the replicas that may be replaced, and the brokers that may replace them."""
+    """The movable replicas of a partition, and the brokers that may replace them."""
 
     movable: set[int]
     into: set[int]
@@ -70,21 +60,13 @@ Choices = dict[int, _Choice]
 
 
 def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, rebalance: bool = False) -> Assignment:
-    """Return the placement of a topic's partitions.
+    """Return the placement of a topic's partitions: the brokers, with the preferred leader first.
 
-    Args:
-        topic: the topic's name.
-        current: the brokers by partition. The preferred leader comes first.
-        factor: the number of replicas of each partition.
-        brokers: the brokers of the cluster. A broker that does not answer keeps its replicas and gets no others.
-        rebalance: whether to move replicas to make shares equal. If False, only as many replicas move as the factor
-            requires.
-
-    Returns:
-        The brokers by partition. The preferred leader comes first. A partition that needs no change keeps its brokers.
+    A broker that does not answer keeps its replicas. Without `rebalance`, only as many replicas move as `factor`
+    requires.
 
     Raises:
-        ValueError: there are too few brokers. `at_most` returns the highest possible factor.
+        ValueError: there are too few brokers.
     """
     layout = _Layout(topic, brokers, {partition: list(held) for partition, held in sorted(current.items())})
     if factor > at_most(current, brokers):
@@ -94,7 +76,7 @@ def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, reb
     for partition in layout.replicas:
         _leave(layout, partition)
     hosts = brokers.hosts
-    # Replicas that may still move: the new ones, and kept ones where the choice of the removed replica was arbitrary.
+    # New replicas may move, and so may kept replicas that could equally have been removed.
     choices: Choices = {}
     for partition, held in layout.replicas.items():
         before = set(held)
@@ -113,7 +95,7 @@ def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, reb
 
 
 def at_most(current: Assignment, brokers: Brokers) -> int:
-    """Return the highest possible replication factor: the number of brokers that have or may get a replica."""
+    """Return the highest possible replication factor."""
     hosts = brokers.hosts
     return min((len(hosts | (set(held) - brokers.leaving)) for held in current.values()), default=len(hosts))
 
@@ -127,7 +109,7 @@ def _leave(layout: _Layout, partition: int) -> None:
 def _shrink(layout: _Layout, partition: int, factor: int) -> None:
     held = layout.replicas[partition]
     while len(held) > factor:
-        # Remove replicas of silent brokers first, then replicas in a rack with other replicas. Remove the leader last.
+        # Remove replicas of silent brokers first, then replicas in a shared rack, and the leader last.
         gone = max(
             held,
             key=lambda b: (
@@ -155,7 +137,7 @@ def _grow(layout: _Layout, partition: int, factor: int) -> set[int]:
 
 
 def _part_racks(layout: _Layout, choices: Choices) -> None:
-    """Move replicas from racks with several replicas of a partition to racks without one."""
+    """Move replicas from racks with several replicas of a partition to racks without a replica."""
     for partition, held in layout.replicas.items():
         for broker in sorted(choices[partition].movable, key=lambda b: (-layout.load[b], layout.turn(b))):
             free = layout.brokers.hosts - set(held)
@@ -167,17 +149,14 @@ def _part_racks(layout: _Layout, choices: Choices) -> None:
 
 
 def _even(layout: _Layout, choices: Choices) -> None:
-    """Move replicas from full to empty brokers until no single move makes shares more equal.
-
-    Each move goes from the fullest to the emptiest broker. Any other move would leave this one still to be done.
-    """
+    """Move replicas from full to empty brokers until no single move makes shares more equal."""
     while True:
         hosts = sorted(layout.brokers.hosts, key=lambda b: (layout.load[b], layout.turn(b)))
         pairs = ((full, empty) for full in reversed(hosts) for empty in hosts)
         for full, empty in pairs:
             if layout.load[full] - layout.load[empty] < 2:
                 continue
-            # Leaders are moved only if there is no other replica to move.
+            # Leaders move only if no other replica can move.
             movers = list(_movers(layout, choices, full, empty))
             partition = min(movers, key=lambda p: layout.replicas[p][0] == full, default=None)
             if partition is not None:
@@ -207,11 +186,7 @@ def _swap(layout: _Layout, choices: Choices, partition: int, old: int, new: int)
 
 
 def _spread_leaders(layout: _Layout, changed: set[int]) -> None:
-    """Balance leaders. Hand over leaderships along the shortest chain that helps, until no chain helps.
-
-    A chain takes one leadership from a broker, and gives one leadership to a broker that leads at least two partitions
-    fewer. If there is no such chain, the choice is optimal (optimal semi-matching; Harvey and others, 2006).
-    """
+    """Balance leaders along chains of handovers (optimal semi-matching; Harvey and others, 2006)."""
     leads = Counter({broker: 0 for broker in layout.brokers.hosts})
     leads.update(held[0] for held in layout.replicas.values() if held)
     while chain := _chain(layout, changed, leads):
@@ -224,10 +199,7 @@ def _spread_leaders(layout: _Layout, changed: set[int]) -> None:
 
 
 def _chain(layout: _Layout, changed: set[int], leads: Counter[int]) -> Sequence[tuple[int, int]]:
-    """Return the shortest chain of handovers that helps, each as (partition, new leader).
-
-    The chain ends at a broker that leads at least two partitions fewer than the first one.
-    """
+    """Return the shortest chain of handovers that balances leaders, each as (partition, new leader)."""
     for start in sorted(leads, key=lambda b: (-leads[b], layout.turn(b))):
         reached: dict[int, tuple[int, int] | None] = {start: None}
         queue = deque([start])

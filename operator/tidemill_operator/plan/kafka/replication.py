@@ -1,7 +1,6 @@
-"""Pure: computes the next step of a change of replicas. The only input is the state in Kafka.
+"""Compute the next step of a change of replicas from the state in Kafka.
 
-A topic whose replicas the operator moves has a list of throttled replicas, which is removed last. So after a pass was
-killed at any point, any operator can continue.
+The topic's list of throttled replicas marks an unfinished change.
 """
 
 from __future__ import annotations
@@ -20,12 +19,9 @@ LEADERS, FOLLOWERS = "leader.replication.throttled.replicas", "follower.replicat
 
 @dataclass(frozen=True)
 class Held:
-    """The replicas of a partition as they are in Kafka.
+    """The replicas of a partition in Kafka, with the preferred leader first.
 
-    Attributes:
-        replicas: the brokers with a replica, including added and removed ones. The preferred leader comes first.
-        in_sync: the brokers whose replica is in sync.
-        coming / going: the brokers that a reassignment adds / removes.
+    A reassignment adds the brokers in `coming` and removes the brokers in `going`.
     """
 
     replicas: Replicas
@@ -35,23 +31,23 @@ class Held:
 
     @property
     def moving(self) -> bool:
-        """Whether a reassignment is under way."""
+        """Return whether a reassignment is under way."""
         return bool(self.coming or self.going)
 
     @property
     def after(self) -> Replicas:
-        """The replicas after the reassignment."""
+        """Return the replicas after the reassignment."""
         return tuple(broker for broker in self.replicas if broker not in self.going)
 
     @property
     def before(self) -> Replicas:
-        """The replicas as they would be after a cancellation of the reassignment."""
+        """Return the replicas after a cancelled reassignment."""
         return tuple(broker for broker in self.replicas if broker not in self.coming)
 
 
 @dataclass(frozen=True)
 class ReplicaChange:
-    """A change under way, for the status."""
+    """An unfinished change of replicas."""
 
     target: int
     state: Literal["pending", "ongoing"]
@@ -60,16 +56,7 @@ class ReplicaChange:
 
 @dataclass(frozen=True)
 class Step:
-    """The next actions. If all are empty, there is nothing to do.
-
-    Attributes:
-        cancel: the partitions whose reassignment to cancel.
-        start: the partitions to reassign, with their new replicas.
-        throttled: the topic's two configs of throttled replicas, to set before any reassignment.
-        elect: the partitions for which to elect the preferred leader, once all reassignments are complete.
-        finish: whether to remove the throttle, because the change is complete.
-        change: the change, for the status, or None if no change is under way.
-    """
+    """The next actions of a change of replicas."""
 
     cancel: tuple[int, ...] = ()
     start: Assignment = field(default_factory=dict)
@@ -81,12 +68,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Wish:
-    """The requested replicas of a topic.
-
-    Attributes:
-        factor: the replication factor, or None to keep the current factor.
-        rebalance: whether to also spread the replicas evenly.
-    """
+    """The requested replicas of a topic. A factor of None keeps the current factor."""
 
     factor: int | None
     rebalance: bool = False
@@ -94,28 +76,19 @@ class Wish:
 
 @dataclass(frozen=True)
 class Spread:
-    """A request to spread replicas over the brokers.
-
-    Attributes:
-        leaving: the brokers from which all replicas are moved away.
-    """
+    """A request to spread replicas over the brokers. The brokers in `leaving` lose all replicas."""
 
     leaving: frozenset[int] = frozenset()
 
     @classmethod
     def asked(cls, text: str) -> Spread:
-        """Parse a request.
-
-        Any new text counts as a new request. A request may end with `without 2, 3`, which names brokers to empty.
-
-        `2026-03-01` uses all brokers. `2026-03-01 without 3` empties broker 3.
-        """
+        """Parse a request, such as `2026-03-01` for all brokers, or `2026-03-01 without 3` to empty broker 3."""
         named = re.search(r"\bwithout\s+(\d+(?:\s*,\s*\d+)*)\s*$", text)
         return cls(frozenset(int(broker) for broker in named[1].split(",")) if named else frozenset())
 
 
 def is_calm(partitions: Mapping[int, Held], wish: Wish, *, ours: bool) -> bool:
-    """Return whether there is certainly nothing to do, as far as known without a request to Kafka."""
+    """Return whether nothing has to be done, as far as known without a request to Kafka."""
     if ours or wish.rebalance:
         return False
     return wish.factor is None or all(len(held.replicas) == wish.factor for held in partitions.values())
@@ -124,16 +97,7 @@ def is_calm(partitions: Mapping[int, Held], wish: Wish, *, ours: bool) -> bool:
 def next_step(
     topic: str, partitions: Mapping[int, Held], wish: Wish, brokers: Brokers, *, ours: bool, batch: int = BATCH
 ) -> Step:
-    """Return the next step for a topic's replicas.
-
-    Args:
-        topic: the topic's name.
-        partitions: the live partitions, with their reassignments.
-        wish: the requested replicas.
-        brokers: the brokers of the cluster.
-        ours: whether the topic has Tidemill's throttle, which means that its change is not complete.
-        batch: how many partitions may move at a time.
-    """
+    """Return the next step for a topic's replicas."""
     moving = {number: held for number, held in partitions.items() if held.moving}
     after = {number: held.after for number, held in partitions.items()}
     if wish.factor is None and not wish.rebalance and not ours:
@@ -159,15 +123,12 @@ def next_step(
 
 
 def replicas_in_sync(partitions: Mapping[int, Held]) -> int:
-    """Return the lowest number of in-sync replicas of any partition.
-
-    A higher min.insync.replicas would prevent writes.
-    """
+    """Return the lowest number of in-sync replicas of any partition."""
     return min((len(held.in_sync & set(held.after)) for held in partitions.values()), default=0)
 
 
 def _stale(moving: Mapping[int, Held], factor: int, brokers: Brokers) -> tuple[int, ...]:
-    """Return the partitions that are moving to an unwanted broker, or to a silent one although another is available."""
+    """Return the partitions that move to an unwanted broker, or to a silent broker although another is available."""
 
     def unwanted(held: Held) -> bool:
         if len(held.after) != factor or brokers.leaving & set(held.after):
@@ -178,13 +139,13 @@ def _stale(moving: Mapping[int, Held], factor: int, brokers: Brokers) -> tuple[i
 
 
 def _throttled(partitions: Mapping[int, Held], moves: Assignment) -> Mapping[str, str]:
-    """Return the throttle configs in the way of Kafka's own tool: for current leaders and for new followers."""
+    """Return the throttle configs for current leaders and for new followers, as Kafka's own tool sets them."""
     senders, fetchers = [], []
     for number, wanted in sorted(moves.items()):
         there = partitions[number].before
         senders += [f"{number}:{broker}" for broker in there]
         fetchers += [f"{number}:{broker}" for broker in wanted if broker not in there]
-    # If no broker is added, FOLLOWERS lists the senders, so that neither list is empty. LEADERS marks the topic.
+    # If no broker is added, FOLLOWERS lists the senders, so that neither list is empty.
     return {LEADERS: ",".join(senders), FOLLOWERS: ",".join(fetchers or senders)}
 
 

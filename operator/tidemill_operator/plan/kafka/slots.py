@@ -1,8 +1,4 @@
-"""Pure: assigns a slot to each partition of a list of topics, and shows the live facts from the view of one topic.
-
-If the pipeline read a single topic before, that topic's partition numbers become its slots, so its positions stay
-valid.
-"""
+"""Assign a slot number to each partition of a list of topics."""
 
 from __future__ import annotations
 
@@ -15,16 +11,9 @@ from tidemill_operator.plan.live import LiveFacts, LiveSchema, Slot
 def desired_slots(
     topics: Sequence[str], live: LiveFacts, former: str, *, certain: Collection[str] = ()
 ) -> tuple[Slot, ...]:
-    """Return all slots of a pipeline: the existing ones, and new ones for partitions without a slot.
+    """Return all slots of a pipeline, with new slots for partitions without a slot.
 
-    Numbers that have a position, but whose slot was deleted, get a slot without a topic. So they are never used again.
-
-    Args:
-        topics: the topics in the spec.
-        live: the live facts.
-        former: the single topic of the accepted spec, or empty if that spec has a list of topics, or if no spec was
-            accepted.
-        certain: topics that do not exist if they are missing in `live`. Slots of other missing topics stay as they are.
+    `former` is the topic that the pipeline read alone before, or empty.
     """
     schema = live.schema or LiveSchema()
     slots = {(slot.topic, slot.partition): slot for slot in known_slots(schema, former)}
@@ -45,26 +34,19 @@ def desired_slots(
 
 
 def _reads(slot: Slot, live: LiveFacts, schema: LiveSchema, certain: Collection[str]) -> bool:
-    """Return whether to read a partition of a topic in the spec.
-
-    If not, the watermark does not wait for it. So an answer of a broker with outdated metadata must not stop it: the
-    events that it still holds would be late.
-    """
+    """Return whether to read a partition of a topic in the spec."""
     found = live.topics.get(slot.topic)
     if found is None:
         return slot.reading and slot.topic not in certain
     if slot.partition < found.partitions:
         return True
-    # A topic only has fewer partitions than before if it was created again, so that it has another id.
+    # A topic has fewer partitions than before only if it was created again with another id.
     known = {slot.topic_id or view(schema, slot.topic).read_from, *schema.read_before} - {""}
     return slot.reading and found.id in known
 
 
 def only_topic(schema: LiveSchema | None, default: str) -> str:
-    """Return the single topic of the accepted spec, or an empty text if it has several or if no spec was accepted.
-
-    `default` is used for a topic without a name.
-    """
+    """Return the single topic of the accepted spec, or an empty text if there is no single topic."""
     source = (schema.accepted or {}).get("source", {}) if schema is not None else {}
     if not source or source.get("topics") is not None or source.get("topicPattern") is not None:
         return ""
@@ -73,7 +55,7 @@ def only_topic(schema: LiveSchema | None, default: str) -> str:
 
 
 def known_slots(schema: LiveSchema, former: str) -> tuple[Slot, ...]:
-    """Return the slots in a schema. If it has none, these are the partitions of `former`, the single topic."""
+    """Return the slots in a schema, or else the partitions of the single topic `former`."""
     if schema.slots or not former:
         return schema.slots
     return tuple(
@@ -83,7 +65,7 @@ def known_slots(schema: LiveSchema, former: str) -> tuple[Slot, ...]:
 
 
 def view(schema: LiveSchema, topic: str) -> LiveSchema:
-    """Return the schema as it would be if its pipeline read only this topic of its list."""
+    """Return the facts of a schema that concern one topic of its list."""
     slots = {slot.slot: slot for slot in schema.slots if slot.topic == topic}
     ids = {slot.topic_id for slot in slots.values() if slot.topic_id}
     return replace(

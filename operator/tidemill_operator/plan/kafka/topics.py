@@ -1,4 +1,4 @@
-"""The desired Kafka topics of a pipeline."""
+"""Plan the Kafka topics of a pipeline."""
 
 from __future__ import annotations
 
@@ -18,15 +18,9 @@ from tidemill_operator.settings import Platform
 def desired_topics(
     config: PipelineConfig, platform: Platform, live: LiveFacts, *, replicated: bool = False, all_kinds: bool = False
 ) -> tuple[Topic, ...]:
-    """Return the source topics, the topic of the Python stage if there is one, and the output topics.
+    """Return the source topics, the topic of the Python stage, and the output topics.
 
-    Args:
-        config: the resolved config, with partitions and replication factor.
-        platform: provides the defaults of the output topics.
-        live: the live facts. An existing output topic keeps its partitions if it has more than planned, and its
-            replication factor if the spec sets none.
-        replicated: whether the spec sets the replication factor, which then also applies to output topics.
-        all_kinds: whether to include all outputs that an earlier spec may have enabled, in order to release them.
+    `all_kinds` includes output topics that an earlier spec may have enabled.
     """
     spec = config.spec
     wanted = [
@@ -42,17 +36,13 @@ def desired_topics(
 
 
 def read_topic(topics: Sequence[Topic], namespace: str, name: str) -> Topic:
-    """Return the topic that processors read: the topic of the Python stage, or else the source topic."""
+    """Return the topic that processors read, which the Python stage writes if there is a stage."""
     stage = names.topic(namespace, name, "stage")
     return next((topic for topic in topics if topic.name == stage), topics[0])
 
 
 def bereave(topics: tuple[Topic, ...], live: LiveFacts) -> tuple[Topic, ...]:
-    """Mark the source topic, and the topic of the Python stage, as lost if they were read before and no longer exist.
-
-    Other topics are not marked. Only these two hold events that are stored nowhere else: results are in Postgres, and
-    output topics can be created again.
-    """
+    """Mark the source topic and the topic of the Python stage as lost if they were read before and are gone."""
     schema, looked = live.schema, live.brokers is not None
     if not looked or schema is None:
         return topics
@@ -99,10 +89,6 @@ def _source(config: PipelineConfig, replicated: bool) -> Topic:
 
 
 def _stage(config: PipelineConfig, source: Topic, live: LiveFacts, platform: Platform) -> Topic:
-    """Return the topic of the Python stage.
-
-    Each of its partitions holds the records of the source partition with the same number.
-    """
     topic, name = config.spec.source.topic, config.topic("stage")
     known = live.topics.get(name)
     default = source.replication_factor if topic.managed else platform.replication_factor
@@ -123,7 +109,7 @@ def _output(name: str, config: PipelineConfig, platform: Platform, live: LiveFac
 
 
 def _settings(replicas: int, retention_ms: int) -> dict[str, str]:
-    # Under CreateTime, a record with an old timestamp would exceed the retention at once, so use LogAppendTime.
+    # With CreateTime, a record with an old timestamp would exceed the retention at once.
     return {
         "cleanup.policy": "delete",
         "max.message.bytes": str(MAX_RECORD_BYTES),

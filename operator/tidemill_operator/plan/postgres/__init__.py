@@ -1,1 +1,1 @@
-"""Pure: the Postgres schema of a pipeline as SQL text, and what its system tables say."""
+"""Plan the Postgres schema of a pipeline as SQL text, and interpret its system tables."""

@@ -1,8 +1,4 @@
-"""Pure: detects tables, columns and rows of a pipeline that somebody else removed.
-
-Such a loss is reported like a deleted source topic. The same annotation as for topics requests that the objects are
-created again, empty.
-"""
+"""Detect tables, columns and rows of a pipeline that somebody else removed."""
 
 from __future__ import annotations
 
@@ -15,37 +11,32 @@ from tidemill_operator.plan.live import LiveSchema
 from tidemill_operator.plan.model import Schema
 
 _MOST = 8
-# Tables that every schema has had since the first version, with the data that is lost if they are dropped.
+# The tables that every schema has had since the first version, with the data that is lost if they are dropped.
 _SYSTEM = {
-    "_aggregations": "the versions of aggregations, and which windows are final",
+    "_aggregations": "the versions of aggregations, and the marks of final windows",
     "_offsets": "the positions up to which events are counted",
     "_readers": "the watermark",
     "_dead_letters": "the dead letters",
     "_anomalies": "the anomalies",
     "_detectors": "the detectors' states",
 }
-_POSITIONS = "; events that the topic still holds are then counted a second time: run `tidemill replay` afterwards"
+_POSITIONS = "; afterwards run `tidemill replay`, because events that are still in the topic are counted twice"
 
 
 def damage(schema: Schema, live: LiveSchema | None) -> tuple[str, ...]:
-    """Return descriptions of the objects that are gone. A schema without an accepted spec has none.
-
-    Args:
-        schema: the schema in the plan.
-        live: the live schema.
-    """
+    """Return descriptions of the removed objects. A schema without an accepted spec has none."""
     if live is None or not live.accepted:
         return ()
     return (*_system(live), *_windows(schema, live))
 
 
 def bereaved(schema: Schema, live: LiveSchema | None) -> Schema:
-    """Return the schema with descriptions of the objects that are gone, to be created again only on request."""
+    """Return the schema with descriptions of the removed objects."""
     return replace(schema, lost=damage(schema, live))
 
 
 def damaged(schema: Schema) -> TidemillError:
-    """Return the error for removed tables, which are only created again on request."""
+    """Return the error for removed tables."""
     told = "; ".join(schema.lost[:_MOST]) + ("; and more" if len(schema.lost) > _MOST else "")
     windows = not any(text.startswith(("table _", "rows of table _")) for text in schema.lost)
     replay = ", or count its windows again from the topic with `tidemill replay`" if windows else ""
@@ -74,7 +65,7 @@ def _system(live: LiveSchema) -> Iterator[str]:
 
 
 def _slots(live: LiveSchema) -> Iterator[str]:
-    what = "which partition of which topic each position in table _offsets belongs to"
+    what = "the topic and the partition of each position in table _offsets"
     if "_slots" not in live.columns:
         yield f"table _slots is gone, and with it {what}"
     elif gone := sorted(set(range(live.partitions)) - {slot.slot for slot in live.slots}):
@@ -82,10 +73,7 @@ def _slots(live: LiveSchema) -> Iterator[str]:
 
 
 def _windows(schema: Schema, live: LiveSchema) -> Iterator[str]:
-    """Yield descriptions of lost windows of the versions in force.
-
-    Versions that a replay is filling again are left out.
-    """
+    """Yield descriptions of lost windows, except for versions that a replay fills again."""
     spared = {row.name for row in schema.aggregations if schema.replay and row.reader == schema.replay}
     for row in schema.aggregations:
         shape = live.shapes.get((row.name, row.version))

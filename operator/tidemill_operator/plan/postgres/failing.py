@@ -1,4 +1,4 @@
-"""Pure: writes the messages about processors whose duties fail or that skipped data."""
+"""Write the messages about processors with failing duties or skipped data."""
 
 from __future__ import annotations
 
@@ -32,10 +32,7 @@ _REMEDY = {
 
 
 def failing(schema: LiveSchema | None, owner: Owner) -> list[TidemillError]:
-    """Return errors about failing duties and skipped data, the most severe first.
-
-    The list is empty if the schema has another owner.
-    """
+    """Return errors about failing duties and skipped data, the most severe first."""
     told: list[TidemillError] = []
     if schema is None or schema.owner != owner:
         return told
@@ -54,7 +51,7 @@ def _held_up(one: Failing) -> str:
 
 
 def _skipped(one: Failing) -> str:
-    more = ", and more like it" if one.more else ""
+    more = ", and further cases" if one.more else ""
     if not one.window:
         return f"{_of(one)}: skipped in {one.duty}{more}: {one.reason}"
     group = f", group {one.group}," if one.group else ""

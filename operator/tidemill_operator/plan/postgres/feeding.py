@@ -1,4 +1,4 @@
-"""Pure: computes which columns of each aggregation version will get values once a plan is applied."""
+"""Compute which columns of each aggregation version get values after a plan is applied."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tidemill_operator.plan.model import Schema
 
 
 def feeds_after(schema: Schema, live: LiveSchema) -> dict[tuple[str, int], Feeds]:
-    """Return the columns by (name, version). A removed aggregation gets no values, but its table is kept."""
+    """Return the columns with values, by (name, version)."""
     wanted = {(row.name, row.version): _partials(row.shape) for row in schema.aggregations}
     return {
         key: live.feeds.get(key, Feeds()).changed(

@@ -1,4 +1,4 @@
-"""Retention and quotas of system tables."""
+"""Plan the retention and quotas of system tables."""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ def kept_rows(spec: PipelineSpec) -> tuple[KeptRows, ...]:
 
 
 def used_up(spec: PipelineSpec, live: LiveSchema | None, owner: Owner) -> list[TidemillError]:
-    """Return messages about quotas that recently had an effect.
-
-    The list is empty if the schema has another owner.
-    """
+    """Return messages about quotas that recently had an effect."""
     found = []
     for kept in live.kept if live is not None and live.owner == owner else ():
         text, remedy = told(kept, quota_of(spec, kept.kind))

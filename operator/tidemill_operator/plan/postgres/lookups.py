@@ -1,4 +1,4 @@
-"""Pure: determines the outcomes of lookups from what processors store about lookups that they cannot read."""
+"""Compute the outcomes of lookups from the read errors that processors store."""
 
 from __future__ import annotations
 
@@ -12,17 +12,13 @@ from tidemill_operator.plan.live import Failing, LiveSchema, Owner
 
 
 def lookup_outcomes(spec: PipelineSpec, schema: LiveSchema | None, owner: Owner) -> list[Outcome]:
-    """Return the outcome of each lookup: Done, unless a processor has stored that it cannot read the lookup."""
+    """Return the outcome of each lookup: Done, unless a processor has stored a read error."""
     stored = schema.held_up if schema is not None and schema.owner == owner else ()
     return [_outcome(lookup.name, stored) for lookup in spec.lookups or ()]
 
 
 def unread(rows: Iterable[tuple[str, str]]) -> TidemillError | None:
-    """Return why no event is counted, or None if all lookups were read.
-
-    Args:
-        rows: the lookups that were not read, and why.
-    """
+    """Return why no event is counted, or None if all lookups were read."""
     found = [_unread(name, reason) for name, reason in rows]
     if not found:
         return None

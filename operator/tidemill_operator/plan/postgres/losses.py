@@ -1,8 +1,4 @@
-"""Pure: writes the messages about events that were gone from Kafka before they were read.
-
-Processors record each loss and continue. If a topic was deleted and created again, its new id shows that before any
-processor does.
-"""
+"""Write the messages about events that were gone from Kafka before they were read."""
 
 from __future__ import annotations
 
@@ -20,13 +16,7 @@ _REASONS: Mapping[str, Reason] = {
 
 
 def losses(topic: str, known: LiveTopic | None, schema: LiveSchema) -> list[TidemillError]:
-    """Return the recent losses, one error per reason, the most severe first.
-
-    Args:
-        topic: the source topic's name.
-        known: the live topic, or None if it does not exist, which is reported elsewhere.
-        schema: the live schema, with the recorded losses.
-    """
+    """Return the recent losses, one error per reason, the most severe first."""
     latest: dict[tuple[Reason, int], Loss] = {}
     for loss in sorted([*schema.losses, *_unnoted(known, schema)], key=lambda loss: loss.epoch):
         if loss.reason in _REASONS:
@@ -40,20 +30,17 @@ def losses(topic: str, known: LiveTopic | None, schema: LiveSchema) -> list[Tide
 
 
 def missed(found: Collection[Loss]) -> str:
-    """Describe the events that a replay no longer found in the topic.
-
-    The text is empty if the replay found all events.
-    """
+    """Describe the events that a replay no longer found in the topic, or return an empty text."""
     if not found:
         return ""
     return f"events that the topic no longer holds are not counted, offsets {_ranges(found)}"
 
 
 def _unnoted(known: LiveTopic | None, schema: LiveSchema) -> Iterator[Loss]:
-    """Yield a loss for each partition whose stored position belongs to a deleted topic of the same name."""
+    """Yield a loss for each partition with a stored position of a deleted topic of the same name."""
     if known is None or not known.id or not schema.read_from or schema.read_from == known.id:
         return
-    # If the topic now shows an earlier id, it proves no loss: a broker with old metadata may still return that id.
+    # An earlier topic id proves no loss, because a broker with outdated metadata may still return that id.
     if known.id in schema.read_before:
         return
     for partition, offset in schema.read_to.items():
@@ -91,7 +78,9 @@ _TELL: Mapping[Reason, Callable[[str, LiveTopic | None, str], str]] = {
     Reason.EVENTS_EXPIRED: _expired,
 }
 _REMEDY: Mapping[Reason, str] = {
-    Reason.TOPIC_RECREATED: "counted events stay counted; send the missing ones again, and check who may delete topics",
+    Reason.TOPIC_RECREATED: (
+        "counted events stay counted; send the missing events again, and check who may delete topics"
+    ),
     Reason.LOG_TRUNCATED: "the lost events stay counted; find out why a replica that was behind became leader",
     Reason.EVENTS_EXPIRED: "increase spec.source.topic.retention, or run more processors",
 }

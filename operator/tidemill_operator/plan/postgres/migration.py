@@ -1,10 +1,7 @@
-"""Pure: translates what earlier versions recorded about window tables into today's format.
+"""Translate the records of earlier versions about window tables into the current format.
 
-- The column for `first` or `last` of a field `at_x` had the same name as the column that orders `first` or `last` of
-  `x`. The types of the two columns tell which is which: the ordering column is bigint[], and no field is an array. If a
-  spec needed both columns, the table has only the first of them, with correct values. The other one is added like any
-  new column.
-- The shape of a version lacked the types of the fields behind its columns. They are taken from the accepted spec.
+An earlier version gave the column for `first` of `at_x` the name of the column that orders `first` of `x`. Only the
+ordering column has the type bigint[].
 """
 
 from __future__ import annotations
@@ -29,10 +26,7 @@ _ORDER = "bigint[]"
 
 
 def as_noted_today(live: LiveSchema) -> LiveSchema:
-    """Return the schema with the current column names.
-
-    Its `renames` lists the columns in Postgres that still have a former name.
-    """
+    """Return the schema with current column names. `renames` lists columns with a former name in Postgres."""
     renames = {}
     columns, shapes, feeds = dict(live.columns), dict(live.shapes), dict(live.feeds)
     types = _accepted_types(live.accepted) if any("types" not in json.loads(text) for text in shapes.values()) else {}
@@ -54,10 +48,7 @@ def as_noted_today(live: LiveSchema) -> LiveSchema:
 
 
 def with_types_of(shape: str, before: str | None) -> str:
-    """Return a shape that keeps the types of the earlier shape's columns.
-
-    Columns that get no values now may get some again.
-    """
+    """Return a shape that keeps the types of the earlier shape's columns, because such columns may get values again."""
     if before is None:
         return shape
     told = json.loads(shape)
@@ -78,7 +69,6 @@ def _renames(columns: Mapping[str, str]) -> dict[str, str]:
 
 
 def _types_of(columns: Mapping[str, str], types: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the field behind each column, with the field's type."""
     wanted = {column_of(kind, field): [field, told] for field, told in types.items() for kind in get_args(Kind)}
     return {name: wanted[name] for name in columns if name in wanted}
 

@@ -1,4 +1,4 @@
-"""The SQL functions with which writers create time partitions, as text. This module does not access a database."""
+"""The SQL functions with which writers create time partitions."""
 
 from __future__ import annotations
 
@@ -8,15 +8,10 @@ from tidemill_contract.functions.partials import quote
 def ensure_partitions_sql(schema_name: str) -> str:
     """Return the SQL of `ensure_partitions(table_name, days, widths)`, which creates missing time partitions.
 
-    `days` are days since the epoch. A new partition covers those days of [day, day + width) that no existing partition
-    covers yet. Some may be covered already, because the width depends on the retention, and because other replicas
-    create partitions too. The SQL function returns the number of new tables. A table is created first and attached
-    afterwards, because ATTACH blocks neither readers nor writers. One call handles all days, because listing the
-    existing partitions is slow. The function is SECURITY DEFINER, because writers do not own the tables. The function
-    only touches partitioned tables of this schema.
+    `days` are days since the epoch. The SQL function returns the number of new tables. Writers may call the SQL
+    function although they do not own the tables.
     """
     schema = quote(schema_name)
-    # Longer than other functions, because it is the text of a single SQL function.
     return f"""
 CREATE OR REPLACE FUNCTION {schema}.ensure_partitions(table_name text, days integer[], widths integer[]) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' SET timezone = 'UTC'
@@ -75,10 +70,7 @@ END $body$
 
 
 def ensure_partition_sql(schema_name: str) -> str:
-    """Return the SQL of `ensure_partition(table_name, day, days)`, which returns whether the partition was missing.
-
-    Processors of earlier versions of Tidemill call this function until they are replaced.
-    """
+    """Return the SQL of `ensure_partition(table_name, day, days)` for processors of earlier versions."""
     schema = quote(schema_name)
     return f"""
 CREATE OR REPLACE FUNCTION {schema}.ensure_partition(table_name text, day integer, days integer) RETURNS boolean

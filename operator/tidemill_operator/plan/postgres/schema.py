@@ -1,7 +1,4 @@
-"""The Postgres schema of a pipeline as text: tables, columns, functions. This module does not access a database.
-
-Each table is defined and described in its own module of `tidemill_contract.tables`.
-"""
+"""Plan the Postgres schema of a pipeline as text: tables, columns, functions."""
 
 from __future__ import annotations
 
@@ -58,11 +55,7 @@ SYSTEM_TABLES = (
 
 
 def shape_of(aggregation: AggregationSpec, plan: AggregationLayout) -> str:
-    """Return the shape of a version as `_aggregations` stores it: its groups, its window and its columns.
-
-    `types` has, for each column, the field behind it and that field's type. The column alone does not show the type.
-    For example, sketches of doubles and of integers are both bytes.
-    """
+    """Return the shape of a version, as `_aggregations` stores it."""
     shape = {
         "groupBy": [list(pair) for pair in plan.group_by],
         "window": aggregation.window.model_dump(by_alias=True, exclude_none=True),
@@ -79,12 +72,7 @@ def column_type(definition: str) -> str:
 
 
 def desired_schema(config: PipelineConfig, replay: Replay | None = None) -> Schema:
-    """Return the desired schema of a pipeline.
-
-    Args:
-        config: the resolved config.
-        replay: the current replay, whose versions are created as well.
-    """
+    """Return the desired schema of a pipeline, including the versions of the current replay."""
     spec = config.spec
     schema_name = config.schema_name
     tables = list(SYSTEM_TABLES)

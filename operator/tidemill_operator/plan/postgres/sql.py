@@ -1,4 +1,4 @@
-"""A planned schema as SQL: single statements for the actuator, and a complete script for people to read."""
+"""Convert a planned schema to SQL statements and to a script for people."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def rename_column(schema: str, table: str, before: str, after: str) -> str:
 
 
 def replace_key(schema: str, table: Table, former: str) -> str:
-    """Return the statement that replaces a table's key by the planned one, which is the table's first constraint."""
+    """Return the statement that replaces a table's key by the planned key."""
     return f"ALTER TABLE {_name(schema, table)} DROP CONSTRAINT {quote(former)}, ADD {table.constraints[0]}"
 
 
@@ -42,7 +42,7 @@ def create_index(schema: str, table: Table, index: str, definition: str) -> str:
 
 
 def script(schema: Schema) -> str:
-    """Return a script that creates a schema. The schema's roles must exist."""
+    """Return a script that creates a schema for existing roles."""
     return "".join(f"{statement.rstrip()};\n" for statement in _statements(schema))
 
 
@@ -66,7 +66,6 @@ def _statements(schema: Schema) -> Iterator[str]:
 
 
 def _rows(schema: Schema) -> Iterator[str]:
-    """Yield statements that insert the rows that workloads only update."""
     yield f"\nINSERT INTO {quote(schema.name)}._generation (generation) VALUES ({schema.generation})"
     yield f"INSERT INTO {quote(schema.name)}._readers (reader) VALUES ('live')"
     partitions = f"SELECT 'live', generate_series(0, {schema.partitions - 1})"

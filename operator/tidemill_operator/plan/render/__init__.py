@@ -1,1 +1,1 @@
-"""Pure: renders workloads as Kubernetes manifests. No client, no clock."""
+"""Render workloads as Kubernetes manifests."""

@@ -1,4 +1,4 @@
-"""Renders the Connect workers of a namespace, which all its pipelines with connectors share."""
+"""Render the Connect workers of a namespace, which its pipelines with connectors share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMPONENT = "connect"
 WORKER, SECRETS = f"{NAME}-worker", marks.shared_secret("connect")
 """The Secrets with the worker's configuration, and with the values of connectors' secrets."""
 _JARS = "/opt/kafka/libs/*"
-# A worker answers `/` as soon as its server runs. It is healthy once it has read its topics.
+# A worker answers `/` as soon as its server runs, and `/health` once it has read its topics.
 _LIVE, _HEALTHY = Probe("/", "http", 10), Probe("/health", "http")
 _START_SECONDS, _START_PERIOD = 300, 2
 _JVM = ("-XX:MaxRAMPercentage=60", "-XX:+UseSerialGC", "-Djava.awt.headless=true")
@@ -46,15 +46,7 @@ def workload(namespace: str, workers: ConnectWorkers) -> Workload:
 def connect_manifests(
     namespace: str, *, workers: ConnectWorkers, placement: Placement, owners: Iterable[OwnerReference], revision: str
 ) -> tuple[Manifest, ...]:
-    """Return the manifests in the order of their creation, without the Secrets.
-
-    Args:
-        namespace: the namespace of the pipelines.
-        workers: the settings of the workers.
-        placement: the cluster's settings.
-        owners: the pipelines with connectors, which own the objects.
-        revision: a hash of the worker's configuration, which it reads only at its start.
-    """
+    """Return the manifests in the order of their creation, without the Secrets."""
     of = workload(namespace, workers)
     references = list(owners)
 
@@ -105,18 +97,14 @@ def _container(workers: ConnectWorkers, placement: Placement) -> dict[str, Any]:
 def _volumes() -> list[dict[str, Any]]:
     return [
         {"name": "config", "secret": {"secretName": WORKER, "defaultMode": SECRET_MODE}},
-        # The Secret is optional, because connectors without secrets do not need it.
+        # Connectors without secrets do not need this Secret.
         {"name": "secrets", "secret": {"secretName": SECRETS, "optional": True, "defaultMode": SECRET_MODE}},
         {"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}},
     ]
 
 
 def _network_policy(of: Workload, metadata: Manifest, workers: ConnectWorkers, placement: Placement) -> Manifest:
-    """Return the NetworkPolicy.
-
-    Anyone who can reach the REST interface can read and change all connectors. So only the operator's namespace and the
-    workers themselves can reach it.
-    """
+    """Return the NetworkPolicy, which lets only the operator's namespace and the workers use the REST interface."""
     pods = {"matchLabels": selector(of)}
     operator = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": workers.caller}}}
     rest = [{"port": PORT, "protocol": "TCP"}]

@@ -1,4 +1,4 @@
-"""Renders a workload as manifests, in the order of their creation."""
+"""Render a workload as manifests, in the order of their creation."""
 
 from __future__ import annotations
 
@@ -15,13 +15,7 @@ from tidemill_operator.plan.render.pods import PORTS, Revisions
 
 @dataclass(frozen=True)
 class Rendering:
-    """The manifests of a workload.
-
-    Attributes:
-        workload: the Deployment of the workload and related objects. It is owned by the pipeline, or by all pipelines
-            that share the workload.
-        own: objects that belong only to this pipeline: its config, its Service, its Ingress.
-    """
+    """The manifests of a workload. `own` holds objects that belong only to this pipeline."""
 
     workload: tuple[Manifest, ...]
     own: tuple[Manifest, ...]
@@ -36,16 +30,7 @@ def render(
     placement: Placement,
     revisions: Revisions,
 ) -> Rendering:
-    """Render one workload.
-
-    Args:
-        workload: the workload of the plan.
-        pipeline: the name of the pipeline.
-        owner: the pipeline as an owner reference.
-        sharing: the pipelines that share a shared workload, including this one.
-        placement: the cluster's settings.
-        revisions: hashes of files whose changes require new pods.
-    """
+    """Render one workload."""
     component = workload.component
 
     def own(name: str) -> Manifest:
@@ -74,7 +59,7 @@ def render(
 
 
 def common(namespace: str, *, sharing: Iterable[OwnerReference], placement: Placement) -> tuple[Manifest, ...]:
-    """Render the files that all workloads of a namespace read. They do not include configs and secrets of pipelines."""
+    """Render the files that all workloads of a namespace read, without configs and secrets of pipelines."""
     if not placement.resilience:
         return ()
     metadata = marks.shared_metadata(marks.RESILIENCE, namespace, component="common", owners=sharing)

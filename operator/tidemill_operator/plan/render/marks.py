@@ -1,4 +1,4 @@
-"""Names, labels and owner references of the objects in a pipeline's namespace."""
+"""The names, labels and owner references of the objects in a pipeline's namespace."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class OwnerReference:
     name: str
 
     def manifest(self, *, controller: bool) -> Manifest:
-        """Return the reference for an object's metadata."""
+        """Return the reference's manifest."""
         reference: Manifest = {"apiVersion": API_VERSION, "kind": KIND, "name": self.name, "uid": self.uid}
         return reference | ({"controller": True} if controller else {})
 
@@ -53,10 +53,7 @@ def credentials(pipeline: str) -> str:
 
 
 def shared_configs() -> list[str]:
-    """Return the names of the ConfigMaps that together hold all configs of a namespace.
-
-    There are several, because a ConfigMap holds at most 1 MiB.
-    """
+    """Return the names of the ConfigMaps that together hold all configs of a namespace."""
     return [f"tidemill-pipelines-{shard}" for shard in range(_SHARDS)]
 
 
@@ -66,7 +63,7 @@ def shared_config(pipeline: str) -> str:
 
 
 def shared_secret(component: Component) -> str:
-    """Return the name of the Secret with the secret files that a shared workload may read, of all pipelines."""
+    """Return the name of the Secret with the secret files of all pipelines that a shared workload may read."""
     return f"tidemill-{component}-secrets"
 
 

@@ -1,4 +1,4 @@
-"""Renders the objects around pods: Deployment, Service, account, disruption budget, network policy, configs."""
+"""Render Deployments and the objects around pods."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def deployment(
 def deployment_of(
     workload: Workload, metadata: Manifest, template: Mapping[str, Any], *, replicas: int | None
 ) -> Manifest:
-    """Return the Deployment of pods with this template."""
-    # A new pod must be ready before an old one ends.
+    """Return the Deployment of a template."""
+    # A new pod must be ready before an old pod ends.
     rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 0}}
     spec: dict[str, Any] = {
         "revisionHistoryLimit": _HISTORY,
@@ -48,10 +48,7 @@ def service(workload: Workload, metadata: Manifest, port: int) -> Manifest:
 
 
 def ingress(workload: Workload, metadata: Manifest, exposure: Exposure, port: int, *, pipeline: str) -> Manifest:
-    """Return the Ingress of a pipeline's ingest or API.
-
-    Ingest and API each have a host of their own, because they serve the same paths.
-    """
+    """Return the Ingress of a pipeline's ingest or API, which have separate hosts."""
     host = f"{pipeline}-{workload.component}.{workload.namespace}.{exposure.domain}"
     backend = {"service": {"name": metadata["name"], "port": {"number": port}}}
     spec: dict[str, Any] = {
@@ -67,7 +64,7 @@ def ingress(workload: Workload, metadata: Manifest, exposure: Exposure, port: in
 
 
 def service_account(metadata: Manifest) -> Manifest:
-    """Return the service account of this workload, without a token."""
+    """Return the service account of a workload, without a token."""
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -77,19 +74,13 @@ def service_account(metadata: Manifest) -> Manifest:
 
 
 def disruption_budget(workload: Workload, metadata: Manifest) -> Manifest:
-    """Return a disruption budget that allows one pod to be unavailable.
-
-    `minAvailable: 1` would keep a node with the only replica from being drained.
-    """
+    """Return a disruption budget that allows one unavailable pod, even of a single replica."""
     spec = {"maxUnavailable": 1, "selector": {"matchLabels": selector(workload)}}
     return {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata, "spec": spec}
 
 
 def network_policy(workload: Workload, metadata: Manifest, placement: Placement) -> Manifest:
-    """Return the NetworkPolicy of a workload's pods.
-
-    Ingest and API accept requests from everywhere. The status port only accepts requests from pods of the cluster.
-    """
+    """Return a NetworkPolicy that opens the status port to pods of the cluster only."""
     inbound: list[dict[str, Any]] = [
         {"ports": [{"port": "status", "protocol": "TCP"}], "from": [{"namespaceSelector": {}}]}
     ]

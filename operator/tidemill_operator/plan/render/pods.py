@@ -1,7 +1,4 @@
-"""Renders the pod of a workload for the Pod Security level `restricted`.
-
-Files are mounted as volumes, and settings are environment variables.
-"""
+"""Render the pod of a workload for the Pod Security level `restricted`."""
 
 from __future__ import annotations
 
@@ -15,12 +12,12 @@ from tidemill_operator.plan.model import Component, Probe, Workload
 from tidemill_operator.plan.render import marks
 
 PORTS: Mapping[Component, int] = {"ingest": 8080, "api": 8081}
-"""Ports for clients. Probes and metrics use another port."""
+"""The ports for clients. Probes and metrics use another port."""
 STATUS_PORTS: Mapping[Component, int] = {
     "processor": 8080, "replay": 8080, "stage": 8080, "ingest": 8082, "api": 8082, "mqtt": 8080
 }  # fmt: skip
 CONFIG_DIR, SECRETS_DIR = "/etc/tidemill/pipelines", "/etc/tidemill/secrets"
-# The files in the Secret with connections, each with the variable that contains its path.
+# The files in the Secret with connections, and the variables with their paths.
 _FILES = {
     "kafka.json": "TIDEMILL_KAFKA_CONFIG",
     "postgres-ca.crt": "TIDEMILL_POSTGRES_CA",
@@ -30,7 +27,7 @@ _RESILIENCE_DIR, _CONNECTIONS_DIR = "/etc/tidemill/resilience", "/etc/tidemill/c
 _CODE_DIR, _LOOKUPS_DIR = "/etc/tidemill/stage", "/etc/tidemill/lookups"
 # A Python stage runs user code, so its pods get neither addresses nor logins of Postgres and Redis.
 _NOT_FOR_CODE = ("TIDEMILL_POSTGRES_", "TIDEMILL_REDIS_")
-# The folders of the users' Secrets that a pod may mount, with the variables that name the folders.
+# The folders of the users' Secrets that a pod may mount, and the variables with the folders' names.
 _REGISTRY, _SOURCE_KAFKA = ("registry", "TIDEMILL_REGISTRY_DIR"), ("source-kafka", "TIDEMILL_SOURCE_KAFKA_DIR")
 _MQTT = ("mqtt", "TIDEMILL_MQTT_DIR")
 _USER = 10_001
@@ -40,11 +37,11 @@ CONTAINER_SECURITY: Mapping[str, Any] = {
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
-# The time that a pod gets to commit the last batch, or to answer accepted requests.
+# The seconds that a pod gets to commit the last batch, or to answer accepted requests.
 _GRACE_SECONDS: Mapping[Component, int] = {
     "processor": 60, "replay": 60, "stage": 60, "ingest": 45, "api": 45, "mqtt": 30, "connect": 60
 }  # fmt: skip
-# The start may take long, because importing modules is slow with a small share of a core.
+# Importing modules is slow with a small share of a core, so a start may take long.
 _START_SECONDS, _START_PERIOD = 120, 2
 _PROCESSOR: Mapping[str, Mapping[str, str]] = {
     "requests": {"cpu": "100m", "memory": "256Mi"},
@@ -59,25 +56,20 @@ _RESOURCES: Mapping[Component, Mapping[str, Mapping[str, str]]] = {
     "mqtt": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
 }
 _IMAGES: Mapping[Component, Component] = {"replay": "processor", "stage": "processor", "mqtt": "ingest"}
-"""The images of components that have none of their own name."""
+"""The images of components that have no image of their own."""
 _DIVISOR: Mapping[str, int] = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
 @dataclass(frozen=True)
 class Revisions:
-    """Hashes of files that a pod reads only at its start. If a hash changes, the pods are replaced.
-
-    Attributes:
-        credentials: hash of a processor's login.
-        connections: hash of the Secret with addresses and client settings.
-    """
+    """Hashes of files that a pod reads only at its start. A changed hash replaces the pods."""
 
     credentials: str = ""
     connections: str = ""
 
 
 def pod_template(workload: Workload, placement: Placement, revisions: Revisions) -> dict[str, Any]:
-    """Return the template of a workload's pods."""
+    """Return a workload's pod template."""
     annotations = _annotations(workload, placement, revisions)
     container, volumes = _container(workload, placement), _volumes(workload, placement)
     return template(workload, placement, container=container, volumes=volumes, annotations=annotations)
@@ -129,11 +121,7 @@ def selector(workload: Workload) -> dict[str, str]:
 
 
 def _annotations(workload: Workload, placement: Placement, revisions: Revisions) -> dict[str, str]:
-    """Return annotations with hashes of the files that a pod reads only at its start, so that changes replace it.
-
-    Ingest and API reread changed configs and credentials while they run. So only processors, replays and bridges get
-    hashes of their config. Bridges get no hash of credentials, because they have no login of the pipeline.
-    """
+    """Return annotations with hashes of the files that a pod reads only at its start."""
     found = {
         "prometheus.io/scrape": "true",
         "prometheus.io/port": str(STATUS_PORTS[workload.component]),
@@ -237,11 +225,11 @@ def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
         secret = {"secretName": marks.CONNECTIONS, "items": only, "defaultMode": SECRET_MODE}
         found.append({"name": "connections", "secret": secret})
     for (name, _), reference in _references(workload):
-        # The Secret is optional: without it the pods start, and their health reports that the server refuses them.
+        # Without the Secret, pods start, and their health reports refused logins.
         secret = {"secretName": reference, "optional": True, "defaultMode": SECRET_MODE}
         found.append({"name": name, "secret": secret})
     if workload.code:
-        # It is optional: without it the pods start, and their health reports that the file is missing.
+        # Without the ConfigMap, pods start, and their health reports that the file is missing.
         found.append({"name": "code", "configMap": {"name": workload.code, "optional": True}})
     return found + [{"name": volume, **content} for volume, _, content in _lookups(workload).values()]
 
@@ -249,8 +237,7 @@ def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
 def _lookups(workload: Workload) -> dict[str, tuple[str, str, dict[str, Any]]]:
     """Return the volume, its folder and its content for each lookup.
 
-    The ConfigMaps and Secrets are optional: without them the pods start, and their health reports what is missing. They
-    are mounted as whole folders, because a single mounted file (subPath) would not change with its ConfigMap.
+    A volume contains the whole folder, because a single mounted file (subPath) does not change with its ConfigMap.
     """
     found = {}
     for number, (name, reference) in enumerate(workload.lookups.items()):
@@ -262,7 +249,6 @@ def _lookups(workload: Workload) -> dict[str, tuple[str, str, dict[str, Any]]]:
 
 
 def _references(workload: Workload) -> list[tuple[tuple[str, str], str]]:
-    """Return the users' Secrets that the pods mount, each with its folder and the variable that names the folder."""
     named = (
         (_REGISTRY, workload.registry_secret),
         (_SOURCE_KAFKA, workload.kafka_secret),
@@ -274,7 +260,7 @@ def _references(workload: Workload) -> list[tuple[tuple[str, str], str]]:
 def _pipelines(workload: Workload) -> dict[str, Any]:
     if workload.pipeline is not None:
         return {"configMap": {"name": marks.config_map(workload.pipeline)}}
-    # The volume's sources must not depend on the pipelines, or each new pipeline would restart the shared ingest.
+    # Volume sources that depend on the pipelines would restart the shared ingest for each new pipeline.
     sources = [{"configMap": {"name": name, "optional": True}} for name in marks.shared_configs()]
     return {"projected": {"sources": sources}}
 
@@ -290,7 +276,7 @@ def _secrets(workload: Workload) -> dict[str, Any]:
 
 
 def probe(check: Probe, *, failures: int, period: int | None = None) -> dict[str, Any]:
-    """Return the manifest of a probe, which fails after so many failures in a row."""
+    """Return the manifest of a probe, which fails after `failures` failed checks in a row."""
     return {
         "httpGet": {"path": check.path, "port": check.port},
         "periodSeconds": period or check.period_seconds,
@@ -300,7 +286,7 @@ def probe(check: Probe, *, failures: int, period: int | None = None) -> dict[str
 
 
 def _resources(workload: Workload) -> dict[str, dict[str, str]]:
-    """Return the resources from the spec, or else the component's defaults. Requests are reduced to the limits."""
+    """Return the resources from the spec, or else the component's defaults, with requests reduced to the limits."""
     found = {kind: dict(amounts) for kind, amounts in _RESOURCES[workload.component].items()}
     asked = workload.resources
     for kind, amounts in asked.items():

@@ -138,7 +138,7 @@ def test_keys_of_a_users_secret_are_files_of_the_pipeline(runtime: LocalRuntime,
     run(runtime, hooked)
     (outcome,) = runtime.ensure([hooked])
     assert (outcome.rank, outcome.serving, outcome.changed) == (Rank.WAITING, True, 0)
-    assert outcome.message == "Secret hooks has no key github; add it, so that tidemill-ingest can use it"
+    assert outcome.message == "Secret hooks has no key github; add the key for tidemill-ingest"
     key = tmp_path / "data" / "secret-refs" / "ns" / "hooks" / "github"
     key.parent.mkdir(parents=True)
     key.write_text("swordfish")

@@ -41,6 +41,6 @@ def test_a_topic_that_only_the_controller_knows_is_not_gone(monkeypatch: pytest.
     assert found is not None
     assert found.id == "A"
     cluster.session = Outdated(answers=99)
-    with pytest.raises(TidemillError, match=r"topic crm\.orders exists, but the broker") as told:
+    with pytest.raises(TidemillError, match=r"topic crm\.orders exists, but a broker") as told:
         cluster.topic("crm.orders", lambda: "own")
     assert told.value.reason == Reason.UNREACHABLE

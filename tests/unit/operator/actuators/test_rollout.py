@@ -56,4 +56,4 @@ def test_a_stuck_rollout_says_why() -> None:
         workload(), deployment((2, 1, 1), 1, seen=2, conditions=[condition], unavailableReplicas=1), changed=0
     )
     assert (told.reason, told.serving) == (Reason.STUCK, True)
-    assert told.message.endswith("; no progress (ProgressDeadlineExceeded): look at the events of its pods")
+    assert told.message.endswith("; no progress (ProgressDeadlineExceeded); check the events of the pods")

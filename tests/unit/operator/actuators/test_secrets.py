@@ -77,7 +77,7 @@ def test_a_file_that_is_no_login_is_refused_and_not_overwritten(tmp_path: Path) 
     path = tmp_path / "shop" / "orders" / "writer.json"
     path.write_text("{")
     with pytest.raises(
-        TidemillError, match=r"does not hold a login; delete it; a new password is then generated"
+        TidemillError, match=r"does not hold a login; delete the file, so that a new password is generated"
     ) as raised:
         ensure(tmp_path)
     assert raised.value.reason == Reason.REFUSED

@@ -81,7 +81,7 @@ def test_refusals_say_what_to_do(
     ("settings", "code", "words"),
     [
         (None, 2, "TIDEMILL_KAFKA_CONFIG: client.json does not contain a JSON object"),
-        ('{"security.protocol": "tls"}', 1, "correct it in the file that TIDEMILL_KAFKA_CONFIG names"),
+        ('{"security.protocol": "tls"}', 1, "correct the setting in the file that TIDEMILL_KAFKA_CONFIG names"),
     ],
     ids=["no such file", "no such protocol"],
 )

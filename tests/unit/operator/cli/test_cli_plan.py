@@ -192,8 +192,8 @@ def test_what_cannot_be_applied_is_refused(
     assert main(["plan", file]) == 1
     assert capsys.readouterr().out.splitlines()[2:] == [
         "shop/orders, generation 1",
-        "! spec.source.topic.config.min.insync.replicas: 2 is more than the replication factor 1: nothing could be"
-        " written; write at most 1",
+        "! spec.source.topic.config.min.insync.replicas: 2 is more than the replication factor 1, so no record could"
+        " be written; write at most 1",
         "refused; nothing is created",
     ]
     assert main(["plan", file, "--output", "json"]) == 1

@@ -68,7 +68,10 @@ def test_a_login_is_translated_for_each_client_of_the_worker() -> None:
 @pytest.mark.parametrize(
     ("client", "message"),
     [
-        ({"ssl.ca.location": "/ca.crt"}, "ssl.ca.location cannot be translated for Kafka Connect: use ssl.ca.pem"),
+        (
+            {"ssl.ca.location": "/ca.crt"},
+            "ssl.ca.location cannot be translated for Kafka Connect: use settings such as ssl.ca.pem",
+        ),
         ({"security.protocol": "SASL_SSL", "sasl.mechanism": "OAUTHBEARER"}, "'OAUTHBEARER' is none of PLAIN"),
     ],
 )

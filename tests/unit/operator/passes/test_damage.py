@@ -65,7 +65,7 @@ HARM: list[tuple[Callable[[LiveSchema], LiveSchema], str]] = [
         without("_offsets"),
         "table _offsets is gone, and with it the positions up to which events are counted"
         + REMEDY
-        + "; events that the topic still holds are then counted a second time: run `tidemill replay` afterwards",
+        + "; afterwards run `tidemill replay`, because events that are still in the topic are counted twice",
     ),
     (without("_aggregations"), "table _aggregations is gone, and with it the versions of aggregations"),
     (

@@ -94,7 +94,7 @@ def test_topics_of_results_are_made_again(document: dict[str, Any], world: Memor
 
 REMADE = (
     "topic shop.orders.events was deleted and created again (id B2 now); events of the former topic that were"
-    " not counted are gone, from offsets 0: 12, 1: 7; counted events stay counted; send the missing ones again, and"
+    " not counted are gone, from offsets 0: 12, 1: 7; counted events stay counted; send the missing events again, and"
     " check who may delete topics"
 )
 
@@ -199,7 +199,7 @@ WAYS: list[tuple[tuple[Loss, ...], list[str], str]] = [
         (Loss("topic_recreated", 0, 1, 4, None), Loss("topic_recreated", 0, 0, 12, None)),
         [
             "topic t was deleted and created again (id B2 now); events of the former topic that were not"
-            " counted are gone, from offsets 0: 4; counted events stay counted; send the missing ones again, and"
+            " counted are gone, from offsets 0: 4; counted events stay counted; send the missing events again, and"
             " check who may delete topics"
         ],
         "twice: the last time counts",
@@ -243,8 +243,8 @@ def test_what_processors_cannot_do_is_told(document: dict[str, Any], world: Memo
     message = next(c["message"] for c in told["conditions"] if c["type"] == "WindowsFailing")
     assert message.startswith('aggregation visits: closed windows cannot be published: column "_max_v" does not exist;')
     assert (
-        'aggregation sales: window 2026-03-01T11:58:00Z, group {"k": "a"}, with null for total in publish, and more'
-        " like it: out of range; everything else is published"
+        'aggregation sales: window 2026-03-01T11:58:00Z, group {"k": "a"}, with null for total in publish, and'
+        " further cases: out of range; everything else is published"
     ) in message
     assert [c["reason"] for c in changed(before, told)] == ["HeldUp"]
     world.postgres.schemas[SCHEMA] = replace(known, skipped=(SKIPPED,))

@@ -176,7 +176,7 @@ REFUSED: list[tuple[Callable[[Document], Document], str, str, str]] = [
     (
         lambda document: with_topic(document, partitions=3, replicationFactor=2),
         "InvalidSpec",
-        "spec.source.topic.replicationFactor: 2 needs as many brokers, but there is 1",
+        "spec.source.topic.replicationFactor: 2 needs 2 brokers, but only 1 is available",
         "more replicas than brokers",
     ),
     (
@@ -258,7 +258,7 @@ def test_an_edit_that_takes_the_refusal_back(document: Document, world: MemoryWo
 
 def test_more_replicas_than_brokers_are_refused_until_there_are_enough(document: Document, world: MemoryWorld) -> None:
     told = apply(with_topic(document, partitions=3, replicationFactor=3), world)
-    assert message(told, "Ready").startswith("spec.source.topic.replicationFactor: 3 needs as many brokers")
+    assert message(told, "Ready").startswith("spec.source.topic.replicationFactor: 3 needs 3 brokers")
     assert world.take_writes() == []
     world.kafka.nodes = 3
     assert true(apply(with_topic(document, partitions=3, replicationFactor=3), world, told)) == ALL

@@ -279,7 +279,13 @@ TOLD: list[tuple[dict[str, Any], list[tuple[str, Any, Any]]]] = [
     ),
     (
         {"transform": {"filter": "amount > 3"}},
-        [("events", "counted by the former spec", f"from now on by this one; {FILL} counts earlier events again")],
+        [
+            (
+                "events",
+                "counted by the former spec",
+                f"counted by the new spec from now on; {FILL} counts earlier events again",
+            )
+        ],
     ),
     ({"api": {"cacheTtl": "1s"}}, []),
 ]

@@ -127,7 +127,7 @@ def test_a_rotation_that_cannot_be_read_is_refused_without_its_text(tmp_path: Pa
     secrets = FileSecrets(tmp_path)
     secrets.ensure("shop", "orders", **ROLES)
     (tmp_path / "shop" / "orders" / credentials.ROTATION).write_text('{"following": "hunter2"}')
-    with pytest.raises(TidemillError, match=r"rotation.json does not describe a rotation; delete it") as raised:
+    with pytest.raises(TidemillError, match=r"rotation.json does not describe a rotation; delete the file") as raised:
         secrets.ensure("shop", "orders", **ROLES)
     assert raised.value.reason == Reason.REFUSED
     assert "hunter2" not in str(raised.value)

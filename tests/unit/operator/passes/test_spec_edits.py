@@ -295,7 +295,9 @@ CASES: dict[str, list[Case]] = {
     "source.topics": [
         Case(put("source.topics", ["shop.a", "shop.b", "shop.c"]), before=listed),
         Case(put("source.topics", ["shop.a"]), before=listed),
-        Case(one_topic, None, "spec.source.topics: taken out, but the positions are those of a list", before=listed),
+        Case(
+            one_topic, None, "spec.source.topics: removed, but the pipeline's positions belong to a list", before=listed
+        ),
         invalid("source.topics", ["shop.a"], "spec.source.topic.managed: Tidemill does not create or alter the topics"),
     ],
     "source.topicPattern": [
@@ -312,7 +314,7 @@ CASES: dict[str, list[Case]] = {
         Case(
             pattern_to_one_topic,
             None,
-            "spec.source.topicPattern: taken out, but the positions are those of a pattern",
+            "spec.source.topicPattern: removed, but the pipeline's positions belong to a pattern",
             before=patterned,
         ),
         invalid("source.topicPattern", "shop.(", "spec.source.topicPattern: is not a regular", before=patterned),

@@ -75,7 +75,8 @@ def test_it_waits_for_its_first_topic() -> None:
     assert (told["Ready"], told["Reconciling"]) == (("False", "Waiting"), ("True", "Waiting"))
     assert "Stalled" not in told
     text = (
-        r"spec.source.topicPattern: no topic that the pipeline may read matches shop\.o.* so far; create such a topic"
+        r"spec.source.topicPattern: no topic that the pipeline may read matches shop\.o.* so far;"
+        " create a topic with a matching name"
     )
     assert run.message("Ready").startswith(text)
     assert run.world.runtime.running == {}

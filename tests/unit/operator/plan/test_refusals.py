@@ -80,7 +80,7 @@ EDITS: list[tuple[str, dict[str, Any], Reason, str]] = [
         {"name": "shop.other"},
         Reason.NOT_SUPPORTED,
         "spec.source.topic.name: changed from shop.orders.events to shop.other; unread events in"
-        " shop.orders.events would never be counted; change it back, or create a pipeline with another name",
+        " shop.orders.events would never be counted; change the field back, or create a pipeline with another name",
     ),
     (
         "source.topic",
@@ -93,28 +93,28 @@ EDITS: list[tuple[str, dict[str, Any], Reason, str]] = [
         "source.topic",
         {"replicationFactor": 2},
         Reason.INVALID_SPEC,
-        "spec.source.topic.replicationFactor: 2 needs as many brokers, but there is 1; write at most 1",
+        "spec.source.topic.replicationFactor: 2 needs 2 brokers, but only 1 is available; write at most 1",
     ),
     (
         "source.topic",
         {"config": {"min.insync.replicas": "2"}},
         Reason.INVALID_SPEC,
-        "spec.source.topic.config.min.insync.replicas: 2 is more than the replication factor 1: nothing could be"
-        " written; write at most 1",
+        "spec.source.topic.config.min.insync.replicas: 2 is more than the replication factor 1, so no record could"
+        " be written; write at most 1",
     ),
     (
         "source",
         {"key": "amount"},
         Reason.NOT_SUPPORTED,
         "spec.source.key: changed from country to amount; events of one key would be in two partitions and lose their"
-        " order; change it back, or create a pipeline with another name",
+        " order; change the field back, or create a pipeline with another name",
     ),
     (
         "source",
         {"key": None},
         Reason.NOT_SUPPORTED,
         "spec.source.key: changed from country to none; events of one key would be in two partitions and lose their"
-        " order; change it back, or create a pipeline with another name",
+        " order; change the field back, or create a pipeline with another name",
     ),
 ]
 
@@ -180,14 +180,19 @@ def test_a_replay_that_cannot_be(document: Document, asked: str, text: str) -> N
 
 
 BROKERS: list[tuple[int | None, int, bool, list[str]]] = [
-    (3, 1, False, ["spec.source.topic.replicationFactor: 3 needs as many brokers, but there is 1; write at most 1"]),
-    (3, 2, False, ["spec.source.topic.replicationFactor: 3 needs as many brokers, but there are 2; write at most 2"]),
+    (3, 1, False, ["spec.source.topic.replicationFactor: 3 needs 3 brokers, but only 1 is available; write at most 1"]),
+    (
+        3,
+        2,
+        False,
+        ["spec.source.topic.replicationFactor: 3 needs 3 brokers, but only 2 are available; write at most 2"],
+    ),
     (
         None,
         2,
         False,
         [
-            "spec.source.topic.replicationFactor: 3 (the platform's default) needs as many brokers, but there are 2;"
+            "spec.source.topic.replicationFactor: 3 (the platform's default) needs 3 brokers, but only 2 are available;"
             " write at most 2"
         ],
     ),
@@ -217,7 +222,8 @@ def test_fewer_partitions_than_positions(document: Document) -> None:
         (
             Reason.NOT_SUPPORTED,
             "spec.source.topic.partitions: topic shop.orders.events would have 2 partitions, but 3 have"
-            " positions; the watermark would never advance past the missing ones; give the topic 3 partitions or more",
+            " positions; the watermark would never advance past the missing partitions; give the topic 3 partitions or"
+            " more",
         )
     ]
 
@@ -321,7 +327,7 @@ def test_a_source_that_was_read_stays_where_it_is(document: Document) -> None:
     assert refused(far, live) == []
     assert refused(elsewhere(document, "b:9092,c:9092"), live) == []
     moved = replace(live, topics={**live.topics, "crm.orders": LiveTopic(3, 1, "id-2")})
-    told = "where there is another topic; unread events of the former topic would never be counted; change it back, or"
+    told = "which is another topic; unread events of the former topic would never be counted; change the field back, or"
     ((reason, text),) = refused(elsewhere(document, "b:9092"), moved)
     assert reason == Reason.NOT_SUPPORTED
     assert text.startswith(f"spec.source.kafka.bootstrapServers: changed from a:9092 to b:9092, {told}")

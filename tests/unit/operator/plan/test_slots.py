@@ -99,7 +99,9 @@ def test_windows_wait_for_a_topic_unless_it_is_certainly_gone(
     plan = build_plan(one, Platform(), 1, LiveFacts({"shop.a": LiveTopic(1, 1, "A")}, 1, schema))
     assert [slot.reading for slot in plan.schema.slots] == [True, waits]
     if waits:
-        assert "but their windows may wait for it; create it again, let windows close" in str(missing(plan.topics[1]))
+        assert "but their windows may wait for this topic; create it again, let windows close" in str(
+            missing(plan.topics[1])
+        )
 
 
 def test_the_partitions_of_a_former_only_topic_are_its_slots() -> None:
@@ -177,7 +179,7 @@ def test_a_deleted_topic_of_a_list_is_reported_as_lost_events() -> None:
         (
             {"topics": ["shop.a"]},
             {"topic": {"name": "shop.a", "managed": False}},
-            "spec.source.topics: taken out, but the positions are those of a list of topics",
+            "spec.source.topics: removed, but the pipeline's positions belong to a list of topics",
         ),
         (
             {"topic": {"name": "shop.a"}},

@@ -537,11 +537,11 @@ def test_the_explanation_says_why_and_what_would_change_it() -> None:
     decision = one(Settings(), figures(*[K] * 12), current=1)
     assert explain(decision).splitlines() == [
         "1 → 6 replicas: StepLimited, limited by maxStepUp",
-        "lag 1,200,000 events, 0 events/s arrive, no replica was busy yet, so its speed is unknown",
+        "lag 1,200,000 events, 0 events/s arrive, no replica was busy yet, so the speed of a replica is unknown",
         "for the lag, 100,000 events each: 12.0 replicas",
         "for arrivals and catching up within 5m, at 70% use: 0.0 replicas",
         "needed 12, allowed 1 to 12 with 12 partitions, now 12",
-        "The rest follows after the cooldown; a larger maxStepUp allows larger steps.",
+        "The rest of the change follows after the cooldown; a larger maxStepUp allows larger steps.",
     ]
 
 
