@@ -115,7 +115,7 @@ def test_nested_events_count_as_they_are_accepted(make_bench: MakeBench) -> None
     expected = [verdict for _, verdict in NESTED if verdict[0] != "accepted"]
     letters = bench.query('SELECT reason, field, detail FROM {s}._dead_letters ORDER BY "offset"')
     assert [(reason, field) for reason, field, _ in letters] == expected * 2
-    assert letters[1][2].endswith("it is read from user.id")
+    assert letters[1][2].endswith("the field is read from user.id")
     path = f"/v1/pipelines/nested/aggregates/by_plan?from={BASE}&to={BASE + 60_000}"
     rows = ask(api, path)["data"]
     assert [[row[name] for name in ("plan", "n", "total", "agents")] for row in rows] == [

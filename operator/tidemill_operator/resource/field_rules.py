@@ -19,7 +19,7 @@ def _only(kind: str, member: str) -> Rule:
     return Rule(
         f"!has(self.{member}) || self.type == '{kind}'",
         f"only fields of type {kind} have a {member}",
-        say(f"field %s is of type %s, and only {kind}s have a {member}; take it out", "self.name", "self.type"),
+        say(f"field %s is of type %s, and only {kind}s have a {member}; remove {member}", "self.name", "self.type"),
         member,
     )
 
@@ -41,13 +41,15 @@ WRITTEN = (
     Rule(
         "self.type != 'decimal' || has(self.scale)",
         "a field of type decimal needs a scale",
-        say("field %s is a decimal; add its number of digits after the point, such as scale: 2", "self.name"),
+        say("field %s is a decimal; add the number of digits after the point, such as scale: 2", "self.name"),
         "type",
     ),
     Rule(
         "!has(self.precision) || !has(self.scale) || self.scale <= self.precision",
         "scale must not be more than precision",
-        say("field %s: scale %d is more than precision %d; lower it", "self.name", "self.scale", "self.precision"),
+        say(
+            "field %s: scale %d is more than precision %d; lower the scale", "self.name", "self.scale", "self.precision"
+        ),
         "scale",
     ),
 )
@@ -59,8 +61,8 @@ FIELD = (
 
 LOOKUP = Rule(
     "has(self.on) != has(self.__true__)",
-    "a lookup needs on, once",
-    say("lookup %s needs on, once: the field that is looked up", "self.name"),
+    "a lookup needs on once",
+    say("lookup %s needs on once; write the field that contains the key", "self.name"),
     "on",
 )
 LOOKUP_SOURCE = Rule(

@@ -44,7 +44,7 @@ def window_rules() -> list[Rule]:
 
 def _days_of_zones() -> Rule:
     told = "aggregation %s: %s is not in days or longer units, as a zone needs"
-    remedy = "write 1d, 1w, 1mo or the like, or take zone out"
+    remedy = "write a length such as 1d, 1w or 1mo, or remove zone"
     units = "|".join(CALENDAR_UNITS)
     return Rule(
         f"!has(self.window.zone) || !has(self.window.size) || self.window.size.matches('^[0-9]+({units})$')",
@@ -56,7 +56,7 @@ def _days_of_zones() -> Rule:
 
 def _of_window(member: Member) -> Rule:
     name, kind = member.alias, "self.window.type"
-    foreign = say(f"aggregation %s: a %s window takes no {name}; take it out", "self.name", kind)
+    foreign = say(f"aggregation %s: a %s window takes no {name}; remove {name}", "self.name", kind)
     missing = say(f"aggregation %s: a %s window needs {name}; add {name}: {member.example}", "self.name", kind)
     return Rule(
         in_its_place(WINDOWS, member, place="self.window", tag=kind),
@@ -69,7 +69,7 @@ def _of_window(member: Member) -> Rule:
 def _belongs_to_windows(member: Member) -> str:
     windows = f"{listed(member.kinds)} windows"
     if member.needing:
-        return f"{windows} need {member.alias}; others have none"
+        return f"{windows} need {member.alias}; other windows have none"
     return f"only {windows} may have {member.alias}"
 
 
@@ -80,14 +80,14 @@ def detector_rules() -> list[Rule]:
 
 def _of_detector(member: Member) -> Rule:
     name, kinds = member.alias, listed(member.kinds, "or")
-    types = "that type" if len(member.kinds) == 1 else "one of these"
+    types = "this type" if len(member.kinds) == 1 else "one of these types"
     # The CRD has no defaults for fields in list items, so repeat the default here.
     kind = f"(has(self.type) ? self.type : '{DETECTORS.written.model_fields['type'].default}')"
-    foreign = say(f"%s takes no {name}; take it out, or use {kinds}", kind)
-    missing = say(f"%s needs {name}; add it", kind)
+    foreign = say(f"%s takes no {name}; remove {name}, or use {kinds}", kind)
+    missing = say(f"%s needs {name}; add {name}", kind)
     return Rule(
         in_its_place(DETECTORS, member, place="self", tag=kind),
-        f"{name} belongs to {listed(member.kinds)}; take it out, or use {types}",
+        f"{name} belongs to {listed(member.kinds)}; remove {name}, or use {types}",
         f"has(self.{name}) ? {foreign} : {missing}" if member.needing else foreign,
         name,
     )
@@ -106,7 +106,7 @@ def metric_rules() -> list[Rule]:
 def _field() -> Rule:
     member = METRICS.members["field"]
     alone = [name for name in member.kinds if name not in member.needing]
-    foreign = say("metric %s: a metric without a function takes no field; add a function, or take it out", "self.name")
+    foreign = say("metric %s: a metric without a function takes no field; add a function, or remove field", "self.name")
     missing = say("metric %s: %s needs a field; add field: NAME", "self.name", _FUNCTION)
     return Rule(
         in_its_place(METRICS, member, place="self", tag=_FUNCTION),
@@ -130,7 +130,7 @@ def _where() -> Rule:
 
 def _expression() -> Rule:
     foreign = say("metric %s: %s takes no expression; remove either function or expression", "self.name", _FUNCTION)
-    missing = say("metric %s needs a function or an expression; add one, such as function: count", "self.name")
+    missing = say("metric %s needs a function or an expression; add a function, such as function: count", "self.name")
     return Rule(
         in_its_place(METRICS, METRICS.members["expression"], place="self", tag=_FUNCTION),
         "a metric has either a function or an expression",
@@ -141,12 +141,13 @@ def _expression() -> Rule:
 
 def _of_function(member: Member) -> Rule:
     name, functions, several = member.alias, member.kinds, len(member.kinds) > 1
-    foreign = f"metric %s: %s takes no {name}; take it out, or use {listed(functions, 'or')}"
+    foreign = f"metric %s: %s takes no {name}; remove {name}, or use {listed(functions, 'or')}"
     missing = f"metric %s: %s needs {name}; {PARAMETERS[member.name].remedy}"
     taken, needed = (say(text, "self.name", _FUNCTION) for text in (foreign, missing))
-    told = f"only {listed(functions)} may have {name}; take it out, or use {'one of these' if several else 'it'}"
+    other = "one of these functions" if several else "this function"
+    told = f"only {listed(functions)} may have {name}; remove {name}, or use {other}"
     if member.needing:
-        told = f"{listed(functions)} {'need' if several else 'needs'} {name}; others have none"
+        told = f"{listed(functions)} {'need' if several else 'needs'} {name}; other functions have none"
     return Rule(
         in_its_place(METRICS, member, place="self", tag=_FUNCTION),
         told,

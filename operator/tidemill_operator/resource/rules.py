@@ -49,7 +49,7 @@ _RESOURCE = (
         "size(self.metadata.name) <= 40",
         "metadata.name must have at most 40 characters",
         say(
-            "the name %s has %d characters, and names in Kafka and Postgres are made from it; write at most 40",
+            "the name %s has %d characters, but names in Kafka and Postgres contain this name; write at most 40",
             "self.metadata.name",
             "size(self.metadata.name)",
         ),
@@ -57,8 +57,8 @@ _RESOURCE = (
     ),
     Rule(
         "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
-        "metadata.name must be of a-z, 0-9 and -, a letter or digit first and last",
-        say("the name %s must be of a-z, 0-9 and -, a letter or digit first and last", "self.metadata.name"),
+        "metadata.name must consist of a-z, 0-9 and -, with a letter or digit first and last",
+        say("the name %s must consist of a-z, 0-9 and -, with a letter or digit first and last", "self.metadata.name"),
         "metadata.name",
     ),
 )
@@ -83,14 +83,14 @@ _CHANGES = (
     ),
     Rule(
         "!has(oldSelf.source.topics) || has(self.source.topics) || has(self.source.topicPattern)",
-        "source.topics cannot be taken out; write a list or a pattern, also of one topic, or make a new pipeline",
-        "'the list of topics cannot be taken out; write a list or a pattern, or make a new pipeline'",
+        "source.topics cannot be removed; write a list or a pattern, also of one topic, or make a new pipeline",
+        "'the list of topics cannot be removed; write a list or a pattern, or make a new pipeline'",
         "source.topics",
     ),
     Rule(
         "!has(oldSelf.source.topicPattern) || has(self.source.topicPattern) || has(self.source.topics)",
-        "source.topicPattern cannot be taken out; write a pattern or a list, or make a new pipeline",
-        "'the pattern of topics cannot be taken out; write a pattern or a list, or make a new pipeline'",
+        "source.topicPattern cannot be removed; write a pattern or a list, or make a new pipeline",
+        "'the pattern of topics cannot be removed; write a pattern or a list, or make a new pipeline'",
         "source.topicPattern",
     ),
     Rule(
@@ -99,7 +99,7 @@ _CHANGES = (
         "source.key cannot change; make a new pipeline",
         "has(oldSelf.source.key) ? "
         + say("the key cannot change; write %s again, or make a new pipeline", "oldSelf.source.key")
-        + " : 'a key cannot be added; take it out, or make a new pipeline'",
+        + " : 'a key cannot be added; remove key, or make a new pipeline'",
         "source.key",
     ),
 )
@@ -110,7 +110,8 @@ _REFERENCES = (
         " self.events.store)",
         "fields of type json need events.store: true",
         say(
-            "field %s is of type json, which is only kept with raw events; set events.store: true, or take it out",
+            "field %s is of type json, which is stored only with raw events; set events.store: true, or remove the"
+            " field",
             "self.source.fields.map(f, f.type == 'json', f.name)[0]",
         ),
         "source.fields",
@@ -220,7 +221,7 @@ _SOURCE = (
     Rule(
         "!has(self.topics) || !has(self.topicPattern)",
         "topics and topicPattern cannot be combined",
-        "'the pipeline has a list of topics already; take topics or topicPattern out'",
+        "'the pipeline already has a list of topics; remove topics or topicPattern'",
         "topicPattern",
     ),
     Rule(
@@ -234,7 +235,9 @@ _SOURCE = (
         " self.fields.exists(f, f.name == self.eventTime.field && f.type == 'timestamp')",
         "eventTime.field must be one of fields, with type timestamp",
         "self.fields.exists(f, f.name == self.eventTime.field) ? "
-        + say("field %s is not of type timestamp; give it that type, or name another", "self.eventTime.field")
+        + say(
+            "field %s is not of type timestamp; give the field this type, or use another field", "self.eventTime.field"
+        )
         + " : "
         + say("%s is not in fields%s", "self.eventTime.field", known(_FIELDS)),
         "eventTime.field",
@@ -255,10 +258,10 @@ _AGGREGATION = (
     ),
     Rule(
         f"!has(self.groupBy) || !self.groupBy.exists(g, g in {_SYSTEM_COLUMNS})",
-        f"a group column cannot be called {', '.join(SYSTEM_COLUMNS)}: every table of Postgres has these already;"
-        " derive it under another name",
+        f"a group column cannot be called {', '.join(SYSTEM_COLUMNS)}: every table of Postgres already has these"
+        " columns; derive the column under another name",
         say(
-            "aggregation %s: every table of Postgres has a column %s already; derive it under another name",
+            "aggregation %s: every table of Postgres already has a column %s; derive the column under another name",
             "self.name",
             f"self.groupBy.map(g, g in {_SYSTEM_COLUMNS}, g)[0]",
         ),
@@ -279,19 +282,23 @@ _ANOMALY = (
         "an anomaly rule watches either a metric or a field",
         "has(self.metric) ? "
         + say(
-            "anomaly rule %s watches metric %s and field %s; keep one of them", "self.name", "self.metric", "self.field"
+            "anomaly rule %s watches metric %s and field %s; remove metric or field",
+            "self.name",
+            "self.metric",
+            "self.field",
         )
         + " : "
         + say("anomaly rule %s watches nothing; add aggregation and metric, or field", "self.name"),
     ),
     Rule(
         "has(self.metric) == has(self.aggregation)",
-        "aggregation belongs to metric, and metric needs it; a field takes groupBy",
+        "aggregation belongs to metric, and metric needs aggregation; a field takes groupBy",
         "has(self.metric) ? "
-        + say("anomaly rule %s: metric %s needs its aggregation; add aggregation: NAME", "self.name", "self.metric")
+        + say("anomaly rule %s: metric %s needs an aggregation; add aggregation: NAME", "self.name", "self.metric")
         + " : "
         + say(
-            "anomaly rule %s: aggregation %s belongs to a metric; take it out (a field takes groupBy), or add metric",
+            "anomaly rule %s: aggregation %s belongs to a metric; remove aggregation (a field takes groupBy), or add"
+            " metric",
             "self.name",
             "self.aggregation",
         ),
@@ -302,7 +309,7 @@ _ANOMALY = (
         "groupBy belongs to field; windows have their aggregation's groups",
         say(
             "anomaly rule %s: groupBy belongs to field, and windows have the groups of their aggregation;"
-            " take groupBy out",
+            " remove groupBy",
             "self.name",
         ),
         "groupBy",
@@ -314,7 +321,11 @@ _SCALING = (
     Rule(
         "!has(self.minReplicas) || !has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
         "minReplicas must not be more than maxReplicas",
-        say("%d is more than maxReplicas %d; lower it, or raise maxReplicas", "self.minReplicas", "self.maxReplicas"),
+        say(
+            "%d is more than maxReplicas %d; lower minReplicas, or raise maxReplicas",
+            "self.minReplicas",
+            "self.maxReplicas",
+        ),
         "minReplicas",
     ),
     Rule(
@@ -342,9 +353,9 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "spec.processor": (
         Rule(
             "!has(self.scaling) || !has(oldSelf.scaling) || self.replicas == oldSelf.replicas",
-            "replicas cannot change while scaling is set; change scaling, or take it out first",
+            "replicas cannot change while scaling is set; change scaling, or remove scaling first",
             say(
-                "replicas cannot change while scaling is set; write %d again and change scaling, or take scaling out"
+                "replicas cannot change while scaling is set; write %d again and change scaling, or remove scaling"
                 " first",
                 "oldSelf.replicas",
             ),

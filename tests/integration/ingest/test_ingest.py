@@ -85,7 +85,7 @@ def test_refused_events_reach_the_processor_with_their_reason(ingest: Any) -> No
         "not_json": None, "not_an_object": None, "missing_field": "country", "mistyped": "amount", "too_large": None,
     }  # fmt: skip
     assert 'amount: expected number, got string "?"; send a number' in found["mistyped"].detail
-    assert "an array; send each event as a record of its own" in found["not_an_object"].detail
+    assert "an array; send each event in a separate record" in found["not_an_object"].detail
     assert "bytes; at most" in found["too_large"].detail
     assert found["mistyped"].value == BAD
     assert found["too_large"].value == too_large[:65536]

@@ -78,7 +78,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         "source",
         {**base()["source"], "topics": ["eu.orders"], "topicPattern": "eu.*"},
         "source.topicPattern",
-        "the pipeline has a list of topics already; take topics or topicPattern out",
+        "the pipeline already has a list of topics; remove topics or topicPattern",
     ),
     (
         "source.eventTime",
@@ -90,7 +90,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         "source.eventTime",
         {"field": "country"},
         "source.eventTime.field",
-        "field country is not of type timestamp; give it that type, or name another",
+        "field country is not of type timestamp; give the field this type, or use another field",
     ),
     (
         "source.fields.0.name",
@@ -103,7 +103,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
             f"source.fields.0.{member}",
             value,
             f"source.fields[0].{member}",
-            f"field country is of type string, and only {kind}s have a {member}; take it out",
+            f"field country is of type string, and only {kind}s have a {member}; remove {member}",
         )
         for kind, member, value in (
             ("timestamp", "format", "us"),
@@ -116,13 +116,13 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         "source.fields.0.type",
         "decimal",
         "source.fields[0].type",
-        "field country is a decimal; add its number of digits after the point, such as scale: 2",
+        "field country is a decimal; add the number of digits after the point, such as scale: 2",
     ),
     (
         "source.fields.0",
         {"name": "country", "type": "decimal", "precision": 2, "scale": 3},
         "source.fields[0].scale",
-        "field country: scale 3 is more than precision 2; lower it",
+        "field country: scale 3 is more than precision 2; lower the scale",
     ),
     *(
         (
@@ -137,7 +137,8 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         "source.fields.0.type",
         "json",
         "source.fields",
-        "field country is of type json, which is only kept with raw events; set events.store: true, or take it out",
+        "field country is of type json, which is stored only with raw events; set events.store: true, or remove the"
+        " field",
     ),
     ("transform.derive.0.name", "window_start", "transform.derive[0].name", "the name window_start is reserved"),
     (
@@ -176,7 +177,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         METRICS,
         [{"name": "m"}],
         f"{METRICS_0}.expression",
-        "metric m needs a function or an expression; add one, such as function: count",
+        "metric m needs a function or an expression; add a function, such as function: count",
     ),
     (
         METRICS,
@@ -188,7 +189,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         METRICS,
         [{"name": "m", "expression": "m / 2", "field": "amount"}],
         f"{METRICS_0}.field",
-        "metric m: a metric without a function takes no field; add a function, or take it out",
+        "metric m: a metric without a function takes no field; add a function, or remove field",
     ),
     (
         METRICS,
@@ -201,7 +202,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
             METRICS,
             [ADDS | {p.alias: parameters_for(p.functions[0], {"amount": "number"})[p.alias]}],
             f"{METRICS_0}.{p.alias}",
-            f"metric m: sum takes no {p.alias}; take it out, or use {listed(p.functions, 'or')}",
+            f"metric m: sum takes no {p.alias}; remove {p.alias}, or use {listed(p.functions, 'or')}",
         )
         for p in PARAMETERS.values()
     ),
@@ -230,22 +231,26 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         )
         for window, member, words in (
             ({"type": "tumbling"}, "size", "needs size; add size: 1m"),
-            ({"type": "session", "gap": "1m", "size": "1m"}, "size", "takes no size; take it out"),
+            ({"type": "session", "gap": "1m", "size": "1m"}, "size", "takes no size; remove size"),
             ({"type": "hopping", "size": "1m"}, "hop", "needs hop; add hop: 10s"),
-            ({"type": "tumbling", "size": "1m", "hop": "1m"}, "hop", "takes no hop; take it out"),
+            ({"type": "tumbling", "size": "1m", "hop": "1m"}, "hop", "takes no hop; remove hop"),
             ({"type": "session"}, "gap", "needs gap; add gap: 5m"),
-            ({"type": "tumbling", "size": "1m", "gap": "1m"}, "gap", "takes no gap; take it out"),
-            ({"type": "tumbling", "size": "1m", "maxLength": "1d"}, "maxLength", "takes no maxLength; take it out"),
-            ({"type": "session", "gap": "1m", "zone": "Europe/Oslo"}, "zone", "takes no zone; take it out"),
-            ({"type": "session", "gap": "1m", "offset": "1s"}, "offset", "takes no offset; take it out"),
+            ({"type": "tumbling", "size": "1m", "gap": "1m"}, "gap", "takes no gap; remove gap"),
+            (
+                {"type": "tumbling", "size": "1m", "maxLength": "1d"},
+                "maxLength",
+                "takes no maxLength; remove maxLength",
+            ),
+            ({"type": "session", "gap": "1m", "zone": "Europe/Oslo"}, "zone", "takes no zone; remove zone"),
+            ({"type": "session", "gap": "1m", "offset": "1s"}, "offset", "takes no offset; remove offset"),
         )
     ),
     (
         WINDOW,
         {"type": "tumbling", "size": "24h", "zone": "Europe/Oslo"},
         "aggregations[0].window.size",
-        "aggregation by_country: 24h is not in days or longer units, as a zone needs; write 1d, 1w, 1mo or the like, or"
-        " take zone out",
+        "aggregation by_country: 24h is not in days or longer units, as a zone needs; write a length such as 1d, 1w or"
+        " 1mo, or remove zone",
     ),
     (
         "anomalies",
@@ -281,38 +286,43 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         "anomalies",
         [{**OF_METRIC, "field": "amount"}],
         "anomalies[0]",
-        "anomaly rule a watches metric orders and field amount; keep one of them",
+        "anomaly rule a watches metric orders and field amount; remove metric or field",
     ),
     (
         "anomalies",
         [{"name": "a", "aggregation": "by_country", "field": "amount"}],
         "anomalies[0].aggregation",
-        "anomaly rule a: aggregation by_country belongs to a metric; take it out (a field takes groupBy),"
-        " or add metric",
+        "anomaly rule a: aggregation by_country belongs to a metric; remove aggregation (a field takes"
+        " groupBy), or add metric",
     ),
     (
         "anomalies",
         [{"name": "a", "metric": "orders"}],
         "anomalies[0].aggregation",
-        "anomaly rule a: metric orders needs its aggregation; add aggregation: NAME",
+        "anomaly rule a: metric orders needs an aggregation; add aggregation: NAME",
     ),
     (
         "anomalies",
         [{**OF_METRIC, "groupBy": ["country"]}],
         "anomalies[0].groupBy",
-        "anomaly rule a: groupBy belongs to field, and windows have the groups of their aggregation; take groupBy out",
+        "anomaly rule a: groupBy belongs to field, and windows have the groups of their aggregation; remove groupBy",
     ),
     *(
         (
             "anomalies",
             [{**OF_METRIC, "detector": {member: value}}],
             f"anomalies[0].detector.{member}",
-            f"auto takes no {member}; take it out, or use {kind}",
+            f"auto takes no {member}; remove {member}, or use {kind}",
         )
         for member, value, kind in (("weight", 0.1, "ewma"), ("span", 50, "mad"), ("period", "week", "seasonal"))
     ),
     *(
-        ("lookups", [{**LOOKUP, **members}], "lookups[0].on", "lookup c needs on, once: the field that is looked up")
+        (
+            "lookups",
+            [{**LOOKUP, **members}],
+            "lookups[0].on",
+            "lookup c needs on once; write the field that contains the key",
+        )
         for members in ({"on": None}, {"true": "country"})
     ),
     *(
@@ -335,7 +345,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         "processor.scaling",
         {"minReplicas": 3, "maxReplicas": 2},
         "processor.scaling.minReplicas",
-        "3 is more than maxReplicas 2; lower it, or raise maxReplicas",
+        "3 is more than maxReplicas 2; lower minReplicas, or raise maxReplicas",
     ),
     (
         "processor.scaling",
@@ -364,28 +374,28 @@ CHANGES: list[tuple[Document, str, Any, str]] = [
         {"source.topics": ["eu.orders", "us.orders"], "source.topic": None},
         "source.topics",
         None,
-        "the list of topics cannot be taken out; write a list or a pattern, or make a new pipeline",
+        "the list of topics cannot be removed; write a list or a pattern, or make a new pipeline",
     ),
     (
         {"source.topicPattern": "eu.*", "source.topic": None},
         "source.topicPattern",
         None,
-        "the pattern of topics cannot be taken out; write a pattern or a list, or make a new pipeline",
+        "the pattern of topics cannot be removed; write a pattern or a list, or make a new pipeline",
     ),
-    ({}, "source.key", "country", "a key cannot be added; take it out, or make a new pipeline"),
+    ({}, "source.key", "country", "a key cannot be added; remove key, or make a new pipeline"),
     (
         {"processor.scaling": {}},
         "processor.replicas",
         2,
-        "replicas cannot change while scaling is set; write 1 again and change scaling, or take scaling out first",
+        "replicas cannot change while scaling is set; write 1 again and change scaling, or remove scaling first",
     ),
 ]
 NAMES = [
     (
         "a" * 41,
-        f"the name {'a' * 41} has 41 characters, and names in Kafka and Postgres are made from it; write at most 40",
+        f"the name {'a' * 41} has 41 characters, but names in Kafka and Postgres contain this name; write at most 40",
     ),
-    ("has.dot", "the name has.dot must be of a-z, 0-9 and -, a letter or digit first and last"),
+    ("has.dot", "the name has.dot must consist of a-z, 0-9 and -, with a letter or digit first and last"),
 ]
 
 

@@ -26,7 +26,7 @@ def faults(raw: dict[str, Any], *, partitions: int | None = 6, flush_ms: int = 5
         ({"minReplicas": 7}, ["minReplicas=7: write at most 6"], "the seventh would idle"),
         (
             {"minReplicas": 3, "maxReplicas": 2},
-            ["minReplicas=3: lower it, or raise maxReplicas"],
+            ["minReplicas=3: lower minReplicas, or raise maxReplicas"],
             "there is no number between them",
         ),
         (
@@ -46,7 +46,7 @@ def faults(raw: dict[str, Any], *, partitions: int | None = 6, flush_ms: int = 5
         ),
         (
             {"pollInterval": "2m"},
-            ["lookback=2m: make it at least twice as long"],
+            ["lookback=2m: make lookback at least twice as long as pollInterval"],
             "the speed of a replica needs two polls",
         ),
         ({"scaleToZeroAfter": "1s"}, ["scaleToZeroAfter=1s: write 10s to 30d"], "every pause would stop all"),

@@ -443,7 +443,7 @@ def test_refused_events_are_marked_with_their_reason() -> None:
     assert [pair for pair in made.headers[0] if pair[0] != "detail"] == [("reason", b"not_json")]
     assert made.headers[1] == [
         ("reason", b"mistyped"), ("field", b"integer"),
-        ("detail", b'integer: expected integer, got string "1"; send it without quotes'),
+        ("detail", b'integer: expected integer, got string "1"; send the value without quotes'),
     ]  # fmt: skip
     assert made.headers[2][0] == ("reason", b"too_large")
     assert made.headers[3][:2] == [("reason", b"unknown_field"), ("field", b"\\0" * 200)]

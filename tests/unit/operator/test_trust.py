@@ -56,7 +56,7 @@ WRONG: list[tuple[dict[str, str], str]] = [
     ({"TIDEMILL_POSTGRES_URL": f"{URL}?sslrootcert=/no/ca.crt"}, "there is no file /no/ca.crt"),
     ({"TIDEMILL_POSTGRES_URL": URL, "TIDEMILL_POSTGRES_CA": "/no/ca.crt"}, "TIDEMILL_POSTGRES_CA: there is no file"),
     ({"TIDEMILL_POSTGRES_URL": f"{URL}?sslcert=/my.crt"}, "the parameter sslcert is not supported; remove it"),
-    ({"TIDEMILL_REDIS_URL": "redis://r/0", "TIDEMILL_REDIS_CA": "CA"}, "begin it with rediss://"),
+    ({"TIDEMILL_REDIS_URL": "redis://r/0", "TIDEMILL_REDIS_CA": "CA"}, "begin the URL with rediss://"),
     ({"TIDEMILL_REDIS_URL": "rediss://r/0", "TIDEMILL_REDIS_CA": "/no/ca.crt"}, "TIDEMILL_REDIS_CA: there is no file"),
 ]
 

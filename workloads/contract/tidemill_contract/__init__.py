@@ -1,1 +1,1 @@
-"""The code that operator and workloads share: resource model, names, configs, tables, events and expressions."""
+"""The code that the operator and the workloads share: resource model, names, tables, events and expressions."""

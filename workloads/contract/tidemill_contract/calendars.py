@@ -1,11 +1,6 @@
-"""Computes where days, weeks, months, quarters and years of a time zone start.
+"""Compute where days, weeks, months, quarters and years of a time zone start.
 
-Each unit starts at a fixed local time, such as midnight: at the first instant at which the local clock shows that time
-or a later one. So if clocks are put back and the time occurs twice, the unit starts at the first of the two instants.
-If clocks are put forward and the time is skipped, the unit starts when the clocks are put forward.
-
-Local times are computed in Python, because Postgres gives other results: if midnight occurs twice, it takes the later
-one, and if midnight does not exist, it shifts it. Its time zone rules can also be of another version.
+Python computes the starts, because Postgres treats a midnight that is skipped or occurs twice differently.
 """
 
 from __future__ import annotations
@@ -27,11 +22,10 @@ DAY_MS = 86_400_000
 MONDAY = 4
 """The number of days from 1970-01-01 to the first Monday."""
 FIRST_YEAR, LAST_YEAR = 32, 9968
-"""`runs` covers these years only, so that units of up to ten years stay within the dates that Python has (1 to
-9999)."""
+"""The first and the last year that `runs` covers. Python has only the years 1 to 9999."""
 _EPOCH, _DAY_ZERO = dt.datetime(1970, 1, 1), dt.date(1970, 1, 1)
 _CHUNK_MS = 3_653 * DAY_MS
-"""Starts are computed for ten years at a time."""
+"""The length of a chunk. Starts are computed and cached by chunk."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +34,8 @@ class Calendar:
 
     Attributes:
         unit: whether `count` is a number of days or of months.
-        count: how many days or months a unit has. Units are counted from 1970-01-01, or from `first_day`.
-        zone: IANA name of the time zone.
-        offset_ms: the time from local midnight to the start of a unit. It is shorter than a unit.
-        first_day: for units of days, the day on which unit 0 starts, in days after 1970-01-01 (MONDAY for weeks).
+        offset_ms: the time from local midnight to the start of a unit.
+        first_day: the first day of unit 0, in days after 1970-01-01.
     """
 
     unit: Literal["day", "month"]
@@ -54,10 +46,10 @@ class Calendar:
 
     @classmethod
     def of(cls, length: str, zone: str | None = None, offset_ms: int = 0) -> Calendar:
-        """Return the calendar of a length such as `1d`, `2w`, `1mo`, `1q` or `1y`. Weeks start on Monday.
+        """Return the calendar for a length such as `1d`, `2w`, `1mo`, `1q` or `1y`, with weeks that start on Monday.
 
         Raises:
-            ValueError: the length has a different unit, or is too long.
+            ValueError: the length has an unknown unit, or is too long.
         """
         units = calendar_units(length)
         if units is None:
@@ -82,7 +74,7 @@ class Calendar:
 
     @property
     def longest_ms(self) -> int:
-        """An upper bound of a unit's length: one day more than `days`, because clock changes can lengthen a unit."""
+        """The maximum length of a unit, including a clock change."""
         return (self.days + 1) * DAY_MS
 
     def start_of(self, time_ms: int) -> int:
@@ -91,10 +83,7 @@ class Calendar:
         return _chunk(self, chunk)[at]
 
     def shift(self, start_ms: int, count: int) -> int:
-        """Return the start (epoch ms) of the unit `count` units after a time.
-
-        A negative count leads to an earlier unit.
-        """
+        """Return the start (epoch ms) of the unit that is `count` units later, or earlier if `count` is negative."""
         chunk, at = self._place(start_ms)
         at += count
         while at < 0:
@@ -106,7 +95,7 @@ class Calendar:
         return _chunk(self, chunk)[at]
 
     def starts(self, first_ms: int, last_ms: int) -> list[int]:
-        """Return the starts of the units that contain a time in [first, last], ascending (epoch ms)."""
+        """Return the starts (epoch ms, ascending) of the units that contain a time between `first_ms` and `last_ms`."""
         chunk, at = self._place(first_ms)
         end, last = self._place(last_ms)
         found: list[int] = []
@@ -116,22 +105,14 @@ class Calendar:
         return [*found, *_chunk(self, end)[at : last + 1]]
 
     def wall_ms(self, time_ms: int) -> int:
-        """Return the local date and time of an instant, converted to epoch ms as if they were in UTC."""
+        """Return the local time of an instant, as the epoch ms of the same time in UTC."""
         local = (_EPOCH + time_ms * _MS).replace(tzinfo=UTC).astimezone(zoneinfo.ZoneInfo(self.zone))
         return (local.replace(tzinfo=None) - _EPOCH) // _MS
 
     def between(self, since: dt.datetime, until: dt.datetime) -> Iterator[dt.datetime]:
-        """Yield the starts of consecutive units. A unit without any time is left out (a zone may skip a day).
-
-        Args:
-            since: the first unit starts before this time.
-            until: the last unit is the first one that starts after this time.
-
-        Yields:
-            Times in UTC, without a zone, ascending.
-        """
+        """Yield the starts of the units from before `since` to after `until`, as UTC times without a zone."""
         zone, end = zoneinfo.ZoneInfo(self.zone), until.replace(tzinfo=None)
-        # The date in the zone differs from the date in UTC by at most one day.
+        # The local date differs from the UTC date by at most one day.
         number = self._number(since.replace(tzinfo=None) - DAY)
         previous = None
         while previous is None or previous <= end:
@@ -141,7 +122,6 @@ class Calendar:
             previous, number = start, number + 1
 
     def _place(self, time_ms: int) -> tuple[int, int]:
-        """Return the chunk that contains the last start at or before a time, and the start's index in the chunk."""
         chunk = time_ms // _CHUNK_MS
         at = bisect_right(_chunk(self, chunk), time_ms) - 1
         while at < 0:
@@ -150,14 +130,12 @@ class Calendar:
         return chunk, at
 
     def _number(self, wall: dt.datetime) -> int:
-        """Return the number of the unit that contains a local time."""
         day = (wall - self.offset_ms * _MS).date()
         if self.unit == "day":
             return ((day - _DAY_ZERO).days - self.first_day) // self.count
         return ((day.year - _DAY_ZERO.year) * 12 + day.month - 1) // self.count
 
     def _wall(self, number: int) -> dt.datetime:
-        """Return the local time at which a unit starts."""
         offset = self.offset_ms * _MS
         if self.unit == "day":
             return _EPOCH + (self.first_day + number * self.count) * DAY + offset
@@ -166,15 +144,14 @@ class Calendar:
 
 
 def _first_instant(wall: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
-    """Return the first instant at which the local time is `wall` or later, in UTC without a zone."""
+    """Return the first instant at which the local time is `wall` or later (UTC without a zone)."""
     local = wall.replace(tzinfo=zone)
     before, after = local.utcoffset() or _NONE, local.replace(fold=1).utcoffset() or _NONE
     earliest = wall - before
     if before >= after:
-        # The time occurs once or twice. `before` is the offset at the first occurrence (`fold` 0), so `earliest` is the
-        # first.
+        # The local time occurs once or twice, and the offset `before` (`fold` 0) belongs to the first occurrence.
         return earliest
-    # The time is skipped, so the first instant is when the clocks are put forward. Bisection finds this instant.
+    # If the local time is skipped, bisection finds the instant at which the clocks are put forward.
     low, high = wall - after, earliest
     while high - low > _SECOND:
         middle = low + (high - low) // _SECOND // 2 * _SECOND
@@ -187,17 +164,12 @@ def _first_instant(wall: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
 
 @lru_cache(maxsize=256)
 def _most_days(months: int) -> int:
-    """Return the maximum number of days in a period of `months` months.
-
-    Periods are counted from January 1970.
-    """
     firsts = [dt.date(1970 + at // 12, at % 12 + 1, 1) for at in range(0, 12 * 4 * months + 1, months)]
     return max((end - start).days for start, end in pairwise(firsts))
 
 
 @lru_cache(maxsize=64)
 def _chunk(calendar: Calendar, chunk: int) -> tuple[int, ...]:
-    """Return the starts (epoch ms) of the units that start in a chunk, which is a period of `_CHUNK_MS`."""
     low, high = _EPOCH + chunk * _CHUNK_MS * _MS, _EPOCH + (chunk + 1) * _CHUNK_MS * _MS
     found = calendar.between(low - DAY, high)
     return tuple((start - _EPOCH) // _MS for start in found if low <= start < high)
@@ -205,13 +177,12 @@ def _chunk(calendar: Calendar, chunk: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Runs:
-    """The starts of consecutive units, compressed to runs. All units of a run have the usual length, except the last.
+    """The starts of consecutive units, compressed to runs of units with the usual length.
 
     Attributes:
-        firsts: the start of the first unit of each run, ascending, in UTC without a zone.
-        lasts: the start of the last unit of each run but the last run, ascending, in UTC without a zone. The last unit
-            of a run ends where the next run starts. The last run has no end.
-        numbers: the number of the first unit of each run, counted from 0.
+        firsts: the start of each run's first unit, ascending, in UTC without a zone.
+        lasts: the start of each run's last unit, except the last run, which has no end.
+        numbers: the number of each run's first unit, counted from 0.
     """
 
     firsts: tuple[dt.datetime, ...]
@@ -221,7 +192,7 @@ class Runs:
 
 @lru_cache(maxsize=256)
 def runs(calendar: Calendar, first_year: int, last_year: int) -> Runs:
-    """Return the runs of units from `first_year` to `last_year`, inclusive. The usual length is `calendar.days`."""
+    """Return the runs for the years `first_year` to `last_year`, inclusive."""
     since = dt.datetime(min(max(first_year, FIRST_YEAR), LAST_YEAR), 1, 1)
     until = dt.datetime(min(max(last_year, FIRST_YEAR), LAST_YEAR) + 1, 1, 1)
     starts, length = calendar.between(since, until), calendar.days * DAY

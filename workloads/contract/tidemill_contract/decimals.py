@@ -1,8 +1,6 @@
 """Decimals: exact numbers with a fixed number of digits after the point (the scale).
 
-In events, stored partials and expressions a decimal is a scaled integer: its value times 10^scale. Only the decoder,
-the SQL of answers, and the conversion to text apply the scale. The type of a decimal with scale 2 is written
-`decimal(2)`. The precision is not part of the type, because it only limits which values are accepted in events.
+Tidemill stores a decimal as a scaled integer, which is the value times 10^scale.
 """
 
 from __future__ import annotations
@@ -15,11 +13,11 @@ MOST_DIGITS = 18
 """The maximum precision. Every integer with this many digits fits in 64 bits."""
 _SCALES = {f"{DECIMAL}({scale})": scale for scale in range(MOST_DIGITS + 1)}
 DECIMALS = tuple(_SCALES)
-"""The types of decimals. The index of a type is its scale."""
+"""The types of decimals. The index of each type is its scale."""
 
 
 def decimal_type(scale: int) -> str:
-    """Return the type of decimals with a scale from 0 to MOST_DIGITS."""
+    """Return the decimal type with a scale from 0 to MOST_DIGITS."""
     return DECIMALS[scale]
 
 
@@ -29,17 +27,17 @@ def scale_of(kind: str | None) -> int | None:
 
 
 def family(kind: str) -> str:
-    """Return the name of a type without its scale."""
+    """Return a type without the scale, such as `decimal` for `decimal(2)`."""
     return DECIMAL if kind in _SCALES else kind
 
 
 def value_sql(scaled: str, scale: int) -> str:
-    """Return SQL for the exact numeric value of a scaled integer, with `scale` digits after the point."""
+    """Return SQL that converts a scaled integer to its exact numeric value, with `scale` digits after the point."""
     return f"({scaled} * {Decimal((0, (1,), -scale)):f}::numeric)"
 
 
 def value_of(scaled: int, scale: int) -> Decimal:
-    """Return the value of a scaled integer, with `scale` digits after the point."""
+    """Convert a scaled integer to its value, with `scale` digits after the point."""
     return Decimal(scaled).scaleb(-scale)
 
 
@@ -49,15 +47,12 @@ def text_of(value: Decimal, scale: int) -> str:
 
 
 def scaled_text(scaled: int, scale: int) -> str:
-    """Return the value of a scaled integer as text with all its digits."""
+    """Convert a scaled integer to the decimal text, with `scale` digits after the point."""
     return text_of(value_of(scaled, scale), scale)
 
 
 def common_scales(kinds: Iterable[str]) -> list[int] | None:
-    """Return the scales of types, or None unless all are decimals or integers, and at least one is a decimal.
-
-    The scale of an integer is 0.
-    """
+    """Return the scales of decimals and integers, or None if the types include no decimal or other types."""
     kinds = list(kinds)
     found = [0 if kind == "integer" else scale_of(kind) for kind in kinds]
     known = [scale for scale in found if scale is not None]

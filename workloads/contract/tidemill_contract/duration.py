@@ -1,8 +1,4 @@
-"""Durations in the notation of the resource, such as `250ms`, `10s`, `5m`, `1h` and `7d`.
-
-A window can also have a length in weeks (`w`), months (`mo`), quarters (`q`) or years (`y`). Not all months, quarters
-and years are equally long.
-"""
+"""Parse and write durations in the notation of the resource, such as `250ms`, `10s`, `5m`, `1h` and `7d`."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 CALENDAR_UNITS: Mapping[str, tuple[Literal["day", "month"], int]] = {
     "d": ("day", 1), "w": ("day", 7), "mo": ("month", 1), "q": ("month", 3), "y": ("month", 12),
 }  # fmt: skip
-"""The number of days or months in each unit of the calendar. Without a time zone, `d` is always 24 hours."""
+"""The number of days or months in each calendar unit. Without a time zone, `d` is always 24 hours."""
 PATTERN = r"^[1-9][0-9]{0,8}(ms|s|m|h|d)$|^0(ms|s|m|h|d)$"
 LENGTH_PATTERN = r"^[1-9][0-9]{0,8}(ms|s|m|h|d|w|mo|q|y)$|^0(ms|s|m|h|d)$"
 MAX_LENGTH = 16
@@ -44,7 +40,7 @@ def parse_ms(text: str) -> int:
 
 
 def calendar_units(text: str) -> tuple[Literal["day", "month"], int] | None:
-    """Return the number of days or months in a length such as `2w` or `1q`, or None if its unit is not of the calendar.
+    """Return the days or months in a length such as `2w` or `1q`, or None for a unit that is not a calendar unit.
 
     Raises:
         ValueError: the length may exceed 3650 days.
@@ -60,10 +56,10 @@ def calendar_units(text: str) -> tuple[Literal["day", "month"], int] | None:
 
 
 def least_ms(text: str) -> int:
-    """Return the minimum length of a window in milliseconds. A month counts as 28 days.
+    """Return the minimum length of a window in milliseconds, with 28 days for a month.
 
     Raises:
-        ValueError: the text is not a length of a window, or may exceed 3650 days.
+        ValueError: the text is not the length of a window, or may exceed 3650 days.
     """
     units = calendar_units(text)
     return parse_ms(text) if units is None else units[1] * _DAYS[units[0]][0] * UNITS_MS["d"]
@@ -79,7 +75,7 @@ def _of_calendar(text: str) -> bool:
 
 
 def format_ms(value_ms: int) -> str:
-    """Return the shortest exact notation of a number of milliseconds, e.g. `90s` for 90000."""
+    """Return the shortest exact notation of milliseconds, such as `90s` for 90000."""
     for unit in ("d", "h", "m", "s"):
         if value_ms and value_ms % UNITS_MS[unit] == 0:
             return f"{value_ms // UNITS_MS[unit]}{unit}"

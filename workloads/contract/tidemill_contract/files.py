@@ -1,4 +1,4 @@
-"""Reads files with a limit on their size. The path may also be a pipe or a device."""
+"""Read files, pipes and devices with a limit on the size."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 OWN_FILE = 16 * 1024 * 1024
-"""The limit for files that Tidemill writes, and for files of Secrets and ConfigMaps, which have at most 1 MiB."""
+"""The size limit for files that Tidemill writes, and for files from Secrets and ConfigMaps."""
 STATE_FILE = 64 * 1024 * 1024
-"""The limit for the state file of the local runtime, which grows with the number of pipelines."""
+"""The size limit for the state file of the local runtime, which grows with the number of pipelines."""
 
 
 class FileTooLarge(OSError, ValueError):
@@ -19,14 +19,10 @@ class FileTooLarge(OSError, ValueError):
 
 
 def read_bytes(path: Path, limit: int = OWN_FILE) -> bytes:
-    """Return the content of a file, a pipe or a device.
-
-    Args:
-        path: the path of the file.
-        limit: maximum size in bytes.
+    """Return the content of a file, a pipe or a device, up to `limit` bytes.
 
     Raises:
-        FileTooLarge: the content is larger than the limit. At most one byte beyond the limit was read.
+        FileTooLarge: the content is larger than the limit.
         OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
@@ -48,16 +44,7 @@ def read_text(path: Path, limit: int = OWN_FILE) -> str:
 
 
 def read_stream(stream: BinaryIO, name: str, limit: int) -> bytes:
-    """Return the content of a stream, up to its end.
-
-    Args:
-        stream: the stream.
-        name: the name of the stream, for the message.
-        limit: maximum size in bytes.
-
-    Raises:
-        FileTooLarge: the stream is longer than the limit.
-    """
+    """Return the content of a stream, or raise FileTooLarge with the stream's name."""
     parts, left = [], limit + 1
     while left > 0 and (part := stream.read(min(left, 1024 * 1024))):
         parts.append(part)

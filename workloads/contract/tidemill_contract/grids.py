@@ -1,8 +1,4 @@
-"""Grids divide time into consecutive panes, windows or buckets, in Python and in SQL.
-
-A grid is either steps of a fixed length, or a `Calendar`. All other code gets the starts and ends of windows from a
-grid.
-"""
+"""Grids divide time into consecutive panes, windows or buckets, in Python and in SQL."""
 
 from __future__ import annotations
 
@@ -14,17 +10,15 @@ from typing import Protocol
 from tidemill_contract.calendars import DAY_MS, Calendar, Runs, runs
 
 FIRST_YEAR, YEARS_AHEAD = 1970, 11
-"""The first year of counted events, and how many years ahead of the current year events can be counted.
-
-Eleven years are enough, because `maxFuture` and windows are at most ten years long."""
+"""The first year of counted events, and the number of years after the current year for which events are accepted."""
 
 
 class Grid(Protocol):
-    """A sequence of starts. A step lasts from one start to the next. Times are epoch milliseconds."""
+    """A sequence of steps, each from its start to the next start, in epoch milliseconds."""
 
     @property
     def longest_ms(self) -> int:
-        """The length of a step, or for a calendar an upper bound of it."""
+        """The maximum length of a step."""
 
     @property
     def offset_ms(self) -> int:
@@ -34,23 +28,15 @@ class Grid(Protocol):
         """Return the start of the step that contains a time."""
 
     def shift(self, start_ms: int, count: int) -> int:
-        """Return the start of the step `count` steps after a time.
-
-        A negative count leads to an earlier step.
-        """
+        """Return the start of the step that is `count` steps later, or earlier if `count` is negative."""
 
     def wall_ms(self, time_ms: int) -> int:
-        """Return the local date and time of an instant, converted to epoch ms as if they were in UTC."""
+        """Return the local time of an instant, as the epoch ms of the same time in UTC."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Steps of a fixed length.
-
-    Attributes:
-        length_ms: the length.
-        offset_ms: the start of any one step, in epoch ms.
-    """
+    """Steps of a fixed length. `offset_ms` is the start of any one step, in epoch ms."""
 
     length_ms: int
     offset_ms: int = 0
@@ -61,20 +47,20 @@ class Steps:
         return self.length_ms
 
     def start_of(self, time_ms: int) -> int:
-        """Return the start of the step that contains a time."""
+        """Return the step's start."""
         return time_ms - (time_ms - self.offset_ms) % self.length_ms
 
     def shift(self, start_ms: int, count: int) -> int:
-        """Return the time that is a number of steps later."""
+        """Return the shifted time."""
         return start_ms + count * self.length_ms
 
     def wall_ms(self, time_ms: int) -> int:
-        """Return the time unchanged, because the grid has no time zone."""
+        """Return the time unchanged."""
         return time_ms
 
 
 class GridSql(Protocol):
-    """The SQL of a grid. Arguments of type str are SQL expressions of times."""
+    """The SQL of a grid, in which arguments of type str are SQL expressions of times."""
 
     def start(self, time: str) -> str:
         """Return SQL for the start of the step that contains a time."""
@@ -83,7 +69,7 @@ class GridSql(Protocol):
         """Return SQL for the end of the step that starts at a time."""
 
     def shift(self, start: str, count: int) -> str:
-        """Return SQL for the start of the step `count` steps after the step at `start`."""
+        """Return SQL for the start of the step that is `count` steps after the step at `start`."""
 
     def series(self, since: str, until: str) -> str:
         """Return a SELECT of the starts (`start`) of all steps that start in [since, until)."""
@@ -91,23 +77,13 @@ class GridSql(Protocol):
     def windows(self, pane: str, count: int, *, first: str | None, last: str | None) -> str:
         """Return a SELECT of the starts and ends (`_start`, `_end`) of the windows that contain a pane.
 
-        Args:
-            pane: the start of the pane, which is a step of the grid.
-            count: the number of panes in a window.
-            first: the start of the first wanted window, or None if all windows are wanted. A few earlier windows may be
-                included.
-            last: the start of the last wanted window, or None if all windows are wanted.
+        `count` is the number of panes in a window. `first` and `last` are the starts of the first and the last wanted
+        window, or None.
         """
 
 
 def grid_sql(grid: Steps | Calendar, years: tuple[int, int] | None = None) -> GridSql:
-    """Return the SQL of a grid.
-
-    Args:
-        grid: the grid.
-        years: for a calendar, the first and the last year that the SQL must cover. None covers all years that counted
-            events and their windows can be in. Steps of a fixed length ignore the years.
-    """
+    """Return the SQL of a grid. `years` are a calendar's first and last year, or None for all years of events."""
     if isinstance(grid, Steps):
         return StepsSql(grid.length_ms, grid.offset_ms)
     if years is None:
@@ -123,27 +99,27 @@ class StepsSql:
     offset_ms: int = 0
 
     def start(self, time: str) -> str:
-        """Return SQL for the start of the step that contains a time."""
+        """Return SQL for a step's start."""
         origin = "timestamptz 'epoch'"
         if self.offset_ms:
             origin = f"({origin} + interval '{self.offset_ms} milliseconds')"
         return f"date_bin({self._length()}, {time}, {origin})"
 
     def end(self, start: str) -> str:
-        """Return SQL for the end of the step that starts at a time."""
+        """Return SQL for a step's end."""
         return f"({self.shift(start, 1)})"
 
     def shift(self, start: str, count: int) -> str:
-        """Return SQL for the time that is a number of steps later."""
+        """Return SQL for a shifted time."""
         return f"{start} + {self._length(count)}" if count >= 0 else f"{start} - {self._length(-count)}"
 
     def series(self, since: str, until: str) -> str:
-        """Return a SELECT of the starts of all steps that start in [since, until)."""
+        """Return a SELECT of steps' starts."""
         series = f"generate_series({self.start(since)}, {until}, {self._length()}) AS start"
         return f"SELECT start FROM {series} WHERE start >= {since} AND start < {until}"
 
     def windows(self, pane: str, count: int, *, first: str | None, last: str | None) -> str:
-        """Return a SELECT of the windows that contain a pane."""
+        """Return a SELECT of windows."""
         low, high = self.shift(pane, 1 - count), pane
         if first is not None:
             low = f"greatest({low}, {self.start(first)})"
@@ -158,14 +134,7 @@ class StepsSql:
 
 @dataclass(frozen=True)
 class CalendarSql:
-    """The SQL of units of the calendar.
-
-    Attributes:
-        length_ms: the usual length of a unit. A unit of another length is the last of its run (`calendars.Runs`).
-        firsts: the SQL array of `calendars.Runs.firsts`.
-        lasts: the SQL array of `calendars.Runs.lasts`.
-        numbers: the SQL array of `calendars.Runs.numbers`.
-    """
+    """The SQL of units of the calendar, with the SQL arrays of `calendars.Runs`."""
 
     length_ms: int
     firsts: str
@@ -173,25 +142,25 @@ class CalendarSql:
     numbers: str = ""
 
     def start(self, time: str) -> str:
-        """Return SQL for the start of the unit that contains a time."""
+        """Return SQL for a unit's start."""
         run = f"width_bucket({time}, {self.firsts})"
         return f"least(date_bin({self._length}, {time}, ({self.firsts})[{run}]), ({self.lasts})[{run}])"
 
     def end(self, start: str) -> str:
-        """Return SQL for the end of the unit that starts at a time."""
+        """Return SQL for a unit's end."""
         run = f"width_bucket({start}, {self.firsts})"
         following = f"({self.firsts})[{run} + 1]"
         return f"(CASE WHEN {start} = ({self.lasts})[{run}] THEN {following} ELSE {start} + {self._length} END)"
 
     def shift(self, start: str, count: int) -> str:
-        """Return SQL for the start of the unit `count` units after the unit at `start`."""
+        """Return SQL for a shifted start."""
         return (
             f"(SELECT {self._numbered('_to', '_number')} FROM {self._arrays}, {self._numbering(start, count)},"
             f" LATERAL (SELECT width_bucket(_number, _numbers) AS _to) AS _r)"
         )
 
     def series(self, since: str, until: str) -> str:
-        """Return a SELECT of the starts of all units that start in [since, until)."""
+        """Return a SELECT of units' starts."""
         series = (
             f"unnest({self.firsts}, {self.lasts}) AS r(first, last),"
             f" generate_series(first, least(last, {until}), {self._length}) AS start"
@@ -199,7 +168,7 @@ class CalendarSql:
         return f"SELECT start FROM {series} WHERE start >= {since} AND start < {until}"
 
     def windows(self, pane: str, count: int, *, first: str | None, last: str | None) -> str:
-        """Return a SELECT of the windows that contain a pane."""
+        """Return a SELECT of windows."""
         wanted = [f"_start >= {first}"] if first is not None else []
         wanted += [f"_start <= {last}"] if last is not None else []
         where = f" WHERE {' AND '.join(wanted)}" if wanted else ""
@@ -216,7 +185,7 @@ class CalendarSql:
         return f"(SELECT {self.firsts} AS _firsts, {self.numbers} AS _numbers) AS _a"
 
     def _numbering(self, start: str, count: int) -> str:
-        """Return a FROM item with the column `_number`: the number of the unit with this start, plus `count`."""
+        """Return a FROM item with the column `_number`, the number of the unit that starts at `start`, plus `count`."""
         elapsed = f"(extract(epoch FROM {start} - _firsts[_run]) * 1000)::bigint"
         return (
             f"LATERAL (SELECT width_bucket({start}, _firsts) AS _run) AS _s, LATERAL"
@@ -224,7 +193,6 @@ class CalendarSql:
         )
 
     def _numbered(self, run: str, number: str) -> str:
-        """Return SQL for the start of a unit, from its run and its number."""
         return f"_firsts[{run}] + ({number} - _numbers[{run}]) * {self._length}"
 
     @property
@@ -234,7 +202,7 @@ class CalendarSql:
 
 @lru_cache(maxsize=256)
 def calendar_sql(calendar: Calendar, first_year: int, last_year: int) -> CalendarSql:
-    """Return the SQL of a calendar for all times from the first year to the last year, inclusive."""
+    """Return the SQL of a calendar for the years `first_year` to `last_year`, inclusive."""
     found: Runs = runs(calendar, first_year, last_year)
     numbers = "'{" + ",".join(map(str, found.numbers)) + "}'::bigint[]"
     return CalendarSql(calendar.days * DAY_MS, _times(found.firsts), _times(found.lasts), numbers)

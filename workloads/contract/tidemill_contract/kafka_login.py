@@ -1,8 +1,4 @@
-"""Derives Kafka client settings from the keys of a Secret. Processors and the operator both use this module.
-
-Other keys are ignored. Whoever creates a pipeline chooses the Secret, and some settings of librdkafka read files, load
-libraries or run commands.
-"""
+"""Derive Kafka client settings from the keys of a Secret."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ from tidemill_contract.files import read_text
 PROTOCOL, MECHANISM, USERNAME, PASSWORD = "security.protocol", "sasl.mechanism", "sasl.username", "sasl.password"
 CA, CERTIFICATE, KEY = "ca.crt", "tls.crt", "tls.key"
 KEYS = (PROTOCOL, MECHANISM, USERNAME, PASSWORD, CA, CERTIFICATE, KEY)
-"""The keys of the Secret. All of them are optional."""
+"""The keys of the Secret. All keys are optional."""
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _PEM = {CA: "ssl.ca.pem", CERTIFICATE: "ssl.certificate.pem", KEY: "ssl.key.pem"}
@@ -22,11 +18,11 @@ _MARKS = {CA: "CERTIFICATE", CERTIFICATE: "CERTIFICATE", KEY: "PRIVATE KEY"}
 
 
 class LoginError(ValueError):
-    """The keys of a Secret are not valid client settings. The message contains the remedy, but no secret values."""
+    """The error for a Secret with invalid keys. The message contains the remedy, but no secret values."""
 
 
 def read_keys(folder: Path) -> dict[str, str]:
-    """Return the keys of a Secret from a folder with a file for each key. A folder that does not exist has no keys.
+    """Return the keys of a Secret from a folder with a file for each key, or no keys for a missing folder.
 
     Raises:
         LoginError: a file cannot be read.
@@ -43,10 +39,11 @@ def read_keys(folder: Path) -> dict[str, str]:
 
 
 def client_settings(keys: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings for librdkafka. Keys that are not in `KEYS` are ignored.
+    """Return the settings for librdkafka from the keys in `KEYS`.
 
-    If `security.protocol` is missing, the other keys determine it: SASL_SSL if there is `sasl.mechanism` or
-    `sasl.username`, else SSL if there is a certificate, else PLAINTEXT.
+    Other keys are ignored, because some settings of librdkafka read files, load libraries or run commands. Without
+    `security.protocol`, the protocol is SASL_SSL if there is `sasl.mechanism` or `sasl.username`, SSL if there is a
+    certificate, and else PLAINTEXT.
 
     Raises:
         LoginError: a key is missing or has a wrong value.

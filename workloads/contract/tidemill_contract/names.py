@@ -1,7 +1,6 @@
-"""Derives names from a pipeline: topics, schema, roles, consumer groups, services and Redis keys.
+"""Derive names from a pipeline: topics, schema, roles, consumer groups, services and Redis keys.
 
-Two pipelines never share a derived name, and no name is longer than Kafka, Postgres or Kubernetes allows. A name that
-would be ambiguous or too long gets a hash.
+Two pipelines never share a derived name.
 """
 
 from __future__ import annotations
@@ -26,11 +25,9 @@ def _digest(*parts: str) -> str:
 
 
 def schema(namespace: str, name: str) -> str:
-    """Return the name of the Postgres schema: `<namespace>__<name>` with hyphens as underscores.
+    """Return the name of the Postgres schema, which is `<namespace>__<name>` with hyphens as underscores.
 
-    A name that would be too long ends in `___<hash>`. So does a name that would be ambiguous, because the namespace or
-    the pipeline's name contains `--`. Names without a hash never have three underscores in a row. A name that would
-    start with a digit or `pg_` gets the prefix `t_` and a hash.
+    A name that would be ambiguous, too long or reserved by Postgres gets a hash.
     """
     plain = f"{namespace}__{name}".replace("-", "_")
     if plain[0].isdigit() or plain.startswith("pg_"):
@@ -41,23 +38,23 @@ def schema(namespace: str, name: str) -> str:
 
 
 def role(schema_name: str, function: str) -> str:
-    """Return the name of a schema's Postgres role. `function` is owner, writer or reader."""
+    """Return the name of a schema's Postgres role for a function (owner, writer or reader)."""
     return f"{schema_name}_{function}"
 
 
 def logins(role_name: str) -> tuple[str, str]:
-    """Return the names of a role's two login roles. One login is in use, and the other is for the next password."""
+    """Return the names of a role's two login roles: one in use, and one for the next password."""
     return f"{role_name}_a", f"{role_name}_b"
 
 
 def topic(namespace: str, name: str, kind: str) -> str:
-    """Return the name of a pipeline's topic. `kind` is events or one of `OUTPUT_TOPICS`."""
+    """Return the name of a pipeline's topic for a kind (events, or a value of `OUTPUT_TOPICS`)."""
     return f"{namespace}.{name}.{kind}"
 
 
 def derived_topic(topic_name: str) -> tuple[str, str, str] | None:
-    """Return the namespace, pipeline and kind from which `topic` made a name, or None if it cannot have made it."""
-    # The name can be split at its dots, because neither namespaces nor names of pipelines have dots.
+    """Return the namespace, pipeline and kind of a derived topic name, or None if the name is not derived."""
+    # Neither namespaces nor names of pipelines have dots, so the name can be split at its dots.
     parts = topic_name.split(".")
     if len(parts) != 3 or not all(parts) or parts[2] not in ("events", *OUTPUT_TOPICS):
         return None
@@ -65,50 +62,44 @@ def derived_topic(topic_name: str) -> tuple[str, str, str] | None:
 
 
 def connect_workers(namespace: str, cluster_id: str) -> str:
-    """Return the group of a namespace's Kafka Connect workers. The names of its topics start with the group."""
+    """Return the group of a namespace's Kafka Connect workers, which starts the names of their topics."""
     return f"{namespace}.{CONNECT_WORKERS}-{cluster_id}"
 
 
 def of_connect_workers(topic_name: str) -> bool:
-    """Return whether a topic has the name of a topic of Tidemill's Kafka Connect workers.
-
-    Only the workers use these topics: who writes to them controls the connectors.
-    """
+    """Return whether a topic has the name of a topic of Tidemill's Kafka Connect workers, which control connectors."""
     name = topic_name.rpartition(".")[2]
     return name.startswith(f"{CONNECT_WORKERS}-") and name.endswith(_CONNECT_TOPICS)
 
 
 def consumer_group(namespace: str, name: str, reader: str = "live") -> str:
-    """Return the consumer group of a pipeline's processors. Each replay has its own `reader`.
-
-    The Python stage's reader is `stage`. With the reader `stage-state`, the stage commits notes that say why it waits.
-    """
+    """Return the consumer group of a pipeline's reader, such as `live`, `stage` or the name of a replay."""
     suffix = "" if reader == "live" else f".{reader}"
     return f"tidemill.{namespace}.{name}{suffix}"
 
 
 def connectors(namespace: str, name: str) -> str:
-    """Return the prefix of the names of a pipeline's connectors. No connector of another pipeline has this prefix."""
+    """Return the prefix of the names of a pipeline's connectors, which no other pipeline has."""
     return f"{namespace}.{name}."
 
 
 def connector(namespace: str, name: str, connector_name: str) -> str:
-    """Return the name by which Kafka Connect knows a pipeline's connector."""
+    """Return the name of a pipeline's connector in Kafka Connect."""
     return f"{connectors(namespace, name)}{connector_name}"
 
 
 def window_table(aggregation: str, version: int) -> str:
-    """Return the name of the table with the windows of an aggregation's version."""
+    """Return the name of the window table for a version of an aggregation."""
     return f"{aggregation}_v{version}"
 
 
 def service(name: str, component: str) -> str:
-    """Return the name of a pipeline's Kubernetes Service. `component` is ingest or api."""
+    """Return the name of a pipeline's Kubernetes Service for a component (ingest or api)."""
     return f"{name}-{component}"
 
 
 def redis_prefix(namespace: str, name: str) -> str:
-    """Return the prefix of all Redis keys of a pipeline. The prefix is unambiguous, because its parts have no slash."""
+    """Return the prefix of all Redis keys of a pipeline."""
     return f"tidemill/{namespace}/{name}"
 
 
@@ -128,5 +119,5 @@ def ingest_keys(namespace: str, name: str) -> str:
 
 
 def ingest_owner(namespace: str, process: str) -> str:
-    """Return the Redis key that exists while an ingest process runs. Names of pipelines never begin with a tilde."""
+    """Return the Redis key that exists while an ingest process runs."""
     return f"tidemill/{namespace}/~ingest/{process}"

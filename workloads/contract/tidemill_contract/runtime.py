@@ -1,8 +1,7 @@
-"""The configuration that the operator writes and the workloads read: files of pipelines, secrets, and the environment.
+"""The files and environment variables that the operator writes and the workloads read.
 
-Each pipeline has a config file `<config dir>/<pipeline>.json` (PipelineConfig). Its secrets are in the files `<secrets
-dir>/<pipeline>/<file>` or `<secrets dir>/<pipeline>.<file>`: `writer.json` and `reader.json` (PostgresCredentials), and
-`api-keys.json` (ApiKeys). All files are replaced atomically, and the workloads poll them.
+The config of a pipeline is in `<config dir>/<pipeline>.json`. Secrets are in `<secrets dir>/<pipeline>/<file>` or
+`<secrets dir>/<pipeline>.<file>`.
 """
 
 from __future__ import annotations
@@ -34,13 +33,9 @@ class PipelineConfig(_Config):
     """The config of one pipeline for its workloads.
 
     Attributes:
-        namespace: the namespace of the pipeline.
-        name: the name of the pipeline.
-        generation: the generation of the newest spec that changed something for processors. A processor stops if its
-            generation is lower than that in the table `_generation`.
+        generation: the generation of the newest spec with a change for processors.
         spec: the spec with all defaults resolved (topic name, partitions, auth, …).
-        aggregations: the aggregations with their current versions.
-        only_read: True if ingest must not write to the source topic, because the topic belongs to others.
+        only_read: whether the source topic belongs to others, so that ingest must not write to it.
     """
 
     namespace: str
@@ -57,20 +52,17 @@ class PipelineConfig(_Config):
 
     @property
     def events_topic(self) -> str:
-        """The name of the source topic. A pipeline with several topics has `source_topics`."""
+        """The name of the source topic, for a pipeline with one topic."""
         return self.spec.source.topic.name or names.topic(self.namespace, self.name, "events")
 
     @property
     def source_topics(self) -> tuple[str, ...]:
-        """The names of the source topics: the list in the spec, the topics of its pattern, or the only source topic.
-
-        The operator puts the topics that a pattern matches into the config's list. It is absent if there are none.
-        """
+        """The names of the source topics, including the topics that match a pattern."""
         return tuple(self.spec.source.topics or ()) if self.spec.source.several else (self.events_topic,)
 
     @property
     def read_topic(self) -> str:
-        """The name of the topic that processors read: the source topic, or the topic that the Python stage writes."""
+        """The topic that processors read: the source topic, or the topic that the Python stage writes."""
         return self.events_topic if self.spec.transform.python is None else self.topic("stage")
 
     @property
@@ -87,19 +79,12 @@ class PipelineConfig(_Config):
         return next(ref.version for ref in self.aggregations if ref.name == aggregation)
 
     def to_json(self) -> str:
-        """Return the text of the config file.
-
-        Equal configs have equal texts, so a file is written only if it changes.
-        """
+        """Return the text of the config file, which is equal for equal configs."""
         return self.model_dump_json(by_alias=True, indent=1, exclude_none=True)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> PipelineConfig:
-        """Parse a config file.
-
-        Raises:
-            pydantic.ValidationError: the text is not a valid config.
-        """
+        """Parse a config file, or raise pydantic.ValidationError."""
         return cls.model_validate_json(text)
 
 
@@ -137,11 +122,10 @@ class WorkloadSettings(_Config):
     host: str = "127.0.0.1"
     port: int = 8080
     status_port: int = 0
-    """The separate port on which ingest and API serve metrics, full health and probes, or 0 if there is no such
-    port."""
+    """The separate port on which ingest and API serve metrics, full health and probes. 0 means no separate port."""
     allowed_hosts: str = ""
-    """The host names that clients may use, separated by commas, or an empty text for all names. IP addresses are always
-    allowed."""
+    """The host names that clients may use, separated by commas. An empty text allows all names, and IP addresses are
+    always allowed."""
     kafka_brokers: str = ""
     kafka_config: Path | None = None
     postgres_host: str = "127.0.0.1"
@@ -149,7 +133,7 @@ class WorkloadSettings(_Config):
     postgres_database: str = "tidemill"
     postgres_sslmode: str = "prefer"
     postgres_ca: str = ""
-    """The PEM file of the authorities that sign Postgres' certificate, or an empty text for the default of libpq."""
+    """The PEM file of the authorities that sign Postgres' certificate, or an empty text for libpq's default."""
     redis_url: str = ""
     redis_ca: str = ""
     """The PEM file of the authorities that sign Redis' certificate, or an empty text for the system's authorities."""
@@ -157,35 +141,30 @@ class WorkloadSettings(_Config):
     pipeline: str = ""
     secrets_dir: Path = Path("/etc/tidemill/secrets")
     registry_dir: Path | None = None
-    """The folder with the files of the Secret of the pipeline's schema registry."""
+    """The folder with the schema registry's Secret."""
     mqtt_dir: Path | None = None
-    """The folder with the files of the Secret of the pipeline's MQTT broker."""
+    """The folder with the MQTT broker's Secret."""
     source_kafka_dir: Path | None = None
-    """The folder with the files of the Secret for the pipeline's own Kafka cluster (`source.kafka`)."""
+    """The folder with the Secret for the pipeline's own Kafka cluster (`source.kafka`)."""
     stage_dir: Path | None = None
-    """The folder with the file of the pipeline's Python stage."""
+    """The folder with the file of the Python stage."""
     lookup_dirs: Json[dict[str, Path]] = {}
-    """A JSON object with the folder of each lookup, by name, that reads a ConfigMap or needs a Secret."""
+    """The folder of each lookup that reads a ConfigMap or needs a Secret, by the lookup's name."""
     resilience_file: Path | None = None
     log_level: str = "INFO"
     instance: str = ""
-    """A name that a process keeps when it restarts, so that it gets its partitions back without waiting for a
-    timeout."""
+    """A name that stays the same when a process restarts, so that the process gets its partitions back at once."""
     session_timeout_ms: int = 30_000
     reader: str = "live"
-    """The reader (see the table `_readers`) that a processor belongs to: `live`, or the name of a replay."""
+    """The reader of a processor: `live`, or the name of a replay."""
     start_from: str = ""
     """The start of a replay: `earliest`, or a time in RFC 3339."""
     rate: int = 0
-    """Maximum events per second of a replay, or 0 for no limit."""
+    """The maximum events per second of a replay, or 0 for no limit."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> WorkloadSettings:
-        """Read the settings from the variables `TIDEMILL_<FIELD>`, e.g. TIDEMILL_KAFKA_BROKERS.
-
-        Raises:
-            pydantic.ValidationError: a value is not valid.
-        """
+        """Read the settings from variables such as TIDEMILL_KAFKA_BROKERS, or raise pydantic.ValidationError."""
         found = {
             key: environ[f"TIDEMILL_{key.upper()}"]
             for key in cls.model_fields
@@ -212,38 +191,19 @@ class WorkloadSettings(_Config):
         return trust.redis_options(self.redis_url, self.redis_ca)
 
     def load_pipeline(self, name: str) -> PipelineConfig:
-        """Read the config of one pipeline.
-
-        Raises:
-            OSError: the file cannot be read.
-            pydantic.ValidationError: the file is not a valid config.
-        """
+        """Read the config of one pipeline, or raise OSError or pydantic.ValidationError."""
         return PipelineConfig.from_json(read_bytes(self.config_dir / f"{name}.json"))
 
     def secret_file(self, pipeline: str, name: str) -> Path:
-        """Return the path of a pipeline's secret: `<pipeline>.<name>` if that file exists, else `<pipeline>/<name>`.
-
-        The first form is for a Kubernetes Secret with the files of many pipelines, whose keys cannot contain slashes.
-        It is unambiguous, because names of pipelines have no dots.
-        """
+        """Return the path of a pipeline's secret, either `<pipeline>.<name>` or `<pipeline>/<name>`."""
         flat = self.secrets_dir / f"{pipeline}.{name}"
         return flat if flat.exists() else self.secrets_dir / pipeline / name
 
     def credentials(self, pipeline: str, role: Literal["writer", "reader"]) -> PostgresCredentials:
-        """Read a pipeline's Postgres login.
-
-        Raises:
-            OSError: the file cannot be read.
-            pydantic.ValidationError: the file contains no login.
-        """
+        """Read a pipeline's Postgres login, or raise OSError or pydantic.ValidationError."""
         return PostgresCredentials.model_validate_json(read_bytes(self.secret_file(pipeline, f"{role}.json")))
 
     def api_keys(self, pipeline: str) -> ApiKeys:
-        """Read the API keys of a pipeline. If there is no file, there are no keys.
-
-        Raises:
-            OSError: the file cannot be read.
-            pydantic.ValidationError: the file contains no API keys.
-        """
+        """Read a pipeline's API keys (a missing file means no keys), or raise OSError or pydantic.ValidationError."""
         path = self.secret_file(pipeline, "api-keys.json")
         return ApiKeys.model_validate_json(read_bytes(path)) if path.exists() else ApiKeys()

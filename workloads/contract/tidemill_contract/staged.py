@@ -1,9 +1,4 @@
-"""What ingest, the Python stage and processors must agree on: the checks before the stage, and the origin of records.
-
-A record of the stage topic has the key and the headers of the source record that it was made from, and one more header:
-its origin. Its timestamp is the time at which the stage wrote it. With an old timestamp, Kafka could delete the record
-before it is read.
-"""
+"""The checks before the Python stage, and the header with the origin of each record that the stage writes."""
 
 from __future__ import annotations
 
@@ -15,19 +10,19 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 ORIGIN_HEADER = "tidemill-origin"
 RUNS = "runs"
-"""The note that a stage commits while it does not wait. Any other note says why it waits."""
+"""The text that a stage commits while it runs. Any other text says why the stage waits."""
 
 Headers = Sequence[tuple[str, bytes | None]]
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The source record that a record of the stage topic was made from. Both have the same partition number.
+    """The source record of a record in the stage topic. Both records have the same partition number.
 
     Attributes:
-        topic_id: Kafka's id of the source topic.
-        offset: the offset of the record in the source topic.
-        time_ms: the timestamp of the record (epoch ms), or a negative number if it has none.
+        topic_id: the id of the source topic.
+        offset: the source record's offset.
+        time_ms: the source record's timestamp (epoch ms), or a negative number for a record without a timestamp.
     """
 
     topic_id: str
@@ -40,7 +35,7 @@ class Origin:
 
 
 def read_origin(headers: Headers | None) -> Origin | None:
-    """Return the origin of a record of the stage topic, or None if the headers contain none."""
+    """Return the origin of a record in the stage topic, or None if the headers contain no origin."""
     if not headers or headers[-1][0] != ORIGIN_HEADER:
         return None
     try:
@@ -54,8 +49,7 @@ def read_origin(headers: Headers | None) -> Origin | None:
 def sent_spec(spec: PipelineSpec) -> PipelineSpec:
     """Return the spec by which ingest validates events.
 
-    With a Python stage, the fields are those of the events that the function returns. So ingest only checks the record
-    key, the headers (which the stage does not change), and that the event is a JSON object.
+    With a Python stage, ingest checks only the record key, the headers, and that the event is a JSON object.
     """
     if spec.transform.python is None:
         return spec

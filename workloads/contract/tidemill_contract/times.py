@@ -1,8 +1,4 @@
-"""Writes and reads times as texts.
-
-In answers and records, times are in RFC 3339 and UTC. A time has milliseconds only if they are not 0. Times in specs
-and requests are read like times in events.
-"""
+"""Write and read times in RFC 3339. A written time is in UTC, and has milliseconds only if they are not 0."""
 
 from __future__ import annotations
 
@@ -18,10 +14,10 @@ _TIME = re.compile(
 
 
 class BeyondYears(ValueError):
-    """A time is outside the years 1 to 9999."""
+    """The error for a time outside the years 1 to 9999."""
 
     def __init__(self) -> None:
-        super().__init__("it is outside the years 1 to 9999")
+        super().__init__("the time is outside the years 1 to 9999")
 
 
 def rfc3339(moment: dt.datetime) -> str:
@@ -32,14 +28,12 @@ def rfc3339(moment: dt.datetime) -> str:
 
 
 def rfc3339_ms(epoch_ms: int) -> str:
-    """Return a time (epoch milliseconds) as text, in the same form as `rfc3339`."""
+    """Return a time (epoch milliseconds) as text, in the form of `rfc3339`."""
     return rfc3339(_EPOCH + dt.timedelta(milliseconds=epoch_ms))
 
 
 def read_time(text: str) -> dt.datetime:
     """Return the time (UTC) of an RFC 3339 text with a zone, or midnight UTC of a date.
-
-    Fractions are truncated to microseconds and never rounded, so that no time moves into a later window.
 
     Raises:
         BeyondYears: the time is outside the years 1 to 9999.
@@ -47,7 +41,7 @@ def read_time(text: str) -> dt.datetime:
     """
     match = _TIME.fullmatch(text)
     if match is None:
-        raise ValueError("it is neither RFC 3339 with a zone nor a date")
+        raise ValueError("the text is neither RFC 3339 with a zone nor a date")
     day, time, fraction, hours, minutes = match.groups()
     digits = (fraction or "")[:_MICROSECOND_DIGITS].ljust(_MICROSECOND_DIGITS, "0")
     try:
@@ -58,10 +52,10 @@ def read_time(text: str) -> dt.datetime:
 
 
 def read_local(text: str, zone: dt.tzinfo) -> dt.datetime:
-    """Return the time (UTC) of a text like those of `read_time`. A text without a zone is in `zone`.
+    """Return the time (UTC) of a text as in `read_time`, with `zone` for a text without a zone.
 
-    A date without a time means midnight in that zone. A local time that occurs twice because of a clock change means
-    the first occurrence. A local time that a clock change skips is read with the offset before the change.
+    A local time that occurs twice means the first occurrence. A local time that a clock change skips is read with the
+    offset before the change.
 
     Raises:
         BeyondYears: the time is outside the years 1 to 9999.
@@ -80,7 +74,7 @@ def read_local(text: str, zone: dt.tzinfo) -> dt.datetime:
 
 
 def read_start(text: str) -> dt.datetime:
-    """Return the time of a text in a spec. Besides the forms of `read_time`, it may have any ISO 8601 form with a zone.
+    """Return the time of a text in any form of `read_time`, or any ISO 8601 form with a zone.
 
     Raises:
         ValueError: the text is not a time, or has no zone.

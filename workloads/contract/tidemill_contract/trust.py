@@ -19,12 +19,7 @@ _UNKNOWN = re.compile(r"certificate[ _]verify[ _]failed|unknown ca\b", re.IGNORE
 
 
 def remedy(server: str, error: str) -> str:
-    """Return the remedy for a refused certificate, or an empty text if the error is of another kind.
-
-    Args:
-        server: postgres, redis, kafka, mqtt or source_kafka.
-        error: the client's error message.
-    """
+    """Return the remedy for a server's refused certificate, or an empty text for another error."""
     if server not in AUTHORITIES:
         return ""
     if _OTHER_NAME.search(error):
@@ -37,9 +32,7 @@ def remedy(server: str, error: str) -> str:
 def redis_options(url: str, ca: str) -> dict[str, Any]:
     """Return the TLS options of a Redis client that are not in the URL.
 
-    Args:
-        url: a URL with redis:// or rediss://.
-        ca: the PEM file of the trusted authorities, or an empty text if the system's authorities are trusted.
+    `ca` is the PEM file of the trusted authorities, or an empty text for the system's authorities.
 
     Raises:
         ValueError: a PEM file is given, but the URL does not use TLS.
@@ -48,22 +41,14 @@ def redis_options(url: str, ca: str) -> dict[str, Any]:
         return {}
     if urlsplit(url).scheme != "rediss":
         raise ValueError(
-            "TIDEMILL_REDIS_CA: TIDEMILL_REDIS_URL does not use TLS; begin it with rediss://, or unset"
+            "TIDEMILL_REDIS_CA: TIDEMILL_REDIS_URL does not use TLS; begin the URL with rediss://, or unset"
             " TIDEMILL_REDIS_CA"
         )
     return {"ssl_ca_certs": ca}
 
 
 def authority(variable: str, path: str) -> str:
-    """Return the absolute path of a PEM file with certificates. An empty path stays empty.
-
-    Args:
-        variable: the environment variable that names the file, for the message.
-        path: the path.
-
-    Raises:
-        ValueError: the file does not exist.
-    """
+    """Return the absolute path of a PEM file (or an empty text), or raise ValueError if the file does not exist."""
     if not path:
         return ""
     if not Path(path).is_file():

@@ -1,7 +1,4 @@
-"""Writes the SQL that combines stored rows into windows, and computes the values of metrics from partials.
-
-Values of sketches are not computed in SQL. The query returns the bytes of a sketch, which are decoded afterwards.
-"""
+"""Write the SQL that combines stored rows into windows, and computes the values of metrics."""
 
 from __future__ import annotations
 
@@ -28,15 +25,9 @@ Decoder = Callable[[Any], Any]
 
 
 def answer_expression(metric: MetricSpec, field_type: str | None, seconds: str) -> str:
-    """Return the SQL of a metric's value over merged partial columns.
+    """Return the SQL of a metric's value over merged partial columns, or of the bytes for the metric's decoder.
 
-    If the metric has a decoder (see `evaluator`), the SQL returns the bytes that it decodes. A value that is too large
-    for a double is null.
-
-    Args:
-        metric: a metric of the layout, with a function.
-        field_type: the spec type of the metric's field, or None if the metric has no field.
-        seconds: the SQL of the window's length in seconds, as a double.
+    `seconds` is the SQL of the window's length in seconds, as a double.
     """
     answer = FUNCTIONS[metric.function].answer(Merged(columns_by_kind(metric), field_type, seconds))
     scale = scale_of(answer_type(metric, field_type))
@@ -44,7 +35,7 @@ def answer_expression(metric: MetricSpec, field_type: str | None, seconds: str) 
 
 
 def answer_type(metric: MetricSpec, field_type: str | None) -> str:
-    """Return the type of a metric's value: a spec type, which includes the scale of a decimal, or `array`."""
+    """Return the type of a metric's value: a spec type with the scale of a decimal, or `array`."""
     if is_composed(metric):
         return str(field_type)
     return FUNCTIONS[metric.function].answer_type(field_type)
@@ -63,7 +54,7 @@ def evaluator(metric: MetricSpec, field_type: str | None) -> Decoder | None:
 
 
 def decoders(plan: AggregationLayout) -> dict[str, Decoder]:
-    """Return by metric the function that decodes stored bytes to values. Metrics without a decoder are left out."""
+    """Return the decoders of stored bytes by metric, for metrics with a decoder."""
     found = {metric.name: evaluator(metric, kind) for metric, kind in plan.metrics}
     return {name: decode for name, decode in found.items() if decode is not None}
 
@@ -77,21 +68,18 @@ def window_source(
     last: str | None = None,
     vanished: bool = False,
 ) -> str:
-    """Return a subquery with the partials of whole windows. For hopping windows, it combines the panes in `table`.
+    """Return a subquery with the partials of whole windows, combined from the panes in `table`.
 
     Args:
         table: the window table, quoted and with its schema.
         plan: the aggregation's layout.
-        where: an SQL condition on stored rows. For hopping windows, its bounds on window_start must include panes that
-            start up to `size - hop` after the start of the last wanted window.
-        first: the SQL of the start of the first wanted window. A few earlier windows may be combined too.
-        last: the SQL of the start of the last wanted window. Later windows are not combined.
-        vanished: whether to include the empty rows that remain of sessions that were joined to an earlier session. Such
-            a row ends at its start.
+        where: an SQL condition on stored rows, which must include all panes of the last wanted window.
+        first: the SQL of the start of the first wanted window.
+        last: the SQL of the start of the last wanted window.
+        vanished: whether to include the empty rows of sessions that were joined to an earlier session.
 
     Returns:
-        `(SELECT group columns, window_start, _rev, merged partials …) AS w`. Rows of sessions also have `window_end`.
-        Windows without events are absent.
+        `(SELECT group columns, window_start, _rev, merged partials …) AS w`, with `window_end` for sessions.
     """
     columns = [quote(name) for name, _ in plan.group_by]
     if plan.sessions:
@@ -101,9 +89,8 @@ def window_source(
     if not plan.hopping:
         listed = ", ".join([*columns, "window_start", "_rev", *plan.stored])
         return f"(SELECT {listed} FROM {table} WHERE {where}) AS w"
-    # A pane belongs to every window that starts up to size - hop before it. Events that were late for some of these
-    # windows are in a separate row, which counts only for windows that end after `_after`. `_after` is the end of the
-    # last window that was closed when these events came.
+    # Events that were late for some windows of a pane are in a separate row, which counts only for windows that end
+    # after `_after`.
     newest = own_partial("max", "rev", "bigint")
     starts = grid_sql(plan.grid).windows("p.window_start", plan.panes, first=first, last=last)
     spread = (
@@ -120,9 +107,7 @@ def window_source(
 def answer_columns(plan: AggregationLayout, end: str | None = None) -> list[tuple[str, str, str]]:
     """Return for each metric the output name, the spec type, and the SQL expression over merged partials.
 
-    Args:
-        plan: the aggregation's layout.
-        end: the SQL of the end of the windows in the answer, or None for the windows of the layout.
+    `end` is the SQL of the windows' ends in the result, or None for the windows of the layout.
     """
     seconds = f"extract(epoch FROM {end or plan.end_sql} - window_start)::double precision"
     metrics = {metric.name: metric for metric, _ in plan.metrics}

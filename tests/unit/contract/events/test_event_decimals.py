@@ -65,7 +65,7 @@ def test_values_are_read_as_scaled_integers(text: str, scaled: int | None, reaso
 @pytest.mark.parametrize(
     ("text", "verdict"),
     [
-        ("12.345", "mistyped: amount: 12.345 has more than 2 digits after the point; round it before it is sent"),
+        ("12.345", "mistyped: amount: 12.345 has more than 2 digits after the point; round the number before sending"),
         ('"12.345"', "mistyped: amount: 12.345 has more than 2 digits after the point"),
         ("100000000", "out_of_range: amount: 100000000 does not fit decimal(10,2), at most 8 digits before the point"),
         ("1e400", "out_of_range: amount: 1E+400 does not fit decimal(10,2)"),

@@ -98,7 +98,7 @@ def test_decimals_of_elements_are_as_exact_as_those_of_events() -> None:
     ):
         (answers,) = both.read(record)
         assert answers[:2] + answers[3:] == [{"cents": 7}, {"cents": 900719925474099311}, {"cents": None}]
-        assert "0.001 has more than 2 digits after the point; round it before it is sent" in str(answers[2])
+        assert "0.001 has more than 2 digits after the point; round the number before sending" in str(answers[2])
 
 
 @pytest.mark.parametrize("path", ["tags[]", "tags[].name"])
@@ -123,7 +123,7 @@ def test_a_required_field_of_elements_needs_the_array_not_an_element() -> None:
     both = Pipeline(POINTS, time="at")
     missing, empty = both.read({"host": "a"}, {"points": []})
     assert (str(missing), empty) == (
-        "missing_field: points is missing or null, and value of its elements is required; send it",
+        "missing_field: points is missing or null, and value of each element is required; send the array",
         [],
     )
 
@@ -134,7 +134,7 @@ REFUSED = [
     ({"ts": NOW, "order": {"items": {}}}, "mistyped: order.items: expected array, got object; the path of sku leads"),
     ({"ts": NOW, "order": [1]}, "mistyped: order: expected object, got array; the path of sku leads through it"),
     ({"order": {"items": [{}]}}, "missing_field: ts is missing; send it"),
-    (b"[]", "not_an_object: expected an object, got an array; send each event as a record of its own"),
+    (b"[]", "not_an_object: expected an object, got an array; send each event in a separate record"),
     (b'{"ts": 1', "not_json: is not JSON"),
 ]
 
@@ -158,15 +158,15 @@ def test_elements_are_refused_one_by_one() -> None:
     (answers,) = Pipeline(ITEMS, time="ts").read({"ts": NOW, "order": {"items": items}})
     assert [answer["sku"] for answer in answers if isinstance(answer, dict)] == ["a", "z"]
     assert told(answers) == [
-        "mistyped: element 1 of order.items: sku: expected string, got number 7; send it in quotes, or declare the"
-        " field as number",
+        "mistyped: element 1 of order.items: sku: expected string, got number 7; send the value in quotes, or declare"
+        " the field as number",
         "mistyped: order.items[2]: expected object, got number 5; the path of sku leads through it: correct the path,"
         " or the event",
         "mistyped: order.items[3]: expected object, got array; the path of sku leads through it: correct the path,"
         " or the event",
         "mistyped: element 4 of order.items: price: expected object, got number 3; the path of price leads through it:"
         " correct the path, or the event",
-        "bad_string: element 5 of order.items: holds a NUL character, which Postgres cannot store",
+        "bad_string: element 5 of order.items: contains a NUL character, which Postgres cannot store",
     ]
 
 
@@ -210,7 +210,7 @@ def test_what_is_kept_is_bounded() -> None:
     fields = [{"name": "note", "type": "string"}, *TAGS]
     (counted,), (refused,) = (Pipeline(fields, events={"store": keep}).read(record) for keep in (False, True))
     assert len(counted) == 1_000
-    assert str(refused).startswith("too_large: tags has 1000 elements, and each would be stored with")
+    assert str(refused).startswith("too_large: tags has 1000 elements, and each element would be stored with")
     small = {"note": "x", "tags": ["a"] * MAX_ELEMENTS}
     (allowed,) = Pipeline(fields, events={"store": True}).read(json.dumps(small, indent=8).encode())
     assert len(allowed) == MAX_ELEMENTS
@@ -258,7 +258,7 @@ def test_a_path_through_each_element_is_read_and_shown_as_written(path: Any, ste
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("a[].b[]", "has [] twice, but only one array of an event can be exploded"),
+        ("a[].b[]", "has [] twice, but only one array can be exploded"),
         ("a[][0]", "has an index after []: arrays in an exploded array cannot be read"),
         ("[].a", "is not a path of members"),
         ([[], "a"], "does not begin with the name of a member"),

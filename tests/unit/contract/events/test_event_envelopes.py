@@ -130,7 +130,7 @@ DELETES = [
     ("deadLetter", change("t"), "the change event truncates the table (op t); set"),
     ("event", DELETE, {**READ, "op": "d", "committed": NOW}),
     ("event", None, None),
-    ("event", change("d"), "(op d), and the record lacks the row before the delete; let the source send it"),
+    ("event", change("d"), "(op d), and the record lacks the row before the delete; let the source send the row"),
     ("event", change("t"), "(op t), and the record lacks the row before the delete"),
 ]  # fmt: skip
 
@@ -231,8 +231,8 @@ def test_what_cannot_be_opened_says_why(envelope: str, sent: Any, reason: Reason
 def test_a_wrong_member_of_an_envelope_names_its_field_and_path() -> None:
     (found,) = read(DEBEZIUM, change("c", None, ROW) | {"source": {"ts_ms": "soon"}})
     assert (found.reason, found.field) == (Reason.MISTYPED, "committed")
-    assert found.detail.endswith("; it is read from the envelope's source.ts_ms")
-    assert found.detail.count("it is read from") == 1
+    assert found.detail.endswith("; the field is read from the envelope's source.ts_ms")
+    assert found.detail.count("the field is read from") == 1
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_an_event_is_valid_if_its_envelope_lacks_all_fields(envelope: str, path:
 def test_no_envelope_is_suggested_where_one_is_opened() -> None:
     of = decoder("debezium", at={"from": "envelope", "path": "source.at"})
     (found,) = read(of, change("c", None, ROW))
-    assert found.detail == "at is missing; send it; it is read from the envelope's source.at"
+    assert found.detail == "at is missing; send it; the field is read from the envelope's source.at"
 
 
 def test_json_is_kept_from_the_row() -> None:

@@ -99,7 +99,7 @@ def test_a_time_is_read_as_its_field_says(time: dict[str, Any], text: str, expec
 
 
 REFUSED: list[tuple[dict[str, Any], str, Reason, str]] = [
-    ({"format": "s"}, '"soon"', Reason.MISTYPED, 'at: expected timestamp as s, got string "soon"; send this'),
+    ({"format": "s"}, '"soon"', Reason.MISTYPED, 'at: expected timestamp as s, got string "soon"; send values in this'),
     ({"format": "s"}, '"NaN"', Reason.MISTYPED, "at: expected timestamp as s, got number NaN"),
     *(
         ({"format": "s"}, f'"{text}"', Reason.MISTYPED, "at: expected timestamp as s, got string ")
@@ -113,9 +113,9 @@ REFUSED: list[tuple[dict[str, Any], str, Reason, str]] = [
     ({"format": "s"}, "{}", Reason.MISTYPED, "at: expected timestamp as s, got object; send one value"),
     (
         {"format": "s"}, "1700000000000", Reason.OUT_OF_RANGE,
-        "at: 1700000000000 is outside the years 1 to 9999; as milliseconds it is 2023-11-14: set the field's format to",
+        "at: 1700000000000 is outside the years 1 to 9999; in milliseconds, the value means 2023-11-14: set",
     ),
-    ({"format": "s"}, "1e400", Reason.OUT_OF_RANGE, "at: 1E+400 is outside the years 1 to 9999; send a time between"),
+    ({"format": "s"}, "1e400", Reason.OUT_OF_RANGE, "at: 1E+400 is outside the years 1 to 9999; send a time"),
     ({"format": "s"}, "1e999999999", Reason.OUT_OF_RANGE, "at: "),
     ({"format": "%d.%m.%Y"}, '"2023-11-14"', Reason.MISTYPED, "at: expected timestamp as %d.%m.%Y, got string"),
     ({"format": "%d.%m.%Y"}, "1.5", Reason.MISTYPED, "at: expected timestamp as %d.%m.%Y, got number 1.5"),
@@ -127,7 +127,7 @@ REFUSED: list[tuple[dict[str, Any], str, Reason, str]] = [
     ),
     ({"zone": BERLIN}, f"1{'0' * 330}", Reason.OUT_OF_RANGE, "at: 1000"),
     ({"zone": BERLIN}, f"-1{'0' * 330}", Reason.OUT_OF_RANGE, "at: -1000"),
-    ({"zone": BERLIN}, "1700000000", Reason.OUT_OF_RANGE, "at: 1700000000 reads as 1970-01-20 in milliseconds"),
+    ({"zone": BERLIN}, "1700000000", Reason.OUT_OF_RANGE, "at: 1700000000 means 1970-01-20 in milliseconds"),
 ]  # fmt: skip
 
 

@@ -68,10 +68,10 @@ def test_what_is_not_there_is_null() -> None:
 
 
 REFUSED = [
-    ("a NUL", b'{"payload": {"a": "x\\u0000"}}', Reason.BAD_STRING, "payload", "holds a NUL"),
+    ("a NUL", b'{"payload": {"a": "x\\u0000"}}', Reason.BAD_STRING, "payload", "contains a NUL"),
     ("no UTF-8", b'{"payload": {"a": "\xff"}}', Reason.NOT_JSON, None, "is binary, such as"),
     ("a name that is not UTF-8", b'{"\xff": 1, "payload": 2}', Reason.NOT_JSON, None, "is binary, such as"),
-    ("half a surrogate pair", b'{"payload": {"a": "\\ud83c"}}', Reason.NOT_JSON, None, "holds half a surrogate"),
+    ("half a surrogate pair", b'{"payload": {"a": "\\ud83c"}}', Reason.NOT_JSON, None, "contains half a surrogate"),
 ]
 
 

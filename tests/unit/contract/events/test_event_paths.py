@@ -121,7 +121,7 @@ def test_an_array_that_is_too_short_for_a_required_item_is_refused() -> None:
     for raw in (b'{"row": [0, 1]}', b'{"row": [0, 1, null]}', b'{"row": [0, 1, {}]}', b'{"row": null}', b"{}"):
         verdict = both(raw, of)
         assert (verdict.reason, verdict.field) == (Reason.MISSING_FIELD, "login")
-        assert "it is read from row[2].login" in verdict.detail
+        assert "the field is read from row[2].login" in verdict.detail
 
 
 REFUSED: list[tuple[str, bytes, Reason, str | None, str]] = [
@@ -129,17 +129,17 @@ REFUSED: list[tuple[str, bytes, Reason, str | None, str]] = [
         "a value of another type",
         json.dumps({**LEAST, "user": {"id": "x"}}).encode(),
         Reason.MISTYPED, "user_id", 'user_id: expected integer, got string "x"; send a whole number, or declare the'
-        " field as string; it is read from user.id",
+        " field as string; the field is read from user.id",
     ),
     (
         "a required member is missing",
         json.dumps({**LEAST, "user": {"login": "x"}}).encode(),
-        Reason.MISSING_FIELD, "user_id", "user_id is missing; send it; it is read from user.id",
+        Reason.MISSING_FIELD, "user_id", "user_id is missing; send it; the field is read from user.id",
     ),
     (
         "the object of a required member is null",
         json.dumps({**LEAST, "user": None}).encode(),
-        Reason.MISSING_FIELD, "user_id", "user_id is missing; send it; it is read from user.id",
+        Reason.MISSING_FIELD, "user_id", "user_id is missing; send it; the field is read from user.id",
     ),
     (
         "no object where a path leads",
@@ -159,12 +159,12 @@ REFUSED: list[tuple[str, bytes, Reason, str | None, str]] = [
     (
         "a NUL",
         json.dumps({**LEAST, "user": {"id": 1, "login": "a\0"}}).encode(),
-        Reason.BAD_STRING, "login", "holds a NUL",
+        Reason.BAD_STRING, "login", "contains a NUL",
     ),
     (
         "seconds",
         json.dumps({**LEAST, "meta": {"createdAt": NOW // 1000}}).encode(),
-        Reason.OUT_OF_RANGE, "ts", "ts: 1700000000 reads as",
+        Reason.OUT_OF_RANGE, "ts", "ts: 1700000000 means",
     ),
     (
         "a long key",
@@ -320,7 +320,7 @@ def test_a_flat_event_is_one_struct() -> None:
     assert both(b'{"login": "x"}', of) == {"login": "x", "n": 3}
     assert both(b'{"login": "x", "n": null}', of) == {"login": "x", "n": 3}
     assert both(b'{"login": "x", "n": 2e2}', of) == {"login": "x", "n": 200}
-    assert both(b'{"login": "x", "n": "2"}', of).detail.endswith("send it without quotes")
+    assert both(b'{"login": "x", "n": "2"}', of).detail.endswith("send the value without quotes")
 
 
 @pytest.mark.parametrize(

@@ -113,13 +113,13 @@ def test_fields_are_read_beside_the_event(reason: str, record: Sent, changed: di
 
 
 REFUSED: list[tuple[Sent, Reason, str, str]] = [
-    (Sent(None, None), Reason.MISSING_FIELD, "region", "region is missing; send it; it is read from header X-Region"),
+    (Sent(None, None), Reason.MISSING_FIELD, "region", "region is missing; send it; the field is read from"),
     (Sent(b"\xff"), Reason.MISTYPED, "shop", "the record's key is not UTF-8; send text"),
-    (Sent(b"a\0"), Reason.BAD_STRING, "shop", "holds a NUL character"),
+    (Sent(b"a\0"), Reason.BAD_STRING, "shop", "contains a NUL character"),
     (
         Sent(None, [("X-Region", b"eu"), ("tries", b"two")]),
         Reason.MISTYPED, "tries", 'tries: expected integer, got string "two"; send a whole number, or declare the field'
-        " as string; it is read from header tries",
+        " as string; the field is read from header tries",
     ),
     (Sent(None, [("X-Region", b"eu"), ("ce.time", b"1700000000")]), Reason.OUT_OF_RANGE, "sent", "sent: 1700000000"),
     (Sent(time=2**62), Reason.OUT_OF_RANGE, "came", "came: 4611686018427387904 ms is outside"),

@@ -73,34 +73,34 @@ OTHER = [
     (1_795_773_600_000.0, 1_795_773_600_000),
 ]
 REFUSED = [
-    (10**330, Reason.OUT_OF_RANGE, "outside the years 1 to 9999; send a time between them"),
-    (-(10**330), Reason.OUT_OF_RANGE, "outside the years 1 to 9999; send a time between them"),
+    (10**330, Reason.OUT_OF_RANGE, "outside the years 1 to 9999; send a time in these years"),
+    (-(10**330), Reason.OUT_OF_RANGE, "outside the years 1 to 9999; send a time in these years"),
     ("2026-11-27T10:00:60Z", Reason.OUT_OF_RANGE, "send :59"),
     ("2026-11-27T24:00:00Z", Reason.OUT_OF_RANGE, "00:00:00 of the next day"),
-    ("2026-02-30T10:00:00Z", Reason.OUT_OF_RANGE, "no valid time"),
-    ("0000-01-01T00:00:00Z", Reason.OUT_OF_RANGE, "no valid time"),
-    ("10000-01-01T00:00:00Z", Reason.OUT_OF_RANGE, "no valid time"),
+    ("2026-02-30T10:00:00Z", Reason.OUT_OF_RANGE, "not a valid time"),
+    ("0000-01-01T00:00:00Z", Reason.OUT_OF_RANGE, "not a valid time"),
+    ("10000-01-01T00:00:00Z", Reason.OUT_OF_RANGE, "not a valid time"),
     ("9999-12-31T23:59:59-01:00", Reason.OUT_OF_RANGE, "years 1 to 9999"),
     ("0001-01-01T00:00:00+01:00", Reason.OUT_OF_RANGE, "years 1 to 9999"),
-    ("2026-13-01", Reason.OUT_OF_RANGE, "no valid time"),
+    ("2026-13-01", Reason.OUT_OF_RANGE, "not a valid time"),
     ("2026-11-27T10:00:00+01", Reason.MISTYPED, "+01:00"),
     ("2026-11-27T10:00Z", Reason.MISTYPED, "send RFC 3339"),
     ("2026-11-27T10:00:00", Reason.MISTYPED, "add the zone"),
     ("27.11.2026", Reason.MISTYPED, "send RFC 3339"),
     ("1795773600000", Reason.MISTYPED, "without quotes"),
     (1_795_773_600_000.5, Reason.MISTYPED, "whole milliseconds"),
-    (1_795_773_600.5, Reason.MISTYPED, "as seconds it is 2026-11-27"),
+    (1_795_773_600.5, Reason.MISTYPED, "in seconds, the value means 2026-11-27"),
     (True, Reason.MISTYPED, "expected timestamp, got boolean true"),
     (
         1_795_773_600,
         Reason.OUT_OF_RANGE,
-        "reads as 1970-01-21 in milliseconds; as seconds it is 2026-11-27: send milli",
+        "means 1970-01-21 in milliseconds; in seconds, the value means 2026-11-27: send milli",
     ),
-    (1_795_773_600.0, Reason.OUT_OF_RANGE, "as seconds it is 2026-11-27"),
-    (631_152_000, Reason.OUT_OF_RANGE, "as seconds it is 1990-01-01"),
-    (4_102_444_800, Reason.OUT_OF_RANGE, "as seconds it is 2100-01-01"),
-    (1_795_773_600_000_000, Reason.OUT_OF_RANGE, "as microseconds it is 2026-11-27"),
-    (1_795_773_600_000_000_000, Reason.OUT_OF_RANGE, "as nanoseconds it is 2026-11-27"),
+    (1_795_773_600.0, Reason.OUT_OF_RANGE, "in seconds, the value means 2026-11-27"),
+    (631_152_000, Reason.OUT_OF_RANGE, "in seconds, the value means 1990-01-01"),
+    (4_102_444_800, Reason.OUT_OF_RANGE, "in seconds, the value means 2100-01-01"),
+    (1_795_773_600_000_000, Reason.OUT_OF_RANGE, "in microseconds, the value means 2026-11-27"),
+    (1_795_773_600_000_000_000, Reason.OUT_OF_RANGE, "in nanoseconds, the value means 2026-11-27"),
     (10**30, Reason.OUT_OF_RANGE, "years 1 to 9999"),
 ]
 
@@ -137,9 +137,9 @@ def test_a_time_is_refused_with_the_remedy(field: str, value: Any, reason: Reaso
 
 
 def test_a_records_own_time_is_told_in_its_unit_too() -> None:
-    with pytest.raises(InvalidEvent, match="as microseconds it is 2026-11-27"):
+    with pytest.raises(InvalidEvent, match="in microseconds, the value means 2026-11-27"):
         DECODER.times.check_record(1_795_773_600_000_000, NOW)
-    with pytest.raises(InvalidEvent, match="as seconds it is 2026-11-27"):
+    with pytest.raises(InvalidEvent, match="in seconds, the value means 2026-11-27"):
         DECODER.times.check_record(1_795_773_600, NOW)
 
 
@@ -185,7 +185,7 @@ def test_seconds_never_count_as_milliseconds(seconds: int, field: str) -> None:
     events, verdicts = DECODER.decode_batch(raws, NOW)
     assert events[1] is None
     assert (verdicts[1].reason, verdicts[1].field) == (Reason.OUT_OF_RANGE, field)
-    assert f"{seconds} reads as 1970-0" in verdicts[1].detail
+    assert f"{seconds} means 1970-0" in verdicts[1].detail
 
 
 def test_a_long_text_is_refused_without_trying_its_remedies() -> None:

@@ -110,7 +110,7 @@ def test_it_is_null_where_an_operand_lacks_events() -> None:
         ({"expression": "POW(orders, 2)"}, "[2].expression: metrics cannot be combined with POW"),
         ({"expression": "revenue + 'a'"}, "[2].expression: '+' takes numbers, not a string"),
         ({"expression": "NULL"}, "[2].expression: names no metric"),
-        ({}, "[2].expression: a metric needs a function or an expression; add one"),
+        ({}, "[2].expression: a metric needs a function or an expression; add a function"),
         ({"expression": "orders", "where": "v > 1"}, "[2].where: a metric without a function takes no where"),
         ({"expression": "orders", "field": "v"}, "[2].field: a metric without a function takes no field"),
         ({"expression": "orders", "function": "sum", "field": "v"}, "[2].expression: sum takes no expression"),

@@ -194,14 +194,14 @@ REFUSED: list[tuple[Callable[[Document], Document], str, str, str]] = [
     (
         lambda document: edited(document, processor={"replicas": 4}),
         "InvalidSpec",
-        "spec.processor.replicas: more replicas than the topic's 3 partitions",
+        "spec.processor.replicas: is more than the topic's 3 partitions",
         "more replicas than partitions",
     ),
     (
         lambda document: with_topic(document, partitions=3, config={"min.insync.replicas": "2"}),
         "InvalidSpec",
         "spec.source.topic.config.min.insync.replicas: 2 is more than the replication factor 1",
-        "more in-sync replicas than replicas",
+        "is more than the number of replicas",
     ),
     (
         lambda document: edited(document, aggregations=[]),

@@ -420,7 +420,7 @@ CASES: dict[str, list[Case]] = {
     ],
     "source.mqtt.topics": [
         broker_edit("topics", ["#"]),
-        invalid("source.mqtt.topics", ["a#"], "spec.source.mqtt.topics[0]: # stands for all", before=with_broker),
+        invalid("source.mqtt.topics", ["a#"], "spec.source.mqtt.topics[0]: # matches all", before=with_broker),
     ],
     "source.mqtt.qos": [broker_edit("qos", 0)],
     "source.mqtt.version": [broker_edit("version", "v3.1.1")],
@@ -445,7 +445,7 @@ CASES: dict[str, list[Case]] = {
         invalid(
             "source.connectors[0].config",
             {"topics": "t"},
-            "spec.source.connectors[0].config.topics: only sink connectors have it",
+            "spec.source.connectors[0].config.topics: only sink connectors have this",
             before=connected,
         ),
     ],
@@ -531,13 +531,11 @@ CASES: dict[str, list[Case]] = {
     "transform.python.function": [staged("function", "clean")],
     "transform.python.timeout": [
         staged("timeout", "1m"),
-        invalid("transform.python", {**STAGED, "timeout": "11m"}, "spec.transform.python.timeout: a call may take"),
+        invalid("transform.python", {**STAGED, "timeout": "11m"}, "spec.transform.python.timeout: the timeout must be"),
     ],
     "transform.python.replicas": [
         staged("replicas", 3),
-        invalid(
-            "transform.python", {**STAGED, "replicas": 4}, "spec.transform.python.replicas: more replicas than the"
-        ),
+        invalid("transform.python", {**STAGED, "replicas": 4}, "spec.transform.python.replicas: is more than the"),
     ],
     "transform.python.scaling.mode": [stage_scaling("mode", "external", STAGE)],
     "transform.python.scaling.minReplicas": [stage_scaling("minReplicas", 3, STAGE)],
@@ -546,7 +544,7 @@ CASES: dict[str, list[Case]] = {
         invalid(
             "transform.python",
             {**STAGED, "scaling": {"maxReplicas": 4}},
-            "spec.transform.python.scaling.maxReplicas: more replicas",
+            "spec.transform.python.scaling.maxReplicas: is more than the",
         ),
     ],
     "transform.python.scaling.lagThreshold": [stage_scaling("lagThreshold", 5000)],
@@ -594,7 +592,7 @@ CASES: dict[str, list[Case]] = {
         )
     ],
     "aggregations.window.gap": [
-        invalid(f"{FIRST}.window.gap", "1m", "spec.aggregations[0].window.gap: does not belong to a tumbling window"),
+        invalid(f"{FIRST}.window.gap", "1m", "spec.aggregations[0].window.gap: a tumbling window takes no gap"),
         Case(
             put(f"{FIRST}.window.gap", "2m"),
             (RESTART, *NEXT_VERSION),
@@ -602,7 +600,7 @@ CASES: dict[str, list[Case]] = {
         ),
     ],
     "aggregations.window.maxLength": [
-        invalid(f"{FIRST}.window.maxLength", "1m", "spec.aggregations[0].window.maxLength: does not belong to a tumbl"),
+        invalid(f"{FIRST}.window.maxLength", "1m", "spec.aggregations[0].window.maxLength: a tumbling window takes no"),
         Case(
             put(f"{FIRST}.window.maxLength", "1h"),
             (RESTART, *NEXT_VERSION),
@@ -670,11 +668,11 @@ CASES: dict[str, list[Case]] = {
     "anomalies.metric": [Case(put("anomalies[0].metric", "revenue"), (RESTART,))],
     "anomalies.field": [
         Case(put("anomalies[0].field", "gross"), (RESTART,), before=put("anomalies[0]", EVENTS_RULE)),
-        invalid("anomalies[0].field", "amount", "spec.anomalies[0].field: the rule watches metric orders already"),
+        invalid("anomalies[0].field", "amount", "spec.anomalies[0].field: the rule already watches metric orders"),
     ],
     "anomalies.groupBy": [
         Case(put("anomalies[0].groupBy", ["note"]), (RESTART,), before=put("anomalies[0]", EVENTS_RULE)),
-        invalid("anomalies[0].groupBy", ["note"], "spec.anomalies[0].groupBy: windows have the groups of their aggreg"),
+        invalid("anomalies[0].groupBy", ["note"], "spec.anomalies[0].groupBy: a rule with metric uses the groups"),
     ],
     "anomalies.detector.type": [Case(put("anomalies[0].detector.type", "ewma"), (RESTART,))],
     "anomalies.detector.threshold": [Case(put("anomalies[0].detector.threshold", 5.0), (RESTART,))],
@@ -707,7 +705,7 @@ CASES: dict[str, list[Case]] = {
     "processor.flushInterval": [Case(put("processor.flushInterval", "1s"), (RESTART,))],
     "processor.replicas": [
         Case(put("processor.replicas", 3), (SCALE,)),
-        invalid("processor.replicas", 4, "spec.processor.replicas: more replicas than the topic's 3 partitions"),
+        invalid("processor.replicas", 4, "spec.processor.replicas: is more than the topic's 3 partitions"),
     ],
     "processor.scaling.mode": [scaling("mode", "external", PROCESSOR)],
     "processor.scaling.minReplicas": [scaling("minReplicas", 3, SCALE)],

@@ -241,30 +241,30 @@ RULES: list[tuple[str, dict[str, Any], str]] = [
     (
         "source.topic",
         {"name": "bank.payments.events"},
-        'spec.source.topic.name: the topic belongs to another namespace (got "bank.payments.events"); start it with'
-        " 'shop.', or leave it out",
+        'spec.source.topic.name: the topic belongs to another namespace (got "bank.payments.events"); start the name'
+        " with 'shop.', or remove the name",
     ),
     (
         "source.topic",
         {"replicationFactor": 2, "config": {"min.insync.replicas": "3"}},
-        'spec.source.topic.config.min.insync.replicas: more in-sync replicas than replicas (got "3"); write'
+        'spec.source.topic.config.min.insync.replicas: is more than the number of replicas (got "3"); write'
         " at most 2, the replicationFactor",
     ),
     (
         "processor",
         {"replicas": 4},
-        "spec.processor.replicas: more replicas than the topic's 3 partitions (got 4); write at most 3; a replica"
+        "spec.processor.replicas: is more than the topic's 3 partitions (got 4); write at most 3; a replica"
         " without a partition idles",
     ),
     (
         "processor",
         {"scaling": {"maxReplicas": 4}},
-        "spec.processor.scaling.maxReplicas: more replicas than the topic's 3 partitions (got 4); write at most 3",
+        "spec.processor.scaling.maxReplicas: is more than the topic's 3 partitions (got 4); write at most 3",
     ),
     (
         "aggregations.0",
         {"retention": "30m"},
-        'spec.aggregations[0].retention: is shorter than a window and its grace (got "30m"); keep windows for at least'
+        'spec.aggregations[0].retention: is shorter than a window plus its grace (got "30m"); keep windows for at least'
         " 1h + 0s",
     ),
 ]

@@ -191,7 +191,7 @@ def test_what_cannot_be_read_is_a_dead_letter_that_says_so(registry: SchemaRegis
             f"schema {other} cannot be used: the Avro type is not a record",
         ),
         b"\0" + text.to_bytes(4): ("unknown_schema", f"schema {text} cannot be used: the type is PROTOBUF"),
-        b'{"id": 1}': ("unreadable", 'got what looks like JSON, {"id": 1}; write with a serializer'),
+        b'{"id": 1}': ("unreadable", 'got what looks like JSON, {"id": 1}; write records with a'),
         b"": ("unreadable", "got an empty record"),
         write(id=1, v=math.nan): ("out_of_range", "v: nan is not a finite number"),
     }

@@ -1,1 +1,1 @@
-"""Decodes events, and finds the reason why an event is not valid."""
+"""Decode events, and find out why an event is invalid."""

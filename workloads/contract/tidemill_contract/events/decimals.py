@@ -1,4 +1,4 @@
-"""Reads the decimals of events as exact scaled integers. No value becomes a float on the way."""
+"""Read the decimals in events as exact scaled integers, without rounding."""
 
 from __future__ import annotations
 
@@ -17,19 +17,14 @@ from tidemill_contract.resource.source import FieldSpec
 
 
 class DecimalFormat:
-    """Checks values against the precision and scale of a field, and converts them to scaled integers.
-
-    Attributes:
-        name: the type for messages, such as `decimal(18,2)`.
-        limit: the absolute values of all accepted scaled integers are less than this.
-    """
+    """Checks values against a field's precision and scale, and converts them to scaled integers."""
 
     def __init__(self, precision: int, scale: int) -> None:
         self._precision, self._scale = precision, scale
         self.limit: int = 10**precision
         self.name = f"{DECIMAL}({precision},{scale})"
         self._unit, self._shift = Decimal((0, (1,), -scale)), Decimal(scale)
-        # This context never rounds: a value that needs rounding, or has too many digits, raises an error.
+        # This context raises an error instead of rounding a value.
         self._exact = Context(prec=precision, traps=[Inexact, InvalidOperation])
 
     @classmethod
@@ -40,11 +35,7 @@ class DecimalFormat:
         return cls(MOST_DIGITS if field.precision is None else field.precision, field.scale)
 
     def all_scaled(self, values: Sequence[Any]) -> list[Any]:
-        """Return the scaled integers of decimals. Null stays null.
-
-        Raises:
-            ArithmeticError, ValueError: at least one decimal is not accepted.
-        """
+        """Convert decimals to scaled integers, or raise ArithmeticError or ValueError for an invalid decimal."""
         if type(None) in set(map(type, values)):
             return [None if value is None else self._scaled(value) for value in values]
         exact = map(self._exact.quantize, values, repeat(self._unit))
@@ -54,11 +45,7 @@ class DecimalFormat:
         return trunc(self._exact.quantize(value, self._unit).scaleb(self._shift, self._exact))
 
     def scaled(self, name: str, value: Decimal) -> int:
-        """Return the scaled integer of a value of field `name`.
-
-        Raises:
-            InvalidEvent: the value is not accepted.
-        """
+        """Convert a decimal to a scaled integer, or raise InvalidEvent."""
         try:
             return self._scaled(value)
         except (ArithmeticError, ValueError):
@@ -73,22 +60,14 @@ class DecimalFormat:
             detail = f"{name}: {came} does not fit {self.name}, at most {before} digits before the point"
             return InvalidEvent(Reason.OUT_OF_RANGE, name, f"{detail}; send a smaller number")
         detail = f"{name}: {came} has more than {self._scale} digits after the point"
-        remedy = "round it before it is sent, or give the field a larger scale"
+        remedy = "round the number before sending, or give the field a larger scale"
         return InvalidEvent(Reason.MISTYPED, name, f"{detail}; {remedy}")
 
 
 class Decimals:
-    """Scales the decimal fields of one pipeline's events.
-
-    Attributes:
-        shown: for each decimal field, from any part of the record, the function that converts a scaled integer to text.
-    """
+    """Scales the decimal fields in one pipeline's events."""
 
     def __init__(self, fields: Sequence[FieldSpec], first: Mapping[str, str]) -> None:
-        """Prepare the fields of type decimal.
-
-        `first` has the fields that read the same member as an earlier field. They are scaled together with that field.
-        """
         own = [field for field in fields if field.origin == "value" and field.name not in first]
         found = {field.name: DecimalFormat.of(field) for field in own}
         self._formats = {name: written for name, written in found.items() if written is not None}
@@ -97,20 +76,12 @@ class Decimals:
         }
 
     def scale_all(self, shape: Shape, events: Sequence[Any]) -> None:
-        """Replace the decimals of events with scaled integers.
-
-        Raises:
-            ArithmeticError, ValueError: a value is not accepted.
-        """
+        """Replace the decimals in several events, or raise ArithmeticError or ValueError for an invalid decimal."""
         for name, written in self._formats.items():
             shape.put(events, name, written.all_scaled(shape.values(events, name)))
 
     def scale(self, shape: Shape, event: Any) -> None:
-        """Replace the decimals of one event with scaled integers.
-
-        Raises:
-            InvalidEvent: a value is not accepted.
-        """
+        """Replace the decimals in one event, or raise InvalidEvent."""
         for name, written in self._formats.items():
             (value,) = shape.values((event,), name)
             if value is not None:

@@ -1,10 +1,4 @@
-"""Decodes and validates events. Ingest and processor use the same decoder, so they always agree.
-
-Postgres can store every value of a valid event, so no later step refuses the event. An invalid event gets a verdict
-with a reason, the field and a detail. msgspec reads every event: a vectorised reader would read some malformed values
-differently. The events of a batch are checked together. If this check finds anything unusual, each event is checked by
-itself (`judge`).
-"""
+"""Decode and validate events for ingest and processor."""
 
 from __future__ import annotations
 
@@ -44,11 +38,10 @@ class Decoded:
     """A decoded batch of events.
 
     Attributes:
-        events: the events in the order of the records; None for an invalid event.
-        invalid: the verdicts on invalid events, by index.
-        micros: for each event, the microseconds of its event time within the millisecond. None if all are 0, or if the
-            decoder is not `exact`.
-        ignored: the indexes of records that `source.format.deletes` ignores; their events are None.
+        events: the events in the order of the records, with None for an invalid event.
+        invalid: the errors of invalid events, by index.
+        micros: the microseconds of each event time within the millisecond, or None if all are 0.
+        ignored: the indexes of the records that `source.format.deletes` ignores.
     """
 
     events: list[Any]
@@ -58,24 +51,14 @@ class Decoded:
 
 
 class EventDecoder:
-    """Decodes and validates the events of one pipeline.
+    """Decodes and validates one pipeline's events.
 
-    An event is a msgspec Struct. `values` reads its fields. Without paths, each field is an attribute. Timestamps are
-    epoch milliseconds, and decimals are scaled integers. An absent optional field has its default value, or None.
+    A decoded event contains timestamps as epoch milliseconds, and decimals as scaled integers.
     """
 
     def __init__(
         self, spec: PipelineSpec, *, exact: bool = False, array: Leaf | None = None, part: bool = False
     ) -> None:
-        """Create the decoder of a pipeline.
-
-        Args:
-            spec: the pipeline's spec.
-            exact: whether to compute `Decoded.micros`.
-            array: the exploded array, if the decoder reads the records that contain it.
-            part: whether the events are parts of records, such as headers or elements of an exploded array. Parts are
-                not checked for envelopes.
-        """
         self._fields = fields = EventFields(spec, exact=exact, array=array, part=part)
         self._judge = EventJudge(fields)
         self.names, self.event_time_field, self.times = fields.names, fields.event_time, fields.times
@@ -91,25 +74,18 @@ class EventDecoder:
         self._fields.shape.put(events, name, values)
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
-        """Return each event as a JSON object, in which the fields have their own names.
-
-        `raws` are the bytes of the events. Decimals are written as JSON strings.
-        """
+        """Return each event (with the bytes `raws`) as a JSON object with the spec's field names."""
         texts = map(msgspec.json.encode, self._fields.shape.flattened(events, self._fields.decimals.shown))
         if self._fields.kept is not None:
             texts = map(self._fields.kept.added, texts, raws)
         return [text.decode() for text in texts]
 
     def decode(self, raw: bytes, now_ms: int) -> Any:
-        """Return the event in `raw`, validated at wall time `now_ms` (epoch milliseconds).
-
-        Raises:
-            InvalidEvent: the bytes are not a valid event.
-        """
+        """Return the event in `raw` at wall time `now_ms` (epoch milliseconds), or raise InvalidEvent."""
         return self._judge.judged(raw, now_ms)[0]
 
     def refusal(self, raw: bytes, now_ms: int) -> InvalidEvent | None:
-        """Return the verdict on `raw` at wall time `now_ms` (epoch milliseconds), or None if the event is valid."""
+        """Return why `raw` is invalid at wall time `now_ms` (epoch milliseconds), or None if the event is valid."""
         try:
             self._judge.judged(raw, now_ms)
         except InvalidEvent as verdict:
@@ -119,21 +95,14 @@ class EventDecoder:
     def decode_batch(
         self, raws: Sequence[bytes], now_ms: int, *, largest: int | None = None
     ) -> tuple[list[Any], dict[int, InvalidEvent]]:
-        """Return the events and the verdicts of `decode_all`."""
+        """Return `events` and `invalid` of `decode_all`."""
         decoded = self.decode_all(raws, now_ms, largest=largest)
         return decoded.events, decoded.invalid
 
     def decode_all(self, raws: Sequence[bytes], now_ms: int, *, largest: int | None = None) -> Decoded:
-        """Decode a batch. The events and verdicts are the same as those of `decode`.
+        """Decode a batch with the same result for each event as from `decode`.
 
-        First, the bytes of all events together are searched for anything unusual. If nothing is found, the checks of
-        single events are skipped. If something is found, the search is repeated for small groups of events. Only the
-        events of groups with something unusual are decoded one by one.
-
-        Args:
-            raws: the records' bytes.
-            now_ms: wall time, epoch milliseconds.
-            largest: the size of the largest record in bytes, or None to compute it.
+        If `largest` (the size of the largest record) is None, the method computes the size.
         """
         largest = max(map(len, raws), default=0) if largest is None else largest
         plain = self.decode_plain(raws, now_ms, largest)
@@ -160,31 +129,26 @@ class EventDecoder:
         return Decoded(events, invalid, micros if self._fields.exact else None)
 
     def decode_plain(self, raws: Sequence[bytes], now_ms: int, largest: int) -> Decoded | None:
-        """Decode a batch and check its events together. Return None if the events must be checked one by one."""
+        """Decode a batch and check its events together, or return None if the events must be checked one by one."""
         if not 0 < largest <= MAX_EVENT_BYTES:
             return None
         decode = self._decode
         try:
             events = [decode(raw) for raw in raws]
-        except Exception:  # whatever the error is, the check of single events finds the event that causes it
+        except Exception:  # after any error, the events are read one by one
             return None
         return self.plain(events, raws, now_ms, largest, whole=True)
 
     def plain(
         self, events: list[Any], raws: Sequence[bytes], now_ms: int, largest: int, *, whole: bool
     ) -> Decoded | None:
-        """Check events together. Return them if all are valid, or None if they must be checked one by one.
+        """Check decoded events together, or return None if the events must be checked one by one.
 
-        Args:
-            events: the events that the JSON reader returned for `raws`.
-            raws: the bytes of the records.
-            now_ms: wall time, epoch milliseconds.
-            largest: the size of the largest record in bytes.
-            whole: whether each record is one event.
+        `whole` is true if each record is one event.
         """
         micros, rounded = None, None
         try:
-            # Events are joined in small parts, because these fit into the CPU's cache and need no new memory.
+            # Small parts are faster, because a part fits into the CPU cache.
             parts = [b"\n".join(raws[i : i + _TOGETHER]) for i in range(0, len(raws), _TOGETHER)]
             if self._unusual(events, parts, largest):
                 return None
@@ -204,8 +168,7 @@ class EventDecoder:
                 kinds = set(map(type, values))
                 if kinds != {int}:
                     if rounded is None and dt.datetime in kinds:
-                        # It is safe to read the events again: no field with a format has been converted yet (see
-                        # `EventFields.timestamps`).
+                        # Events can be read again, because `timestamps` lists fields without a format first.
                         rounded = any(map(may_be_rounded, parts))
                         if rounded and not whole:
                             return None
@@ -226,12 +189,10 @@ class EventDecoder:
         return Decoded(events, {}, micros)
 
     def _unusual(self, events: list[Any], parts: list[bytes], largest: int) -> bool:
-        """Return whether an event may be an envelope, or contain a value that `EventJudge` refuses."""
-        # The search for a single backslash comes first, because it is much faster than the search for an escape of six
-        # bytes, and most events have no backslash.
+        # Most events have no backslash, so the faster search for one byte comes first.
         if any(b"\\" in part and b"\\u0000" in part for part in parts):
             return True
-        # The JSON reader accepts any bytes in members that it skips.
+        # The JSON reader accepts any bytes in members that it skips, so UTF-8 is checked here.
         if not all(part.isascii() or is_utf8(part) for part in parts):
             return True
         if self._fields.takes_any and any(b'"payload"' in part or b'"op"' in part for part in parts):

@@ -1,4 +1,4 @@
-"""Writes the details of dead letters: the value received, the value expected, and the remedy."""
+"""Write the details of dead letters: the value received, the value expected, and the remedy."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from tidemill_contract.functions.base import STRINGS
 from tidemill_contract.resource.paths import Steps, show_path
 
 SECONDS_FROM, SECONDS_TO = 631_152_000, 4_102_444_800
-"""The years 1990 to 2100 in epoch seconds. Read as milliseconds, these numbers are days of early 1970. So a timestamp
-in this range is assumed to be in seconds, and is refused."""
+"""The years 1990 to 2100 in epoch seconds. A timestamp in this range is refused, because it is probably in seconds."""
 TOMBSTONE = (
     "the record has no value: it is a tombstone, which deletes a key in compacted topics; events need a value, so keep"
     " tombstones out of this topic (Debezium: tombstones.on.delete=false)"
 )
 
 AS_WRITTEN = "timestamp as "
-"""The words before the format of a timestamp in messages, for example in "timestamp as %d.%m.%Y"."""
+"""The words before a timestamp format in messages, for example in "timestamp as %d.%m.%Y"."""
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _UNITS = (("seconds", 1), ("microseconds", 10**6), ("nanoseconds", 10**9))
 _LARGEST = 10**21
-"""No number beyond this, in any unit, is between 1990 and 2100. Python cannot divide much larger numbers as floats."""
+"""A number above this limit is not between 1990 and 2100 in any unit of time. Python cannot divide much larger numbers
+as floats."""
 _SHOWN = 60
 _AT = re.compile(r" - at `\$\.([^`.\[]+)")
 _NAMED = re.compile(r"field `([^`]+)`")
@@ -47,7 +47,7 @@ _STARTS = (
     (b"\x28\xb5\x2f\xfd", "is compressed with zstd", "let Kafka's client compress (compression.type)"),
     (b"\x04\x22\x4d\x18", "is compressed with LZ4", "let Kafka's client compress (compression.type)"),
     (b"Obj\x01", "is an Avro file", "send one JSON object per record"),
-    (b"\xef\xbb\xbf", "begins with a byte order mark", "write UTF-8 without one"),
+    (b"\xef\xbb\xbf", "begins with a byte order mark", "write UTF-8 without a byte order mark"),
     (b"\xff\xfe", "is UTF-16", "write UTF-8"),
     (b"\xfe\xff", "is UTF-16", "write UTF-8"),
 )
@@ -57,13 +57,7 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 def failed(error: Exception) -> InvalidEvent:
-    """Return the verdict on an event for which a decoder raised an error that it should not raise.
-
-    So an event that no rule provides for becomes a dead letter, and the events after it are processed.
-
-    Raises:
-        MemoryError: the error was a MemoryError, which is no fault of the event.
-    """
+    """Return an InvalidEvent for an unexpected error in a decoder, or raise the error if it is a MemoryError."""
     if isinstance(error, MemoryError):
         raise error
     detail = f"the event cannot be read, because of a fault in Tidemill ({type(error).__name__}: {str(error)[:120]})"
@@ -71,11 +65,11 @@ def failed(error: Exception) -> InvalidEvent:
 
 
 def not_json(raw: bytes, error: Exception) -> InvalidEvent:
-    """Return the verdict on bytes that are not JSON. The verdict's detail names the probable format."""
+    """Return an InvalidEvent for bytes that are not JSON, with the probable format as the detail."""
     if not raw:
         return InvalidEvent(Reason.NOT_JSON, None, "the record is empty; send a JSON object")
     if found := _HALF_PAIR.search(raw):
-        detail = f"holds half a surrogate pair ({found.group().decode()}); send both halves, or the character itself"
+        detail = f"contains half a surrogate pair ({found.group().decode()}); send both halves, or the character itself"
         return InvalidEvent(Reason.NOT_JSON, None, detail)
     return InvalidEvent(Reason.NOT_JSON, None, f"{_looks_like(raw)} ({error})")
 
@@ -94,20 +88,18 @@ def _looks_like(raw: bytes) -> str:
     if _NOT_A_NUMBER.search(raw):
         return "JSON has no NaN and no Infinity; send null"
     if _CONTROL.search(raw[:256]) or not is_utf8(raw):
-        return "is binary, such as Avro, Protobuf or MessagePack, or holds bytes that are not UTF-8; send JSON in UTF-8"
+        return (
+            "is binary, such as Avro, Protobuf or MessagePack, or contains other bytes than UTF-8; send JSON in UTF-8"
+        )
     return "is not JSON; send one JSON object per record"
 
 
 def refused(
     raw: bytes, error: msgspec.ValidationError, kinds: Mapping[str, str], *, envelope: str | None = None
 ) -> InvalidEvent:
-    """Return the verdict on an event that the typed decoder has refused.
+    """Return an InvalidEvent for an event that the typed decoder refuses.
 
-    Args:
-        raw: the event.
-        error: the decoder's error.
-        kinds: the spec types of the fields by name.
-        envelope: the detail of `envelope_of`. Empty if the event is not an envelope, and None if this is unknown.
+    `envelope` is the detail of `envelope_of`, an empty text for no envelope, or None if unknown.
     """
     text = str(error)
     at, named = _AT.search(text), _NAMED.search(text)
@@ -116,7 +108,7 @@ def refused(
     try:
         found = members(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as broken:
-        return not_json(raw, broken)  # the typed decoder stopped before it reached the invalid JSON
+        return not_json(raw, broken)  # the typed decoder stops before it reaches the invalid JSON
     envelope = envelope_of(found, kinds) if envelope is None else envelope
     hint = f"; {envelope}" if envelope else ""
     if named is not None:
@@ -132,10 +124,7 @@ def refused(
 
 
 def misplaced(name: str, steps: Steps, value: bytes, *, array: bool) -> InvalidEvent:
-    """Return the verdict on an event with a value of the wrong type on the path of field `name`.
-
-    The value at `steps` must be an array if `array` is true, else an object.
-    """
+    """Return an InvalidEvent for a value that is not the array or the object that the path needs."""
     expected, got = "array" if array else "object", _KINDS.get(value[:1], "number")
     came = f"{got} {shown(value)}" if got not in ("object", "array") else got
     detail = f"{_shortened(show_path(steps))}: expected {expected}, got {came}; the path of {name} leads through it"
@@ -143,7 +132,7 @@ def misplaced(name: str, steps: Steps, value: bytes, *, array: bool) -> InvalidE
 
 
 def undeclared(steps: Steps, known: Sequence[Steps]) -> InvalidEvent:
-    """Return the verdict on an event with an unknown member. `known` are the paths of the fields."""
+    """Return an InvalidEvent for an unknown member, with the declared paths in the detail."""
     listed = ", ".join(show_path(each) for each in known[:12])
     name = show_path(steps)
     detail = f"{_shortened(name)} is not declared; fields are read from {listed}"
@@ -151,36 +140,24 @@ def undeclared(steps: Steps, known: Sequence[Steps]) -> InvalidEvent:
 
 
 def with_path(verdict: InvalidEvent, steps: Steps | None) -> InvalidEvent:
-    """Return the verdict with `steps`, the path of its field, added to the detail.
-
-    The verdict is unchanged if the path is None or only the field's name.
-    """
+    """Add the field's path to an InvalidEvent, unless the path is only the field's name."""
     if steps is None or steps == (verdict.field,):
         return verdict
     return InvalidEvent(verdict.reason, verdict.field, verdict.detail + _read_from(_shortened(show_path(steps))))
 
 
 def with_place(verdict: InvalidEvent, steps: Steps, place: str) -> InvalidEvent:
-    """Return the verdict with `place` in the detail, for example "the envelope's op".
-
-    It replaces the path `steps`, if `with_path` has added that.
-    """
+    """Return an InvalidEvent with `place` (such as "the envelope's op") instead of the path `steps` in the detail."""
     detail = verdict.detail.removesuffix(_read_from(_shortened(show_path(steps))))
     return InvalidEvent(verdict.reason, verdict.field, detail + _read_from(place))
 
 
 def _read_from(place: str) -> str:
-    return f"; it is read from {place}"
+    return f"; the field is read from {place}"
 
 
 def envelope_of(found: Members, kinds: Container[str]) -> str | None:
-    """Return a detail if the event is an envelope of Kafka Connect or Debezium, else None.
-
-    Args:
-        found: the event's members.
-        kinds: the names of the members that fields read. An envelope from which `payload` or `after` is read is
-            intended.
-    """
+    """Return a detail if the event is an unexpected envelope of Kafka Connect or Debezium, else None."""
     if {"schema", "payload"} <= found.keys() and "payload" not in kinds:
         return (
             "this is a Kafka Connect envelope (schema, payload): set source.format.envelope to connect, or to debezium"
@@ -195,46 +172,42 @@ def envelope_of(found: Members, kinds: Container[str]) -> str | None:
 
 
 def unit_hint(value: int | float) -> str | None:
-    """Return a remedy if a timestamp is probably not in milliseconds, else None.
-
-    A timestamp is probably in another unit if, in that unit, it lies between 1990 and 2100.
-    """
+    """Return a remedy for a timestamp that is between 1990 and 2100 in another unit than milliseconds, else None."""
     if not -_LARGEST < value < _LARGEST:
         return None
     for unit, scale in _UNITS:
         seconds = value / scale
         if SECONDS_FROM <= seconds <= SECONDS_TO:
             day = _day(seconds * 1000)
-            return f"as {unit} it is {day}: send milliseconds, or RFC 3339"
+            return f"in {unit}, the value means {day}: send milliseconds, or RFC 3339"
     return None
 
 
 def counts_seconds(name: str | None, value: int) -> InvalidEvent:
-    """Return the verdict on a timestamp in seconds. `name` is its field, or None for the record's own timestamp."""
-    detail = f"{name or 'record time'}: {value} reads as {_day(value)} in milliseconds; {unit_hint(value)}"
+    """Return an InvalidEvent for a field or a record (if `name` is None) with a timestamp in seconds."""
+    detail = f"{name or 'record time'}: {value} means {_day(value)} in milliseconds; {unit_hint(value)}"
     return InvalidEvent(Reason.OUT_OF_RANGE, name, detail)
 
 
 def miswritten(name: str, kind: str, value: Any) -> InvalidEvent:
-    """Return the verdict on a timestamp that is not in the format of its field."""
+    """Return an InvalidEvent for a timestamp that does not match the field's format."""
     came = f"string {json.dumps(value)}" if isinstance(value, str) else f"number {value}"
-    detail = f"{name}: expected {kind}, got {_shortened(came)}; send this format, or correct the field's format"
+    detail = (
+        f"{name}: expected {kind}, got {_shortened(came)}; send values in this format, or correct the field's format"
+    )
     return InvalidEvent(Reason.MISTYPED, name, detail)
 
 
 def beyond_years(name: str, value: Any, hint: str | None = None) -> InvalidEvent:
-    """Return the verdict on a timestamp outside the years 1 to 9999.
+    """Return an InvalidEvent for a timestamp outside the years 1 to 9999.
 
-    Args:
-        name: the field.
-        value: milliseconds, a parsed time, or the text or number that a field with a format received.
-        hint: the remedy, or None if the remedy is derived from the value.
+    If the remedy `hint` is None, the function derives the remedy from the value.
     """
     if isinstance(value, dt.datetime):
         detail = f"{name}: {value.isoformat()} is outside the years 1 to 9999 in UTC"
-        return InvalidEvent(Reason.OUT_OF_RANGE, name, f"{detail}; send a time between them")
+        return InvalidEvent(Reason.OUT_OF_RANGE, name, f"{detail}; send a time in these years")
     came = shown(str(value).encode()) + (" ms" if hint is None else "")
-    hint = hint or unit_hint(value) or "send a time between them"
+    hint = hint or unit_hint(value) or "send a time in these years"
     return InvalidEvent(Reason.OUT_OF_RANGE, name, f"{name}: {came} is outside the years 1 to 9999; {hint}")
 
 
@@ -243,25 +216,24 @@ def _day(milliseconds: float) -> str:
 
 
 def not_an_object(raw: bytes, text: str = "") -> InvalidEvent:
-    """Return the verdict on JSON that is not an object. `text` is the reader's error, used if `raw` is empty."""
+    """Return an InvalidEvent for JSON that is not an object. `text` is the detail for an empty record."""
     got = raw.lstrip()
     detail = f"expected an object, got {shown(got)}" if got else text
     if got[:1] == b"[":
-        detail = "expected an object, got an array; send each event as a record of its own"
+        detail = "expected an object, got an array; send each event in a separate record"
     elif got[:1] == b'"' and got[1:].lstrip()[:1] == b"{":
-        detail = "expected an object, got JSON in a string: it was encoded twice; encode it once"
+        detail = "expected an object, got JSON in a string: the event was encoded twice; encode the event once"
     return InvalidEvent(Reason.NOT_AN_OBJECT, None, detail)
 
 
 def _misfit(name: str, value: bytes, kind: str, text: str) -> tuple[Reason, str]:
-    """Return the reason and the detail for a value that does not fit its field. `text` is the decoder's error."""
     got = _KINDS.get(value[:1], "number")
     if kind == STRINGS and got != "null":
         detail = f"{name}: expected an array of strings, got {got} {shown(value)}"
         return Reason.MISTYPED, f"{detail}; send an array of strings, or declare the field with the type of its values"
     came = f"{name}: expected {kind}, got {got}"
     if got == "null":
-        return Reason.MISSING_FIELD, f"{name} is null, and it is required; send a value"
+        return Reason.MISSING_FIELD, f"{name} is null, but required; send a value"
     if got in ("object", "array"):
         return Reason.MISTYPED, f"{came}; send one value"
     came = f"{came} {shown(value)}"
@@ -269,10 +241,10 @@ def _misfit(name: str, value: bytes, kind: str, text: str) -> tuple[Reason, str]
         wide = "64 bits" if kind == "integer" else "a 64-bit float, at most 1.7e308"
         return Reason.OUT_OF_RANGE, f"{name}: {shown(value)} does not fit {wide}; send a smaller number"
     if kind.startswith(DECIMAL):
-        # A number that the reader refuses has too large an exponent.
+        # The JSON reader refuses a number only if its exponent is too large.
         return (Reason.OUT_OF_RANGE if got == "number" else Reason.MISTYPED), f"{came}; {_decimal_remedy(value, got)}"
     if kind.startswith(AS_WRITTEN):
-        return Reason.MISTYPED, f"{came}; send this format, or correct the field's format"
+        return Reason.MISTYPED, f"{came}; send values in this format, or correct the field's format"
     if kind == "timestamp":
         return _mistimed(came, value, got)
     return Reason.MISTYPED, f"{came}; {_remedy(value, kind, got)}"
@@ -289,7 +261,7 @@ def _mistimed(came: str, value: bytes, got: str) -> tuple[Reason, str]:
     known = _TIME_REMEDIES if len(text) <= _SHOWN else ()
     remedy = next((remedy for pattern, remedy in known if pattern.fullmatch(text)), _TIME)
     if _WELL_FORMED.fullmatch(text):
-        return Reason.OUT_OF_RANGE, f"{came}, which is no valid time in the years 1 to 9999; {remedy}"
+        return Reason.OUT_OF_RANGE, f"{came}, which is not a valid time in the years 1 to 9999; {remedy}"
     return Reason.MISTYPED, f"{came}; {remedy}"
 
 
@@ -303,17 +275,17 @@ def _decimal_remedy(value: bytes, got: str) -> str:
 
 def _remedy(value: bytes, kind: str, got: str) -> str:
     if kind == "string":
-        return f"send it in quotes, or declare the field as {got}"
+        return f"send the value in quotes, or declare the field as {got}"
     text = _unquoted(value) if got == "string" else ""
     if kind == "boolean":
-        return "send it without quotes" if text in ("true", "false") else "send true or false"
+        return "send the value without quotes" if text in ("true", "false") else "send true or false"
     if got == "string":
         if text.startswith("+"):
-            return "send it without the plus sign"
+            return "send the value without the plus sign"
         if re.fullmatch(r"[+-]?\d+,\d+", text, re.ASCII):
             return "send a number with a decimal point and without quotes, such as 12.5"
         if re.fullmatch(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", text, re.ASCII):
-            return "send it without quotes"
+            return "send the value without quotes"
         return f"send {'a whole number' if kind == 'integer' else 'a number'}, or declare the field as string"
     if kind == "integer" and got == "number":
         return "send a whole number, or declare the field as number"

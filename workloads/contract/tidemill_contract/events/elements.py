@@ -1,9 +1,6 @@
-"""Decodes exploded arrays: arrays in records, in which each element is an event of its own.
+"""Decode exploded arrays, in which each element is an event that also has the fields of its record.
 
-Such an event also has the fields of its record.
-
-Fields outside the array are decoded and validated once for the record, like the fields of any event. Each element is
-decoded and validated as a separate event, so an invalid element does not affect the others.
+Each element is validated by itself, so an invalid element does not affect the other elements.
 """
 
 from __future__ import annotations
@@ -30,24 +27,17 @@ from tidemill_contract.resource.source import FieldSpec
 from tidemill_contract.resource.spec import PipelineSpec
 
 MAX_ELEMENTS = 10_000
-"""The maximum number of elements. A record with more elements becomes a dead letter. A megabyte can contain half a
-million elements, and all elements of a record are in one batch."""
+"""The maximum number of elements in a record. A record with more elements becomes a dead letter."""
 MAX_KEPT_BYTES = 32 * 1024 * 1024
-"""The maximum total size of the copies of a record's other fields. Each stored event has a copy of them."""
+"""The limit for all copies of a record's other fields together, in bytes. Each stored event has one copy."""
 LIST = "_elements"
 """The attribute in which a decoded record holds the JSON texts of its elements. No field can have this name."""
 
 
 class ExplodedArray:
-    """The array that a pipeline explodes. Checks its size in each record.
-
-    Attributes:
-        record: the pipeline's spec without the fields of elements.
-        leaf: the place of the array in the layout of the record.
-    """
+    """The array that a pipeline explodes into events."""
 
     def __init__(self, spec: PipelineSpec, steps: Steps) -> None:
-        """Prepare the array at the path `steps`."""
         inside = [field for field in spec.source.fields if field.array is not None]
         self._steps, self._field = steps, inside[0].name
         self._needed = next((field.name for field in inside if field.required), None)
@@ -67,14 +57,7 @@ class ExplodedArray:
         raws: Sequence[bytes],
         document: Callable[[bytes], bytes],
     ) -> Decoded:
-        """Check the arrays of decoded records, and return the records with the verdicts on invalid arrays.
-
-        Args:
-            decoded: the records.
-            arrays: the arrays of the valid records, in order.
-            raws: the bytes of all records.
-            document: returns the event of a record as JSON.
-        """
+        """Check the arrays in decoded records. A record with an invalid array becomes an invalid event."""
         if self.fits(arrays, max(map(len, raws), default=0)):
             return decoded
         at = [index for index, event in enumerate(decoded.events) if event is not None]
@@ -86,10 +69,7 @@ class ExplodedArray:
         return replace(decoded, events=events, invalid=decoded.invalid | refused)
 
     def fits(self, arrays: Sequence[list[Any] | None], largest: int) -> bool:
-        """Return True if all arrays are valid, False if some may be invalid.
-
-        `largest` is the size of the largest record in bytes.
-        """
+        """Return True if all arrays are valid, or False if an array may be invalid."""
         longest = max((len(array or ()) for array in arrays), default=0)
         if self._needed is not None and any(array is None for array in arrays):
             return False
@@ -102,7 +82,7 @@ class ExplodedArray:
         if array is None:
             if self._needed is None:
                 return None
-            detail = f"{where} is missing or null, and {self._needed} of its elements is required; send it"
+            detail = f"{where} is missing or null, and {self._needed} of each element is required; send the array"
             return InvalidEvent(Reason.MISSING_FIELD, self._needed, detail)
         if len(array) > MAX_ELEMENTS:
             detail = f"{where} has {len(array)} elements; at most {MAX_ELEMENTS} are allowed: send several records"
@@ -113,21 +93,22 @@ class ExplodedArray:
             beside = len(event) - len(text_at(event, self._steps) or b"")
         if len(array) * beside <= MAX_KEPT_BYTES:
             return None
-        detail = f"{where} has {len(array)} elements, and each would be stored with the {beside} bytes of the record's"
-        detail += f" other fields; at most {MAX_KEPT_BYTES} bytes are allowed in total: send several records"
+        detail = f"{where} has {len(array)} elements, and each element would be stored with the {beside} bytes of"
+        detail += (
+            f" the record's other fields; at most {MAX_KEPT_BYTES} bytes are allowed in total: send several records"
+        )
         return InvalidEvent(Reason.TOO_LARGE, self._field, detail)
 
 
 @dataclass(frozen=True)
 class Elements:
-    """The elements of several records, in the order of the records and of their arrays.
+    """The elements of several records, in the order of the records.
 
     Attributes:
-        events: the events; None for an invalid element.
-        counts: the number of elements of each record.
-        raws: the JSON texts of the elements. The list is empty if the texts are no longer needed.
-        invalid: the verdicts on invalid elements, by index.
-        micros: the microseconds within the millisecond of each event time, or None, as in `Decoded`.
+        events: the events, with None for an invalid element.
+        counts: the number of elements in each record.
+        raws: the JSON texts of the elements, or an empty list if nobody needs the texts.
+        invalid: the errors of invalid elements, by index.
     """
 
     events: list[Any]
@@ -140,20 +121,15 @@ class Elements:
 class ElementDecoder:
     """Decodes and validates the elements of a pipeline's exploded array.
 
-    Attributes:
-        names: the fields that are read from elements.
-        has_time: whether the event time is one of these fields.
-        kind: the array's type, by which records and their elements are decoded together, or None if they must be
-            decoded separately.
+    `kind` is None if records and elements must be decoded separately.
     """
 
     def __init__(self, spec: PipelineSpec, *, exact: bool = False) -> None:
-        """Prepare the decoder. The arguments are those of `EventDecoder`."""
         inside = [field for field in spec.source.fields if field.array is not None]
         self._steps: Steps = spec.source.array or ()
         self._field = inside[0].name
-        # An element that is not an object, such as a number, is wrapped in an object with one member. So the same
-        # decoder validates all elements.
+        # An element such as a number is wrapped in an object with one member, so that the decoder for objects can read
+        # it.
         whole = sorted((field for field in inside if not _within(field)), key=lambda field: field.type == JSON)
         self._member = whole[0].name if whole else None
         own = [field.model_copy(update={"path": self._path(field)}) for field in inside]
@@ -171,7 +147,7 @@ class ElementDecoder:
         return (self._member, *_within(field)) if _within(field) or field.name != self._member else None
 
     def decode(self, arrays: Sequence[Sequence[msgspec.Raw] | None], now_ms: int) -> Elements:
-        """Decode the elements of the arrays of records at wall time `now_ms`."""
+        """Decode the elements of arrays at wall time `now_ms` (epoch milliseconds)."""
         raws = list(map(bytes, chain.from_iterable(array or () for array in arrays)))
         counts = [len(array or ()) for array in arrays]
         decoded = self._decoder.decode_all(self._documents(raws), now_ms)
@@ -184,16 +160,7 @@ class ElementDecoder:
     def plain(
         self, arrays: Sequence[list[Any] | None], raws: Sequence[bytes], now_ms: int, largest: int
     ) -> Elements | None:
-        """Check elements that were decoded together with their records (see `kind`).
-
-        Return None if each element must be decoded by itself.
-
-        Args:
-            arrays: the decoded elements of each record.
-            raws: the bytes of the records.
-            now_ms: wall time, epoch milliseconds.
-            largest: the size of the largest record in bytes.
-        """
+        """Check elements that were decoded together with their records, or return None if an element may be invalid."""
         events = list(chain.from_iterable(array or () for array in arrays))
         if self._member is not None:
             make, name = self._decoder.type, self._member
@@ -204,10 +171,6 @@ class ElementDecoder:
         return Elements(events, [len(array or ()) for array in arrays], [], {}, decoded.micros)
 
     def _documents(self, raws: list[bytes]) -> list[bytes]:
-        """Return each element as an object.
-
-        A null element becomes an empty object, as nulls on the paths of fields do.
-        """
         if self._member is not None:
             begin = b'{"%b":' % self._member.encode()
             return [b"%b%b}" % (begin, raw) for raw in raws]
@@ -224,10 +187,7 @@ class ElementDecoder:
         return self._decoder.values(events, name)
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
-        """Return the fields of each event as a JSON object.
-
-        Fields of type json are taken from the JSON texts `raws`.
-        """
+        """Return the fields of each event as a JSON object, with fields of type json from `raws`."""
         return self._decoder.as_json(events, self._documents(list(raws)))
 
 
@@ -235,11 +195,7 @@ class ElementDecoder:
 class Origins:
     """Maps the events of exploded arrays to their records.
 
-    Attributes:
-        starts: the index of the first event of each record, followed by the total number of events.
-        steps: the path of the array in a record.
-        document: returns the event of a record as JSON.
-        ignored: the indexes of records that `source.format.deletes` ignores.
+    `starts` has the index of each record's first event, and then the total number of events.
     """
 
     starts: Sequence[int]
@@ -248,20 +204,19 @@ class Origins:
     ignored: frozenset[int] = frozenset()
 
     def place(self, index: int) -> tuple[int, int]:
-        """Return the index of an event's record, and the index of the event in the record's array."""
+        """Return the index of an event's record, and the event's index in the record's array."""
         record = bisect_right(self.starts, index) - 1
         return record, index - self.starts[record]
 
     def text(self, raw: bytes, place: int) -> bytes:
-        """Return the JSON text of the element at index `place` of the array in a valid record."""
+        """Return the JSON text of the element at index `place` in a valid record's array."""
         return _texts(self.document(raw), self.steps)[place]
 
 
-@lru_cache(maxsize=32)  # cached, because several elements of the same record are requested one after the other
+@lru_cache(maxsize=32)  # cached, because the elements of a record are requested one after the other
 def _texts(raw: bytes, steps: Steps) -> list[bytes]:
     return items(text_at(raw, steps) or b"[]")
 
 
 def _within(field: FieldSpec) -> Steps:
-    """Return the path of a field within an element."""
     return field.steps[len(field.array or ()) + 1 :]

@@ -1,4 +1,4 @@
-"""Checks that event times are not before 1970 and not too far ahead of the clock."""
+"""Check that event times are not before 1970 and not too far ahead of the clock."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ MIN_TIMESTAMP_MS, MAX_TIMESTAMP_MS = -62_135_596_800_000, 253_402_300_799_999
 
 
 class EventTimes:
-    """Checks the event times of one pipeline, in epoch milliseconds."""
+    """Checks the event times (epoch milliseconds) of one pipeline."""
 
     def __init__(self, field: str | None, max_future_ms: int) -> None:
-        """Create the check. `field` is the field with the event time, or None if the record's timestamp is used."""
         self._field, self._max_future_ms = field, max_future_ms
 
     def latest(self, now_ms: int) -> int:
@@ -23,10 +22,7 @@ class EventTimes:
         return now_ms + self._max_future_ms
 
     def surely(self, values: Sequence[int], *, own: bool, now_ms: int) -> bool:
-        """Return True if all times of a field are valid, or False if they must be checked one by one.
-
-        `own` is true for the field with the event time.
-        """
+        """Return True if all times of a field are valid, or False if the times must be checked one by one."""
         low, high = min(values), max(values)
         if own:
             return low > SECONDS_TO and high <= self.latest(now_ms)
@@ -35,21 +31,13 @@ class EventTimes:
         return low > SECONDS_TO or not any(SECONDS_FROM <= value <= SECONDS_TO for value in values)
 
     def check_record(self, record_time_ms: int, now_ms: int) -> None:
-        """Check a record's own timestamp as the event time.
-
-        Raises:
-            InvalidEvent: the timestamp is in seconds, before 1970, or ahead of `now_ms` by more than maxFuture.
-        """
+        """Check a record's own timestamp as the event time, and raise InvalidEvent for an invalid timestamp."""
         if SECONDS_FROM <= record_time_ms <= SECONDS_TO:
             raise counts_seconds(None, record_time_ms)
         self.check(record_time_ms, now_ms)
 
     def check(self, event_time_ms: int, now_ms: int) -> None:
-        """Check an event time.
-
-        Raises:
-            InvalidEvent: the time is before 1970, or ahead of `now_ms` by more than maxFuture.
-        """
+        """Check an event time, and raise InvalidEvent if the time is before 1970 or too far ahead of `now_ms`."""
         if event_time_ms < 0:
             detail = f"{event_time_ms} ms is before 1970; send a time from 1970 on"
             raise InvalidEvent(Reason.TOO_OLD, self._field, detail)

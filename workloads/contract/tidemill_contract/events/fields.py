@@ -1,4 +1,4 @@
-"""The fields of a pipeline's events: their paths, the values they accept, and the structs that they are read into."""
+"""The fields of a pipeline's events: their paths, their types, and the structs for reading them."""
 
 from __future__ import annotations
 
@@ -20,16 +20,12 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 MAX_EVENT_BYTES = 1024 * 1024
 MAX_KEY_BYTES = 1024
-# The record key is a copy of a field, so a record can have almost twice the bytes of its event. The remaining bytes are
-# for headers.
+# A record also holds its key, which is a copy of a field, and up to 128 KiB of headers.
 MAX_RECORD_BYTES = 2 * MAX_EVENT_BYTES + 128 * 1024
 
 
 def with_fields(spec: PipelineSpec, fields: Sequence[FieldSpec], **source: Any) -> PipelineSpec:
-    """Return a copy of the spec with only these fields. `source` has further changes to `spec.source`.
-
-    If the event time's field is not among them, the copy has no such field.
-    """
+    """Return a copy of the spec with only these fields, and with the changes `source` to `spec.source`."""
     time = spec.source.event_time
     if time.field not in {field.name for field in fields}:
         time = time.model_copy(update={"field": None})
@@ -41,37 +37,22 @@ class EventFields:
     """The fields of one pipeline's events.
 
     Attributes:
-        names: the fields that are read from the event, except fields of type json.
-        event_time: the field with the event time, or None if the event time is not in the event.
-        exact: whether the microseconds of event times are computed.
-        kinds: the type of each field, for messages.
-        steps: the path of each field.
-        timestamps: the fields of type timestamp. Timestamps without a format come first: while they are converted, the
-            event may be read again, which would undo conversions of timestamps with a format.
-        formats: the format of each timestamp that has a format.
+        timestamps: the fields of type timestamp, with fields without a format first.
         counts: the timestamps whose format is a unit.
-        decimals: the fields of type decimal.
-        strings: the fields of type string.
-        lists: the fields of type strings.
         group_strings: the fields of type string that an aggregation or an anomaly rule groups by.
-        times: the check of event times.
-        checked: the fields that are null in an envelope: `names`, and the exploded array.
+        checked: the fields that are null in an envelope, including the exploded array.
         may_be_envelope: whether the detail of a refused event says if the event is an envelope.
-        takes_any: whether an event without any of the fields is checked for being an envelope.
-        kept: the fields of type json, or None if there is no such field.
-        shape: the structs that events are read into.
-        decode: reads JSON bytes into these structs.
+        takes_any: whether an event without any declared field is checked for an envelope.
     """
 
     def __init__(self, spec: PipelineSpec, *, exact: bool, array: Leaf | None, part: bool) -> None:
-        """Prepare the fields. The arguments are those of `EventDecoder`."""
         fields = [field for field in spec.source.fields if field.origin == "value" and field.type != JSON]
         kept = {field.name: field.steps for field in spec.source.fields if field.type == JSON}
         self.kept = KeptJson(kept) if kept else None
         self.names = tuple(field.name for field in fields)
         time = spec.source.event_time.field
         leaves = [Leaf(f.name, f.steps, type_of(f), f.required or f.name == time, default_of(f)) for f in fields]
-        # A Python stage may receive envelopes, because its function can unwrap them.
+        # The function of a Python stage can unwrap envelopes, so a Python stage may receive them.
         unwraps = spec.transform.python is not None or spec.source.written.envelope != "none"
         self.may_be_envelope = not part and not unwraps
         self.takes_any = self.may_be_envelope and not any(leaf.required for leaf in leaves)
@@ -82,7 +63,7 @@ class EventFields:
         leaves += unread(kept, leaves) if spec.source.strict else []
         self.shape = Shape(leaves, strict=spec.source.strict)
         self.decode = msgspec.json.Decoder(self.shape.type).decode
-        # If several fields read the same member, the first field is validated for all of them.
+        # If several fields read the same member, only the first field is validated.
         first = self.shape.first
         fields = [field for field in fields if field.name not in first]
         self.event_time = first.get(time, time) if time in self.names else None

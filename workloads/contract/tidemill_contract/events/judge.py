@@ -1,7 +1,4 @@
-"""Reads and validates events one by one, and returns the reason why an event is invalid.
-
-msgspec refuses or rounds some values that have only one possible meaning. Such values are rewritten and read again.
-"""
+"""Read and validate events one by one, and find out why an event is invalid."""
 
 from __future__ import annotations
 
@@ -23,12 +20,11 @@ class EventJudge:
     """Reads and validates events one by one."""
 
     def __init__(self, fields: EventFields) -> None:
-        """Create the judge of a pipeline's events."""
         self._fields = fields
         self._decode = fields.decode
 
     def judged(self, raw: bytes, now_ms: int) -> tuple[Any, int]:
-        """Return the event in `raw`, and the microseconds within the millisecond of its event time.
+        """Return the event in `raw`, and the microseconds of its event time within the millisecond.
 
         Raises:
             InvalidEvent: the bytes are not a valid event at wall time `now_ms` (epoch milliseconds).
@@ -71,9 +67,8 @@ class EventJudge:
         return event, micros
 
     def cut(self, raw: bytes, event: Any) -> Any:
-        """Return the event with its times truncated to microseconds, because msgspec may have rounded them up."""
-        # Rounding up matters only at the end of a millisecond, where it leaves 0 microseconds, so only such times are
-        # checked. An exact decoder checks all times, because it also returns the microseconds.
+        """Truncate an event's times to microseconds, because msgspec may round them up."""
+        # Rounding up changes the millisecond only if the result has 0 microseconds.
         for name in self._fields.timestamps:
             moment = self._value(event, name)
             if moment.__class__ is dt.datetime and (self._fields.exact or moment.microsecond % 1000 == 0):
@@ -115,11 +110,10 @@ class EventJudge:
         raise self._refused(raw, error) from None
 
     def _read_extracted(self, raw: bytes) -> Any:
-        """Read an event that the nested structs refused: find each field by its path, and read them as a flat event."""
         try:
             found = self._fields.shape.extracted(raw)
         except msgspec.ValidationError as error:
-            raise self._refused(raw, error) from None  # the event is not an object
+            raise self._refused(raw, error) from None
         except BROKEN as error:
             raise not_json(raw, error) from None
         try:
@@ -150,7 +144,7 @@ class EventJudge:
         texts += [(name, self._value(event, name) or []) for name in self._fields.lists]
         for name, found in texts:
             if any("\0" in (text or "") for text in found):
-                raise InvalidEvent(Reason.BAD_STRING, name, "holds a NUL character, which Postgres cannot store")
+                raise InvalidEvent(Reason.BAD_STRING, name, "contains a NUL character, which Postgres cannot store")
 
     def _check_keys(self, event: Any) -> None:
         for name in self._fields.group_strings:
@@ -162,7 +156,7 @@ class EventJudge:
 
 
 def _check_utf8(raw: bytes) -> None:
-    # The JSON reader accepts any bytes in members that it skips.
+    # The JSON reader accepts any bytes in members that it skips, so UTF-8 is checked here.
     try:
         raw.decode()
     except UnicodeDecodeError as error:

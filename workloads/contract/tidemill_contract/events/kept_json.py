@@ -1,8 +1,4 @@
-"""Fields of type json, which are stored unchanged with the raw event, and not used for anything else.
-
-Such a field is extracted from the event's bytes only when the event is stored, so paths of other fields may lead into
-it.
-"""
+"""Fields of type json, which are stored unchanged with the raw event and not used for anything else."""
 
 from __future__ import annotations
 
@@ -21,7 +17,6 @@ class KeptJson:
     """The fields of type json of one pipeline."""
 
     def __init__(self, places: dict[str, Steps]) -> None:
-        """Prepare the fields. `places` has the path of each field by name."""
         self._places = places
 
     def check(self, raw: bytes) -> None:
@@ -32,10 +27,10 @@ class KeptJson:
         """
         for name, text in self._texts(raw).items():
             if _NUL.search(text):
-                raise InvalidEvent(Reason.BAD_STRING, name, "holds a NUL character, which Postgres cannot store")
+                raise InvalidEvent(Reason.BAD_STRING, name, "contains a NUL character, which Postgres cannot store")
 
     def added(self, fields: bytes, raw: bytes) -> bytes:
-        """Return the JSON object `fields` with the json fields of an event added. An absent field is null."""
+        """Add the json fields of an event to the JSON object `fields`, with null for an absent field."""
         found = self._texts(raw)
         texts = (b'"%b":%b' % (name.encode(), found.get(name, b"null")) for name in self._places)
         begin = fields[:-1] + (b"," if len(fields) > 2 else b"")

@@ -1,11 +1,6 @@
-"""Reads events member by member, and rewrites values that the typed decoder refuses although their meaning is clear.
+"""Read events member by member, and rewrite values that the typed decoder refuses although they are valid.
 
-- An integer may be written as `200.0` or `2e2`, for example by data frame libraries.
-- A time may be a date alone, which means midnight UTC.
-- Fractions of seconds are truncated to microseconds. The typed decoder would round the fractions, which could move an
-  event into the next window.
-
-The typed decoder then reads the rewritten event, so that it validates every event.
+For example, an integer may be written as `200.0`, and a date alone means midnight UTC.
 """
 
 from __future__ import annotations
@@ -17,14 +12,13 @@ from decimal import Decimal, InvalidOperation
 import msgspec
 
 BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""The errors that a reader raises for bytes that are not JSON, or not JSON of the expected types."""
+"""The errors that a JSON reader raises for invalid JSON or unexpected types."""
 Members = dict[str, bytes]
-"""The JSON text of each member of an event. If a name occurs twice, the last member counts."""
+"""The JSON text of each member in an event. If a name occurs twice, the last member counts."""
 
-# Finds times with seven or more decimals of a second, which the typed decoder may round up. The pattern starts with the
-# dot, because JSON has fewer dots than colons, so the search is faster.
+# Finds times with seven or more decimals of a second, which the typed decoder may round up.
 _LONG_FRACTION = re.compile(rb"\.(?<=:..:..\.)\d{6}[5-9]")
-# Finds a dot, digit or colon that is written as an escape, which the pattern above does not match.
+# Finds a dot, digit or colon that is written as an escape.
 _ESCAPED = re.compile(rb"\\u00(?:2[eE]|3[0-9aA])")
 _CUT = re.compile(r"(.*:\d\d:\d\d\.\d{6})\d+([^\d].*)", re.ASCII | re.DOTALL)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
@@ -46,35 +40,22 @@ def is_utf8(raw: bytes) -> bool:
 
 
 def members(raw: bytes) -> Members:
-    """Return the members of an event.
-
-    Raises:
-        msgspec.MsgspecError, UnicodeDecodeError, RecursionError: the bytes are not a JSON object.
-    """
+    """Return the members of an event, or raise an error in `BROKEN` if the bytes are not a JSON object."""
     return {name: bytes(value) for name, value in _read(raw).items()}
 
 
 def items(raw: bytes) -> list[bytes]:
-    """Return the JSON texts of the items of an array.
-
-    Raises:
-        msgspec.MsgspecError, UnicodeDecodeError, RecursionError: the bytes are not a JSON array.
-    """
+    """Return the JSON texts of an array's items, or raise an error in `BROKEN` if the bytes are not a JSON array."""
     return [bytes(value) for value in _read_items(raw)]
 
 
 def may_be_rounded(raw: bytes) -> bool:
-    """Return whether these bytes (one or more events) may contain a time that the typed decoder rounds up."""
+    """Return whether the typed decoder may round up a time in these bytes of one or more events."""
     return bool(_LONG_FRACTION.search(raw)) or (b"\\u00" in raw and bool(_ESCAPED.search(raw)))
 
 
 def mended(found: Members, kinds: Mapping[str, str]) -> bytes | None:
-    """Return the event with its values rewritten for the typed decoder, or None if there is nothing to rewrite.
-
-    Args:
-        found: the event's members.
-        kinds: the spec types of the fields by name.
-    """
+    """Rewrite an event's values for the typed decoder, or return None if no value needs it."""
     changed = {}
     for name, value in found.items():
         kind = kinds.get(name)
@@ -92,15 +73,14 @@ def mended(found: Members, kinds: Mapping[str, str]) -> bytes | None:
 
 
 def as_object(found: Members) -> bytes:
-    """Return a JSON object with these members."""
+    """Return the members as a JSON object."""
     return msgspec.json.encode({name: msgspec.Raw(value) for name, value in found.items()})
 
 
 def whole_number(text: str) -> int | None:
-    """Return the exact integer of a JSON number such as `2e2`, or None if the text has a fraction or is no number.
+    """Return the exact integer of a JSON number such as `2e2`, or None if the text is not a whole number.
 
-    Any number of 10^19 or more is returned as 10^20, to limit time and memory: neither fits in 64 bits. The same holds
-    for negative numbers.
+    The result is between -10^20 and 10^20, to limit time and memory.
     """
     try:
         number = Decimal(text)

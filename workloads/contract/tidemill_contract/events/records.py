@@ -1,9 +1,4 @@
-"""Decodes whole records: the event, and fields from its envelope, the record's key, headers, timestamp and offset.
-
-The key and the headers are converted to members of a separate JSON event. So the same decoder validates them, with the
-same reasons for refusing a value. If an array is exploded, this module validates the record without the array's
-elements.
-"""
+"""Decode whole records: the event, and fields from its envelope, the record's key, headers, timestamp and offset."""
 
 from __future__ import annotations
 
@@ -27,7 +22,7 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 _TEXTS = ("key", "header")
 _MOST_KNOWN, _KNOWN_BYTES = 4_096, 1_024
-"""The maximum number and size of the cached JSON texts of headers and keys. They are cached because they repeat."""
+"""The maximum number and the maximum size (in bytes) of cached JSON texts of headers and keys."""
 
 
 class Record(Protocol):
@@ -42,22 +37,15 @@ class Record(Protocol):
 
 
 class RecordDecoder:
-    """Decodes and validates the records of one pipeline: the event, and the fields that are not read from the event.
+    """Decodes and validates one pipeline's records: the event, and the fields from outside the event.
 
     Attributes:
-        event_time_field: the field with the event time, or None if the record's own timestamp is the event time.
+        event_time_field: the field with the event time, or None for the record's own timestamp.
         headers: the names of the headers that fields are read from.
         beside: whether any field is read from outside the record's value, such as from a header.
     """
 
     def __init__(self, spec: PipelineSpec, *, exact: bool = False, reader: Reader | None = None) -> None:
-        """Create the decoder.
-
-        Args:
-            spec: the pipeline's spec.
-            exact: whether to compute `Decoded.micros`.
-            reader: the reader of the values of records, or None for the reader that `reader_for` returns.
-        """
         self._spec, self._exact = spec, exact
         self._array, leaf = ExplodedArray.of(spec), None
         if self._array is not None:
@@ -79,12 +67,11 @@ class RecordDecoder:
 
     @cached_property
     def elements(self) -> ElementDecoder:
-        """The decoder of the elements of the exploded array. Ingest does not need this decoder."""
+        """The decoder for the elements of the exploded array."""
         return ElementDecoder(self._spec, exact=self._exact)
 
     @cached_property
     def _whole(self) -> EventDecoder | None:
-        """The decoder of records together with their elements, or None if they cannot be decoded together."""
         kind = self.elements.kind
         if self._array is None or kind is None or not isinstance(self._events, EventDecoder):
             return None
@@ -93,10 +80,7 @@ class RecordDecoder:
     def decode_all(
         self, raws: Sequence[bytes], now_ms: int, *, largest: int | None = None, records: Sequence[Record] = ()
     ) -> Decoded:
-        """Decode events as `EventDecoder.decode_all` does.
-
-        Without `records`, fields that are not read from the event are null.
-        """
+        """Decode events as in `EventDecoder.decode_all`. Without `records`, fields from outside the event are null."""
         if isinstance(self._events, EventDecoder):
             decoded = self._events.decode_all(raws, now_ms, largest=largest)
         else:
@@ -109,10 +93,7 @@ class RecordDecoder:
     def decode_whole(
         self, raws: Sequence[bytes], now_ms: int, *, largest: int, records: Sequence[Record]
     ) -> Decoded | None:
-        """Decode records and their elements together, or return None if each record must be decoded by itself.
-
-        The arguments are those of `decode_all`.
-        """
+        """Decode records together with their array elements, or return None if a record must be decoded by itself."""
         if self._array is None or self._whole is None:
             return None
         decoded = self._whole.decode_plain(raws, now_ms, largest)
@@ -121,7 +102,7 @@ class RecordDecoder:
         return self.complete(decoded, records, now_ms)
 
     def complete(self, decoded: Decoded, records: Sequence[Record], now_ms: int) -> Decoded:
-        """Set and validate the fields that are not read from the events. `decoded` has one event for each record."""
+        """Set and validate the fields from outside the events."""
         if not self.beside:
             return decoded
         at = [index for index, event in enumerate(decoded.events) if event is not None]
@@ -141,7 +122,6 @@ class RecordDecoder:
     def _read_texts(
         self, at: Sequence[int], invalid: dict[int, InvalidEvent], records: Sequence[Record], now_ms: int
     ) -> Decoded:
-        """Decode the key and headers of the records at the indexes `at` as events. Verdicts are added to `invalid`."""
         assert self._beside is not None  # noqa: S101 - checked by the caller
         documents = []
         for index in at:
@@ -149,15 +129,14 @@ class RecordDecoder:
                 documents.append(self._document(records[index]))
             except InvalidEvent as verdict:
                 invalid[index] = verdict
-                documents.append(b"")  # also refused below, but the first verdict counts
+                documents.append(b"")
             except Exception as error:
                 invalid[index] = failed(error)
                 documents.append(b"")
         return self._beside.decode_all(documents, now_ms)
 
     def _document(self, record: Record) -> bytes:
-        # If several headers have the same name, the last one counts, as in Kafka's clients. The key is stored under
-        # None.
+        # If several headers have the same name, the last header counts, as in Kafka's clients.
         held: dict[str | None, bytes | None] = dict(record.headers() or ())
         held[None] = record.key()
         texts = tuple(map(held.get, self._places))
@@ -176,33 +155,28 @@ class RecordDecoder:
         return msgspec.json.encode(members)
 
     def refusal(self, raw: bytes, now_ms: int, record: Record | None = None) -> InvalidEvent | None:
-        """Return the verdict on a record at wall time `now_ms`, or None if the event is valid."""
+        """Return why a record is invalid at wall time `now_ms`, or None if the event is valid."""
         decoded = self.decode_all([raw], now_ms, records=[] if record is None else [record])
         return decoded.invalid.get(0)
 
     def values(self, events: Sequence[Any], name: str) -> list[Any]:
-        """Return a field's value in each event."""
+        """Return the field's values."""
         return self._events.values(events, name)
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
-        """Return each event as a JSON object, in which the fields have their own names."""
+        """Return the events as JSON."""
         return self._events.as_json(events, raws)
 
     def document(self, raw: bytes) -> bytes:
-        """Return the event of a valid record as JSON."""
+        """Return the record's event."""
         return raw if isinstance(self._events, EventDecoder) else self._events.document(raw)
 
     def check_record_time(self, record_time_ms: int, now_ms: int) -> None:
-        """Check a record's own timestamp as the event time.
-
-        Raises:
-            InvalidEvent: the timestamp is in seconds, before 1970, or ahead of `now_ms` by more than maxFuture.
-        """
+        """Check a record's own timestamp as the event time, and raise InvalidEvent for an invalid timestamp."""
         self._events.times.check_record(record_time_ms, now_ms)
 
 
 def _tombstones(raws: Sequence[bytes], records: Sequence[Record]) -> list[int]:
-    """Return the indexes of the records without a value. Their bytes are empty."""
     if b"" not in raws:
         return []
     return [index for index, record in enumerate(records) if not raws[index] and record.value() is None]
@@ -211,14 +185,6 @@ def _tombstones(raws: Sequence[bytes], records: Sequence[Record]) -> list[int]:
 def _without_far_times(
     decoded: Decoded, at: Sequence[int], times: Sequence[int | None], name: str
 ) -> tuple[Decoded, list[int], list[int | None]]:
-    """Refuse the events whose records have a timestamp after the year 9999.
-
-    Args:
-        decoded: the events.
-        at: the indexes of the events to check.
-        times: the timestamps of their records.
-        name: the field that is read from the timestamp.
-    """
     far = {index for index, time in zip(at, times, strict=True) if time is not None and time > MAX_TIMESTAMP_MS}
     if not far:
         return decoded, list(at), list(times)
@@ -230,7 +196,6 @@ def _without_far_times(
 
 
 def _own_in_topic(record: Record, origin: str) -> int | None:
-    """Return an own value of a record of one of several topics. `partition()` is the record's slot."""
     if origin != "partition":
         return _own(record, origin)
     in_topic: int | None = getattr(record, "topic_partition", record.partition)()

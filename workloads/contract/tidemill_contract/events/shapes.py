@@ -1,8 +1,6 @@
-"""The layout of events in memory: the typed structs that the JSON reader fills, and the place of each field in them.
+"""The layout of events in memory: the typed structs that the JSON reader fills, and the place of each field.
 
-An event without paths is one flat struct. With paths, the structs are nested as the events are, so a value is read
-without dictionaries and without a copy. If the reader refuses an event, the event's fields are found member by member
-(`extracted`) and read again as a flat event.
+The struct is flat if no field has a path, or nested like the event.
 """
 
 from __future__ import annotations
@@ -27,14 +25,11 @@ class Leaf:
     """A field in the layout of events.
 
     Attributes:
-        name: the name of the field.
-        steps: the path of the field.
         kind: the type that the JSON reader accepts, without null.
-        required: whether the event must have the field.
-        default: the value if the field is absent or null, in the form that decoded events have.
-        beside: whether the value comes from outside the event. `put` sets it later.
-        unread: whether the value is not read. The field exists only so that strict events may contain it.
-        holds: only for the exploded array, which is not a field: the name of a field of its elements, for verdicts.
+        default: the value in decoded events if the field is absent or null.
+        beside: whether the value comes from outside the event.
+        unread: whether the field may be in the event, but is not read.
+        holds: for the exploded array, the name of a field in its elements, for messages.
     """
 
     name: str
@@ -49,8 +44,6 @@ class Leaf:
 
 @dataclass
 class _Node:
-    """A member whose own members are read: an object with members by name, or an array with elements by index."""
-
     steps: Steps = ()
     children: dict[Step, _Node | Leaf] = field(default_factory=dict)
     type: Any = None
@@ -76,20 +69,12 @@ class Shape:
 
     Attributes:
         type: the struct that the JSON reader fills.
-        flat: the struct with all fields by name; the same as `type` if no field has a path.
+        flat: the struct with all fields by name, which is `type` if no field has a path.
         nested: whether `type` and `flat` differ.
-        first: for each field that reads the same member as an earlier field, the name of the earlier field.
-        tops: the names of the event's top-level members that are read.
+        first: the earlier field for each field that reads the same member.
     """
 
     def __init__(self, leaves: Sequence[Leaf], *, strict: bool) -> None:
-        """Compile the structs.
-
-        Args:
-            leaves: the fields. No path is a prefix of another. Fields with the same path differ only in name and
-                `required`.
-            strict: whether an event is refused if it has a member that is not on a path.
-        """
         self._strict = strict
         self._root, self._inner = _Node(), list[_Node]()
         every, leaves = leaves, _merged(leaves)
@@ -121,7 +106,6 @@ class Shape:
         node.children[leaf.steps[-1]] = leaf
 
     def _compiled(self, node: _Node, name: str, owner: str) -> Any:
-        """Return the struct of a node and its children. `owner` is the node's attribute path, with a dot at the end."""
         node.owner = owner
         fields = []
         for step, child in node.children.items():
@@ -159,17 +143,13 @@ class Shape:
         return found
 
     def put(self, events: Sequence[Any], name: str, values: Sequence[Any]) -> None:
-        """Set a field of each event. `values` must have read the field before, which fills null objects on its path."""
+        """Set a field of each event, after `values` has read the field."""
         owner = self._owners[name]
         owners = map(attrgetter(owner[:-1]), events) if owner else events
         deque(map(setattr, owners, repeat(name), values), maxlen=0)
 
     def _fill(self, events: Sequence[Any]) -> None:
-        """Replace null objects on paths with empty objects.
-
-        Nulls on paths are rare, so `values` calls this method only if an attribute was not found.
-        """
-        for node in self._inner:  # outer nodes come before inner ones
+        for node in self._inner:
             outer, _, attribute = node.owner[:-1].rpartition(".")
             held = events if not outer else list(map(attrgetter(outer), events))
             for holder in held:
@@ -177,11 +157,7 @@ class Shape:
                     setattr(holder, attribute, node.type())
 
     def read_flat(self, raw: bytes) -> Any:
-        """Read a flat event, in which each member has the name of its field, and return it as an object of `type`.
-
-        Raises:
-            msgspec.ValidationError: the event is not valid.
-        """
+        """Read an event with the names of fields as members, and return an object of `type`."""
         flat = self._read_flat(raw)
         return self._filled(self._root, flat) if self.nested else flat
 
@@ -197,10 +173,7 @@ class Shape:
         return node.type(*(values.get(name, msgspec.Raw()) for name in node.type.__struct_fields__))
 
     def flattened(self, events: Sequence[Any], shown: Mapping[str, Callable[[Any], str]]) -> Sequence[Any]:
-        """Return the events as structs in which each field is the attribute with its name.
-
-        `shown` has, for some fields, a function that converts a value (not None) to text.
-        """
+        """Return the events as structs in which each field is an attribute. `shown` converts fields to text."""
         if not self.nested and not self._defaults and not self.first and not shown:
             return events
         names = self._shown.__struct_fields__
@@ -213,11 +186,10 @@ class Shape:
         return [self._shown(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
 
     def extracted(self, raw: bytes) -> Members:
-        """Return the JSON texts of an event's fields by name. If no field has a path, return the texts of all members.
+        """Return the JSON texts of an event's fields by name, or of all members if no field has a path.
 
         Raises:
-            InvalidEvent: a member on a path is not null and not an object or array, as its path needs, or a strict
-                event has an unknown member.
+            InvalidEvent: a member on a path has the wrong type, or a member is unknown.
             msgspec.MsgspecError, UnicodeDecodeError, RecursionError: the bytes are not a JSON object.
         """
         if not self.nested:
@@ -249,10 +221,7 @@ class Shape:
 
 
 def unread(kept: Mapping[str, Steps], leaves: Sequence[Leaf]) -> list[Leaf]:
-    """Return leaves for the members `kept`, so that strict events may have them.
-
-    A member is left out if it contains the member of another leaf, or is part of it.
-    """
+    """Return layout entries for the members `kept`, so that strict events may have these members."""
     found = list(leaves)
     for name, steps in sorted(kept.items(), key=lambda item: len(item[1])):
         if not any(leaf.steps[: len(steps)] == steps[: len(leaf.steps)] for leaf in found):
@@ -261,7 +230,6 @@ def unread(kept: Mapping[str, Steps], leaves: Sequence[Leaf]) -> list[Leaf]:
 
 
 def _merged(leaves: Sequence[Leaf]) -> list[Leaf]:
-    """Return the first leaf of each path. The first leaf is required if any leaf with the same path is required."""
     found: dict[Steps, Leaf] = {}
     for leaf in leaves:
         first = found.setdefault(leaf.steps, leaf)
@@ -282,13 +250,12 @@ def _new(kind: Any) -> Any:
 def _struct(
     name: str, fields: Sequence[Any], *, strict: bool, rename: Mapping[str, str] | None = None
 ) -> type[msgspec.Struct]:
-    # Fields without a default must come first, as in the signature of a function.
+    # Fields without a default must come first, as in a function's signature.
     ordered = [tuple(each) for each in fields if len(each) == 2] + [tuple(each) for each in fields if len(each) > 2]
     return msgspec.defstruct(name, ordered, kw_only=True, forbid_unknown_fields=strict, gc=False, rename=rename)
 
 
 def _array(name: str, fields: Sequence[Any]) -> type[msgspec.Struct]:
-    """Return the struct for the first items of an array. Items that are not read stay raw JSON."""
     by_place = {step: rest for step, *rest in fields}
     last_needed = max((step for step, rest in by_place.items() if len(rest) == 2), default=-1)
     ordered: list[tuple[Any, ...]] = []

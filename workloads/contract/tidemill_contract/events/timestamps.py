@@ -1,8 +1,6 @@
-"""Reads timestamps of fields with a format or a zone.
+"""Read timestamps with a format or a zone, and convert them to microseconds since 1970.
 
-Such a timestamp is a number in some unit since 1970, a text that follows a pattern, or a time without a zone. The JSON
-reader returns the number or the text, and this module converts it to microseconds since 1970. Fractions are truncated,
-never rounded, so that no time moves into a later window.
+Fractions are truncated, because rounding could move a time into the next window.
 """
 
 from __future__ import annotations
@@ -23,14 +21,15 @@ from tidemill_contract.times import BeyondYears, read_local
 
 RFC3339 = "rfc3339"
 UNITS = {"s": 6, "ms": 3, "us": 0, "ns": -3}
-"""The power of ten by which a number in each unit is multiplied to get microseconds."""
+"""The power of ten that converts a number in each unit to microseconds."""
 _EPOCH, _MICROSECOND = dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.timedelta(microseconds=1)
 _TEXTS_KEPT, _LONGEST_KEPT = 16_384, 64
 """The maximum number of cached texts, and the length of the longest cached text."""
 _MOST_DIGITS, _BEYOND = 25, 10**40
-"""Numbers with more digits are beyond the year 9999 in every unit. `_BEYOND` replaces them, to limit the memory."""
+"""A number with more digits than `_MOST_DIGITS` is too late in every unit. `_BEYOND` replaces the number, to limit the
+memory."""
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-# Finds JSON strings that may be numbers in the eyes of Python: it takes any digits of Unicode, and ignores blanks.
+# Finds JSON strings that Python may read as numbers, including digits of all scripts.
 _MAYBE_NUMBERS = re.compile(rb'"(?:[\x00- +\-._0-9eE\x80-\xff]|\\u[0-9a-fA-F]{4}|\\[bfnrt])+"')
 _EXACT = decimal.Context(prec=60, rounding=decimal.ROUND_FLOOR, Emin=-(10**6), Emax=10**6)
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
@@ -39,30 +38,24 @@ _ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+\-]*(/[A-Za-z0-9_+\-]+)*", re.ASCII)
 
 
 def check_format(text: str) -> None:
-    """Check a format.
-
-    Raises:
-        ValueError: the text is not a format. The text of the error is `message: remedy`.
-    """
+    """Raise ValueError (`message: remedy`) unless the text is a timestamp format."""
     if text in UNITS or text == RFC3339:
         return
     if "%" not in text:
-        raise ValueError("is not a format of times: write rfc3339, s, ms, us, ns or a pattern such as '%d.%m.%Y %H:%M'")
+        raise ValueError(
+            "is not a timestamp format: write rfc3339, s, ms, us, ns or a pattern such as '%d.%m.%Y %H:%M'"
+        )
     try:
         found = dt.datetime.strptime(_TRIED.strftime(text), text)
     except (ValueError, re.error):
-        remedy = "write directives as strptime of Python takes them, such as '%d.%m.%Y %H:%M:%S'"
-        raise ValueError(f"is not a pattern for times: {remedy}") from None
+        remedy = "write directives of Python's strptime, such as '%d.%m.%Y %H:%M:%S'"
+        raise ValueError(f"is not a timestamp pattern: {remedy}") from None
     if found.date() != _TRIED.date():
         raise ValueError("has no complete date: add year, month and day, such as %Y-%m-%d")
 
 
 def check_zone(name: str) -> None:
-    """Check the name of a time zone.
-
-    Raises:
-        ValueError: no zone has this name. The text of the error is `message: remedy`.
-    """
+    """Raise ValueError (`message: remedy`) unless the name is a time zone."""
     try:
         if _ZONE.fullmatch(name) is None:
             raise ValueError
@@ -77,13 +70,11 @@ class TimeFormat:
     Attributes:
         type: the type that the JSON reader accepts.
         name: the format and the zone, for messages.
-        counts: whether the values are numbers in a unit. They may be texts.
-        guesses: whether numbers that are probably seconds are refused. They are accepted if the format is a unit or a
-            pattern.
+        counts: whether the values are numbers in a unit, or texts with such numbers.
+        guesses: whether to refuse numbers that are probably seconds.
     """
 
     def __init__(self, text: str, zone: str | None) -> None:
-        """Compile a format (see `check_format`). `zone` is the zone of texts that name none."""
         self._unit = UNITS.get(text)
         self._pattern = text if "%" in text else None
         self._zone: dt.tzinfo = zoneinfo.ZoneInfo(zone) if zone else dt.UTC
@@ -96,17 +87,13 @@ class TimeFormat:
 
     @classmethod
     def of(cls, field: FieldSpec) -> TimeFormat | None:
-        """Return the format of a timestamp field, or None if the JSON reader itself can read the values."""
+        """Return the format of a timestamp field, or None if the JSON reader can read the values by itself."""
         if field.type != "timestamp" or (field.format in (None, RFC3339) and field.zone is None):
             return None
         return cls(field.format or RFC3339, field.zone)
 
     def micros(self, value: Any) -> int:
-        """Return the microseconds since 1970 of a value from the JSON reader.
-
-        Raises:
-            ValueError: the value does not have this format, or is not a time.
-        """
+        """Convert a value from the JSON reader to microseconds since 1970, or raise ValueError."""
         if self._unit is not None:
             return _scaled(value, self._unit)
         if value.__class__ is int:
@@ -114,11 +101,7 @@ class TimeFormat:
         return self._read_text(value)
 
     def all_micros(self, values: Sequence[Any]) -> list[int | None]:
-        """Return the microseconds since 1970 of many values. None stays None.
-
-        Raises:
-            ValueError: at least one value does not have this format, or is not a time.
-        """
+        """Convert many values to microseconds since 1970, or raise ValueError for an invalid value."""
         kinds = set(map(type, values))
         if self._unit is not None and kinds == {int}:
             factor, divisor = 10 ** max(self._unit, 0), 10 ** max(-self._unit, 0)
@@ -151,8 +134,8 @@ class TimeFormat:
             seconds = micros / 10 ** (self._unit or 0) * 10**digits / 10**6
             if self._unit is not None and digits != self._unit and 631_152_000 <= seconds <= 4_102_444_800:
                 day = (_EPOCH + dt.timedelta(seconds=seconds)).date().isoformat()
-                return f"as {_NAMES[name]} it is {day}: set the field's format to {name}"
-        return "send a time between them"
+                return f"in {_NAMES[name]}, the value means {day}: set the field's format to {name}"
+        return "send a time in these years"
 
 
 def is_number(text: str) -> bool:
@@ -161,10 +144,7 @@ def is_number(text: str) -> bool:
 
 
 def may_be_lenient(raw: bytes) -> bool:
-    """Return whether these bytes (one or more events) have a text that only the typed decoder reads as a number.
-
-    Such texts are `1_000`, `+1`, `007` and digits of other scripts.
-    """
+    """Return whether a text in these bytes may be a number for Python, but not for JSON, such as `1_000` or `007`."""
     for found in _MAYBE_NUMBERS.finditer(raw):
         try:
             text = msgspec.json.decode(found.group(), type=str)
@@ -176,22 +156,17 @@ def may_be_lenient(raw: bytes) -> bool:
 
 
 def _scaled(value: int | decimal.Decimal | str, digits: int) -> int:
-    """Return a number times 10^digits, rounded down to an integer. This converts a unit to microseconds.
-
-    Raises:
-        ValueError: a text is not a number.
-    """
     if isinstance(value, int):
         value = max(-_BEYOND, min(value, _BEYOND))
         return value * int(10**digits) if digits >= 0 else value // int(10**-digits)
     if isinstance(value, str) and not is_number(value):
-        raise ValueError("it is not a number")
+        raise ValueError("the value is not a number")
     try:
         number = decimal.Decimal(value)
-    except decimal.InvalidOperation:  # the exponent has too many digits
-        raise ValueError("it is not a number") from None
+    except decimal.InvalidOperation:
+        raise ValueError("the value is not a number") from None
     if not number.is_finite():
-        raise ValueError("it is not a number")
+        raise ValueError("the value is not a number")
     if number and number.adjusted() > _MOST_DIGITS:
         return -_BEYOND if number < 0 else _BEYOND
     return int(_EXACT.to_integral_value(_EXACT.scaleb(number, digits)))

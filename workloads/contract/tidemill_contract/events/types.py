@@ -1,4 +1,4 @@
-"""The types that the JSON reader accepts for each field, and the defaults of fields as values of these types."""
+"""The types that the JSON reader accepts for each field, and the values of defaults."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _DEFAULTS = {
     "number": "write a number",
     "boolean": "write true or false",
     "decimal": "write a number with as many digits as precision and scale allow",
-    "strings": "remove it: if the array is absent, no string is counted",
+    "strings": "remove the default: no string is counted if the array is absent",
     "timestamp": "write RFC 3339 in quotes, such as '2026-11-28T10:00:00Z', or epoch milliseconds",
 }
 
@@ -55,10 +55,7 @@ def epoch_ms(moment: dt.datetime) -> int:
 
 
 def all_epoch_ms(values: list[Any], kinds: set[type]) -> list[Any]:
-    """Return times from the JSON reader as epoch milliseconds.
-
-    `kinds` is the set of their types (int, datetime, NoneType).
-    """
+    """Convert times of the types `kinds` from the JSON reader to epoch milliseconds."""
     if kinds != {dt.datetime}:
         return [value if value.__class__ is int or value is None else epoch_ms(value) for value in values]
     spans = map(sub, values, repeat(EPOCH))
@@ -66,7 +63,7 @@ def all_epoch_ms(values: list[Any], kinds: set[type]) -> list[Any]:
 
 
 def micros_of(moment: dt.datetime | int | None) -> int:
-    """Return the microseconds of a time within its millisecond, from 0 to 999."""
+    """Return the microseconds of a time within the millisecond, from 0 to 999."""
     return moment.microsecond % 1000 if isinstance(moment, dt.datetime) else 0
 
 
@@ -77,7 +74,7 @@ def type_of(field: FieldSpec) -> Any:
 
 
 def kind_of(field: FieldSpec) -> str:
-    """Return the field's type for messages, with the format of a timestamp or the digits of a decimal."""
+    """Return the field's type for messages, such as `decimal(18,2)` or a timestamp with its format."""
     written, decimal = TimeFormat.of(field), DecimalFormat.of(field)
     if decimal is not None:
         return decimal.name
@@ -85,7 +82,7 @@ def kind_of(field: FieldSpec) -> str:
 
 
 def read_time(name: str, written: TimeFormat | None, value: Any) -> tuple[int, int]:
-    """Return a timestamp from the JSON reader as milliseconds and the remaining microseconds (0 to 999).
+    """Return a timestamp as epoch milliseconds and the remaining microseconds (0 to 999).
 
     Raises:
         InvalidEvent: the time is in seconds, does not have the format of field `name`, or is outside the years 1 to
@@ -99,7 +96,7 @@ def read_time(name: str, written: TimeFormat | None, value: Any) -> tuple[int, i
         try:
             exact = written.micros(value)
         except BeyondYears:
-            raise beyond_years(name, value, "send a time between them") from None
+            raise beyond_years(name, value, "send a time in these years") from None
         except ValueError:
             raise miswritten(name, f"{AS_WRITTEN}{written.name}", value) from None
         time, micros, hint = exact // 1000, exact % 1000, written.hint(exact)
@@ -111,11 +108,7 @@ def read_time(name: str, written: TimeFormat | None, value: Any) -> tuple[int, i
 
 
 def check_default(field: FieldSpec) -> None:
-    """Check that a field's default would be valid in an event.
-
-    Raises:
-        ValueError: the default would not be valid. The text of the error is `message: remedy`.
-    """
+    """Raise ValueError (`message: remedy`) unless a field's default would be valid in an event."""
     value = default_of(field)
     if value is None or field.type != "timestamp":
         return
@@ -129,7 +122,7 @@ def default_of(field: FieldSpec) -> Any:
     """Return a field's default as the JSON reader would return it, or None if the field has no default.
 
     Raises:
-        ValueError: the default is not a value of the field's type. The text of the error is `message: remedy`.
+        ValueError: the default does not fit the field's type.
     """
     if field.default is None:
         return None
@@ -143,8 +136,8 @@ def default_of(field: FieldSpec) -> Any:
         if (decimal := DecimalFormat.of(field)) is not None:
             decimal.all_scaled([value])
     except (msgspec.MsgspecError, ArithmeticError, ValueError):
-        remedy = _DEFAULTS[field.type] if written is None else "write it in the field's format"
+        remedy = _DEFAULTS[field.type] if written is None else "write the default in the field's format"
         raise ValueError(f"is not of type {kind_of(field)}: {remedy}") from None
     if isinstance(value, str) and "\0" in value:
-        raise ValueError(f"holds a NUL character: {_DEFAULTS[field.type]}")
+        raise ValueError(f"contains a NUL character: {_DEFAULTS[field.type]}")
     return epoch_ms(value) if isinstance(value, dt.datetime) else value

@@ -1,11 +1,12 @@
-"""Verdicts on events: the reason why an event is not counted, and the record headers that carry a verdict."""
+"""The reasons for dead letters, and the record headers that contain the reason."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
 QUARANTINE_PREFIX = b"\x00"
-"""First byte of an event that ingest refused. No JSON text starts with this byte, so no decoder accepts the record."""
+"""The first byte of each event that ingest refused. JSON never starts with this byte, so every decoder refuses the
+record."""
 REASON_HEADER, FIELD_HEADER, DETAIL_HEADER = "reason", "field", "detail"
 
 
@@ -34,11 +35,11 @@ class Reason(StrEnum):
 
 
 class InvalidEvent(Exception):
-    """The verdict on an invalid event.
+    """The error for an invalid event.
 
     Attributes:
         reason: the reason why the event is invalid.
-        field: the field with the fault, or None if the fault is in the whole event.
+        field: the invalid field, or None if the whole event is invalid.
         detail: the value received, the value expected, and the remedy.
     """
 

@@ -1,1 +1,1 @@
-"""Filter and derive expressions: their grammar, types and compilation."""
+"""Filter and derive expressions: grammar, types and compilation."""

@@ -1,8 +1,4 @@
-"""Checks the types of filter and derive expressions, and compiles them to vectorised polars expressions.
-
-Where SQL would fail (overflow, division by zero, a text that is not a number), the result is NULL, so no event can stop
-a batch. No function looks at other rows, so the result for an event does not depend on its batch.
-"""
+"""Check the types of filter and derive expressions, and compile the expressions to vectorised polars expressions."""
 
 from __future__ import annotations
 
@@ -35,10 +31,10 @@ MAX_DERIVED_BYTES = 1_024
 
 @dataclass(frozen=True)
 class Transform:
-    """A compiled transform: the derives and the filter that are applied to events before aggregation.
+    """A compiled transform: the derives (computed fields) and the filter for events.
 
     Attributes:
-        derives: (name, spec type, polars expression) in order.
+        derives: the name, the spec type and the polars expression of each derive, in order.
         condition: the filter.
         further: columns that are added to the rows that pass the filter, in order.
     """
@@ -48,11 +44,9 @@ class Transform:
     further: tuple[pl.Expr, ...] = ()
 
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Return `frame` with the derived columns, and only with the rows for which the filter is true.
+        """Add the derived columns to `frame`, and keep only the rows for which the filter is true.
 
-        The columns of `frame` must have the dtypes of POLARS_TYPES. The derived columns get dtypes of POLARS_TYPES too.
-        A derived string of more than 1,024 bytes is null, because a group column cannot hold it, and a chain of derives
-        could otherwise fill the memory.
+        A derived string of more than 1,024 bytes becomes null, because a group column cannot hold it.
         """
         for _, _, expression in self.derives:
             frame = _with_column(frame, expression)
@@ -63,12 +57,7 @@ class Transform:
 
 
 def _with_column(frame: pl.DataFrame, expression: pl.Expr) -> pl.DataFrame:
-    """Return the frame with a derived column.
-
-    If all rows of a batch happen to be equal, polars may compute a single value, and then raise an error because the
-    lengths differ. This value is right for every row, because an expression looks at one row only, so it is repeated.
-    (Otherwise the processor would search the batch for an event that causes the error.)
-    """
+    """Add a derived column. If polars computes only one value for a batch of equal rows, repeat the value."""
     try:
         return frame.with_columns(expression)
     except pl.exceptions.InvalidOperationError:
@@ -103,11 +92,7 @@ def compile_transform(spec: PipelineSpec) -> Transform:
 
 
 def derived_types(spec: PipelineSpec) -> dict[str, str]:
-    """Return the spec types of the derives, by name.
-
-    Raises:
-        ExpressionError: an expression is not valid.
-    """
+    """Return the spec types of the derives (computed fields) by name, or raise ExpressionError."""
     return {name: kind for name, kind, _ in compile_transform(spec).derives}
 
 
@@ -116,41 +101,35 @@ def check(text: str, types: Mapping[str, str], *, as_filter: bool = False) -> st
 
     Args:
         text: the expression.
-        types: the spec types of the columns that it can use, by name.
+        types: the spec types of the available columns, by name.
         as_filter: whether the expression must be a condition.
 
     Raises:
-        ExpressionError: the expression is not valid, or is not a condition although it must be.
+        ExpressionError: the expression is not valid, or is not a condition although `as_filter` is true.
     """
     expression, kind = (compile_condition(text, types), "boolean") if as_filter else _derive(text, types)
     known = {name: POLARS_TYPES[own] for name, own in types.items() if own in POLARS_TYPES}
     try:
-        # What polars refuses whatever the values are would stop a processor at its first event.
+        # An expression that polars refuses for all values would stop a processor.
         pl.DataFrame(schema=known).select(expression)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = str(error).partition("\n")[0]
-        raise ExpressionError(f"cannot be computed ({reason[:200]}); write it differently") from None
+        raise ExpressionError(f"cannot be computed ({reason[:200]}); write another expression") from None
     return kind
 
 
 def compile_condition(text: str, types: Mapping[str, str]) -> pl.Expr:
-    """Compile a condition over columns of these spec types. Its value is true, false or null.
-
-    Raises:
-        ExpressionError: the text is not a valid condition.
-    """
+    """Compile a condition over typed columns to a polars expression, or raise ExpressionError."""
     typed = _compile(parse(text), types)
     if typed.kind not in ("boolean", "null"):
-        raise ExpressionError(f"is of type {typed.kind}, not a condition; compare it, for example: {text[:60]} > 0")
+        raise ExpressionError(
+            f"is of type {typed.kind}, not a condition; compare the value, for example: {text[:60]} > 0"
+        )
     return typed.expression.cast(pl.Boolean())
 
 
 def columns(text: str) -> frozenset[str]:
-    """Return the names of all columns in an expression.
-
-    Raises:
-        ExpressionError: the expression cannot be parsed.
-    """
+    """Return the names of all columns in an expression, or raise ExpressionError."""
     found: set[str] = set()
     stack: list[Node] = [parse(text)]
     while stack:
@@ -169,7 +148,7 @@ def columns(text: str) -> frozenset[str]:
 def _derive(text: str, types: Mapping[str, str]) -> tuple[pl.Expr, str]:
     typed = _compile(parse(text), types)
     if typed.kind == "null":
-        raise ExpressionError("is always NULL, so it has no type; give one branch a value")
+        raise ExpressionError("is always NULL and has no type; give one branch a value")
     expression = typed.expression.cast(POLARS_TYPES[typed.kind])
     if typed.kind == "number":
         expression = unsigned_zero(expression)
@@ -189,9 +168,9 @@ def _compile(node: Node, types: Mapping[str, str]) -> Typed:
             typed = case_of(branches, _compile(node.default, types))
         case Call():
             typed = apply_function(node.name, [_compile(argument, types) for argument in node.args])
-    # Some functions contain an argument twice in their polars expression, so nesting can make it grow exponentially.
+    # Some polars expressions contain an argument twice, so nested functions can grow exponentially.
     if typed.size > MAX_SIZE:
-        raise ExpressionError("is too large once it is compiled; split it into several derives")
+        raise ExpressionError("is too large after compilation; split the expression into several derives")
     return typed
 
 
@@ -199,7 +178,7 @@ def _lookup(name: str, types: Mapping[str, str]) -> Typed:
     if name in types:
         return column(name, types[name])
     if name.upper() in UNSTABLE:
-        raise ExpressionError(f"{name.upper()} gives a different value each time; use the event's own fields")
+        raise ExpressionError(f"{name.upper()} gives a different value at each call; use fields of the event")
     close = difflib.get_close_matches(name, types, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"known columns: {', '.join(list(types)[:12]) or 'none'}"
     raise ExpressionError(f"unknown column '{name}'; {hint} (a text is written in single quotes)")

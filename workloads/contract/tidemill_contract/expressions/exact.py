@@ -1,7 +1,6 @@
 """Exact arithmetic of decimals in filter and derive expressions.
 
-In these expressions, a decimal is an integer of 64 bits: its value times 10^scale. A result that does not fit into 64
-bits is NULL.
+The polars value of a decimal is an integer of 64 bits. A result that does not fit becomes NULL.
 """
 
 from __future__ import annotations
@@ -40,12 +39,11 @@ _TYPE = re.compile(r"(?:DECIMAL|NUMERIC)\((\d{1,4})(?:,(\d{1,4}))?\)", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 _ROUNDING = Context(prec=400, rounding=ROUND_HALF_UP)
-"""A double has at most 309 digits before the point. With a precision of 400 digits, it is rounded only once, to the
-scale of the decimal."""
+"""The context for rounding a double to the scale of a decimal. A double has at most 309 digits before the point."""
 
 
 def arithmetic(name: str, args: Sequence[Typed]) -> Built | None:
-    """Return the exact sum, difference, product or remainder, or None if it must be computed with doubles."""
+    """Return the exact sum, difference, product or remainder, or None if the result must be a double."""
     args = with_exact_constants(args)
     found = common_scales(argument.kind for argument in args)
     if found is None or name == "/":
@@ -62,10 +60,7 @@ def arithmetic(name: str, args: Sequence[Typed]) -> Built | None:
 
 
 def rounded(name: str, argument: Typed, digits: int) -> Built:
-    """Round a decimal to fewer digits after the point, by ROUND (halves away from zero), FLOOR, CEIL or TRUNCATE.
-
-    With 0 digits, the result is an integer.
-    """
+    """Round a decimal by ROUND (halves away from zero), FLOOR, CEIL or TRUNCATE, to an integer for 0 digits."""
     scale = scale_of(argument.kind) or 0
     kind = decimal_type(min(digits, scale)) if digits else "integer"
     if digits >= scale:
@@ -89,18 +84,16 @@ def _rounded(name: str, step: int, numbers: pl.Series) -> pl.Series:
 
 
 def text(argument: Typed) -> pl.Expr:
-    """Return the text of a decimal, with all its digits after the point."""
+    """Return a decimal as text, with all digits after the point."""
     written = partial(scaled_text, scale=scale_of(argument.kind) or 0)
     return _mapped(argument, partial(_each, written, pl.String()), pl.String())
 
 
 def to_decimal(name: str, source: Typed, wanted: str) -> Built:
-    """Return a value converted to a type such as `DECIMAL(18,2)`, and rounded.
-
-    A value with too many digits becomes NULL.
+    """Convert a value to a type such as `DECIMAL(18,2)`, with NULL for a value with too many digits.
 
     Raises:
-        ExpressionError: there is no such type, or the value cannot be converted to it.
+        ExpressionError: the type does not exist, or the value cannot be converted to this type.
     """
     match = _TYPE.fullmatch(wanted)
     precision, scale = (int(match[1]), int(match[2] or 0)) if match else (0, 0)
@@ -112,7 +105,9 @@ def to_decimal(name: str, source: Typed, wanted: str) -> Built:
     if source.kind == "null":
         return decimal_type(scale), source.expression.cast(pl.Int64())
     if source.kind not in ("integer", "number", "string", *DECIMALS):
-        raise ExpressionError(f"a {source.kind} cannot become a decimal; convert it to an integer first")
+        raise ExpressionError(
+            f"a {source.kind} cannot be converted to a decimal; convert the value to an integer first"
+        )
     read: Callable[[Any], Decimal] = partial(value_of, scale=scale_of(source.kind) or 0)
     if source.kind in ("number", "string"):
         read = _number
@@ -121,11 +116,7 @@ def to_decimal(name: str, source: Typed, wanted: str) -> Built:
 
 
 def from_decimal(source: Typed, kind: str) -> Built:
-    """Return a decimal converted to another type. A decimal that becomes an integer loses its fraction.
-
-    Raises:
-        ExpressionError: a decimal cannot be converted to this type.
-    """
+    """Convert a decimal to another type (without the fraction for integers), or raise ExpressionError."""
     match kind:
         case "string":
             return kind, text(source)
@@ -135,14 +126,10 @@ def from_decimal(source: Typed, kind: str) -> Built:
             return kind, rounded("TRUNCATE", source, 0)[1]
         case "boolean":
             return kind, source.expression != 0
-    raise ExpressionError(f"a decimal cannot become a {kind}; declare the field as {kind}")
+    raise ExpressionError(f"a decimal cannot be converted to a {kind}; declare the field as {kind}")
 
 
 def _number(written: float | str) -> Decimal:
-    """Return a value as a decimal number.
-
-    A double becomes the shortest decimal that identifies it (0.1, for example).
-    """
     if isinstance(written, float):
         return Decimal(repr(written))
     # Decimal also reads digits of other scripts, and underscores.
@@ -165,5 +152,4 @@ def _each(function: Callable[[Any], Any], dtype: pl.DataType, values: pl.Series)
 
 
 def _mapped(argument: Typed, function: Callable[[pl.Series], pl.Series], dtype: pl.DataType) -> pl.Expr:
-    # A callback gets the computed column, so the argument's expression occurs only once.
     return argument.expression.map_batches(function, return_dtype=dtype, is_elementwise=True)

@@ -1,7 +1,4 @@
-"""The functions of filter and derive expressions: their arguments, their result types and their polars expressions.
-
-A function uses the values of one event. Its result has a spec type, and is NULL where SQL would fail.
-"""
+"""The functions of filter and derive expressions: arguments, result types and polars expressions."""
 
 from __future__ import annotations
 
@@ -53,17 +50,13 @@ _CAST_TYPES = {
 
 
 def apply_function(name: str, args: Sequence[Typed]) -> Typed:
-    """Apply an operator or a function.
-
-    Raises:
-        ExpressionError: there is no such function, or the arguments are wrong.
-    """
+    """Apply an operator or a function, or raise ExpressionError for wrong arguments."""
     if name in _AGGREGATES:
         raise ExpressionError(
-            f"{name} looks at other events; aggregate under aggregations[].metrics (of two values: GREATEST, LEAST)"
+            f"{name} uses several events; write a metric in aggregations[].metrics (for two values: GREATEST, LEAST)"
         )
     if name in UNSTABLE:
-        raise ExpressionError(f"{name} gives a different value each time; use the event's own fields")
+        raise ExpressionError(f"{name} gives a different value at each call; use fields of the event")
     entry = _FUNCTIONS.get(name)
     if entry is None:
         close = difflib.get_close_matches(name, FUNCTION_NAMES, n=1)
@@ -80,7 +73,7 @@ def apply_function(name: str, args: Sequence[Typed]) -> Typed:
 
 
 def case(branches: Sequence[tuple[Typed, Typed]], default: Typed) -> Typed:
-    """Return a `CASE WHEN` expression: the value of the first branch whose condition is true, else the default.
+    """Return a `CASE WHEN` expression: the value of the first branch with a true condition, else the default.
 
     Raises:
         ExpressionError: a condition is not boolean, or the values are of different types.
@@ -102,8 +95,8 @@ def _arithmetic(name: str, args: Sequence[Typed]) -> Built:
     if name == "/":
         return "number", quotient(*floats)
     if all(argument.kind == "integer" for argument in args):
-        # 128 bits hold the result of any single operation. A result that does not fit 64 bits becomes NULL and never
-        # wraps.
+        # 128 bits hold the result of any single operation, and `narrow` replaces a result of more than 64 bits with
+        # NULL.
         a, b = (argument.expression.cast(WIDE) for argument in args)
         return "integer", narrow({"+": a + b, "-": a - b, "*": a * b}[name])
     a, b = floats
@@ -157,7 +150,7 @@ def _in(name: str, args: Sequence[Typed]) -> Built:
     if not all(argument.is_constant and argument.kind != "null" for argument in args[1:]):
         raise ExpressionError("IN takes constants other than NULL; write = … OR … for other values")
     kind, values = unify(name, args, compared=True)
-    # An OR of equalities, not is_in, because it treats NULL as SQL does and takes every type.
+    # `is_in` does not treat NULL as SQL does.
     return "boolean", pl.any_horizontal([values[0] == value for value in values[1:]]) if kind != "null" else args[
         0
     ].expression
@@ -312,7 +305,8 @@ def _try_cast(name: str, args: Sequence[Typed]) -> Built:
     kind = _CAST_TYPES.get(wanted)
     if kind is None:
         raise ExpressionError(
-            f"{name} does not know the type {wanted}; write integer, number, decimal(18, 2), string, boolean, timestamp"
+            f"{name} does not support the type {wanted}; use integer, number, decimal(18, 2), string, boolean or"
+            " timestamp"
         )
     if source.kind in DECIMALS:
         return exact.from_decimal(source, kind)
@@ -335,7 +329,7 @@ def _try_cast(name: str, args: Sequence[Typed]) -> Built:
         case "string", "boolean":
             low = value.str.to_lowercase()
             return kind, pl.when(low == "true").then(pl.lit(True)).when(low == "false").then(pl.lit(False))
-    raise ExpressionError(f"a {source.kind} cannot become a {kind}; declare the field as {kind}")
+    raise ExpressionError(f"a {source.kind} cannot be converted to a {kind}; declare the field as {kind}")
 
 
 _MANY = 256

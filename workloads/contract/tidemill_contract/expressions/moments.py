@@ -1,4 +1,4 @@
-"""Functions of timestamps in filter and derive expressions. Timestamps are in UTC, with milliseconds."""
+"""Functions of timestamps (UTC, milliseconds) in filter and derive expressions."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _DIRECTIVE = re.compile(r"\.%f|%.", re.DOTALL)
 _DIRECTIVES = ("%Y", "%y", "%m", "%b", "%B", "%d", "%j", "%H", "%I", "%M", "%S", ".%f", "%p", "%z", "%%")
 _YEARS, _MONTHS = ("%Y", "%y"), ("%m", "%b", "%B")
 _DATES = ({"%Y", "%j"}, *({year, month, "%d"} for year in _YEARS for month in _MONTHS))
-"""Sets of directives that give a complete date."""
+"""The sets of strptime directives that give a complete date."""
 
 
 def _moment(name: str, argument: Typed) -> pl.Expr:
@@ -77,7 +77,7 @@ def _date_part(name: str, args: Sequence[Typed]) -> Built:
 def _unit(name: str, argument: Typed, known: dict[str, object]) -> str:
     unit = str(constant(name, argument, "the unit", "string")).upper()
     if unit not in known:
-        raise ExpressionError(f"{name} does not know the unit '{unit}'; write one of {', '.join(known)}")
+        raise ExpressionError(f"{name} does not support the unit '{unit}'; write one of {', '.join(known)}")
     return unit
 
 
@@ -89,8 +89,7 @@ def _truncated(name: str, args: Sequence[Typed]) -> Built:
 def _difference(name: str, args: Sequence[Typed]) -> Built:
     unit_ms = _UNITS_MS[_unit(name, args[0], dict(_UNITS_MS))]
     first, last = (_moment(name, argument).dt.epoch("ms") for argument in args[1:])
-    # The difference is exact as a double. Dividing it never rounds up to the next whole number, because the gap to it
-    # is larger than the rounding error. So the cast truncates correctly.
+    # A double represents the difference exactly, so the cast truncates the quotient correctly.
     return "integer", ((last - first).cast(pl.Float64()) / float(unit_ms)).cast(pl.Int64())
 
 
@@ -107,12 +106,11 @@ def _within(milliseconds: pl.Expr) -> pl.Expr:
 
 
 def _read(name: str, args: Sequence[Typed]) -> pl.Expr:
-    """Return an expression that parses texts by a pattern. It is null for texts that do not match."""
     value, form = as_string(name, args[0]), str(constant(name, args[1], "the pattern", "string"))
     used = set(_DIRECTIVE.findall(form))
     unknown = sorted(used - set(_DIRECTIVES))
     if unknown or not any(date <= used for date in _DATES):
-        wrong = f"{', '.join(unknown)} is unknown" if unknown else "there is no complete date"
+        wrong = f"{', '.join(unknown)} is unknown" if unknown else "the date is incomplete"
         known = " ".join(_DIRECTIVES)
         raise ExpressionError(
             f"{name}: in the pattern '{form}' {wrong}; write a pattern such as '%d.%m.%Y %H:%M:%S', with {known}"
@@ -125,11 +123,11 @@ def _read(name: str, args: Sequence[Typed]) -> pl.Expr:
     except pl.exceptions.PolarsError as error:
         reason = str(error).partition("\n")[0]
         raise ExpressionError(
-            f"{name}: the pattern '{form}' cannot be used ({reason}); write the hour too, such as '%d.%m.%Y %H:%M:%S'"
+            f"{name}: the pattern '{form}' cannot be used ({reason}); add the hour, such as '%d.%m.%Y %H:%M:%S'"
         ) from None
     if "%z" in used:
         if len(args) > 2:
-            raise ExpressionError(f"{name}: the text has its own offset (%z); leave the zone out")
+            raise ExpressionError(f"{name}: the text has its own offset (%z); remove the zone argument")
         moment = value.str.to_datetime(form, time_unit="ms", time_zone="UTC", strict=False)
     else:
         zone = _zone(name, args[2]) if len(args) > 2 else "UTC"
@@ -154,4 +152,4 @@ ROWS: tuple[Row, ...] = (
     ("TO_TIMESTAMP", 1, 3, _to_timestamp),
 )
 TWICE = ("TO_TIMESTAMP",)
-"""Functions whose polars expression contains an argument twice."""
+"""The functions whose polars expression contains an argument twice."""

@@ -1,6 +1,6 @@
-"""The normal form of an expression: one text for all expressions that parse to the same tree.
+"""The normal form of an expression, which is equal for all expressions with the same syntax tree.
 
-Names of stored columns are derived from the normal form, so it must never change for an existing expression.
+The names of stored columns depend on the normal form, so the form of an existing expression must never change.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from tidemill_contract.expressions.syntax import Call, Case, Column, Literal, No
 
 @lru_cache(maxsize=1024)
 def normal_form(text: str) -> str:
-    """Return an expression in a form that does not depend on blanks, letter case and redundant parentheses.
-
-    `status>=500` and `(STATUS >= 500)` have the same normal form, `>=("status",500)`.
+    """Return the normal form of an expression, such as `>=("status",500)` for `(STATUS >= 500)`.
 
     Raises:
         ExpressionError: the text is not an expression.

@@ -1,9 +1,4 @@
-"""Compiles expressions over merged metrics to SQL: the part of the grammar for ratios, differences and choices.
-
-The SQL never raises an error for finite values: division by zero, overflow and the root of a negative number give NULL.
-Integers are `numeric`, so that sums of any size stay exact; numbers are doubles (see `functions.doubles`). A
-composite operand that is needed twice is computed once, in a subselect (`_bound`).
-"""
+"""Compile expressions over merged metrics to SQL, which never raises an error for finite values."""
 
 from __future__ import annotations
 
@@ -20,9 +15,9 @@ from tidemill_contract.times import read_start, rfc3339
 
 NUMERIC = ("integer", "number")
 _EXACT = ("integer", *DECIMALS)
-"""The spec types whose values are of type numeric in SQL."""
+"""The spec types with values of type numeric in SQL."""
 _LARGEST_INTEGER = "1e38"
-"""An integer of this size or more becomes NULL, so that products of metrics cannot grow without bound."""
+"""An integer of this size or more becomes NULL, so that products of metrics have a limited size."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +26,8 @@ class Value:
 
     Attributes:
         simple: whether the SQL is a column or a constant, so that it may be repeated.
-        constant: for a string constant, its text, from which a timestamp can be made.
-        exact: for a number constant, its value, from which a decimal can be made. In this SQL, a decimal is its exact
-            numeric value, not a scaled integer.
+        constant: the text of a string constant, which may be converted to a timestamp.
+        exact: the value of a number constant, which may be converted to a decimal.
     """
 
     kind: str
@@ -44,19 +38,11 @@ class Value:
 
 
 def compile_sql(text: str, columns: Mapping[str, Value]) -> Value:
-    """Compile an expression.
-
-    Args:
-        text: the expression.
-        columns: the SQL of each column, by name. The SQL is repeated for each use of the column.
-
-    Raises:
-        ExpressionError: the expression is not valid. The message has the reason and the remedy.
-    """
+    """Compile an expression to SQL, or raise ExpressionError. `columns` has the SQL of each column by name."""
     found = _compile(parse(text), columns)
     match found.kind:
         case "null":
-            raise ExpressionError("is always NULL, so it has no type; give one branch a value")
+            raise ExpressionError("is always NULL and has no type; give one branch a value")
         case kind if kind in _EXACT:
             return Value(kind, _bound("CASE WHEN abs({0}) < " + _LARGEST_INTEGER + " THEN {0} END", found))
         case "number":
@@ -90,7 +76,7 @@ def _literal(value: str | int | float | bool | None) -> Value:
 
 
 def _quoted(text: str) -> str:
-    """Return a text as an SQL literal. Per cent signs are escaped, because psycopg would take them for parameters."""
+    """Return a text as an SQL literal, with per cent signs doubled for psycopg."""
     plain = text.replace("'", "''")
     return f"'{plain}'" if not set("%\\") & set(text) else "E'" + plain.replace("\\", r"\\").replace("%", r"\x25") + "'"
 
@@ -104,23 +90,22 @@ def _column(name: str, columns: Mapping[str, Value]) -> Value:
 
 
 def _bound(template: str, *values: Value) -> str:
-    """Fill a template (`{0}`, `{1}`, …) with values. Each value is computed once, even if the template repeats it."""
+    """Fill a template (`{0}`, `{1}`, …) with values, so that each value is computed once."""
     if all(value.simple for value in values):
         return f"({template.format(*(value.sql for value in values))})"
     names = [f"o._{n}" for n in range(len(values))]
     listed = ", ".join(f"{value.sql} AS _{n}" for n, value in enumerate(values))
-    # OFFSET keeps Postgres from inlining each value wherever its name occurs.
+    # OFFSET keeps Postgres from inlining a value at each use of its name.
     return f"(SELECT {template.format(*names)} FROM (SELECT {listed} OFFSET 0) AS o)"
 
 
 def _condition(name: str, value: Value) -> str:
     if value.kind not in ("boolean", "null"):
-        raise ExpressionError(f"{name} takes a condition, not a {value.kind}; compare it with something")
+        raise ExpressionError(f"{name} takes a condition, not a {value.kind}; compare the value with another value")
     return value.sql if value.kind == "boolean" else "NULL::boolean"
 
 
 def _number(name: str, value: Value) -> Value:
-    """Return a numeric value or NULL, converted to `double precision`."""
     match value.kind:
         case "number":
             return value
@@ -134,7 +119,6 @@ def _number(name: str, value: Value) -> Value:
 
 
 def _with_exact_constants(values: Sequence[Value]) -> Sequence[Value]:
-    """Return the values. If any is a decimal, number constants become decimals with all digits as written."""
     return [_decimal(value) for value in values] if any(value.kind in DECIMALS for value in values) else values
 
 
@@ -148,7 +132,6 @@ def _decimal(value: Value) -> Value:
 
 
 def _united(name: str, values: Sequence[Value]) -> tuple[str, list[Value]]:
-    """Return the common type of the values, and the values converted to it."""
     values = _with_exact_constants(values)
     kinds = {value.kind for value in values} - {"null"}
     if kinds == {"timestamp", "string"}:
@@ -160,7 +143,7 @@ def _united(name: str, values: Sequence[Value]) -> tuple[str, list[Value]]:
             return "number", [_number(name, value) for value in values]
         kinds = {decimal_type(max(scales))}
     if len(kinds) > 1:
-        raise ExpressionError(f"{name} mixes {' and '.join(sorted(map(family, kinds)))}; take metrics of one type")
+        raise ExpressionError(f"{name} mixes {' and '.join(sorted(map(family, kinds)))}; use metrics of one type")
     kind = kinds.pop() if kinds else "null"
     return kind, [_null(kind) if value.kind == "null" else value for value in values]
 
@@ -215,7 +198,6 @@ _QUOTIENT = (
 
 
 def _sum_of(sign: str) -> str:
-    """Return the SQL of a sum or difference of doubles. It is NULL if the result is too large for a double."""
     towards_zero = f"sign({{0}}) {'<>' if sign == '+' else '='} sign({{1}})"
     return (
         f"CASE WHEN greatest(abs({{0}}), abs({{1}})) < 8e307 OR {towards_zero} OR least(abs({{0}}), abs({{1}})) < 1e291"
@@ -311,7 +293,7 @@ def _rounding(name: str, args: Sequence[Value]) -> Value:
         return Value("number", f"{down_or_up}({value.sql})")
     scaled = f"(abs({{0}}) * 1e{digits}::double precision)"
     whole = f"(floor({scaled}) + ({scaled} - floor({scaled}) >= 0.5)::integer) / 1e{digits}::double precision"
-    # Doubles beyond 2^52 have no fraction.
+    # A double beyond 2^52 has no fraction.
     return Value(
         "number",
         _bound(

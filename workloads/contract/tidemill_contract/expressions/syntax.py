@@ -1,8 +1,4 @@
-"""Parses filter and derive expressions, which are a small part of SQL, into a tree of nodes.
-
-The parser does not use types or polars. Its error messages have the position in the text and a remedy. A general SQL
-parser is not used, because it accepts far more than can be computed for single events.
-"""
+"""Parse filter and derive expressions, which are a small part of SQL, into a syntax tree."""
 
 from __future__ import annotations
 
@@ -29,7 +25,7 @@ _INT64 = range(-(2**63), 2**63)
 
 
 class ExpressionError(ValueError):
-    """An expression is not valid; the message has the reason and the remedy."""
+    """The error for an invalid expression, with the reason and the remedy in the message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +37,14 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A field, or a derive that is listed earlier in the spec."""
+    """A field, or a derive from an earlier line of the spec."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An operator or a function with arguments; `name` is in upper case, e.g. `+`, `AND`, `IS NULL`, `ROUND`."""
+    """An operator or a function with arguments, and a name in upper case, such as `AND` or `ROUND`."""
 
     name: str
     args: tuple[Node, ...]
@@ -56,7 +52,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`CASE WHEN … THEN … ELSE … END`. `CASE x WHEN 1` is parsed as `CASE WHEN x = 1`."""
+    """A `CASE` expression. `CASE x WHEN 1` is parsed as `CASE WHEN x = 1`."""
 
     branches: tuple[tuple[Node, Node], ...]
     default: Node
@@ -67,7 +63,7 @@ Node = Literal | Column | Call | Case
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A word, sign or constant. `kind` is number, string, quoted, word, sign or end."""
+    """A word, sign or constant of the kind number, string, quoted, word, sign or end."""
 
     kind: str
     text: str
@@ -75,11 +71,7 @@ class Token:
 
 
 def tokenize(text: str) -> list[Token]:
-    """Split an expression into tokens, with an `end` token last.
-
-    Raises:
-        ExpressionError: the text has an unknown character or a comment.
-    """
+    """Split an expression into tokens with an `end` token last, or raise ExpressionError."""
     tokens, position, end = [], 0, len(text.rstrip())
     while position < end:
         match = _TOKEN.match(text, position)
@@ -107,7 +99,7 @@ def parse(text: str) -> Node:
 class _Parser:
     """A parser by precedence climbing.
 
-    The operators, from the weakest to the strongest binding: OR, AND, NOT, comparison, ||, + -, * / %, sign.
+    The operators bind in this order, weakest first: OR, AND, NOT, comparison, ||, + -, * / %, sign.
     """
 
     def __init__(self, tokens: list[Token]) -> None:
@@ -118,7 +110,6 @@ class _Parser:
         return self._tokens[self._next]
 
     def _word(self, *words: str) -> bool:
-        """Return whether the next token is one of these keywords. If so, move past it."""
         if self._token.kind == "word" and self._token.text.lower() in words:
             self._next += 1
             return True
@@ -146,9 +137,11 @@ class _Parser:
     def whole(self) -> Node:
         node = self._or()
         if self._sign("::"):
-            raise ExpressionError("'::' fails on text it cannot convert; write TRY_CAST(… AS type), which gives NULL")
+            raise ExpressionError(
+                "'::' fails for texts that cannot be converted; write TRY_CAST(… AS type), which gives NULL"
+            )
         if self._word("over"):
-            raise ExpressionError("OVER looks at other events; an expression sees one event only, so remove it")
+            raise ExpressionError("OVER uses several events, but an expression has only one event; remove OVER")
         if self._token.kind != "end":
             self._fail("an operator or the end")
         return node
@@ -158,14 +151,16 @@ class _Parser:
         while name := take():
             count += 1
             if count > MAX_DEPTH:
-                raise ExpressionError(f"more than {MAX_DEPTH} {name} in a row; use IN or split it over several derives")
+                raise ExpressionError(
+                    f"more than {MAX_DEPTH} {name} in a row; use IN, or split the expression into several derives"
+                )
             node = Call(name, (node, operand()))
         return node
 
     def _or(self) -> Node:
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise ExpressionError(f"nested more than {MAX_DEPTH} deep; split it over several derives")
+            raise ExpressionError(f"nested more than {MAX_DEPTH} deep; split the expression into several derives")
         terms = [self._and()]
         while self._word("or"):
             terms.append(self._and())
@@ -190,7 +185,7 @@ class _Parser:
         if sign := self._sign("=", "<>", "!=", "<", "<=", ">", ">="):
             node = Call("<>" if sign == "!=" else sign, (node, self._concatenation()))
             if self._sign("=", "<>", "!=", "<", "<=", ">", ">="):
-                raise ExpressionError("comparisons cannot be chained; join them with AND")
+                raise ExpressionError("comparisons cannot be chained; join two comparisons with AND")
             return node
         if self._word("is"):
             return self._is(node)
@@ -229,7 +224,6 @@ class _Parser:
         return Call("IN", (node, *self._list()))
 
     def _list(self) -> tuple[Node, ...]:
-        """Parse expressions up to the closing bracket."""
         if self._sign(")"):
             return ()
         items = [self._or()]
@@ -267,7 +261,7 @@ class _Parser:
                 return self._column(token.text)
             case "sign" if token.text == "(":
                 if self._token.text.lower() in ("select", "with"):
-                    raise ExpressionError("subqueries are not allowed; an expression sees one event only")
+                    raise ExpressionError("subqueries are not allowed; an expression uses only one event")
                 node = self._or()
                 self._need_sign(")")
                 return node
@@ -282,7 +276,7 @@ class _Parser:
         if word == "case":
             return self._case()
         if word in ("select", "with", "exists"):
-            raise ExpressionError(f"{word.upper()} is not allowed; an expression sees one event only")
+            raise ExpressionError(f"{word.upper()} is not allowed; an expression uses only one event")
         if word in _RESERVED:
             self._next -= 1
             self._fail(f"a column, a value or a function (a field named '{word}' is written \"{word}\")")
@@ -290,7 +284,7 @@ class _Parser:
             return self._column(word)
         if word in ("cast", "convert"):
             raise ExpressionError(
-                f"{word.upper()} fails on text it cannot convert; write TRY_CAST(… AS type), which gives NULL"
+                f"{word.upper()} fails for texts that cannot be converted; write TRY_CAST(… AS type), which gives NULL"
             )
         if word == "try_cast":
             return self._try_cast()
@@ -302,15 +296,15 @@ class _Parser:
             self._need_sign(")")
             return node
         if self._sign("*"):
-            raise ExpressionError(f"{word.upper()}(*) looks at other events; aggregate under aggregations[].metrics")
+            raise ExpressionError(f"{word.upper()}(*) uses several events; write a metric in aggregations[].metrics")
         call = Call(word.upper(), self._list())
         if self._word("over"):
-            raise ExpressionError(f"{word.upper()}(…) OVER looks at other events; an expression sees one event only")
+            raise ExpressionError(f"{word.upper()}(…) OVER uses several events, but an expression has only one event")
         return call
 
     def _column(self, name: str) -> Node:
         if self._sign("."):
-            raise ExpressionError(f"'{name}.' is not understood; columns are named without a table")
+            raise ExpressionError(f"'{name}.' is not allowed; write column names without a table")
         return Column(name)
 
     def _try_cast(self) -> Node:
@@ -330,7 +324,6 @@ class _Parser:
         return Call("TRY_CAST", (node, Literal(kind)))
 
     def _digits(self) -> str:
-        """Parse the precision or the scale of a type, such as 18 in decimal(18, 2)."""
         if not self._token.text.isdecimal():
             self._fail("a number of digits")
         self._next += 1
@@ -354,9 +347,7 @@ class _Parser:
 def _number(text: str, minus: bool) -> Literal:
     if re.fullmatch(r"\d+", text):
         if len(text) > 20 or (value := -int(text) if minus else int(text)) not in _INT64:
-            raise ExpressionError(
-                f"{'-' * minus}{text} does not fit 64 bits; write it with a decimal point, as a number"
-            )
+            raise ExpressionError(f"{'-' * minus}{text} does not fit 64 bits; write the number with a decimal point")
         return Literal(value)
     number = float(text)
     if not math.isfinite(number):
@@ -366,5 +357,7 @@ def _number(text: str, minus: bool) -> Literal:
 
 def _string(text: str) -> str:
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise ExpressionError("a text holds a NUL or half a surrogate pair, which no event can hold; remove it")
+        raise ExpressionError(
+            "a text contains a NUL or half a surrogate pair, which no event can contain; remove the character"
+        )
     return text

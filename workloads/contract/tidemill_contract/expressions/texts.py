@@ -1,4 +1,4 @@
-"""Functions of texts in filter and derive expressions: regular expressions, parts between delimiters, JSON, hashes."""
+"""Functions of texts in filter and derive expressions, such as regular expressions, JSON and hashes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ _HASHES: dict[str, Callable[[bytes], str]] = {
 
 
 def _pattern(name: str, argument: Typed) -> str:
-    """Return the argument as a regular expression for polars."""
     pattern = str(constant(name, argument, "the pattern", "string"))
     try:
         pl.select(pl.lit("").str.contains(pattern))
@@ -46,8 +45,7 @@ def _regexp(name: str, args: Sequence[Typed]) -> Built:
 
 
 def _groups(pattern: str) -> int:
-    """Return the number of groups in a valid pattern."""
-    # `extract_groups` refuses a pattern without groups, so an empty group is appended, but not counted.
+    # `extract_groups` refuses a pattern without groups, so an empty group is appended and then not counted.
     return len(pl.Series([""]).str.extract_groups(f"{pattern}|()").struct.fields) - 1
 
 
@@ -63,8 +61,6 @@ def _split_part(name: str, args: Sequence[Typed]) -> Built:
 
 
 def _by_value(argument: pl.Expr, function: Callable[[str], str]) -> pl.Expr:
-    """Return an expression that calls a Python function for each text. For functions that polars lacks."""
-
     def found(texts: pl.Series) -> pl.Series:
         values = [None if text is None else function(text) for text in texts.to_list()]
         return pl.Series(texts.name, values, dtype=pl.String)
@@ -73,7 +69,7 @@ def _by_value(argument: pl.Expr, function: Callable[[str], str]) -> pl.Expr:
 
 
 def _title(name: str, args: Sequence[Typed]) -> Built:
-    # As in Postgres, a word consists of letters and digits. So "1st" stays "1st", and does not become "1St".
+    # A word consists of letters and digits, as in Postgres, so "1st" stays "1st".
     return "string", _by_value(
         as_string(name, args[0]), lambda text: _WORD.sub(lambda word: word[0].capitalize(), text)
     )
@@ -100,4 +96,4 @@ ROWS: tuple[Row, ...] = (
     ("MD5,SHA256", 1, 1, _hash),
 )
 TWICE = ("SPLIT_PART",)
-"""Functions whose polars expression contains an argument twice."""
+"""The functions whose polars expression contains an argument twice."""

@@ -1,4 +1,4 @@
-"""Polars expressions with a spec type, which filter and derive expressions consist of, and their conversions."""
+"""Polars expressions with a spec type, and conversions between types."""
 
 from __future__ import annotations
 
@@ -21,22 +21,20 @@ POLARS_TYPES: dict[str, pl.DataType] = {
     "timestamp": pl.Datetime("ms", "UTC"),
     **dict.fromkeys(DECIMALS, pl.Int64()),
 }
-"""The dtype of each spec type. Types of decimals include the scale."""
+"""The polars dtype of each spec type."""
 WIDE = pl.Int128()
 NUMERIC = ("integer", "number")
 
 
 @dataclass(frozen=True)
 class Typed:
-    """A polars expression with its type.
+    """A polars expression with its spec type.
 
     Attributes:
-        expression: the polars expression.
-        kind: its spec type, or `null` for the constant NULL.
+        kind: the spec type, or `null` for the constant NULL.
         size: the number of nodes in the polars expression.
         constant: the value, if the expression is a constant.
-        is_constant: whether the expression is a constant.
-        fixed: whether the expression uses no column. Its value is then the same for all rows.
+        fixed: whether the expression uses no column, so that its value is the same for all rows.
     """
 
     expression: pl.Expr
@@ -50,7 +48,7 @@ class Typed:
 Built = tuple[str, pl.Expr]
 """The spec type and the expression of a function's result."""
 Builder = Callable[[str, Sequence[Typed]], Built]
-"""A callable that builds a function's result from its name and arguments."""
+"""A callable that builds a function's result from the name and the arguments."""
 Row = tuple[str, int, int, Builder]
 """A row in a table of functions: names, separated by commas; minimum and maximum number of arguments; builder."""
 
@@ -74,33 +72,23 @@ def _refuse(name: str, argument: Typed, wanted: str) -> ExpressionError:
 
 
 def as_boolean(name: str, argument: Typed) -> pl.Expr:
-    """Return the argument of the function `name` as a condition.
-
-    Raises:
-        ExpressionError: the argument is not boolean.
-    """
+    """Return an argument as a condition, or raise ExpressionError."""
     if argument.kind not in ("boolean", "null"):
-        raise ExpressionError(f"{name} takes a condition, not a {family(argument.kind)}; compare it with something")
+        raise ExpressionError(
+            f"{name} takes a condition, not a {family(argument.kind)}; compare the value with another value"
+        )
     return argument.expression
 
 
 def as_string(name: str, argument: Typed) -> pl.Expr:
-    """Return the argument of the function `name` as a string.
-
-    Raises:
-        ExpressionError: the argument is not a string.
-    """
+    """Return an argument as a string, or raise ExpressionError."""
     if argument.kind not in ("string", "null"):
         raise _refuse(name, argument, "a string")
     return argument.expression.cast(pl.String())
 
 
 def as_number(name: str, argument: Typed) -> pl.Expr:
-    """Return the argument of the function `name` as a 64-bit float.
-
-    Raises:
-        ExpressionError: the argument is not a number.
-    """
+    """Return an argument as a 64-bit float, or raise ExpressionError."""
     number = argument.expression.cast(pl.Float64())
     if (scale := scale_of(argument.kind)) is not None:
         return quotient(number, pl.lit(10.0**scale)) if scale else number
@@ -110,7 +98,7 @@ def as_number(name: str, argument: Typed) -> pl.Expr:
 
 
 def with_exact_constants(args: Sequence[Typed]) -> Sequence[Typed]:
-    """Return the arguments. If any is a decimal, number constants become decimals with all digits as written."""
+    """Return the arguments. If any argument is a decimal, number constants become exact decimals."""
     if all(scale_of(argument.kind) is None for argument in args):
         return args
     return [_exact(argument) if argument.kind == "number" and argument.is_constant else argument for argument in args]
@@ -126,23 +114,20 @@ def _exact(argument: Typed) -> Typed:
 
 
 def rescaled(argument: Typed, scale: int) -> pl.Expr:
-    """Return a decimal or an integer as a scaled integer of 128 bits. `scale` is at least the argument's own scale."""
+    """Convert a decimal or an integer to a scaled integer of 128 bits, without losing digits."""
     return argument.expression.cast(WIDE) * pl.lit(10 ** (scale - (scale_of(argument.kind) or 0)), dtype=WIDE)
 
 
 def constant(name: str, argument: Typed, what: str, kind: str, low: int = 0, high: int = 2**31) -> Any:
-    """Return the value of a constant argument of the function `name`.
+    """Return the value of a constant argument, or raise ExpressionError.
 
     Args:
-        name: the function.
+        name: the name of the function.
         argument: the argument.
         what: the argument's meaning, for the message.
         kind: the spec type that the constant must have.
-        low: the least value of an integer.
-        high: the greatest value of an integer.
-
-    Raises:
-        ExpressionError: the argument is not such a constant.
+        low: the minimum of an integer.
+        high: the maximum of an integer.
     """
     value = argument.constant
     if not argument.is_constant or argument.kind != kind or (kind == "integer" and not low <= value <= high):
@@ -152,13 +137,9 @@ def constant(name: str, argument: Typed, what: str, kind: str, low: int = 0, hig
 
 
 def unify(name: str, args: Sequence[Typed], *, compared: bool = False) -> tuple[str, list[pl.Expr]]:
-    """Return the common type of the arguments of `name`, and the arguments converted to it.
+    """Return the common type of a function's arguments, and the arguments converted to this type.
 
-    Args:
-        name: the function.
-        args: its arguments.
-        compared: whether the arguments are only compared, or one of them is returned. Decimals may then have 128 bits.
-            If one is returned, `chosen` converts it to 64 bits.
+    If `compared` is true, decimals may have 128 bits, and `chosen` converts a result to 64 bits.
 
     Raises:
         ExpressionError: the arguments have no common type.
@@ -174,20 +155,19 @@ def unify(name: str, args: Sequence[Typed], *, compared: bool = False) -> tuple[
         kinds = {"number"}
     if len(kinds) > 1:
         found = " and ".join(sorted(map(family, kinds)))
-        raise ExpressionError(f"{name} mixes {found}; convert one with TRY_CAST(… AS {_common(kinds)})")
+        raise ExpressionError(f"{name} mixes {found}; convert one value with TRY_CAST(… AS {_common(kinds)})")
     kind = kinds.pop() if kinds else "null"
     dtype = POLARS_TYPES.get(kind, pl.Boolean())
-    # A NULL constant is of type boolean at first, and gets its type from the other arguments here.
+    # The constant NULL is a boolean at first, so it is cast to the type of the other arguments.
     return kind, [pl.lit(None, dtype=dtype) if a.kind == "null" else a.expression.cast(dtype) for a in args]
 
 
 def chosen(kind: str, value: pl.Expr) -> pl.Expr:
-    """Return one of the arguments that `unify` returned for a comparison, or NULL if it does not fit into 64 bits."""
+    """Convert a value from `unify(…, compared=True)` to 64 bits, with NULL for a value that does not fit."""
     return narrow(value) if kind in DECIMALS else value
 
 
 def _united(name: str, args: Sequence[Typed], *, compared: bool) -> tuple[str, list[pl.Expr]]:
-    """Return the common type of decimals and other numbers: a decimal, or a double if any number is a double."""
     found = common_scales(argument.kind for argument in args if argument.kind != "null")
     if found is None:
         return "number", [as_number(name, argument) for argument in args]
@@ -199,7 +179,6 @@ def _united(name: str, args: Sequence[Typed], *, compared: bool) -> tuple[str, l
 
 
 def _common(kinds: set[str]) -> str:
-    """Return a type to which TRY_CAST can convert the values of all these types."""
     if "timestamp" not in kinds:
         kind = min(kinds)
         return kind if (scale := scale_of(kind)) is None else f"decimal({MOST_DIGITS}, {scale})"
@@ -207,11 +186,7 @@ def _common(kinds: set[str]) -> str:
 
 
 def timed(argument: Typed) -> Typed:
-    """Return the argument, with a constant string converted to a time.
-
-    Raises:
-        ExpressionError: the string is not a time.
-    """
+    """Convert a constant string to a time, or raise ExpressionError. Other arguments stay as they are."""
     if argument.kind != "string" or not argument.is_constant:
         return argument
     try:
@@ -225,21 +200,18 @@ def timed(argument: Typed) -> Typed:
 
 
 def varying_first(a: Typed, b: Typed) -> bool:
-    """Return whether polars compares `a` and `b` correctly in this order: a fixed value must not come first.
-
-    Polars computes `fixed < varying` as a single value if the varying value happens to be equal in all rows of a batch.
-    """
+    """Return whether polars compares `a` and `b` correctly in this order, so that a constant does not come first."""
     return b.fixed or not a.fixed
 
 
 def one_zero(numbers: pl.Series) -> pl.Series:
-    """Return the floats with 0.0 in place of -0.0. Both are equal, so they must form one group with one text."""
+    """Replace -0.0 with 0.0, because equal floats must be in the same group."""
     zeros = numbers == 0.0  # adding 0.0 to all numbers has no effect in polars
     return numbers.set(zeros, 0.0) if zeros.any() else numbers
 
 
 def unsigned_zero(expression: pl.Expr) -> pl.Expr:
-    """Return an expression of numbers with 0.0 in place of -0.0, as in `one_zero`."""
+    """Return the expression with 0.0 in place of -0.0."""
     return expression.map_batches(one_zero, return_dtype=pl.Float64(), is_elementwise=True)
 
 
@@ -250,15 +222,13 @@ def _nullify(series: pl.Series) -> pl.Series:
 
 def finite(expression: pl.Expr) -> pl.Expr:
     """Return the expression with NULL in place of NaN and infinities."""
-    # A callback gets the computed column. `when(x.is_finite()).then(x)` would contain x twice, so each nested function
-    # would double the size of the expression.
+    # `when(x.is_finite()).then(x)` would contain x twice, so each nested function would double the expression's size.
     return expression.map_batches(_nullify, return_dtype=pl.Float64(), is_elementwise=True)
 
 
 def _divide(numbers: Sequence[pl.Series]) -> pl.Series:
     dividend, divisor = numbers
-    # Divide by a column. For a constant divisor, polars multiplies by its reciprocal, which rounds differently: 5 / 3
-    # would end in …665 in most batches, but in …667 in a batch of one event.
+    # For a constant divisor, polars multiplies by the reciprocal, which rounds differently, so the divisor is a column.
     return _nullify(dividend / (dividend * 0.0 + divisor))
 
 
@@ -268,5 +238,5 @@ def quotient(dividend: pl.Expr, divisor: pl.Expr) -> pl.Expr:
 
 
 def narrow(expression: pl.Expr) -> pl.Expr:
-    """Return the expression as a 64-bit integer, with NULL in place of values that do not fit."""
+    """Convert the expression to a 64-bit integer, with NULL for values that do not fit."""
     return expression.cast(pl.Int64(), strict=False)

@@ -1,1 +1,1 @@
-"""Aggregate functions: the partials that they store, and the SQL that merges partials and computes answers."""
+"""Aggregate functions: the columns that they store, and the SQL that merges columns and computes results."""

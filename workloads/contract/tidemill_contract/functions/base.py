@@ -1,10 +1,4 @@
-"""The base classes of aggregate functions and of the kinds of columns that they store.
-
-Each function is one object with its parameters, the field types that it takes, the columns that it stores, the SQL of
-its answer, and its texts for the documentation. The SQL that merges and rolls up a column belongs to the column's kind,
-which several functions can share. The registry lists the functions. The spec's enum, the rules, the CRD, the OpenAPI
-schema and the reference pages are generated from the registry.
-"""
+"""The base classes of aggregate functions, and of the kinds of columns that they store."""
 
 from __future__ import annotations
 
@@ -40,11 +34,11 @@ SQL_TYPES: dict[str, str] = {
     "timestamp": "timestamptz",
     **dict.fromkeys(DECIMALS, "numeric"),
 }
-"""The SQL type for each spec type. Types of decimals include the scale."""
+"""The SQL type for each spec type."""
 
 
 class Metric(Protocol):
-    """A metric of the spec. The parameters of its function are further attributes (see `Parameters.of`)."""
+    """A metric of the spec, which also has the parameters of its function as attributes."""
 
     @property
     def name(self) -> str:
@@ -56,15 +50,15 @@ class Metric(Protocol):
 
     @property
     def field(self) -> str | None:
-        """The field whose values the function aggregates, or None if the function aggregates events."""
+        """The field that the function aggregates, or None if the function aggregates events."""
 
     @property
     def where(self) -> str | None:
-        """The condition that an event must fulfil to count in the metric, or None if every event counts."""
+        """The condition on events that count in the metric, or None if every event counts."""
 
 
 class StoredColumn(Protocol):
-    """The properties of a stored column from which the SQL of its kind is built."""
+    """The properties of a stored column that its SQL depends on."""
 
     @property
     def kind(self) -> str:
@@ -76,11 +70,11 @@ class StoredColumn(Protocol):
 
     @property
     def listed(self) -> int:
-        """The maximum number of values that a metric (`topk`) lists from the column, or 0 if no metric lists any."""
+        """The maximum number of values in the list of a `topk` metric, or 0 for other metrics."""
 
     @property
     def bounds(self) -> tuple[float, ...]:
-        """The bounds of a histogram; empty for other kinds."""
+        """The bounds of a histogram, or an empty tuple for other kinds."""
 
     @property
     def quoted(self) -> str:
@@ -92,16 +86,13 @@ class StoredColumn(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class PartialKind:
-    """A kind of stored column: its type, and the SQL that merges its values. This SQL must never raise an error.
+    """A kind of stored column: its type, and the SQL that merges its values without errors.
 
     Attributes:
-        name: the kind's name, with which the names of its columns begin.
-        sql_type: returns the column's SQL type for a field's spec type.
-        merge: returns SQL that merges the values of row `old` and row `new` (aliases). Both values may be null.
+        merge: returns SQL that merges the values (or nulls) of row `old` and row `new` (aliases).
         rollup: returns an SQL aggregate that merges the values of many rows.
         ordered: whether processors must read events in the order of event time to fill the column.
-        refining: whether the column only adds precision to another column. In such a column, null counts as zero.
-        sketch: whether the column stores frames of `sketches`.
+        refining: whether the column only adds precision to another column, so that null counts as zero.
     """
 
     name: str
@@ -119,7 +110,7 @@ def always(sql_type: str) -> Callable[[str], str]:
 
 
 def like_field(field_type: str) -> str:
-    """Return the SQL type that stores the values of a field. Decimals are stored as scaled integers."""
+    """Return the SQL type for the values of a field, which is a scaled integer for decimals."""
     return SQL_TYPES["integer" if scale_of(field_type) is not None else field_type]
 
 
@@ -128,13 +119,11 @@ class Need:
     """A stored column that a metric needs.
 
     Attributes:
-        kind: the kind of the column.
         field: the metric's field, or None if the column counts events.
-        by: a second field. Columns with the same `field` and a different `by` are different columns.
-        source: the field whose values the column stores, or None if the values are those of `field`.
+        by: a second field, which distinguishes columns with the same `field`.
+        source: the field whose values the column stores, or None for `field`.
         listed: the maximum number of values that the metric (`topk`) lists.
-        bounds: the bounds of a histogram.
-        where: the metric's condition in its normal form. It is set by `needed_partials`, not by functions.
+        where: the metric's condition in its normal form.
     """
 
     kind: PartialKind
@@ -148,12 +137,12 @@ class Need:
 
 @dataclass(frozen=True)
 class Merged:
-    """The merged columns of a metric, from which the SQL of its answer is written.
+    """The merged columns of a metric, from which the SQL of the result is written.
 
     Attributes:
         columns: the quoted column names by kind.
         field_type: the spec type of the metric's field, or None if the metric has no field.
-        seconds: SQL for the window's length in seconds, a double.
+        seconds: the SQL of the window's length in seconds, as a double.
     """
 
     columns: Mapping[str, str]
@@ -162,7 +151,7 @@ class Merged:
 
 
 class Parameters(BaseModel):
-    """The parameters of a function besides its field. Each parameter is a member of the metric in the spec.
+    """The parameters of a function besides its field, as members of the metric in the spec.
 
     Attributes:
         fields: the parameters that name a field or derive, each with the types that this field may have.
@@ -176,14 +165,14 @@ class Parameters(BaseModel):
 
     @classmethod
     def of(cls, metric: Metric) -> Self:
-        """Return the parameters of a (validated) metric."""
+        """Return the parameters of a validated metric."""
         given = {name: getattr(metric, name, None) for name in cls.model_fields}
         return cast(Self, cls.model_construct(**{name: value for name, value in given.items() if value is not None}))
 
 
 @dataclass(frozen=True)
 class Item:
-    """The OpenAPI schema of the items of an answer that is a list. Each item is an object with these members."""
+    """The OpenAPI schema for each item of a result that is a list. An item is an object with these members."""
 
     name: str
     description: str
@@ -194,16 +183,10 @@ class Function:
     """An aggregate function.
 
     Attributes:
-        name: the function's name in the spec.
-        value: the description of the answer, for the documentation.
-        error: the greatest error of the answer, for the documentation.
-        takes: the types of fields that the function aggregates.
         alone: whether a metric may use the function without a field.
-        parameters: the class of the parameters besides the field.
-        example: values of the parameters, for the documentation.
         kinds: the kinds of the columns that the function stores for the metric's field.
-        zero_filled: whether an empty window, in a query for empty windows too, is answered with 0 instead of null.
-        item: the schema of the answer's items, or None if the answer is not a list.
+        zero_filled: whether the result for an empty window is 0 instead of null.
+        item: the schema of the result's items, or None if the result is not a list.
     """
 
     name: ClassVar[str]
@@ -222,10 +205,9 @@ class Function:
         return tuple(Need(kind, metric.field) for kind in self.kinds)
 
     def answer(self, merged: Merged) -> str:
-        """Return SQL for the metric's value, or for the bytes that `decoder` converts to it.
+        """Return SQL for the metric's value, or for the bytes that `decoder` converts to the value.
 
-        A number that is too large for a double becomes null. If the value is a decimal, the SQL returns a scaled
-        integer with the scale of the value's type.
+        A number that is too large for a double becomes null. A decimal is a scaled integer.
         """
         raise NotImplementedError
 
@@ -238,8 +220,5 @@ class Function:
         return -math.inf, math.inf
 
     def decoder(self, metric: Metric, field_type: str | None) -> Callable[[Any], Any] | None:
-        """Return the function that converts the SQL result to the metric's value, or None if it is the value already.
-
-        The function returns null for null.
-        """
+        """Return the function that converts the SQL result to the metric's value, or None if not needed."""
         return None

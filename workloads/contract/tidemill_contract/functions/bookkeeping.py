@@ -1,4 +1,4 @@
-"""Columns that Tidemill adds to window tables for its own use, and merges like the columns of metrics."""
+"""Internal columns of window tables, which are merged like the columns of metrics."""
 
 from __future__ import annotations
 
@@ -27,6 +27,5 @@ def _every(column: StoredColumn) -> str:
 
 CHANGES = PartialKind(name="revision", sql_type=always("bigint"), merge=_added, rollup=_total)
 WHOLE = PartialKind(name="whole", sql_type=always("boolean"), merge=_both, rollup=_every)
-"""The kind of columns that say whether rows contain all events of a metric. Readers compute these columns, which are
-not stored."""
+"""The kind of computed columns that say whether rows contain all events of a metric."""
 KINDS = (CHANGES, WHOLE)

@@ -1,8 +1,4 @@
-"""Metrics with an `expression`. They are computed after merging, from the answers of the aggregation's other metrics.
-
-These metrics store nothing. Roll-ups, hopping windows, live updates, the results topic and anomaly rules all use the
-SQL of `windows.answer_columns`. So a ratio is always the ratio of the merged metrics.
-"""
+"""Metrics with an `expression`, which are computed from other metrics of the aggregation and store nothing."""
 
 from __future__ import annotations
 
@@ -24,17 +20,13 @@ def is_composed(metric: Metric) -> bool:
 
 
 def operands(metric: Metric) -> frozenset[str]:
-    """Return the names of the metrics that a metric's expression contains. A metric with a function has none."""
+    """Return the names of the metrics in a metric's expression, or an empty set for a metric with a function."""
     text = getattr(metric, EXPRESSION) if is_composed(metric) else None
     return columns(text) if text else frozenset()
 
 
 def in_order(metrics: Mapping[str, Metric], name: str) -> list[str]:
-    """Return the names of a metric and of all metrics that it is computed from, operands before their results.
-
-    Args:
-        metrics: the aggregation's metrics by name.
-        name: the name of one of these metrics.
+    """Return the names of a metric and of all metrics that it is computed from, operands before results.
 
     Raises:
         ExpressionError: a metric is computed from itself.
@@ -49,22 +41,16 @@ def _visit(metrics: Mapping[str, Metric], name: str, path: tuple[str, ...], foun
         circle = " → ".join([*path[path.index(name) :], name])
         raise ExpressionError(f"the metric is computed from itself ({circle}); remove one of these references")
     if name in found or name not in metrics:
-        return  # a missing metric is reported when its name is compiled
+        return  # the compiler reports a missing metric
     for operand in sorted(operands(metrics[name])):
         _visit(metrics, operand, (*path, name), found)
     found[name] = None
 
 
 def composed_type(metrics: Mapping[str, Metric], types: Mapping[str, str], name: str) -> str:
-    """Return the spec type of a metric with an expression.
+    """Return the spec type of a metric with an expression, or raise ExpressionError.
 
-    Args:
-        metrics: the aggregation's metrics by name.
-        types: the answer types of the metrics that have a function, by name.
-        name: the name of a metric with an expression.
-
-    Raises:
-        ExpressionError: the expression is not valid.
+    `types` has the result types of the metrics with a function, by name.
     """
     kinds = dict(types)
     for needed in in_order(metrics, name):
@@ -76,10 +62,7 @@ def composed_type(metrics: Mapping[str, Metric], types: Mapping[str, str], name:
 def composed_sql(metrics: Mapping[str, Metric], answers: Mapping[str, tuple[str, str]], name: str) -> str:
     """Return the SQL of a metric with an expression: a subselect that computes every operand once.
 
-    Args:
-        metrics: the aggregation's metrics by name.
-        answers: for each metric that has a function, by name, the type and the SQL of its answer.
-        name: the name of a metric with a valid expression.
+    `answers` has the type and the SQL for the result of each metric with a function, by name.
     """
     kinds = {needed: kind for needed, (kind, _) in answers.items()}
     order = in_order(metrics, name)
@@ -105,17 +88,12 @@ def _compiled(metrics: Mapping[str, Metric], metric: Metric, kinds: Mapping[str,
 
 
 def _check_operand(metrics: Mapping[str, Metric], name: str) -> None:
-    """Refuse a metric whose answer is not a single value in SQL, because it is a list or is decoded from a sketch.
-
-    Raises:
-        ExpressionError: the metric's answer is not a single value in SQL.
-    """
     metric = metrics.get(name)
     if metric is None or is_composed(metric):
         return
     if type(FUNCTIONS[metric.function]).decoder is not Function.decoder:
         raise ExpressionError(
-            f"metric {name} ({metric.function}) cannot be used in an expression, because its answer is not computed in"
+            f"metric {name} ({metric.function}) cannot be used in an expression, because its result is not computed in"
             " SQL; use metrics with other functions"
         )
 
@@ -125,10 +103,7 @@ def _operand(name: str, kind: str) -> Value:
 
 
 def function_operands(metrics: Sequence[Metric], name: str) -> Iterator[Metric]:
-    """Yield the metrics with a function from which a metric is computed.
-
-    For a metric with a function, yield only the metric itself.
-    """
+    """Yield the metrics with a function that a metric is computed from, or the metric itself if it has a function."""
     by_name = {metric.name: metric for metric in metrics}
     for needed in in_order(by_name, name):
         if not is_composed(by_name[needed]):

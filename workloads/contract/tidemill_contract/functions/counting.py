@@ -1,4 +1,4 @@
-"""Functions that count all events, events in which a field is not null, and values between bounds."""
+"""Functions that count events, values that are not null, and values between bounds."""
 
 from __future__ import annotations
 
@@ -45,9 +45,7 @@ def _between(column: StoredColumn, old: str, new: str) -> str:
 
 
 def _all_between(column: StoredColumn) -> str:
-    # All arrays have the same length. array_agg makes a two-dimensional array of them, which unnest returns as the
-    # elements of the first array, then of the second, and so on. So (n - 1) modulo the length is the index of the n-th
-    # element within its own array.
+    # All arrays have the same length, so (n - 1) modulo the length is an element's index in its own array.
     rows = f"unnest(array_agg({column.quoted}) FILTER (WHERE {column.quoted} IS NOT NULL))"
     place = f"mod(u.n - 1, {len(column.bounds) + 1})"
     totals = f"SELECT {place} AS place, sum(u.v)::bigint AS total FROM {rows} WITH ORDINALITY AS u (v, n) GROUP BY 1"
@@ -55,7 +53,7 @@ def _all_between(column: StoredColumn) -> str:
 
 
 BETWEEN = PartialKind(name="histogram", sql_type=always("bigint[]"), merge=_between, rollup=_all_between)
-"""The kind of columns with numbers of values: below the first bound, from each bound to the next, and from the last
+"""The kind of columns with the number of values below the first bound, between neighbouring bounds, and from the last
 bound on."""
 KINDS = (COUNT, VALUES, BETWEEN)
 
@@ -69,7 +67,7 @@ class Count(Function):
     zero_filled = True
 
     def needs(self, metric: Metric) -> tuple[Need, ...]:
-        """Return the column that counts the field's values, or all events if there is no field."""
+        """Return the counting column."""
         return (Need(VALUES if metric.field else COUNT, metric.field),)
 
     def answer(self, merged: Merged) -> str:
@@ -82,7 +80,7 @@ class Count(Function):
         return "integer"
 
     def answer_range(self, field_type: str | None) -> tuple[float, float]:
-        """Return 0 and infinity: a count is never negative."""
+        """Return 0 and infinity."""
         return 0.0, math.inf
 
 
@@ -98,12 +96,14 @@ class HistogramParameters(Parameters):
     remedies: ClassVar[Mapping[str, str]] = {"bounds": "add some in ascending order, such as bounds: [10, 100, 1000]"}
 
     bounds: Annotated[list[float], AfterValidator(_ascending)] = Field(
-        min_length=1, max_length=64, description="Numbers in ascending order. Values are counted between neighbours."
+        min_length=1,
+        max_length=64,
+        description="Numbers in ascending order. The values between neighbouring numbers are counted.",
     )
 
 
 class Histogram(Function):
-    """The number of values between each bound and the next."""
+    """The number of values between neighbouring bounds."""
 
     name = "histogram"
     value = (
@@ -124,7 +124,7 @@ class Histogram(Function):
     )
 
     def needs(self, metric: Metric) -> tuple[Need, ...]:
-        """Return one column. Each list of bounds has a separate column."""
+        """Return the histogram's column."""
         bounds = tuple(map(float, HistogramParameters.of(metric).bounds))
         return (Need(BETWEEN, metric.field, bounds=bounds),)
 

@@ -1,4 +1,4 @@
-"""`variance` and `stddev` of the population. The SQL that merges their columns is in `variance_sql`."""
+"""The functions `variance` and `stddev` of a population."""
 
 from __future__ import annotations
 
@@ -35,10 +35,7 @@ class Variance(Function):
     kinds = (VALUES, MEAN, LOW, M2)
 
     def answer(self, merged: Merged) -> str:
-        """Return M2 (the sum of squared deviations) divided by the count.
-
-        For decimals, M2 is that of the scaled integers, so the quotient is scaled back.
-        """
+        """Return the variance."""
         variance, scale = divided(finite(merged.columns["m2"]), merged.columns["n"]), scale_of(merged.field_type)
         return variance if not scale else f"({variance}) / 1e{2 * scale}::double precision"
 
@@ -47,7 +44,7 @@ class Variance(Function):
         return "number"
 
     def answer_range(self, field_type: str | None) -> tuple[float, float]:
-        """Return 0 and infinity: a variance is never negative."""
+        """Return 0 and infinity."""
         return 0.0, math.inf
 
 
@@ -58,7 +55,7 @@ class StandardDeviation(Variance):
     value = "the square root of `variance`"
 
     def answer(self, merged: Merged) -> str:
-        """Return the square root of the variance."""
+        """Return the square root."""
         return f"sqrt({super().answer(merged)})"
 
 

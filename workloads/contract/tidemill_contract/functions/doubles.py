@@ -1,9 +1,6 @@
 """SQL over double precision that never raises an error for finite operands.
 
-Postgres aborts a statement if finite operands have an infinite result ("overflow"), or if operands other than zero have
-the result zero ("underflow"). One such partial would stop the whole batch. So here, a result that is too large for a
-double becomes ±Infinity or NaN. Later arithmetic with this value raises no error and keeps it infinite or NaN, and the
-answer is null. A result that is too small for a double becomes zero.
+An overflow gives ±Infinity or NaN, and an underflow gives zero.
 """
 
 from __future__ import annotations
@@ -14,11 +11,9 @@ TINIEST = "'4.9406564584124654e-324'::double precision"
 _HALF = "8e307"
 """The sum of two values below this limit is finite."""
 _INVISIBLE = "1e291"
-"""A value below half a unit in the last place of the largest double. Adding this value to a double near the largest
-changes nothing."""
+"""Adding a value below this limit to a double near the largest one changes nothing."""
 _SPLIT = "1e289"
-"""The sum of 2^63 values below this limit is finite. The sum of 2^63 larger values, each scaled by 2^-64, is finite
-too."""
+"""The sum of 2^63 values below this limit is finite. Larger values are scaled by 2^-64 before they are added."""
 _DOWN, _UP = "5.421010862427522e-20", "18446744073709551616"
 """2^-64 and 2^64. Scaling by a power of two is exact."""
 _SCALED = "9.745314011399999e288"
@@ -31,7 +26,7 @@ def finite(value: str) -> str:
 
 
 def added(a: str, b: str) -> str:
-    """Return SQL for the sum of two values. If one value is null, the sum is the other value."""
+    """Return SQL for the sum of two values, or for one value if the other value is null."""
     return (
         f"CASE WHEN {a} IS NULL THEN {b} WHEN {b} IS NULL THEN {a}"
         f" WHEN greatest(abs({a}), abs({b})) < {_HALF} OR sign({a}) <> sign({b})"
@@ -41,10 +36,7 @@ def added(a: str, b: str) -> str:
 
 
 def total(value: str) -> str:
-    """Return an SQL aggregate for the sum over rows.
-
-    The sum is finite even if an intermediate sum is too large for a double.
-    """
+    """Return an SQL aggregate for the sum, which is finite even if an intermediate sum is too large."""
     small = f"sum({value}) FILTER (WHERE abs({value}) < {_SPLIT})"
     large = f"sum({value} * {_DOWN}) FILTER (WHERE abs({value}) >= {_SPLIT})"
     scaled = f"({large} + CASE WHEN abs({small}) > 1e200 THEN {small} * {_DOWN} ELSE 0 END)"
@@ -56,12 +48,8 @@ def total(value: str) -> str:
 
 
 def per(value: str, seconds: str) -> str:
-    """Return SQL for the value divided by `seconds`, which is 0 or at least 0.001.
-
-    The result is null for 0 seconds, or if it is too large for a double.
-    """
-    # A quotient can be too large only if the divisor is less than 1, and too small only if the divisor is greater than
-    # 1.
+    """Return SQL for the value per second, or for null if `seconds` is 0 or the result is too large for a double."""
+    # A quotient is too large only for a divisor below 1, and too small only for a divisor above 1.
     return (
         f"CASE WHEN abs({value}) > {LARGEST} * least({seconds}, 1) THEN NULL"
         f" WHEN abs({value}) < {TINIEST} * greatest({seconds}, 1) THEN 0 / nullif({seconds}, 0)"
@@ -70,5 +58,5 @@ def per(value: str, seconds: str) -> str:
 
 
 def divided(value: str, count: str) -> str:
-    """Return SQL for the value divided by a count. The result is null if the count is 0 or null."""
+    """Return SQL for the value divided by a count, or for null if the count is 0 or null."""
     return f"CASE WHEN abs({value}) < {count} * {TINIEST} THEN 0 ELSE {value} / nullif({count}, 0) END"

@@ -28,7 +28,7 @@ class Least(Function):
     kinds = (MIN,)
 
     def answer(self, merged: Merged) -> str:
-        """Return the column of the smallest value."""
+        """Return the column."""
         return merged.columns["min"]
 
 
@@ -41,7 +41,7 @@ class Greatest(Function):
     kinds = (MAX,)
 
     def answer(self, merged: Merged) -> str:
-        """Return the column of the largest value."""
+        """Return the column."""
         return merged.columns["max"]
 
 

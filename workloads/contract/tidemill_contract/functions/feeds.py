@@ -1,8 +1,7 @@
-"""Computes which rows contain all events of a metric, from the periods in which processors filled each column.
+"""Compute which rows contain all events of a metric, if columns were added or removed after the first row.
 
-A column that is added later lacks the events that were counted before. So each set of filled columns has a number, the
-layout. Each row stores in `_since` the lowest layout of the processors that wrote the row. `_aggregations` stores for
-each column the layout that added it.
+The layout is the number of a set of filled columns. The column `_since` of a row is the lowest layout of the row's
+writers.
 """
 
 from __future__ import annotations
@@ -17,17 +16,16 @@ from tidemill_contract.functions.partials import AggregationLayout, needed_colum
 from tidemill_contract.times import rfc3339_ms
 
 SINCE = "_since"
-"""The name of the column with the lowest layout of a row's writers. Every window table has this column."""
+"""The column with the lowest layout of a row's writers. Every window table has this column."""
 
 
 @dataclass(frozen=True)
 class Feed:
-    """The layouts in which processors fill one column. By default, every layout fills the column.
+    """The layouts (numbers of column sets) in which processors fill one column, by default every layout.
 
     Attributes:
-        since: the first layout of the period in which the column is filled now, or None if it is no longer filled.
-        before: the earlier periods. Each period is the layout that added the column, and the value of `closed_until`
-            (epoch ms) when the column was removed.
+        since: the first layout of the current period, or None if the column is no longer filled.
+        before: for each earlier period, the first layout, and `closed_until` (epoch ms) at the end of the period.
     """
 
     since: int | None = 0
@@ -36,11 +34,7 @@ class Feed:
     def condition(self, end: str) -> str | None:
         """Return the SQL condition for rows in which the column contains all events, or None if all rows qualify.
 
-        A window that was closed when the column was removed got no events afterwards. For such a window, the column
-        contains all events if every writer filled it before.
-
-        Args:
-            end: SQL for the end of the row's window.
+        A window that ends (SQL `end`) before the column was removed counts as complete.
         """
         if self.since == 0:
             return None
@@ -62,7 +56,7 @@ class Feeds:
 
     Attributes:
         layout: the number of the current set of columns, which grows with every change.
-        columns: by name, the feed of each column that has not been filled since the first row.
+        columns: the feeds (by name) of columns that were added or removed after the first row.
     """
 
     layout: int = 0
@@ -70,10 +64,7 @@ class Feeds:
 
     @classmethod
     def read(cls, layout: int | None, fed: Mapping[str, Any] | None) -> Feeds:
-        """Read the columns `layout` and `fed` of `_aggregations`.
-
-        Both are None if the schema is older and lacks these columns.
-        """
+        """Read the columns `layout` and `fed` of `_aggregations`, which are None in an older schema."""
         columns = {
             name: Feed(item["since"], tuple((since, until) for since, until in item["before"]))
             for name, item in (fed or {}).items()
@@ -82,7 +73,7 @@ class Feeds:
 
     @property
     def fed(self) -> str:
-        """The columns as JSON. Equal feeds have equal texts."""
+        """The columns as JSON. Equal objects give equal texts."""
         columns = {name: {"since": feed.since, "before": feed.before} for name, feed in self.columns.items()}
         return json.dumps(columns, sort_keys=True)
 
@@ -93,13 +84,9 @@ class Feeds:
     def changed(
         self, known: Collection[str], wanted: Collection[str], *, there: Collection[str], closed_until: int | None
     ) -> Feeds:
-        """Return the feeds after the set of filled columns changed. If the set is the same, the feeds are unchanged.
+        """Return the feeds after a change of the filled columns from `known` to `wanted`.
 
-        Args:
-            known: the columns of the table's last plan.
-            wanted: the columns that processors fill from now on.
-            there: the columns that the table has now. A column that is missing is added again, and is then empty.
-            closed_until: the time (epoch ms) up to which windows get no more events, or None if no window is closed.
+        `there` has the columns of the table. `closed_until` (epoch ms) is None if no window is closed.
         """
         fed = {column for column in known if column in there and self.of(column).since is not None}
         came, gone = set(wanted) - fed, fed - set(wanted)
@@ -113,10 +100,7 @@ class Feeds:
         return Feeds(layout, columns)
 
     def of_writer(self, columns: Collection[str]) -> int:
-        """Return the layout that a writer of these columns stores in `_since`.
-
-        This is the last layout of which the writer fills all columns.
-        """
+        """Return the number for `_since`: the last layout of which a writer of these columns fills all columns."""
         missing = [f.since for name, f in self.columns.items() if f.since is not None and name not in columns]
         return min(missing) - 1 if missing else self.layout
 

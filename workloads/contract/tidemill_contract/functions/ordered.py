@@ -1,10 +1,7 @@
-"""Functions that return the value of one event of a window.
+"""Functions that return the value of one event of a window: first, last, or with the smallest or largest other field.
 
-The event is the first event, the last event, or the event in which another field is smallest or largest. Each value is
-stored with the position of its event. A position is an array of event time, microseconds of the event time, epoch,
-partition, offset and the index in an exploded array. Older rows have positions without microseconds, so there the order
-of events within a millisecond is not certain. `min_by` and `max_by` also store the value of the other field. If this
-value is equal in several events, the earliest event counts.
+Each value is stored with the position of its event: event time, microseconds, epoch, partition, offset and index in an
+exploded array.
 """
 
 from __future__ import annotations
@@ -30,8 +27,6 @@ from tidemill_contract.functions.base import (
 
 
 def _of(name: str, *, earlier: str, pairwise: str, function: str, direction: str) -> tuple[PartialKind, PartialKind]:
-    """Return two kinds of columns: for the value, and for the position of its event."""
-
     def merged(column: StoredColumn, old: str, new: str) -> str:
         a, b, at = f"{old}.{column.quoted}", f"{new}.{column.quoted}", column.sibling(f"{name}_at")
         return f"CASE WHEN {old}.{at} IS NULL OR {new}.{at} {earlier} {old}.{at} THEN {b} ELSE {a} END"
@@ -57,8 +52,6 @@ LAST = _of("last", earlier=">", pairwise="greatest", function="max", direction="
 
 
 def _ranked(name: str, *, better: str, direction: str) -> tuple[PartialKind, PartialKind, PartialKind]:
-    """Return three kinds of columns: for the value, for the other field's value, and for the position of the event."""
-
     def merged(column: StoredColumn, old: str, new: str) -> str:
         key, at = column.sibling(f"key_{name}"), column.sibling(f"at_{name}")
         return (
@@ -76,8 +69,7 @@ def _ranked(name: str, *, better: str, direction: str) -> tuple[PartialKind, Par
         return best(column, column.quoted)
 
     def place(column: StoredColumn) -> str:
-        # Positions are aggregated as texts, because array_agg of arrays returns a two-dimensional array, of which [1]
-        # is null.
+        # Positions are aggregated as texts, because array_agg of arrays returns a two-dimensional array.
         return f"{best(column, f'{column.quoted}::text')}::bigint[]"
 
     return (
@@ -103,7 +95,7 @@ class First(Function):
     kinds = FIRST
 
     def answer(self, merged: Merged) -> str:
-        """Return the column of the value."""
+        """Return the value's column."""
         return merged.columns["first"]
 
 
@@ -115,7 +107,7 @@ class Last(Function):
     kinds = LAST
 
     def answer(self, merged: Merged) -> str:
-        """Return the column of the value."""
+        """Return the value's column."""
         return merged.columns["last"]
 
 
@@ -127,11 +119,11 @@ class RankedParameters(Parameters):
         "by": "name the field or derive whose smallest or largest value decides which event counts"
     }
 
-    by: Name = Field(description="Field or derive that decides which event's value is returned.")
+    by: Name = Field(description="Field or derive with the value that decides which event is chosen.")
 
 
 class MinBy(Function):
-    """The value in the event in which another field is smallest."""
+    """The value in the event with the smallest value of another field."""
 
     name = "min_by"
     value = (
@@ -142,18 +134,18 @@ class MinBy(Function):
     kinds = LOWEST
 
     def needs(self, metric: Metric) -> tuple[Need, ...]:
-        """Return three columns: the value, the value of `by`, and the position of the event."""
+        """Return the three columns."""
         by, (value, key, place) = RankedParameters.of(metric).by, self.kinds
         field = metric.field
         return Need(value, field, by=by), Need(key, field, by=by, source=by), Need(place, field, by=by)
 
     def answer(self, merged: Merged) -> str:
-        """Return the column of the value."""
+        """Return the value's column."""
         return merged.columns[self.kinds[0].name]
 
 
 class MaxBy(MinBy):
-    """The value in the event in which another field is largest."""
+    """The value in the event with the largest value of another field."""
 
     name = "max_by"
     value = "like `min_by`, but in the event with the largest `by`"

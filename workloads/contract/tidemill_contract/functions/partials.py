@@ -1,8 +1,4 @@
-"""Mergeable partial aggregates: the columns that a metric needs, and the SQL that merges and rolls up their values.
-
-The operator creates the columns, the processor fills and merges them, and the API rolls them up. This module writes SQL
-text and uses no database. Every identifier in the SQL is a validated name in double quotes.
-"""
+"""Mergeable partial aggregates (partials): the columns that metrics need, and the SQL that merges their values."""
 
 from __future__ import annotations
 
@@ -60,13 +56,13 @@ else:
 _MAX_LABEL = 46
 """The maximum number of bytes in a column's name besides its kind. Postgres allows names of 63 bytes."""
 _NUMBERS: Mapping[str, str] = defaultdict(lambda: "number")
-"""Placeholder types of fields, for callers that need only the names of columns, which do not depend on the types."""
+"""Placeholder types of fields, for callers that need only the names of columns."""
 SKETCHES = frozenset(name for name, kind in KINDS.items() if kind.sketch)
 ORDERED_KINDS = frozenset(name for name, kind in KINDS.items() if kind.ordered)
 
 
 def quote(identifier: str) -> str:
-    """Return a quoted SQL identifier. Callers have validated the name, so a double quote in it is a bug."""
+    """Return an SQL identifier in double quotes, after the caller has validated it."""
     if '"' in identifier or "\0" in identifier:
         raise ValueError(f"not an identifier: {identifier!r}")
     return f'"{identifier}"'
@@ -74,11 +70,9 @@ def quote(identifier: str) -> str:
 
 @lru_cache(maxsize=4096)
 def column_of(kind: Kind, field: str) -> str:
-    """Return the unquoted name of the column that stores `kind` of a field. The name is unique for each kind and field.
+    """Return the unquoted column name `_<kind>_<field>` for a kind and a field.
 
-    The name is `_<kind>_<field>`. That is ambiguous if a longer kind and another field have the same name: `last` of
-    `at_home` and `last_at` of `home`, for example. In this case two underscores precede the field, as in
-    `_last__at_home`. No field begins with an underscore.
+    If another kind and field would have the same name, two underscores precede the field, as in `_last__at_home`.
     """
     plain = f"_{kind}_{field}"
     ambiguous = any(
@@ -89,7 +83,7 @@ def column_of(kind: Kind, field: str) -> str:
 
 @dataclass(frozen=True)
 class Conditional:
-    """A column of a batch's data frame with the values of a field in the events that fulfil a condition.
+    """A data frame column with a field's values in the events that fulfil a condition.
 
     Attributes:
         where: the condition in its normal form.
@@ -101,25 +95,24 @@ class Conditional:
 
     @property
     def condition(self) -> str:
-        """The name of the frame's column that is true where the condition is true, else null. It contains `?`."""
+        """The name of the column that is true where the condition is true, else null."""
         return f"?{hashlib.sha256(self.where.encode()).hexdigest()[:16]}"
 
     @property
     def column(self) -> str:
-        """The name of the frame's column with the field's value where the condition is true, else null."""
+        """The name of the column with the field's value where the condition is true, else null."""
         return f"{self.field or ''}{self.condition}"
 
 
 @dataclass(frozen=True)
 class Partial:
-    """One stored column of partial results: its kind, and the field that it is computed from.
+    """One stored column of partial results.
 
     Attributes:
         listed: the maximum number of frequent values that a metric lists.
-        by: a second field. Columns with the same `field` and a different `by` are different columns.
-        bounds: the bounds of a histogram.
-        noted: the field whose values the column stores, and the field's spec type, or None if there are none.
-        where: the condition that an event must fulfil to count, in its normal form, or None if all events count.
+        by: a second field, which distinguishes columns with the same `field`.
+        noted: the name and the spec type of the stored field, or None for a column without a field.
+        where: the condition for events that count, or None if all events count.
     """
 
     kind: Kind
@@ -139,12 +132,11 @@ class Partial:
 
     @property
     def source(self) -> str:
-        """The frame's column from which the partial is computed, unless the partial counts all events."""
+        """The data frame column that the partial is computed from, unless the partial counts all events."""
         return str(self.field) if self.where is None else Conditional(self.where, self.field).column
 
     @property
     def _label(self) -> str:
-        """The part of the name that differs between columns of a kind: a field's name, or a text with a dot in it."""
         field = self.field or ""
         if self.by is None and not self.bounds and self.where is None:
             return field
@@ -166,7 +158,7 @@ class Partial:
 
 
 def own_partial(kind: Literal["min", "max"], name: str, sql_type: str) -> Partial:
-    """Return a partial for internal use. Its name begins with a 0, as no field's name does."""
+    """Return a partial for internal use, with a name that differs from every field's name."""
     return Partial(kind, f"0{name}", sql_type)
 
 
@@ -175,21 +167,12 @@ class AggregationLayout:
     """The columns of an aggregation's window table, and the lengths of its windows.
 
     Attributes:
-        group_by: the group columns with their field types, in the spec's order.
-        partials: the stored partial columns, without repeats. `_count` is always the first.
-        metrics: the spec's metrics, each with the type of its field. For a metric with an expression, this is the type
-            of its answer.
-        size_ms: the length of a window. The maximum length of sessions, and an upper bound for calendar windows.
-        pane_ms: the period that a stored row covers: the hop of hopping windows, else the size. A lower bound for
-            calendar windows. Sessions are closed in steps of this length.
-        grace_ms: how long a window stays open after the watermark has passed its end.
-        grid: the starts and ends of stored rows.
-        panes: the number of stored rows that make up a window.
-        gap_ms: the time without events after which a session ends, or None if the windows are not sessions.
-        reopen_ms: how long after its end a closed window can still be changed by late events, or None if never. If it
-            can, each row counts its changes.
-        whole: the metrics of which some rows may lack events, each with an SQL condition for stored rows that lack none
-            (see `feeds`). A metric is null if its condition is false for any row of the window. Only readers set this.
+        metrics: the spec's metrics, each with the type of its field or of its expression.
+        size_ms: the length of a window, which is a maximum for sessions and calendar windows.
+        pane_ms: the period of a stored row, which is a minimum for calendar windows.
+        gap_ms: the time without events after which a session ends, or None for other windows.
+        reopen_ms: the time after a window's end in which late events can change the window, or None for no time.
+        whole: an SQL condition for complete rows, for each metric of which rows may lack events.
     """
 
     name: str
@@ -207,7 +190,7 @@ class AggregationLayout:
 
     @property
     def sessions(self) -> bool:
-        """Whether the windows are sessions. Rows of sessions have a `window_end`."""
+        """Whether the windows are sessions."""
         return self.gap_ms is not None
 
     @property
@@ -217,7 +200,7 @@ class AggregationLayout:
 
     @property
     def spread_ms(self) -> int:
-        """The longest time from a window's start to the start of its last stored row, or 0 if a window is one row."""
+        """The longest time from a window's start to the start of its last stored row."""
         return self.size_ms - self.pane_ms if self.hopping else 0
 
     @property
@@ -227,7 +210,7 @@ class AggregationLayout:
 
     @property
     def end_sql(self) -> str:
-        """The SQL of a window's end, over a row with `window_start`. Rows of sessions must also have `window_end`."""
+        """The SQL of a window's end, over a row with `window_start` and, for sessions, `window_end`."""
         return "window_end" if self.sessions else grid_sql(self.grid).shift("window_start", self.panes)
 
     def end_of(self, start_ms: int) -> int:
@@ -239,25 +222,21 @@ class AggregationLayout:
         return self.grid.shift(self.grid.start_of(end_ms), -self.panes)
 
     def shut(self, closed_until: int | None) -> int | None:
-        """Return the time (epoch ms) up to which windows get no more events. Windows that end later may still change.
-
-        Args:
-            closed_until: the time (epoch ms) up to which windows are closed, or None if no window is closed.
-        """
+        """Return the time (epoch ms) up to which windows get no more events, or None if no window is closed."""
         return closed_until if closed_until is None or self.reopen_ms is None else closed_until - self.reopen_ms
 
     @property
     def key_columns(self) -> tuple[str, ...]:
-        """The columns of the unique key, unquoted.
+        """The unquoted columns of the unique key.
 
-        `_after` is part of the key of panes: events that were late for some windows of a pane have a separate row.
+        Panes have `_after` in the key, because events that were late for some windows of a pane have a separate row.
         """
         after = ("_after",) if self.hopping else ()
         return (*(name for name, _ in self.group_by), "window_start", *after)
 
     @property
     def merged(self) -> tuple[Partial, ...]:
-        """The columns that an answer merges: the partials, and the columns that say whether rows have all events."""
+        """The columns that a query merges: the partials, and the columns that say whether rows are complete."""
         return (*self.partials, *(whole_partial(metric) for metric, _ in self.whole))
 
     @property
@@ -273,7 +252,7 @@ def whole_partial(metric: str) -> Partial:
 
 
 def field_types(spec: PipelineSpec, derived: Mapping[str, str]) -> dict[str, str]:
-    """Return the types of all fields, lookup fields and derives, by name. Types of decimals include the scale.
+    """Return the types of all fields, lookup fields and derives, by name.
 
     `derived` comes from `expressions.derived_types`.
     """
@@ -281,7 +260,7 @@ def field_types(spec: PipelineSpec, derived: Mapping[str, str]) -> dict[str, str
 
 
 def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> AggregationLayout:
-    """Return the layout of a (validated) aggregation."""
+    """Return the layout of a validated aggregation."""
     partials: dict[str, Partial] = {"_count": Partial("count", None, "bigint")}
     metrics = _typed(aggregation.metrics, types)
     for metric in aggregation.metrics:
@@ -309,7 +288,6 @@ def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> Aggregatio
 
 
 def _typed(metrics: Sequence[MetricSpec], types: Mapping[str, str]) -> list[tuple[MetricSpec, str | None]]:
-    """Return the metrics, each with the type of its field. A metric with an expression has the type of its answer."""
     by_name = {metric.name: metric for metric in metrics}
     fields = {metric.name: types[metric.field] if metric.field else None for metric in metrics}
     answered = {
@@ -324,12 +302,7 @@ def _typed(metrics: Sequence[MetricSpec], types: Mapping[str, str]) -> list[tupl
 
 
 def needed_partials(metric: Metric, types: Mapping[str, str]) -> list[Partial]:
-    """Return the stored columns that a metric needs.
-
-    Args:
-        metric: a metric of a validated spec.
-        types: the spec type of each field.
-    """
+    """Return the stored columns that a metric needs, with the spec types of fields in `types`."""
     return [_partial(need, types) for need in _needs(metric)]
 
 
@@ -351,7 +324,7 @@ def _partial(need: Need, types: Mapping[str, str]) -> Partial:
 
 
 def needed_columns(metric: Metric) -> list[str]:
-    """Return the columns that a metric cannot do without: all but those that only add precision."""
+    """Return the columns that a metric needs, without columns that only add precision."""
     return [p.column for p in needed_partials(metric, _NUMBERS) if not KINDS[p.kind].refining]
 
 
@@ -366,7 +339,7 @@ def fields_of(metric: Metric) -> set[str]:
 
 
 def conditionals(metric: Metric) -> set[Conditional]:
-    """Return the frame's conditional columns that a metric is computed from. A metric without a condition has none."""
+    """Return the conditional data frame columns that a metric is computed from."""
     return {Conditional(need.where, need.field) for need in _needs(metric) if need.where is not None}
 
 
@@ -376,17 +349,17 @@ def columns_by_kind(metric: Metric) -> dict[str, str]:
 
 
 def merge_expression(partial: Partial, old: str = "t", new: str = "EXCLUDED") -> str:
-    """Return SQL that merges the column of rows `old` and `new` (aliases). The SQL never raises an error."""
+    """Return SQL that merges the column of rows `old` and `new` (aliases) without errors."""
     return KINDS[partial.kind].merge(partial, old, new)
 
 
 def rollup_select(partials: Sequence[Partial], source: str, keys: Sequence[tuple[str, str]]) -> str:
-    """Return a SELECT that merges many partial rows into one per key. The SQL never raises an error.
+    """Return a SELECT that merges many partial rows into one row per key, without errors.
 
     Args:
         partials: the columns to merge.
         source: a FROM item (table or parenthesised query with an alias) that has the columns of the partials.
-        keys: for each key, an SQL expression over the source and the output name. Without keys, one row is returned.
+        keys: an SQL expression over the source and an output name for each key, or no keys for a single row.
 
     Returns:
         SQL whose output columns are the keys by name, then every partial by its column name.

@@ -16,14 +16,13 @@ KINDS: Mapping[str, PartialKind] = {kind.name: kind for family in (*_FAMILIES, b
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of some functions. It is a member of each metric with one of these functions.
+    """A parameter of some functions, which is a member of each metric with one of these functions.
 
     Attributes:
         alias: the parameter's name in YAML.
-        functions: the functions that take the parameter.
-        needed: whether these functions need the parameter.
+        needed: whether the functions need the parameter.
         takes: the types that the field named by the parameter may have, or None if the parameter names no field.
-        remedy: the remedy in the error for a needed parameter that is absent.
+        remedy: the remedy in the error for an absent parameter.
     """
 
     name: str
@@ -55,5 +54,5 @@ ZERO_FILLED: tuple[str, ...] = tuple(name for name, function in FUNCTIONS.items(
 
 
 def listed(names: tuple[str, ...] | list[str], word: str = "and") -> str:
-    """Return the names as part of a sentence: `a, b and c`."""
+    """Return the names as part of a sentence, such as `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"

@@ -1,8 +1,4 @@
-"""Functions that store a sketch: quantiles, distinct counts and top k.
-
-A sketch takes a few kilobytes, whatever the number of values. SQL returns its bytes, and `sketches` decodes them. That
-module loads numpy, so it is imported only when it is needed.
-"""
+"""Functions that store a sketch: quantiles, distinct counts and top k."""
 
 from __future__ import annotations
 
@@ -71,18 +67,15 @@ class Quantile(Function):
     kinds = (QUANTILES,)
 
     def answer(self, merged: Merged) -> str:
-        """Return the column of the sketch."""
+        """Return the sketch's column."""
         return merged.columns["quantiles"]
 
     def answer_type(self, field_type: str | None) -> str:
-        """Return `number`, or the type of the decimal.
-
-        A value that a double cannot represent exactly is returned as an integer.
-        """
+        """Return the quantile's type."""
         return "number" if scale_of(field_type) is None else str(field_type)
 
     def decoder(self, metric: Metric, field_type: str | None) -> Callable[[bytes | None], Any]:
-        """Return a decoder that reads the quantile from the sketch."""
+        """Return the quantile's decoder."""
         return _reader(QuantileParameters.of(metric).q, field_type)
 
 
@@ -95,7 +88,7 @@ class Median(Quantile):
     example: ClassVar[Mapping[str, Any]] = {}
 
     def decoder(self, metric: Metric, field_type: str | None) -> Callable[[bytes | None], Any]:
-        """Return a decoder that reads the median from the sketch."""
+        """Return the median's decoder."""
         return _reader(0.5, field_type)
 
 
@@ -124,7 +117,7 @@ class Distinct(Function):
     zero_filled = True
 
     def answer(self, merged: Merged) -> str:
-        """Return the column of the sketch."""
+        """Return the sketch's column."""
         return merged.columns["uniques"]
 
     def answer_type(self, field_type: str | None) -> str:
@@ -132,11 +125,11 @@ class Distinct(Function):
         return "integer"
 
     def answer_range(self, field_type: str | None) -> tuple[float, float]:
-        """Return 0 and infinity: a count is never negative."""
+        """Return 0 and infinity."""
         return 0.0, math.inf
 
     def decoder(self, metric: Metric, field_type: str | None) -> Callable[[bytes | None], Any]:
-        """Return a decoder that reads the estimate from the sketch."""
+        """Return the estimate's decoder."""
         from tidemill_contract.functions import sketches
 
         return sketches.read_distinct
@@ -169,11 +162,11 @@ class TopK(Function):
     )
 
     def needs(self, metric: Metric) -> tuple[Need, ...]:
-        """Return one column for a sketch that can list `k` values."""
+        """Return the sketch's column."""
         return (Need(FREQUENT, metric.field, listed=TopKParameters.of(metric).k),)
 
     def answer(self, merged: Merged) -> str:
-        """Return the column of the sketch."""
+        """Return the sketch's column."""
         return merged.columns["frequent"]
 
     def answer_type(self, field_type: str | None) -> str:
@@ -181,7 +174,7 @@ class TopK(Function):
         return "array"
 
     def decoder(self, metric: Metric, field_type: str | None) -> Callable[[bytes | None], Any]:
-        """Return a decoder that lists the values from the sketch."""
+        """Return the list's decoder."""
         from tidemill_contract.functions import sketches
 
         return sketches.lister(TopKParameters.of(metric).k, field_type)

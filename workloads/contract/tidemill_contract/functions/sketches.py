@@ -1,16 +1,10 @@
-"""Sketches by DataSketches: quantiles, distinct counts and frequent values. A sketch takes at most a few kilobytes.
+"""Sketches by DataSketches for quantiles, distinct counts and frequent values, of at most a few kilobytes each.
 
-`quantiles` is a KLL sketch (Karnin, Lang, Liberty 2016, "Optimal quantile approximation in streams") of doubles, with a
-k of 400. The rank of an answer is off by at most 0.7 % (99 % confidence). Up to 400 values, the answer is exact.
-`uniques` is a HyperLogLog sketch (Flajolet et al. 2007) with 2^13 registers. The relative standard error of `uniques`
-is 1.15 % (for merged sketches, according to `hll_sketch.get_rel_err`). The first few hundred values are counted
-exactly. `frequent` is a frequent items sketch (Anderson et al. 2017, "A high-performance algorithm for identifying
-frequent items in data streams"). `slots_lg` describes its size and its error.
+`quantiles` is a KLL sketch (Karnin, Lang, Liberty 2016, "Optimal quantile approximation in streams") with a k of 400.
+`uniques` is a HyperLogLog sketch (Flajolet et al. 2007) with 2^13 registers. `frequent` is a frequent items sketch
+(Anderson et al. 2017, "A high-performance algorithm for identifying frequent items in data streams").
 
-A column stores a sequence of frames. A frame is the length of a sketch (4 bytes, big-endian) and the sketch. So SQL
-merges two values by concatenation, and `compact` later merges many frames into one. Integers that a double cannot
-represent exactly are in a separate KLL sketch of 64-bit integers, whose frame begins with `_INTEGERS`. A compacted
-value has at most one frame of each kind. This module loads numpy, so import it only if a pipeline has such a metric.
+A column stores frames. Each frame is the length of a sketch (4 bytes, big-endian) and the sketch.
 """
 
 from __future__ import annotations
@@ -33,8 +27,8 @@ from tidemill_contract.times import rfc3339_ms
 QUANTILES_K = 400
 UNIQUES_LG_K = 13
 VALUE_BYTES = 256
-"""The maximum size of a text. A longer text is shortened to its beginning, "…" and 16 digits of its SHA-256, so that
-different texts stay different."""
+"""The maximum size of a text. A longer text is shortened, and gets a part of its SHA-256, so that different texts stay
+different."""
 _SHOWN_BYTES = 200
 _HEADER_BYTES = 4
 _INTEGERS = b"\xff"
@@ -45,22 +39,16 @@ _ALL = datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES
 
 
 def slots_lg(listed: int) -> int:
-    """Return the binary logarithm of M, the number of slots of a sketch that must list `listed` values.
+    """Return log2 of the number of slots in a sketch that must list `listed` values.
 
-    Up to 0.75 M different values, all counts are exact. With more values, according to the library's documentation, the
-    error of each count is at most 3.5 / M times the number of all values. M is at least 16 times `listed`, and at least
-    512. For M = 512 the error is 0.7 %, the same as the error of a quantile's rank.
+    A sketch with M slots counts up to 0.75 M different values exactly. For more values, the error of each count is at
+    most 3.5 / M times the number of all values.
     """
     return max(9, (16 * listed - 1).bit_length())
 
 
 def build(partial: StoredColumn, values: Sequence[Any]) -> bytes | None:
-    """Return the stored form of a sketch of values, or None if there are no values.
-
-    Args:
-        partial: the column. For quantiles, the values are numbers. Sketches of other kinds take values of any type.
-        values: the values. Timestamps are epoch milliseconds. For distinct counts, repeated values may be left out.
-    """
+    """Return the stored form of a sketch, or None if there are no values."""
     if not len(values):
         return None
     if partial.kind == "quantiles":
@@ -76,19 +64,19 @@ def build(partial: StoredColumn, values: Sequence[Any]) -> bytes | None:
         return _frame(_counted(values, slots_lg(partial.listed)).serialize())
     uniques = datasketches.hll_sketch(UNIQUES_LG_K, datasketches.tgt_hll_type.HLL_4)
     for value in values:
-        # The sketch ignores an empty text, so texts get a prefix.
+        # The sketch ignores an empty text, so every text gets a prefix.
         uniques.update(f"={value}" if isinstance(value, str) else value)
     return _frame(uniques.serialize_compact())
 
 
 def compact(partial: StoredColumn, stored: bytes) -> bytes:
-    """Merge the frames of a stored value into one. For quantiles, integers and doubles become one frame each."""
+    """Merge the frames of a stored value into one frame, or into one for doubles and one for integers."""
     match partial.kind:
         case "quantiles":
             doubles, integers = _quantiles(stored)
             frames: list[bytes] = [] if doubles.is_empty() else [_frame(doubles.serialize())]
             frames += [] if integers.is_empty() else [_frame(_INTEGERS + integers.serialize(_LONGS))]
-            frames.sort(key=len, reverse=True)  # processors compact a value that is much longer than its first frame
+            frames.sort(key=len, reverse=True)  # processors compact a value that is much longer than the first frame
             return b"".join(frames)
         case "frequent":
             return _frame(_frequent(stored).serialize())
@@ -111,7 +99,7 @@ def quantile_reader(q: float) -> Callable[[bytes | None], float | int | None]:
 
 
 def read_distinct(stored: bytes | None) -> int | None:
-    """Return the number of different values in a stored sketch, None for null, or 0 for an empty window (no bytes)."""
+    """Return the number of different values in a stored sketch, None for null, or 0 for no bytes."""
     if not stored:
         return None if stored is None else 0
     estimate: float = _uniques(stored).get_estimate()
@@ -119,7 +107,6 @@ def read_distinct(stored: bytes | None) -> int | None:
 
 
 def _quantile(weighted: list[tuple[float | int, int]], q: float) -> float | int:
-    """Return the smallest value whose rank is at least q, from pairs of a value and its weight."""
     weighted.sort()
     ranks = list(accumulate(weight for _, weight in weighted))
     value, _ = weighted[bisect_left(ranks, math.ceil(q * ranks[-1]))]
@@ -131,7 +118,6 @@ def _same(value: Any) -> Any:
 
 
 def _shower(field_type: str | None) -> Callable[[Any], Any]:
-    """Return the function that converts a value of the sketch to a value of the answer."""
     scale = scale_of(field_type)
     if scale is not None:
         return lambda scaled: scaled_text(scaled, scale)
@@ -141,19 +127,17 @@ def _shower(field_type: str | None) -> Callable[[Any], Any]:
 def lister(k: int, field_type: str | None) -> Callable[[bytes | None], list[dict[str, Any]] | None]:
     """Return a function that lists the k most frequent values of a stored sketch, the most frequent first.
 
-    Equally frequent values are in ascending order. Each item is {value, count, error}: the value occurred at most
-    `count` and at least `count - error` times. A value that is not listed occurred at most as often as the last listed
-    value. If fewer than k values are listed, a value that is not listed occurred at most `error` times. If there are
-    more different values than slots, values that occur at most `error` times may be missing, so the list can be empty.
+    The function returns items {value, count, error}. A value occurred at most `count` and at least `count - error`
+    times.
     """
     read = _READ["integer"] if scale_of(field_type) is not None else _READ.get(str(field_type), str)
-    # Times are sorted as numbers and then written as texts, because the text 10:00:00.5Z sorts before 10:00:00Z.
+    # Times are sorted as numbers, because the text 10:00:00.5Z sorts before 10:00:00Z.
     show = _shower(field_type)
 
     def topk(stored: bytes | None) -> list[dict[str, Any]] | None:
         if not stored:
             return None
-        items = _frequent(stored).get_frequent_items(_ALL)  # the most frequent values come first
+        items = _frequent(stored).get_frequent_items(_ALL)
         if len(items) > k:
             least = items[k - 1][1]
             items = takewhile(lambda item: item[1] >= least, items)
@@ -189,8 +173,7 @@ def _shortened(text: str) -> str:
 def _counted(values: Sequence[Any], lg: int) -> Any:
     counts = list(Counter(values).items())
     if len(counts) > _LOAD * 2**lg:
-        # Rare values are counted first, so that they evict each other and not the frequent values. Because of the fixed
-        # order, equal batches also have equal sketches.
+        # Rare values are counted first, so that they do not evict frequent values.
         counts.sort()
         counts.sort(key=lambda pair: pair[1])
     sketch, write = datasketches.frequent_strings_sketch(lg), _WRITE[type(values[0])]
@@ -212,7 +195,6 @@ def _frames(stored: bytes) -> Iterator[bytes]:
 
 
 def _quantiles(stored: bytes) -> tuple[Any, Any]:
-    """Merge the stored frames into a sketch of doubles and a sketch of integers."""
     doubles, integers = datasketches.kll_doubles_sketch(QUANTILES_K), datasketches.kll_items_sketch(QUANTILES_K)
     for frame in _frames(stored):
         if frame.startswith(_INTEGERS):
@@ -230,11 +212,7 @@ def _uniques(stored: bytes) -> Any:
 
 
 def _frequent(stored: bytes) -> Any:
-    """Merge the stored frames into one sketch, with as many slots as the largest frame.
-
-    Frames have different numbers of slots if `k` was edited. They are sorted first, because SQL concatenates them in
-    any order, and the result depends on the order once the slots are full.
-    """
+    """Merge the stored frames into one sketch, in an order that does not depend on SQL."""
     parts = [datasketches.frequent_strings_sketch.deserialize(frame) for frame in sorted(_frames(stored))]
     parts.sort(key=lambda part: float(part.epsilon))
     for part in parts[1:]:

@@ -24,15 +24,14 @@ def _rollup(column: StoredColumn) -> str:
 
 
 SUM = PartialKind(name="sum", sql_type=_sql_type, merge=_merged, rollup=_rollup)
-"""The kind of columns with the sum of the field's values. Sums of integers and decimals are exact at any size, and
-sums of numbers are doubles."""
+"""The kind of columns with the sum of a field's values. Sums of integers and decimals are exact at any size, and sums
+of numbers are doubles."""
 KINDS = (SUM,)
 AVERAGE_SCALE = 6
 """The minimum number of digits after the point in a mean of decimals, as in Flink's AVG."""
 
 
 def _double(column: str, field_type: str | None) -> str:
-    """Return SQL for a sum of a field, or a count of events, as a double."""
     scale = scale_of(field_type)
     return f"{column if scale is None else value_sql(column, scale)}::double precision"
 
@@ -48,16 +47,16 @@ class Sum(Function):
     zero_filled = True
 
     def answer(self, merged: Merged) -> str:
-        """Return the sum. A sum of numbers is null if it is too large for a double."""
+        """Return the sum."""
         column = merged.columns["sum"]
         return doubles.finite(column) if merged.field_type == "number" else column
 
     def answer_type(self, field_type: str | None) -> str:
-        """Return `number` for numbers, the same type for decimals, and `integer` for integers and booleans."""
+        """Return the sum's type."""
         return str(field_type) if field_type == "number" or scale_of(field_type) is not None else "integer"
 
     def answer_range(self, field_type: str | None) -> tuple[float, float]:
-        """Return the range: a sum of booleans is never negative."""
+        """Return the range."""
         return (0.0 if field_type == "boolean" else -math.inf), math.inf
 
 
@@ -71,10 +70,7 @@ class Average(Function):
     kinds = (VALUES, SUM)
 
     def answer(self, merged: Merged) -> str:
-        """Return the sum divided by the count.
-
-        The mean of decimals is rounded once, and halves are rounded away from zero.
-        """
+        """Return the mean. A mean of decimals is rounded half away from zero."""
         total, count = merged.columns["sum"], merged.columns["n"]
         scale = scale_of(merged.field_type)
         if scale is None:
@@ -84,12 +80,12 @@ class Average(Function):
         return f"sign({total}) * div(2 * abs({scaled}) + {count}, nullif(2 * {count}, 0))"
 
     def answer_type(self, field_type: str | None) -> str:
-        """Return `number`. The mean of decimals is a decimal with at least AVERAGE_SCALE digits after the point."""
+        """Return the mean's type."""
         scale = scale_of(field_type)
         return "number" if scale is None else decimal_type(_scale_of_average(scale))
 
     def answer_range(self, field_type: str | None) -> tuple[float, float]:
-        """Return the range: an average of booleans is between 0 and 1."""
+        """Return the range."""
         return (0.0, 1.0) if field_type == "boolean" else (-math.inf, math.inf)
 
 
@@ -108,11 +104,11 @@ class Rate(Function):
     zero_filled = True
 
     def needs(self, metric: Metric) -> tuple[Need, ...]:
-        """Return the column with the sum of the field, or with the count of events if there is no field."""
+        """Return the column."""
         return (Need(SUM if metric.field else COUNT, metric.field),)
 
     def answer(self, merged: Merged) -> str:
-        """Return the only column divided by the window's length in seconds."""
+        """Return the rate."""
         (column,) = merged.columns.values()
         return doubles.per(doubles.finite(_double(column, merged.field_type)), merged.seconds)
 
@@ -121,7 +117,7 @@ class Rate(Function):
         return "number"
 
     def answer_range(self, field_type: str | None) -> tuple[float, float]:
-        """Return the range: a rate of events or booleans is never negative."""
+        """Return the range."""
         return (0.0 if field_type in (None, "boolean") else -math.inf), math.inf
 
 

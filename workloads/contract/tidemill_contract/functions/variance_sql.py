@@ -1,14 +1,8 @@
 """SQL that merges means and sums of squared deviations (M2).
 
 The formulas are from Chan, Golub and LeVeque (1979), "Updating formulae and a pairwise algorithm for computing sample
-variances".
-
-A mean is stored as two doubles, `mean` + `low`. One double is not enough where values are large and close to each
-other, such as balances and integers beyond 2^53: its rounding error would exceed their deviation. The formulas use only
-differences of means, so equal values have a variance of exactly 0, however they were merged. In older rows `low`
-is null, which counts as 0.
-
-The SQL never raises an error (see `doubles`): M2 becomes infinite instead, and the mean is then meaningless.
+variances". A mean is stored as two doubles, `mean` + `low`, because the rounding error of one double can exceed the
+deviation of large values.
 """
 
 from __future__ import annotations
@@ -27,18 +21,18 @@ _ORDINARY, _LARGE = "1e140", "1e171"
 _NONE = "1e-160"
 """A difference below this limit counts as zero, because its square would be close to the smallest double."""
 _LEAST = "1e-250"
-"""Sums of differences above this limit do not underflow when they are divided by a count, even after cancellation."""
+"""A sum of differences above this limit can be divided by a count without underflow."""
 _MOST = "'8e307'::double precision"
-"""The largest finite M2, and the largest step by which it grows. The sum of two such values is finite."""
+"""The largest finite M2. The sum of two such values is finite."""
 
 
 def merged(kind: str, column: Column, old: str, new: str) -> str:
-    """Return SQL that merges the mean, its low part or the M2 of two rows (aliases). Row `new` must have a `low`."""
+    """Return SQL that merges the mean, its low part or the M2 of two rows (aliases)."""
     a, b = f"{old}.{column('mean')}", f"{new}.{column('mean')}"
     rest_a, rest_b = f"coalesce({old}.{column('low')}, 0)", f"{new}.{column('low')}"
     na, nb, stored = f"{old}.{column('n')}", f"{new}.{column('n')}", column(kind)
     make = _merged_squares if kind == "m2" else _moved
-    # Most means are below `_ORDINARY`. For these means, `near` is exact enough and faster, because it has fewer checks.
+    # `near` is faster, and exact enough for means below `_ORDINARY`.
     near = make(kind, column, old, new, f"(({b} - {a}) + ({rest_b} - {rest_a}))")
     far = make(kind, column, old, new, f"({_difference((b, rest_b), (a, rest_a))})")
     if kind == "m2":
@@ -52,7 +46,6 @@ def merged(kind: str, column: Column, old: str, new: str) -> str:
 
 
 def _difference(a: tuple[str, str], b: tuple[str, str]) -> str:
-    """Return SQL for the difference of two means, each with its low part."""
     return (
         f"CASE WHEN greatest(abs({a[0]}), abs({b[0]})) < {_LARGE} THEN ({a[0]} - {b[0]}) + ({a[1]} - {b[1]})"
         f" WHEN {a[0]} = {b[0]} THEN 0 WHEN {a[0]} <> {b[0]} THEN {INFINITE} END"
@@ -66,10 +59,6 @@ def _moved(kind: str, column: Column, old: str, new: str, delta: str) -> str:
 
 
 def _sum(kind: str, mean: str, move: str) -> str:
-    """Return SQL for `mean + move` as two doubles: for the mean, or for the low part of the mean.
-
-    The low part is itself rounded, but the rounding error is negligible compared with `move`.
-    """
     return f"{mean} + {move}" if kind == "mean" else f"{move} - (({mean} + {move}) - {mean})"
 
 
@@ -84,15 +73,14 @@ def _merged_squares(_: str, column: Column, old: str, new: str, delta: str) -> s
 
 
 def rolled(kind: str, column: Column) -> str:
-    """Return an SQL aggregate for the mean, its low part or the M2 of all rows of a key, over `prepared` rows."""
+    """Return an SQL aggregate over `prepared` rows for the mean, its low part or the M2."""
     delta, number = column("delta"), f"sum({column('n')}::double precision)"
     moments = f"sum({column('n')} * {delta}) FILTER (WHERE abs({delta}) > {_LEAST})"
     move = divided(f"coalesce({moments}, 0)", number)
     if kind != "m2":
         return _sum(kind, f"max({column('centre')})", f"(max({column('rest')}) + {move})")
     squares = total(column("squares"))
-    # The deviations are from the centre, which differs a little from the mean, so the sum of their squares is a little
-    # too large. The excess is subtracted.
+    # The centre differs a little from the mean, so the sum of squares about the centre is too large by `excess`.
     excess = f"CASE WHEN abs({moments}) > 1e-150 THEN {moments} * {move} ELSE 0 END"
     return f"CASE WHEN {squares} < {INFINITE} THEN greatest({squares} - {excess}, 0) ELSE {squares} END"
 
@@ -103,20 +91,20 @@ def prepared(fields: Sequence[Column], source: str, selected: Sequence[str], key
     Args:
         fields: for each field, the function that returns its columns.
         source: a FROM item.
-        selected: the columns to select from it.
-        keys: the key columns among them. Rows with the same key are merged.
+        selected: the columns to select from the source.
+        keys: the key columns of `selected`, by which rows are merged.
     """
     by = f"OVER (PARTITION BY {', '.join(keys)})" if keys else "OVER ()"
     rows = f"(SELECT {', '.join(selected)} FROM {source}) AS r"
     for step in (_centres, _deltas, _squares) if fields else ():
         further = [f"{expression} AS {name}" for field in fields for expression, name in step(field, by)]
-        # OFFSET prevents Postgres from inlining an expression, which would compute it again for each use of its column.
+        # OFFSET keeps Postgres from computing an expression again for each use of its column.
         rows = f"(SELECT *, {', '.join(further)} FROM {rows} OFFSET 0) AS r"
     return rows
 
 
 def _centres(column: Column, by: str) -> list[tuple[str, str]]:
-    """Return SQL for the centre, a value near the mean of all rows. If all means are equal, the centre equals them."""
+    """Return SQL for the centre, a value near the mean of all rows."""
     mean, n = column("mean"), column("n")
     weighed = f"sum(CASE WHEN abs({mean}) BETWEEN {_LEAST} AND {_LARGE} THEN {n} * {mean} ELSE 0 END) {by}"
     about = f"{weighed} / nullif(sum({n}::double precision) {by}, 0)"
@@ -127,13 +115,11 @@ def _centres(column: Column, by: str) -> list[tuple[str, str]]:
 
 
 def _deltas(column: Column, _: str) -> list[tuple[str, str]]:
-    """Return SQL for the difference of each mean from the centre."""
     mean = (column("mean"), f"coalesce({column('low')}, 0)")
     return [(_difference(mean, (column("centre"), column("rest"))), column("delta"))]
 
 
 def _squares(column: Column, _: str) -> list[tuple[str, str]]:
-    """Return SQL for the M2 of each row, taken about the centre instead of the row's mean."""
     n, m2, delta = column("n"), column("m2"), column("delta")
     moved = (
         f"CASE WHEN abs({delta}) < {_NONE} THEN 0 WHEN abs({delta}) < {_ORDINARY}"

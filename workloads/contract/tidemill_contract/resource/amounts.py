@@ -1,4 +1,4 @@
-"""Amounts of bytes as Kubernetes writes them: `512Mi`, `1Gi`, `2G`."""
+"""Parse amounts of bytes in the notation of Kubernetes, such as `512Mi`, `1Gi` and `2G`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "
 
 
 def parse_bytes(text: str) -> int:
-    """Return the number of bytes of an amount such as `512Mi`.
-
-    Raises:
-        ValueError: the text is not an amount of bytes.
-    """
+    """Return the number of bytes of an amount such as `512Mi`, or raise ValueError."""
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(Ki|Mi|Gi|k|M|G)?", text, re.ASCII)
     if found is None:
         raise ValueError(f"'{text}' is not an amount of bytes: write a number and a unit, such as 512Mi or 1Gi")

@@ -1,7 +1,4 @@
-"""Reads YAML text into documents by the rules of kubectl: `y` and `on` are booleans, dates are strings.
-
-A repeated key is reported as a fault.
-"""
+"""Read YAML text into documents by the rules of kubectl (`y` and `on` are booleans, dates are strings)."""
 
 from __future__ import annotations
 
@@ -18,10 +15,7 @@ _MAX_NODES = 100_000
 
 
 class DocumentError(ValueError):
-    """A text is not YAML, or one of its documents is not a mapping.
-
-    `faults` has a message for each fault.
-    """
+    """The error for a text that is not YAML, or for a document that is not a mapping."""
 
     def __init__(self, faults: list[Fault]) -> None:
         super().__init__("\n".join(map(str, faults)))
@@ -32,8 +26,6 @@ _OURS = ("timestamp", "int", "float", "bool")
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader for YAML 1.1 with the rules of kubectl's reader."""
-
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own protocol
         first: [
             (tag, regexp)
@@ -49,11 +41,7 @@ class _Loader(yaml.SafeLoader):
         self._merged = 0
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Add the members of merged mappings (`<<`).
-
-        Raises:
-            yaml.constructor.ConstructorError: the merges of the text have too many members.
-        """
+        """Add the members of merged mappings (`<<`), or raise ConstructorError for too many members."""
         super().flatten_mapping(node)
         self._merged += len(node.value)
         if self._merged > _MAX_NODES:
@@ -61,7 +49,6 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Return a mapping, and note repeated keys in `repeated`."""
         seen: set[Any] = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
@@ -93,7 +80,7 @@ _Loader.add_constructor(
 
 
 def load_documents(text: str) -> list[dict[str, Any]]:
-    """Return the documents of a YAML text.
+    """Return the documents in a YAML text.
 
     Raises:
         DocumentError: the text is not YAML, is empty or repeats a key, or a document is not a mapping.
@@ -113,7 +100,6 @@ def load_documents(text: str) -> list[dict[str, Any]]:
 
 
 def _read(text: str) -> tuple[list[dict[str, Any]], list[Fault]]:
-    """Return the documents of a YAML text that are mappings, and the faults of all other documents."""
     loader = None
     documents: list[dict[str, Any]] = []
     faults: list[Fault] = []
@@ -133,14 +119,14 @@ def _read(text: str) -> tuple[list[dict[str, Any]], list[Fault]]:
     except yaml.YAMLError as error:
         faults.append(_not_yaml(error))
     except RecursionError:
-        faults.append(Fault("", ABSENT, "nested too deeply to read", "write it flatter"))
+        faults.append(Fault("", ABSENT, "the document is nested too deeply to read", "write it flatter"))
     except (
         ValueError,
         ArithmeticError,
         TypeError,
         LookupError,
         AttributeError,
-    ) as error:  # an explicit tag or a huge number causes this error
+    ) as error:
         faults.append(Fault("", ABSENT, f"a value cannot be read: {error}", "put the value in quotes"))
     finally:
         if loader is not None:
@@ -158,16 +144,13 @@ def _judge(document: Any, number: int) -> Fault | None:
             "",
             ABSENT,
             f"document {number} has more than {_MAX_NODES} values after its aliases are expanded",
-            "shorten it, or use fewer aliases",
+            "shorten the document, or use fewer aliases",
         )
     return None
 
 
 def _count(value: Any, budget: int) -> int:
-    """Return the number of values within `value`. Counting stops when the number exceeds `budget`.
-
-    An alias counts each time that it is used.
-    """
+    """Return the number of values in `value`, up to about `budget`, with every use of an alias."""
     stack, count = [value], 0
     while stack and count <= budget:
         item = stack.pop()
@@ -183,7 +166,7 @@ def _not_yaml(error: yaml.YAMLError) -> Fault:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    return Fault("", ABSENT, f"{where}not valid YAML: {problem}", "check the indentation and the quotes there")
+    return Fault("", ABSENT, f"{where}not valid YAML: {problem}", "check the indentation and the quotes at this place")
 
 
 def _repeated(node: yaml.Node) -> Fault:

@@ -1,4 +1,4 @@
-"""The faults of a resource. Each has a path, a value, a message and a remedy, and can be written as text."""
+"""The faults of a resource, with a path, a value, a message and a remedy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SHOWN = 60
 
 
 class Absent:
-    """The type of `ABSENT`, which stands for the value if the document has none at the path of the fault."""
+    """The type of `ABSENT`, the value of a fault at a path that the document lacks."""
 
 
 ABSENT = Absent()
@@ -23,11 +23,9 @@ class Fault:
     """One fault of a document.
 
     Attributes:
-        path: the path of the wrong value, such as `spec.aggregations[0].window.size`. The path is empty for a fault of
-            the whole document.
-        value: the value at this path, or ABSENT if there is none.
-        message: the description of the fault.
-        remedy: how to correct it.
+        path: the path of the wrong value, such as `spec.aggregations[0].window.size`, or an empty text for the whole
+            document.
+        value: the value at this path, or ABSENT if the document has no value there.
     """
 
     path: str
@@ -36,20 +34,19 @@ class Fault:
     remedy: str
 
     def __str__(self) -> str:
-        """Return `path: message (got value); remedy`, always on one line."""
         got = "" if isinstance(self.value, Absent) else f" (got {show(self.value)})"
         where = f"{self.path}: " if self.path else ""
         return one_line(f"{where}{self.message}{got}; {self.remedy}")
 
 
 def one_line(text: str) -> str:
-    """Return the text with escapes for control characters and for characters that UTF-8 cannot encode."""
+    """Escape control characters, and characters that UTF-8 cannot encode."""
     text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def show(value: Any) -> str:
-    """Return a value as shortened YAML on one line. A list or mapping is shown only as a text such as `a list`."""
+    """Return a value as shortened YAML on one line, or a text such as `a list`."""
     match value:
         case dict():
             return "a mapping" if value else "an empty mapping"
@@ -70,7 +67,7 @@ def show(value: Any) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `did you mean 'x'?`, or the list of known words if none is similar."""
+    """Return `did you mean 'x'?`, or the list of known words if no word is similar."""
     known = [str(k) for k in known]
     lowered = {k.lower(): k for k in reversed(known)}
     close = difflib.get_close_matches(word[:100].lower(), lowered, n=1, cutoff=0.6)

@@ -1,4 +1,4 @@
-"""The rules of `spec.source.fields`: where values are read from, their formats and their defaults."""
+"""The rules of `spec.source.fields`: origins of values, formats and defaults."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tidemill_contract.resource.paths import EACH, Step, Steps, show_path
 from tidemill_contract.resource.source import FieldSpec
 
 RESERVED_HEADERS = (REASON_HEADER, FIELD_HEADER, DETAIL_HEADER)
-"""Headers in which ingest writes why it refused an event."""
+"""The record headers in which ingest writes why it refused an event."""
 _ONE_FOR_ALL = ("type", "format", "zone", "precision", "scale", "default")
-"""The settings that must be equal in all fields that read the same member, because the member is read once."""
+"""The settings that must be equal in all fields that read the same member."""
 MEMBERS = ("value", "envelope")
 """The values of `from` for fields that may have a path."""
 _OWN_TYPES = {"timestamp": "timestamp", "partition": "integer", "offset": "integer"}
@@ -54,67 +54,57 @@ def field_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fa
 
 
 def _kept(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
-    """Yield the faults of a json field. Such a field is only stored, but paths of other fields may lead into it."""
     if parts.events is not None and not parts.events.store:
         message, remedy = (
-            "a json field is only stored with raw events",
-            "set spec.events.store: true, or take the field out",
+            "a field of type json is stored only with raw events",
+            "set spec.events.store: true, or remove the field",
         )
         yield Fault(f"{path}.type", JSON, message, remedy)
     if field.name == parts.key:
-        yield Fault("spec.source.key", field.name, "is of type json", "name a field with one value")
+        yield Fault("spec.source.key", field.name, "is of type json", "use a field with a single value")
     given = ("default", field.default), ("format", field.format), ("zone", field.zone)
     for member, value in (*given, ("required", field.required or None), ("from", field.taken_from)):
         if value is not None:
-            yield Fault(f"{path}.{member}", value, f"json is stored unchanged and has no {member}", "take it out")
+            yield Fault(f"{path}.{member}", value, f"a field of type json has no {member}", f"remove {member}")
 
 
 def _exploded(field: FieldSpec, path: str, parts: Parts, arrays: dict[Steps, str]) -> Iterator[Fault]:
-    """Yield the faults of a field of the exploded array.
-
-    Args:
-        field: the field.
-        path: where the field is in the document.
-        parts: the parts of the document.
-        arrays: the arrays that earlier fields explode, each with the name of such a field. This field's array is added.
-    """
+    """Yield the faults of a field in an exploded array, and add the array to `arrays`."""
     array = field.array
     if array is None:
         return
     if field.name == parts.key:
-        message = f"is in the elements of {show_path(array)}, but a record has only one key"
-        yield Fault("spec.source.key", field.name, message, "name a field of the record itself")
+        message = f"is read from the elements of {show_path(array)}, but a record has only one key"
+        yield Fault("spec.source.key", field.name, message, "use a field outside the exploded array")
     other = next((one for one in arrays if one != array), None)
     if other is not None:
-        message = f"field {arrays[other]} explodes {show_path(other)} already, and only one array can be exploded"
-        remedy = f"read one element of it, such as {show_path((*array, 0))}, or explode it in another pipeline"
+        message = f"field {arrays[other]} already explodes {show_path(other)}, and only one array can be exploded"
+        remedy = f"read one element, such as {show_path((*array, 0))}, or explode this array in another pipeline"
         yield Fault(f"{path}.path", field.path, message, remedy)
     arrays.setdefault(array, field.name)
 
 
 def _strings(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
-    """Yield the faults of a field that is an array of strings."""
     if field.name == parts.key:
-        yield Fault("spec.source.key", field.name, "is of type strings", "name a field with one value")
+        yield Fault("spec.source.key", field.name, "is of type strings", "use a field with a single value")
     if field.origin not in MEMBERS:
         message, remedy = f"{field.place} is one text", "write type: string, or remove the member 'from'"
         yield Fault(f"{path}.type", field.type, message, remedy)
 
 
 def _origin(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
-    """Yield the faults of a field that is not read from the record's value."""
     if field.origin == "value":
         return
     if field.name == parts.key:
-        message = f"is read from {field.place}, but the key is made from the event"
-        yield Fault("spec.source.key", field.name, message, "name a field of the event itself")
+        message = f"is read from {field.place}, but the key must be a field of the event"
+        yield Fault("spec.source.key", field.name, message, "use a field of the event")
     if field.origin == "header":
         if field.path is not None and not isinstance(field.path, str):
-            yield Fault(f"{path}.path", field.path, "is not the name of a header", "write the name as a text")
+            yield Fault(f"{path}.path", field.path, "is not the name of a header", "write the header's name as a text")
         elif field.header in RESERVED_HEADERS:
-            yield Fault(f"{path}.path", field.header, "ingest writes this header itself", "use another name")
+            yield Fault(f"{path}.path", field.header, "this header is reserved for ingest", "use another header")
     elif field.path is not None and field.origin not in MEMBERS:
-        yield Fault(f"{path}.path", field.path, f"{field.place} is read as a whole", "take path out")
+        yield Fault(f"{path}.path", field.path, f"{field.place} has no members", "remove path")
     if field.origin not in _OWN_TYPES:
         return
     if field.type != _OWN_TYPES[field.origin]:
@@ -122,50 +112,50 @@ def _origin(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
         yield Fault(f"{path}.type", field.type, f"{field.place} is of type {_OWN_TYPES[field.origin]}", remedy)
     for member, value in (("default", field.default), ("format", field.format), ("zone", field.zone)):
         if value is not None:
-            yield Fault(f"{path}.{member}", value, f"a record always has its {field.origin}", f"take {member} out")
+            yield Fault(
+                f"{path}.{member}", value, f"a field with from: {field.origin} has no {member}", f"remove {member}"
+            )
     if parts.event_time is not None and parts.event_time.field == field.name:
         message, remedy = (
-            "is the record's own time",
-            "remove it: without a field, the record's own time is the event time",
+            "is the record's timestamp",
+            "remove eventTime.field: the record's timestamp is the default event time",
         )
         yield Fault("spec.source.eventTime.field", field.name, message, remedy)
 
 
 def _path(field: FieldSpec, path: str, read: dict[Steps, FieldSpec]) -> Iterator[Fault]:
-    """Yield the faults of a path.
-
-    Args:
-        field: the field.
-        path: where the field is in the document.
-        read: the earlier fields by their paths. This field is added.
-    """
+    """Yield the faults of a field's path, and add the field to `read`."""
     steps, where = field.member, f"{path}.path" if field.path is not None else f"{path}.name"
     written = field.path if field.path is not None else field.name
     for other, earlier in read.items():
         name = earlier.name
         short, long = sorted((steps, other), key=len)
         if name == field.name and field.path is None:
-            continue  # a repeated name is reported by another rule
+            continue  # another rule reports a repeated name
         if short == long:
             if differing := [member for member in _ONE_FOR_ALL if getattr(field, member) != getattr(earlier, member)]:
                 message = f"{field.name} and {name} are both read from {show_path(other)}, but differ in "
                 remedy = (
-                    "write the same in both, or remove one of the two fields; a derive can convert"
+                    "use the same settings in both fields, or remove one field; a derive can convert"
                     " the value to another type"
                 )
                 yield Fault(where, written, message + " and ".join(differing), remedy)
         elif long[: len(short)] == short:
             reader = name if other == short else field.name
-            message = f"field {reader} reads {show_path(short)} as a whole value, so no other path can lead into it"
-            yield Fault(where, written, message, "remove one of the two fields")
+            message = (
+                f"field {reader} reads the whole value of {show_path(short)}, so no other field can read a part of it"
+            )
+            yield Fault(where, written, message, "remove one of these fields")
         elif (at := _parting(steps, other)) is not None:
             here, there = _kind(steps[at]), _kind(other[at])
             if "object" in (here, there) and here != there:
-                message = f"{show_path(steps[:at])} would be both an array and an object: compare the path of {name}"
-                yield Fault(where, written, message, "correct one of the two paths")
+                message = (
+                    f"{show_path(steps[:at])} is an array in one path and an object in another: see the path of {name}"
+                )
+                yield Fault(where, written, message, "correct one of these paths")
             elif here != there:
-                message = f"{show_path(steps[:at])} is exploded in only one of two paths: compare the path of {name}"
-                yield Fault(where, written, message, "write [] in both paths, or an index in both")
+                message = f"{show_path(steps[:at])} is exploded in only one path: see the path of {name}"
+                yield Fault(where, written, message, "write [] in both paths, or an index in both paths")
     read.setdefault(steps, field)
 
 
@@ -175,12 +165,11 @@ def _parting(steps: Steps, other: Steps) -> int | None:
 
 
 def _kind(step: Step) -> str:
-    """Return the kind of value that a step is taken from: an object, an array, or an exploded array."""
     return "object" if isinstance(step, str) else "exploded" if step == EACH else "array"
 
 
 def written_faults(field: FieldSpec, path: str) -> Iterator[Fault]:
-    """Yield the faults in the notation of a field's values: the format of a timestamp, and the digits of a decimal."""
+    """Yield the faults of a timestamp's format, or of a decimal's digits."""
     yield from _format(field, path)
     yield from _digits(field, path)
 
@@ -190,7 +179,7 @@ def _format(field: FieldSpec, path: str) -> Iterator[Fault]:
         if value is None:
             continue
         if field.type != "timestamp":
-            remedy = f"take it out, or declare {field.name} with type: timestamp"
+            remedy = f"remove {member}, or declare {field.name} with type: timestamp"
             yield Fault(f"{path}.{member}", value, f"only timestamps have a {member}", remedy)
             continue
         try:
@@ -199,19 +188,18 @@ def _format(field: FieldSpec, path: str) -> Iterator[Fault]:
             message, _, remedy = str(error).partition(": ")
             yield Fault(f"{path}.{member}", value, message, remedy)
     if field.type == "timestamp" and field.zone is not None and field.format in UNITS:
-        message, remedy = f"a number of {field.format} since 1970 has no zone", "take zone out"
+        message, remedy = f"a timestamp in the unit {field.format} has no zone", "remove zone"
         yield Fault(f"{path}.zone", field.zone, message, remedy)
 
 
 def _digits(field: FieldSpec, path: str) -> Iterator[Fault]:
-    """Yield the faults of precision and scale."""
     if field.type != DECIMAL:
         for member, value in (("precision", field.precision), ("scale", field.scale)):
             if value is not None:
-                remedy = f"take it out, or declare {field.name} with type: decimal"
+                remedy = f"remove {member}, or declare {field.name} with type: decimal"
                 yield Fault(f"{path}.{member}", value, f"only decimals have a {member}", remedy)
     elif field.scale is None:
-        message, remedy = "a decimal needs its number of digits after the point", "add one, such as scale: 2"
+        message, remedy = "a decimal needs the number of digits after the point", "add a scale, such as scale: 2"
         yield Fault(f"{path}.scale", ABSENT, message, remedy)
     elif field.precision is not None and field.scale > field.precision:
         message = f"is more than precision {field.precision}"
@@ -219,7 +207,6 @@ def _digits(field: FieldSpec, path: str) -> Iterator[Fault]:
 
 
 def _readable(field: FieldSpec) -> bool:
-    """Return whether format, zone and digits are valid, so that the default can be checked."""
     return not list(_format(field, "")) and not list(_digits(field, ""))
 
 
@@ -228,11 +215,11 @@ def _default(field: FieldSpec, path: str, event_time: str | None) -> Iterator[Fa
         return
     where = f"{path}.default"
     if field.name == event_time:
-        remedy = "remove it; without eventTime.field, the time of the Kafka record is used"
+        remedy = "remove the default, or remove eventTime.field to use the record's timestamp"
         yield Fault(where, field.default, "the event time has no default", remedy)
     elif field.required:
         remedy = "remove required or default"
-        yield Fault(where, field.default, "a required field is never absent", remedy)
+        yield Fault(where, field.default, "a required field has no default", remedy)
     elif _readable(field):
         try:
             check_default(field)
@@ -242,8 +229,7 @@ def _default(field: FieldSpec, path: str, event_time: str | None) -> Iterator[Fa
 
 
 def _default_group(field: FieldSpec, path: str) -> Iterator[Fault]:
-    """Yield a fault if the default of a group column is too long."""
     length = len(field.default.encode()) if isinstance(field.default, str) else 0
     if length > MAX_KEY_BYTES:
         message = f"has {length} bytes, and a group column can hold at most {MAX_KEY_BYTES}"
-        yield Fault(f"{path}.default", field.default, message, "write a shorter default, or remove it")
+        yield Fault(f"{path}.default", field.default, message, "write a shorter default, or remove the default")

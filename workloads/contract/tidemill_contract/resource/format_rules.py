@@ -1,4 +1,4 @@
-"""The rules of `spec.source.format`: which members go together, and which fields they allow."""
+"""The rules of `spec.source.format`: combinations of members, and the fields that each format allows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tidemill_contract.resource.paths import EACH, exploded, show_path
 
 _PATH = "spec.source.format"
 _ENVELOPES = {"csv": ("none",), "avro": ("none", "debezium"), "protobuf": ("none", "debezium")}
-"""For each format that does not allow every envelope, the envelopes that it allows."""
+"""The allowed envelopes of each format that does not allow every envelope."""
 
 
 def format_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
@@ -25,7 +25,7 @@ def format_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[F
         message = f"{written.type} has no such envelope"
         yield Fault(f"{_PATH}.envelope", written.envelope, message, f"write {' or '.join(allowed)}")
     if written.deletes == "event" and written.envelope != "debezium":
-        message = "only Debezium's deletes contain the row before the delete"
+        message = "only deletes in Debezium's envelope contain the deleted row"
         yield Fault(f"{_PATH}.deletes", "event", message, "write ignore or deadLetter, or set envelope: debezium")
     yield from _registry(written)
     if written.type == "csv":
@@ -33,7 +33,7 @@ def format_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[F
     else:
         for member in written.model_fields_set & {"columns", "delimiter"}:
             message = f"{written.type} has no {member}"
-            yield Fault(f"{_PATH}.{member}", getattr(written, member), message, "take it out, or set type: csv")
+            yield Fault(f"{_PATH}.{member}", getattr(written, member), message, f"remove {member}, or set type: csv")
     yield from _exploded(written, parts)
     if written.envelope != "none":
         return
@@ -44,31 +44,31 @@ def format_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[F
 
 
 def _exploded(written: FormatSpec, parts: Parts) -> Iterator[Fault]:
-    """Yield the faults of fields that explode an array. Only arrays of JSON events can be exploded."""
     for part in parts.fields:
         field = part.model
         if field is None or exploded(field.member) is None:
             continue
         place = show_path(tuple(0 if step == EACH else step for step in field.member))
         if field.origin == "envelope":
-            message, remedy = "arrays of an envelope are not exploded", f"read one element of it, such as {place}"
+            message, remedy = "arrays in an envelope cannot be exploded", f"read one element, such as {place}"
             yield Fault(f"{part.path}.path", field.path, message, remedy)
         elif field.origin == "value" and written.type in WITH_SCHEMAS:
-            message = f"arrays of {_PATH} type: {written.type} are not exploded"
-            remedy = f"read one element of it, such as {place}, or send JSON"
+            message = f"arrays in records of type {written.type} cannot be exploded"
+            remedy = f"read one element, such as {place}, or send JSON"
             yield Fault(f"{part.path}.path", field.path, message, remedy)
 
 
 def _registry(written: FormatSpec) -> Iterator[Fault]:
-    """Yield the faults of the registry: a format with schemas needs it, and its URL must not contain a password."""
     registry, path = written.registry, f"{_PATH}.registry"
     if registry is None:
         if written.type in WITH_SCHEMAS:
-            message = f"{written.type} needs the schemas of its writers"
-            yield Fault(path, ABSENT, message, "add registry: {url: …}, the schema registry of the writers")
+            message = f"records of type {written.type} need a schema registry"
+            yield Fault(path, ABSENT, message, "add the schema registry of the writers as registry: {url: …}")
         return
     if written.type not in (*WITH_SCHEMAS, "jsonSchema"):
-        yield Fault(path, registry.url, f"{written.type} is read without a schema", "take it out, or correct type")
+        yield Fault(
+            path, registry.url, f"records of type {written.type} need no schema", "remove registry, or correct type"
+        )
         return
     for url in registry.url.split(","):
         try:
@@ -79,12 +79,14 @@ def _registry(written: FormatSpec) -> Iterator[Fault]:
         if wrong:
             yield Fault(f"{path}.url", url, "is not an address", "write http://host:port or https://host:port")
         elif parts.username is not None or parts.password is not None:
-            message, remedy = "has a password, which everybody could read", "put it into a Secret, and set secretRef"
+            message, remedy = (
+                "contains a password, which everybody could read",
+                "put the password into a Secret, and set secretRef",
+            )
             yield Fault(f"{path}.url", f"{parts.scheme}://…@{parts.hostname}", message, remedy)
 
 
 def _csv(written: FormatSpec, parts: Parts) -> Iterator[Fault]:
-    """Yield the faults of CSV: a wrong delimiter, repeated columns, and fields that cannot be read from a cell."""
     if written.delimiter in '"\r\n\0':
         yield Fault(f"{_PATH}.delimiter", written.delimiter, "cannot separate cells", "write ',', ';' or \"\\t\"")
     twice = next((name for at, name in enumerate(written.columns) if name in written.columns[:at]), None)
@@ -100,9 +102,9 @@ def _csv(written: FormatSpec, parts: Parts) -> Iterator[Fault]:
         name = field.member[0] if len(field.member) == 1 else None
         where = f"{part.path}.path" if field.path is not None else f"{part.path}.name"
         if name is None or (field.path is not None and not written.columns):
-            message = "CSV has no members within members" if name is None else "the columns have no names"
-            remedy = f"write a column's name, and list all names in {_PATH}.columns"
+            message = "a cell of CSV has no members" if name is None else "a path needs the names of the columns"
+            remedy = f"use a column's name, and list all columns in {_PATH}.columns"
             yield Fault(where, field.path, message, remedy)
         elif written.columns and name not in written.columns:
-            message = f"there is no column of this name in {_PATH}.columns"
+            message = f"{_PATH}.columns has no column of this name"
             yield Fault(where, name, message, did_you_mean(str(name), written.columns))

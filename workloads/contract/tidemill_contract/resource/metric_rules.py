@@ -1,4 +1,4 @@
-"""The rules of groups and metrics: which fields they use, the types of the fields, and the parameters of functions."""
+"""The rules of groups and metrics: their fields, the types of the fields, and the parameters of functions."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Columns:
     """The fields and derives of a document.
 
     Attributes:
-        types: the spec type of each column by name. It is None if it is unknown, because the column has a fault.
-        complete: whether all columns are in `types`. If the name of a column could not be read, they are not.
+        types: the spec type of each column by name, or None for a column with a fault.
+        complete: whether all columns are in `types`, because all names could be read.
     """
 
     types: Mapping[str, str | None]
@@ -43,18 +43,20 @@ class Columns:
         return Fault(path, name, f"there is no {what} of this name", did_you_mean(name, self.types))
 
     def kept_only(self, path: str, name: str) -> Fault | None:
-        """Return a fault if a group column is of a type by which events cannot be grouped."""
+        """Return a fault if events cannot be grouped by a column of this type."""
         kind = self.types.get(name)
         if kind not in (JSON, STRINGS):
             return None
-        return Fault(path, name, f"is of type {kind}, which has no groups", "group by a field with a path into it")
+        return Fault(
+            path,
+            name,
+            f"is of type {kind}, by which events cannot be grouped",
+            "group by a field that reads a part of this value",
+        )
 
 
 def expression_type(path: str, text: str, columns: Columns, *, as_filter: bool) -> tuple[str | None, Fault | None]:
-    """Return the type of an expression over columns, or its fault.
-
-    Both are None if the expression uses a column that has a fault itself.
-    """
+    """Return the type of an expression or its fault, or two None if the expression uses a column with a fault."""
     known = {name: kind for name, kind in columns.types.items() if kind is not None}
     try:
         used = expressions.columns(text)
@@ -62,8 +64,8 @@ def expression_type(path: str, text: str, columns: Columns, *, as_filter: bool) 
             return None, None  # another rule reports the fault of the column or of its name
         unread = next((name for name in used if known.get(name) in (JSON, STRINGS)), None)
         if unread is not None:
-            remedy = "declare a field with a path into it, and use that field"
-            message = f"{unread} is of type {known[unread]}, which expressions do not read"
+            remedy = "declare a field that reads a part of this value, and use that field"
+            message = f"{unread} is of type {known[unread]}, which expressions cannot use"
             return None, Fault(path, text, message, remedy)
         return expressions.check(text, known, as_filter=as_filter), None
     except expressions.ExpressionError as error:
@@ -85,10 +87,7 @@ def metric_faults(parts: Parts, columns: Columns, _limits: object) -> Iterator[F
 
 
 def answer_types(aggregation: AggregationPart, columns: Columns) -> tuple[dict[str, str | None], list[Fault]]:
-    """Return the types of the answers of an aggregation's metrics, and the faults of expressions over metrics.
-
-    A type is None if the metric depends on a field or metric that has a fault.
-    """
+    """Return the result types of an aggregation's metrics (None after a fault), and the faults of expressions."""
     models = {metric.name: metric.model for metric in aggregation.metrics if metric.name and metric.model is not None}
     types = {name: None if is_composed(model) else _answer_type(model, columns) for name, model in models.items()}
     faults = []
@@ -99,7 +98,7 @@ def answer_types(aggregation: AggregationPart, columns: Columns) -> tuple[dict[s
             needed = in_order(models, metric.name)
             unread = {name for one in needed for name in operands(models[one])} - models.keys()
             if len(models) < len(aggregation.metrics) and unread:
-                continue  # the missing metric may be a metric whose name could not be read
+                continue  # the missing metric may be a metric with an unreadable name
             if any(types[name] is None for name in needed if not is_composed(models[name])):
                 continue
             known = {name: kind for name, kind in types.items() if kind is not None}
@@ -112,7 +111,6 @@ def answer_types(aggregation: AggregationPart, columns: Columns) -> tuple[dict[s
 
 
 def _answer_type(metric: Any, columns: Columns) -> str | None:
-    """Return the type of the answer of a metric with a function, or None if the metric's field has a fault."""
     kind = columns.types.get(metric.field) if metric.field else None
     if metric.field and kind is None:
         return None
@@ -120,7 +118,6 @@ def _answer_type(metric: Any, columns: Columns) -> str | None:
 
 
 def _metric(metric: Any, path: str, columns: Columns) -> Iterator[Fault]:
-    """Yield the faults of a metric. The faults of its parameters come first."""
     members = dict(METRICS.members)
     field, function = members.pop("field"), metric.function
     for name, member in members.items():
@@ -129,13 +126,13 @@ def _metric(metric: Any, path: str, columns: Columns) -> Iterator[Fault]:
         if fault:
             yield fault
         elif value is not None and takes is not None:
-            told = f"{member.alias} of {function} is one of", "name another field, or derive one"
+            told = f"{member.alias} of {function} is one of", "use another field, or derive one"
             yield from _column(f"{path}.{member.alias}", value, columns, takes, told)
     fault = METRICS.fault(metric, field, path)
     if fault:
         yield fault
     elif metric.field is not None and not is_composed(metric):
-        remedy = f"use {listed(_FOR_ANY, 'or')}, or derive a number from it"
+        remedy = f"use {listed(_FOR_ANY, 'or')}, or derive a number from the field"
         told = f"{function} takes", remedy
         yield from _column(f"{path}.field", metric.field, columns, FUNCTIONS[function].takes, told)
     if metric.where is not None and not is_composed(metric):
@@ -145,7 +142,6 @@ def _metric(metric: Any, path: str, columns: Columns) -> Iterator[Fault]:
 
 
 def _column(path: str, name: str, columns: Columns, takes: Sequence[str], told: tuple[str, str]) -> Iterator[Fault]:
-    """Yield the faults of a field that a metric names. `told` is the start of the message, and the remedy."""
     fault = columns.unknown(path, name, "field or derive")
     if fault:
         yield fault

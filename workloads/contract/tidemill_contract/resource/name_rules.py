@@ -1,4 +1,4 @@
-"""Names that Postgres reserves for its own columns."""
+"""The rule for names that Postgres reserves for its own columns."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from collections.abc import Iterable, Iterator
 from tidemill_contract.resource.faults import Fault
 
 SYSTEM_COLUMNS = ("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid")
-"""Columns that every Postgres table has. Fields and metrics may have these names, because no table has a column for
-them."""
+"""The columns that every Postgres table has. Fields and metrics may have these names, but group columns may not."""
 
 
 def system_columns(group_by: Iterable[tuple[str, str]]) -> Iterator[Fault]:
     """Yield the faults of group columns, given as (path, name), with a name that Postgres reserves."""
     for path, name in group_by:
         if name in SYSTEM_COLUMNS:
-            remedy = f"derive it under another name, {{name: by_{name}, expression: {name}}}, and group by that"
+            remedy = f"add a derive with another name, {{name: by_{name}, expression: {name}}}, and group by the derive"
             yield Fault(path, name, "every Postgres table already has a system column of this name", remedy)

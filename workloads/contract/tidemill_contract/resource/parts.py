@@ -1,7 +1,4 @@
-"""Divides a document into parts that are read separately, so that a fault in one part does not hide faults in others.
-
-A part that cannot be read is None. Its faults are reported by `validate.py`.
-"""
+"""Divide a document into parts that are read separately, so that a fault in one part does not hide other faults."""
 
 from __future__ import annotations
 
@@ -39,7 +36,7 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Part(Generic[M]):
-    """One item of a list: its path, its name (None if it cannot be read), and its model (None if it cannot be read)."""
+    """An item of a list, with None for a name or a model that cannot be read."""
 
     path: str
     name: str | None
@@ -48,7 +45,7 @@ class Part(Generic[M]):
 
 @dataclass(frozen=True)
 class AggregationPart:
-    """The members of an aggregation, read separately. `window` and `metrics` are of the flat classes of `Kinds`."""
+    """The members of an aggregation, with `window` and `metrics` as written in the document."""
 
     path: str
     name: str | None
@@ -60,10 +57,7 @@ class AggregationPart:
 
 @dataclass(frozen=True)
 class AnomalyPart:
-    """An anomaly rule and its detector. If the rule or the detector cannot be read, both are None.
-
-    `detector` is of the flat class of `Kinds`. Do not use the detector of `model`: it is always the default.
-    """
+    """An anomaly rule and its detector, or None for both if one of them cannot be read."""
 
     path: str
     name: str | None
@@ -73,10 +67,7 @@ class AnomalyPart:
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a document that the rules check.
-
-    The texts of `group_by`, `key` and `filter` are not validated yet.
-    """
+    """The parts of a document that the rules check. `group_by`, `key` and `filter` are not validated yet."""
 
     namespace: str
     name: str | None
@@ -111,7 +102,7 @@ class Parts:
 
 
 def cut(document: Mapping[str, Any]) -> Parts:
-    """Divide a document into parts. Any document is accepted, and no error is raised."""
+    """Divide any document into parts."""
     metadata, spec = _mapping(document.get("metadata")), _mapping(document.get("spec"))
     source, transform = _mapping(spec.get("source")), _mapping(spec.get("transform"))
     namespace = metadata.get("namespace", "default")

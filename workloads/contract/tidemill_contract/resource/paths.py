@@ -1,7 +1,7 @@
-"""The path to a field's value in an event: names of members, and indexes in arrays.
+"""Paths to values in an event: names of members, and indexes in arrays.
 
-A path is a text, such as `order.items[0].sku`. If names have dots or brackets, the path is a list of names and indexes.
-In `order.items[].sku`, `[]` means each element of the array: the array is exploded, so each element becomes an event.
+A path is a text, such as `order.items[0].sku`, or a list of names and indexes. The step `[]` means each element of the
+array.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 EACH: tuple[()] = ()
-"""The step to each element of an array. It is written as `[]`, also in a list of names and indexes."""
+"""The step to each element of an array, which is written as `[]`."""
 Step = str | int | tuple[()]
 Steps = tuple[Step, ...]
 """Names of members, indexes in arrays from 0, and at most one `EACH`."""
@@ -22,11 +22,7 @@ _NEVER = re.compile(r'["\\\x00-\x1f\x7f]')
 
 
 def read_path(written: Any) -> Steps:
-    """Return the steps of a path of the spec.
-
-    Raises:
-        ValueError: the value is not a path. The text of the error is `message: remedy`.
-    """
+    """Return the steps of a path in the spec, or raise ValueError (`message: remedy`)."""
     if isinstance(written, str):
         steps = _of_text(written)
     elif isinstance(written, Sequence) and not isinstance(written, bytes):
@@ -53,7 +49,9 @@ def _of_text(text: str) -> Steps:
 
 def _check(steps: Sequence[Any]) -> None:
     if not steps or not isinstance(steps[0], str):
-        raise ValueError("does not begin with the name of a member: an event is an object; name its member first")
+        raise ValueError(
+            "does not begin with the name of a member: an event is an object, so begin with the name of a member"
+        )
     if len(steps) > MAX_STEPS:
         raise ValueError(f"has {len(steps)} steps: at most {MAX_STEPS} are allowed")
     _check_each(steps)
@@ -69,13 +67,15 @@ def _check(steps: Sequence[Any]) -> None:
         if isinstance(step, str) and (not step or len(step) > MAX_CHARACTERS):
             raise ValueError(f"has a name that is empty or too long: names have 1 to {MAX_CHARACTERS} characters")
         if isinstance(step, str) and _NEVER.search(step):
-            raise ValueError("has a name with a quote, a backslash or a control character: rename it before it is sent")
+            raise ValueError(
+                "has a name with a quote, a backslash or a control character: rename the member in the events"
+            )
 
 
 def _check_each(steps: Sequence[Any]) -> None:
     if steps.count(EACH) > 1:
         raise ValueError(
-            "has [] twice, but only one array of an event can be exploded: write an index for the other, such as [0]"
+            "has [] twice, but only one array can be exploded: write an index, such as [0], in place of one []"
         )
     if EACH in steps and isinstance((*steps, None)[steps.index(EACH) + 1], int):
         raise ValueError(
@@ -89,7 +89,7 @@ def exploded(steps: Steps) -> Steps | None:
 
 
 def show_path(steps: Sequence[Step]) -> str:
-    """Return the path as a text, `order.items[0].sku`. Names with dots or brackets are in quotes."""
+    """Return the path as a text, such as `order.items[0].sku`, with quotes around names that have dots or brackets."""
     text = ""
     for step in steps:
         if not isinstance(step, str):

@@ -1,7 +1,6 @@
 """The rules that involve several fields of a resource: names, references, types, windows, limits.
 
-A rule checks only the parts of a document that could be read, because the faults of other parts are reported already.
-RULES lists the rules. Each rule is a function that takes Parts and yields faults.
+A rule ignores parts that could not be read.
 """
 
 from __future__ import annotations
@@ -39,17 +38,17 @@ RESERVED = ("window_start", "window_end", "closed")
 _WATCHED = ("integer", "number", DECIMAL)
 _OWNED_CONFIGS = {
     "retention.ms": "set spec.source.topic.retention",
-    "message.timestamp.type": "leave it out: old events would be deleted at once under CreateTime",
-    "message.timestamp.before.max.ms": "leave it out; events of any age are accepted",
-    "message.timestamp.after.max.ms": "leave it out; use spec.source.eventTime.maxFuture",
-    "message.timestamp.difference.max.ms": "leave it out; use spec.source.eventTime.maxFuture",
-    "cleanup.policy": "leave it out; compaction would delete events",
+    "message.timestamp.type": "remove this config: with CreateTime, Kafka would delete old events at once",
+    "message.timestamp.before.max.ms": "remove this config; Tidemill accepts events of any age",
+    "message.timestamp.after.max.ms": "remove this config; use spec.source.eventTime.maxFuture",
+    "message.timestamp.difference.max.ms": "remove this config; use spec.source.eventTime.maxFuture",
+    "cleanup.policy": "remove this config; compaction would delete events",
 }
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The source topics that the platform's settings allow, besides those with the prefix `<namespace>.`.
+    """The source topics that the platform's settings allow, besides topics with the prefix `<namespace>.`.
 
     Attributes:
         topic_prefixes: prefixes of topics that pipelines may manage.
@@ -60,14 +59,14 @@ class Limits:
     readable_topics: tuple[str, ...] = ()
 
     def own(self, topic: str, namespace: str) -> bool:
-        """Return whether the pipelines of a namespace may manage a topic."""
+        """Return whether pipelines in a namespace may manage a topic."""
         return not names.of_connect_workers(topic) and topic.startswith((f"{namespace}.", *self.topic_prefixes))
 
     def readable(self, topic: str) -> bool:
         """Return whether all pipelines may read a topic.
 
-        A topic whose name is that of a pipeline's output is readable only if the list contains exactly this name. So no
-        pattern makes the results of other namespaces readable. Topics of Kafka Connect workers are never readable.
+        An output topic of a pipeline is readable only if `readable_topics` contains exactly its name. Topics of Kafka
+        Connect workers are never readable.
         """
         if names.of_connect_workers(topic):
             return False
@@ -86,12 +85,10 @@ def check_rules(parts: Parts, limits: Limits) -> list[Fault]:
 
 
 def _columns(parts: Parts) -> tuple[Columns, list[Fault]]:
-    """Return the columns of the document, and the faults of its derives and filter."""
     types: dict[str, str | None] = {}
     for field in parts.fields:
         if field.name is not None:
             told = field.model.kind if field.model else None
-            # The type of a decimal without a scale is unknown.
             types.setdefault(field.name, None if told == DECIMAL else told)
     for name, looked_up in lookup_types(parts.lookups).items():
         types.setdefault(name, looked_up)
@@ -121,7 +118,9 @@ def _unique(items: Sequence[tuple[str, str | None]], what: str) -> Iterator[Faul
         if name is None:
             continue
         if name in seen:
-            yield Fault(path, name, f"the {what} is listed twice, first at {seen[name]}", "give each a different name")
+            yield Fault(
+                path, name, f"the {what} is listed twice, first at {seen[name]}", f"give each {what} a different name"
+            )
         seen.setdefault(name, path)
 
 
@@ -132,7 +131,9 @@ def _names(parts: Parts, _columns: Columns, _limits: Limits) -> Iterator[Fault]:
     yield from _unique([(f"{lookup.path}.name", lookup.name) for lookup in parts.lookups], "lookup")
     for path, name in columns:
         if name in RESERVED:
-            yield Fault(path, name, "the name is reserved", "rename it; answers have a column of this name")
+            yield Fault(
+                path, name, "the name is reserved", "choose another name; query results have a column of this name"
+            )
     yield from _unique([(f"{a.path}.name", a.name) for a in parts.aggregations], "aggregation")
     yield from _unique([(f"{a.path}.name", a.name) for a in parts.anomalies], "anomaly rule")
     for aggregation in parts.aggregations:
@@ -143,7 +144,9 @@ def _names(parts: Parts, _columns: Columns, _limits: Limits) -> Iterator[Fault]:
         groups = {name for _, name in aggregation.group_by}
         for path, name in metrics:
             if name in RESERVED:
-                yield Fault(path, name, "the name is reserved", "rename it; answers have a column of this name")
+                yield Fault(
+                    path, name, "the name is reserved", "choose another name; query results have a column of this name"
+                )
             if name in groups:
                 yield Fault(path, name, "the metric is named like a group column", "rename the metric")
 
@@ -158,7 +161,7 @@ def _topic(parts: Parts, _columns: Columns, limits: Limits) -> Iterator[Fault]:
     elif topic.name and not parts.several and not parts.elsewhere and not limits.own(topic.name, parts.namespace):
         yield from _foreign(topic, limits, f"{path}.name", parts.namespace)
     if topic.name is not None and topic.name.strip(".") == "":
-        yield Fault(f"{path}.name", topic.name, "Kafka does not allow this name", "use letters and digits too")
+        yield Fault(f"{path}.name", topic.name, "Kafka does not allow this name", "use a name with letters or digits")
     if topic.start_from not in ("earliest", "latest") and not _is_time(topic.start_from):
         remedy = "write earliest, latest or a time with a zone, such as 2013-01-31T12:00:00Z"
         yield Fault(f"{path}.startFrom", topic.start_from, "is not a position to start from", remedy)
@@ -170,21 +173,20 @@ def _topic(parts: Parts, _columns: Columns, limits: Limits) -> Iterator[Fault]:
 
 
 def _foreign(topic: TopicSpec, limits: Limits, path: str, namespace: str) -> Iterator[Fault]:
-    """Yield the fault of a topic without an allowed prefix. There is none if the topic is readable and not managed."""
     assert topic.name is not None  # noqa: S101 - the caller has checked it
     if names.of_connect_workers(topic.name):
-        yield Fault(path, topic.name, OF_CONNECT_WORKERS, "name another topic")
+        yield Fault(path, topic.name, OF_CONNECT_WORKERS, "use another topic")
     elif not limits.readable(topic.name):
-        remedy = f"start it with '{namespace}.', or leave it out"
+        remedy = f"start the name with '{namespace}.', or remove the name"
         if not topic.managed:
             remedy = (
-                f"add the topic to the platform's list of readable topics, {READABLE}, or start its name with"
+                f"add the topic to the platform's list of readable topics, {READABLE}, or start the name with"
                 f" '{namespace}.'"
             )
         yield Fault(path, topic.name, "the topic belongs to another namespace", remedy)
     elif topic.managed:
         message = "the platform allows reading this topic, but not managing it"
-        yield Fault(path, topic.name, message, "write managed: false beside it")
+        yield Fault(path, topic.name, message, "set managed: false")
 
 
 def _topic_configs(config: Mapping[str, str], replication_factor: int | None, path: str) -> Iterator[Fault]:
@@ -198,7 +200,7 @@ def _topic_configs(config: Mapping[str, str], replication_factor: int | None, pa
         yield Fault(f"{path}.min.insync.replicas", in_sync, "is not a number of replicas", 'write "1" to "15"')
     elif replication_factor is not None and int(in_sync) > replication_factor:
         remedy = f"write at most {replication_factor}, the replicationFactor"
-        yield Fault(f"{path}.min.insync.replicas", in_sync, "more in-sync replicas than replicas", remedy)
+        yield Fault(f"{path}.min.insync.replicas", in_sync, "is more than the number of replicas", remedy)
 
 
 def _is_time(text: str) -> bool:
@@ -220,9 +222,9 @@ def _source(parts: Parts, columns: Columns, _limits: Limits) -> Iterator[Fault]:
         if name is not None and name not in fields and complete and all(f.name is not None for f in parts.fields):
             if name in lookup_types(parts.lookups):
                 message = "is a field of a lookup, not a field of the event"
-                yield Fault(path, name, message, "name a field of spec.source.fields")
+                yield Fault(path, name, message, "use a field of spec.source.fields")
             elif name in columns.types:
-                yield Fault(path, name, "is a derive, not a field of the event", "name a field of spec.source.fields")
+                yield Fault(path, name, "is a derive, not a field of the event", "use a field of spec.source.fields")
             else:
                 usable = [n for n, model in fields.items() if model and model.type == "timestamp"]
                 meant = usable if path.endswith("eventTime.field") and usable else fields
@@ -273,7 +275,7 @@ def _window_retention(aggregation: AggregationPart, written: Any, window: Window
     if length is not None and least_ms(length) + parse_ms(written.grace) > kept:
         remedy = f"keep windows for at least {length} + {written.grace}"
         where = f"{aggregation.path}.retention"
-        yield Fault(where, aggregation.retention, "is shorter than a window and its grace", remedy)
+        yield Fault(where, aggregation.retention, "is shorter than a window plus its grace", remedy)
 
 
 def _anomalies(parts: Parts, columns: Columns, _limits: Limits) -> Iterator[Fault]:
@@ -298,23 +300,24 @@ def _anomalies(parts: Parts, columns: Columns, _limits: Limits) -> Iterator[Faul
 
 
 def _one_watched(rule: AnomalySpec, path: str) -> Iterator[Fault]:
-    """Yield the fault of a rule that watches neither a metric of an aggregation nor a field, or that mixes both."""
     if rule.metric is None and rule.field is None:
-        message = "a rule watches a metric of an aggregation, or a field of single events"
+        message = "an anomaly rule needs a metric of an aggregation, or a field"
         yield Fault(path, rule.name, message, "add metric: or field:")
     elif rule.metric is not None and rule.field is not None:
-        message = f"the rule watches metric {rule.metric} already"
-        yield Fault(f"{path}.field", rule.field, message, "take one of them out, or write two rules")
+        message = f"the rule already watches metric {rule.metric}"
+        yield Fault(f"{path}.field", rule.field, message, "remove metric or field, or write two rules")
     elif rule.metric is not None:
         if rule.aggregation is None:
-            remedy = "name the aggregation of the metric, or watch a field"
+            remedy = "add the aggregation of the metric, or watch a field"
             yield Fault(f"{path}.aggregation", ABSENT, "a metric needs an aggregation", remedy)
         if rule.group_by:
-            message = "windows have the groups of their aggregation"
-            yield Fault(f"{path}.groupBy", rule.group_by, message, "remove it; only a rule with field may set groupBy")
+            message = "a rule with metric uses the groups of the aggregation"
+            yield Fault(
+                f"{path}.groupBy", rule.group_by, message, "remove groupBy; only a rule with field may set groupBy"
+            )
     elif rule.aggregation is not None:
-        message = "single events are watched before they are aggregated"
-        yield Fault(f"{path}.aggregation", rule.aggregation, message, "take it out; groupBy says how they are grouped")
+        message = "a rule with field watches single events before aggregation"
+        yield Fault(f"{path}.aggregation", rule.aggregation, message, "remove aggregation, and use groupBy for groups")
 
 
 def _watched_field(rule: AnomalySpec, path: str, columns: Columns) -> Iterator[Fault]:
@@ -327,7 +330,7 @@ def _watched_field(rule: AnomalySpec, path: str, columns: Columns) -> Iterator[F
     kind = columns.types.get(rule.watched)
     if kind is not None and family(kind) not in _WATCHED:
         message = f"is of type {kind}, not a number"
-        yield Fault(f"{path}.field", rule.watched, message, "watch a number, or derive one from it")
+        yield Fault(f"{path}.field", rule.watched, message, "watch a number, or derive a number from this field")
 
 
 def _watched(name: str, path: str, aggregation: AggregationPart, columns: Columns) -> Iterator[Fault]:
@@ -361,7 +364,7 @@ def _processor(parts: Parts, _columns: Columns, _limits: Limits) -> Iterator[Fau
     scaling = processor.scaling
     if scaling is None:
         if partitions is not None and processor.replicas > partitions:
-            message = f"more replicas than the topic's {partitions} partitions"
+            message = f"is more than the topic's {partitions} partitions"
             remedy = f"write at most {partitions}; a replica without a partition idles"
             yield Fault("spec.processor.replicas", processor.replicas, message, remedy)
         return

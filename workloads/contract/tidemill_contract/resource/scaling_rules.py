@@ -1,7 +1,4 @@
-"""The rules of `scaling`, of processors and of the Python stage.
-
-They are about the number of replicas, the durations, and a freshness that can be met.
-"""
+"""The rules of `scaling`: the number of replicas, the durations, and the freshness target."""
 
 from __future__ import annotations
 
@@ -24,21 +21,14 @@ _BOUNDS = {
 def scaling_faults(
     scaling: ScalingSpec, partitions: int | None, *, flush_ms: int, path: str = "spec.processor.scaling"
 ) -> Iterator[Fault]:
-    """Yield the faults of the settings of scaling.
-
-    Args:
-        scaling: the settings.
-        partitions: the number of partitions of the source topic, or None if the platform sets the number.
-        flush_ms: the processor's flushInterval.
-        path: where the settings are written.
-    """
+    """Yield the faults of the settings of scaling. `partitions` is None if the platform sets the number."""
     for member, value in (("minReplicas", scaling.min_replicas), ("maxReplicas", scaling.max_replicas)):
         if partitions is not None and value is not None and value > partitions:
-            message = f"more replicas than the topic's {partitions} partitions"
+            message = f"is more than the topic's {partitions} partitions"
             yield Fault(f"{path}.{member}", value, message, f"write at most {partitions}")
     if scaling.max_replicas is not None and scaling.min_replicas > scaling.max_replicas:
         message = f"is more than maxReplicas {scaling.max_replicas}"
-        yield Fault(f"{path}.minReplicas", scaling.min_replicas, message, "lower it, or raise maxReplicas")
+        yield Fault(f"{path}.minReplicas", scaling.min_replicas, message, "lower minReplicas, or raise maxReplicas")
     if scaling.min_replicas == 0 and scaling.scale_to_zero_after is None and scaling.mode == "lag":
         remedy = "write 1, or add scaleToZeroAfter, such as 15m"
         yield Fault(f"{path}.minReplicas", 0, "is 0, but scaleToZeroAfter is not set", remedy)
@@ -56,7 +46,9 @@ def scaling_faults(
             yield Fault(f"{path}.{member}", text, "is out of bounds", f"write {least} to {most}")
     if parse_ms(scaling.lookback) < 2 * parse_ms(scaling.poll_interval):
         message = f"is too short for two polls: pollInterval is {scaling.poll_interval}"
-        yield Fault(f"{path}.lookback", scaling.lookback, message, "make it at least twice as long")
+        yield Fault(
+            f"{path}.lookback", scaling.lookback, message, "make lookback at least twice as long as pollInterval"
+        )
     if scaling.target is not None and parse_ms(scaling.target.freshness) < 2 * flush_ms:
         message = "cannot be met: results are committed once per spec.processor.flushInterval"
         remedy = f"write {format_ms(2 * flush_ms)} or more, or shorten flushInterval"

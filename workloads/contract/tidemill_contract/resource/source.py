@@ -1,4 +1,4 @@
-"""`spec.source` of the AnalyticsPipeline resource: the topic, the format of its records, the fields and event time."""
+"""The model of `spec.source`: the topic, the format of its records, the fields and event time."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class TopicSpec(Model):
     """The Kafka topic that events arrive on."""
 
     name: TopicName | None = Field(None, description="Name of the topic. Default: <namespace>.<name>.events.")
-    managed: bool = Field(True, description="False: the topic exists already. Tidemill uses it, but never alters it.")
-    partitions: int | None = Field(None, ge=1, le=1024, description="Number of partitions. It can only grow.")
+    managed: bool = Field(True, description="False: Tidemill uses an existing topic, and never alters the topic.")
+    partitions: int | None = Field(None, ge=1, le=1024, description="Number of partitions, which can only grow.")
     replication_factor: int | None = Field(
-        None, ge=1, le=15, description="Number of copies of each partition. Default: set by the platform."
+        None, ge=1, le=15, description="Number of copies of each partition. Default: a setting of the platform."
     )
     start_from: Annotated[str, StringConstraints(max_length=40)] = Field(
         "earliest",
@@ -52,7 +52,7 @@ class FieldSpec(Model):
     type: Literal[FieldType, "strings", "json"] = Field(
         description="Type of the value. timestamp: RFC 3339, epoch milliseconds, or the given format. decimal: an exact"
         " number with scale digits after the point. strings: an array of strings, for topk and distinct. json: any"
-        " value, which is only stored with raw events."
+        " value, which is stored only with raw events."
     )
     required: bool = Field(
         False, description="True: an event in which the field is absent or null becomes a dead letter."
@@ -61,7 +61,7 @@ class FieldSpec(Model):
         None,
         description="Path of the value, such as order.items[0].sku. If a name has dots, write the path as a list of"
         " names and indexes. order.items[].sku explodes the array: each element becomes an event. Default: the member"
-        " with the name of the field. With from: header, this is the name of the header.",
+        " with the name of the field. With from: header, path is the name of the header.",
     )
     default: Scalar | None = Field(None, description="Value of the field if it is absent or null in the event.")
     format: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
@@ -85,12 +85,13 @@ class FieldSpec(Model):
         None,
         alias="from",
         description="The part of the Kafka record that the field is read from. Default: value. With envelope, path is"
-        " a path in the envelope around the event. timestamp, partition and offset are those of the record itself.",
+        " a path in the envelope around the event. With timestamp, partition or offset, the field"
+        " has the record's own value.",
     )
 
     @property
     def kind(self) -> str:
-        """The type of the field. The type of a decimal includes the scale."""
+        """The field's type, including a decimal's scale."""
         return self.type if self.type != DECIMAL or self.scale is None else decimal_type(self.scale)
 
     @property
@@ -100,10 +101,7 @@ class FieldSpec(Model):
 
     @property
     def steps(self) -> Steps:
-        """The path of the value in an event.
-
-        If the value is not in the event, this is a placeholder, such as `<header> region`.
-        """
+        """The path of the value in an event, or a placeholder such as `<header> region`."""
         return self.member if self.origin == "value" else (f"<{self.origin}> {self.name}",)
 
     @property
@@ -113,17 +111,17 @@ class FieldSpec(Model):
 
     @property
     def array(self) -> Steps | None:
-        """The path of the exploded array that has the value in its elements, or None."""
+        """The path of the exploded array that contains the value, or None."""
         return exploded(self.steps)
 
     @property
     def header(self) -> str:
-        """The name of the header that the field is read from."""
+        """The name of the header for the field."""
         return self.path if isinstance(self.path, str) else self.name
 
     @property
     def place(self) -> str:
-        """Where the value is in the record, for error messages, such as `header region`."""
+        """The place of the value in the record for error messages, such as `header region`."""
         if self.origin == "value":
             return show_path(self.steps)
         if self.origin == "envelope":
@@ -136,19 +134,21 @@ class EventTimeSpec(Model):
 
     field: Name | None = Field(None, description="A field of type timestamp. Default: the Kafka record's timestamp.")
     max_disorder: Duration = Field(
-        "5s", description="An event is on time if it is older than the newest event by at most this time."
+        "5s", description="Maximum time by which an on-time event may be older than the newest event."
     )
     idle_timeout: Duration = Field(
         "20m",
-        description="If a partition was read to its end and had no event for this long, it no longer holds back the"
-        " watermark. If a sender buffers events for longer, these events may be late.",
+        description="Time without events after which a partition no longer holds back the watermark, if it was read to"
+        " its end. If a sender buffers events for longer, these events may be late.",
     )
     max_future: Duration = Field(
-        "1h", description="Events that are ahead of the wall clock by more than this become dead letters."
+        "1h",
+        description="Maximum time by which an event may be ahead of the wall clock. Other events become dead letters.",
     )
     max_advance: Duration = Field(
         "1d",
-        description="If event time jumps ahead by more than this, the watermark waits until other events confirm it.",
+        description="Maximum jump of event time. After a larger jump, the watermark waits for other events to confirm"
+        " the new time.",
     )
 
 
@@ -165,17 +165,17 @@ class SourceSpec(Model):
         None,
         min_length=1,
         max_length=MOST_TOPICS,
-        description="Several source topics of one shape, in place of topic.name. They exist already, so they need"
+        description="Several existing source topics with the same kind of events, in place of topic.name. Set"
         " topic.managed: false.",
     )
     topic_pattern: TopicPattern | None = Field(
         None,
-        description="A regular expression, in place of topics. All topics whose whole name it matches are read, also"
-        " topics that are created later. They need topic.managed: false.",
+        description="A regular expression, in place of topics. The pipeline reads all topics with a matching whole"
+        " name, including topics that are created later. Set topic.managed: false.",
     )
     format: Format | None = Field(
         None,
-        description="How records are written. Either a type (json, jsonSchema, csv, avro, protobuf), or an object with"
+        description="Format of the records. Either a type (json, jsonSchema, csv, avro, protobuf), or an object with"
         " the members type, registry (url and secretRef, for avro and protobuf), envelope (none, cloudevents,"
         " debezium, connect), deletes (ignore, deadLetter, event), columns and delimiter (for csv).",
     )
@@ -186,7 +186,7 @@ class SourceSpec(Model):
     webhooks: list[WebhookSpec] | None = Field(
         None, max_length=16, description="Services that post signed events to ingest. Default: none."
     )
-    mqtt: MqttSpec | None = Field(None, description="An MQTT broker whose messages are events. Default: none.")
+    mqtt: MqttSpec | None = Field(None, description="An MQTT broker with messages that are events. Default: none.")
     connectors: list[ConnectorSpec] | None = Field(
         None,
         max_length=8,
@@ -195,15 +195,15 @@ class SourceSpec(Model):
 
     @property
     def array(self) -> Steps | None:
-        """The path of the exploded array, in which each element is an event, or None if each record is one event."""
+        """The path of the exploded array, or None if each record is one event."""
         return next((field.array for field in self.fields if field.array is not None), None)
 
     @property
     def several(self) -> bool:
-        """Whether the pipeline reads a list or a pattern of topics, by slots (see `tables/slots.py`)."""
+        """Whether the pipeline reads a list or a pattern of topics."""
         return self.topics is not None or self.topic_pattern is not None
 
     @property
     def written(self) -> FormatSpec:
-        """How records are written."""
+        """The format of records."""
         return self.format or FormatSpec()

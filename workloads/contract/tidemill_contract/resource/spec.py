@@ -1,8 +1,4 @@
-"""The AnalyticsPipeline resource as a model: types, defaults and bounds of every field.
-
-`spec.source` is in `source.py`; windows, detectors and metrics are in `kinds/`; rules that involve several fields are
-in `rules.py`; error texts are in `validate.py`. The CRD is generated from these classes.
-"""
+"""The model of the AnalyticsPipeline resource, from which the CRD is generated."""
 
 from __future__ import annotations
 
@@ -26,7 +22,7 @@ API_VERSION = "tidemill.dev/v1alpha1"
 KIND = "AnalyticsPipeline"
 
 ScaledComponent = Literal["processor", "stage"]
-"""The components whose number of replicas may follow the load."""
+"""The components with a number of replicas that may follow the load."""
 
 ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$", max_length=253)]
 
@@ -72,14 +68,14 @@ class ScalingSpec(Model):
         1,
         ge=0,
         le=1024,
-        description="Minimum number of replicas. scaleToZeroAfter can stop them all while no events arrive.",
+        description="Minimum number of replicas. scaleToZeroAfter can stop all replicas while no events arrive.",
     )
     max_replicas: int | None = Field(
         None, ge=1, le=1024, description="Maximum number of replicas. Default: one per partition."
     )
     lag_threshold: int = Field(100_000, ge=1, le=10**12, description="Lag, in events, that one replica may have.")
     target: ScalingTargetSpec | None = Field(
-        None, description="Scale for freshness instead of lag. lagThreshold is ignored."
+        None, description="Target freshness, in place of lag. With a target, lagThreshold is ignored."
     )
     catch_up: Duration = Field("5m", description="Time within which the replicas should process the lag.")
     target_utilization: int = Field(
@@ -92,20 +88,20 @@ class ScalingSpec(Model):
     scale_up_cooldown: Duration = Field("90s", description="Time after a change during which no replicas are added.")
     scale_down_stabilization: Duration = Field(
         "10m",
-        description="Scaling down keeps as many replicas as the maximum that was needed within this time. A small"
-        " reduction waits longer than a large one.",
+        description="Scaling down keeps the maximum number of replicas that was needed within this time. A small"
+        " reduction waits longer than a large reduction.",
     )
     max_step_up: int | None = Field(
         None,
         ge=1,
         le=1024,
-        description="Maximum number of replicas added at once. Default: as many as are running, or four if fewer are"
-        " running.",
+        description="Maximum number of replicas added at once. Default: the number of running replicas, but at least"
+        " four.",
     )
     max_step_down: int | None = Field(
         None, ge=1, le=1024, description="Maximum number of replicas removed at once. Default: no limit."
     )
-    poll_interval: Duration = Field("15s", description="How often lag and load are read and a decision is made.")
+    poll_interval: Duration = Field("15s", description="Interval between decisions on the number of replicas.")
     lookback: Duration = Field("2m", description="Period for measuring the arrival rate and the speed of a replica.")
     scale_to_zero_after: Duration | None = Field(
         None, description="Stop all replicas when no event has arrived for this long. Default: never."
@@ -120,30 +116,31 @@ class PythonSpec(Model):
         None, description="ConfigMap in the pipeline's namespace that contains the file. Set either configMap or image."
     )
     image: Annotated[str, StringConstraints(pattern=r"^[^\s]+$", max_length=512)] | None = Field(
-        None, description="Image that contains the file. It must be built from the processor's image."
+        None, description="Image that contains the file, built from the processor's image."
     )
     file: Annotated[str, StringConstraints(pattern=r"^/?[A-Za-z0-9._/-]+\.py$", max_length=253)] = Field(
         description="File with the function: a key of the ConfigMap, such as enrich.py, or a path in the image, such as"
         " /app/enrich.py."
     )
     function: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=63)] = Field(
-        description="Function that takes an event (dict), and returns an event, a list of events, or None to drop it."
+        description="Function that takes an event (dict), and returns an event, a list of events, or None to drop"
+        " the event."
     )
     timeout: Duration = Field(
         "30s",
-        description="Longest time of a call of the function, and of the import of the file, from 1s to 10m. Then the"
-        " process is replaced. After three such calls, the event becomes a dead letter.",
+        description="Timeout of a call of the function, and of the import of the file, from 1s to 10m. After a timeout,"
+        " the process is replaced. After three timeouts, the event becomes a dead letter.",
     )
     replicas: int = Field(
         1,
         ge=1,
         le=1024,
-        description="Number of processes, at most one for each partition. It is ignored if scaling applies.",
+        description="Number of processes, at most one for each partition. If scaling applies, replicas is ignored.",
     )
     scaling: ScalingSpec | None = Field(
         None,
         description="Automatic scaling, by the lag of the stage. Default: processor.scaling, unless its mode is"
-        " external; without it, replicas applies.",
+        " external. Without scaling, replicas applies.",
     )
     resources: ResourcesSpec = Field(
         default_factory=lambda: ResourcesSpec(), description="Requests and limits of a process."
@@ -158,7 +155,7 @@ class TransformSpec(Model):
     )
     derive: list[DeriveSpec] = Field(default_factory=list, max_length=32, description="Computed fields, in order.")
     filter: Expression | None = Field(
-        None, description="SQL condition. Events for which it is not true are only counted as filtered."
+        None, description="SQL condition. Events that do not fulfil the condition are only counted as filtered."
     )
 
 
@@ -234,9 +231,9 @@ class ProcessorSpec(Model):
     """The settings of processors."""
 
     flush_interval: Duration = Field("500ms", description="Maximum time between two commits of results.")
-    replicas: int = Field(1, ge=0, le=1024, description="Number of processors. Ignored if scaling is set.")
+    replicas: int = Field(1, ge=0, le=1024, description="Number of processors. If scaling is set, replicas is ignored.")
     scaling: ScalingSpec | None = Field(
-        None, description="Automatic scaling. Default: none, replicas is the number of processors."
+        None, description="Automatic scaling. Without scaling, replicas is the number of processors."
     )
     resources: ResourcesSpec = Field(default_factory=lambda: ResourcesSpec(), description="Requests and limits.")
 
@@ -252,9 +249,7 @@ class ApiSpec(Model):
 
     enabled: bool = Field(True, description="True: queries are served.")
     dedicated: bool = Field(False, description="True: the pipeline has a separate query service.")
-    cache_ttl: Duration = Field(
-        "5s", description="How long an answer that contains open windows may be served from the cache."
-    )
+    cache_ttl: Duration = Field("5s", description="Maximum age of a cached result that contains open windows.")
 
 
 class AuthSpec(Model):
@@ -290,17 +285,13 @@ class PipelineSpec(Model):
 
     @property
     def takes_http(self) -> bool:
-        """Whether ingest accepts events for the pipeline.
-
-        Ingest writes JSON events as it receives them, and only to the platform's own Kafka. It does not write if the
-        pipeline has a list or a pattern of topics.
-        """
+        """Whether ingest accepts events for the pipeline."""
         source = self.source
         return self.ingest.enabled and source.written.type == "json" and source.kafka is None and not source.several
 
     @property
     def field_kinds(self) -> dict[str, str]:
-        """The types of the event's fields and of the lookups' fields, by name. Types of decimals include the scale."""
+        """The types of the event's fields and of the lookups' fields, by name."""
         kinds = {field.name: field.kind for field in self.source.fields}
         return kinds | {field.name: field.kind for lookup in self.lookups or () for field in lookup.fields}
 
@@ -311,10 +302,9 @@ class PipelineSpec(Model):
         return frozenset(name for names in lists for name in names)
 
     def scaling_of(self, component: ScaledComponent) -> ScalingSpec | None:
-        """Return how a component's number of replicas follows the load, or None if the number is fixed.
+        """Return the settings for scaling a component, or None if its number of replicas is fixed.
 
-        The Python stage is scaled like the processors if it has no settings of its own. An external autoscaler of the
-        processors does not know the stage, so the stage does not follow it.
+        The Python stage without settings of its own follows the processors, unless an external autoscaler scales them.
         """
         followed = self.processor.scaling
         if component == "processor":
@@ -325,11 +315,7 @@ class PipelineSpec(Model):
         return followed if followed is not None and followed.mode == "lag" else None
 
     def aggregation(self, name: str) -> AggregationSpec:
-        """Return the aggregation with this name.
-
-        Raises:
-            KeyError: no aggregation has this name.
-        """
+        """Return the aggregation with this name, or raise KeyError."""
         for aggregation in self.aggregations:
             if aggregation.name == name:
                 return aggregation

@@ -1,4 +1,4 @@
-"""Validates a whole resource, and reports all faults at once, of single fields and of their combination."""
+"""Validate a whole resource, and report the faults of all fields and their combinations at once."""
 
 from __future__ import annotations
 
@@ -20,18 +20,21 @@ from tidemill_contract.resource.spec import AnalyticsPipeline
 __all__ = ["DocumentError", "Fault", "Limits", "check", "load_documents"]
 
 _DEEPEST = 12
-_NAME = "use a-z, 0-9 and _, a letter first, at most 41 characters"
+_NAME = "use at most 41 characters: a-z, 0-9 and _, with a letter first"
 _REMEDIES = (
-    (r"^metadata\.name$", "use at most 40 of a-z, 0-9 and -, a letter or digit first and last"),
-    (r"^metadata\.namespace$", "use at most 63 of a-z, 0-9 and -, a letter or digit first and last"),
-    (r"^spec\.source\.(topic\.name|topics\[\d+\])$", "use letters, digits, '.', '_' and '-', at most 249"),
+    (r"^metadata\.name$", "use at most 40 characters: a-z, 0-9 and -, with a letter or digit first and last"),
+    (r"^metadata\.namespace$", "use at most 63 characters: a-z, 0-9 and -, with a letter or digit first and last"),
+    (r"^spec\.source\.(topic\.name|topics\[\d+\])$", "use at most 249 characters: letters, digits, '.', '_' and '-'"),
     (r"^spec\.transform\.python\.file$", "name a Python file, such as enrich.py, of letters, digits, '.', '_' and '-'"),
     (r"^spec\.transform\.python\.function$", "write the name of a function alone, such as enrich"),
     (r"^spec\.transform\.python\.image$", "write an image without blanks, such as registry.example/shop-stage:3"),
-    (r"\.configMap$", "write the name of a ConfigMap, of a-z, 0-9, - and ."),
+    (r"\.configMap$", "write the name of a ConfigMap: a-z, 0-9, '-' and '.'"),
     (r"\.mqtt\.clientId$", "use at most 128 printable ASCII characters without blanks"),
-    (r"^spec\.lookups\[\d+\]\.from\.topic$", "use letters, digits, '.', '_' and '-', at most 249"),
-    (r"^spec\.lookups\[\d+\]\.(on|true)$", "name a field: a-z, 0-9 and _, a letter first, at most 41 characters"),
+    (r"^spec\.lookups\[\d+\]\.from\.topic$", "use at most 249 characters: letters, digits, '.', '_' and '-'"),
+    (
+        r"^spec\.lookups\[\d+\]\.(on|true)$",
+        "name a field with at most 41 characters: a-z, 0-9 and _, with a letter first",
+    ),
     (r"\.(cpu|memory)$", "write an amount as Kubernetes does, such as 500m or 512Mi"),
     (r"^spec\.lookups\[\d+\]\.from\.key$", "name a column without quotes, backslashes and control characters"),
     (r"^spec\.lookups\[\d+\]\.from\.table$", "write schema.table, without quotes; for other names, write a query"),
@@ -40,9 +43,9 @@ _REMEDIES = (
     (r"\.secrets\..*\.name$", "write the name of a Secret: a-z, 0-9, '-' and '.'"),
     (r"\.secrets\..*\.key$", "write a key of the Secret: letters, digits, '-', '_' and '.'"),
     (r"\.quota$", "write an amount of bytes as Kubernetes does, such as 512Mi or 1Gi"),
-    (r"\.webhooks\[\d+\]\.name$", "use at most 40 of a-z, 0-9 and -, a letter or digit first and last"),
-    (r"\.secretRef\.name$", "write the name of a Secret, of a-z, 0-9, - and ."),
-    (r"\.secretRef\.key$", "write a key of the Secret, of letters, digits, -, _ and ."),
+    (r"\.webhooks\[\d+\]\.name$", "use at most 40 characters: a-z, 0-9 and -, with a letter or digit first and last"),
+    (r"\.secretRef\.name$", "write the name of a Secret: a-z, 0-9, '-' and '.'"),
+    (r"\.secretRef\.key$", "write a key of the Secret: letters, digits, '-', '_' and '.'"),
     (r"\.(header|timestampHeader|idHeader)$", "write the name of a header, such as X-Signature"),
     (r"(\.name|\.key|\.field|\.metric|\.aggregation|\.groupBy\[\d+\])$", _NAME),
     *((rf"\.metrics\[\d+\]\.{p.alias}$", _NAME) for p in PARAMETERS.values() if p.takes is not None),
@@ -50,24 +53,15 @@ _REMEDIES = (
 
 
 def check(document: Any, limits: Limits | None = None) -> tuple[AnalyticsPipeline | None, list[Fault]]:
-    """Validate a document. It never raises.
-
-    Args:
-        document: the resource as a YAML or JSON reader returns it; any value is accepted.
-        limits: the limits that the platform sets.
-
-    Returns:
-        The resource if it has no fault, otherwise None; and all faults.
-    """
+    """Validate any document, and return the resource (or None if it has faults) and all faults."""
     if not isinstance(document, dict):
         return None, [Fault("", document, "is not a mapping", "start with apiVersion, kind, metadata and spec")]
-    # Kubernetes drops null members, so they count as absent. Unknown members are kept, because they are reported.
+    # Kubernetes drops null members, so null members count as absent.
     document = _without_nulls(document, _DEEPEST)
     pipeline, faults = None, []
     try:
         pipeline = AnalyticsPipeline.model_validate(document, by_alias=True, by_name=False)
     except ValidationError as error:
-        # Misplaced members are left out here, because the rules report them below.
         faults = [_translate(d) for d in error.errors(include_url=False) if d["type"] != MISPLACED]
     except RecursionError:
         return None, [Fault("", ABSENT, "is nested too deeply", "write it flatter")]
@@ -91,7 +85,6 @@ def _without_nulls(value: Any, depth: int) -> Any:
 
 
 def _translate(details: ErrorDetails) -> Fault:
-    """Convert an error of pydantic to a fault, with our own message and remedy."""
     path, value, context = _path(details["loc"]), details["input"], details.get("ctx", {})
     match details["type"]:
         case "missing":
@@ -102,7 +95,10 @@ def _translate(details: ErrorDetails) -> Fault:
             return Fault(path, value, "there is no such member", did_you_mean(str(details["loc"][-1]), members))
         case "invalid_key":
             return Fault(
-                path, ABSENT, "the key is not a text", "put the key in quotes: YAML reads it as a number or boolean"
+                path,
+                ABSENT,
+                "the key is not a text",
+                "put the key in quotes, because YAML reads it as a number or boolean",
             )
         case "literal_error":
             expected = str(context.get("expected", ""))
@@ -116,14 +112,14 @@ def _translate(details: ErrorDetails) -> Fault:
         case "string_type":
             return _not_a_text(path, value)
         case "string_pattern_mismatch":
-            return Fault(path, value, "is not a name that is allowed here", _remedy(path, "write it differently"))
+            return Fault(path, value, "is not an allowed name", _remedy(path, "write another name"))
     return Fault(path, value, *_bound(details["type"], context, path, details["msg"]))
 
 
 def _bound(kind: str, context: dict[str, Any], path: str, message: str) -> tuple[str, str]:
     match kind:
         case "model_type" | "model_attributes_type" | "dict_type":
-            return "is not a mapping", "give it indented members, one 'name: value' per line"
+            return "is not a mapping", "write indented members, one 'name: value' per line"
         case "list_type":
             return "is not a list", "start each item with '- ', or write [a, b]"
         case "bool_type":
@@ -145,19 +141,19 @@ def _bound(kind: str, context: dict[str, Any], path: str, message: str) -> tuple
         case "too_short" | "string_too_short":
             return (
                 "is empty",
-                "give it at least one item" if kind == "too_short" else "write a text or remove the line",
+                "add at least one item" if kind == "too_short" else "write a text or remove the line",
             )
         case "string_unicode" | "string_sub_type":
-            return "holds half a surrogate pair", "take that character out"
-    return message, "correct it as docs/reference/pipeline.md says"
+            return "contains half a surrogate pair", "remove this character"
+    return message, "correct the value as described in docs/reference/pipeline.md"
 
 
 def _not_a_text(path: str, value: Any) -> Fault:
     if isinstance(value, bool):
-        remedy = "put it in quotes: YAML reads y, n, yes, no, on, off, true, false as booleans"
+        remedy = "put the value in quotes: YAML reads y, n, yes, no, on, off, true, false as booleans"
         return Fault(path, value, "is a boolean, not a text", remedy)
     if isinstance(value, int | float):
-        return Fault(path, value, "is a number, not a text", "put it in quotes, with its unit if it is a duration")
+        return Fault(path, value, "is a number, not a text", "put the value in quotes, with the unit of a duration")
     return Fault(path, value, "is not a text", _remedy(path, "write a text"))
 
 
@@ -191,7 +187,6 @@ def _path(loc: tuple[int | str, ...]) -> str:
 
 
 def _model_at(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
-    """Return the model of a location in the document."""
     model: type[BaseModel] | None = AnalyticsPipeline
     for step in loc:
         if isinstance(step, int) or model is None:
@@ -202,7 +197,6 @@ def _model_at(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
 
 
 def _model_of(field: FieldInfo) -> type[BaseModel] | None:
-    """Return the model of a member or of its items. If the member has kinds, the model is their flat class."""
     return next((found for part in (*field.metadata, field.annotation) if (found := _model_in(part))), None)
 
 

@@ -1,5 +1,4 @@
-"""The tables that operator, processor and API share. Each module has the columns and the SQL of one or two tables.
+"""The tables that operator, processor and API share, with the SQL of the statements on them.
 
-Times that the program compares are epoch milliseconds (bigint), so that they do not depend on a session's time zone.
-Times that only people read are timestamptz.
+A time in a bigint column is in epoch milliseconds.
 """

@@ -2,9 +2,8 @@
 
 - `closed_until`: the event time up to which windows are closed.
 - `rev`: the number of merged batches.
-- `scanned_until`, `published_until`: the event times up to which windows were scanned and published.
 - `layout`: the number of the current set of value columns.
-- `fed`: for each value column that was added or removed later, the layouts in which it was filled (see `feeds`).
+- `fed`: the layouts in which each value column was filled, for columns that were added or removed later.
 """
 
 from __future__ import annotations
@@ -41,10 +40,7 @@ TABLE = Table(
 
 
 def versions(schema: str) -> str:
-    """Select all versions, in the order of their ids.
-
-    Columns: name, reader, version, id, table, days per time partition, layout, fed.
-    """
+    """Select all versions, in the order of their ids."""
     return (
         "SELECT name, reader, version, id, table_name, partition_days, layout, fed"
         f" FROM {schema}._aggregations ORDER BY id"
@@ -52,15 +48,12 @@ def versions(schema: str) -> str:
 
 
 def closed(schema: str) -> str:
-    """Select the time up to which windows are closed. Columns: id, time (epoch ms)."""
+    """Select the time (epoch ms) up to which windows are closed, by id."""
     return f"SELECT id, closed_until FROM {schema}._aggregations"
 
 
 def close(schema: str) -> str:
-    """Close windows up to a time, unless later windows are already closed.
-
-    Parameters: time (epoch ms), id, time again.
-    """
+    """Close windows up to a time (epoch ms), unless later windows are already closed."""
     return (
         f"UPDATE {schema}._aggregations SET closed_until = %s"
         " WHERE id = %s AND (closed_until IS NULL OR closed_until < %s)"
@@ -68,63 +61,51 @@ def close(schema: str) -> str:
 
 
 def count_batch(schema: str) -> str:
-    """Count a merged batch. Parameter: id. Column: the new `rev`."""
+    """Count a merged batch. Return the new `rev`."""
     return f"UPDATE {schema}._aggregations SET rev = rev + 1 WHERE id = %s RETURNING rev"
 
 
 def count_late(schema: str, column: Literal["late_dead", "late_dropped"]) -> str:
-    """Count late events. Parameters: number, id. Column: the version's retention."""
+    """Count late events. Return the retention of the version."""
     return f"UPDATE {schema}._aggregations SET {column} = {column} + %s WHERE id = %s RETURNING retention_ms"
 
 
 def scanned(schema: str) -> str:
-    """Try to get the lock for scanning. The lock is held until the end of the transaction.
-
-    Parameters: name of the lock, id. Columns: time up to which windows were scanned (epoch ms), whether the lock was
-    obtained.
-    """
+    """Lock the scanning of windows until the end of the transaction. The second column is false for a taken lock."""
     return (
         f"SELECT scanned_until, pg_try_advisory_xact_lock(hashtext(%s), id) FROM {schema}._aggregations WHERE id = %s"
     )
 
 
 def set_scanned(schema: str) -> str:
-    """Store the time up to which windows were scanned. Parameters: time (epoch ms), id."""
+    """Store the time (epoch ms) up to which windows were scanned."""
     return f"UPDATE {schema}._aggregations SET scanned_until = %s WHERE id = %s"
 
 
 def published(schema: str) -> str:
-    """Select the time up to which windows were published. Parameter: id. Column: time (epoch ms)."""
+    """Select the time (epoch ms) up to which windows were published."""
     return f"SELECT published_until FROM {schema}._aggregations WHERE id = %s"
 
 
 def set_published(schema: str) -> str:
-    """Store the time up to which windows were published. Parameters: time (epoch ms), id."""
+    """Store the time (epoch ms) up to which windows were published."""
     return f"UPDATE {schema}._aggregations SET published_until = %s WHERE id = %s"
 
 
 def progress(schema: str) -> str:
-    """Select the progress of all versions.
-
-    Columns: name, version, rev, times up to which windows are closed, scanned and published (epoch ms), number of late
-    events that became dead letters, number of late events that were dropped.
-    """
+    """Select the progress of all versions."""
     return (
         "SELECT name, version, rev, closed_until, scanned_until, published_until, late_dead, late_dropped"
         f" FROM {schema}._aggregations"
     )
 
 
-# These columns are read through to_jsonb, so they are null if an older schema lacks them.
+# `to_jsonb` gives null if an older schema lacks these columns.
 _FEEDS = "to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed'"
 
 
 def state(schema: str) -> str:
-    """Select the state of a version. While it is the same, queries have the same answers.
-
-    Parameters: name, version. Columns: an identity that changes if the version is created again, rev, closed until,
-    watermark, layout, fed.
-    """
+    """Select the state of a version. Query results stay the same as long as the state stays the same."""
     return (
         f"SELECT a.id || '@' || extract(epoch FROM a.created_at), a.rev, a.closed_until, r.watermark, {_FEEDS}"
         f" FROM {schema}._aggregations AS a LEFT JOIN {schema}._readers AS r ON r.reader = a.reader"
@@ -133,11 +114,7 @@ def state(schema: str) -> str:
 
 
 def standings(schema: str) -> str:
-    """Select the states of all versions, for live changes.
-
-    Parameter: the schema's name, without quotes. Columns: name, version, the table's oid, id, rev, closed until,
-    watermark, layout, fed.
-    """
+    """Select the states of all versions. The parameter is the schema's name without quotes."""
     return (
         "SELECT a.name, a.version, to_regclass(format('%%I.%%I', %s::text, a.table_name))::oid::bigint,"
         f" a.id, a.rev, a.closed_until, r.watermark, {_FEEDS} FROM {schema}._aggregations AS a"

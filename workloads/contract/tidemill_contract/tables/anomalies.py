@@ -1,8 +1,7 @@
-"""`_anomalies`: the anomalies that detectors found. This table is the outbox of the anomalies topic.
+"""`_anomalies`: the anomalies that detectors found, and the outbox of the anomalies topic.
 
-`group_key` is a JSON object of the group columns. For an anomaly of a single event, `aggregation` is '' and `metric` is
-the field. Its window starts and ends at the event time, and the row has the position of the event's record. `element`
-is the index of the event in an exploded array.
+For an anomaly of a single event, `aggregation` is '', `metric` is the field, and the window starts and ends at the
+event time.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ TABLE = Table(
         ("epoch", "integer"),
         ("partition", "integer"),
         ("offset", "bigint"),
-        # The size of the row. `_kept` has the sum of these sizes.
+        # The size of the row, which `_kept` adds up.
         ("bytes", "bigint"),
         ("element", "integer"),
     ),
@@ -56,12 +55,7 @@ _CONTENT = (
 
 
 def insert(schema: str) -> str:
-    """Store an anomaly, unless it is stored already.
-
-    Parameters: anomaly, aggregation, version, metric, group, start and end of the window, value, score, expected,
-    lower, upper, severity, revision, epoch, partition, offset, element, bytes. Column: bytes. There is no row if the
-    anomaly was stored already.
-    """
+    """Store an anomaly. The result is empty if the anomaly is stored already."""
     return (
         f"INSERT INTO {schema}._anomalies ({_CONTENT}, bytes)"
         f" VALUES ({', '.join(['%s'] * 19)}) ON CONFLICT DO NOTHING"
@@ -70,11 +64,7 @@ def insert(schema: str) -> str:
 
 
 def of_windows(schema: str) -> str:
-    """Select the newest anomaly of each window.
-
-    Parameters: aggregation, version, list of starts (epoch ms). Columns: anomaly, group, start (epoch ms), value,
-    severity.
-    """
+    """Select the newest anomaly of each window, for a list of starts in epoch ms."""
     return (
         f"SELECT DISTINCT ON (anomaly, group_key, window_start) anomaly, group_key, {to_ms('window_start')}, value,"
         f" severity FROM {schema}._anomalies WHERE aggregation = %s AND version = %s"
@@ -84,11 +74,7 @@ def of_windows(schema: str) -> str:
 
 
 def unpublished(schema: str, limit: int) -> str:
-    """Select and lock the next anomalies to publish.
-
-    Columns: id, anomaly, aggregation, version, metric, group, start and end of the window, value, score, expected,
-    lower, upper, severity, revision, epoch, partition, offset, element.
-    """
+    """Select and lock the next anomalies to publish."""
     return (
         f"SELECT id, {_CONTENT} FROM {schema}._anomalies WHERE NOT published ORDER BY id LIMIT {limit}"
         " FOR UPDATE SKIP LOCKED"
@@ -96,21 +82,17 @@ def unpublished(schema: str, limit: int) -> str:
 
 
 def set_published(schema: str) -> str:
-    """Mark anomalies as published. Parameter: list of ids."""
+    """Mark anomalies as published."""
     return f"UPDATE {schema}._anomalies SET published = true WHERE id = ANY(%s)"
 
 
 def count(schema: str) -> str:
-    """Count the anomalies. Column: their number."""
+    """Count the anomalies."""
     return f"SELECT count(*) FROM {schema}._anomalies"
 
 
 def listing(schema: str) -> str:
-    """Select the anomalies that still hold.
-
-    If late events have changed a window, only the newest revision of the window counts. If it is no longer an anomaly,
-    the window is left out.
-    """
+    """Select the valid anomalies, with the newest revision of each window."""
     return (
         'SELECT id, anomaly, aggregation, version, metric, group_key AS "group", window_start, window_end, value,'
         ' score, severity, expected, lower, upper, revision, partition, "offset", element, detected_at'

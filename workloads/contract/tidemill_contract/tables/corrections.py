@@ -1,8 +1,4 @@
-"""`_corrections`: batches that changed closed windows.
-
-A row describes the windows with this `rev` that start in [first_start, last_start] (epoch ms). These windows are
-published and scanned again, and then the row is deleted.
-"""
+"""`_corrections`: batches that changed closed windows, so that these windows must be published and scanned again."""
 
 from __future__ import annotations
 
@@ -11,8 +7,7 @@ from typing import Literal
 from tidemill_contract.tables.definition import Table, columns
 
 Duty = Literal["published", "scanned"]
-"""The two duties for each correction: its windows are published and scanned again. The columns with these names say
-whether a duty is done."""
+"""The columns that say whether the windows of a correction are published and scanned again."""
 
 TABLE = Table(
     "_corrections",
@@ -30,10 +25,7 @@ TABLE = Table(
 
 
 def insert(schema: str) -> str:
-    """Store a correction.
-
-    Parameters: aggregation's id, rev, first and last start (epoch ms), whether publishing is done, whether scanning is.
-    """
+    """Store a correction."""
     return (
         f"INSERT INTO {schema}._corrections"
         " (aggregation_id, rev, first_start, last_start, published, scanned) VALUES (%s, %s, %s, %s, %s, %s)"
@@ -41,10 +33,7 @@ def insert(schema: str) -> str:
 
 
 def due(schema: str, duty: Duty, limit: int) -> str:
-    """Select the oldest corrections for which a duty is not done.
-
-    Parameter: aggregation's id. Columns: rev, first and last start (epoch ms).
-    """
+    """Select the oldest corrections with an open duty: publishing or scanning."""
     return (
         f"SELECT rev, first_start, last_start FROM {schema}._corrections WHERE aggregation_id = %s AND NOT {duty}"
         f" ORDER BY rev LIMIT {limit}"
@@ -52,10 +41,10 @@ def due(schema: str, duty: Duty, limit: int) -> str:
 
 
 def set_done(schema: str, duty: Duty) -> str:
-    """Mark a duty as done. Parameters: aggregation's id, list of revs."""
+    """Mark a duty as done."""
     return f"UPDATE {schema}._corrections SET {duty} = true WHERE aggregation_id = %s AND rev = ANY(%s)"
 
 
 def remove_done(schema: str, other: Duty) -> str:
-    """Delete corrections for which the other duty is done too. Parameters: aggregation's id, list of revs."""
+    """Delete corrections for which the other duty is also done."""
     return f"DELETE FROM {schema}._corrections WHERE aggregation_id = %s AND rev = ANY(%s) AND {other}"

@@ -1,7 +1,6 @@
-"""`_dead_letters`: events that could not be counted. This table is the outbox of the topic of dead letters.
+"""`_dead_letters`: events that could not be counted, and the outbox of the topic of dead letters.
 
-`aggregation` is the aggregation for which the event was late, or '' if no aggregation counts the event. For an event of
-an exploded array, `element` is its index, and `value` is the element.
+`aggregation` is the aggregation for which the event was late, or '' if no aggregation counts the event.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ TABLE = Table(
         ("windows", "bigint[]"),
         ("created_at", "timestamptz NOT NULL DEFAULT now()"),
         ("published", "boolean NOT NULL DEFAULT false"),
-        # The size of the row. `_kept` has the sum of these sizes.
+        # The size of the row, which `_kept` adds up.
         ("bytes", "bigint"),
         ELEMENT,
     ),
@@ -44,17 +43,12 @@ _TRAVEL = {
     "reason": "text", "field": "text", "detail": "text", "key": "bytea", "value": "bytea", "value_bytes": "bigint",
     "event_time": "bigint", "windows": "text", "bytes": "bigint",
 }  # fmt: skip
-"""The stored columns, and the types in which their values are sent. `windows` are sent as texts, because Postgres has
-no arrays of arrays with different lengths."""
+"""The stored columns, and the types of their parameters. `windows` are sent as texts, because Postgres has no arrays of
+arrays with different lengths."""
 
 
 def insert(schema: str) -> str:
-    """Store dead letters, unless they are stored already.
-
-    Parameters, each a list: epoch, partition, offset, element, aggregation, reason, field, detail, key, value, bytes of
-    the value, event time (epoch ms), windows (an array as text), bytes. Columns: partition, number and bytes of the
-    dead letters that were stored.
-    """
+    """Store dead letters from parameters that are lists, and return the numbers of new rows by partition."""
     names = ", ".join(_TRAVEL)
     arrays = ", ".join(f"%s::{kind}[]" for kind in _TRAVEL.values())
     return (
@@ -66,11 +60,7 @@ def insert(schema: str) -> str:
 
 
 def unpublished(schema: str, limit: int) -> str:
-    """Select and lock the next dead letters to publish.
-
-    Columns: epoch, partition, offset, element, aggregation, reason, field, detail, key, value, event time (epoch ms),
-    windows.
-    """
+    """Select and lock the next dead letters to publish."""
     return (
         'SELECT epoch, partition, "offset", element, aggregation, reason, field, detail, key, value, event_time,'
         f" windows FROM {schema}._dead_letters WHERE NOT published"
@@ -80,7 +70,7 @@ def unpublished(schema: str, limit: int) -> str:
 
 
 def set_published(schema: str) -> str:
-    """Mark a dead letter as published. Parameters: epoch, partition, offset, element, aggregation."""
+    """Mark a dead letter as published."""
     return (
         f"UPDATE {schema}._dead_letters SET published = true"
         ' WHERE epoch = %s AND partition = %s AND "offset" = %s AND element = %s AND aggregation = %s'
@@ -88,10 +78,7 @@ def set_published(schema: str) -> str:
 
 
 def listing(schema: str, *, key_bytes: int, value_bytes: int) -> str:
-    """Select all dead letters, with truncated keys and values.
-
-    An event time that timestamptz cannot hold is null.
-    """
+    """Select all dead letters, with truncated keys and values."""
     return (
         f'SELECT epoch, partition, "offset", {SHOWN_ELEMENT}, aggregation, reason, field, detail,'
         f" substr(key, 1, {key_bytes}) AS key,"

@@ -1,4 +1,4 @@
-"""The definition of a table: its columns, constraints, indexes and privileges in SQL. Also SQL that converts times."""
+"""The definition of a table: columns, constraints, indexes and privileges in SQL."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ CLOCK_MS = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 
 NO_ELEMENT = -1
-"""The value of `element` in rows about whole records. Other rows are about an element of an exploded array."""
+"""The value of `element` in rows about whole records, not elements of an exploded array."""
 ELEMENT = ("element", f"integer NOT NULL DEFAULT {NO_ELEMENT}")
 """The column with the index of the element in the exploded array."""
 SHOWN_ELEMENT = f"NULLIF(element, {NO_ELEMENT}) AS element"
@@ -28,14 +28,9 @@ class Table:
     """The desired state of a table. Columns can be added later, but never dropped or altered.
 
     Attributes:
-        name: the table's name.
-        columns: the columns.
-        constraints: SQL of the table constraints, which are created with the table.
-        partition_by: SQL of the partitioning, e.g. `RANGE ("window_start")`, or None if the table is not partitioned.
-        storage: SQL of the storage parameters, e.g. `fillfactor = 70`.
-        indexes: the name of each index, and the SQL after `ON <table>`, e.g. `("published") WHERE NOT published`.
-        writer: the privileges of the writer's role, e.g. `SELECT, INSERT, UPDATE`, or empty if the role has none.
-        reader: the privileges of the reader's role.
+        constraints: the SQL of the table constraints, which are created with the table.
+        partition_by: the SQL of the partitioning, such as `RANGE ("window_start")`, or None.
+        indexes: the name of each index, and the SQL after `ON <table>`.
         key: the columns that the key (the first constraint) did not have in earlier versions of the table.
     """
 
@@ -61,10 +56,7 @@ def to_ms(column: str) -> str:
 
 
 def from_ms(expression: str) -> str:
-    """Return SQL that converts epoch milliseconds to timestamptz, exactly for the years 1 to 9999.
-
-    `to_timestamp` is not exact, because it takes seconds as a float.
-    """
+    """Return SQL that converts epoch milliseconds to timestamptz, exactly for the years 1 to 9999."""
     day = 86_400_000
     days, rest = f"({expression}) / {day} * interval '1 day'", f"mod({expression}, {day}) * interval '1 ms'"
     return f"(timestamptz 'epoch' + {days} + {rest})"

@@ -17,11 +17,9 @@ TABLE = Table(
     storage="fillfactor = 70",
     writer="SELECT, INSERT, UPDATE, DELETE",
 )
-"""The state of each detector and group. The size of a state is limited. The state of a detector for windows only
-changes together with `scanned_until`. A detector for single events has one state for each partition and group, with -1
-- partition as `aggregation_id`. Such a state only changes together with `next_offset`. `seen` is the epoch and the
-offset of the group's last event. If an array is exploded, it also has the event's index in the array.
-"""
+"""The state of each detector and group. A detector of windows changes its state together with `scanned_until`. A
+detector of single events has a state for each partition, with -1 - partition as `aggregation_id`, and changes it
+together with `next_offset`. `seen` has the epoch, the offset and the array index of the group's last event."""
 
 HISTORY = Table(
     "_detector_history",
@@ -36,15 +34,12 @@ HISTORY = Table(
     indexes=(("_detector_history_by_time", "(aggregation_id, window_start)"),),
     writer="SELECT, INSERT, UPDATE, DELETE",
 )
-"""The states of detectors before each of the latest windows. They are needed if late events can change these windows,
-because the windows are then scanned again."""
+"""The states of detectors before each of the latest windows. If late events change a window, the scan starts again from
+the earlier state."""
 
 
 def read(schema: str) -> str:
-    """Select states.
-
-    Parameters: list of anomalies, `aggregation_id`, list of groups. Columns: anomaly, group, state as text.
-    """
+    """Select states of detectors."""
     return (
         f"SELECT anomaly, group_key, state::text FROM {schema}._detectors"
         " WHERE anomaly = ANY(%s) AND aggregation_id = %s AND group_key = ANY(%s)"
@@ -52,20 +47,17 @@ def read(schema: str) -> str:
 
 
 def groups(schema: str) -> str:
-    """Select the groups with a state, ordered by `seen`. Parameters: anomaly, `aggregation_id`. Column: group."""
+    """Select the groups with a state, ordered by `seen`."""
     return f"SELECT group_key FROM {schema}._detectors WHERE anomaly = %s AND aggregation_id = %s ORDER BY seen"
 
 
 def forget(schema: str) -> str:
-    """Delete states. Parameters: anomaly, `aggregation_id`, list of groups."""
+    """Delete states of detectors."""
     return f"DELETE FROM {schema}._detectors WHERE anomaly = %s AND aggregation_id = %s AND group_key = ANY(%s)"
 
 
 def save(schema: str) -> str:
-    """Store a state.
-
-    Parameters: anomaly, `aggregation_id`, group, state, (epoch, offset) of the group's last event or null.
-    """
+    """Store a state of a detector."""
     return (
         f"INSERT INTO {schema}._detectors (anomaly, aggregation_id, group_key, state, seen) VALUES (%s, %s, %s, %s, %s)"
         " ON CONFLICT (anomaly, aggregation_id, group_key) DO UPDATE SET state = EXCLUDED.state, seen = EXCLUDED.seen"
@@ -73,10 +65,7 @@ def save(schema: str) -> str:
 
 
 def remember(schema: str) -> str:
-    """Store the state before a window in the history, unless it is there already.
-
-    Parameters: anomaly, aggregation's id, group, start of the window (epoch ms), state.
-    """
+    """Store the state before a window in the history, unless the history has the state already."""
     return (
         f"INSERT INTO {schema}._detector_history (anomaly, aggregation_id, group_key, window_start, state)"
         " VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
@@ -84,15 +73,12 @@ def remember(schema: str) -> str:
 
 
 def forget_before(schema: str) -> str:
-    """Delete the history of old windows. Parameters: aggregation's id, start of the first window to keep (epoch ms)."""
+    """Delete the history before a window's start (epoch ms)."""
     return f"DELETE FROM {schema}._detector_history WHERE aggregation_id = %s AND window_start < %s"
 
 
 def remembered(schema: str) -> str:
-    """Select the states before windows from the history.
-
-    Parameters: aggregation's id, list of starts (epoch ms). Columns: anomaly, group, start, state as text.
-    """
+    """Select the states before windows from the history."""
     return (
         f"SELECT anomaly, group_key, window_start, state::text FROM {schema}._detector_history"
         " WHERE aggregation_id = %s AND window_start = ANY(%s)"

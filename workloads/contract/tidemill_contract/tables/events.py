@@ -1,7 +1,4 @@
-"""`_events`: the raw events, if the spec stores them. `data` is the decoded event.
-
-Each element of an exploded array is an event, and `element` is its index.
-"""
+"""`_events`: the raw events, if the spec stores them, with the decoded event in `data`."""
 
 from __future__ import annotations
 
@@ -25,10 +22,10 @@ TABLE = Table(
 
 
 def copy(schema: str) -> str:
-    """Copy events into the table. Columns: event time, epoch, partition, offset, element, data."""
+    """Copy events into the table."""
     return f'COPY {schema}."_events" (event_time, epoch, partition, "offset", element, data) FROM STDIN'
 
 
 def listing(schema: str, further: str) -> str:
-    """Select all events, with `data` as text. `further` is SQL for additional columns, each preceded by a comma."""
+    """Select all events, with `data` as text, and with the SQL `further` for additional columns after a comma."""
     return f'SELECT event_time, epoch, partition, "offset", data::text AS data{further} FROM {schema}._events'

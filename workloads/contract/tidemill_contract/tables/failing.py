@@ -20,10 +20,9 @@ SKIPPED = Table(
     ),
     writer="SELECT, INSERT, DELETE",
 )
-"""The latest skipped data. A row is about the windows that start in [window_start, last_start]. `metrics` are the
-skipped metrics; if it is empty, all metrics were skipped. `group_key` is the group; if it is null, all groups were
-skipped. Dead letters and anomalies have no window, and their aggregation is ''.
-"""
+"""The latest skipped data: windows that start between `window_start` and `last_start`. An empty `metrics` means all
+metrics, and a null `group_key` means all groups. For dead letters and anomalies, the aggregation is '' and the window
+is null."""
 
 HELD_UP = Table(
     "_held_up",
@@ -38,17 +37,17 @@ HELD_UP = Table(
     ("PRIMARY KEY (aggregation, version, duty)",),
     writer="SELECT, INSERT, UPDATE, DELETE",
 )
-"""The duties that currently fail and are retried. A row is deleted when its duty succeeds. If the aggregation is '',
-the duty belongs to the whole pipeline."""
+"""The duties that currently fail and are retried. A row is deleted when its duty succeeds. The aggregation '' means the
+whole pipeline."""
 
 UNREAD_LOOKUP, STALE_LOOKUP = "lookup", "stale lookup"
-"""The duties of rows about lookups, whose names are in the column `aggregation`: a lookup that was never read, and one
-whose rows are outdated."""
+"""The duties in rows about a lookup that was never read, and about a lookup with outdated rows. The column
+`aggregation` has the lookup's name."""
 LOOKUPS = (UNREAD_LOOKUP, STALE_LOOKUP)
 
 
 def skip(schema: str) -> str:
-    """Store skipped data. Parameters: aggregation, version, duty, first and last start, group, metrics, reason."""
+    """Store skipped data."""
     return (
         f"INSERT INTO {schema}._skipped"
         " (aggregation, version, duty, window_start, last_start, group_key, metrics, reason)"
@@ -57,12 +56,12 @@ def skip(schema: str) -> str:
 
 
 def trim(schema: str, kept: int) -> str:
-    """Delete old rows of skipped data. About the newest `kept` rows remain."""
+    """Delete old rows of skipped data, and keep about the newest `kept` rows."""
     return f"DELETE FROM {schema}._skipped WHERE id <= (SELECT max(id) FROM {schema}._skipped) - {kept}"
 
 
 def hold_up(schema: str) -> str:
-    """Record that a duty fails. Parameters: aggregation, version, duty, reason."""
+    """Record that a duty fails."""
     return (
         f"INSERT INTO {schema}._held_up (aggregation, version, duty, reason) VALUES (%s, %s, %s, %s)"
         " ON CONFLICT (aggregation, version, duty)"
@@ -71,5 +70,5 @@ def hold_up(schema: str) -> str:
 
 
 def go_on(schema: str) -> str:
-    """Record that a duty no longer fails. Parameters: aggregation, version, duty."""
+    """Record that a duty no longer fails."""
     return f"DELETE FROM {schema}._held_up WHERE aggregation = %s AND version = %s AND duty = %s"

@@ -1,7 +1,6 @@
-"""`_generation`: the generation of the accepted spec.
+"""`_generation`: the generation of the accepted spec, and the accepted spec as the user wrote it.
 
-A processor with an older config stops before it commits. `accepted` is the accepted spec as the user wrote it. It
-remains in force if a newer spec is refused.
+A processor with an older config stops before it commits.
 """
 
 from __future__ import annotations
@@ -20,5 +19,5 @@ TABLE = Table(
 
 
 def read(schema: str) -> str:
-    """Select the generation. Column: generation."""
+    """Select the generation."""
     return f"SELECT generation FROM {schema}._generation"

@@ -1,4 +1,4 @@
-"""`_kept`: the sizes of the dead letters and anomalies, which have quotas. Also messages about used-up quotas."""
+"""`_kept`: the sizes of the stored dead letters and anomalies, which have quotas, and messages about the quotas."""
 
 from __future__ import annotations
 
@@ -27,26 +27,17 @@ TABLE = Table(
     storage="fillfactor = 50",
     writer="SELECT, INSERT, UPDATE",
 )
-"""The numbers and sizes of rows in `_dead_letters` and `_anomalies`. Totals are sums over `place`.
-
-- `kind`: the table.
-- `place`: the number of the writer. Each writer has a separate row here, so no writer waits for another writer. The
-  batches of a partition have the number of the partition, the scanner of an aggregation has -1 - id, and the operator
-  has -1.
-- `rows`: the number of stored rows.
-- `bytes`: the size of the stored rows.
-- `bare`: the number of rows that were stored without their value.
-- `counted`: the number of rows that were not stored.
-- `expired`: the number of rows that were deleted by retention.
-- `evicted`: the number of rows that were deleted by quota.
-- `full_at`: the time at which the quota last took effect.
-"""
+"""The numbers and sizes of rows in `_dead_letters` and `_anomalies`, by `kind` of table and by writer. `place` is the
+partition for batches, -1 - id for the scanner of an aggregation, and -1 for the operator, so that no writer waits for
+another writer. The numbers are rows that are stored (`rows`), stored without their value (`bare`), not stored
+(`counted`), deleted by retention (`expired`) and deleted by quota (`evicted`). `full_at` is the time at which the quota
+last took effect."""
 
 QUERY = (
     "SELECT kind, sum(bytes)::bigint, sum(bare)::bigint, sum(counted)::bigint, sum(expired)::bigint,"
     " sum(evicted)::bigint, coalesce(max(full_at) > now() - interval '1 day', false) FROM {} GROUP BY kind"
 )
-"""The SQL that selects the totals of each kind from `_kept`. Columns: the attributes of `Kept`."""
+"""The SQL that selects the totals of each kind from `_kept`."""
 
 _WORDS: Mapping[str, tuple[str, str]] = {
     DEAD_LETTERS: ("dead letters", "spec.deadLetters.quota"),
@@ -63,8 +54,6 @@ class Kept:
     """The totals of one table.
 
     Attributes:
-        kind: the table.
-        bytes: the size of the stored rows.
         bare: the number of rows that were stored without their value.
         counted: the number of rows that were not stored.
         expired: the number of rows that were deleted by retention.
@@ -82,12 +71,12 @@ class Kept:
 
 
 def held(schema: str) -> str:
-    """Select the size of the stored rows. Parameter: kind. Column: bytes."""
+    """Select the size of the stored rows."""
     return f"SELECT coalesce(sum(bytes), 0)::bigint FROM {schema}._kept WHERE kind = %s"
 
 
 def add(schema: str) -> str:
-    """Add to the numbers. Parameters: kind, place, rows, bytes, bare, counted, whether the quota took effect."""
+    """Add to the numbers of a kind and place."""
     return (
         f"INSERT INTO {schema}._kept AS k (kind, place, rows, bytes, bare, counted, full_at)"
         " VALUES (%s, %s, %s, %s, %s, %s, CASE WHEN %s THEN now() END) ON CONFLICT (kind, place) DO UPDATE SET"
@@ -97,15 +86,12 @@ def add(schema: str) -> str:
 
 
 def quota_of(spec: PipelineSpec, kind: str) -> str:
-    """Return the quota of a table as the spec has it, e.g. `1Gi`."""
+    """Return the quota of a table in the spec, such as `1Gi`."""
     return spec.dead_letters.quota if kind == DEAD_LETTERS else spec.anomaly_history.quota
 
 
 def told(kept: Kept, quota: str) -> tuple[str, str]:
-    """Return a message about the effect of a quota, and the remedy.
-
-    Both are empty if the quota took no effect within the last day.
-    """
+    """Return a message and a remedy about a quota, or empty texts if the quota took no effect in the last day."""
     if not kept.full or kept.kind not in _WORDS:
         return "", ""
     what, field = _WORDS[kept.kind]

@@ -19,7 +19,7 @@ TABLE = Table(
         ("suspects", "bigint[] NOT NULL DEFAULT '{}'"),
         ("last_event_at", "timestamptz"),
         ("end_confirmed_at", "timestamptz"),
-        # The time from the arrival of the oldest record of the last batch in this partition to the commit of the batch.
+        # The time from the arrival of the batch's oldest record to the commit of the batch.
         ("freshness_ms", "bigint"),
         ("consumed", "bigint NOT NULL DEFAULT 0"),
         ("filtered", "bigint NOT NULL DEFAULT 0"),
@@ -30,15 +30,10 @@ TABLE = Table(
     storage="fillfactor = 50",
     writer="SELECT, UPDATE",
 )
-"""One row for each reader and partition. It is created before the partition in Kafka.
-
-- `next_offset`: the position. It only changes in the transaction that stores the results of the events before it.
-- `suspects`: the event times that jumped ahead too far and are not confirmed yet.
-- `feeds`: for the reader `live`, the ids of further versions that count its events. A replay of these versions has
-  caught up in the partition.
-- `former_topic_ids`: the ids of deleted topics with the same name. A broker with old metadata may still return such an
-  id.
-"""
+"""One row for each reader and partition, with the position `next_offset`. The position changes only in the transaction
+that stores the results. `suspects` has the event times that jumped ahead too far and are not confirmed yet. `feeds` has
+the ids of the further versions that count the live events of the partition. `former_topic_ids` has the ids of deleted
+topics with the same name, which a broker with old metadata may still return."""
 
 LOST = Table(
     "_lost",
@@ -58,10 +53,7 @@ LOST = Table(
 
 
 def read(schema: str, reader: str) -> str:
-    """Select positions.
-
-    Parameter: list of partitions. Columns: partition, topic id, epoch, next offset, former topic ids.
-    """
+    """Select positions of partitions."""
     return (
         f"SELECT partition, topic_id, epoch, next_offset, former_topic_ids FROM {schema}._offsets"
         f" WHERE reader = '{reader}' AND partition = ANY(%s)"
@@ -69,10 +61,7 @@ def read(schema: str, reader: str) -> str:
 
 
 def untaken(schema: str, reader: str) -> str:
-    """Select the partitions whose position is not in the topic that they are in now.
-
-    Parameters: lists of partitions and of the ids of their topics. Column: partition.
-    """
+    """Select the partitions whose position belongs to an earlier topic."""
     return (
         f"SELECT o.partition FROM {schema}._offsets o"
         " JOIN unnest(%s::integer[], %s::text[]) AS known (partition, topic_id) USING (partition)"
@@ -81,10 +70,7 @@ def untaken(schema: str, reader: str) -> str:
 
 
 def move(schema: str, reader: str) -> str:
-    """Set the position of a partition, unless the stored position differs from the expected one.
-
-    Parameters: new topic id twice, new epoch, new offset, partition, expected topic id, epoch and offset.
-    """
+    """Set the position of a partition, unless the stored position differs from the expected position."""
     return (
         f"UPDATE {schema}._offsets SET former_topic_ids = CASE WHEN topic_id <> %s"
         " THEN former_topic_ids || topic_id ELSE former_topic_ids END, topic_id = %s, epoch = %s, next_offset = %s"
@@ -94,10 +80,7 @@ def move(schema: str, reader: str) -> str:
 
 
 def confirm_ends(schema: str, reader: str) -> str:
-    """Record that partitions were read to their ends some seconds ago, unless their positions have changed since.
-
-    Parameters: seconds, and lists of partitions, next offsets and epochs.
-    """
+    """Record that partitions were read to their ends, unless their positions have changed since."""
     return (
         f"UPDATE {schema}._offsets AS o SET end_confirmed_at = clock_timestamp() - %s * interval '1 second'"
         " FROM unnest(%s::integer[], %s::bigint[], %s::integer[]) AS c (partition, next_offset, epoch)"
@@ -107,11 +90,7 @@ def confirm_ends(schema: str, reader: str) -> str:
 
 
 def lock(schema: str, reader: str) -> str:
-    """Select and lock positions, in the order of the partitions.
-
-    Parameter: list of partitions. Columns: partition, next offset, epoch, newest event time, suspects, arrival of the
-    last event (epoch ms), the server's clock (epoch ms), feeds.
-    """
+    """Select and lock positions, in the order of the partitions."""
     return (
         f"SELECT partition, next_offset, epoch, max_event_time, suspects, {to_ms('last_event_at')}, {CLOCK_MS},"
         f" feeds FROM {schema}._offsets WHERE reader = '{reader}' AND partition = ANY(%s)"
@@ -120,11 +99,7 @@ def lock(schema: str, reader: str) -> str:
 
 
 def advance(schema: str, reader: str) -> str:
-    """Advance the position of a partition past a batch.
-
-    Parameters: next offset, newest event time, suspects, arrival of the oldest record (epoch ms), numbers of records
-    consumed, filtered and invalid, partition.
-    """
+    """Advance the position of a partition past a batch."""
     return (
         f"UPDATE {schema}._offsets SET next_offset = %s, max_event_time = %s, suspects = %s,"
         f" last_event_at = clock_timestamp(), freshness_ms = greatest(0, {CLOCK_MS} - %s),"
@@ -134,13 +109,7 @@ def advance(schema: str, reader: str) -> str:
 
 
 def times(schema: str, reader: str, *, several: bool = False) -> str:
-    """Select the event time that each partition has reached.
-
-    With `several`, the pipeline has a list of topics, and slots that are not read are left out.
-
-    Columns: partition, newest event time, suspects, arrival of the last event (epoch ms), time at which the partition
-    was last read to its end (epoch ms).
-    """
+    """Select the event times of partitions, without unread partitions if `several` is true."""
     return (
         f"SELECT partition, max_event_time, suspects, {to_ms('last_event_at')}, {to_ms('end_confirmed_at')}"
         f" FROM {schema}._offsets WHERE reader = '{reader}'"
@@ -149,10 +118,7 @@ def times(schema: str, reader: str, *, several: bool = False) -> str:
 
 
 def lock_next(schema: str) -> str:
-    """Select and lock the positions of a reader, in the order of the partitions.
-
-    Parameters: reader, list of partitions. Columns: partition, next offset.
-    """
+    """Select and lock the positions of a reader, in the order of the partitions."""
     return (
         f"SELECT partition, next_offset FROM {schema}._offsets WHERE reader = %s AND partition = ANY(%s)"
         " ORDER BY partition FOR UPDATE"
@@ -160,11 +126,7 @@ def lock_next(schema: str) -> str:
 
 
 def live_next(schema: str, *, lock: bool = False) -> str:
-    """Select the positions of the live processors in the topic that a replay reads. `lock` also locks them.
-
-    Parameters: the replay's reader, list of partitions. Columns: partition, next offset. There is no row for a
-    partition that the live processors have not read yet.
-    """
+    """Select, and lock if `lock` is true, the live processors' positions in the topic that a replay reads."""
     query = (
         f"SELECT l.partition, l.next_offset FROM {schema}._offsets l JOIN {schema}._offsets o"
         f" ON o.reader = %s AND o.partition = l.partition AND o.topic_id = l.topic_id WHERE l.reader = '{LIVE}'"
@@ -174,18 +136,12 @@ def live_next(schema: str, *, lock: bool = False) -> str:
 
 
 def fed(schema: str) -> str:
-    """Select the partitions whose live events count for all these versions.
-
-    Parameter: list of ids. Column: partition.
-    """
+    """Select the partitions whose live events count for all these versions."""
     return f"SELECT partition FROM {schema}._offsets WHERE reader = '{LIVE}' AND feeds @> %s::integer[]"
 
 
 def feed(schema: str) -> str:
-    """Let the live events of partitions count for further versions.
-
-    Parameters: list of version ids, list of partitions, the same version ids again.
-    """
+    """Let the live events of partitions count for further versions. The first and last parameter are equal."""
     return (
         f"UPDATE {schema}._offsets SET feeds = feeds || %s::integer[]"
         f" WHERE reader = '{LIVE}' AND partition = ANY(%s) AND NOT feeds @> %s::integer[]"
@@ -193,11 +149,7 @@ def feed(schema: str) -> str:
 
 
 def progress(schema: str) -> str:
-    """Select the progress of a reader, in the order of the partitions.
-
-    Parameter: reader. Columns: partition, epoch, next offset, newest event time, numbers of records consumed, filtered
-    and invalid, arrival of the last event, time at which the partition was last read to its end.
-    """
+    """Select the progress of a reader, in the order of the partitions."""
     return (
         "SELECT partition, epoch, next_offset, max_event_time, consumed, filtered, invalid, last_event_at,"
         f" end_confirmed_at FROM {schema}._offsets WHERE reader = %s ORDER BY partition"
@@ -205,10 +157,7 @@ def progress(schema: str) -> str:
 
 
 def lose(schema: str, reader: str) -> str:
-    """Store a lost range, unless it is stored already.
-
-    Parameters: partition, epoch, first offset, end (null if it is unknown), reason.
-    """
+    """Store a lost range of offsets (with null for an unknown end), unless the range is stored already."""
     return (
         f"INSERT INTO {schema}._lost (reader, partition, epoch, from_offset, to_offset, reason)"
         f" VALUES ('{reader}', %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
@@ -220,7 +169,7 @@ LOSSES = ("partition", "epoch", "from_offset", "to_offset", "reason")
 
 
 def losses(schema: str) -> str:
-    """Select the first 100 lost ranges of a reader. Parameter: reader. Columns: `LOSSES`."""
+    """Select the first 100 lost ranges of offsets of a reader."""
     return (
         f"SELECT {', '.join(LOSSES)} FROM {schema}._lost WHERE reader = %s"
         " ORDER BY partition, epoch, from_offset LIMIT 100"

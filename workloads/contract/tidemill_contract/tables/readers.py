@@ -1,7 +1,6 @@
-"""`_readers`: the readers of the source topic. There is the reader `live`, and a reader for each replay.
+"""`_readers`: the readers of the source topic, which are `live` and a reader for each replay.
 
-A row has the watermark, and the state from which it is computed. A replay has no watermark, because no event is late
-for it. `switched_at` is the time at which answers switched to the versions that the replay filled.
+A replay has no watermark. `switched_at` is the time at which queries switched to the versions that the replay filled.
 """
 
 from __future__ import annotations
@@ -29,11 +28,7 @@ TABLE = Table(
 
 
 def lock(schema: str, reader: str) -> str:
-    """Select and lock a reader's row. There is no row if it is locked already.
-
-    Columns: watermark, candidate, candidate_at, active_since, idle_since, idle base, the server's clock. All times are
-    in epoch milliseconds.
-    """
+    """Select and lock a reader's row, with times in epoch ms, or no row if the row is locked already."""
     return (
         f"SELECT watermark, candidate, {to_ms('candidate_at')}, {to_ms('active_since')}, {to_ms('idle_since')},"
         f" idle_base, {CLOCK_MS} FROM {schema}._readers WHERE reader = '{reader}'"
@@ -42,16 +37,12 @@ def lock(schema: str, reader: str) -> str:
 
 
 def watermark(schema: str) -> str:
-    """Select the watermark. Parameter: reader. Column: watermark (epoch ms)."""
+    """Select the watermark (epoch ms)."""
     return f"SELECT watermark FROM {schema}._readers WHERE reader = %s"
 
 
 def move(schema: str, reader: str) -> str:
-    """Store the watermark of a reader.
-
-    Parameters: watermark, candidate, candidate_at twice, active_since twice, idle_since twice, idle base. All times are
-    in epoch milliseconds.
-    """
+    """Store a reader's watermark. Each of the three timestamps is passed twice, in epoch ms."""
     at = from_ms("%s::bigint")
     return (
         f"UPDATE {schema}._readers SET watermark = %s, candidate = %s, candidate_at = {at},"

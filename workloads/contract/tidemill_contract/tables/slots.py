@@ -1,8 +1,7 @@
-"""`_slots`: the partitions of a pipeline with a list of topics. Only such pipelines have this table.
+"""`_slots`: the partitions of a pipeline with a list of topics. Other pipelines lack this table.
 
-A slot is a number for one partition of one topic. In all tables of such a pipeline, the column `partition` is the
-number of a slot. A slot is never used for another partition. Pipelines with one topic have no slots: their column
-`partition` is the partition in the topic.
+A slot is a number for one partition of one topic. The other tables of such a pipeline have the slot in the column
+`partition`.
 """
 
 from __future__ import annotations
@@ -21,26 +20,18 @@ TABLE = Table(
     ("UNIQUE (topic, partition)",),
     writer="SELECT",
 )
-"""One row for each slot. Only the operator writes it.
-
-- `topic`: empty if the slot was deleted and created again, so that nobody knows which partition it was.
-- `reading`: whether the partition is read. It is not if its topic was taken out of the list, or certainly does not
-  exist.
-- `added`: whether the pipeline ran before the slot existed, so that the partition is read from its start, whatever
-  `startFrom` says.
-"""
+"""One row for each slot, which only the operator writes. `topic` is empty if the slot's partition is unknown. `reading`
+says whether the partition is read, so it is false after the topic leaves the list. `added` means that the slot is newer
+than the pipeline, so the partition is read from its start."""
 
 
 def reading(schema: str) -> str:
-    """Select the slots that are read. Columns: slot, topic, partition, added."""
+    """Select the slots that are read."""
     return f"SELECT slot, topic, partition, added FROM {schema}._slots WHERE reading ORDER BY slot"
 
 
 def place(schema: str) -> str:
-    """Select the topic and the partition of a slot, whether it is read or not.
-
-    Parameter: slot. Columns: topic, partition.
-    """
+    """Select the topic and the partition of a slot, whether the slot is read or not."""
     return f"SELECT topic, partition FROM {schema}._slots WHERE slot = %s"
 
 

@@ -1,4 +1,4 @@
-"""Computes the time partitions of a pipeline's tables. The operator and the processors must use the same rules."""
+"""Compute the time partitions of a pipeline's tables."""
 
 from __future__ import annotations
 
@@ -9,31 +9,27 @@ from itertools import chain
 DAY_MS = 86_400_000
 MAX_PARTITION_TABLES = 400
 WIDEN_EVERY = 50
-"""If a table has MAX_PARTITION_TABLES partitions, new ones are twice as wide. With each further 50, the width doubles
-again."""
+"""If a table has MAX_PARTITION_TABLES partitions, new partitions are twice as wide. The width doubles again after each
+further 50 partitions."""
 MAX_NEW_TABLES = 100
-"""The maximum number of new partitions for one batch. The limit is lower if the table has many partitions already."""
+"""The maximum number of new partitions for one batch. The limit is lower for a table with many partitions."""
 
 Span = tuple[int, int]
 """The first day and the end (excluded) of a partition, as days since the epoch."""
 
 
 def partition_days(retention_ms: int) -> int:
-    """Return the width of a time partition in days.
+    """Return the width of a time partition in days, at least 1.
 
-    The width is at least one day, and large enough that the retention needs fewer than 2 * MAX_PARTITION_TABLES
-    partitions.
+    The retention needs fewer than 2 * MAX_PARTITION_TABLES partitions of this width.
     """
     return max(1, -(-retention_ms // DAY_MS) // MAX_PARTITION_TABLES)
 
 
 def new_partitions(days: Collection[int], width: int, held: Sequence[Span]) -> list[Span]:
-    """Return the partitions that must be created so that each of these days is in a partition.
+    """Return the partitions to create, in ascending order, so that each of these days is in a partition.
 
-    The partitions are in ascending order, and overlap neither each other nor `held`. The newest days get partitions of
-    `width`. If the table has many partitions already, all new partitions are wider. If a batch needs many partitions,
-    its older days share wider partitions. So the number of partitions grows with the logarithm of the number of days,
-    and history of any length can be stored.
+    If a batch needs many partitions, its older days share wider partitions.
 
     Args:
         days: days since the epoch.
@@ -64,14 +60,6 @@ def _holds(held: Sequence[Span], lows: Sequence[int], day: int) -> bool:
 
 
 def _gaps(missing: Sequence[int], width: int, held: Sequence[Span], lows: Sequence[int]) -> Iterator[Span]:
-    """Yield the free spans around these days, in ascending order. No span crosses a multiple of `width`.
-
-    Args:
-        missing: days, ascending. None of them is in a held span.
-        width: width of a partition in days.
-        held: the spans of the existing partitions, ascending.
-        lows: the first days of these spans.
-    """
     done = None
     for day in missing:
         if done is not None and day < done:

@@ -1,4 +1,4 @@
-"""The table of an aggregation's version, with a row for each group and window, or for each group and pane."""
+"""The table for a version of an aggregation, with a row for each group and window, or for each group and pane."""
 
 from __future__ import annotations
 
@@ -8,23 +8,21 @@ from tidemill_contract.tables.definition import Column, Table
 
 
 def window_table(name: str, plan: AggregationLayout) -> Table:
-    """Return the definition of the table of an aggregation's version, which has the layout `plan`."""
+    """Return the definition of a window table with the layout `plan`."""
     columns = [Column(group, SQL_TYPES[kind]) for group, kind in plan.group_by]
     columns.append(Column("window_start", "timestamptz NOT NULL"))
     if plan.sessions:
         columns.append(Column("window_end", "timestamptz NOT NULL"))
     if plan.hopping:
         columns.append(Column("_after", "timestamptz NOT NULL DEFAULT '-infinity'"))
-    # Rows that were written before the column SINCE existed have 0 in it, which means: before any value column was
-    # added.
+    # Rows that are older than the column SINCE have 0 in the column.
     columns += [Column("_rev", "bigint NOT NULL"), Column(SINCE, "bigint NOT NULL DEFAULT 0")]
     columns += [Column(p.column, p.sql_type) for p in plan.partials]
     # Nulls are not distinct in the key, because null is a group like any other.
     unique = ", ".join(quote(column) for column in plan.key_columns)
     indexes = [(f"{name}_by_time"[:63], '("window_start")')]
     if plan.sessions:
-        # The first index is for closing, which reads the sessions that ended last. The second index is for merging,
-        # which looks for the sessions of a group that end after an event.
+        # Closing reads the sessions that ended last, and merging reads the sessions of a group that end after an event.
         ends = ", ".join(quote(column) for column in (*(group for group, _ in plan.group_by), "window_end"))
         indexes += [(f"{name}_by_end"[:63], '("window_end")'), (f"{name}_open"[:63], f"({ends})")]
     return Table(

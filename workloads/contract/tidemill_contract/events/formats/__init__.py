@@ -1,1 +1,1 @@
-"""How the values of records are written: envelopes, CSV, the framing of schema registries."""
+"""Read the formats of records: envelopes, CSV, and the framing of schema registries."""

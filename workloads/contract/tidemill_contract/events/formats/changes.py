@@ -1,4 +1,4 @@
-"""Finds the row that is the event of a Debezium change event, whatever format the change event has."""
+"""Find the row that is the event of a Debezium change event."""
 
 from __future__ import annotations
 
@@ -16,13 +16,7 @@ EXPECTED = "Debezium change event (op, before, after)"
 
 
 def row_of(op: object, before: T | None, after: T | None, deletes: Deletes) -> T | None:
-    """Return the row that is the event of a change, or None if the policy for deletes ignores the change.
-
-    Args:
-        op: the kind of the change; not None.
-        before: the row before the change, or None if the change does not contain it.
-        after: the row after the change, or None if the change does not contain it.
-        deletes: the policy for deletes.
+    """Return the row that is the event of a change, or None if the policy `deletes` ignores a delete.
 
     Raises:
         InvalidEvent: the change has no row, its kind is unknown, or the policy refuses deletes.
@@ -30,7 +24,7 @@ def row_of(op: object, before: T | None, after: T | None, deletes: Deletes) -> T
     match op:  # a schema can give `op` any type
         case "c" | "r" | "u":
             if after is None:
-                detail = f"the change event with op {op} has no row in after; check how its source is configured"
+                detail = f"the change event with op {op} has no row in after; check the configuration of the source"
                 raise InvalidEvent(Reason.NOT_AN_ENVELOPE, None, detail)
             return after
         case "d":

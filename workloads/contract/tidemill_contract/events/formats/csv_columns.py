@@ -1,8 +1,6 @@
-"""Reads many lines of CSV at once, a column at a time.
+"""Read many lines of CSV at once, column by column.
 
-Only lines that are certainly valid are read in this way: without quotes, and with cells in the usual form of their
-field's type. All other lines are written as JSON and validated as JSON events, so there is one set of reasons and
-remedies.
+A line that may be invalid is converted to JSON and validated by itself.
 """
 
 from __future__ import annotations
@@ -35,20 +33,19 @@ _COLUMNS = {
 _BOOLEANS = {"true": True, "false": False, "": None}
 _UNUSUAL = ('"', "\r", "\0", "\ufeff")
 _MOST_BYTES = 64 * 1024
-"""The size of the largest record that is read together with others. The CSV reader refuses cells of twice this size."""
+"""The largest record (in bytes) that is read by column. The CSV reader refuses cells of twice this size."""
 _GROUP = 64
 _LIMIT = 2**63
 
 
 class UnusualError(Exception):
-    """At least one line has to be read by itself."""
+    """The error for lines that cannot be read by column."""
 
 
 class CsvReader(OpenedReader):
     """Reads lines of CSV."""
 
     def __init__(self, spec: PipelineSpec, *, exact: bool) -> None:
-        """Create the reader. The arguments are those of `EventDecoder`."""
         lines = CsvLines(spec)
         super().__init__(flat(spec), lines, exact=exact)
         fields = {field.name: field for field in spec.source.fields if field.origin == "value"}
@@ -63,7 +60,7 @@ class CsvReader(OpenedReader):
         self._number, self._delimiter, self._exact = len(lines.columns), lines.delimiter, exact
 
     def read(self, raws: Sequence[bytes], now_ms: int, tombstones: Collection[int]) -> Decoded:
-        """Decode lines. The result is the same as that of `OpenedReader.read`."""
+        """Decode lines as in `OpenedReader.read`."""
         if tombstones or not raws:
             return super().read(raws, now_ms, tombstones)
         found = self._together(raws, now_ms)
@@ -81,7 +78,6 @@ class CsvReader(OpenedReader):
         return Decoded(events, invalid, micros if self._exact else None)
 
     def _together(self, raws: Sequence[bytes], now_ms: int) -> Decoded | None:
-        """Decode lines, or return None if a line has to be read by itself."""
         if max(map(len, raws)) > _MOST_BYTES:
             return None
         try:
@@ -89,16 +85,16 @@ class CsvReader(OpenedReader):
             columns = [
                 repeat(None, len(raws)) if found is None else found[1](cells[found[0]]) for found in self._makers
             ]
-        except Exception:  # mostly UnusualError; in any case, the lines are then read one by one
+        except Exception:  # after any error, the events are read one by one
             return None
         return self._typed.judged(list(map(self._typed.row, *columns)), now_ms)
 
 
 def split(raws: Sequence[bytes], number: int, delimiter: str) -> list[list[str]]:
-    """Return the columns of lines of CSV that have `number` cells each.
+    """Split lines of CSV with `number` cells each, and return the cells by column.
 
     Raises:
-        UnusualError, UnicodeDecodeError: a line needs the CSV reader, or is not valid.
+        UnusualError, UnicodeDecodeError: a line needs the CSV reader, or is invalid.
     """
     text = b"\n".join(raws).decode()
     if any(unusual in text for unusual in _UNUSUAL):
@@ -111,10 +107,7 @@ def split(raws: Sequence[bytes], number: int, delimiter: str) -> list[list[str]]
 
 
 def column_maker(field: FieldSpec) -> Callable[[list[str]], Sequence[Any]]:
-    """Return the function that makes values of a field of the cells of a column. An empty cell is None.
-
-    The function raises UnusualError or ValueError if a cell is not in the usual form.
-    """
+    """Return the function that converts a column of cells to a field's values, with None for an empty cell."""
     makers: Mapping[str, Callable[[list[str]], Sequence[Any]]] = {
         "string": _texts, "integer": _integers, "number": _numbers, "boolean": _booleans, "timestamp": _times,
     }  # fmt: skip
@@ -122,7 +115,7 @@ def column_maker(field: FieldSpec) -> Callable[[list[str]], Sequence[Any]]:
         scale = field.scale or 0
         return lambda cells: _decimals(cells, scale)
     if field.type == "timestamp" and field.format in UNITS:
-        return _integers  # texts are valid for these formats too, but only in some forms
+        return _integers
     return makers[field.type]
 
 
@@ -131,7 +124,6 @@ def _texts(cells: list[str]) -> Sequence[Any]:
 
 
 def _checked(cells: list[str], kind: str) -> list[str]:
-    """Return the cells without blanks around them, if all have the form of a type."""
     for some in (cells, list(map(str.strip, cells))):
         if _COLUMNS[kind].fullmatch("\n".join(some) + "\n"):
             return some
@@ -160,7 +152,6 @@ def _booleans(cells: list[str]) -> Sequence[Any]:
 
 
 def _times(cells: list[str]) -> Sequence[Any]:
-    """Return numbers, or texts if each cell is certainly not a number."""
     try:
         return _integers(cells)
     except UnusualError:

@@ -1,4 +1,4 @@
-"""Reads records in CSV. Each record is one line, and the spec names the columns."""
+"""Read records in CSV. Each record is one line, and the spec names the columns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _encode = msgspec.json.encode
 
 
 def flat(spec: PipelineSpec) -> PipelineSpec:
-    """Return the spec for the events of `CsvLines`, in which each member has the name of its field."""
+    """Return the spec for the events from `CsvLines`, in which each member has the name of its field."""
     fields = [
         field.model_copy(update={"path": None}) if field.origin == "value" else field for field in spec.source.fields
     ]
@@ -29,15 +29,9 @@ def flat(spec: PipelineSpec) -> PipelineSpec:
 
 
 class CsvLines(Opener):
-    """Converts each line of CSV to a JSON object. A field whose cell is empty is absent from the object.
-
-    Attributes:
-        columns: the names of the columns.
-        delimiter: the character between cells.
-    """
+    """Converts each line of CSV to a JSON object without the fields of empty cells."""
 
     def __init__(self, spec: PipelineSpec) -> None:
-        """Find the columns of each field in the pipeline's spec."""
         written = spec.source.written
         super().__init__(Deletes(written.deletes))
         by_column: dict[str, list[FieldSpec]] = {}
@@ -51,7 +45,7 @@ class CsvLines(Opener):
         self.delimiter = written.delimiter
 
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
-        """Return the events of many lines as JSON, or empty lists if the lines must be read one by one."""
+        """Convert many lines to JSON events, or return empty lists if the lines must be read one by one."""
         try:
             rows = self._rows([raw.decode().removeprefix(_BOM) for raw in raws])
             # If a quote spans lines, the CSV reader joins several records into one row.
@@ -63,14 +57,10 @@ class CsvLines(Opener):
         return documents, documents
 
     def single(self, raw: bytes) -> Content:
-        """Return the event of one line as JSON.
-
-        Raises:
-            InvalidEvent: the value is not one line of CSV with the columns of the spec.
-        """
+        """Convert one line to a JSON event, or raise InvalidEvent."""
         try:
             text = raw.decode().removeprefix(_BOM)
-            # `splitlines` would also split at other characters that may occur in cells, such as U+2028.
+            # `splitlines` would also split at characters that a cell may contain, such as U+2028.
             rows = self._rows(io.StringIO(text, newline=""))
         except UnicodeDecodeError as error:
             detail = f"is not UTF-8 ({error}); send CSV in UTF-8"
@@ -96,11 +86,7 @@ class CsvLines(Opener):
         return list(csv.reader(lines, delimiter=self.delimiter, strict=True))
 
     def document(self, row: Sequence[str]) -> bytes:
-        """Return the event in the cells of one line as JSON.
-
-        Raises:
-            InvalidEvent: a cell cannot be written as JSON.
-        """
+        """Convert the cells of one line to a JSON event, or raise InvalidEvent."""
         members = [
             prefix + (_encode(cell) if field.type == "string" else _value(cell, field))
             for cell, fields in zip(row, self._cells, strict=True)

@@ -1,4 +1,4 @@
-"""Unwraps JSON events from envelopes: Debezium change events, Kafka Connect with schemas, and CloudEvents."""
+"""Unwrap JSON events from the envelopes of Debezium, Kafka Connect (with schemas) and CloudEvents."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ _SHOWN = 6
 
 
 class _Change(msgspec.Struct, gc=False):
-    """A change event. In a record that was written with schemas, it is in `payload`."""
-
     op: str | None = None
     before: msgspec.Raw = msgspec.Raw()
     after: msgspec.Raw = msgspec.Raw()
@@ -33,8 +31,6 @@ _change = msgspec.json.Decoder(_Change).decode
 
 
 class _Debezium(Opener):
-    """Opens change events. The event of an insert, an update or a snapshot is the row in `after`."""
-
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
         changes = list(map(_change, raws))
         if None in {change.op for change in changes}:
@@ -59,8 +55,6 @@ class _Debezium(Opener):
 
 
 class _Schemaed(msgspec.Struct, gc=False):
-    """The object that Kafka Connect's JsonConverter writes with `schemas.enable`."""
-
     payload: msgspec.Raw = msgspec.Raw()
 
 
@@ -68,8 +62,6 @@ _schemaed = msgspec.json.Decoder(_Schemaed).decode
 
 
 class _Connect(Opener):
-    """Opens Kafka Connect records with schemas. The payload is the event."""
-
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
         return [bytes(each.payload) for each in map(_schemaed, raws)], raws
 
@@ -84,8 +76,6 @@ class _Connect(Opener):
 
 
 class _CloudEvent(msgspec.Struct, gc=False):
-    """A CloudEvent in structured mode."""
-
     specversion: str | None = None
     data: msgspec.Raw = msgspec.Raw()
     data_base64: str | None = None
@@ -95,8 +85,6 @@ _cloud_event = msgspec.json.Decoder(_CloudEvent).decode
 
 
 class _CloudEvents(Opener):
-    """Opens CloudEvents in structured mode. The data is the event. Without data, the event is an empty object."""
-
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
         events = list(map(_cloud_event, raws))
         if any(event.specversion is None or event.data_base64 is not None for event in events):
@@ -126,16 +114,11 @@ _KINDS: dict[str, type[Opener]] = {
 
 
 def envelope_for(written: FormatSpec) -> Opener:
-    """Return the opener for JSON records in this format."""
+    """Return the opener for JSON records with the envelope in the spec."""
     return _KINDS[written.envelope](Deletes(written.deletes))
 
 
 def _read(decode: Callable[[bytes], T], raw: bytes) -> T:
-    """Decode an envelope.
-
-    Raises:
-        InvalidEvent: the envelope is not JSON, or a member has a wrong type.
-    """
     try:
         return decode(raw)
     except msgspec.ValidationError as error:
@@ -145,12 +128,11 @@ def _read(decode: Callable[[bytes], T], raw: bytes) -> T:
 
 
 def _row(written: msgspec.Raw) -> bytes | None:
-    """Return a row as JSON, or None if it is absent or null."""
     return None if bytes(written) in NOTHING else bytes(written)
 
 
 def no_envelope(found: Sequence[str], expected: str) -> InvalidEvent:
-    """Return the verdict on a record that is not the expected envelope, but has the members `found`."""
+    """Return an InvalidEvent for a record that lacks the expected envelope and has the members `found`."""
     shown_names = ", ".join(found[:_SHOWN]) + (", …" if len(found) > _SHOWN else "")
     came = f"the members {shown(shown_names.encode())}" if found else "an empty object"
     remedy = "correct source.format.envelope (none: each record is an event), or send records in that envelope"

@@ -1,4 +1,4 @@
-"""The framing of a schema registry's serializers: a zero byte, four bytes with the schema's id, and the value."""
+"""The framing that serializers of a schema registry write: a zero byte, four bytes for the schema id, the value."""
 
 from __future__ import annotations
 
@@ -12,28 +12,22 @@ MAGIC, FRAME_BYTES = b"\0", 5
 
 
 def check_framed(raw: bytes) -> None:
-    """Check that a value has the framing.
-
-    Raises:
-        InvalidEvent: the value does not have the framing.
-    """
+    """Check that a value has the framing, and raise InvalidEvent if not."""
     if raw[:1] != MAGIC or len(raw) < FRAME_BYTES:
         came = "an empty record" if not raw else f"{shown(raw[:1].hex().encode())}… in hexadecimal digits"
         if raw[:1] in (b"{", b"["):
             came = f"what looks like JSON, {shown(raw)}"
-        remedy = "write with a serializer of the registry, or correct source.format.type (json: without a registry)"
+        remedy = (
+            "write records with a serializer of the registry, or correct source.format.type (json: without a registry)"
+        )
         detail = f"expected a zero byte and a schema's id, as serializers of a registry write, got {came}; {remedy}"
         raise InvalidEvent(Reason.UNREADABLE, None, detail)
 
 
 class Framed(Opener):
-    """Opens JSON values with the framing.
-
-    JSON contains the names of its members, so no schema is read from the registry.
-    """
+    """Opens JSON values with the framing, without the registry's schema."""
 
     def __init__(self, inner: Opener) -> None:
-        """Create the opener. `inner` opens the JSON after the framing."""
         super().__init__(inner.deletes)
         self._inner = inner
 
@@ -44,10 +38,6 @@ class Framed(Opener):
         return self._inner.together([raw[FRAME_BYTES:] for raw in raws])
 
     def single(self, raw: bytes) -> Content | None:
-        """Return the event and the envelope of a record.
-
-        Raises:
-            InvalidEvent: the record lacks the framing, or cannot be opened.
-        """
+        """Return the event and the envelope of a record, or raise InvalidEvent."""
         check_framed(raw)
         return self._inner.single(raw[FRAME_BYTES:])

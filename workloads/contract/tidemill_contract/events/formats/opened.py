@@ -1,4 +1,4 @@
-"""Reads records whose events an opener returns as JSON, and joins the results of two decoders."""
+"""Read records with an envelope, framing or CSV, and join the results of two decoders."""
 
 from __future__ import annotations
 
@@ -17,21 +17,9 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 
 class OpenedReader:
-    """Reads records whose events an opener returns as JSON.
-
-    Attributes:
-        times: the check of event times.
-    """
+    """Reads records that an opener converts to JSON events."""
 
     def __init__(self, spec: PipelineSpec, opener: Opener, *, exact: bool, array: Leaf | None = None) -> None:
-        """Create the reader.
-
-        Args:
-            spec: the pipeline's spec. Its paths are those of the events that the opener returns.
-            opener: the opener of the records.
-            exact: whether to compute `Decoded.micros`.
-            array: the exploded array, or None if no array is exploded.
-        """
         self._opener = opener
         self._events = EventDecoder(spec, exact=exact, array=array)
         self.times = self._events.times
@@ -42,7 +30,7 @@ class OpenedReader:
         self._around = EventDecoder(envelope, exact=exact, part=True) if members else None
 
     def read(self, raws: Sequence[bytes], now_ms: int, tombstones: Collection[int]) -> Decoded:
-        """Open the values of records, and decode the events in them, as in `Reader.read`."""
+        """Open and decode the records."""
         opened = self._opener.open(raws, tombstones)
         decoded = self._events.decode_all(opened.documents, now_ms)
         if self._around is not None:
@@ -52,21 +40,21 @@ class OpenedReader:
         return decoded if len(opened.at) == len(raws) else _spread(decoded, opened, len(raws))
 
     def values(self, events: Sequence[Any], name: str) -> list[Any]:
-        """Return a field's value in each event."""
+        """Return the field's values."""
         return self._events.values(events, name)
 
     def put(self, events: Sequence[Any], name: str, values: Sequence[Any]) -> None:
-        """Set a field that is not read from the events."""
+        """Set the field's values."""
         self._events.put(events, name, values)
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
-        """Return the fields of each event as a JSON object. `raws` are the records' values."""
+        """Return the events as JSON."""
         if self._keeps_json:
             raws = self._opener.open(raws).documents
         return self._events.as_json(events, raws)
 
     def document(self, raw: bytes) -> bytes:
-        """Return the event of a valid record as JSON, without its envelope."""
+        """Return the record's event."""
         return self._opener.open([raw]).documents[0]
 
 
@@ -83,15 +71,9 @@ def joined(
     into: _Fields,
     fields: Mapping[str, FieldSpec],
 ) -> Decoded:
-    """Add the fields that another decoder has read to events, and its verdicts to their verdicts.
+    """Add the fields and the errors of another decoder (`by`) to events.
 
-    Args:
-        decoded: the events.
-        at: for each result of the other decoder, the index of its event.
-        found: the results of the other decoder.
-        by: the other decoder.
-        into: the decoder of `decoded`, which sets fields of its events.
-        fields: the fields that the other decoder reads, by name.
+    `at` has the index of the event for each result in `found`.
     """
     events, invalid, micros = list(decoded.events), dict(decoded.invalid), decoded.micros
     for place, refusal in found.invalid.items():
@@ -115,7 +97,6 @@ def _located(verdict: InvalidEvent, fields: Mapping[str, FieldSpec]) -> InvalidE
 
 
 def _spread(decoded: Decoded, opened: Opened, records: int) -> Decoded:
-    """Return one decoded event for each record, or None for a record without an event."""
     events: list[Any] = [None] * records
     micros = None if decoded.micros is None else [0] * records
     for place, index in enumerate(opened.at):

@@ -1,8 +1,4 @@
-"""Opens records: removes the envelope or framing around an event, and returns the event as JSON.
-
-The event is then validated like an event without an envelope. The envelope is also returned, because fields can be read
-from it (`from: envelope`).
-"""
+"""Remove the envelope or framing around an event, and return the event as JSON."""
 
 from __future__ import annotations
 
@@ -17,18 +13,16 @@ from tidemill_contract.events.verdicts import InvalidEvent, Reason
 T = TypeVar("T")
 
 NOTHING = (b"", b"null")
-"""The texts of an event that is absent: nothing, or JSON's null."""
+"""The JSON texts that mean "no event"."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """The events of many records, and the verdicts on records without an event.
+    """The events of many records, and the errors of records without an event.
 
     Attributes:
         at: the indexes of the records that have an event.
-        documents: the events of these records, as JSON.
-        envelopes: the envelope of each of these events, as JSON.
-        invalid: the verdicts on records that cannot be opened, by index.
+        invalid: the errors of records that cannot be opened, by index.
         ignored: the indexes of the records that `source.format.deletes` ignores.
     """
 
@@ -50,15 +44,10 @@ class Deletes:
     """Applies the policy `source.format.deletes` to records that delete a row or a key."""
 
     def __init__(self, policy: str) -> None:
-        """Keep the policy: `ignore`, `deadLetter` or `event`."""
         self._policy = policy
 
     def row(self, what: str, before: T | None) -> T | None:
-        """Return the row before a delete, which is its event, or None if the policy ignores deletes.
-
-        Args:
-            what: the description of the delete, for messages.
-            before: the row before the delete, or None if the record does not contain it.
+        """Return the row before a delete as the event, or None if the policy ignores deletes.
 
         Raises:
             InvalidEvent: the policy is `deadLetter`, or the record does not contain the row.
@@ -69,39 +58,34 @@ class Deletes:
             remedy = "set source.format.deletes: ignore to skip deletes, or event to count the row before the delete"
             raise InvalidEvent(Reason.DELETED, None, f"{what}; {remedy}")
         if before is None:
-            remedy = "let the source send it (Postgres: REPLICA IDENTITY FULL), or set source.format.deletes: ignore"
+            remedy = (
+                "let the source send the row (Postgres: REPLICA IDENTITY FULL), or set source.format.deletes: ignore"
+            )
             detail = f"{what}, and the record lacks the row before the delete"
             raise InvalidEvent(Reason.DELETED, None, f"{detail}; {remedy}")
         return before
 
     def check_tombstone(self) -> None:
-        """Check that the policy ignores a tombstone, which is a record without a value.
+        """Refuse a tombstone (a record without a value) with InvalidEvent if the policy is `deadLetter`.
 
-        `event` ignores tombstones too: the row is in the delete that precedes the tombstone.
-
-        Raises:
-            InvalidEvent: the policy is `deadLetter`.
+        The policy `event` ignores tombstones, because the delete before a tombstone contains the row.
         """
         if self._policy == "deadLetter":
             raise InvalidEvent(Reason.DELETED, None, f"{TOMBSTONE}, or set source.format.deletes: ignore")
 
 
 class Opener(ABC):
-    """Opens the records of one pipeline.
-
-    Attributes:
-        deletes: the policy for records that delete.
-    """
+    """Opens the records of one pipeline."""
 
     def __init__(self, deletes: Deletes) -> None:
         self.deletes = deletes
 
     def open(self, raws: Sequence[bytes], tombstones: Collection[int] = ()) -> Opened:
-        """Return the events in records. `tombstones` are the indexes of the records without a value."""
+        """Return the events in records, with the indexes of records without a value in `tombstones`."""
         if not tombstones:
             try:
                 documents, envelopes = self.together(raws)
-            except Exception:  # for example, the bytes are not JSON; the records are then opened one by one
+            except Exception:  # after any error, the events are read one by one
                 documents = []
             if documents and not any(nothing in documents for nothing in NOTHING):
                 return Opened(range(len(raws)), documents, envelopes)
@@ -130,30 +114,23 @@ class Opener(ABC):
 
     @abstractmethod
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
-        """Return the events and envelopes of many records.
+        """Return the events and envelopes of many records, or raise any error if a record cannot be read.
 
-        If the list of events is empty, or contains one of `NOTHING`, the caller opens the records one by one.
-
-        Raises:
-            Exception: at least one record cannot be read.
+        If the list of events is empty, or contains a value in `NOTHING`, the caller opens the records one by one.
         """
 
     @abstractmethod
     def single(self, raw: bytes) -> Content | None:
-        """Return the event and the envelope of a record, or None if `deletes` ignores the record.
-
-        Raises:
-            InvalidEvent: the record cannot be opened.
-        """
+        """Return the event and the envelope of a record, or None if `deletes` ignores the record."""
 
 
 class Plain(Opener):
-    """Returns records unchanged, because they have no envelope. Every record except a tombstone is an event."""
+    """Opener for records without an envelope, which returns each record unchanged."""
 
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
-        """Return the records as the events, and also as the envelopes."""
+        """Return all records."""
         return list(raws), raws
 
     def single(self, raw: bytes) -> Content | None:
-        """Return the record as the event, and also as the envelope."""
+        """Return the record."""
         return Content(raw, raw)

@@ -1,7 +1,4 @@
-"""Reads the values of records that are not plain JSON: JSON in envelopes, CSV, and formats of other packages.
-
-Plain JSON has no reader. `RecordDecoder` decodes it.
-"""
+"""Choose the reader for record formats other than plain JSON."""
 
 from __future__ import annotations
 
@@ -19,19 +16,12 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 
 class Reader(Protocol):
-    """Decodes and validates the values of one pipeline's records.
-
-    Attributes:
-        times: the check of event times.
-    """
+    """Decodes and validates the values of one pipeline's records."""
 
     times: EventTimes
 
     def read(self, raws: Sequence[bytes], now_ms: int, tombstones: Collection[int]) -> Decoded:
-        """Decode the values of records at wall time `now_ms`.
-
-        `tombstones` are the indexes of records without a value.
-        """
+        """Decode the values of records, with the indexes of records without a value in `tombstones`."""
 
     def values(self, events: Sequence[Any], name: str) -> list[Any]:
         """Return a field's value in each event."""
@@ -40,19 +30,17 @@ class Reader(Protocol):
         """Set a field that is not read from the events."""
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
-        """Return the fields of each event as a JSON object. `raws` are the records' values."""
+        """Return the fields of each event as a JSON object, from the records' values `raws`."""
 
     def document(self, raw: bytes) -> bytes:
         """Return the event of a valid record as JSON."""
 
 
 def reader_for(spec: PipelineSpec, *, exact: bool, array: Leaf | None = None) -> Reader | None:
-    """Return the reader of the values of a pipeline's records, or None if they are plain JSON.
-
-    The arguments are those of `EventDecoder`.
+    """Return the reader for a pipeline's records, or None for plain JSON.
 
     Raises:
-        ValueError: only processors have a reader for this format.
+        ValueError: only processors can read this format.
     """
     written = spec.source.written
     match written.type:
@@ -64,4 +52,4 @@ def reader_for(spec: PipelineSpec, *, exact: bool, array: Leaf | None = None) ->
             return OpenedReader(spec, Framed(envelope_for(written)), exact=exact, array=array)
         case "csv":
             return CsvReader(spec, exact=exact)
-    raise ValueError(f"{written.type} is read by processors only")
+    raise ValueError(f"{written.type} can be read only by processors")

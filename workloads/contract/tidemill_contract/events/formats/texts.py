@@ -1,4 +1,4 @@
-"""Converts texts, such as headers and CSV cells, to JSON of the type of their field."""
+"""Convert texts, such as headers and CSV cells, to JSON values of the field's type."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ _NUMBER = re.compile(rb"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 def as_json(text: bytes, field: FieldSpec) -> bytes:
-    """Return a text as JSON of the field's type.
-
-    If the text is not of this type, return a JSON string, which the decoder refuses.
+    """Return a text as JSON of the field's type, or as a JSON string if the text does not fit the type.
 
     Raises:
         InvalidEvent: the text is not UTF-8.

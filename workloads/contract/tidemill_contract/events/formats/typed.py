@@ -1,7 +1,6 @@
-"""Checks events whose values already have types, such as Avro's. The JSON reader makes these checks while it reads.
+"""Check events with typed values, such as Avro events.
 
-Only events that are certainly valid pass. All other events are written as JSON and validated as JSON events, so there
-is one set of reasons and remedies.
+An event that may be invalid is converted to JSON and validated by itself.
 """
 
 from __future__ import annotations
@@ -27,21 +26,14 @@ _EXPECTED: dict[str, type] = {"string": str, "integer": int, "number": float, "b
 
 
 class TypedDecoder(EventDecoder):
-    """Validates typed events. Each field must be the top-level member with the same name.
+    """Validates typed events, in which each field is the top-level member with the same name.
 
     Attributes:
-        row: the class of events. Its arguments are the values of the fields in the order of `columns`.
-        columns: the names of all fields, including fields that are not read from the event.
+        row: the class of events, with the fields' values in the order of `columns` as arguments.
+        columns: the names of all fields, including fields from outside the event.
     """
 
     def __init__(self, spec: PipelineSpec, *, exact: bool, read: Collection[str]) -> None:
-        """Create the decoder.
-
-        Args:
-            spec: the pipeline's spec, in which each field is the top-level member with the same name.
-            exact: whether to compute `Decoded.micros`.
-            read: the names of the fields that have a value and are validated.
-        """
         super().__init__(spec, exact=exact)
         self.columns: tuple[str, ...] = self._fields.shape.flat.__struct_fields__
         self.row = msgspec.defstruct("Row", [(name, Any, None) for name in self.columns], gc=False)
@@ -53,10 +45,7 @@ class TypedDecoder(EventDecoder):
         self._moments = [name for name in self._fields.timestamps if name in read]
 
     def judged(self, events: list[Any], now_ms: int) -> Decoded | None:
-        """Validate events at the time `now_ms`, and convert their times.
-
-        Return None if the events must be validated one by one.
-        """
+        """Validate events and convert their times, or return None if the events must be validated one by one."""
         for name, expected in self._plain.items():
             values = self._fields.shape.values(events, name)
             kinds = set(map(type, values))
@@ -80,12 +69,11 @@ class TypedDecoder(EventDecoder):
                     return None
                 if name == self.event_time_field and self._fields.exact:
                     micros = found
-        except Exception:  # whatever the error is, the check of single events finds the event that causes it
+        except Exception:  # after any error, the events are read one by one
             return None
         return Decoded(events, {}, micros)
 
     def _within(self, events: list[Any], name: str, limit: int) -> bool:
-        """Return whether all values of a decimal field are scaled integers below a limit."""
         values = self._fields.shape.values(events, name)
         kinds = set(map(type, values))
         known = values if NoneType not in kinds else [value for value in values if value is not None]
@@ -95,10 +83,6 @@ class TypedDecoder(EventDecoder):
         return kinds <= {*expected, NoneType} and not (NoneType in kinds and name in self._required)
 
     def _moment(self, events: list[Any], name: str, now_ms: int) -> list[int] | None:
-        """Convert a field's times to epoch milliseconds, and return the microseconds within each time's millisecond.
-
-        Return None if the events must be validated one by one.
-        """
         values = self._fields.shape.values(events, name)
         kinds = set(map(type, values))
         own = name == self.event_time_field

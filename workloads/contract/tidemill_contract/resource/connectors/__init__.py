@@ -1,1 +1,1 @@
-"""What `spec.source.connectors` may contain."""
+"""The rules for `spec.source.connectors`."""

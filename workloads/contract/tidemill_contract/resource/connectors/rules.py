@@ -1,6 +1,6 @@
 """The rules of `spec.source.connectors`: configs that only Tidemill may set, secrets in plain text, files, and formats.
 
-No message shows the value of a config that could be a secret.
+No message shows the value of a config, because the value could be a secret.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ RESERVED = "tidemill"
 """The prefix of the names of transforms and predicates that Tidemill adds."""
 _CONVERTER = "value.converter"
 _SET_BY_MEMBERS = {
-    "name": "take it out; the connector's name is in the member name",
+    "name": "remove this config; the member name has the connector's name",
     "connector.class": "set the member class instead",
     "tasks.max": "set the member tasks instead",
 }
 _SINKS = ("topics", "topics.regex")
-# Configs by which a connector could write to a topic or cluster that is not the pipeline's.
+# Configs that would make a connector write to the topic or the cluster of another pipeline.
 _NOT_ITS_OWN = (
-    ("topic.creation.", "the pipeline creates its topic itself", "use spec.source.topic"),
+    ("topic.creation.", "Tidemill creates the pipeline's topic", "set the topic's configs in spec.source.topic"),
     (
         "producer.override.bootstrap.servers",
         "records go to the pipeline's topic",
-        "take it out; Connect's workers know the brokers",
+        "remove this config; Connect's workers know the brokers",
     ),
-    ("producer.override.transactional.id", "Connect chooses it", "take it out"),
-    ("consumer.override.", "a source does not consume", "take it out"),
-    ("admin.override.", "the pipeline creates its topic itself", "take it out"),
-    ("offsets.storage.topic", "the Connect cluster determines the topic of offsets", "take it out"),
-    (f"{RESERVED}.", "the prefix is reserved", "take it out"),
-    (f"transforms.{RESERVED}", "the name of the transform is reserved", "rename the transform"),
-    (f"predicates.{RESERVED}", "the name of the predicate is reserved", "rename the predicate"),
+    ("producer.override.transactional.id", "Kafka Connect chooses the transactional id", "remove this config"),
+    ("consumer.override.", "a source connector does not consume records", "remove this config"),
+    ("admin.override.", "Tidemill creates the pipeline's topic", "remove this config"),
+    ("offsets.storage.topic", "the Connect cluster chooses the topic for offsets", "remove this config"),
+    (f"{RESERVED}.", "this prefix is reserved for Tidemill", "remove this config"),
+    (f"transforms.{RESERVED}", "this name of a transform is reserved for Tidemill", "rename the transform"),
+    (f"predicates.{RESERVED}", "this name of a predicate is reserved for Tidemill", "rename the predicate"),
 )
 _SECRET = re.compile(
     r"password|passwd|passphrase|secret|token|credential|jaas|(private|api|access|account)[._-]?key", re.IGNORECASE
@@ -46,16 +46,16 @@ _SECRET_IN_VALUE = re.compile(
     r"://[^/\s:@]*:[^/\s@]+@|[?&;\s](password|passwd|pwd|secret|token|sslpassword)=", re.IGNORECASE
 )
 _REFERENCE = re.compile(r"\$\{[^}]*:[^}]*\}")
-"""A reference that Connect's config providers would resolve. `${topic}` is not such a reference."""
+"""A reference that Connect's config providers would resolve, such as `${file:path:key}`. `${topic}` is not one."""
 
 
 def connector_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
-    """Yield the faults of the connectors, except faults of single members."""
+    """Yield the faults of connectors, except faults of single members."""
     seen: dict[str, str] = {}
     for part in parts.connectors:
         if part.name is not None and part.name in seen:
             message = f"the connector is listed twice, first at {seen[part.name]}"
-            yield Fault(f"{part.path}.name", part.name, message, "give each a different name")
+            yield Fault(f"{part.path}.name", part.name, message, "give each connector a different name")
         if part.name is not None:
             seen.setdefault(part.name, f"{part.path}.name")
         if part.model is None:
@@ -65,7 +65,12 @@ def connector_faults(parts: Parts, _columns: object, _limits: object) -> Iterato
         for key in part.model.secrets:
             yield from _owned(key, f"{part.path}.secrets.{key}")
             if key in part.model.config:
-                yield Fault(f"{part.path}.config.{key}", ABSENT, "the config is in secrets too", "take one of them out")
+                yield Fault(
+                    f"{part.path}.config.{key}",
+                    ABSENT,
+                    "the config is also in secrets",
+                    "remove the config from config or secrets",
+                )
         yield from _values(part.model, f"{part.path}.config")
         yield from _names(part.model, f"{part.path}.config")
         if parts.format is not None:
@@ -74,10 +79,13 @@ def connector_faults(parts: Parts, _columns: object, _limits: object) -> Iterato
 
 def _owned(key: str, path: str) -> Iterator[Fault]:
     if key in _SET_BY_MEMBERS:
-        yield Fault(path, ABSENT, "this config is set by a member of the connector", _SET_BY_MEMBERS[key])
+        yield Fault(path, ABSENT, "a member of the connector sets this config", _SET_BY_MEMBERS[key])
     if key in _SINKS:
         yield Fault(
-            path, ABSENT, "only sink connectors have it, and connectors here must be sources", "name a source connector"
+            path,
+            ABSENT,
+            "only sink connectors have this config, but a pipeline needs source connectors",
+            "use a source connector",
         )
     for prefix, message, remedy in _NOT_ITS_OWN:
         if key.startswith(prefix):
@@ -88,31 +96,30 @@ def _values(connector: ConnectorSpec, path: str) -> Iterator[Fault]:
     for key, value in connector.config.items():
         if _REFERENCE.search(value):
             message = "refers to a file or variable of Connect's workers"
-            yield Fault(f"{path}.{key}", ABSENT, message, f"move it to secrets: {{{key}: {{name: …, key: …}}}}")
+            yield Fault(f"{path}.{key}", ABSENT, message, f"move the config to secrets: {{{key}: {{name: …, key: …}}}}")
         elif _SECRET.search(key):
-            message = "looks like a secret, and everybody who reads the pipeline could see it"
-            yield Fault(f"{path}.{key}", ABSENT, message, f"move it to secrets: {{{key}: {{name: …, key: …}}}}")
+            message = "looks like a secret, which everybody who reads the pipeline could see"
+            yield Fault(f"{path}.{key}", ABSENT, message, f"move the config to secrets: {{{key}: {{name: …, key: …}}}}")
         elif _SECRET_IN_VALUE.search(value):
             message = "contains a password, which everybody who reads the pipeline could see"
-            yield Fault(f"{path}.{key}", ABSENT, message, f"move it to secrets: {{{key}: {{name: …, key: …}}}}")
+            yield Fault(f"{path}.{key}", ABSENT, message, f"move the config to secrets: {{{key}: {{name: …, key: …}}}}")
         elif (folder := worker_folder(value)) is not None:
             message = f"is in {folder}, where Connect's workers have their own files"
-            yield Fault(f"{path}.{key}", value, message, "name a file outside of this folder")
+            yield Fault(f"{path}.{key}", value, message, "use a file outside this folder")
 
 
 def _names(connector: ConnectorSpec, path: str) -> Iterator[Fault]:
     for key in ("transforms", "predicates"):
         for name in listed(connector.config.get(key, "")):
             if name.startswith(RESERVED):
-                yield Fault(f"{path}.{key}", name, "the name is reserved", "rename it")
+                yield Fault(f"{path}.{key}", name, "the name is reserved for Tidemill", "choose another name")
 
 
 def _format(connector: ConnectorSpec, written: FormatSpec, path: str) -> Iterator[Fault]:
-    """Yield the faults of a connector whose records are not in the format of the source."""
     if written.type != "json" and _CONVERTER not in connector.config:
-        message = f"records have to be written as {written.type}"
-        yield Fault(f"{path}.config.{_CONVERTER}", ABSENT, message, f"name the converter that writes {written.type}")
+        message = f"records must be written as {written.type}"
+        yield Fault(f"{path}.config.{_CONVERTER}", ABSENT, message, f"set a converter that writes {written.type}")
     if connector.is_debezium and written.envelope == "none" and not connector.transforms:
         message = "Debezium writes each change in an envelope"
-        remedy = "write envelope: debezium, or unwrap the rows with transforms of the connector"
+        remedy = "set envelope: debezium, or unwrap the rows with the connector's transforms"
         yield Fault("spec.source.format.envelope", written.envelope, message, remedy)

@@ -1,7 +1,4 @@
-"""The files of Connect's workers that no connector may read, because they contain logins and other pipelines' secrets.
-
-A file connector could write such a file into the pipeline's topic, such as the worker's properties with its login.
-"""
+"""The files of Connect's workers that no connector may read, because they contain logins and secrets."""
 
 from __future__ import annotations
 
@@ -11,16 +8,15 @@ from collections.abc import Iterator
 from urllib.parse import unquote
 
 FOLDERS = ("/etc/tidemill", "/proc", "/dev/fd", "/run/secrets", "/var/run/secrets")
-"""The folders with the worker's own files. `/proc` and `/dev/fd` show its environment and its open files."""
-# What separates paths from other parts of a value, as in `jdbc:sqlite:/a`, `file:///a?b=/c` and lists.
+"""The folders with a worker's own files. `/proc` and `/dev/fd` show the environment and the open files."""
+# The characters between paths and other parts of a value, as in `jdbc:sqlite:/a`, `file:///a?b=/c` and lists.
 _SEPARATORS = re.compile(r"[\s,;:=?&|\"'()<>\[\]{}]+")
 
 
 def worker_folder(value: str) -> str | None:
-    """Return the folder with a worker's own files to which a config's value refers, or None if there is no such folder.
+    """Return the folder with a worker's own files that a config's value refers to, or None.
 
-    Paths are normalised (`/x/../proc`). A relative path counts as one from the root, which is usually the worker's
-    working directory.
+    A relative path counts as a path from the root.
     """
     for path in _paths(value):
         for folder in FOLDERS:

@@ -1,1 +1,1 @@
-"""The members of `spec.source` through which Tidemill receives events itself: webhooks and MQTT."""
+"""The members of `spec.source` for receiving events: webhooks and MQTT."""

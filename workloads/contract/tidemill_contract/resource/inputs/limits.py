@@ -1,4 +1,4 @@
-"""What the rules of inputs know about the platform's limits."""
+"""The platform's limits for the rules of inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The member `source.mqtt`: an MQTT broker whose messages a bridge writes to the topic."""
+"""The member `source.mqtt`: an MQTT broker from which Tidemill writes messages to the source topic."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ class MqttSpec(Model):
         min_length=1, max_length=64, description="Topics to subscribe to, with the wildcards + and #."
     )
     qos: int = Field(
-        1, ge=0, le=1, description="1: the broker repeats a message until it is in Kafka. 0: messages may be lost."
+        1,
+        ge=0,
+        le=1,
+        description="1: the broker repeats a message until Tidemill has stored it in Kafka. 0: messages may be lost.",
     )
     version: Literal["v5", "v3.1.1"] = Field("v5", description="Version of the protocol.")
     client_id: Annotated[str, StringConstraints(pattern=r"^[!-~]{1,128}$", max_length=128)] | None = Field(
@@ -56,7 +59,7 @@ class MqttSpec(Model):
 
     @property
     def host(self) -> str:
-        """The name or the IP address of the broker."""
+        """The broker's name or IP address."""
         return urlsplit(self.broker).hostname or ""
 
     @property
@@ -67,7 +70,7 @@ class MqttSpec(Model):
 
     @property
     def subscriptions(self) -> tuple[str, ...]:
-        """The topics without those that another topic includes, for which a broker may send each message twice."""
+        """The topics without a topic that another topic includes, for which a broker may send each message twice."""
         return tuple(each for each in self.topics if not any(_includes(o, each) for o in self.topics if o != each))
 
     def faults(self, path: str) -> Iterator[Fault]:
@@ -78,7 +81,9 @@ class MqttSpec(Model):
             if fault is not None:
                 yield Fault(f"{path}.topics[{index}]", topic, *fault)
             elif topic in self.topics[:index]:
-                yield Fault(f"{path}.topics[{index}]", topic, "the topic is listed twice", "take one of them out")
+                yield Fault(
+                    f"{path}.topics[{index}]", topic, "the topic is listed twice", "remove one of the two entries"
+                )
 
 
 def _includes(wide: str, narrow: str) -> bool:
@@ -87,7 +92,7 @@ def _includes(wide: str, narrow: str) -> bool:
     if others[0].startswith("$") and levels[0] in ("+", "#"):
         return False
     for at, level in enumerate(levels):
-        if level == "#":  # it also matches the level above
+        if level == "#":  # `a/#` also matches `a`
             return True
         if at == len(others) or others[at] == "#" or level not in ("+", others[at]):
             return False
@@ -103,21 +108,26 @@ def _address(broker: str, path: str) -> Iterator[Fault]:
     if wrong or parts is None:
         yield Fault(path, broker, "is not the address of a broker", "write mqtt://host:1883 or mqtts://host:8883")
     elif parts.username is not None or parts.password is not None:
-        message, remedy = "has a password, which everybody could read", "put it into a Secret, and set secretRef"
+        message, remedy = (
+            "contains a password, which everybody could read",
+            "put the password into a Secret, and set secretRef",
+        )
         yield Fault(path, f"{parts.scheme}://…@{parts.hostname}", message, remedy)
     elif parts.path.strip("/") or parts.query or parts.fragment:
-        yield Fault(path, broker, "has more than a host and a port", "write topics into topics")
+        yield Fault(path, broker, "contains more than a host and a port", "list MQTT topics in the member topics")
 
 
 def _topic_fault(topic: str) -> tuple[str, str] | None:
-    """Return the message and the remedy for a topic filter that MQTT does not allow, or None."""
     levels = topic.split("/")
     if "\0" in topic or len(topic.encode("utf-8", "replace")) > _MOST_TOPIC_BYTES:
-        return "is not an MQTT topic", "write levels with / between them, such as plant/+/temp"
+        return "is not an MQTT topic", "separate levels by /, such as plant/+/temp"
     if any("#" in level and (level != "#" or at != len(levels) - 1) for at, level in enumerate(levels)):
-        return "# stands for all further levels", "write it alone, as the last level"
+        return "# matches all further levels", "write # alone, as the last level"
     if any("+" in level and level != "+" for level in levels):
-        return "+ stands for a whole level", "write it alone between slashes, such as plant/+/temp"
+        return "+ matches a whole level", "write + alone between slashes, such as plant/+/temp"
     if levels[0] == "$share":
-        return "one bridge reads all messages, so there is nobody to share with", "write the topic without $share"
+        return (
+            "shared subscriptions are not supported, because a single bridge reads all messages",
+            "write the topic without $share",
+        )
     return None

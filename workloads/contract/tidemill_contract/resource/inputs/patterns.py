@@ -1,7 +1,6 @@
-"""The pattern of `spec.source.topicPattern`: which names of topics it matches, and whether its expression is valid.
+"""The pattern of `spec.source.topicPattern`, which is a regular expression of polars (Rust's regex).
 
-Expressions are those of the Rust library regex, by polars. Matching takes linear time, whatever the expression is, so
-no pattern delays the operator, which works for many pipelines.
+Matching takes linear time, so no pattern delays the operator.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ _INTERNAL = "__"
 
 
 def pattern_error(pattern: str) -> str:
-    """Return what is wrong with an expression, or an empty text if it is valid."""
+    """Return what is wrong with an expression, or an empty text for a valid expression."""
     if not pattern.isascii() or not pattern.isprintable() or " " in pattern:
-        return "it has a character that no name of a topic has"
-    for text in (pattern, _whole(pattern)):  # alone first, because `a)|(b` would be valid in parentheses
+        return "the expression has a character that is not allowed in topic names"
+    for text in (pattern, _whole(pattern)):  # the text alone comes first, because `a)|(b` would be valid in parentheses
         try:
             pl.Series([""]).str.contains(text)
         except ComputeError as error:
@@ -33,16 +32,13 @@ def pattern_error(pattern: str) -> str:
 
 
 def matching(pattern: str, topics: Iterable[str]) -> list[str]:
-    """Return the topics whose whole name a valid pattern matches, sorted."""
+    """Return the topics whose whole name matches a valid pattern, sorted."""
     series = pl.Series(sorted(set(topics)), dtype=pl.String)
     return series.filter(series.str.contains(_whole(pattern))).to_list()
 
 
 def candidates(topics: Iterable[str], *, namespace: str, limits: Names) -> list[str]:
-    """Return the topics of the platform's Kafka that a pattern of a pipeline may match.
-
-    Kafka's internal topics are left out, and all topics with a name that Tidemill gives: these have different shapes.
-    """
+    """Return the topics that a pipeline's pattern may match, without internal topics and topics with a derived name."""
     return [
         topic
         for topic in topics
@@ -53,22 +49,14 @@ def candidates(topics: Iterable[str], *, namespace: str, limits: Names) -> list[
 
 
 def candidates_elsewhere(topics: Iterable[str], outputs: Collection[str]) -> list[str]:
-    """Return the topics of another cluster that a pattern may match: all but internal topics and `outputs`.
-
-    The permissions of the login decide which topics are listed.
-    """
+    """Return the topics of another cluster that a pattern may match: all but internal topics and `outputs`."""
     return [topic for topic in topics if not topic.startswith(_INTERNAL) and topic not in outputs]
 
 
 def chosen(pattern: str, topics: Iterable[str], known: Sequence[str], most: int) -> tuple[list[str], list[str]]:
-    """Return the topics to read, at most `most`, sorted; and the existing topics beyond that number.
+    """Return the topics to read, at most `most`, and the remaining topics, both sorted.
 
-    Args:
-        pattern: a valid pattern.
-        topics: the existing topics that the pipeline may read.
-        known: the topics that the pipeline has read, whether they exist or not. They come first, so that a new topic
-            never takes the place of a topic that is read.
-        most: the maximum number of topics.
+    A new topic never replaces a topic in `known`, which the pipeline has read.
     """
     there = matching(pattern, topics)
     kept = matching(pattern, known)

@@ -1,4 +1,4 @@
-"""The rules of `spec.source.webhooks` and `spec.source.mqtt`: what they need from each other and the spec."""
+"""The rules of `spec.source.webhooks` and `spec.source.mqtt`: combinations with other members of the spec."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def input_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fa
     for part in parts.webhooks:
         if part.name is not None and part.name in seen:
             message = f"the webhook is listed twice, first at {seen[part.name]}"
-            yield Fault(f"{part.path}.name", part.name, message, "give each a different name")
+            yield Fault(f"{part.path}.name", part.name, message, "give each webhook a different name")
         seen.setdefault(part.name or "", part.path)
         if part.model is not None:
             yield from part.model.faults(part.path)
@@ -25,12 +25,16 @@ def input_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fa
         for member, given in named.items():
             if given:
                 message = "the source topic is on another Kafka cluster, to which Tidemill does not write"
-                yield Fault(f"spec.source.{member}", ABSENT, message, f"take {member} out, or take kafka out")
+                yield Fault(
+                    f"spec.source.{member}", ABSENT, message, f"remove spec.source.{member} or spec.source.kafka"
+                )
     if not parts.webhooks:
         return
     if parts.ingest is not None and not parts.ingest.enabled:
-        message = "webhooks are received by ingest, which is off"
-        yield Fault("spec.ingest.enabled", False, message, "take it out, or take spec.source.webhooks out")
+        message = "webhooks need ingest, which is disabled"
+        yield Fault("spec.ingest.enabled", False, message, "set enabled: true, or remove spec.source.webhooks")
     if parts.format is not None and parts.format.type != "json":
-        message = "events of webhooks are written as JSON"
-        yield Fault("spec.source.format.type", parts.format.type, message, "write json, or take webhooks out")
+        message = "ingest writes the events of webhooks as JSON"
+        yield Fault(
+            "spec.source.format.type", parts.format.type, message, "set type: json, or remove spec.source.webhooks"
+        )

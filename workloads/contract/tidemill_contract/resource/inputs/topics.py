@@ -1,4 +1,4 @@
-"""The rules of `spec.source.topics` and `topicPattern`: the topics, and what cannot be combined with them."""
+"""The rules of `spec.source.topics` and `topicPattern`: the topics, and members that cannot be combined with them."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def _pattern(parts: Parts) -> Iterator[Fault]:
     if pattern is None:
         return
     if parts.topics is not None:
-        yield Fault(_PATTERN, pattern, "the pipeline has a list of topics already", "take one of them out")
+        yield Fault(_PATTERN, pattern, "the pipeline already has a list of topics", "remove topics or topicPattern")
     elif 0 < len(pattern) <= MOST_CHARACTERS and (error := pattern_error(pattern)):
-        remedy = r"write an expression that matches whole names of topics, such as shop\.orders\..*"
+        remedy = r"write an expression for whole topic names, such as shop\.orders\..*"
         yield Fault(_PATTERN, pattern, f"is not a regular expression: {error}", remedy)
 
 
@@ -41,51 +41,51 @@ def _listed(parts: Parts, limits: Names) -> Iterator[Fault]:
     for index, topic in enumerate(parts.topics or ()):
         path = f"{_PATH}[{index}]"
         if topic in seen:
-            yield Fault(path, topic, f"the topic is listed twice, first at {seen[topic]}", "take one out")
+            yield Fault(
+                path, topic, f"the topic is listed twice, first at {seen[topic]}", "remove one of the two entries"
+            )
         elif topic.strip(".") == "":
-            yield Fault(path, topic, "Kafka does not allow this name", "use letters and digits too")
+            yield Fault(path, topic, "Kafka does not allow this name", "use a name with letters or digits")
         else:
             yield from _readable(topic, path, parts, limits)
         seen.setdefault(topic, path)
 
 
 def _beside(parts: Parts) -> Iterator[Fault]:
-    """Yield the faults of members of `topic` that cannot be set beside a list or a pattern."""
     topic, path = parts.topic, "spec.source.topic"
     member, what = (_PATH, "list") if parts.topics is not None else (_PATTERN, "pattern")
     if topic is None:
         return
     if topic.name is not None:
         message = f"the pipeline has a {what} of topics"
-        yield Fault(f"{path}.name", topic.name, message, f"move the name to {member}, or take {member} out")
+        yield Fault(f"{path}.name", topic.name, message, f"move the name to {member}, or remove {member}")
     if topic.managed:
         message = f"Tidemill does not create or alter the topics of a {what}"
         yield Fault(f"{path}.managed", True, message, "write managed: false")
     if topic.partitions is not None:
         message = f"each topic of a {what} has its own number of partitions"
-        yield Fault(f"{path}.partitions", topic.partitions, message, "take it out")
+        yield Fault(f"{path}.partitions", topic.partitions, message, "remove partitions")
 
 
 def _readable(topic: str, path: str, parts: Parts, limits: Names) -> Iterator[Fault]:
     if parts.elsewhere:
         if topic in (names.topic(parts.namespace, parts.name or "", kind) for kind in names.OUTPUT_TOPICS):
-            message = "this pipeline writes to a topic of the same name on the platform's own Kafka"
+            message = "this pipeline writes its output to a topic of the same name on the platform's own Kafka"
             yield Fault(path, topic, message, "give the pipeline another name")
     elif names.of_connect_workers(topic):
-        yield Fault(path, topic, OF_CONNECT_WORKERS, "take it out")
+        yield Fault(path, topic, OF_CONNECT_WORKERS, "remove the topic")
     elif not limits.own(topic, parts.namespace) and not limits.readable(topic):
         remedy = f"add the topic to the platform's list of readable topics, {READABLE}"
         yield Fault(path, topic, "the topic belongs to another namespace", remedy)
 
 
 def _writers(parts: Parts) -> Iterator[Fault]:
-    """Yield a fault for each part of the spec that writes to the source topic, or that reads it for itself."""
     path, what = (_PATH, "list") if parts.topics is not None else (_PATTERN, "pattern")
     source = {"connectors": parts.connectors, "mqtt": parts.mqtt, "webhooks": parts.webhooks}
     for member, given in source.items():
         if given:
-            message = f"Tidemill does not write to the topics of a {what}, so there is no topic for {member}"
-            yield Fault(f"spec.source.{member}", ABSENT, message, f"take {member} out, or read one topic")
+            message = f"Tidemill does not write to the topics of a {what}, but {member} needs a topic to write to"
+            yield Fault(f"spec.source.{member}", ABSENT, message, f"remove {member}, or use a single topic")
     if parts.python is not None:
-        message = "the Python stage reads one topic"
-        yield Fault("spec.transform.python", ABSENT, message, f"take it out, or take {path} out")
+        message = "the Python stage reads only one topic"
+        yield Fault("spec.transform.python", ABSENT, message, f"remove spec.transform.python or {path}")

@@ -1,4 +1,4 @@
-"""Webhooks: the member `source.webhooks`. Services post events to ingest, and sign them with a shared secret."""
+"""The member `source.webhooks`: services post events to ingest, and sign them with a shared secret."""
 
 from __future__ import annotations
 
@@ -36,17 +36,18 @@ class WebhookSpec(Model):
 
     name: WebhookName = Field(description="Name of the webhook, which is the last part of its URL.")
     signature: Literal["github", "stripe", "hmac"] = Field(
-        description="How requests are signed: as GitHub or Stripe does it, or as the other members describe (hmac)."
+        description="Method of signing: github, stripe, or hmac with the settings in the other members."
     )
     secret_ref: SecretKeyRef = Field(
-        description="The key of a Secret that contains the shared secrets, one per line. Each of them is accepted."
+        description="Key of a Secret with the shared secrets, one per line. A signature with any of these secrets is"
+        " accepted."
     )
     header: HeaderName | None = Field(None, description="Only for hmac: the header with the signature.")
     algorithm: Literal["sha256", "sha512", "sha1"] | None = Field(
         None, description="Only for hmac: the hash function. Default: sha256."
     )
     encoding: Literal["hex", "base64"] | None = Field(
-        None, description="Only for hmac: how the signature is written. Default: hex."
+        None, description="Only for hmac: the encoding of the signature. Default: hex."
     )
     prefix: Annotated[str, StringConstraints(min_length=1, max_length=40)] | None = Field(
         None, description="Only for hmac: the text before the signature in the header, such as sha256=."
@@ -70,7 +71,7 @@ class WebhookSpec(Model):
 
     @property
     def secret_file(self) -> str:
-        """The name of the file with the webhook's secrets, among the files of the pipeline's secrets."""
+        """The name of the file with the webhook's secrets."""
         return f"webhook-{self.name}"
 
     @property
@@ -90,10 +91,12 @@ class WebhookSpec(Model):
             for member in _ONLY_HMAC:
                 if member in written:
                     message = f"the signature of {self.signature} has no such setting"
-                    yield Fault(f"{path}.{member}", written[member], message, "take it out, or set signature: hmac")
+                    yield Fault(
+                        f"{path}.{member}", written[member], message, f"remove {member}, or set signature: hmac"
+                    )
         elif self.header is None:
-            message = "hmac needs the header that has the signature"
-            yield Fault(f"{path}.header", ABSENT, message, "add header:, such as X-Signature")
+            message = "hmac needs the name of the header with the signature"
+            yield Fault(f"{path}.header", ABSENT, message, "add the name, such as header: X-Signature")
         yield from self._signed(path)
         yield from self._tolerance(path)
 
@@ -102,7 +105,7 @@ class WebhookSpec(Model):
             return
         text, where = self.signed_text, f"{path}.signed"
         if text.count(BODY) != 1:
-            yield Fault(where, text, "the body is not signed, or is signed twice", f"write {BODY} once")
+            yield Fault(where, text, "the signed text must contain the body once", f"write {BODY} once")
         for unknown in sorted({*_PLACEHOLDER.findall(text)} - {BODY, TIMESTAMP, IDENTIFIER}):
             yield Fault(where, text, f"{unknown} has no value", f"use {BODY}, {TIMESTAMP} and {IDENTIFIER}")
         for placeholder, member, header in (
@@ -110,18 +113,18 @@ class WebhookSpec(Model):
             (IDENTIFIER, "idHeader", self.id_header),
         ):
             if placeholder in text and header is None:
-                message = f"no header has the value of {placeholder}"
-                yield Fault(where, text, message, f"set {member}, or take {placeholder} out")
+                message = f"no header is set for {placeholder}"
+                yield Fault(where, text, message, f"set {member}, or remove {placeholder}")
         if self.timestamp_header is not None and TIMESTAMP not in text:
-            message = "a time that is not signed can be replaced by anybody"
-            yield Fault(where, text, message, f"add {TIMESTAMP}, or take timestampHeader out")
+            message = "anybody could change a time that is not signed"
+            yield Fault(where, text, message, f"add {TIMESTAMP}, or remove timestampHeader")
 
     def _tolerance(self, path: str) -> Iterator[Fault]:
         if self.tolerance is None:
             return
         where = f"{path}.tolerance"
         if self.signature == "github" or (self.signature == "hmac" and self.timestamp_header is None):
-            remedy = "take it out" if self.signature == "github" else "take it out, or set timestampHeader"
-            yield Fault(where, self.tolerance, "requests have no time of sending", remedy)
+            remedy = "remove tolerance" if self.signature == "github" else "remove tolerance, or set timestampHeader"
+            yield Fault(where, self.tolerance, "the requests contain no time of sending", remedy)
         elif not 1_000 <= parse_ms(self.tolerance) <= _MOST_TOLERANCE_MS:
             yield Fault(where, self.tolerance, "is out of bounds", "write 1s to 24h")

@@ -1,1 +1,1 @@
-"""The kinds of windows, detectors and metrics. Each kind has a class with exactly its members."""
+"""The kinds of windows, detectors and metrics, with a class for the members of each kind."""

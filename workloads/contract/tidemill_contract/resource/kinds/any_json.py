@@ -1,8 +1,4 @@
-"""Members of the spec whose values can be of several types.
-
-A structural schema has no unions, so the API server accepts any value of such a member. `tidemill validate`, the
-admission webhook and the operator check the value.
-"""
+"""Members of the spec with values of several types, which a structural schema cannot describe."""
 
 from __future__ import annotations
 
@@ -16,7 +12,6 @@ ANY_JSON = WithJsonSchema({"x-kubernetes-preserve-unknown-fields": True})
 
 
 def _path(written: Any) -> Any:
-    """Check a path, and return it as it is written. A list becomes a tuple."""
     read_path(written)
     return written if isinstance(written, str) else tuple(step if step != [] else EACH for step in written)
 

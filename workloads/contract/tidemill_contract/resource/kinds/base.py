@@ -1,9 +1,6 @@
-"""The base of kinds. One member (the tag) names the kind, and the kind decides which other members are allowed.
+"""The base of the kinds of windows, detectors and metrics. One member (the tag) names the kind of a value.
 
-In YAML all members are on one level, and the schema of the CRD can only list the members of all kinds together. So a
-value is read twice. First the value is read *as written*, by a flat class with the members of all kinds, in which
-members that some kinds lack are optional. Then the value is read as its kind. The flat class, the CRD's schema and its
-rules are generated from the kinds.
+A value is validated twice: by the flat class with the members of all kinds, which is also in the CRD, and by its kind.
 """
 
 from __future__ import annotations
@@ -24,11 +21,11 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, cor
 from tidemill_contract.resource.faults import ABSENT, Fault
 
 MISPLACED = "misplaced_member"
-"""The type of pydantic's error for a misplaced member: the kind does not have it, or needs it and it is absent."""
+"""The type of pydantic's error for a misplaced member, which the kind does not have, or needs and lacks."""
 
 
 class Model(BaseModel):
-    """Base of all spec classes. YAML names are in camelCase, unknown members are refused, instances are immutable."""
+    """Base of all spec classes, with names in camelCase in YAML, no unknown members, and immutable instances."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, strict=True)
 
@@ -42,9 +39,9 @@ class Member:
 
     Attributes:
         name: the member's name in Python.
-        alias: its name in YAML.
-        kinds: the names of the kinds that have it.
-        needing: the names of the kinds that must have it.
+        alias: the member's name in YAML.
+        kinds: the names of the kinds that have the member.
+        needing: the names of the kinds that must have the member.
         example: a value, as in YAML.
     """
 
@@ -57,43 +54,25 @@ class Member:
 
 @dataclass(frozen=True)
 class Words:
-    """Functions that return the message and the remedy for a misplaced member (see `MISPLACED`).
-
-    Both functions get the kind's name and the member.
-
-    Attributes:
-        missing: for a member that the kind needs and that is absent.
-        foreign: for a member that only other kinds have.
-    """
+    """Functions that return the message and the remedy for a missing member, or for a member of other kinds."""
 
     missing: Callable[[str, Member], tuple[str, str]]
     foreign: Callable[[str, Member], tuple[str, str]]
 
 
 class Kinds(Generic[K]):
-    """The kinds of one thing, such as windows.
-
-    As metadata of an `Annotated` type, an object of this class makes pydantic read a value as its kind.
+    """The kinds of one thing, such as windows. In an `Annotated` type, pydantic reads a value as its kind.
 
     Attributes:
         tag: the name of the member that names the kind.
-        by_name: the classes of the kinds, by the value of the tag.
         written: the flat class with the members of all kinds.
-        members: the members that only some kinds have or need, by name, in the order of the fields of `written`.
+        members: the members that only some kinds have or need, by name.
     """
 
     def __init__(
         self, kinds: Iterable[type[K]], *, tag: str, title: str, doc: str, tag_says: str, words: Words
     ) -> None:
-        """Flatten the kinds.
-
-        Args:
-            kinds: the classes of the kinds. In each class, the tag has a single possible value.
-            tag: the name of the member that names the kind.
-            title: the name of the flat class.
-            doc: the docstring of the flat class.
-            tag_says: the description of the tag.
-            words: the texts about misplaced members.
+        """Flatten the kinds into one class with the name `title` and the docstring `doc`.
 
         Raises:
             TypeError: a member has different types or bounds in different kinds.
@@ -105,11 +84,7 @@ class Kinds(Generic[K]):
         self.members: Mapping[str, Member] = {name: member for name, member in found.items() if member is not None}
 
     def make(self, **members: Any) -> K:
-        """Return an instance of the kind that the tag in `members` names.
-
-        Raises:
-            pydantic.ValidationError: the members do not fit a kind.
-        """
+        """Return an instance of the kind that the tag in `members` names, or raise pydantic.ValidationError."""
         return self._adapter.validate_python(members)
 
     @cached_property
@@ -117,7 +92,7 @@ class Kinds(Generic[K]):
         return TypeAdapter(Annotated[Any, self])
 
     def narrow(self, written: Model) -> K | None:
-        """Return the flat object as an instance of its kind, or None if a member that the kind needs is absent."""
+        """Convert a flat object to its kind, or return None if a needed member is absent."""
         kind: type[K] = self.by_name[getattr(written, self.tag)]
         given = {name: getattr(written, name) for name in kind.model_fields if name in written.model_fields_set}
         if any(given.get(name) is None for name, info in kind.model_fields.items() if info.is_required()):
@@ -125,11 +100,11 @@ class Kinds(Generic[K]):
         return cast(K, kind.model_construct(set(given), **given))
 
     def widen(self, found: K) -> Model:
-        """Return an instance of a kind as the flat class, with the members of all kinds."""
+        """Convert an instance of a kind to the flat class."""
         return self.written.model_construct(found.model_fields_set, **dict(found))
 
     def fault(self, written: Model, member: Member, path: str) -> Fault | None:
-        """Return a fault if the kind does not have a member that is set, or needs a member that is absent."""
+        """Return a fault if a member is set that the kind lacks, or absent although the kind needs it."""
         kind, value = getattr(written, self.tag), getattr(written, member.name)
         if value is None:
             missing = kind in member.needing
@@ -146,12 +121,7 @@ class Kinds(Generic[K]):
                 yield fault
 
     def __get_pydantic_core_schema__(self, _source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Return a schema that validates a value as the flat class, then as its kind.
-
-        The JSON schema is that of the flat class. A kind is dumped with its own members only.
-        """
-        # There is a before-validator and an after-validator, because a single wrap-validator would lose pydantic's
-        # alias settings.
+        # A single wrap-validator would lose pydantic's alias settings, so there are two validators.
         taken = core_schema.no_info_before_validator_function(self._taken, handler.generate_schema(self.written))
         as_it_is = core_schema.simple_ser_schema("any")
         return core_schema.no_info_after_validator_function(self._read, taken, serialization=as_it_is)
@@ -168,12 +138,10 @@ class Kinds(Generic[K]):
         return found
 
     def _flattened(self, title: str, doc: str, tag_says: str) -> type[Model]:
-        """Return the flat class with the members of all kinds."""
         made: dict[str, Any] = {name: self._as_written(name, tag_says) for name in _in_order(self.by_name.values())}
         return create_model(title, __base__=Model, __module__=__name__, __doc__=doc, **made)
 
     def _as_written(self, name: str, tag_says: str) -> tuple[Any, Any]:
-        """Return the type and the field of a member of the flat class."""
         having = self._having(name)
         first, *others = having.values()
         if name == self.tag:
@@ -189,12 +157,10 @@ class Kinds(Generic[K]):
         return type_of(first) | None, Field(None, description=says)
 
     def _having(self, name: str) -> dict[str, FieldInfo]:
-        """Return the member's field in each kind that has it, by the kind's name."""
         kinds = self.by_name.items()
         return {value: kind.model_fields[name] for value, kind in kinds if name in kind.model_fields}
 
     def _is_of_some(self, having: Mapping[str, FieldInfo]) -> bool:
-        """Return whether the kinds differ: some lack the member, or some need it and others do not."""
         return len(having) < len(self.by_name) or len({info.is_required() for info in having.values()}) > 1
 
     def _member(self, name: str) -> Member | None:
@@ -220,7 +186,6 @@ def _value(kind: type[Model], tag: str) -> str:
 
 
 def _in_order(kinds: Iterable[type[Model]]) -> list[str]:
-    """Return the names of the members of all kinds. Their order is consistent with the order in each kind."""
     names: list[str] = []
     for kind in kinds:
         at = len(names)
@@ -233,16 +198,12 @@ def _in_order(kinds: Iterable[type[Model]]) -> list[str]:
 
 
 def _naming(known: Iterable[str], kinds: Iterable[str], description: str) -> str:
-    """Insert the names of the kinds that have a member after the first clause of its description, in brackets.
-
-    If only few kinds lack the member, the brackets contain `all but` and the names of these kinds.
-    """
+    """Insert the names of the kinds that have a member, or `all but` and the other kinds, after the first clause."""
     having, others = list(kinds), [name for name in known if name not in kinds]
     listed = ", ".join(having) if len(having) <= 4 * len(others) else f"all but {', '.join(others)}"
     return re.sub(r"(?=[.;:])", f" ({listed})", description, count=1)
 
 
 def _details(member: Member, fault: Fault) -> InitErrorDetails:
-    """Return a fault as an error of pydantic."""
     told = PydanticCustomError(MISPLACED, "{told}", {"told": f"{fault.message}; {fault.remedy}"})
     return InitErrorDetails(type=told, loc=(member.alias,), input=None if fault.value is ABSENT else fault.value)

@@ -18,14 +18,14 @@ class SecretKeyRef(SecretRef):
     """One key of a Secret in the pipeline's namespace."""
 
     key: Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]{1,253}$", max_length=253)] = Field(
-        description="The key that has the value."
+        description="The key in the Secret."
     )
 
 
 class ConnectorSpec(Model):
     """A source connector that Kafka Connect runs for the pipeline."""
 
-    name: Name = Field(description="Name of the connector. Connect knows it as <namespace>.<pipeline>.<name>.")
+    name: Name = Field(description="Name of the connector. The name in Kafka Connect is <namespace>.<pipeline>.<name>.")
     class_name: Annotated[
         str,
         StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*$", max_length=249),
@@ -38,18 +38,18 @@ class ConnectorSpec(Model):
     secrets: dict[ConfigKey, SecretKeyRef] = Field(
         default_factory=dict,
         max_length=32,
-        description="Further configs whose values are in Secrets, such as database.password. Connect's workers read"
-        " the values.",
+        description="Further configs with values from Secrets, such as database.password. Connect's workers read"
+        " the Secrets.",
     )
 
     @property
     def is_debezium(self) -> bool:
-        """Whether the connector is one of Debezium's, which write change events."""
+        """Whether the connector is a Debezium connector, which writes change events."""
         return self.class_name.startswith("io.debezium.")
 
     @property
     def transforms(self) -> tuple[str, ...]:
-        """The names of the transforms in `config`, in their order."""
+        """The names of the transforms in `config`, in order."""
         return listed(self.config.get("transforms", ""))
 
 

@@ -1,8 +1,4 @@
-"""The settings of detectors: one class for each detector.
-
-`standard` is the default threshold of a detector. A setting that is None has the detector's default. The algorithms are
-in `tidemill_processor.detect.detectors`, in a module for each detector.
-"""
+"""The settings of detectors, with a class for each detector and its default threshold in `standard`."""
 
 from __future__ import annotations
 
@@ -34,21 +30,18 @@ class DetectorSpec(Model):
     )
     cooldown: Duration | None = Field(
         None,
-        description="How long after an anomaly no further anomaly of its group is reported. Default: 24 windows or"
+        description="Time after an anomaly in which no further anomaly of the group is reported. Default: 24 windows or"
         " events.",
     )
 
     @property
     def limit(self) -> float:
-        """The threshold of the settings, or else the default threshold."""
+        """The threshold, or the default threshold."""
         return self.standard if self.threshold is None else self.threshold
 
     @property
     def signature(self) -> str:
-        """The settings that the learnt state depends on.
-
-        If these settings change, the detector learns from the beginning.
-        """
+        """The settings that the learnt state depends on. If they change, the detector forgets its state."""
         return self.type
 
 
@@ -82,7 +75,7 @@ class EwmaDetector(DetectorSpec):
 
     @property
     def signature(self) -> str:
-        """The type and the weight: the learnt state depends on both."""
+        """The type and the weight."""
         return _signature(self, self.weight)
 
 
@@ -133,11 +126,11 @@ class IsolationDetector(DetectorSpec):
 
 
 def _missing(kind: str, member: Member) -> tuple[str, str]:
-    return f"{kind} needs {member.alias}", "add it"
+    return f"{kind} needs {member.alias}", f"add {member.alias}"
 
 
 def _foreign(kind: str, member: Member) -> tuple[str, str]:
-    return f"{kind} takes no {member.alias}", f"take it out, or use type: {' or '.join(member.kinds)}"
+    return f"{kind} takes no {member.alias}", f"remove {member.alias}, or use type: {' or '.join(member.kinds)}"
 
 
 DETECTORS: Kinds[DetectorSpec] = Kinds(

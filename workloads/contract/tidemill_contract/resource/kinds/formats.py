@@ -1,4 +1,4 @@
-"""How the values of records are written: the member `source.format`."""
+"""The member `source.format`: the format of records."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
 WITH_SCHEMAS = ("avro", "protobuf")
-"""The types whose records cannot be read without the writer's schema."""
+"""The types of records that cannot be read without the writer's schema."""
 
 
 class SecretRef(Model):
     """A Secret in the pipeline's namespace."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$", max_length=253)] = Field(
-        description="Its name."
+        description="The name of the Secret."
     )
 
 
 class RegistrySpec(Model):
     """A schema registry with Confluent's REST interface."""
 
-    url: Annotated[str, StringConstraints(min_length=1, max_length=1024)] = Field(description="Its address.")
+    url: Annotated[str, StringConstraints(min_length=1, max_length=1024)] = Field(
+        description="The address of the registry."
+    )
     secret_ref: SecretRef | None = Field(
         None, description="A Secret with username, password, ca.crt, tls.crt and tls.key. All keys are optional."
     )
 
     @property
     def ports(self) -> tuple[int, ...]:
-        """The ports of the registry. The URL may be a list of URLs."""
+        """The ports in the registry's URLs."""
         parts = [urlsplit(url.strip()) for url in self.url.split(",")]
         return tuple(sorted({part.port or (443 if part.scheme == "https" else 80) for part in parts}))
 
@@ -56,7 +58,7 @@ class FormatSpec(Model):
     columns: list[ColumnName] = Field(
         default_factory=list,
         max_length=200,
-        description="Only for csv: the names of the columns. Default: the fields, in their order.",
+        description="Only for csv: the names of the columns. Default: the names of the fields, in order.",
     )
     delimiter: Annotated[str, StringConstraints(min_length=1, max_length=1)] = Field(
         ",", description="Only for csv: the character between cells."
@@ -64,7 +66,6 @@ class FormatSpec(Model):
 
 
 def _format(written: Any) -> Any:
-    """Return the format as an object. A text is its type."""
     return {"type": written} if isinstance(written, str) else written
 
 

@@ -1,4 +1,4 @@
-"""The Kafka cluster of the source topic, if it is not the platform's own: the member `source.kafka`."""
+"""The member `source.kafka`: the source topic's Kafka cluster, if it is not the platform's own."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ class KafkaSpec(Model):
 
     @property
     def secret(self) -> str:
-        """The name of the Secret, or empty if there is none."""
+        """The name of the Secret, or an empty text."""
         return self.secret_ref.name if self.secret_ref is not None else ""
 
     def faults(
         self, topic: str | None, *, managed: bool, outputs: Collection[str], several: bool = False
     ) -> Iterator[Fault]:
-        """Yield the faults of the cluster's address, and of the topic on it.
+        """Yield the faults of the cluster's address, and of the topic on the cluster.
 
         Args:
-            topic: the name of the source topic, or None if the spec has none.
+            topic: the name of the source topic, or None if the spec has no name.
             managed: whether the spec lets Tidemill create and alter the topic.
             outputs: the topics that the pipeline writes to.
-            several: whether the spec has a list or a pattern of topics, which have rules of their own.
+            several: whether the spec has a list or a pattern of topics.
         """
         for server in self.servers:
             found = _SERVER.fullmatch(server)
@@ -65,8 +65,8 @@ class KafkaSpec(Model):
             message = "Tidemill does not create or alter topics on another Kafka cluster"
             yield Fault("spec.source.topic.managed", True, message, "write managed: false")
         if topic is None:
-            message, remedy = "a topic on another Kafka cluster has no default name", "write its name"
+            message, remedy = "a topic on another Kafka cluster has no default name", "write the topic's name"
             yield Fault("spec.source.topic.name", ABSENT, message, remedy)
         elif topic in outputs:
-            message = "this pipeline writes to a topic of the same name on the platform's own Kafka"
+            message = "this pipeline writes its output to a topic of the same name on the platform's own Kafka"
             yield Fault("spec.source.topic.name", topic, message, "give the pipeline another name")

@@ -1,7 +1,4 @@
-"""The metrics of the spec: one class for each function, generated from the registry, with the function's parameters.
-
-One more class is for metrics that have an expression over other metrics instead of a function.
-"""
+"""The metrics of the spec: a class for each function, generated from the registry, and one for expressions."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from tidemill_contract.functions.base import Expression, Function, Name
 from tidemill_contract.functions.registry import ALONE, FUNCTIONS, PARAMETERS, listed
 from tidemill_contract.resource.kinds.base import Kinds, Member, Model, Words, type_of
 
-_FIELD = f"Field or derive that the function aggregates. {listed(ALONE)} can be used without it."
+_FIELD = f"Field or derive that the function aggregates. {listed(ALONE)} can be used without a field."
 
 
 class MetricSpec(Model):
@@ -46,13 +43,12 @@ class ExpressionMetric(MetricSpec):
 
     function: Literal["expression"] = "expression"
     expression: Expression = Field(
-        description="SQL expression over other metrics of the aggregation. It is given in place of function, and"
+        description="SQL expression over other metrics of the aggregation. The expression replaces function, and"
         " is computed after windows are merged."
     )
 
 
 def _kind(function: Function) -> type[MetricSpec]:
-    """Return the class of a function's metrics. A parameter that is None has the function's default."""
     members: dict[str, Any] = {"function": (Literal[function.name], ...)}
     if not function.alone:
         members["field"] = (Name, Field(description=_FIELD))
@@ -70,9 +66,9 @@ def _parameter(info: FieldInfo) -> tuple[Any, Any]:
 
 def _missing(function: str, member: Member) -> tuple[str, str]:
     if member.name == "expression":
-        return "a metric needs a function or an expression", "add one, such as function: count"
+        return "a metric needs a function or an expression", "add a function, such as function: count"
     if member.name == "field":
-        return f"{function} needs a field", "name the field or derive that it aggregates"
+        return f"{function} needs a field", "add the field or derive to aggregate"
     return f"{function} needs {member.alias}", PARAMETERS[member.name].remedy
 
 
@@ -80,8 +76,11 @@ def _foreign(function: str, member: Member) -> tuple[str, str]:
     if member.name == "expression":
         return f"{function} takes no expression", "remove either function or expression"
     if function == "expression":
-        return f"a metric without a function takes no {member.alias}", "add a function, or take it out"
-    return f"{function} takes no {member.alias}", f"take it out, or use function: {listed(member.kinds, 'or')}"
+        return f"a metric without a function takes no {member.alias}", f"add a function, or remove {member.alias}"
+    return (
+        f"{function} takes no {member.alias}",
+        f"remove {member.alias}, or use function: {listed(member.kinds, 'or')}",
+    )
 
 
 METRICS: Kinds[MetricSpec] = Kinds(

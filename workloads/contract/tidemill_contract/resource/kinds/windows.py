@@ -1,6 +1,5 @@
 """The kinds of windows: tumbling, hopping, session.
 
-In each kind, `length` is the name of the member with the length of a window, and `cut` is how windows are stored.
 Windows follow the calendar if they have a zone, or if their lengths are weeks, months, quarters or years.
 """
 
@@ -30,7 +29,7 @@ DEFAULT_MAX_LENGTH = "1d"
 MAX_PANES = 3600
 MIN_WINDOW_MS = 1000
 SESSION_STEP_MS = 1000
-"""A session may end at any millisecond, but sessions are closed in steps of a second, because each step is a write."""
+"""The step in which sessions are closed. Each step is a write."""
 
 Size = Annotated[
     WindowLength,
@@ -43,12 +42,12 @@ Size = Annotated[
 Grace = Annotated[Duration, Field(description="How long after its end a window stays open.")]
 ZoneName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 _ZONE_SAYS = (
-    "Time zone of the calendar, such as Europe/Oslo. With a zone, lengths must be in days or longer units. Without one,"
-    " weeks and longer units are in UTC, and a day is 24 hours."
+    "Time zone of the calendar, such as Europe/Oslo. With a zone, lengths must be in days or longer units. Without a"
+    " zone, weeks and longer units are in UTC, and a day is 24 hours."
 )
 _OFFSET_SAYS = (
-    "Time that is added to the starts of windows. Without it, windows start at multiples of their length since the"
-    " epoch, or at midnight if they follow the calendar. It must be shorter than size and hop."
+    "Time that is added to the starts of windows. Without an offset, windows start at multiples of their length"
+    " since the epoch, or at midnight for lengths of the calendar. The offset must be shorter than size and hop."
 )
 
 
@@ -57,13 +56,10 @@ class Cut:
     """How the windows of an aggregation are stored.
 
     Attributes:
-        size_ms: the length of a window. The maximum length of sessions, and an upper bound for the calendar.
-        pane_ms: the period that a stored row covers; a window consists of whole rows. A lower bound for the calendar.
-            Sessions are closed in steps of this length.
-        gap_ms: the time without events after which a session ends, or None if the windows are not sessions.
-        offset_ms: the offset of the starts of stored rows. Ignored if there is a calendar.
-        calendar: the starts of stored rows that are units of the calendar, or None if all rows have the same length.
-        panes: the number of stored rows of a window, or 0 to compute it from the lengths.
+        size_ms: the length of a window, which is a maximum for sessions and calendar windows.
+        pane_ms: the period of a stored row, which is a minimum for calendar windows.
+        gap_ms: the time without events after which a session ends, or None for other windows.
+        panes: the number of stored rows per window, or 0 to compute the number from the lengths.
     """
 
     size_ms: int
@@ -80,7 +76,7 @@ class Cut:
 
     @property
     def rows(self) -> int:
-        """The number of stored rows of a window."""
+        """The number of stored rows per window."""
         return 1 if self.gap_ms is not None else self.panes or self.size_ms // self.pane_ms
 
 
@@ -89,7 +85,7 @@ class ClockWindow(Model):
 
     length: ClassVar[str] = "size"
     between: ClassVar[str] = "size"
-    """The name of the member with the distance between the starts of windows."""
+    """The member with the distance between the starts of windows."""
 
     type: str
     size: Size
@@ -113,7 +109,7 @@ class ClockWindow(Model):
 
     @property
     def cut(self) -> Cut:
-        """How windows are stored: each row covers the time from one start of a window to the next."""
+        """How windows are stored, with a row from each window's start to the next."""
         offset_ms = parse_ms(self.offset or "0s")
         if not self.by_calendar:
             return Cut(parse_ms(self.size), parse_ms(self.step), offset_ms=offset_ms)
@@ -121,13 +117,10 @@ class ClockWindow(Model):
         return Cut(size.longest_ms, least_ms(self.step), calendar=step, panes=size.count // step.count)
 
     def faults(self, path: str) -> Iterator[Fault]:
-        """Yield the faults of lengths and offset.
-
-        With a zone, lengths must be in units of the calendar. The offset must be shorter than the step.
-        """
+        """Yield the faults of lengths and offset."""
         for member, text in {"size": self.size, self.between: self.step}.items():
             if self.by_calendar and calendar_units(text) is None:
-                remedy = "write days or longer, such as 1d, 1w or 1mo" + (", or take zone out" if self.zone else "")
+                remedy = "use days or longer units, such as 1d, 1w or 1mo" + (", or remove zone" if self.zone else "")
                 yield Fault(
                     f"{path}.{member}", text, "is not a number of days, weeks, months, quarters or years", remedy
                 )
@@ -153,13 +146,13 @@ class HoppingWindow(ClockWindow):
 
     type: Literal["hopping"]
     hop: WindowLength = Field(
-        description="Distance between the starts of windows. It must divide size.", examples=["10s"]
+        description="Distance between the starts of windows, which must divide size.", examples=["10s"]
     )
     grace: Grace = "0s"
 
     @property
     def step(self) -> str:
-        """The distance between the starts of windows."""
+        """The window's hop."""
         return self.hop
 
     def faults(self, path: str) -> Iterator[Fault]:
@@ -172,7 +165,7 @@ class HoppingWindow(ClockWindow):
         elif (sizes := calendar_units(self.size)) is None or (hops := calendar_units(self.hop)) is None:
             return
         elif sizes[0] != hops[0]:
-            remedy = "write both in days or weeks, or both in months, quarters or years"
+            remedy = "write size and hop in days or weeks, or both in months, quarters or years"
             yield Fault(f"{path}.hop", self.hop, f"does not divide size {self.size}", remedy)
             return
         else:
@@ -180,7 +173,7 @@ class HoppingWindow(ClockWindow):
         if size % hop:
             yield Fault(f"{path}.hop", self.hop, f"does not divide size {self.size}", "choose a hop that divides size")
         elif size // hop > MAX_PANES:
-            remedy = f"at most {MAX_PANES}: make hop longer or size shorter"
+            remedy = f"make hop longer or size shorter, for at most {MAX_PANES} windows"
             yield Fault(f"{path}.hop", self.hop, f"an event would be in {size // hop} windows", remedy)
 
 
@@ -205,22 +198,22 @@ class SessionWindow(Model):
 
     @property
     def cut(self) -> Cut:
-        """How sessions are stored: one row each."""
+        """How sessions are stored, with one row for each session."""
         return Cut(parse_ms(self.longest), SESSION_STEP_MS, parse_ms(self.gap))
 
     def faults(self, path: str) -> Iterator[Fault]:
         """Yield a fault if the maximum length is shorter than the gap."""
         if self.max_length is not None and 0 < parse_ms(self.max_length) < parse_ms(self.gap):
             message = f"is shorter than gap {self.gap}"
-            yield Fault(f"{path}.maxLength", self.max_length, message, "make it longer than gap")
+            yield Fault(f"{path}.maxLength", self.max_length, message, "make maxLength longer than gap")
 
 
 def _missing(kind: str, member: Member) -> tuple[str, str]:
-    return f"a {kind} window needs a {member.alias}", f"add one, such as {member.alias}: 1h"
+    return f"a {kind} window needs a {member.alias}", f"add {member.alias}, such as {member.alias}: 1h"
 
 
-def _foreign(kind: str, _member: Member) -> tuple[str, str]:
-    return f"does not belong to a {kind} window", "take it out"
+def _foreign(kind: str, member: Member) -> tuple[str, str]:
+    return f"a {kind} window takes no {member.alias}", f"remove {member.alias}"
 
 
 Window = TumblingWindow | HoppingWindow | SessionWindow
@@ -228,7 +221,7 @@ WINDOWS: Kinds[Window] = Kinds(
     (TumblingWindow, HoppingWindow, SessionWindow),
     tag="type",
     title="WindowSpec",
-    doc="The windows that event time is divided into.",
+    doc="The windows into which event time is divided.",
     tag_says="Kind of window.",
     words=Words(missing=_missing, foreign=_foreign),
 )

@@ -1,1 +1,1 @@
-"""`spec.lookups`: reference data that is joined to events."""
+"""The member `spec.lookups`: reference data that is joined to events."""

@@ -1,4 +1,4 @@
-"""The model of `spec.lookups`: where the rows are read from, their key, and the fields that events get from them."""
+"""The model of `spec.lookups`: the source of the rows, their key, and the fields that events get from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tidemill_contract.resource.kinds.formats import SecretRef
 from tidemill_contract.resource.source import FieldSpec, TopicName
 
 REFRESH = "1m"
-"""How often a table is read by default."""
+"""The default interval for reading a table."""
 SUFFIXES = (".csv", ".json", ".ndjson", ".jsonl")
 """The suffixes of files that a lookup can read. The suffix determines the format."""
 ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$", max_length=253)]
@@ -31,7 +31,7 @@ class LookupField(Model):
     """A field that events get from a lookup."""
 
     name: Name = Field(
-        description="Name of the field. It must differ from the names of the event's fields and of derives."
+        description="Name of the field, which must differ from the names of the event's fields and of derives."
     )
     type: FieldType = Field(description="Type of the value, as in source.fields.")
     path: Path | None = Field(
@@ -47,17 +47,20 @@ class LookupField(Model):
         None, ge=1, le=MOST_DIGITS, description=f"Maximum number of digits of a decimal. Default: {MOST_DIGITS}."
     )
     scale: int | None = Field(
-        None, ge=0, le=MOST_DIGITS, description="Number of digits of a decimal after the point. Every decimal needs it."
+        None,
+        ge=0,
+        le=MOST_DIGITS,
+        description="Number of digits of a decimal after the point. Every decimal needs a scale.",
     )
 
     @property
     def kind(self) -> str:
-        """The type of the field. The type of a decimal includes the scale."""
+        """The field's type, including a decimal's scale."""
         return self.type if self.type != DECIMAL or self.scale is None else decimal_type(self.scale)
 
     @property
     def in_rows(self) -> FieldSpec:
-        """The field as `source.fields` would declare it if the rows were events."""
+        """The field as a field of `source.fields`, for reading the rows."""
         return FieldSpec(
             name=self.name,
             type=self.type,
@@ -94,7 +97,8 @@ class LookupSource(Model):
     )
     topic: TopicName | None = Field(
         None,
-        description="A compacted Kafka topic. A record's key is the key of the row, and its value is the row in JSON.",
+        description="A compacted Kafka topic. The key of a record is the key of a row, and the value is the row as"
+        " JSON.",
     )
     key: KeyName | None = Field(
         None, description="With configMap, table or query: the column with the key. Each row needs a different key."
@@ -102,20 +106,20 @@ class LookupSource(Model):
 
     @property
     def kind(self) -> SourceKind | None:
-        """The name of the member that names the source, or None if there is none."""
+        """The member that names the source, or None if no member does."""
         kinds: tuple[SourceKind, ...] = ("configMap", "table", "query", "topic")
         given = (self.config_map, self.table, self.query, self.topic)
         return next((kind for kind, value in zip(kinds, given, strict=True) if value is not None), None)
 
     @property
     def refresh_ms(self) -> int:
-        """How often a table is read, in milliseconds."""
+        """The interval for reading a table, in milliseconds."""
         return parse_ms(self.refresh or REFRESH)
 
 
 def _with_true(schema: dict[str, Any]) -> None:
     """Allow the key `true` for `on` in the schema, because kubectl sends it for an `on` without quotes."""
-    description = "The same as on. YAML 1.1 reads the key on as true if it is not in quotes."
+    description = "The same as on, because YAML 1.1 reads the key on without quotes as true."
     schema["properties"]["true"] = {**schema["properties"]["on"], "description": description}
     schema["required"].remove("on")
 
@@ -128,13 +132,13 @@ class LookupSpec(Model):
     @model_validator(mode="before")
     @classmethod
     def _on(cls, written: Any) -> Any:
-        """Return the members with `on` as a text. YAML 1.1 reads the key `on` as true if it has no quotes."""
+        """Rename the key true to `on`, because YAML 1.1 reads `on` without quotes as true."""
         if not isinstance(written, dict) or "on" in written:
             return written
         return {"on" if key is True or key == "true" else key: value for key, value in written.items()}
 
     name: Name = Field(description="Name of the lookup.")
-    on: Name = Field(description="Field of the event, or of an earlier lookup, whose value is looked up.")
+    on: Name = Field(description="Field of the event, or of an earlier lookup, that contains the key.")
     source: LookupSource = Field(
         alias="from",
         description="Source of the rows: a file (configMap, file, key), Postgres (table or query, key, secretRef,"
@@ -143,5 +147,5 @@ class LookupSpec(Model):
     fields: list[LookupField] = Field(
         min_length=1,
         max_length=32,
-        description="The fields that events get from the row. They are null if no row has the key.",
+        description="The fields that events get from the row. The fields are null if no row has the key.",
     )

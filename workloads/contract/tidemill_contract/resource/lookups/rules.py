@@ -16,7 +16,7 @@ from tidemill_contract.resource.parts import Part, Parts
 from tidemill_contract.resource.paths import EACH, show_path
 
 KEY_TYPES = ("string", "integer")
-"""The types that `on` may have. In other types, equal values may be written differently, such as 1.0 and 1.00."""
+"""The types that `on` may have. Values of other types can be equal in different notations, such as 1.0 and 1.00."""
 LEAST_REFRESH, MOST_REFRESH = "1s", "1d"
 _TABLES = ("table", "query")
 _MEMBERS = {
@@ -25,9 +25,9 @@ _MEMBERS = {
     "refresh": _TABLES,
     "key": ("configMap", *_TABLES),
 }
-"""The members of `from` that do not name a source, each with the sources that may have it."""
+"""The members of `from` that do not name a source, each with the sources that may have the member."""
 _NEEDED = {
-    "configMap": {"file": "name the file in it", "key": "name the column with the key"},
+    "configMap": {"file": "name a file in the ConfigMap", "key": "name the column with the key"},
     "table": {"secretRef": "name the Secret with the login", "key": "name the column with the key"},
     "query": {"secretRef": "name the Secret with the login", "key": "name the column with the key"},
     "topic": {},
@@ -42,16 +42,13 @@ class Namespaced(Protocol):
 
 
 def lookup_types(lookups: Sequence[Part[LookupSpec]]) -> dict[str, str | None]:
-    """Return the types of the fields of all readable lookups.
-
-    The type is None for a decimal without a scale, which is a fault.
-    """
+    """Return the types of the fields in all readable lookups, or None for a decimal without a scale."""
     fields = [field for lookup in lookups if lookup.model is not None for field in lookup.model.fields]
     return {field.name: None if field.kind == DECIMAL else field.kind for field in fields}
 
 
 def lookup_names(lookups: Sequence[Part[LookupSpec]]) -> list[tuple[str, str]]:
-    """Return the paths and names of the fields of all readable lookups."""
+    """Return the paths and names of the fields in all readable lookups."""
     return [
         (f"{lookup.path}.fields[{i}].name", field.name)
         for lookup in lookups
@@ -61,7 +58,7 @@ def lookup_names(lookups: Sequence[Part[LookupSpec]]) -> list[tuple[str, str]]:
 
 
 def lookup_faults(parts: Parts, _columns: object, limits: Namespaced) -> Iterator[Fault]:
-    """Yield the faults of lookups, except repeated names and what the model checks itself."""
+    """Yield the faults of lookups, except repeated names and faults of single members."""
     known = {field.name: None if field.model is None else field.model.type for field in parts.fields if field.name}
     complete = bool(known) and all(field.name for field in parts.fields)
     derives = {derive.name for derive in parts.derives}
@@ -82,16 +79,16 @@ def _on(
 ) -> Iterator[Fault]:
     if lookup.on not in known:
         if lookup.on in derives:
-            message = "is a derive, and lookups are joined before the derives"
-            yield Fault(path, lookup.on, message, "name a field of spec.source.fields, or of an earlier lookup")
+            message = "is a derive, but lookups are joined before the derives"
+            yield Fault(path, lookup.on, message, "use a field of spec.source.fields, or of an earlier lookup")
         elif complete:
-            message = "there is no field of this name in spec.source.fields or an earlier lookup"
+            message = "neither spec.source.fields nor an earlier lookup has a field of this name"
             yield Fault(path, lookup.on, message, did_you_mean(lookup.on, known))
         return
     kind = known[lookup.on]
     if kind is not None and kind not in KEY_TYPES:
-        message = f"is of type {kind}, and only strings and integers can be looked up"
-        yield Fault(path, lookup.on, message, f"name a field of type {' or '.join(KEY_TYPES)}")
+        message = f"is of type {kind}, but only strings and integers can be looked up"
+        yield Fault(path, lookup.on, message, f"use a field of type {' or '.join(KEY_TYPES)}")
 
 
 def _source(source: LookupSource, path: str, namespace: str, limits: Namespaced) -> Iterator[Fault]:
@@ -107,30 +104,30 @@ def _source(source: LookupSource, path: str, namespace: str, limits: Namespaced)
     }
     kind = source.kind
     if kind is None:
-        message = "names no source"
+        message = "the lookup has no source"
         yield Fault(path, ABSENT, message, "add configMap:, table:, query: or topic:")
         return
     for other in ("table", "query", "topic"):
         if other != kind and given[other] is not None:
-            message = f"rows are read from {kind} already"
-            yield Fault(f"{path}.{other}", given[other], message, "keep one of the two")
+            message = f"the lookup already reads rows from {kind}"
+            yield Fault(f"{path}.{other}", given[other], message, f"remove {kind} or {other}")
     for member, kinds in _MEMBERS.items():
         if given[member] is not None and kind not in kinds:
             message = f"a lookup from a {kind} has no {member}"
-            remedy = "take it out: rows have the keys of the records" if member == "key" else "take it out"
+            remedy = "remove key: rows have the keys of the records" if member == "key" else f"remove {member}"
             yield Fault(f"{path}.{member}", given[member], message, remedy)
     for member, remedy in _NEEDED[kind].items():
         if given[member] is None:
-            yield Fault(f"{path}.{member}", ABSENT, f"a lookup from a {kind} needs it", remedy)
+            yield Fault(f"{path}.{member}", ABSENT, f"a lookup from a {kind} needs {member}", remedy)
     if source.file is not None and not source.file.endswith(SUFFIXES):
-        message = "the suffix of the name is not known"
-        yield Fault(f"{path}.file", source.file, message, f"let it end with {', '.join(SUFFIXES)}")
+        message = "the suffix of the file is unknown"
+        yield Fault(f"{path}.file", source.file, message, f"use a file that ends with {', '.join(SUFFIXES)}")
     if source.refresh is not None and not parse_ms(LEAST_REFRESH) <= source.refresh_ms <= parse_ms(MOST_REFRESH):
         yield Fault(f"{path}.refresh", source.refresh, "is out of bounds", f"write {LEAST_REFRESH} to {MOST_REFRESH}")
     if source.topic is not None and of_connect_workers(source.topic):
-        yield Fault(f"{path}.topic", source.topic, OF_CONNECT_WORKERS, "name another topic")
+        yield Fault(f"{path}.topic", source.topic, OF_CONNECT_WORKERS, "use another topic")
     elif source.topic is not None and not source.topic.startswith((f"{namespace}.", *limits.topic_prefixes)):
-        remedy = f"name a topic that starts with '{namespace}.', or allow the prefix in the platform's settings"
+        remedy = f"use a topic that starts with '{namespace}.', or allow the prefix in the platform's settings"
         yield Fault(f"{path}.topic", source.topic, "the topic belongs to another namespace", remedy)
 
 
@@ -139,10 +136,10 @@ def _field(field: LookupField, path: str, kind: str | None, source: LookupSource
     steps = field.in_rows.member
     if EACH in steps:
         remedy = f"read one element, such as {show_path(tuple(0 if step == EACH else step for step in steps))}"
-        yield Fault(f"{path}.path", field.path, "a row is not exploded", remedy)
+        yield Fault(f"{path}.path", field.path, "arrays in rows cannot be exploded", remedy)
     elif kind == "configMap" and (source.file or "").endswith(".csv") and len(steps) != 1:
         message = "a cell of CSV has no members"
-        remedy = "write a column's name; if the name has dots, write a list with the name, such as ['unit.price']"
+        remedy = "write a column's name; for a name with dots, write a list with the name, such as ['unit.price']"
         yield Fault(f"{path}.path", field.path, message, remedy)
     elif source.key is not None and len(steps) > 1 and steps[0] == source.key:
-        yield Fault(f"{path}.path", field.path, "the key is one value, without members", "name another column")
+        yield Fault(f"{path}.path", field.path, "the key of a row has no members", "use another column")

@@ -1,4 +1,4 @@
-"""The rules of `spec.transform.python`: where its file is, and which sources it can read."""
+"""The rules of `spec.transform.python`: the place of its file, and the sources that it can read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tidemill_contract.resource.spec import PythonSpec
 
 _PATH = "spec.transform.python"
 LEAST_MS, MOST_MS = 1_000, 600_000
-"""The limits of a call. Kafka refuses transactions that are longer than 15 minutes by default."""
+"""The minimum and the maximum timeout of a call. By default, Kafka refuses transactions of more than 15 minutes."""
 
 
 def python_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
@@ -23,30 +23,29 @@ def python_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[F
     yield from _place(python)
     yield from _format(parts)
     if not LEAST_MS <= parse_ms(python.timeout) <= MOST_MS:
-        message = "a call may take from 1s to 10m"
-        yield Fault(f"{_PATH}.timeout", python.timeout, message, "write a time between them, such as 30s")
+        message = "the timeout must be from 1s to 10m"
+        yield Fault(f"{_PATH}.timeout", python.timeout, message, "write a time in this range, such as 30s")
     for part in parts.fields:
         if part.model is not None and part.model.origin == "offset":
             message = (
                 "the function may return any number of events for a record, so their offsets differ from the record's"
             )
-            remedy = f"take the field out, or {_PATH}"
+            remedy = f"remove the field or {_PATH}"
             yield Fault(f"{part.path}.from", "offset", message, remedy)
     if parts.kafka is not None:
         message = "the source topic is on another Kafka cluster, and a Kafka transaction cannot span two clusters"
-        yield Fault(_PATH, ABSENT, message, f"take {_PATH} out, or take spec.source.kafka out")
+        yield Fault(_PATH, ABSENT, message, f"remove {_PATH} or spec.source.kafka")
     partitions = parts.topic.partitions if parts.topic else None
     if python.scaling is not None:
         flush_ms = parse_ms(parts.processor.flush_interval) if parts.processor else 0
         yield from scaling_faults(python.scaling, partitions, flush_ms=flush_ms, path=f"{_PATH}.scaling")
     elif partitions is not None and python.replicas > partitions:
-        message = f"more replicas than the topic's {partitions} partitions"
+        message = f"is more than the topic's {partitions} partitions"
         remedy = f"write at most {partitions}; a replica without a partition idles"
         yield Fault(f"{_PATH}.replicas", python.replicas, message, remedy)
 
 
 def _place(python: PythonSpec) -> Iterator[Fault]:
-    """Yield the faults of the members that say where the file is."""
     if (python.config_map is None) == (python.image is None):
         message = "the file must be either in a ConfigMap or in an image"
         given = ABSENT if python.image is None else python.image
@@ -55,19 +54,18 @@ def _place(python: PythonSpec) -> Iterator[Fault]:
         message, remedy = "the keys of a ConfigMap have no slash", "write the key alone, such as enrich.py"
         yield Fault(f"{_PATH}.file", python.file, message, remedy)
     elif python.image is not None and not python.file.startswith("/"):
-        message, remedy = "is not a path in the image", f"begin it with a slash, such as /app/{python.file}"
+        message, remedy = "is not a path in the image", f"begin the path with a slash, such as /app/{python.file}"
         yield Fault(f"{_PATH}.file", python.file, message, remedy)
 
 
 def _format(parts: Parts) -> Iterator[Fault]:
-    """Yield the faults of the format. The user's function reads and returns only JSON objects."""
     written = parts.format
     if written is None:
         return
-    where, remedy = "spec.source.format", f"write JSON objects to the topic, or take {_PATH} out"
+    where, remedy = "spec.source.format", f"write JSON objects to the topic, or remove {_PATH}"
     if written.type != "json":
-        yield Fault(f"{where}.type", written.type, "the Python stage reads json only", remedy)
+        yield Fault(f"{where}.type", written.type, "the Python stage reads only json", remedy)
     elif written.envelope != "none":
         message = "the Python stage reads events without an envelope"
-        remedy = f"write envelope: none, and read the envelope's members in the function, or take {_PATH} out"
+        remedy = f"write envelope: none, and read the envelope's members in the function, or remove {_PATH}"
         yield Fault(f"{where}.envelope", written.envelope, message, remedy)
