@@ -151,7 +151,8 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         "aggregations.0.groupBy",
         ["xmin"],
         "aggregations[0].groupBy",
-        "aggregation by_country: every table of Postgres has a column xmin already; derive it under another name",
+        "aggregation by_country: every table of Postgres already has a column xmin; derive the column under another"
+        " name",
     ),
     (
         "aggregations.0.groupBy",
