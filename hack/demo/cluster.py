@@ -7,6 +7,7 @@ import json
 import socket
 import subprocess
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +90,16 @@ class Forward:
 
 
 class ClusterPlatform:
-    """One pipeline in a cluster."""
+    """One pipeline in a cluster.
 
-    def __init__(self, document: dict[str, Any], kubectl: Kubectl) -> None:
-        self.document = document
+    Args:
+        document: The resource.
+        kubectl: kubectl of the cluster.
+        components: Those with a Service: `ingest` or `api`, or both.
+    """
+
+    def __init__(self, document: dict[str, Any], kubectl: Kubectl, components: Sequence[str] = tuple(PORTS)) -> None:
+        self.document, self._components = document, components
         self.name = str(self.document["metadata"]["name"])
         self.namespace = str(self.document["metadata"].get("namespace", "default"))
         self._kubectl = kubectl
@@ -132,7 +139,7 @@ class ClusterPlatform:
         Raises:
             DemoError: there is none.
         """
-        for component in PORTS:
+        for component in self._components:
             if component not in self._urls:
                 self._urls[component] = self._reach(component)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tidemill_contract import names
 from tidemill_contract.resource.inputs.patterns import candidates, candidates_elsewhere
@@ -14,7 +14,7 @@ from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.kafka.replication import Spread
 from tidemill_operator.plan.live import LiveFacts, LiveSchema, LiveTopic
 from tidemill_operator.plan.model import Plan, Topic
-from tidemill_operator.plan.refusals import missing
+from tidemill_operator.plan.refusals import missing, topics_concerned
 from tidemill_operator.settings import Platform
 
 
@@ -44,6 +44,39 @@ def observe(plan: Plan, own: Sequence[str], actuators: Actuators) -> dict[str, L
         if topic.kafka is not None and (live := actuators.clusters.topic(plan.namespace, topic.kafka, topic.name)):
             there[topic.name] = live
     return there
+
+
+def facts(plan: Plan, found: tuple[str, ...], schema: LiveSchema | None, actuators: Actuators) -> LiveFacts:
+    """Return the live facts on which a plan depends, except the numbers of replicas.
+
+    Args:
+        plan: the plan before topics are observed.
+        found: the names of the existing topics that a pattern of the pipeline may match.
+        schema: the live schema.
+        actuators: the actuators.
+
+    Raises:
+        TidemillError: a cluster does not answer, or cannot be read.
+    """
+    topics = observe(plan, topics_concerned(plan, schema), actuators)
+    gone = _gone(plan, topics, schema, actuators)
+    return LiveFacts(topics, actuators.kafka.brokers(), schema, found=found, gone=gone)
+
+
+def _gone(
+    plan: Plan, topics: Mapping[str, LiveTopic], schema: LiveSchema | None, actuators: Actuators
+) -> frozenset[str]:
+    """Return the source topics of which all brokers of their cluster answer that they do not exist.
+
+    Brokers are only asked about topics of several that windows would wait for. Of these, nobody asks the controller.
+    """
+    awaited = {slot.topic for slot in schema.slots if slot.reading} - topics.keys() if schema is not None else set()
+    missing = [topic for topic in plan.topics if topic.listed and topic.name in awaited]
+    others = [topic.name for topic in missing if topic.of_others]
+    gone = actuators.kafka.gone(others) if others else frozenset()
+    there = [topic.name for topic in missing if topic.kafka is not None]
+    kafka = plan.topics[0].kafka
+    return gone | actuators.clusters.gone(plan.namespace, kafka, there) if kafka is not None and there else gone
 
 
 def ensure(plan: Plan, actuators: Actuators, *, spread: Spread | None) -> list[Outcome]:

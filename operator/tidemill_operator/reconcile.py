@@ -27,7 +27,7 @@ from tidemill_operator.plan.kafka.replication import Spread
 from tidemill_operator.plan.kafka.topics import desired_topics
 from tidemill_operator.plan.live import LiveFacts, Owner
 from tidemill_operator.plan.model import Plan
-from tidemill_operator.plan.refusals import refusals, topics_concerned
+from tidemill_operator.plan.refusals import refusals
 from tidemill_operator.reporting import reported
 from tidemill_operator.rotation import ROTATE, Logins
 from tidemill_operator.seen import RUNNING, accepted, blocked, look, running
@@ -309,8 +309,7 @@ def _look(pipeline: AnalyticsPipeline, platform: Platform, actuators: Actuators,
     with _looking_at(Component.TOPICS):
         found = elsewhere.found(pipeline, platform, actuators.kafka, actuators.clusters)
         plan = elsewhere.first_plan(pipeline, platform, found, schema)
-        topics = elsewhere.observe(plan, topics_concerned(plan, schema), actuators)
-        live = LiveFacts(topics, actuators.kafka.brokers(), schema, found=found)
+        live = elsewhere.facts(plan, found, schema, actuators)
     with _looking_at(Component.PROCESSORS):
         return replace(live, replicas=scaled(pipeline) if scaled else {})
 

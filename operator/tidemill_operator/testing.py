@@ -28,7 +28,10 @@ from tidemill_operator.plan.refusals import column_changes, foreign, gone, missi
 
 
 class MemoryTopics(MemoryPart):
-    """An in-memory actuator for topics. `ensure` waits for `moving` unless it is empty."""
+    """An in-memory actuator for topics. `ensure` waits for `moving` unless it is empty.
+
+    `unsure` says that a broker does not answer which topics are gone.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,6 +41,7 @@ class MemoryTopics(MemoryPart):
         self.made = 0
         self.spreads: list[Spread | None] = []
         self.moving = ""
+        self.unsure = False
 
     def put(self, name: str, partitions: int, replication_factor: int = 1, **config: str) -> None:
         """Create or replace a topic."""
@@ -59,6 +63,11 @@ class MemoryTopics(MemoryPart):
         """Return the existing topics."""
         self._called("observe")
         return {name: self.topics[name] for name in names if name in self.topics}
+
+    def gone(self, names: Sequence[str]) -> frozenset[str]:
+        """Return the topics that do not exist, or none if brokers should disagree."""
+        self._called("gone")
+        return frozenset() if self.unsure else frozenset(names) - self.topics.keys()
 
     def ensure(self, topics: Sequence[Topic], *, spread: Spread | None = None) -> list[Outcome]:
         """Create and change topics."""
@@ -126,6 +135,11 @@ class MemoryClusters(MemoryPart):
         self._called("topic")
         servers = kafka.bootstrap_servers
         return LiveTopic(self.partitions, 1, self.ids.get(servers, f"{servers}/{name}")) if self.partitions else None
+
+    def gone(self, namespace: str, kafka: KafkaSpec, names: Sequence[str]) -> frozenset[str]:
+        """Return all topics if no topic should exist."""
+        self._called("gone")
+        return frozenset() if self.partitions else frozenset(names)
 
 
 class MemorySchemas(MemoryPart):

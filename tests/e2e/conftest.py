@@ -28,7 +28,7 @@ from rich.console import Console
 
 import waiting
 from demo.answers import check_accounts, wait_settled
-from demo.cluster import OPERATOR_NAMESPACE, ClusterPlatform, Kubectl
+from demo.cluster import OPERATOR_NAMESPACE, PORTS, ClusterPlatform, Kubectl
 from demo.compare import compare_all
 from demo.expected import milliseconds
 from demo.installation import CLUSTER, ROOT, Helm, Steps, prepare, remove_cluster
@@ -299,9 +299,9 @@ class World:
         """One with a name that no other run has."""
         return self.make_namespace(f"{prefix}-{secrets.token_hex(3)}")
 
-    def platform(self, document: dict[str, Any]) -> ClusterPlatform:
-        """A pipeline that is not applied yet."""
-        return ClusterPlatform(document, self.kubectl)
+    def platform(self, document: dict[str, Any], components: Sequence[str] = tuple(PORTS)) -> ClusterPlatform:
+        """A pipeline that is not applied yet, with the components that clients reach."""
+        return ClusterPlatform(document, self.kubectl, components)
 
     def pipeline(self, document: dict[str, Any]) -> Sent:
         """Apply a pipeline in a namespace that is there, and wait until it is ready."""

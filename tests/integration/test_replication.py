@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import signal
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +15,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
+from kafka_admin import KafkaAdmin
 from tidemill_operator.actuators.kafka.moves import KafkaMoves, moves
 from tidemill_operator.actuators.kafka.replication import RATES, Replication
 from tidemill_operator.actuators.kafka.session import KafkaSession
@@ -32,6 +35,23 @@ THROTTLE, SLOW = 20_000_000, 50_000
 @pytest.fixture(scope="module")
 def cluster(own_servers: Callable[..., Servers]) -> Servers:
     return own_servers(needs=("kafka",), brokers=3)
+
+
+def test_a_topic_is_gone_only_if_all_brokers_answer_so(cluster: Servers) -> None:
+    """A broker that hangs may know the topic."""
+    topics, admin, name = KafkaTopics(cluster.kafka, timeout_seconds=3.0), KafkaAdmin(cluster.kafka), "gone.orders"
+    admin.create(name, replicas=3)
+    assert topics.gone([name, "gone.never"]) == {"gone.never"}
+    admin.delete(name)
+    assert topics.gone([name]) == {name}
+    pid = cluster.handles["kafka-2"].pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert topics.gone([name]) == frozenset()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    eventually(lambda: topics.gone([name]) == {name}, what="all brokers answer again")
 
 
 class World:

@@ -55,6 +55,10 @@ class Topics(Protocol):
         """Return the existing topics."""
         ...
 
+    def gone(self, names: Sequence[str]) -> frozenset[str]:
+        """Return those topics of which all brokers answer that they do not exist."""
+        ...
+
     def ensure(self, topics: Sequence[Topic], *, spread: Spread | None = None) -> list[Outcome]:
         """Make the topics match the plan, and return one outcome for each topic."""
         ...
@@ -75,6 +79,10 @@ class OtherClusters(Protocol):
         """Return a topic, or None if it does not exist or the login may not describe it."""
         ...
 
+    def gone(self, namespace: str, kafka: KafkaSpec, names: Sequence[str]) -> frozenset[str]:
+        """Return those topics of which all brokers answer that they do not exist."""
+        ...
+
 
 class NoClusters:
     """A placeholder for platforms that know no other Kafka cluster."""
@@ -92,6 +100,10 @@ class NoClusters:
             f"topic {name} at {kafka.bootstrap_servers} cannot be read: no login of other Kafka clusters is known here"
         )
         raise TidemillError(Reason.UNREACHABLE, message)
+
+    def gone(self, namespace: str, kafka: KafkaSpec, names: Sequence[str]) -> frozenset[str]:
+        """Return no topic."""
+        return frozenset()
 
 
 class Schemas(Protocol):

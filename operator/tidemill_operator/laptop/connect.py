@@ -16,6 +16,7 @@ from tidemill_operator.laptop.servers.connect_jars import find_plugins
 from tidemill_operator.laptop.servers.errors import ServerError
 from tidemill_operator.laptop.servers.server import Server
 from tidemill_operator.outcome import Outcome
+from tidemill_operator.plan.connect.connectors import check_secret
 from tidemill_operator.plan.live import Owner
 from tidemill_operator.plan.model import Connector
 from tidemill_operator.processes.child import end_leftover
@@ -99,6 +100,7 @@ class LocalConnect:
         except (OSError, ValueError) as error:
             message = f"Secret {name} has no key {key}: {type(error).__name__}"
             raise TidemillError(Reason.WAITING, message, f"write the value into {file}") from None
+        check_secret(name, key, text)
         copy = secrets_folder(self._data_dir) / namespace / name / key
         existed = copy.exists()
         return write_atomic(copy, text, mode=0o600) and existed

@@ -65,6 +65,8 @@ def build_plan(
     topics = desired_topics(
         config, platform, facts, replicated=pipeline.spec.source.topic.replication_factor is not None
     )
+    awaited = {slot.topic for slot in slots if slot.reading}
+    topics = tuple(replace(topic, awaited=topic.name in awaited) for topic in topics)
     if not asked:
         schema = bereaved(schema, facts.schema)
         topics = topics if platform.recreate_topics else bereave(topics, facts)
@@ -101,7 +103,11 @@ def _slots(config: PipelineConfig, platform: Platform, facts: LiveFacts, *, aske
     if not source.several:
         return ()
     former = only_topic(facts.schema, config.events_topic)
-    certain = [name for name in topics if asked or (source.kafka is None and limits.own(name, config.namespace))]
+    certain = [
+        name
+        for name in topics
+        if asked or name in facts.gone or (source.kafka is None and limits.own(name, config.namespace))
+    ]
     return desired_slots(topics, facts, former, certain=certain)
 
 

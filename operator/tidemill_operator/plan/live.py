@@ -116,10 +116,14 @@ class LiveSchema:
 
 @dataclass(frozen=True)
 class LiveFacts:
-    """The live facts that a plan depends on, by default unknown."""
+    """The live facts that a plan depends on, by default unknown.
+
+    All brokers answer that the topics in `gone` do not exist.
+    """
 
     topics: Mapping[str, LiveTopic] = field(default_factory=dict)
     brokers: int | None = None
     schema: LiveSchema | None = None
     replicas: Mapping[ScaledComponent, int] = field(default_factory=dict)
     found: tuple[str, ...] = ()
+    gone: frozenset[str] = frozenset()

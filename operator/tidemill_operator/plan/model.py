@@ -19,7 +19,7 @@ class Topic:
 
     The operator creates and alters only a `managed` topic. `lost` describes a deleted topic, which is created again
     only on request. `kafka` is the other cluster of a topic, or None. The pipeline may only read a topic `of_others`.
-    The Python stage writes a `staged` topic.
+    The Python stage writes a `staged` topic. Windows wait for an `awaited` topic, which is one of several.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Topic:
     staged: bool = False
     listed: bool = False
     pattern: str = ""
+    awaited: bool = False
 
 
 @dataclass(frozen=True)

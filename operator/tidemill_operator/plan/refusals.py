@@ -19,6 +19,7 @@ from tidemill_operator.plan.replay import asked, finished
 from tidemill_operator.plan.versions import retyped
 
 _OWN = "the platform's own Kafka"
+_UNSURE = ", but their windows wait, because not all brokers answer that it is gone"
 _LET_CLOSE = "let windows close without it with the annotation tidemill.dev/recreate-topics: 'true', or"
 
 
@@ -247,11 +248,11 @@ def missing(topic: Topic) -> TidemillError:
     if topic.pattern:
         path, leave = "spec.source.topicPattern", f"change {topic.pattern} so that it does not match"
     if topic.lost:
-        waits = topic.kafka is not None or topic.of_others
+        waits = topic.awaited
         return TidemillError(
             Reason.DATA_LOSS,
             f"{path}: topic {topic.name} is gone, and with it every event that was not counted ({topic.lost}); the"
-            f" other topics are still counted{', but their windows may wait for this topic' if waits else ''}",
+            f" other topics are still counted{_UNSURE if waits else ''}",
             f"create it again, {_LET_CLOSE if waits else 'or'} {leave}; counted events stay counted",
         )
     if topic.pattern:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,9 @@ from typing import TypeVar
 
 from tidemill_contract.kafka_login import LoginError, client_settings, read_keys
 from tidemill_contract.resource.kinds.kafka import KafkaSpec
+from tidemill_operator.actuators.kafka.absence import unknown_to_all
 from tidemill_operator.actuators.kafka.log import KafkaLog
-from tidemill_operator.actuators.kafka.session import KafkaSession
+from tidemill_operator.actuators.kafka.session import KafkaSession, Remedies
 from tidemill_operator.actuators.kafka.topics import live_topic
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.live import LiveTopic
@@ -47,15 +48,21 @@ class Cluster:
 
     def __init__(self, connection: Connection, secret: str) -> None:
         self.connection, self.name = connection, f"Kafka at {connection.servers}"
-        self._remedy = f"check the login in the Secret {secret}" if secret else "set spec.source.kafka.secretRef"
+        ports = " and ".join(sorted({server.rpartition(":")[2] for server in connection.servers.split(",")}))
+        login = f"the login in the Secret {secret}" if secret else "clients without a login"
+        self._remedies = Remedies(
+            f"check {login}" if secret else "set spec.source.kafka.secretRef",
+            f"check that it runs, and that the operator may connect to port {ports}: in a cluster, the chart's value"
+            " networkPolicy.egressPorts has to allow it",
+            f"allow Describe and Read on the topic to {login}",
+        )
         self._id = ""
         self._silent: tuple[float, TidemillError] | None = None
 
     @cached_property
     def session(self) -> KafkaSession:
         """Return the topics' client."""
-        settings = dict(self.connection.settings)
-        return KafkaSession(self.connection.servers, settings, ANSWER_SECONDS, remedy=self._remedy)
+        return KafkaSession(self.connection.servers, dict(self.connection.settings), ANSWER_SECONDS, self._remedies)
 
     @cached_property
     def log(self) -> KafkaLog:
@@ -131,6 +138,15 @@ class Clusters:
     def topic(self, namespace: str, kafka: KafkaSpec, name: str) -> LiveTopic | None:
         """Return a topic, or None if it does not exist or the login may not describe it."""
         return self.open(namespace, kafka).topic(name, self._own_id)
+
+    def gone(self, namespace: str, kafka: KafkaSpec, names: Sequence[str]) -> frozenset[str]:
+        """Return those topics of which all brokers of the cluster answer that they do not exist.
+
+        Raises:
+            TidemillError: the Secret is missing or wrong, or cannot be read.
+        """
+        session = self.open(namespace, kafka).session
+        return unknown_to_all(session.config, names, session.timeout)
 
     def _own_id(self) -> str:
         if not self._id and self._own is not None:

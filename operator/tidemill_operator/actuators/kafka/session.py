@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
@@ -15,11 +16,13 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from tidemill_operator.errors import Reason, TidemillError
 
 _SETTLE_SECONDS = 15.0
+_SLACK_SECONDS = 5.0
 GONE = frozenset({
     KafkaError._TIMED_OUT,
     KafkaError._TRANSPORT,
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError._RESOLVE,
+    KafkaError._DESTROY,
     KafkaError.REQUEST_TIMED_OUT,
     KafkaError.NOT_CONTROLLER,
 })  # fmt: skip
@@ -28,16 +31,25 @@ _CHECK_SETTINGS = "check the client settings for TLS and SASL in the file that T
 _WRONG = frozenset({KafkaError.INVALID_CONFIG, KafkaError.INVALID_PARTITIONS, KafkaError.INVALID_REPLICATION_FACTOR})
 
 
+@dataclass(frozen=True)
+class Remedies:
+    """What to do if a login or certificate is refused, if no broker answers, and if the login may not use a topic."""
+
+    refused: str = _CHECK_SETTINGS
+    away: str = ""
+    denied: str = ""
+
+
 class KafkaSession:
     """A thread-safe client for requests to one Kafka cluster."""
 
     def __init__(
-        self, brokers: str, config: Mapping[str, Any], timeout_seconds: float, *, remedy: str = _CHECK_SETTINGS
+        self, brokers: str, config: Mapping[str, Any], timeout_seconds: float, remedies: Remedies | None = None
     ) -> None:
-        self.brokers, self.timeout, self._remedy = brokers, timeout_seconds, remedy
+        self.brokers, self.timeout, self._remedies = brokers, timeout_seconds, remedies or Remedies()
         self.config = {"bootstrap.servers": brokers, "log_level": 0, "error_cb": self._note, **config}
         self.client: AdminClient | None = None
-        self._refused = ""
+        self._refused: tuple[str, float] | None = None
 
     def admin(self) -> AdminClient:
         """Return the client."""
@@ -49,7 +61,7 @@ class KafkaSession:
 
     def wait(self, future: Future[Any]) -> Any:
         """Return a request's answer."""
-        return future.result(timeout=self.timeout + 5.0)
+        return future.result(timeout=self.timeout + _SLACK_SECONDS)
 
     def each(self, futures: Mapping[Any, Future[Any]], okay: tuple[int, ...] = ()) -> None:
         """Wait for all requests, and ignore errors whose code is in `okay`."""
@@ -178,35 +190,39 @@ class KafkaSession:
 
     def _note(self, error: KafkaError) -> None:
         if error.code() in REFUSED:
-            self._refused = error.str()
+            self._refused = error.str(), time.monotonic()
 
     def _served(self) -> None:
         """Poll the client, so that a failed login is reported and not hidden by a timeout."""
         if self.client is not None:
             self.client.poll(0)
 
-    def _gone(self, doing: str, how: str) -> TidemillError:
+    def _gone(self, doing: str, how: str, client: AdminClient) -> TidemillError:
         """Return the error for an unanswered request, and discard the client."""
         self._served()
-        self.client = None
-        if not self._refused:
-            return TidemillError(Reason.UNREACHABLE, f"{doing}: Kafka at {self.brokers} {how}")
-        return TidemillError(
-            Reason.UNREACHABLE, f"{doing}: Kafka at {self.brokers} refuses the client ({self._refused})", self._remedy
-        )
+        if self.client is client:
+            self.client = None
+        refused = self._refused
+        if refused is None or time.monotonic() - refused[1] > 2 * (self.timeout + _SLACK_SECONDS):
+            return TidemillError(Reason.UNREACHABLE, f"{doing}: Kafka at {self.brokers} {how}", self._remedies.away)
+        message = f"{doing}: Kafka at {self.brokers} refuses the client ({refused[0]})"
+        return TidemillError(Reason.UNREACHABLE, message, self._remedies.refused)
 
     @contextmanager
     def told(self, doing: str) -> Iterator[None]:
         """Translate Kafka's errors into TidemillError, with messages that begin with `doing`."""
+        # If another thread discards the client, it is kept until this request has its answer.
+        client = self.admin()
         self._served()
-        self._refused = ""
         try:
             yield
+            self._refused = None
         except FutureTimeout:
-            raise self._gone(doing, f"did not answer within {self.timeout:g} s") from None
+            raise self._gone(doing, f"did not answer within {self.timeout:g} s", client) from None
         except KafkaException as error:
             cause = error.args[0]
             if cause.code() in GONE:
-                raise self._gone(doing, f"does not answer ({cause.str()})") from error
+                raise self._gone(doing, f"does not answer ({cause.str()})", client) from error
             reason = Reason.INVALID_SPEC if cause.code() in _WRONG else Reason.REFUSED
-            raise TidemillError(reason, f"{doing}: Kafka refuses ({cause.name()}: {cause.str()})") from error
+            remedy = self._remedies.denied if cause.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED else ""
+            raise TidemillError(reason, f"{doing}: Kafka refuses ({cause.name()}: {cause.str()})", remedy) from error

@@ -11,6 +11,7 @@ from confluent_kafka.admin import NewPartitions, NewTopic, ResourceType
 
 from tidemill_operator import outcome
 from tidemill_operator.actuators.base import Reclaim
+from tidemill_operator.actuators.kafka.absence import unknown_to_all
 from tidemill_operator.actuators.kafka.replication import THROTTLE_BYTES, Advance, Replication, held
 from tidemill_operator.actuators.kafka.session import KafkaSession
 from tidemill_operator.errors import Reason, TidemillError
@@ -60,6 +61,10 @@ class KafkaTopics:
     def observe(self, names: Sequence[str]) -> Mapping[str, LiveTopic]:
         """Return the existing topics, after asking the controller too."""
         return {name: live_topic(described) for name, described in self._session.existing(names).items()}
+
+    def gone(self, names: Sequence[str]) -> frozenset[str]:
+        """Return those topics of which all brokers answer that they do not exist."""
+        return unknown_to_all(self._session.config, names, self._session.timeout)
 
     def configs(self, names: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
         """Return all config values of existing topics."""

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tidemill_contract.resource.connectors.worker_files import worker_folder
 from tidemill_operator.actuators.base import Topics
 from tidemill_operator.actuators.connect.client import ConnectClient
 from tidemill_operator.actuators.connect.connectors import KafkaConnect, refused
@@ -34,7 +33,7 @@ from tidemill_operator.cluster_settings import ConnectWorkers, Placement
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Outcome, Rank
 from tidemill_operator.plan.connect import workers
-from tidemill_operator.plan.connect.connectors import secret_file
+from tidemill_operator.plan.connect.connectors import check_secret, secret_file
 from tidemill_operator.plan.live import Owner
 from tidemill_operator.plan.model import Connector, Workload
 from tidemill_operator.plan.render import connect, marks, objects
@@ -257,8 +256,5 @@ def _value(secret: str, key: str, data: Mapping[str, str]) -> str:
             "add the key to the Secret in the pipeline's namespace",
         )
         raise TidemillError(Reason.REFUSED, message, remedy) from None
-    folder = worker_folder(text)
-    if folder is not None:
-        message = f"key {key} of Secret {secret} refers to {folder}, where Connect's workers have their own files"
-        raise TidemillError(Reason.REFUSED, message, "name a file outside of this folder")
+    check_secret(secret, key, text)
     return text

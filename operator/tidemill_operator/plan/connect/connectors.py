@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from tidemill_contract import names
 from tidemill_contract.decimals import DECIMAL
 from tidemill_contract.resource.connectors.rules import RESERVED
+from tidemill_contract.resource.connectors.worker_files import worker_folder
 from tidemill_contract.resource.kinds.connectors import ConnectorSpec, SecretKeyRef, listed
 from tidemill_contract.resource.source import SourceSpec
 from tidemill_contract.runtime import PipelineConfig
+from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.live import Owner
 from tidemill_operator.plan.model import Connector
 from tidemill_operator.settings import Platform
@@ -74,6 +76,18 @@ def reference(template: str, namespace: str, pipeline: str, secret: SecretKeyRef
 def secret_file(pipeline: str, name: str, key: str) -> str:
     """Return the short file name from which the operator's Connect workers read a key of a Secret."""
     return f"{pipeline}.{hashlib.sha256(f'{name}/{key}'.encode()).hexdigest()[:32]}"
+
+
+def check_secret(name: str, key: str, text: str) -> None:
+    """Check the value of a key of the Secret `name`. It follows the rule for configs in the spec.
+
+    Raises:
+        TidemillError: the value refers to a file of Connect's workers that no connector may read.
+    """
+    folder = worker_folder(text)
+    if folder is not None:
+        message = f"key {key} of Secret {name} refers to {folder}, where Connect's workers have their own files"
+        raise TidemillError(Reason.REFUSED, message, "name a file outside of this folder")
 
 
 def _defaults(spec: ConnectorSpec, source: SourceSpec, name: str, topic: str) -> dict[str, str]:

@@ -10,19 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kafka_records import KafkaRecord
+from kafka_records import KafkaRecord, records
 from tidemill_contract.events.decoder import EventDecoder, InvalidEvent
 from tidemill_contract.events.records import RecordDecoder
+from tidemill_contract.events.types import default_of
+from tidemill_contract.resource.source import FieldSpec
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_ingest.records import _encoder
+from tidemill_processor.batches.exploding import batch_reader
 
 NOW = 1_795_800_000_000
 
 
-def spec(*fields: dict[str, Any]) -> PipelineSpec:
+def spec(*fields: dict[str, Any], **source: Any) -> PipelineSpec:
     return PipelineSpec.model_validate(
         {
-            "source": {"fields": list(fields)},
+            "source": {"fields": list(fields), **source},
             "aggregations": [
                 {
                     "name": "a",
@@ -75,6 +78,10 @@ def test_values_are_read_as_scaled_integers(text: str, scaled: int | None, reaso
         ('"12,50"', 'mistyped: amount: expected decimal(10,2), got string "12,50"; write a decimal point'),
         ('"EUR 12"', 'mistyped: amount: expected decimal(10,2), got string "EUR 12"; send a number such as 12.50'),
         ('""', 'mistyped: amount: expected decimal(10,2), got string ""'),
+        ('"1_000"', 'mistyped: amount: expected decimal(10,2), got string "1_000"; send a number such as 12.50'),
+        ('"_1"', 'mistyped: amount: expected decimal(10,2), got string "_1"'),
+        ('"१२"', 'mistyped: amount: expected decimal(10,2), got string "१२"'),
+        ('"1\\u0663"', 'mistyped: amount: expected decimal(10,2), got string "1'),
         ("true", "mistyped: amount: expected decimal(10,2), got boolean true"),
         ("[1]", "mistyped: amount: expected decimal(10,2), got array; send one value"),
     ],
@@ -86,6 +93,44 @@ def test_other_values_are_refused_by_name(text: str, verdict: str) -> None:
         decoded(decoder, text)
     assert str(refused.value).startswith(verdict)
     assert decoder.decode_all([b'{"amount": 1}', f'{{"amount": {text}}}'.encode()], NOW).invalid.keys() == {1}
+
+
+PLACES: list[tuple[dict[str, Any], str]] = [
+    (amount(), '{"amount":%s}'),
+    (amount(), '{"amount" :\n%s}'),
+    (amount(), '{"\\u0061mount":%s}'),
+    (amount(path="order.a_b"), '{"order": {"a_b": %s}}'),
+    (amount(path="order[0]"), '{"order": [%s]}'),
+    (amount(path="prices[]"), '{"prices": [1, %s, 2]}'),
+    (amount(path="lines[].price"), '{"lines": [{"price": 1}, {"price": %s}]}'),
+]
+
+
+@pytest.mark.parametrize(("field", "event"), PLACES, ids=[event for _, event in PLACES])
+@pytest.mark.parametrize("text", ["1_000", "1_0.5", "٣", "1\\u0663", "१.५"])
+def test_underscores_and_other_digits_are_refused_everywhere(field: dict[str, Any], event: str, text: str) -> None:
+    """Python reads them as digits. They are found alone and among others, whatever is beside."""
+    reader = batch_reader(spec(field, {"name": "city", "type": "string"}))
+    good = [(event % value).encode() for value in ('"12.5"', '"+1"', "7", "null")]
+    good.append('{"city": "Ås_1", '.encode() + good[0][1:])
+    other = (event % f'"{text}"').encode()
+    for raws in ([other], [*good, other], [other, *good * 40]):
+        (letter,) = reader.read(records(*raws), NOW).dead
+        assert (letter.offset, letter.reason, letter.field) == (raws.index(other), "mistyped", "amount")
+    assert reader.read(records(*good * 40), NOW).dead == ()
+
+
+@pytest.mark.parametrize("text", ["1_000", "१२", "٣"])
+def test_other_formats_and_defaults_refuse_them_too(text: str) -> None:
+    csv = spec(amount(), {"name": "city", "type": "string"}, format="csv")
+    (letter,) = batch_reader(csv).read(records(f"{text},a_b".encode(), b"1.5,c"), NOW).dead
+    assert (letter.offset, letter.reason, letter.field) == (0, "mistyped", "amount")
+    price = {"name": "price", "type": "decimal", "scale": 2, "from": "header", "path": "x-price"}
+    decoder = RecordDecoder(spec(amount(), price))
+    verdict = decoder.refusal(b'{"amount": 3}', NOW, Sent(text))
+    assert str(verdict).startswith(f'mistyped: price: expected decimal(18,2), got string "{text}"')
+    with pytest.raises(ValueError, match="is not of type decimal"):
+        default_of(FieldSpec.model_validate(amount(default=text)))
 
 
 @st.composite
@@ -131,13 +176,16 @@ def test_a_default_is_a_decimal_too() -> None:
 class Sent(KafkaRecord):
     """A record with a header."""
 
-    def headers(self) -> list[tuple[str, bytes]]:
-        return [("x-price", b"12.5")]
+    def __init__(self, price: str) -> None:
+        self._price = price
+
+    def headers(self) -> list[tuple[str, bytes]]:  # type: ignore[override]
+        return [("x-price", self._price.encode())]
 
 
 def test_headers_are_read_as_decimals() -> None:
     price = {"name": "price", "type": "decimal", "scale": 2, "from": "header", "path": "x-price"}
     decoder = RecordDecoder(spec(amount(), price))
-    (event,) = decoder.decode_all([b'{"amount": 3}'], NOW, records=[Sent()]).events
+    (event,) = decoder.decode_all([b'{"amount": 3}'], NOW, records=[Sent("12.5")]).events
     assert decoder.values([event], "price") == [1250]
     assert json.loads(decoder.as_json([event], [b""])[0]) == {"amount": "3.00", "price": "12.50"}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Sequence
+from concurrent.futures import TimeoutError as FutureTimeout
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
 from tidemill_operator.actuators.kafka import session as sessions
 from tidemill_operator.actuators.kafka.clusters import Cluster, Connection
@@ -44,3 +48,40 @@ def test_a_topic_that_only_the_controller_knows_is_not_gone(monkeypatch: pytest.
     with pytest.raises(TidemillError, match=r"topic crm\.orders exists, but a broker") as told:
         cluster.topic("crm.orders", lambda: "own")
     assert told.value.reason == Reason.UNREACHABLE
+
+
+def test_a_client_lives_until_all_its_requests_have_answers() -> None:
+    """Pipelines share a client. A request that gets no answer discards it for later requests only."""
+    session = KafkaSession("127.0.0.1:1", {}, 1.0)
+    with session.told("listing topics"):
+        client = weakref.ref(session.admin())
+        with (
+            pytest.raises(TidemillError, match=r"describing topics: Kafka at 127\.0\.0\.1:1 did not answer within 1 s"),
+            session.told("describing topics"),
+        ):
+            raise FutureTimeout
+        assert session.client is None
+        assert client() is not None
+    gc.collect()
+    assert client() is None
+
+
+def test_remedies_of_another_cluster_name_port_secret_and_permission() -> None:
+    cluster = Cluster(Connection("a:9093,b:9094"), "shop/crm-kafka")
+
+    def told(error: KafkaError | None) -> TidemillError:
+        with pytest.raises(TidemillError) as raised, cluster.session.told("describing topics"):
+            raise FutureTimeout if error is None else KafkaException(error)
+        return raised.value
+
+    assert told(None).remedy == (
+        "check that it runs, and that the operator may connect to port 9093 and 9094: in a cluster, the chart's value"
+        " networkPolicy.egressPorts has to allow it"
+    )
+    cluster.session._note(KafkaError(KafkaError._AUTHENTICATION, "wrong password"))
+    assert told(None).remedy == "check the login in the Secret shop/crm-kafka"
+    denied = told(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
+    assert denied.remedy == "allow Describe and Read on the topic to the login in the Secret shop/crm-kafka"
+    with cluster.session.told("describing topics"):
+        pass
+    assert "check that it runs" in told(None).remedy

@@ -72,6 +72,19 @@ def test_the_key_of_a_secret_that_is_missing_is_named(tmp_path: Path) -> None:
     assert actuator._copy("shop", "shop-db", "password"), "connectors have to read it again"
 
 
+def test_a_secret_cannot_name_a_file_of_the_worker(tmp_path: Path) -> None:
+    """The rule is that of workers in a cluster. The worker gets no copy, and keeps the value it has."""
+    actuator, _ = connect(tmp_path)
+    file = tmp_path / "secret-refs" / "shop" / "places" / "file"
+    file.parent.mkdir(parents=True)
+    file.write_text("/data/orders.txt")
+    actuator._copy("shop", "places", "file")
+    file.write_text("/data/../proc/self/environ\n")
+    with pytest.raises(TidemillError, match=r"key file of Secret places refers to /proc, .* outside of this folder"):
+        actuator._copy("shop", "places", "file")
+    assert (tmp_path / "connect" / "secrets" / "shop" / "places" / "file").read_text() == "/data/orders.txt"
+
+
 def test_references_name_namespace_secret_and_key(tmp_path: Path) -> None:
     assert secret_reference(tmp_path) == f"${{tidemill:{tmp_path}/connect/secrets/{{namespace}}/{{name}}:{{key}}}}"
 

@@ -109,6 +109,24 @@ def test_topics_come_and_go_without_a_restart() -> None:
     assert (run.reading(), run.revision()) == ({"shop.o2"}, before)
 
 
+def test_windows_wait_for_a_topic_of_others_until_all_brokers_answer_that_it_is_gone() -> None:
+    run, platform = Run(topicPattern=r"crm\..*"), Platform(readable_topics=("crm.*",))
+    for name in ("crm.a", "crm.b"):
+        run.world.kafka.put(name, 1)
+    run.apply(platform)
+    assert "gone" not in run.world.kafka.calls
+    del run.world.kafka.topics["crm.b"]
+    run.world.kafka.unsure = True
+    assert run.apply(platform)["TopicsReady"][0] == "False"
+    assert run.reading() == {"crm.a", "crm.b"}
+    run.world.kafka.unsure = False
+    assert run.apply(platform)["TopicsReady"][0] == "False"
+    assert run.reading() == {"crm.a"}
+    asked = run.world.kafka.calls.count("gone")
+    run.apply(platform)
+    assert run.world.kafka.calls.count("gone") == asked
+
+
 def test_a_platform_that_allows_less_takes_no_topic_away() -> None:
     run = Run(topicPattern=r"crm\..*")
     run.world.kafka.put("crm.a", 1)

@@ -80,28 +80,36 @@ def test_an_answer_that_may_be_outdated_stops_no_slot() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "more", "asked", "waits"),
+    ("name", "more", "asked", "gone", "waits"),
     [
-        ("shop.b", {}, False, False),
-        ("crm.b", {}, False, True),
-        ("shop.b", {"kafka": {"bootstrapServers": "a:9092"}}, False, True),
-        ("shop.b", {"kafka": {"bootstrapServers": "a:9092"}}, True, False),
+        ("shop.b", {}, False, "", False),
+        ("crm.b", {}, False, "", True),
+        ("crm.b", {}, False, "crm.b", False),
+        ("shop.b", {"kafka": {"bootstrapServers": "a:9092"}}, False, "", True),
+        ("shop.b", {"kafka": {"bootstrapServers": "a:9092"}}, False, "shop.b", False),
+        ("shop.b", {"kafka": {"bootstrapServers": "a:9092"}}, True, "", False),
     ],
-    ids=["own", "of others", "another cluster", "asked"],
+    ids=["own", "of others", "all brokers", "another cluster", "all brokers there", "asked"],
 )
 def test_windows_wait_for_a_topic_unless_it_is_certainly_gone(
-    name: str, more: dict[str, Any], asked: bool, waits: bool
+    name: str, more: dict[str, Any], asked: bool, gone: str, waits: bool
 ) -> None:
     schema = ran(Slot(0, "shop.a", 0, topic_id="A", next_offset=4), Slot(1, name, 0, topic_id="B", next_offset=5))
     one = pipeline(topics=["shop.a", name], **more)
     annotations = {"tidemill.dev/recreate-topics": "true"} if asked else {}
     one = one.model_copy(update={"metadata": one.metadata.model_copy(update={"annotations": annotations})})
-    plan = build_plan(one, Platform(), 1, LiveFacts({"shop.a": LiveTopic(1, 1, "A")}, 1, schema))
+    live = LiveFacts({"shop.a": LiveTopic(1, 1, "A")}, 1, schema, gone=frozenset({gone}))
+    plan = build_plan(one, Platform(), 1, live)
     assert [slot.reading for slot in plan.schema.slots] == [True, waits]
-    if waits:
-        assert "but their windows may wait for this topic; create it again, let windows close" in str(
-            missing(plan.topics[1])
-        )
+    if asked:
+        return  # nothing is reported then
+    told = (
+        "counted, but their windows wait, because not all brokers answer that it is gone; create it again, let windows"
+    )
+    assert (told in str(missing(plan.topics[1]))) == waits
+    assert waits or "the other topics are still counted; create it again, or remove the topic" in str(
+        missing(plan.topics[1])
+    )
 
 
 def test_the_partitions_of_a_former_only_topic_are_its_slots() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Context, Decimal, Inexact, InvalidOperation
 from functools import partial
@@ -9,11 +10,24 @@ from itertools import repeat
 from math import trunc
 from typing import Any
 
+import msgspec
+
 from tidemill_contract.decimals import DECIMAL, MOST_DIGITS, scaled_text
 from tidemill_contract.events.details import shown
 from tidemill_contract.events.shapes import Shape
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
 from tidemill_contract.resource.source import FieldSpec
+
+# The typed decoder reads texts as Python's decimals, which may contain underscores and the digits of all scripts.
+_PLAIN_TEXT = re.compile(r"[\s0-9eE+.\-]*", re.ASCII)
+_OTHER_TEXT = rb'"[\s0-9eE+.\-]*(?:_|\\|[\x80-\xff])'
+_UNDERSCORE = re.compile(rb'_[\s0-9eE+.\-_]*"')
+_ESCAPED_NAME = re.compile(rb'\\[^":,]*"\s*:')
+
+
+def is_plain(text: str) -> bool:
+    """Return whether a text has only characters that decimals may have: ASCII digits, signs, a point, an exponent."""
+    return _PLAIN_TEXT.fullmatch(text) is not None
 
 
 class DecimalFormat:
@@ -65,15 +79,32 @@ class DecimalFormat:
 
 
 class Decimals:
-    """Scales the decimal fields in one pipeline's events."""
+    """Scales the decimal fields in one pipeline's events.
 
-    def __init__(self, fields: Sequence[FieldSpec], first: Mapping[str, str]) -> None:
+    `names` are the fields that are read from the event. `element` says that the events are elements of an array.
+    """
+
+    def __init__(self, fields: Sequence[FieldSpec], first: Mapping[str, str], *, element: bool) -> None:
         own = [field for field in fields if field.origin == "value" and field.name not in first]
         found = {field.name: DecimalFormat.of(field) for field in own}
         self._formats = {name: written for name, written in found.items() if written is not None}
+        self.names = tuple(self._formats)
+        ends = {field.steps[-1] for field in own if field.name in self._formats}
+        names = {end for end in ends if isinstance(end, str)}
+        self._other = _other_texts(names, items=element or names != ends)
         self.shown: Mapping[str, Callable[[int], str]] = {
             field.name: partial(scaled_text, scale=field.scale or 0) for field in fields if field.type == DECIMAL
         }
+
+    def may_be_other(self, raw: bytes) -> bool:
+        """Return whether these bytes (one or more events) may have a decimal in a text that is not plain."""
+        if not self._formats:
+            return False
+        escapes = b"\\" in raw
+        # The searches are ordered by their cost, and most events have nothing that the first ones find.
+        if not escapes and raw.isascii() and not (b"_" in raw and _UNDERSCORE.search(raw)):
+            return False
+        return bool(self._other.search(raw) or (escapes and _ESCAPED_NAME.search(raw)))
 
     def scale_all(self, shape: Shape, events: Sequence[Any]) -> None:
         """Replace the decimals in several events, or raise ArithmeticError or ValueError for an invalid decimal."""
@@ -86,3 +117,11 @@ class Decimals:
             (value,) = shape.values((event,), name)
             if value is not None:
                 shape.put((event,), name, (written.scaled(name, value),))
+
+
+def _other_texts(names: set[str], *, items: bool) -> re.Pattern[bytes]:
+    """Return the pattern of texts that are not plain, in members with these names, or also as items of arrays."""
+    found = [re.escape(msgspec.json.encode(name)) + rb"\s*:\s*" + _OTHER_TEXT for name in sorted(names)]
+    if items:
+        found.append(rb"[\[,]\s*" + _OTHER_TEXT + rb'[^"]*"\s*[,\]]')
+    return re.compile(b"|".join(found))

@@ -197,6 +197,8 @@ class EventDecoder:
             return True
         if self._fields.takes_any and any(b'"payload"' in part or b'"op"' in part for part in parts):
             return True
+        if any(map(self._fields.decimals.may_be_other, parts)):
+            return True
         for name in self._fields.counts:
             kinds = set(map(type, self._fields.shape.values(events, name)))
             if Decimal in kinds and any(map(may_be_lenient, parts)):

@@ -189,6 +189,12 @@ def counts_seconds(name: str | None, value: int) -> InvalidEvent:
     return InvalidEvent(Reason.OUT_OF_RANGE, name, detail)
 
 
+def misfit(name: str, value: bytes, kind: str) -> InvalidEvent:
+    """Return the verdict on a value in JSON that is not of the type of its field."""
+    reason, detail = _misfit(name, value, kind, "")
+    return InvalidEvent(reason, name, detail)
+
+
 def miswritten(name: str, kind: str, value: Any) -> InvalidEvent:
     """Return an InvalidEvent for a timestamp that does not match the field's format."""
     came = f"string {json.dumps(value)}" if isinstance(value, str) else f"number {value}"

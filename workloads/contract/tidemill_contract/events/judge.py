@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from tidemill_contract.events.details import envelope_of, failed, miswritten, not_json, refused, with_path
+from tidemill_contract.events.decimals import is_plain
+from tidemill_contract.events.details import envelope_of, failed, misfit, miswritten, not_json, refused, with_path
 from tidemill_contract.events.fields import MAX_EVENT_BYTES, MAX_KEY_BYTES, EventFields
 from tidemill_contract.events.members import BROKEN, as_object, may_be_rounded, members, mended
 from tidemill_contract.events.timestamps import is_number, may_be_lenient
@@ -44,6 +45,8 @@ class EventJudge:
         event = self._read(raw)
         if self._fields.counts:
             self._check_counts(raw, event)
+        if self._fields.decimals.may_be_other(raw):
+            self._check_decimals(raw)
         micros = 0
         for name in self._fields.timestamps:
             value = self._value(event, name)
@@ -138,6 +141,13 @@ class EventJudge:
                 text = msgspec.json.decode(written, type=str)
                 if not is_number(text):
                     raise miswritten(name, self._fields.kinds[name], text)
+
+    def _check_decimals(self, raw: bytes) -> None:
+        found = self._fields.shape.extracted(raw)
+        for name in self._fields.decimals.names:
+            written = found.get(name, b"")
+            if written[:1] == b'"' and not is_plain(msgspec.json.decode(written, type=str)):
+                raise misfit(name, written, self._fields.kinds[name])
 
     def _check_nul(self, event: Any) -> None:
         texts = [(name, [self._value(event, name)]) for name in self._fields.strings]

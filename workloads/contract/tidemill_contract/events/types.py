@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from tidemill_contract.events.decimals import DecimalFormat
+from tidemill_contract.events.decimals import DecimalFormat, is_plain
 from tidemill_contract.events.details import (
     AS_WRITTEN,
     SECONDS_FROM,
@@ -134,6 +134,8 @@ def default_of(field: FieldSpec) -> Any:
         if written is not None:
             written.micros(field.default if written.counts and isinstance(field.default, str) else value)
         if (decimal := DecimalFormat.of(field)) is not None:
+            if isinstance(field.default, str) and not is_plain(field.default):
+                raise ValueError
             decimal.all_scaled([value])
     except (msgspec.MsgspecError, ArithmeticError, ValueError):
         remedy = _DEFAULTS[field.type] if written is None else "write the default in the field's format"

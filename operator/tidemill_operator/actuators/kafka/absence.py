@@ -1,0 +1,60 @@
+"""Asks all brokers of a Kafka cluster whether topics are gone, where the controller may not be asked.
+
+The metadata of a single broker may be outdated, for example if it is cut off from the others. All brokers together are
+never outdated about a topic that they have served.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from tidemill_operator.actuators.kafka.python_client import connected, told
+from tidemill_operator.errors import TidemillError
+
+log = logging.getLogger(__name__)
+_UNKNOWN_TOPIC = 3
+
+
+def unknown_to_all(config: Mapping[str, Any], topics: Collection[str], timeout_seconds: float) -> frozenset[str]:
+    """Return those topics of which every broker answers that they do not exist.
+
+    A topic that the login may not describe is never among them, because Kafka then gives another answer. The result is
+    empty if a broker does not answer, or names a broker that was not asked.
+
+    Args:
+        config: client settings in librdkafka's names.
+        topics: names of topics.
+        timeout_seconds: the timeout of each request.
+    """
+    doing, brokers = "asking all brokers for topics", str(config["bootstrap.servers"])
+    try:
+        with connected(config, timeout_seconds, doing) as client, told(doing, brokers):
+            answers = client._manager.run(_answers, client._manager, sorted(topics), int(timeout_seconds * 1000))
+    except TidemillError as error:
+        log.info("%s", error)
+        return frozenset()
+    asked = set(answers)
+    if not asked or any({broker.node_id for broker in answer.brokers} - asked for answer in answers.values()):
+        return frozenset()
+    unknown = [
+        {topic.name for topic in answer.topics if topic.error_code == _UNKNOWN_TOPIC} for answer in answers.values()
+    ]
+    return frozenset(topics).intersection(*unknown)
+
+
+async def _answers(manager: Any, topics: list[str], timeout_ms: int) -> dict[int, Any]:
+    """Return the metadata that each broker answers about the topics, by the broker's id."""
+    from kafka.protocol.metadata import MetadataRequest
+
+    asked = [MetadataRequest.MetadataRequestTopic(name=name) for name in topics]
+    sent = {
+        broker.node_id: manager.send(
+            MetadataRequest(topics=asked, allow_auto_topic_creation=False),
+            node_id=broker.node_id,
+            request_timeout_ms=timeout_ms,
+        )
+        for broker in manager.cluster.brokers()
+    }
+    return {node: await answer for node, answer in sent.items()}
