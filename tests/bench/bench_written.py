@@ -170,6 +170,13 @@ def _text(*parts: Any) -> Callable[[pl.DataFrame, int], Iterable[bytes]]:
     return lambda events, number: events.select(pl.concat_str(pieces)).to_series()
 
 
+def _with_ids(events: pl.DataFrame, number: int) -> Iterable[bytes]:
+    """Flat events whose `user_id` is an id of 36 characters, in no order, like a random UUID."""
+    hashed = pl.struct("ts", "page", "latency_ms").hash().cast(pl.String).str.zfill(20)
+    ids = pl.concat_str(hashed, pl.lit("-4c1e-9b7d-a1b2c"))
+    return _text(*_flat())(events.with_columns(user_id=ids), number)
+
+
 def _exploded(events: pl.DataFrame, number: int) -> Iterable[bytes]:
     items = pl.concat_str(
         pl.lit('{"page": "'), "page", pl.lit('", "latency_ms": '), "latency_ms", pl.lit(', "user_id": "'), "user_id",
@@ -302,6 +309,12 @@ ROWS: dict[str, Written] = {
         columns=f"ts BIGINT, country STRING, items ARRAY<{_ITEM}>",
         read="SELECT t, i.page, i.latency_ms FROM events CROSS JOIN UNNEST(items) AS i (page, latency_ms, user_id)",
         elements=ELEMENTS,
+    ),
+    "dedupe": Written(
+        "flat JSON, each event has an id that is remembered for an hour",
+        _with_ids,
+        spec=lambda needs: {"source": {"dedupe": {"field": "user_id", "window": "1h"}}},
+        why_not="the row compares Tidemill with and without dedupe",
     ),
     "lookup": Written(
         f"flat JSON, grouped by a column of a table in Postgres with {USERS:,} rows",

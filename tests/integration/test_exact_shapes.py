@@ -87,6 +87,8 @@ class Shape:
     name = "nested"
     records_per_part = False
     """Whether each part is a record of the topic that the processors read."""
+    repeats = False
+    """Whether a record without parts is a copy of another one."""
 
     def __init__(self, around: Surroundings) -> None:
         self.around = around
@@ -295,7 +297,42 @@ def shape(event):
         return raw, [event, {**event, "k": "copy"}] if number % 7 == 0 else [event]
 
 
-SHAPES = {shape.name: shape for shape in (Shape, Avro, Exploded, LookedUp, Staged)}
+class Repeated(Shape):
+    """Every third record is a copy of one of the latest events, in any partition, and is left out.
+
+    No two events have the same time, because it is not defined which copy counts, and `first` compares the places of
+    events with equal times. Late events have no copies, because either copy may become the dead letter.
+    """
+
+    name = "repeated"
+    repeats = True
+
+    def __init__(self, around: Surroundings) -> None:
+        super().__init__(around)
+        self._latest: list[bytes] = []
+        self._low = 0
+
+    def spec(self) -> dict[str, Any]:
+        """The members of the spec that are this shape's."""
+        return {"source": {"fields": PLAIN, "dedupe": {"field": "id", "window": "1h"}}}
+
+    def write(self, rnd: random.Random, low: int) -> tuple[bytes, list[Part]]:
+        """A record, and the parts that it should become."""
+        if low > self._low:
+            self._low, self._latest = low, []
+        if self._latest and rnd.random() < 0.33:
+            return rnd.choice(self._latest), []
+        if rnd.random() < 0.03:
+            return b"{", ["not_json"]
+        event = self.draw(rnd, low)
+        event["ts"] = low + event["id"] * 7_919 % ROUND_MS
+        raw = json.dumps(event).encode()
+        if low == self._low and event["v"] != 3:
+            self._latest = [*self._latest[-200:], raw]
+        return raw, [event]
+
+
+SHAPES = {shape.name: shape for shape in (Shape, Avro, Exploded, LookedUp, Staged, Repeated)}
 
 
 class Play:
@@ -327,7 +364,7 @@ class Play:
         self.model = Model({**self.spec, "source": known})
         self._logs = dict.fromkeys(range(PARTITIONS), 0)
         self._low = BASE
-        self._consumed = 0
+        self._consumed = self._copies = 0
         self.running = Running(servers, folder, self._document())
         stack.callback(self.running.close)
 
@@ -346,6 +383,7 @@ class Play:
             self._logs[partition] += 1
             carriers.append(Event(partition, offset, raw))
             self._consumed += len(parts) if self.shape.records_per_part else 1
+            self._copies += self.shape.repeats and not parts
             for place, part in enumerate(parts, offset * PLACES):
                 if isinstance(part, str):
                     events.append(Event(partition, place, raw, reason=part))
@@ -435,6 +473,8 @@ class Play:
         counts = sql("SELECT sum(consumed), sum(filtered), sum(invalid) FROM {s}._offsets WHERE reader = 'live'")
         invalid = sum(event.values is None for event in model.seen)
         assert [tuple(map(int, row)) for row in counts] == [(self._consumed, model.filtered, invalid)]
+        copies = sql("SELECT sum(duplicates)::bigint FROM {s}._offsets WHERE reader = 'live'")
+        assert copies == [(self._copies,)]
         letters = sql('SELECT partition, "offset", element, aggregation, reason FROM {s}._dead_letters')
         places = self._staged() if self.shape.records_per_part else None
         dead = [

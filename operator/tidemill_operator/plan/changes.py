@@ -100,6 +100,8 @@ def _recounted(before: Plan, after: Plan) -> bool:
         return True
     if len({source.get("eventTime", {}).get("field") for source in sources}) > 1:
         return True
+    if sources[0].get("dedupe") != sources[1].get("dedupe"):
+        return True
     joined_before, joined_after = map(_joined, (old, new))
     if any(joined_after.get(name, lookup) != lookup for name, lookup in joined_before.items()):
         return True

@@ -62,6 +62,7 @@ CREATE TABLE "analytics__web_traffic"."_offsets" (
   "filtered" bigint NOT NULL DEFAULT 0,
   "invalid" bigint NOT NULL DEFAULT 0,
   "feeds" integer[] NOT NULL DEFAULT '{}',
+  "duplicates" bigint NOT NULL DEFAULT 0,
   PRIMARY KEY (reader, partition)
 ) WITH (fillfactor = 50);
 GRANT SELECT, UPDATE ON "analytics__web_traffic"."_offsets" TO "analytics__web_traffic_writer";

@@ -113,12 +113,13 @@ async def _progress(connection: Connection, schema: str) -> dict[str, Any]:
             "invalid": row[6],
             "last_event_at": _moment(row[7]),
             "end_confirmed_at": _moment(row[8]),
+            "duplicates": row[9],
         }
         for row in await cursor.fetchall()
     ]
     cursor = await connection.execute(offsets.losses(schema), (readers.LIVE,))
     lost = [dict(zip(offsets.LOSSES, row, strict=True)) for row in await cursor.fetchall()]
-    totals = {name: sum(row[name] for row in partitions) for name in ("consumed", "filtered", "invalid")}
+    totals = {name: sum(row[name] for row in partitions) for name in ("consumed", "filtered", "invalid", "duplicates")}
     return {**totals, "partitions": partitions, "lost": lost}
 
 

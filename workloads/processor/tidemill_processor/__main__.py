@@ -21,6 +21,7 @@ from tidemill_processor.database import Database
 from tidemill_processor.detect.scanning import Scanner
 from tidemill_processor.formats.readers import registry_of
 from tidemill_processor.keeper.duties import Trials
+from tidemill_processor.keeper.forgetting import Forgetter
 from tidemill_processor.keeper.health import standing
 from tidemill_processor.keeper.keeper import Duties, Keeper
 from tidemill_processor.keeper.lookup_notes import LookupNotes
@@ -108,6 +109,7 @@ class Processor:
             live=self._live,
             report=self._report,
             lookup_notes=None if self._lookups is None else LookupNotes(database.schema, self._lookups),
+            forgetter=Forgetter.of(connection, database, config),
         )
 
     def _call_redis(self, call: Any, *args: Any, **kwargs: Any) -> Any:

@@ -26,7 +26,10 @@ CONNECT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class AggregationStore:
-    """A version of an aggregation, with its row in `_aggregations`, its table and its layout."""
+    """A version of an aggregation, with its row in `_aggregations`, its table and its layout.
+
+    `reader` is the reader for which the version was created: `live`, or a replay.
+    """
 
     id: int
     spec: AggregationSpec
@@ -35,6 +38,7 @@ class AggregationStore:
     partition_days: int
     layout: AggregationLayout
     since: int
+    reader: str = LIVE
 
     @property
     def name(self) -> str:
@@ -124,7 +128,7 @@ class Database:
                 continue
             feeds, plan = Feeds.read(*fed), layout(aggregation, types)
             since = feeds.of_writer([p.column for p in plan.partials])
-            store = AggregationStore(id_, aggregation, version, table, days, guarded(plan, feeds), since)
+            store = AggregationStore(id_, aggregation, version, table, days, guarded(plan, feeds), since, reader)
             found.append((reader, store))
         return found
 

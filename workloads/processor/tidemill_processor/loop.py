@@ -53,6 +53,8 @@ def count_commit(pipeline: str, batch: Batch, committed: Committed, seconds: flo
     metrics.count_anomalies(pipeline, committed.anomalies)
     if batch.filtered:
         metrics.EVENTS_FILTERED.inc(sum(batch.filtered.values()))
+    if committed.duplicates:
+        metrics.DUPLICATES.inc(committed.duplicates)
     for letter in batch.dead:
         metrics.DEAD_LETTERS.labels(reason=letter.reason).inc()
     for (aggregation, policy), number in committed.late.items():

@@ -2,7 +2,8 @@
 
 1. Lock the `_offsets` rows of the batch's partitions in partition order.
 2. Check that each partition still has the position that this process last stored.
-3. COPY the partial results into temporary tables, then take the aggregations' locks in id order.
+3. COPY the partial results into temporary tables, store the ids of the events (see `merge/dedupe`), then take the
+   aggregations' locks in id order.
 4. Read `closed_until` again under the locks. If `closed_until` has changed, aggregate again.
 5. Merge the windows, write dead letters, raw events and anomalies, advance the offsets, and commit.
 """
@@ -23,13 +24,15 @@ from tidemill_contract.tables.readers import LIVE
 from tidemill_processor.batches.batch import PARTITION, Batch
 from tidemill_processor.database import AggregationStore, Database
 from tidemill_processor.detect.anomalies import by_rule
-from tidemill_processor.detect.event_anomalies import Watcher
+from tidemill_processor.detect.event_anomalies import Judged, Watcher
 from tidemill_processor.merge import corrections, merging, refused
 from tidemill_processor.merge.aggregate import END, PANE, Aggregated, aggregate
+from tidemill_processor.merge.dedupe import Firsts, Ids, Overtaken
 from tidemill_processor.merge.merging import Work
 from tidemill_processor.merge.partitions import KeptEvents, Partitions
 from tidemill_processor.merge.sessions import SessionMerger, aggregate_sessions
 from tidemill_processor.replay import Handover
+from tidemill_processor.time.observing import observed
 from tidemill_processor.time.watermark import PartitionTime
 
 
@@ -76,6 +79,7 @@ class Committed:
         late: the number of late events by (aggregation, policy).
         anomalies: the number of anomalies in single events, by rule.
         handed: the partitions that a replay has handed over to live processors.
+        duplicates: the number of events that were left out as duplicates.
     """
 
     positions: dict[int, Position]
@@ -84,6 +88,7 @@ class Committed:
     rows: int
     anomalies: Mapping[str, int] = field(default_factory=dict)
     handed: frozenset[int] = frozenset()
+    duplicates: int = 0
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,7 @@ class Committer:
         self._partitions = Partitions(database)
         self._kept_events = KeptEvents(database, config, self._partitions)
         self._watcher = Watcher(database, config)
+        self._ids = Ids(database, config)
         self._sessions: dict[int, SessionMerger] = {}
         self._merges: dict[int, str] = {}
         for store in stores:
@@ -157,12 +163,12 @@ class Committer:
                 return self._commit(batch, positions)
             except _Marked:
                 self._learn()
+            except Overtaken:
+                continue  # another processor has counted events with the same ids, so count the others
 
     def _commit(self, batch: Batch, positions: dict[int, Position]) -> Committed:
         epochs = {p: position.epoch for p, position in positions.items()}
-        works = self._aggregate(batch, epochs)
-        kept = self._kept_events.prepare(self._connection, batch)
-        judged = self._watcher.judge(self._connection, batch, positions, epochs)
+        firsts, works, kept, judged = self._ready(batch, positions, epochs)
         handed: frozenset[int] = frozenset()
         with self._connection.transaction():
             rows = self._lock_offsets(batch)  # 1
@@ -171,48 +177,65 @@ class Committer:
                 whole = batch
                 starts = {p: position.next_offset for p, position in positions.items()}
                 batch, handed = self.handover.cut(self._connection, batch, starts)
-                works = works if batch is whole else self._aggregate(batch, epochs)
+                if batch is not whole:
+                    firsts = firsts.cut(batch)
+                    works = self._aggregate(firsts, epochs)
             self._kept_events.store(self._connection, kept, epochs)
             self._watcher.store(self._connection, judged)
-            self._copy_and_lock(works)  # 3
+            self._copy(works)  # 3
+            self._ids.remember(self._connection, firsts, [row.maximum for row in rows.values()])
+            self._lock(works)
             self._aggregate_late(works, epochs)  # 4
             changes = self._merge(works)  # 5
             letters, late = refused.late(self._connection, self._database, batch, works)
             refused.write(self._connection, self._database, [*batch.dead, *letters], epochs)
-            self._advance(batch, rows)
+            self._advance(batch, rows, firsts.duplicates)
         moved = {p: replace(positions[p], next_offset=offset) for p, offset in batch.next_offsets.items()}
         self._watcher.keep(judged, moved)
         rows_written = sum(work.result.rows.height for work in works)
-        return Committed(moved, tuple(changes), late, rows_written, by_rule(judged.found), handed)
+        return Committed(moved, tuple(changes), late, rows_written, by_rule(judged.found), handed, firsts.left_out)
 
     def attempt(self, batch: Batch, positions: dict[int, Position]) -> None:
         """Store a batch's rows, then roll back."""
         epochs = {p: position.epoch for p, position in positions.items()}
-        works = self._aggregate(batch, epochs)
-        kept = self._kept_events.prepare(self._connection, batch)
-        judged = self._watcher.judge(self._connection, batch, positions, epochs)
+        _, works, kept, judged = self._ready(batch, positions, epochs)
         with self._connection.transaction() as transaction:
             self._kept_events.store(self._connection, kept, epochs)
             self._watcher.store(self._connection, judged)
-            self._copy_and_lock(works)
+            self._copy(works)
+            self._lock(works)
             self._aggregate_late(works, epochs)
             self._merge(works)
             raise psycopg.Rollback(transaction)
 
-    def _aggregate(self, batch: Batch, epochs: dict[int, int]) -> list[Work]:
+    def _ready(
+        self, batch: Batch, positions: dict[int, Position], epochs: dict[int, int]
+    ) -> tuple[Firsts, list[Work], pl.DataFrame | None, Judged]:
+        """Compute what the transaction writes: the events that count, their partials, raw events and anomalies."""
+        further = {store.reader: self._marked(id_) for id_, store in self._others.items()}
+        firsts = self._ids.look(self._connection, batch, self._stores, further)
+        works = self._aggregate(firsts, epochs)
+        kept = self._kept_events.prepare(self._connection, firsts.batch)
+        return firsts, works, kept, self._watcher.judge(self._connection, firsts.batch, positions, epochs)
+
+    def _marked(self, id_: int) -> list[int]:
+        """Return the partitions that are marked for a version."""
+        return [p for p, ids in self._marks.items() if id_ in ids]
+
+    def _aggregate(self, firsts: Firsts, epochs: dict[int, int]) -> list[Work]:
         closed = self._closed()
         works = []
-        for store, frame in self._fed(batch.frame):
+        for store, frame in self._fed(firsts):
             result = self._aggregate_one(frame, store, closed.get(store.id), epochs)
             works.append(Work(store, closed.get(store.id), result, frame))
             self._partitions.ensure(self._connection, store.table, store.partition_days, result.rows[PANE])
         return works
 
-    def _fed(self, frame: pl.DataFrame) -> list[tuple[AggregationStore, pl.DataFrame]]:
-        fed = [(store, frame) for store in self._stores]
+    def _fed(self, firsts: Firsts) -> list[tuple[AggregationStore, pl.DataFrame]]:
+        fed = [(store, firsts.frame(store.reader)) for store in self._stores]
         for id_, store in self._others.items():
-            marked = [p for p, ids in self._marks.items() if id_ in ids]
-            fed.append((store, frame.filter(pl.col(PARTITION).is_in(marked))))
+            marked = pl.col(PARTITION).is_in(self._marked(id_))
+            fed.append((store, firsts.frame(store.reader).filter(marked)))
         return sorted(fed, key=lambda pair: pair[0].id)
 
     def _learn(self) -> None:
@@ -261,9 +284,11 @@ class Committer:
             self._marks |= marks
             raise _Marked
 
-    def _copy_and_lock(self, works: list[Work]) -> None:
+    def _copy(self, works: list[Work]) -> None:
         for work in works:
             merging.copy(self._connection, work.store, work.result.rows)
+
+    def _lock(self, works: list[Work]) -> None:
         for work in works:
             self._connection.execute(self._database.lock(work.store.id))
 
@@ -314,26 +339,17 @@ class Committer:
             )
         return change
 
-    def _advance(self, batch: Batch, rows: dict[int, _Offset]) -> None:
+    def _advance(self, batch: Batch, rows: dict[int, _Offset], duplicates: Mapping[int, int]) -> None:
         now_ms = max((row.clock_ms for row in rows.values()), default=0)
-        latest, invalid = batch.latest_times(), batch.invalid
+        times = observed(batch, [row.time for row in rows.values()], self._max_advance_ms, now_ms)
+        invalid = batch.invalid
         values = []
         for partition, next_offset in sorted(batch.next_offsets.items()):
-            time = rows[partition].time
-            if partition in latest:
-                ordinary = (
-                    time.maximum is not None
-                    and not time.suspects
-                    and latest[partition] <= time.maximum + self._max_advance_ms
-                )
-                times = [latest[partition]] if ordinary else batch.times_of(partition)
-                time = time.observe(times, max_advance_ms=self._max_advance_ms, now_ms=now_ms)
-            else:
-                time = replace(time, last_event_at=now_ms)
+            time = times[partition]
             values.append((
                 next_offset, time.maximum, list(time.suspects[-100:]), batch.arrived[partition],
                 batch.consumed.get(partition, 0), batch.filtered.get(partition, 0), invalid.get(partition, 0),
-                partition,
+                duplicates.get(partition, 0), partition,
             ))  # fmt: skip
         self._connection.cursor().executemany(offsets.advance(self._database.schema, self._reader), values)
 

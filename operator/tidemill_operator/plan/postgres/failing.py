@@ -18,6 +18,7 @@ _DOING = {
     "corrections": "corrected windows cannot be published",
     "anomalies": "anomalies cannot be published",
     "dead letters": "dead letters cannot be published",
+    "forget": "ids that dedupe no longer needs cannot be deleted",
 }
 _REMEDY = {
     Reason.HELD_UP: (

@@ -27,6 +27,7 @@ from tidemill_contract.tables import (
     slots,
 )
 from tidemill_contract.tables.definition import Table
+from tidemill_contract.tables.inputs import dedupe
 from tidemill_contract.tables.storage import partition_days
 from tidemill_contract.tables.windows import window_table
 from tidemill_operator.plan.kafka.claims import TOPICS
@@ -80,6 +81,8 @@ def desired_schema(config: PipelineConfig, replay: Replay | None = None) -> Sche
         tables.append(events.TABLE)
     if spec.source.several:
         tables.append(slots.TABLE)
+    if spec.source.dedupe is not None:
+        tables.append(dedupe.TABLE)
     live = {ref.name: ref.version for ref in config.aggregations}
     versions = [(live, "live"), *([(replay.versions, replay.reader)] if replay else [])]
     found = [pair for numbers, reader in versions for pair in _versions(config, numbers, reader)]

@@ -167,6 +167,11 @@ def elsewhere(spec: Document) -> None:
     spec["source"] |= {"kafka": {"bootstrapServers": "a:9092"}, "topic": {"name": "crm.orders", "managed": False}}
 
 
+def with_dedupe(spec: Document) -> None:
+    """The notes are ids."""
+    spec["source"]["dedupe"] = {"field": "note", "window": "1h"}
+
+
 def with_lookups(spec: Document) -> None:
     """Adds a lookup from a file, one from a table and one from a topic; windows are grouped by a field of the first."""
     fields = [{"name": name, "type": "string"} for name in ("region", "city", "street")]
@@ -460,6 +465,15 @@ CASES: dict[str, list[Case]] = {
     ],
     "source.strict": [Case(put("source.strict", True), (RESTART,))],
     "source.key": [refused("source.key", "note", "spec.source.key: changed from country to note")],
+    "source.dedupe.field": [
+        Case(put("source.dedupe.field", "country"), (RESTART, RECOUNTED), before=with_dedupe),
+        invalid("source.dedupe.field", "amount", "spec.source.dedupe.field: is of type number", before=with_dedupe),
+    ],
+    "source.dedupe.window": [
+        Case(put("source.dedupe.window", "2h"), (RESTART, RECOUNTED), before=with_dedupe),
+        Case(put("source.dedupe", {"field": "note", "window": "1h"}), ("create table _dedupe", RESTART, RECOUNTED)),
+        Case(put("source.dedupe", None), (RESTART, RECOUNTED), before=with_dedupe),
+    ],
     "source.eventTime.field": [Case(put("source.eventTime.field", "sent"), (RESTART, RECOUNTED))],
     "source.eventTime.maxDisorder": [Case(put("source.eventTime.maxDisorder", "1m"), (RESTART,))],
     "source.eventTime.idleTimeout": [Case(put("source.eventTime.idleTimeout", "1m"), (RESTART,))],

@@ -89,6 +89,7 @@ _PARTITION = structure(
     "The progress of a partition.",
     {"partition": INTEGER, "epoch": INTEGER, "consumed": INTEGER, "filtered": INTEGER, "invalid": INTEGER},
     {
+        "duplicates": INTEGER,
         "next_offset": maybe(INTEGER),
         "max_event_time": maybe(TIME),
         "last_event_at": maybe(TIME),
@@ -152,6 +153,7 @@ _DESCRIPTION = structure(
                 "consumed": INTEGER,
                 "filtered": INTEGER,
                 "invalid": INTEGER,
+                "duplicates": INTEGER,
                 "partitions": array(_PARTITION),
                 "lost": array({**OBJECT, "description": "A range of offsets that Kafka deleted before it was read."}),
             },

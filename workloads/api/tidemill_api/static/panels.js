@@ -26,6 +26,7 @@ export function showFigures(host, description, rate) {
     ["Consumed", format.number(progress.consumed), rate === null ? format.count(progress.partitions.length, "partition")
       : `${format.short(Math.round(rate))} events/s`],
     ["Filtered out", format.number(progress.filtered), "by the transform"],
+    ...(progress.duplicates ? [["Duplicates", format.number(progress.duplicates), "left out by their ids"]] : []),
     ["Dead letters", format.number(counts.dead_letters), lost ? `${format.count(lost, "range")} of offsets lost` : "events not counted",
       counts.dead_letters || lost ? "warn" : ""],
     ["Last event", latest === -Infinity ? "–" : `${format.duration(Date.now() - latest)} ago`, "when it was counted"],

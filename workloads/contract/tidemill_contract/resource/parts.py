@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from tidemill_contract.resource.inputs.dedupe import DedupeSpec
 from tidemill_contract.resource.inputs.mqtt import MqttSpec
 from tidemill_contract.resource.inputs.webhooks import WebhookSpec
 from tidemill_contract.resource.kinds.base import Model
@@ -80,6 +81,7 @@ class Parts:
     fields: tuple[Part[FieldSpec], ...]
     key: str | None
     event_time: EventTimeSpec | None
+    dedupe: DedupeSpec | None
     webhooks: tuple[Part[WebhookSpec], ...]
     mqtt: MqttSpec | None
     lookups: tuple[Part[LookupSpec], ...]
@@ -118,6 +120,7 @@ def cut(document: Mapping[str, Any]) -> Parts:
         fields=_parts(FieldSpec, source.get("fields"), "spec.source.fields"),
         key=_text(source.get("key")),
         event_time=_read(EventTimeSpec, source.get("eventTime", {})),
+        dedupe=_read(DedupeSpec, source.get("dedupe")),
         webhooks=_parts(WebhookSpec, source.get("webhooks"), "spec.source.webhooks"),
         mqtt=_read(MqttSpec, source.get("mqtt")),
         lookups=_parts(LookupSpec, spec.get("lookups"), "spec.lookups"),

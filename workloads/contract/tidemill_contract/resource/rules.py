@@ -218,6 +218,7 @@ def _source(parts: Parts, columns: Columns, _limits: Limits) -> Iterator[Fault]:
     for path, name in (
         ("spec.source.key", parts.key),
         ("spec.source.eventTime.field", event_time.field if event_time else None),
+        ("spec.source.dedupe.field", parts.dedupe.field if parts.dedupe else None),
     ):
         if name is not None and name not in fields and complete and all(f.name is not None for f in parts.fields):
             if name in lookup_types(parts.lookups):

@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints
 from tidemill_contract.decimals import DECIMAL, MOST_DIGITS, decimal_type
 from tidemill_contract.duration import Duration
 from tidemill_contract.functions.base import FieldType, Name
+from tidemill_contract.resource.inputs.dedupe import DedupeSpec
 from tidemill_contract.resource.inputs.mqtt import MqttSpec
 from tidemill_contract.resource.inputs.patterns import MOST_CHARACTERS
 from tidemill_contract.resource.inputs.webhooks import WebhookSpec
@@ -183,6 +184,9 @@ class SourceSpec(Model):
     strict: bool = Field(False, description="True: an event with a member that is not in fields becomes a dead letter.")
     key: Name | None = Field(None, description="Field that ingest uses as the key of the Kafka record.")
     event_time: EventTimeSpec = Field(default_factory=lambda: EventTimeSpec(), description="Event time settings.")
+    dedupe: DedupeSpec | None = Field(
+        None, description="How repeated events are recognised, so that each counts once. Default: every record counts."
+    )
     webhooks: list[WebhookSpec] | None = Field(
         None, max_length=16, description="Services that post signed events to ingest. Default: none."
     )

@@ -25,6 +25,7 @@ TABLE = Table(
         ("filtered", "bigint NOT NULL DEFAULT 0"),
         ("invalid", "bigint NOT NULL DEFAULT 0"),
         ("feeds", "integer[] NOT NULL DEFAULT '{}'"),
+        ("duplicates", "bigint NOT NULL DEFAULT 0"),
     ),
     ("PRIMARY KEY (reader, partition)",),
     storage="fillfactor = 50",
@@ -104,7 +105,8 @@ def advance(schema: str, reader: str) -> str:
         f"UPDATE {schema}._offsets SET next_offset = %s, max_event_time = %s, suspects = %s,"
         f" last_event_at = clock_timestamp(), freshness_ms = greatest(0, {CLOCK_MS} - %s),"
         " consumed = consumed + %s, filtered = filtered + %s,"
-        f" invalid = invalid + %s WHERE reader = '{reader}' AND partition = %s"
+        " invalid = invalid + %s, duplicates = duplicates + %s"
+        f" WHERE reader = '{reader}' AND partition = %s"
     )
 
 
@@ -150,9 +152,11 @@ def feed(schema: str) -> str:
 
 def progress(schema: str) -> str:
     """Select the progress of a reader, in the order of the partitions."""
+    # `duplicates` is read through to_jsonb, so it is 0 if an older schema lacks it.
     return (
         "SELECT partition, epoch, next_offset, max_event_time, consumed, filtered, invalid, last_event_at,"
-        f" end_confirmed_at FROM {schema}._offsets WHERE reader = %s ORDER BY partition"
+        " end_confirmed_at, coalesce((to_jsonb(o) ->> 'duplicates')::bigint, 0)"
+        f" FROM {schema}._offsets AS o WHERE reader = %s ORDER BY partition"
     )
 
 

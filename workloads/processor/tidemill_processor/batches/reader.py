@@ -66,6 +66,7 @@ class BatchReader:
         self._derived_keys = [name for name in derived if name in spec.group_columns and derived[name] == "string"]
         read: set[str | None] = {field for a in spec.aggregations for m in a.metrics for field in fields_of(m)}
         read |= {rule.field for rule in spec.anomalies}
+        read |= {spec.source.dedupe.field} if spec.source.dedupe is not None else set()
         read |= spec.group_columns | condition_fields(spec) | {lookup.on for lookup in spec.lookups or ()}
         # Only pipelines without expressions can leave out unused fields, because an expression may read any field.
         needed = [f for f in spec.source.fields if f.type != JSON and (f.name in read or not plain)]

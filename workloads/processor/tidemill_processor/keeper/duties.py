@@ -18,9 +18,9 @@ from tidemill_processor.publish.producer import PublishFailed
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["close", "live", "rescore", "scan", "dead letters", "anomalies", "publish", "corrections"]
+Kind = Literal["close", "live", "rescore", "scan", "dead letters", "anomalies", "publish", "corrections", "forget"]
 KINDS: tuple[Kind, ...] = (
-    "close", "live", "rescore", "scan", "dead letters", "anomalies", "publish", "corrections",
+    "close", "live", "rescore", "scan", "dead letters", "anomalies", "publish", "corrections", "forget",
 )  # fmt: skip
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = {True: 30.0, False: 4.0}

@@ -16,7 +16,10 @@ _WORDS = {
     "scanning": ("scan", "rescore"),
     "publishing": ("dead letters", "anomalies", "publish", "corrections"),
     "live": ("live",),
+    "forgetting": ("forget",),
 }
+_IF_FAILING = ("forgetting",)
+"""Words that are left out unless something fails, because few pipelines have these duties."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ def standing(keeper: Keeper | None) -> Standing:
     for word, kinds in _WORDS.items():
         found = [_text(duty, trouble) for duty, trouble in troubles.items() if duty.kind in kinds]
         more = [f"and {len(found) - _MOST} more"] if len(found) > _MOST else []
+        if not found and word in _IF_FAILING:
+            continue
         told[word] = "; ".join([*found[:_MOST], *more]) or "ok"
     lasting = any(trouble.fault or trouble.tries >= _LASTING for trouble in troubles.values())
     return Standing(told, bool(error) or lasting)

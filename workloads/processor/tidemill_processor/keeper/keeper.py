@@ -21,6 +21,7 @@ from tidemill_processor import metrics
 from tidemill_processor.blame import reason
 from tidemill_processor.detect.scanning import Scanner
 from tidemill_processor.keeper.duties import Duty, Trials
+from tidemill_processor.keeper.forgetting import MOST, Forgetter
 from tidemill_processor.keeper.lookup_notes import LookupNotes
 from tidemill_processor.keeper.quotas import Report
 from tidemill_processor.publish.live import Live
@@ -43,6 +44,7 @@ class Duties:
     live: Live | None
     report: Report
     lookup_notes: LookupNotes | None = None
+    forgetter: Forgetter | None = None
 
 
 class Keeper(threading.Thread):
@@ -137,8 +139,11 @@ class Keeper(threading.Thread):
             published += self._try(connection, duty, work)
             trouble = self.trials.trouble(duty)
             results_fail |= bool(duty.aggregation and trouble and trouble.kafka)
+        forgotten = 0
+        if duties.forgetter is not None:
+            forgotten = self._try(connection, Duty("forget"), partial(duties.forgetter.run, connection))
         metrics.KEEPER_PASSED.set_to_current_time()
-        return published > 0
+        return published > 0 or forgotten >= MOST
 
     def _try(self, connection: psycopg.Connection[Any], duty: Duty, work: Callable[[], int]) -> int:
         answer = self.trials.run(connection, duty, work)

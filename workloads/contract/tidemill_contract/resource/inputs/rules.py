@@ -1,15 +1,17 @@
-"""The rules of `spec.source.webhooks` and `spec.source.mqtt`: combinations with other members of the spec."""
+"""The rules of `spec.source.webhooks`, `mqtt` and `dedupe`: combinations with other members of the spec."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from tidemill_contract.resource.faults import ABSENT, Fault
+from tidemill_contract.resource.inputs.dedupe import TYPES
 from tidemill_contract.resource.parts import Parts
 
 
 def input_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
-    """Yield the faults of webhooks and MQTT, except faults of single members."""
+    """Yield the faults of webhooks, MQTT and dedupe, except faults of single members."""
+    yield from _dedupe(parts)
     if parts.mqtt is not None:
         yield from parts.mqtt.faults("spec.source.mqtt")
     seen: dict[str, str] = {}
@@ -38,3 +40,24 @@ def input_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fa
         yield Fault(
             "spec.source.format.type", parts.format.type, message, "set type: json, or remove spec.source.webhooks"
         )
+
+
+def _dedupe(parts: Parts) -> Iterator[Fault]:
+    """Yield the faults of the window, and of the field that identifies events."""
+    if parts.dedupe is None:
+        return
+    yield from parts.dedupe.faults("spec.source.dedupe")
+    path, name = "spec.source.dedupe.field", parts.dedupe.field
+    field = next((part.model for part in parts.fields if part.name == name), None)
+    if field is None:
+        return
+    if field.type not in TYPES:
+        texts = field.type in ("number", "decimal")
+        remedy = "declare the field with type: string" if texts else "name a field of type string or integer"
+        yield Fault(path, name, f"is of type {field.type}, which cannot identify events", remedy)
+    elif field.origin in ("partition", "offset"):
+        message = f"the {field.origin} is the place of a record, in which the copies of an event differ"
+        yield Fault(path, name, message, "name a field that the sender sets")
+    elif field.default is not None:
+        message = "has a default, so all events without an id would count as one"
+        yield Fault(path, name, message, "take the default out; events without an id then all count")

@@ -1,0 +1,354 @@
+"""`source.dedupe` on real servers: copies of events count once, across batches, partitions, processes and a replay."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+import pytest
+
+from bench import MakeBench
+from kafka_records import RawRecord
+from pipeline_schema import connect_admin
+from tidemill_contract.functions.partials import quote
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig, WorkloadSettings
+from tidemill_contract.tables.inputs import dedupe
+from tidemill_operator.plan.model import Replay
+from tidemill_operator.plan.postgres.schema import desired_schema
+from tidemill_processor import replay
+from tidemill_processor.batches.reader import BatchReader
+from tidemill_processor.database import Database
+from tidemill_processor.keeper.forgetting import Forgetter
+from tidemill_processor.transaction import Committed, Committer, Fenced, Position
+from waiting import eventually
+
+pytestmark = pytest.mark.integration
+
+BASE = 1_700_000_000_000 // 3_600_000 * 3_600_000
+NOW = BASE + 86_400_000
+HOUR = 3_600_000
+PARTITIONS = 3
+SPEC = PipelineSpec.model_validate(
+    {
+        "source": {
+            "topic": {"partitions": PARTITIONS},
+            "fields": [
+                {"name": "id", "type": "string"},
+                {"name": "ts", "type": "timestamp", "required": True},
+                {"name": "v", "type": "integer"},
+            ],
+            "eventTime": {"field": "ts", "idleTimeout": "10m", "maxDisorder": "1m"},
+            "dedupe": {"field": "id", "window": "1h"},
+        },
+        "transform": {"filter": "v <> 13"},
+        "aggregations": [
+            {
+                "name": "hourly",
+                "window": {"type": "tumbling", "size": "1h"},
+                "metrics": [{"name": "n", "function": "count"}, {"name": "total", "function": "sum", "field": "v"}],
+            },
+            {
+                "name": "daily",
+                "window": {"type": "tumbling", "size": "1d"},
+                "metrics": [{"name": "n", "function": "count"}, {"name": "total", "function": "sum", "field": "v"}],
+            },
+        ],
+        "events": {"store": True},
+        "processor": {"flushInterval": "50ms"},
+        "auth": {"required": False},
+    }
+)
+CONFIG = PipelineConfig(
+    namespace="tests", name="dedupe", generation=1, spec=SPEC,
+    aggregations=tuple(AggregationRef(name=a.name) for a in SPEC.aggregations),
+)  # fmt: skip
+READER = "replay-x-1"
+
+Event = dict[str, Any]
+Logs = dict[int, list[RawRecord]]
+
+
+def event(id_: str | None, at: int, v: int = 1) -> Event:
+    return {"id": id_, "ts": BASE + at, "v": v}
+
+
+def logged(*partitions: list[Event]) -> Logs:
+    """The events of each partition as records."""
+    return {
+        p: [RawRecord(p, offset, json.dumps(one).encode()) for offset, one in enumerate(events)]
+        for p, events in enumerate([*partitions, *[[]] * (PARTITIONS - len(partitions))])
+    }
+
+
+class Process:
+    """A processor whose loop is played by the test. It forgets everything when it is started again."""
+
+    def __init__(self, connection: psycopg.Connection[Any], reader: str = "live") -> None:
+        self.connection = connection
+        self.database = Database(WorkloadSettings(reader=reader), CONFIG, 10)
+        self.reader = BatchReader(SPEC, offsets=reader != "live")
+        self.start()
+
+    def start(self) -> None:
+        self.committer = Committer(self.connection, self.database, self.database.aggregations(self.connection), CONFIG)
+        rows = self.connection.execute(
+            f"SELECT partition, next_offset, epoch FROM {self.database.schema}._offsets WHERE reader = %s",
+            (self.database.reader,),
+        )
+        self.positions = {p: Position(offset, epoch) for p, offset, epoch in rows}
+        if self.committer.handover is not None:
+            self._leave(self.committer.handover.handed(self.connection))
+
+    def step(self, logs: Logs, sizes: dict[int, int], *, dies: bool = False) -> Committed | None:
+        """Commit the next records of partitions. With `dies`, the process ends before the commit."""
+        taken = [
+            record
+            for p, position in self.positions.items()
+            for record in logs[p][position.next_offset : position.next_offset + sizes.get(p, 0)]
+        ]
+        if not taken:
+            return None
+        batch = self.reader.read(taken, NOW)
+        if dies:
+            with self.connection.transaction() as transaction:
+                with suppress(Fenced):
+                    self.committer.commit(batch, self.positions)
+                raise psycopg.Rollback(transaction)
+            self.start()
+            return None
+        try:
+            committed = self.committer.commit(batch, self.positions)
+        except Fenced:
+            self.start()
+            return None
+        self.positions |= committed.positions
+        self._leave(committed.handed)
+        return committed
+
+    def meet(self) -> None:
+        assert self.committer.handover is not None
+        at = {p: position.next_offset for p, position in self.positions.items()}
+        self._leave(self.committer.handover.meet(self.connection, at, {}))
+
+    def _leave(self, partitions: frozenset[int]) -> None:
+        self.positions = {p: position for p, position in self.positions.items() if p not in partitions}
+
+
+@pytest.fixture
+def schema(make_schema: Callable[[PipelineConfig], tuple[psycopg.Connection[Any], Database]]) -> Any:
+    """The administrator's connection, and the quoted schema."""
+    connection, database = make_schema(CONFIG)
+    return connection, database.schema
+
+
+def totals(connection: psycopg.Connection[Any], schema: str, table: str = "daily_v1") -> tuple[int, int]:
+    """The number of events, and their sum."""
+    query = f"SELECT coalesce(sum(_count), 0)::bigint, coalesce(sum(_sum_v), 0)::bigint FROM {schema}.{table}"
+    return tuple(connection.execute(query).fetchone() or ())  # type: ignore[return-value]
+
+
+def test_what_counts(schema: Any) -> None:
+    """Copies in a batch, in later batches, in other partitions, after a restart; and what is no copy."""
+    connection, name = schema
+    logs = logged(
+        [
+            event("a", 0),
+            event("a", 0),
+            event("b", 0),
+            event(None, 0),
+            event(None, 0),
+            event("", 0),
+            event("x" * 3000, 0),
+        ],
+        [event("a", 0), event("b", HOUR), event("c", 0, 13), event("c", 0, 2), event("x" * 3000, 0), event("", 1)],
+        [event("b", HOUR + 1), event('"\\,{}', 0), event('"\\,{}', 1), event("a", 0)],
+    )
+    process = Process(connection)
+    process.step(logs, {0: 2})
+    assert totals(connection, name) == (1, 1)
+    process.step(logs, {0: 9}, dies=True)
+    process.step(logs, {0: 9})
+    process.start()
+    process.step(logs, {1: 9})
+    # b at 1h is a copy of b at 0 (the window includes its ends), the filtered c is none.
+    assert totals(connection, name) == (7, 8)
+    process.step(logs, {2: 9})
+    # b at 1h and 1 ms is a new event: b at 1h did not count.
+    assert totals(connection, name) == (9, 10)
+    assert connection.execute(f"SELECT sum(n) FROM (SELECT _count n FROM {name}.hourly_v1) h").fetchone() == (9,)
+    assert connection.execute(f"SELECT count(*) FROM {name}._events").fetchone() == (9,)
+    assert connection.execute(f"SELECT count(*) FROM {name}._dead_letters").fetchone() == (0,)
+    query = f"SELECT partition, consumed, filtered, duplicates FROM {name}._offsets ORDER BY 1"
+    assert connection.execute(query).fetchall() == [(0, 7, 0, 1), (1, 6, 1, 4), (2, 4, 0, 2)]
+
+
+def test_a_copy_that_another_processor_counts_meanwhile(servers: Any, schema: Any) -> None:
+    """Both have found the id to be new. The second one waits for the lock, and then leaves its copies out."""
+    connection, name = schema
+    logs = logged([event("a", 0), event("b", 0, 5)], [event("a", HOUR // 2), event("c", 0, 7)])
+    with connect_admin(servers) as second:
+        first, other = Process(connection), Process(second)
+        with connection.transaction():
+            connection.execute(dedupe.lock(CONFIG.schema_name), ("live",))
+            thread = threading.Thread(target=other.step, args=(logs, {1: 2}))
+            thread.start()
+            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            eventually(lambda: connection.execute(waiting).fetchone() == (1,), what="the other one waits")
+            first.step(logs, {0: 2})
+        thread.join(30)
+    assert totals(connection, name) == (3, 13)
+    query = f"SELECT partition, consumed, duplicates FROM {name}._offsets ORDER BY 1"
+    assert connection.execute(query).fetchall() == [(0, 2, 0), (1, 2, 1), (2, 0, 0)]
+
+
+def test_two_processors_at_once_count_each_id_once(servers: Any, schema: Any) -> None:
+    """The same ids in another order in two partitions, in many small batches: no deadlock, and nothing twice."""
+    connection, name = schema
+    rnd = random.Random(5)
+    ids = [f"id-{n}" for n in range(1_500)]
+    logs = logged(*([event(id_, rnd.randrange(1_000)) for id_ in rnd.sample(ids, len(ids))] for _ in range(PARTITIONS)))
+    errors: list[BaseException] = []
+
+    def run(partition: int) -> None:
+        try:
+            with connect_admin(servers) as own:
+                process = Process(own)
+                while process.step(logs, {partition: 100}) is not None:
+                    pass
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(p,)) for p in range(PARTITIONS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert errors == []
+    assert totals(connection, name) == (len(ids), len(ids))
+    assert connection.execute(f"SELECT sum(duplicates) FROM {name}._offsets").fetchone() == (2 * len(ids),)
+
+
+def test_ids_are_forgotten_once_the_watermark_has_passed(schema: Any) -> None:
+    """A late event is remembered as long as the newest one, because its copy is as late."""
+    connection, name = schema
+    logs = logged(
+        [event("new", 5 * HOUR), event("old", 0)], [event("old", 0), event("new", 5 * HOUR), event("x", 9 * HOUR)]
+    )
+    process = Process(connection)
+    process.step(logs, {0: 2})
+    forgetter = Forgetter.of(connection, process.database, CONFIG)
+    assert forgetter is not None
+
+    def left_at(hours: int) -> int:
+        connection.execute(f"UPDATE {name}._readers SET watermark = %s", (BASE + hours * HOUR,))
+        forgetter.run(connection)
+        return int(connection.execute(f"SELECT count(*) FROM {name}._dedupe").fetchone()[0])  # type: ignore[index]
+
+    assert left_at(6) == 2
+    process.step(logs, {1: 2})
+    assert totals(connection, name) == (2, 2)
+    assert left_at(7) == 0
+    connection.execute(
+        f"INSERT INTO {name}._dedupe VALUES ('replay-gone-1', 'id', 'a', 0, {NOW}), ('live', 'other', 'a', 0, {NOW})"
+    )
+    assert left_at(7) == 1, "the memory of a replay that is gone goes with it"
+
+
+@pytest.fixture
+def replayed(schema: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The tables of a second version, which a replay fills."""
+    monkeypatch.setattr(replay, "ASK_SECONDS", 0.0)
+    connection, name = schema
+    plan = desired_schema(CONFIG, Replay(READER, {a.name: 2 for a in SPEC.aggregations}))
+    for table in plan.tables:
+        if table.name.endswith("_v2"):
+            columns = ", ".join([*(f"{quote(c.name)} {c.definition}" for c in table.columns), *table.constraints])
+            connection.execute(f"CREATE TABLE {name}.{quote(table.name)} ({columns}) PARTITION BY {table.partition_by}")
+    connection.execute(f"INSERT INTO {name}._readers (reader) VALUES (%s)", (READER,))
+    connection.execute(
+        f"INSERT INTO {name}._offsets (reader, partition, topic_id, next_offset)"
+        f" SELECT %s, partition, topic_id, 0 FROM {name}._offsets",
+        (READER,),
+    )
+    for row in plan.aggregations:
+        if row.reader == READER:
+            connection.execute(
+                f"INSERT INTO {name}._aggregations"
+                " (name, version, table_name, reader, shape, partition_days, retention_ms)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+                (row.name, row.version, row.table_name, row.reader, row.shape, row.partition_days, row.retention_ms),
+            )
+    return connection, name
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_replay_counts_the_same(replayed: Any, seed: int) -> None:
+    """Live processors and a replay die, meet and hand over in any order. Both versions count each id once."""
+    connection, name = replayed
+    rnd = random.Random(seed)
+    events = [event(f"id-{n}", rnd.randrange(8 * HOUR), rnd.randint(1, 9)) for n in range(80)]
+    sent = [one for one in events for _ in range(rnd.choice([1, 1, 2, 4]))]
+    rnd.shuffle(sent)
+    logs = logged(*(sent[p::PARTITIONS] for p in range(PARTITIONS)))
+    live, filling, other = Process(connection), Process(connection, READER), Process(connection, READER)
+    forgetter = Forgetter.of(connection, live.database, CONFIG)
+    assert forgetter is not None
+    connection.execute(f"UPDATE {name}._readers SET watermark = %s WHERE reader = 'live'", (BASE,))
+    for _ in range(400):
+        process = rnd.choice([live, filling, filling, other])
+        action = rnd.choice(["step"] * 5 + ["dies", "starts", "meet", "forget"])
+        if action == "meet" and process is not live:
+            process.meet()
+        elif action == "starts":
+            process.start()
+        elif action == "forget":
+            forgetter.run(connection)
+        else:
+            sizes = {p: rnd.randrange(9) for p in range(PARTITIONS)}
+            process.step(logs, sizes, dies=action == "dies")
+    while live.step(logs, dict.fromkeys(logs, 50)) is not None:
+        pass
+    while filling.step(logs, dict.fromkeys(logs, 50)) is not None:
+        pass
+    filling.meet()
+    assert filling.positions == {}, "every partition is handed over"
+    wanted = len(events), sum(one["v"] for one in events)
+    assert totals(connection, name, "daily_v1") == wanted
+    assert totals(connection, name, "daily_v2") == wanted
+    assert totals(connection, name, "hourly_v2") == wanted
+    assert connection.execute(f"SELECT count(*) FROM {name}._events").fetchone() == (len(events),)
+
+
+def test_copies_count_once_across_kills(make_bench: MakeBench) -> None:
+    """Two processors of one topic; each event is in all partitions; one processor is killed."""
+    bench = make_bench(CONFIG.model_copy(update={"name": "dedupe-kills"}))
+    victim = bench.start(0)
+    bench.start(1)
+    number = 0
+
+    def send(rows: int) -> None:
+        nonlocal number
+        values = [json.dumps(event(f"id-{n}", n % HOUR)).encode() for n in range(number, number + rows)]
+        number += rows
+        for partition in range(PARTITIONS):
+            bench.produce(values, partition=partition)
+
+    send(3_000)
+    bench.eventually(lambda: bench.consumed() >= 1_000, seconds=60, what="some records consumed")
+    send(3_000)
+    victim.kill()
+    victim.wait()
+    send(3_000)
+    bench.start(2)
+    send(3_000)
+    bench.await_consumed(PARTITIONS * number, seconds=120)
+    assert bench.query("SELECT sum(_count)::bigint, sum(_sum_v)::bigint FROM {s}.daily_v1") == [(number, number)]
+    assert bench.query("SELECT count(*) FROM {s}._events") == [(number,)]
+    assert bench.query("SELECT sum(duplicates) FROM {s}._offsets") == [((PARTITIONS - 1) * number,)]
+    assert "tidemill_duplicates_total" in bench.metrics()

@@ -1,0 +1,1 @@
+"""Tables that only pipelines with certain members of `spec.source` have."""

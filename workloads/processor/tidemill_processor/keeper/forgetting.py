@@ -1,0 +1,55 @@
+"""Deletes remembered ids (`spec.source.dedupe`) that the watermark has passed, a limited number at a time.
+
+It also does so after dedupe was taken out of the spec, until no id is left. All replicas may run it, because each skips
+the rows that another one is deleting.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+
+from tidemill_contract.duration import parse_ms
+from tidemill_contract.runtime import PipelineConfig
+from tidemill_contract.tables import readers
+from tidemill_contract.tables.inputs import dedupe
+from tidemill_contract.tables.readers import LIVE
+from tidemill_processor.database import Database
+
+MOST = 10_000
+"""The maximum number of ids to delete at once."""
+ALL = 2**63 - 1
+
+
+class Forgetter:
+    """Deletes the ids of one pipeline over one connection."""
+
+    def __init__(self, database: Database, config: PipelineConfig) -> None:
+        self._schema = database.schema
+        self._several = config.spec.source.several
+        self._max_disorder_ms = parse_ms(config.spec.source.event_time.max_disorder)
+
+    @classmethod
+    def of(cls, connection: psycopg.Connection[Any], database: Database, config: PipelineConfig) -> Forgetter | None:
+        """Return the object for a pipeline, or None if the pipeline has never had dedupe."""
+        row = connection.execute(dedupe.exists(database.schema)).fetchone()
+        return cls(database, config) if row is not None and row[0] else None
+
+    def run(self, connection: psycopg.Connection[Any]) -> int:
+        """Delete ids, and return their number. If it is `MOST` or more, there may be further ones to delete."""
+        row = connection.execute(readers.watermark(self._schema), (LIVE,)).fetchone()
+        watermark = row[0] if row is not None else None
+        gone = 0
+        progress = connection.execute(dedupe.progress(self._schema, several=self._several)).fetchall()
+        for reader, exists, follows, reached, unread in progress:
+            if not exists:
+                until = ALL  # the replay was cancelled
+            elif watermark is None or (not follows and unread):
+                continue
+            elif follows or reached is None:
+                until = watermark
+            else:
+                until = min(watermark, reached - self._max_disorder_ms)
+            gone += connection.execute(dedupe.forget(self._schema, MOST), (reader, until)).rowcount
+        return gone

@@ -1,0 +1,33 @@
+"""Advances the event times of partitions by the events of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from tidemill_processor.batches.batch import Batch
+from tidemill_processor.time.watermark import PartitionTime
+
+
+def observed(
+    batch: Batch, partitions: Iterable[PartitionTime], max_advance_ms: int, now_ms: int
+) -> dict[int, PartitionTime]:
+    """Return the progress of the batch's partitions after the batch, by partition.
+
+    Args:
+        batch: the batch.
+        partitions: the progress before the batch.
+        max_advance_ms: how far event time may jump ahead (`maxAdvance`).
+        now_ms: the wall time (epoch ms).
+    """
+    latest, found = batch.latest_times(), {}
+    for time in partitions:
+        if time.partition not in latest:
+            # Invalid events count as activity too.
+            found[time.partition] = replace(time, last_event_at=now_ms)
+            continue
+        last = latest[time.partition]
+        ordinary = time.maximum is not None and not time.suspects and last <= time.maximum + max_advance_ms
+        times = [last] if ordinary else batch.times_of(time.partition)
+        found[time.partition] = time.observe(times, max_advance_ms=max_advance_ms, now_ms=now_ms)
+    return found
