@@ -26,6 +26,7 @@ from tidemill_operator.event_files.content import EventFileError
 from tidemill_operator.event_files.event_file import FORMATS, EventFile, Reading
 from tidemill_operator.inference.columns import Sample, collect
 from tidemill_operator.inference.document import NothingFound, Origin, draft
+from tidemill_operator.inference.envelopes import unwrapped
 from tidemill_operator.inference.naming import pipeline_name
 from tidemill_operator.inference.zone import local_zone
 from tidemill_operator.laptop import ports
@@ -154,7 +155,9 @@ def _of_file(args: argparse.Namespace, path: Path | None, name: str, zone: str) 
     with EventFile(path, reading_of(args)) as file:
         table = file.table
         decimals = None if table is None else dict(zip(table.columns, table.dialect.decimals, strict=True))
-        sample = collect((value for _, value in file.members()), decimals=decimals)
+        values = (value for _, value in file.members())
+        envelope, rows = unwrapped(values) if table is None else ("none", values)
+        sample = collect(rows, decimals=decimals)
         described = file.described
         for warning in file.warnings:
             print(f"tidemill init: {file.name}: {warning}", file=sys.stderr)
@@ -162,6 +165,7 @@ def _of_file(args: argparse.Namespace, path: Path | None, name: str, zone: str) 
     hints = f"tidemill up -f {written}", f"tidemill send -f {shlex.quote(args.source)} --pipeline {name}"
     origin = Origin(
         label=args.source if path is not None else "standard input",
+        envelope=envelope,
         described=described,
         name=name,
         zone=zone,
@@ -182,7 +186,13 @@ def _of_topic(args: argparse.Namespace, name: str, zone: str) -> str:
         remedy = "set TIDEMILL_KAFKA_BROKERS to host:port of the Kafka that has the topic, or correct the path"
         raise CommandError(f"{topic} is not a file, and no Kafka is known that could have such a topic; {remedy}")
     print(f"{topic} is not a file: reading the newest {_MOST_RECORDS:,} records of the topic", file=sys.stderr)
-    sample: Sample = collect(_decoded(newest_values(brokers, topic, most=_MOST_RECORDS, config=platform.kafka_config)))
+    values = list(newest_values(brokers, topic, most=_MOST_RECORDS, config=platform.kafka_config))
+    if sum(value[:1] == b"\0" for value in values) > len(values) / 2:
+        remedy = "write source.format with its type and registry (docs/record-formats.md), and the fields of the schema"
+        reason = "its records were written with a schema registry, and only JSON is sampled"
+        raise CommandError(f"{topic}: {reason}; {remedy}")
+    envelope, rows = unwrapped(_decoded(values))
+    sample: Sample = collect(rows)
     namespace = topic.partition(".")[0] if "." in topic else None
     prefixed = topic.startswith(f"{namespace}.") and pipeline_name(namespace or "") == namespace
     hints = [f"tidemill up -f {shlex.quote(str(args.output or f'{name}.yaml'))}"]
@@ -194,6 +204,7 @@ def _of_topic(args: argparse.Namespace, name: str, zone: str) -> str:
         name=name,
         namespace=namespace if prefixed else None,
         topic=topic,
+        envelope=envelope,
         zone=zone,
         assumed=args.zone is None,
         hints=tuple(map(one_line, hints)),

@@ -37,6 +37,7 @@ class Origin:
         namespace: the pipeline's namespace, or None for the default.
         topic: the existing topic, or None if events will be sent.
         assumed: whether the zone is a default, not named by the user.
+        envelope: the envelope around each event, as in `source.format.envelope`.
     """
 
     label: str
@@ -47,6 +48,7 @@ class Origin:
     namespace: str | None = None
     topic: str | None = None
     hints: Sequence[str] = ()
+    envelope: str = "none"
 
 
 class NothingFound(Exception):
@@ -111,6 +113,8 @@ def _source(fields: Sequence[FieldDraft], choices: Choices, origin: Origin) -> I
         yield f"    topic: {_flow({'name': origin.topic, 'managed': False})}  # the topic is only read, never altered"
     else:
         yield "    topic: {partitions: 1}  # can be increased later, but not reduced; a processor reads one or more"
+    if origin.envelope != "none":
+        yield f"    format: {{envelope: {origin.envelope}}}  # the fields are those of the events in the envelopes"
     yield "    fields:"
     if origin.assumed and any(field.form is not None and field.form.local for field in fields):
         yield f"      # Times without a zone are read as {origin.zone}: correct a wrong `zone`."

@@ -19,6 +19,7 @@ from tidemill_operator.event_files.csv_dialect import unique_names
 from tidemill_operator.event_files.numbers import COMMA, POINT
 from tidemill_operator.inference.columns import collect
 from tidemill_operator.inference.document import NothingFound, Origin, draft
+from tidemill_operator.inference.envelopes import unwrapped
 from tidemill_operator.inference.naming import field_names, pipeline_name
 from tidemill_operator.inference.zone import local_zone
 
@@ -358,3 +359,27 @@ def test_whatever_events_hold_the_draft_is_valid(events: list[dict[str, Any]], c
         decimals = dict.fromkeys(columns.values(), POINT)
     with contextlib.suppress(NothingFound):
         drafted(events, decimals=decimals)
+
+
+ROW = {"id": 1, "amount": 2.5, "at": "2026-11-01T10:00:00Z"}
+CHANGE = {"op": "c", "before": None, "after": ROW, "source": {"table": "t"}}
+
+
+@pytest.mark.parametrize(
+    ("envelope", "event"),
+    [
+        ("none", ROW),
+        ("debezium", CHANGE),
+        ("debezium", {"schema": {}, "payload": CHANGE}),
+        ("connect", {"schema": {}, "payload": ROW}),
+        ("cloudevents", {"specversion": "1.0", "id": "1", "data": ROW}),
+    ],
+)
+def test_the_fields_are_those_of_the_events_within_an_envelope(envelope: str, event: Any) -> None:
+    deletes = [{"op": "d", "before": ROW, "after": None}] if envelope == "debezium" else []
+    found, rows = unwrapped([event] * 20 + deletes)
+    origin = Origin("a", "NDJSON", "a", "UTC", envelope=found)
+    (document,) = load_documents(draft(collect(rows), origin, NOW_MS))
+    assert check(document)[1] == []
+    assert list(fields_of(document)) == ["id", "amount", "at"]
+    assert document["spec"]["source"].get("format", {"envelope": "none"}) == {"envelope": envelope}

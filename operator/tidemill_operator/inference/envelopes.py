@@ -1,0 +1,50 @@
+"""Recognises envelopes around sampled events: Debezium, Kafka Connect with schemas, and CloudEvents."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+_LOOKED_AT = 100
+_LEAST = 0.9
+"""The share of events that must have the envelope."""
+
+
+def unwrapped(events: Iterable[Any]) -> tuple[str, Iterator[Any]]:
+    """Return the envelope of most events, as in `source.format.envelope`, and the events without it.
+
+    The envelope is found from the first events. Deletes of Debezium are left out.
+    """
+    first = list(itertools.islice(iterator := iter(events), _LOOKED_AT))
+    found = Counter(_envelope(event) for event in first if isinstance(event, Mapping))
+    envelope, often = found.most_common(1)[0] if found else ("none", 0)
+    rest = itertools.chain(first, iterator)
+    if envelope == "none" or often < _LEAST * found.total():
+        return "none", rest
+    return envelope, (row for event in rest if (row := _row(event, envelope)) is not _DELETED)
+
+
+_DELETED = object()
+
+
+def _envelope(event: Mapping[str, Any]) -> str:
+    payload = event.get("payload")
+    if "op" in event and {"before", "after"} & event.keys():
+        return "debezium"
+    if "schema" in event and isinstance(payload, Mapping):
+        return "debezium" if _envelope(payload) == "debezium" else "connect"
+    return "cloudevents" if "specversion" in event and isinstance(event.get("data"), Mapping) else "none"
+
+
+def _row(event: Any, envelope: str) -> Any:
+    """Return the event in an envelope, or the value itself if it has another envelope or none."""
+    if not isinstance(event, Mapping) or _envelope(event) != envelope:
+        return None
+    if envelope == "cloudevents":
+        return event["data"]
+    if envelope == "connect":
+        return event["payload"]
+    change = event if "op" in event else event["payload"]
+    return _DELETED if change.get("after") is None else change["after"]
