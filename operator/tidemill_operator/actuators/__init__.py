@@ -1,1 +1,1 @@
-"""The only operator code that reads or changes external systems."""
+"""Actuators, the classes with which the operator reads and changes external systems."""

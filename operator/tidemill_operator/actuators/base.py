@@ -1,7 +1,8 @@
 """The protocols of the actuators, which change topics, schemas, secrets and workloads.
 
-Every `ensure` writes only differences, so a second call changes nothing. A server that does not answer raises
-TidemillError(UNREACHABLE). An outcome reports an error about a single object.
+The methods named `ensure` write only what differs from the plan, so a second call changes nothing. If a server does not
+answer, a method raises TidemillError with the reason UNREACHABLE. An error about a single object is returned in an
+outcome.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ Exists = Callable[[str, str], bool]
 
 @dataclass(frozen=True)
 class PipelineSecrets:
-    """The logins of a pipeline: active logins, and staged logins in `following`.
+    """The database logins of a pipeline.
 
-    `retire_at` is the earliest time to retire the former logins, or None if they are retired.
+    Attributes:
+        following: logins that the next step of the rotation activates.
+        retire_at: earliest time to disable the replaced logins, or None if they are already disabled.
     """
 
     writer: PostgresCredentials = field(repr=False)
@@ -56,7 +59,7 @@ class Topics(Protocol):
         ...
 
     def gone(self, names: Sequence[str]) -> frozenset[str]:
-        """Return those topics of which all brokers answer that they do not exist."""
+        """Return the topics that every broker reports as missing."""
         ...
 
     def ensure(self, topics: Sequence[Topic], *, spread: Spread | None = None) -> list[Outcome]:
@@ -69,7 +72,7 @@ class Topics(Protocol):
 
 
 class OtherClusters(Protocol):
-    """The read-only Kafka clusters of sources, other than the platform's own Kafka."""
+    """Read-only access to the Kafka clusters that users name in `spec.source.kafka`."""
 
     def names(self, namespace: str, kafka: KafkaSpec) -> Sequence[str]:
         """Return the names of all topics that the login may describe."""
@@ -80,12 +83,12 @@ class OtherClusters(Protocol):
         ...
 
     def gone(self, namespace: str, kafka: KafkaSpec, names: Sequence[str]) -> frozenset[str]:
-        """Return those topics of which all brokers answer that they do not exist."""
+        """Return the topics that every broker reports as missing."""
         ...
 
 
 class NoClusters:
-    """A placeholder for platforms that know no other Kafka cluster."""
+    """A placeholder for platforms without access to other Kafka clusters."""
 
     def names(self, namespace: str, kafka: KafkaSpec) -> Sequence[str]:
         """Raise an error."""
@@ -110,9 +113,9 @@ class Schemas(Protocol):
     """The actuator for Postgres schemas."""
 
     def exclusive(self, schema: str) -> AbstractContextManager[Callable[[], None]]:
-        """Lock a schema and its topics against other operators, and yield a check that the lock is held.
+        """Lock a schema and its topics against other operators.
 
-        The check raises NotOurTurn once the lock is lost.
+        Yields a function that raises NotOurTurn if the lock was lost.
         """
         ...
 
@@ -131,7 +134,12 @@ class Schemas(Protocol):
     ) -> list[Outcome]:
         """Reconcile schema, roles, tables, grants and rows.
 
-        `adopt` takes over objects of another owner. `exists` protects the topics of pipelines that still exist.
+        Args:
+            schema: the desired schema.
+            owner: the pipeline that owns the schema.
+            secrets: the logins.
+            adopt: whether to take over objects of another owner.
+            exists: function that returns whether a pipeline exists. Topics of existing pipelines are not taken over.
         """
         ...
 
@@ -148,15 +156,15 @@ class Secrets(Protocol):
     """The actuator for passwords and API keys."""
 
     def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
-        """Create missing logins and API keys. A new value of `rotate` stages a rotation."""
+        """Create missing logins and API keys. A new value of `rotate` starts a rotation of the logins."""
         ...
 
     def switch(self, namespace: str, pipeline: str, *, now: dt.datetime) -> PipelineSecrets:
-        """Activate the staged logins, and keep the former logins until they are retired."""
+        """Activate the staged logins. The replaced logins keep working until `retire` is called."""
         ...
 
     def retire(self, namespace: str, pipeline: str) -> PipelineSecrets:
-        """Retire the former logins."""
+        """Disable the replaced logins."""
         ...
 
     def remove(self, namespace: str, pipeline: str) -> None:
@@ -170,12 +178,12 @@ class Runtime(Protocol):
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
         """Make a pipeline's workloads match the plan, and remove its other workloads.
 
-        A shared workload in the plan has only this pipeline's config, so the runtime keeps the other configs.
+        In a workload that several pipelines share, the configs of the other pipelines stay unchanged.
         """
         ...
 
     def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Return the outcomes of the running workloads without changing any."""
+        """Return the state of each running workload, without changing the workloads."""
         ...
 
     def remove(self, namespace: str, pipeline: str) -> None:
@@ -197,12 +205,12 @@ class Connectors(Protocol):
     def ensure(self, connectors: Sequence[Connector], *, owner: Owner, adopt: bool = False) -> list[Outcome]:
         """Make a pipeline's connectors match the plan, and delete its other connectors.
 
-        `adopt` takes over connectors of another owner.
+        With `adopt`, connectors of another owner are taken over.
         """
         ...
 
     def observe(self, connectors: Sequence[Connector]) -> list[Outcome]:
-        """Return the outcomes of the live connectors without changing any."""
+        """Return the state of each existing connector, without changing the connectors."""
         ...
 
     def remove(self, *, owner: Owner) -> list[Outcome]:

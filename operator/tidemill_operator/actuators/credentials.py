@@ -1,7 +1,7 @@
-"""A pipeline's passwords and API keys as file contents, and the steps of their rotation.
+"""Store a pipeline's passwords and API keys as files, and rotate the logins.
 
-Writer and reader have two logins each, of which one is active. A rotation first stages the other logins in
-`rotation.json`, then activates the staged logins, and at last disables the former logins.
+The writer and the reader have two logins each, an active login and an inactive login. A rotation stores new passwords
+for the inactive logins in `rotation.json`. The next steps activate these logins, and disable the replaced logins.
 """
 
 from __future__ import annotations
@@ -35,8 +35,11 @@ Files = Mapping[str, str]
 class Rotation(BaseModel):
     """The state of the last rotation.
 
-    `done` is the request that led to the active logins, and `wanted` is the request for the staged logins.
-    `switched_at` is None once the former logins are retired.
+    Attributes:
+        done: text of the rotation request that created the active logins.
+        wanted: text of the latest rotation request.
+        following: logins that the rotation will activate, by file name.
+        switched_at: time of the last activation, or None once the replaced logins are disabled.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -48,7 +51,7 @@ class Rotation(BaseModel):
 
 
 def due(files: Files, *, writer: str, reader: str, rotate: str) -> dict[str, str]:
-    """Return the files that have to be written. A new text in `rotate` requests a rotation.
+    """Return the files to write. A new text in `rotate` starts a rotation.
 
     Raises:
         TidemillError: a file has invalid content.
@@ -106,7 +109,7 @@ def switched(files: Files, now: dt.datetime) -> dict[str, str]:
 
 
 def retired(files: Files) -> dict[str, str]:
-    """Return the file that retires the former logins, or no file if they are retired."""
+    """Return the file that records the end of a rotation, or nothing if no rotation is running."""
     known = _rotation(files)
     if known.switched_at is None:
         return {}
@@ -114,7 +117,7 @@ def retired(files: Files) -> dict[str, str]:
 
 
 def told(files: Files, *, patience_seconds: float, changed: int) -> PipelineSecrets:
-    """Return the logins of a complete set of files."""
+    """Return the logins that are stored in the files of a pipeline."""
     rotation = _rotation(files)
     at = rotation.switched_at
     return PipelineSecrets(
@@ -133,7 +136,7 @@ def new_login(user: str) -> PostgresCredentials:
 
 
 def new_api_key() -> tuple[ApiKeys, str]:
-    """Return the hashes of a new API key with both scopes, and the key itself."""
+    """Create an API key with both scopes. Return its hash and the key."""
     # Use letters and digits only, because `_` separates the parts of a key.
     key_id, secret = secrets.token_hex(4), secrets.token_hex(_PASSWORD_BYTES)
     digest = hashlib.sha256(secret.encode()).hexdigest()

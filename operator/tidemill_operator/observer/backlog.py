@@ -32,8 +32,10 @@ K = TypeVar("K", bound=Hashable)
 class Position:
     """The position up to which a partition has been read.
 
-    `freshness_ms` is the time from the arrival of the last batch's oldest record to the batch's commit. `confirmed_ms`
-    is the last epoch ms at which a processor reached the end. `place` is None for a pipeline with a single topic.
+    Attributes:
+        freshness_ms: time from the arrival of the last batch's oldest record to the batch's commit.
+        confirmed_ms: epoch ms at which a processor last reached the end of the partition.
+        place: topic and partition, or None if the pipeline reads a single topic.
     """
 
     next_offset: int | None
@@ -92,13 +94,17 @@ def read_unread(session: Session, schema: str) -> tuple[tuple[str, str], ...]:
     )
     try:
         return tuple(session.connection.execute(query.format(sql.Identifier(schema, "_held_up")), (UNREAD_LOOKUP,)))
-    except psycopg.errors.UndefinedTable:  # a pass reports the missing table
+    except psycopg.errors.UndefinedTable:  # the reconcile pass reports a missing table
         return ()
 
 
 @dataclass(frozen=True)
 class Compared:
-    """The compared positions of a pipeline. `fault` is the reason for missing partitions."""
+    """The positions of a pipeline, compared with the ends of the partitions.
+
+    Attributes:
+        fault: reason why partitions are missing, or empty.
+    """
 
     partitions: Partitions
     fault: str = ""
@@ -159,7 +165,7 @@ class Standing:
     unread: tuple[tuple[str, str], ...] = ()
 
     def as_of(self, now: float) -> dict[int, Position]:
-        """Return the positions as of `now`, assuming no further commits."""
+        """Return the positions, with `silent_ms` increased to the time `now`."""
         silent = int(max(0.0, now - self.at) * 1000)
         return {number: replace(at, silent_ms=at.silent_ms + silent) for number, at in self.positions.items()}
 

@@ -25,7 +25,7 @@ _MEMBERS = (
     "figuresAt",
 )
 _STEPS = (1.0, 2.0, 5.0, 10.0)
-# Smaller lags count as zero, because they are normal between two commits.
+# Figures below these limits count as equal, because small lags are normal between two commits.
 _LITTLE_EVENTS, _LITTLE_SECONDS = 10, 5.0
 _MAX_MESSAGE = 1024
 
@@ -59,7 +59,7 @@ class Observation:
 
 
 def told(seen: Observation, shown: Status, generation: int) -> dict[str, Any]:
-    """Convert an observation to members of the status."""
+    """Return the fields of a pipeline's status that show an observation."""
     if seen.figures is None:
         return {"conditions": [_unavailable(seen, shown, generation)]}
     figures = seen.figures
@@ -128,7 +128,6 @@ def _differ_much(shown: Status, found: Status) -> bool:
 
 
 def _step(value: float, little: float) -> int:
-    """Return the index of a value in the series 1, 2, 5, 10, 20, 50, …, with at least the index of `little`."""
     top = coarse_seconds(max(value, little))
     power = math.floor(math.log10(top) + 1e-9)
     return 3 * power + (1, 2, 5).index(round(top / 10.0**power))

@@ -1,7 +1,7 @@
 """Measure every few seconds how far pipelines are behind, independently of their processors.
 
-While Postgres does not answer, the observer uses the last known positions. Without the ends of partitions, there are no
-figures.
+While Postgres does not answer, the observer uses the last known positions. While Kafka does not answer, the figures are
+unknown.
 """
 
 from __future__ import annotations
@@ -50,8 +50,11 @@ Arrivals = dict[int, tuple[int, float]]
 class _Pipeline:
     """The state of an observed pipeline.
 
-    `arrivals` and `noticed` hold the offset of the oldest uncounted record with the epoch second of its arrival or its
-    first sighting. `voids` holds partitions with nothing but transaction markers left.
+    Attributes:
+        arrivals: offset of the oldest uncounted record by partition, with the epoch second of its arrival.
+        noticed: offset of the oldest uncounted record by partition, with the epoch second at which the observer first
+            saw the record.
+        voids: partitions whose remaining records are only transaction markers.
     """
 
     schema: str
@@ -69,9 +72,10 @@ class _Pipeline:
 
 
 class Observer:
-    """An observer that measures pipelines until it is stopped. Any thread may call `watch` and `forget`.
+    """An observer that measures pipelines until it is stopped.
 
-    In each round, `progress` and then `show` receive the results of each pipeline.
+    Any thread may call `watch` and `forget`. In each round, the observer calls `progress` and then `show` for each
+    pipeline.
     """
 
     def __init__(
@@ -132,7 +136,7 @@ class Observer:
         for key, pipeline in known.items():
             self._progress(key, pipeline.schema, pipeline.topic, pipeline.look)
         told = {key: self._seen(pipeline, faults.get(key, "")) for key, pipeline in known.items()}
-        # The first measurement of a new pipeline may still be running.
+        # Leave out new pipelines whose first measurement is not complete.
         told = {key: seen for key, seen in told.items() if seen.figures is not None or seen.fault}
         with self._lock:
             told = {key: seen for key, seen in told.items() if self._known.get(key) is known[key]}
@@ -167,7 +171,8 @@ class Observer:
     def _compare(self, known: Mapping[Key, _Pipeline]) -> dict[Key, str]:
         now = self._clock()
         positions = {key: pipeline.standing.as_of(now) for key, pipeline in known.items() if pipeline.standing}
-        # Read the stages before the processors, so that a record staged meanwhile counts twice rather than not at all.
+        # Read the stages before the processors, so that a record that the stage writes meanwhile is counted twice
+        # instead of missed.
         stages = self._stages.look(
             {key: known[key].source for key in positions if known[key].source},
             {key: sorted(at) for key, at in positions.items()},
@@ -243,9 +248,9 @@ class Observer:
 
 
 def _look(pipeline: _Pipeline, compared: Compared | None, kafka: KafkaLog) -> Look:
-    """Return the progress of the partitions with known ends, or an error with the reason."""
+    """Return the progress of each partition whose end is known, or the reason why the progress is unknown."""
     if isinstance(pipeline.fault, NotThere):
-        return {}  # without positions, no progress is expected, and the pass reports the reason
+        return {}  # the reconcile pass reports why there are no positions
     if not pipeline.fault and pipeline.standing is not None and (error := unread(pipeline.standing.unread)):
         return error
     if pipeline.fault or pipeline.standing is None or compared is None:
@@ -279,7 +284,7 @@ def _still(dated: Arrivals, wanted: Mapping[int, int]) -> Arrivals:
 
 
 def _put(asked: list[dict[Place, int]], place: Place, offset: int) -> None:
-    """Add a record to the requests. One request has at most one offset of each partition."""
+    """Add an offset to the first request that has no other offset of the partition."""
     for places in asked:
         if places.setdefault(place, offset) == offset:
             return

@@ -73,7 +73,7 @@ class Observers:
         try:
             cluster = self._cluster(key, topic.get("kafka"))
         except TidemillError as error:
-            log.info("%s: %s", key, error)  # a pass reports this error
+            log.info("%s: %s", key, error)  # the reconcile pass reports this error
             return
         with self._lock:
             if cluster is not self._where.get(key):

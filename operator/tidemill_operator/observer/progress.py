@@ -1,6 +1,6 @@
 """Check continuously that pipelines count their events.
 
-A pipeline becomes unready if events wait without progress for some time, or if its positions stay unknown.
+A pipeline is not ready if events wait without progress, or if its positions stay unknown.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from tidemill_operator.keys import Key
 from tidemill_operator.observer.stages import read_topics
 
 log = logging.getLogger(__name__)
-# The seconds for which events may wait without progress, unless three flush intervals are longer.
+# A pipeline whose events wait this many seconds without progress (or three flush intervals, if longer) is not ready.
 STILL_SECONDS = 20.0
 _FLUSHES = 3
 # The seconds without progress after which the operator checks whether Postgres refuses to write.
 _SUSPECT_SECONDS = 3.0
 # The seconds of unknown progress after which a pipeline is no longer ready.
 SILENT_SECONDS = 10.0
-# The seconds for which leaders of partitions may be silent, which is longer than Kafka's election of new leaders.
+# The seconds for which leaders of partitions may be silent. Kafka elects new leaders within a shorter time.
 UNTOLD_SECONDS = 12.0
 # The seconds without counted events after which Kafka's controllers are checked.
 _IDLE_SECONDS = 5.0
@@ -42,7 +42,7 @@ class Progress:
     read: tuple[int | None, int | None]
 
 
-# The progress of the partitions with answering leaders, or the reason why the progress is unknown.
+# The progress by partition, or the error that explains why the progress is unknown.
 Look = Mapping[int, Progress] | TidemillError
 
 
@@ -50,8 +50,9 @@ Look = Mapping[int, Progress] | TidemillError
 class _Watched:
     """The state of a watched pipeline. Times are monotonic seconds.
 
-    `still_since` is None unless events wait without progress. `untold_since` is None unless partitions are unknown and
-    no other partition advances.
+    Attributes:
+        still_since: time since which events wait and no partition advances, or None.
+        untold_since: time since which some partitions are unknown and no other partition advances, or None.
     """
 
     place: tuple[str, str]
@@ -80,7 +81,7 @@ class _Watched:
         silent = unled() if now - self.counted_at >= _IDLE_SECONDS else 0.0
         still = 0.0 if self.still_since is None else now - self.still_since
         if still and _is(self.error, Reason.NOT_MOVING):
-            pass  # keep this error until a position advances
+            pass  # the error stays until a partition advances
         elif still >= self.patience:
             self.error = _still(waiting)
         elif still >= max(_SUSPECT_SECONDS, self.patience - STILL_SECONDS) and (why := refused()):
@@ -99,8 +100,12 @@ class _Watched:
 class ProgressWatch:
     """A thread-safe watch over whether events of pipelines are counted.
 
-    `changed` receives an error when the events of a pipeline are no longer counted, and None when they are again.
-    `unled` returns for how many seconds Kafka's controllers have not answered.
+    Args:
+        changed: function that is called with an error when a pipeline stops counting events, and with None when the
+            pipeline counts again.
+        unled: function that returns for how many seconds the controllers of a Kafka cluster have not answered.
+        refused: function that returns why Postgres refuses to write, or an empty text.
+        clock: function that returns monotonic seconds.
     """
 
     def __init__(
@@ -137,7 +142,7 @@ class ProgressWatch:
             self._watched.pop(key, None)
 
     def error(self, key: Key) -> TidemillError | None:
-        """Return why no waiting event of a pipeline is counted, or None."""
+        """Return the error if events of a pipeline wait and are not counted, or if this is unknown."""
         with self._lock:
             known = self._watched.get(key)
             if known is None or known.error is not None or self._clock() - known.told_at < _BLIND_SECONDS:
@@ -174,7 +179,7 @@ def _flush_seconds(document: Mapping[str, Any]) -> float:
 
 
 def _compared(before: Mapping[int, Progress], now: Mapping[int, Progress]) -> tuple[list[int], bool]:
-    """Return the partitions that waited without progress in both observations, and whether any partition advanced."""
+    """Return the partitions in which events wait without progress, and whether any partition advanced."""
     waiting = [
         partition
         for partition, at in now.items()

@@ -42,7 +42,7 @@ SELECT count(*) FILTER (WHERE starts_with(usename, %s) AND state = 'active'
 
 @dataclass(frozen=True)
 class Watched:
-    """The places from which a pipeline's figures are read."""
+    """The schema, topic, consumer group and database role from which figures of a pipeline are read."""
 
     schema: str
     topic: str
@@ -54,7 +54,7 @@ class Watched:
 
     @classmethod
     def of(cls, config: PipelineConfig) -> Watched:
-        """Return a running pipeline's places."""
+        """Return the sources of the figures of a pipeline."""
         group = names.consumer_group(config.namespace, config.name)
         return cls(
             config.schema_name,
@@ -69,7 +69,7 @@ class Watched:
 
 @dataclass(frozen=True)
 class WatchedStage:
-    """The places from which the figures of a Python stage are read."""
+    """The topic and consumer group from which figures of a Python stage are read."""
 
     key: Key
     topic: str
@@ -78,7 +78,7 @@ class WatchedStage:
 
     @classmethod
     def of(cls, config: PipelineConfig) -> WatchedStage:
-        """Return a running stage's places."""
+        """Return the sources of the figures of a pipeline."""
         key = Key(config.namespace, config.name, "")
         partitions = config.spec.source.topic.partitions or 1
         return cls(key, config.events_topic, partitions, names.consumer_group(config.namespace, config.name, "stage"))
@@ -115,7 +115,7 @@ class FiguresReader:
         places = {positions[number].at(watched.topic, number): number for number in partitions}
         ages = {places[at]: max(0.0, time.time() - moment / 1000) for at, moment in arrived.items() if moment}
         for at, moment in arrived.items():
-            if moment is None:  # only transaction markers follow the position, so there is no lag
+            if moment is None:  # the remaining records are transaction markers, which are not events
                 number = places[at]
                 partitions[number] = replace(partitions[number], position=partitions[number].end)
         return Figures(

@@ -18,7 +18,7 @@ _SECONDS = 3.0
 
 
 def read_topics(key: Key, topics: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """Return the topic that processors read, and the source topic of the Python stage or an empty text."""
+    """Return the topic that processors read, and the topic that the Python stage reads (empty without a stage)."""
     source, stage = topics[0]["name"], names.topic(key.namespace, key.name, "stage")
     return (stage, source) if any(topic["name"] == stage for topic in topics) else (source, "")
 
@@ -93,7 +93,7 @@ class Stages:
         for place, at in behind.items():
             known = self._arrived.get(place)
             if known is not None and known[:2] == (at, ends[place]) and known[2] is None:
-                continue  # only transaction markers are left
+                continue  # the remaining records are transaction markers, which are not events
             lag[place[1]] = ends[place] - at
             if known is not None and known[0] == at and known[2] is not None:
                 ages[place[1]] = max(0.0, self._now() - known[2])

@@ -16,8 +16,8 @@ from tidemill_operator.errors import TidemillError
 log = logging.getLogger(__name__)
 _SECONDS = 2.0
 _WAIT_SECONDS = 1.0
-# The megabyte needs new pages, because a full disk may have space in existing pages. Rows of this size are not
-# compressed.
+# Write a megabyte, because smaller rows could fit into existing pages of a full disk. Postgres does not compress rows
+# of 1900 bytes.
 _WRITE = """CREATE TEMPORARY TABLE tidemill_probe ON COMMIT DROP AS
     SELECT repeat('x', 1900) AS filler FROM generate_series(1, 512)"""
 

@@ -40,8 +40,8 @@ def build_plan(
 ) -> Plan:
     """Return the plan of a valid resource.
 
-    A change that processors do not notice keeps the earlier generation. `switch` puts versions into force that a replay
-    has filled.
+    If processors would get the same settings as before, the plan keeps the earlier generation. With `switch`, the API
+    reads the new versions of a completed replay.
     """
     facts = live or LiveFacts()
     config = resolve(pipeline, platform, generation, facts)
@@ -53,7 +53,7 @@ def build_plan(
     slots = _slots(config, platform, facts, asked=asked)
     read = sum(slot.reading for slot in slots) or config.spec.source.topic.partitions or 1
     if switch and replay and replay.handed and replay.handed >= read:
-        # Processors already count all partitions for the versions of this replay, so they can come into force.
+        # The replay is complete, because processors already count all partitions for the new versions.
         config, switched, replay = _switch(config, replay.versions), replay.reader, None
     written = pipeline.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
     schema = replace(
@@ -98,7 +98,10 @@ def _with_topics(schema: Schema, topics: tuple[Topic, ...], config: PipelineConf
 
 
 def _slots(config: PipelineConfig, platform: Platform, facts: LiveFacts, *, asked: bool) -> tuple[Slot, ...]:
-    """Return the slots of a list or a pattern of topics. `asked` says that missing topics are gone for good."""
+    """Return the slots of a pipeline with several topics. A slot is the number of one partition of one topic.
+
+    If `asked` is true, the user has confirmed that missing topics are gone for good.
+    """
     source, limits, topics = config.spec.source, platform.limits, config.source_topics
     if not source.several:
         return ()
@@ -167,7 +170,7 @@ def _kept(config: PipelineConfig, pipeline: AnalyticsPipeline, platform: Platfor
         return None
     try:
         accepted = PipelineSpec.model_validate(schema.accepted)
-    except ValidationError:  # an earlier version of Tidemill accepted the spec under other rules
+    except ValidationError:  # the current rules of Tidemill refuse the earlier spec
         return None
     before = resolve(pipeline.model_copy(update={"spec": accepted}), platform, schema.generation, live)
     return schema.generation if read_by_processors(before) == read_by_processors(config) else None
@@ -183,8 +186,7 @@ def _topic(topic: TopicSpec, default_name: str, platform: Platform, live: LiveFa
     name = topic.name or default_name
     known = live.topics.get(name)
     default = known.partitions if known else platform.partitions
-    # A position without a partition would stop the watermark, so a new topic gets as many partitions as the former
-    # topic.
+    # A new topic gets at least as many partitions as the former topic. A missing partition would stop the watermark.
     kept = live.schema.partitions if live.schema else 0
     partitions = max(topic.partitions or default, known.partitions if known else 0, kept)
     replicas = topic.replication_factor or (known.replication_factor if known else platform.replication_factor)

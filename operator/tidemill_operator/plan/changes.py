@@ -17,7 +17,13 @@ Action = Literal["create", "change", "remove"]
 
 @dataclass(frozen=True)
 class Difference:
-    """A member that differs. `before` or `after` is None for a new or removed member."""
+    """A member that differs.
+
+    Attributes:
+        member: path of the member.
+        before: value before the change, or None for a new member.
+        after: value after the change, or None for a removed member.
+    """
 
     member: str
     before: Any
@@ -26,7 +32,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Change:
-    """The change of one object. `differences` holds all members of a new object."""
+    """The change of one object. For a new object, every member is listed as a difference."""
 
     action: Action
     kind: str
@@ -91,7 +97,7 @@ def _schema(schema: Schema, live: LiveSchema | None) -> Iterator[Change]:
 
 
 def _recounted(before: Plan, after: Plan) -> bool:
-    """Return whether the new plan would count the same event differently in an unchanged version of an aggregation."""
+    """Return whether the plan changes how events are counted without new versions of aggregations."""
     old, new = (json.loads(plan.config)["spec"] for plan in (before, after))
     sources = old["source"], new["source"]
     # A replay reads the records that the Python stage has written, and does not call its function.
@@ -110,7 +116,6 @@ def _recounted(before: Plan, after: Plan) -> bool:
 
 
 def _read_from(field: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the members of a field that define where its values come from and how they are read."""
     return {name: value for name, value in field.items() if name not in ("type", "scale", "required", "precision")}
 
 

@@ -13,7 +13,11 @@ from tidemill_contract.tables.kept import Kept
 
 @dataclass(frozen=True)
 class Owner:
-    """The pipeline that owns an object. `cluster` distinguishes clusters that share a Postgres."""
+    """The pipeline that owns an object.
+
+    Attributes:
+        cluster: id of the Kubernetes cluster, because several clusters can share a Postgres server.
+    """
 
     namespace: str
     name: str
@@ -35,7 +39,8 @@ class LiveTopic:
 class LiveReplay:
     """The live state of a replay.
 
-    Live processors already count the events of `handed` partitions for the replay.
+    Attributes:
+        handed: number of partitions whose events the live processors already count for the versions of the replay.
     """
 
     switched: bool = False
@@ -58,7 +63,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Failing:
-    """A failing duty of processors, such as publish or scan, or data that a duty skipped."""
+    """A failing task of a processor (such as `publish` or `scan`), or data that a task left out."""
 
     aggregation: str
     duty: str
@@ -71,7 +76,7 @@ class Failing:
 
 @dataclass(frozen=True)
 class Slot:
-    """The number of one partition of one topic in a list of topics."""
+    """A slot, the number under which a partition of one of several topics is stored."""
 
     slot: int
     topic: str
@@ -84,10 +89,13 @@ class Slot:
 
 @dataclass(frozen=True)
 class LiveSchema:
-    """A pipeline's live schema. The versions of aggregations are keyed by (name, version).
+    """The live state of a pipeline's schema. A version of an aggregation has the key (name, version).
 
-    `accepted` is the last accepted spec, as the user wrote it. `read_from` is Kafka's id of the topic that was read.
-    `read_to` is the next offset by partition. `renames` maps former column names to current names, by table.
+    Attributes:
+        accepted: the last accepted spec, as the user wrote it.
+        read_from: Kafka's id of the topic that the processors read.
+        read_to: next offset to read, by partition.
+        renames: current name of each renamed column by former name, by table.
     """
 
     owner: Owner | None = None
@@ -116,9 +124,10 @@ class LiveSchema:
 
 @dataclass(frozen=True)
 class LiveFacts:
-    """The live facts that a plan depends on, by default unknown.
+    """The live state on which a plan depends. Every default stands for an unknown value.
 
-    All brokers answer that the topics in `gone` do not exist.
+    Attributes:
+        gone: topics that every broker reports as missing.
     """
 
     topics: Mapping[str, LiveTopic] = field(default_factory=dict)

@@ -17,9 +17,14 @@ Component = Literal["processor", "replay", "stage", "ingest", "api", "mqtt", "co
 class Topic:
     """A desired Kafka topic.
 
-    The operator creates and alters only a `managed` topic. `lost` describes a deleted topic, which is created again
-    only on request. `kafka` is the other cluster of a topic, or None. The pipeline may only read a topic `of_others`.
-    The Python stage writes a `staged` topic. Windows wait for an `awaited` topic, which is one of several.
+    Attributes:
+        managed: whether the operator creates and changes the topic.
+        lost: description of the deleted topic, or empty. A deleted topic is created again only on request.
+        kafka: the other Kafka cluster that has the topic, or None for the platform's own cluster.
+        of_others: whether the pipeline may only read the topic.
+        staged: whether the Python stage writes the topic.
+        listed: whether the topic is one of several topics of the pipeline.
+        awaited: whether windows of the pipeline stay open until the topic was read.
     """
 
     name: str
@@ -63,9 +68,12 @@ class KeptRows:
 class Schema:
     """A pipeline's desired Postgres schema.
 
-    `accepted` is the spec as the user wrote it, as JSON. `listed` is empty for a pipeline with one topic. `cluster` is
-    empty for the platform's own Kafka. `switched` is the reader of the versions that come into force now. `lost`
-    describes removed objects, which are created again only on request.
+    Attributes:
+        accepted: the spec as the user wrote it, as JSON.
+        listed: source topics of a pipeline with several topics, else empty.
+        cluster: addresses of the other Kafka cluster that has the source topics, or empty.
+        switched: reader of a completed replay whose versions the API reads from now on, or empty.
+        lost: descriptions of removed objects. Removed objects are created again only on request.
     """
 
     name: str
@@ -121,9 +129,11 @@ class Reference:
 class Workload:
     """The processes of one workload, described for both runtimes.
 
-    `pipeline` is None for a shared workload. `ports` has `http` for clients and `status` for probes and metrics, where
-    0 means any free port. `revision` is a hash of the settings that processes read only at their start. `copied` maps
-    secret files to (Secret, key).
+    Attributes:
+        pipeline: name of the pipeline, or None if several pipelines share the workload.
+        ports: port `http` for clients and port `status` for probes and metrics. The value 0 means any free port.
+        revision: hash of the settings that processes read only at their start.
+        copied: source of each secret file, as the name of a Secret and a key.
     """
 
     name: str
@@ -155,7 +165,12 @@ class Workload:
 
 @dataclass(frozen=True)
 class Connector:
-    """A desired connector of Kafka Connect. `called` is the name in the spec."""
+    """A desired connector of Kafka Connect.
+
+    Attributes:
+        name: name in Kafka Connect.
+        called: name in the spec.
+    """
 
     name: str
     called: str
@@ -166,9 +181,11 @@ class Connector:
 
 @dataclass(frozen=True)
 class Replay:
-    """A replay, which fills new versions from the topic while live processors continue.
+    """A replay, which fills new versions of aggregations from the topic while live processors continue.
 
-    Live processors already count the events of `handed` partitions for these versions. A rate of 0 means no limit.
+    Attributes:
+        rate: limit in events per second, or 0 for no limit.
+        handed: number of partitions whose events the live processors already count for the new versions.
     """
 
     reader: str
@@ -180,7 +197,11 @@ class Replay:
 
 @dataclass(frozen=True)
 class Plan:
-    """The desired state of one pipeline. `unread` holds topics beyond the maximum number."""
+    """The desired state of one pipeline.
+
+    Attributes:
+        unread: topics that match the pattern but exceed the maximum number of topics.
+    """
 
     namespace: str
     name: str

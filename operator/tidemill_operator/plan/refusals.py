@@ -19,7 +19,7 @@ from tidemill_operator.plan.replay import asked, finished
 from tidemill_operator.plan.versions import retyped
 
 _OWN = "the platform's own Kafka"
-_UNSURE = ", but their windows wait, because not all brokers answer that it is gone"
+_UNSURE = ", but their windows wait, because not every broker reports the topic as missing"
 _LET_CLOSE = "let windows close without it with the annotation tidemill.dev/recreate-topics: 'true', or"
 
 
@@ -41,7 +41,7 @@ def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[T
 
 
 def _unborn(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
-    """Yield the error if a topic that belongs to others does not exist yet."""
+    """Yield an error for each missing topic that the operator may not create, before the pipeline runs."""
     runs = live.schema is not None and live.schema.accepted is not None
     for source in plan.topics:
         if source.of_others and live.brokers is not None and source.name not in live.topics and not runs:
@@ -50,7 +50,7 @@ def _unborn(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
 
 def _replay(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> Iterator[TidemillError]:
     if finished(pipeline, live):
-        return  # the requested aggregations may no longer exist
+        return  # a finished request may name aggregations that no longer exist
     try:
         asked(pipeline)
     except TidemillError as error:
@@ -61,7 +61,7 @@ def _partitions(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Ite
     topic, path = pipeline.spec.source.topic, "spec.source.topic.partitions"
     source = plan.topics[0]
     if source.listed or (live.schema is not None and live.schema.slots):
-        return  # missing partitions of a listed topic do not hold the watermark back
+        return  # with several topics, the watermark does not wait for missing partitions
     known = live.topics.get(source.name)
     kept = live.schema.partitions if live.schema else 0
     asked = source.partitions if not topic.managed and known else topic.partitions
@@ -74,7 +74,7 @@ def _partitions(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Ite
         )
     if not topic.managed:
         return
-    # If the field is unchanged, somebody else has added partitions, which the pipeline may use.
+    # If the field is unchanged, another user added the partitions, and the pipeline reads them too.
     before = _topic_before(live.schema) or {}
     if known and asked is not None and asked < known.partitions and asked != before.get("partitions"):
         yield TidemillError(
@@ -91,7 +91,7 @@ def _replication(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> It
         return
     known = live.topics.get(source.name)
     if live.brokers is not None and (source.replicated or not known):
-        # Brokers that do not answer count too, because they keep their replicas.
+        # Count brokers that do not answer if they hold replicas of the topic.
         most = max(live.brokers, len(known.holders) if known else 0)
         if source.replication_factor > most:
             told = "" if topic.replication_factor else " (the platform's default)"
@@ -176,7 +176,6 @@ def _same_topics(plan: Plan, live: LiveFacts) -> bool:
 
 
 def _moved_cluster(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
-    """Yield the error if the spec moves the source to another Kafka cluster or topic."""
     schema = live.schema
     if schema is None or schema.accepted is None or not schema.read_from:
         return
@@ -217,7 +216,7 @@ def _moved(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
         return
     after = plan.schema.listed or (plan.schema.source,)
     for before in [] if schema is None or schema.slots else _read_before(plan, schema):
-        if before in after or before not in live.topics:  # a topic that never existed may be renamed
+        if before in after or before not in live.topics:  # the name may change if the earlier topic does not exist
             continue
         yield TidemillError(
             Reason.NOT_SUPPORTED,

@@ -1,6 +1,6 @@
 """Plan a replay, in which a separate reader fills new versions of aggregations from the topic.
 
-A new generation restarts a replay, because replay and live processors need the same spec at the handover.
+A new generation of the spec restarts a replay, because the replay and the live processors must use the same spec.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def finished(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> str:
 
 
 def family_of(text: str) -> str:
-    """Return the common prefix of the readers of a replay request."""
+    """Return the prefix that the names of all readers of a replay request share."""
     return f"replay-{hashlib.sha256(text.encode()).hexdigest()[:8]}-"
 
 

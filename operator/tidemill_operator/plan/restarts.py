@@ -8,8 +8,8 @@ from typing import Any
 
 from tidemill_contract.runtime import PipelineConfig
 
-# Settings that processors do not read. New partitions restart processors, because a running consumer notices partitions
-# only minutes later.
+# Settings whose change does not restart processors. New partitions restart processors, because a running consumer
+# notices partitions only minutes later.
 UNREAD = (
     "suspend",
     "reclaimPolicy",
@@ -32,13 +32,13 @@ UNREAD = (
     "auth",
 )
 
-# Processors read only whether a Python stage exists, which cannot change.
+# Processors do not read the settings of the Python stage.
 _STAGE = "transform.python"
 
 
 def read_by_processors(config: PipelineConfig) -> str:
     """Return the settings that processors read. Equal settings give equal texts."""
-    # Unset members are left out, so that members of later versions do not change the text.
+    # Leave out unset members, so that new optional settings of later Tidemill versions do not change the text.
     told = config.model_dump(mode="json", by_alias=True, exclude={"generation"}, exclude_none=True)
     for path in (*UNREAD, _STAGE):
         _take(told["spec"], path.split("."))
@@ -50,7 +50,7 @@ def read_by_processors(config: PipelineConfig) -> str:
 
 
 def revision(config: PipelineConfig) -> str:
-    """Return a hash of the settings that processors read, which replaces processors when it changes."""
+    """Return a hash of the settings that processors read. A changed hash replaces the processors."""
     text = f"{config.generation}\n{read_by_processors(config)}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

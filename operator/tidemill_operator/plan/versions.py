@@ -21,7 +21,7 @@ from tidemill_operator.plan.postgres.schema import column_type, shape_of
 
 LIVE = "live"
 _CUTTING = [str(field.alias) for name, field in WINDOWS.written.model_fields.items() if name != "grace"]
-"""The members of a window that decide which rows its table has."""
+"""The settings of a window that determine the start and end of windows."""
 
 
 def current_version(name: str, live: LiveSchema | None) -> int | None:
@@ -42,7 +42,7 @@ def versions_filled(reader: str, live: LiveSchema | None) -> dict[str, int]:
 
 
 def live_versions(spec: PipelineSpec, live: LiveSchema | None) -> dict[str, int]:
-    """Return the version of each aggregation: the current version if its shape fits the spec, else the next version."""
+    """Return the version of each aggregation. If the shape in the spec has changed, this is the next version."""
     types = field_types(spec, derived_types(spec))
     found = {}
     for aggregation in spec.aggregations:

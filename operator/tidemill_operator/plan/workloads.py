@@ -72,7 +72,7 @@ def _bridge(config: PipelineConfig, platform: Platform, spec: MqttSpec) -> Workl
 
 
 def _replaying(config: PipelineConfig, processors: int, replay: Replay) -> int:
-    """Return the number of a replay's processors. A single process enforces the rate of a replay."""
+    """Return how many processors a replay has. With a rate limit, a single process enforces the limit."""
     if config.spec.suspend:
         return 0
     if replay.rate:

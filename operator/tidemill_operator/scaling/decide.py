@@ -39,10 +39,7 @@ class _Poll:
 
     @cached_property
     def spareable(self) -> tuple[int, float]:
-        """Return the lowest sufficient number of replicas, and its waiting time in seconds.
-
-        A number of replicas is sufficient if no higher number was needed during its waiting time.
-        """
+        """Return the number of replicas that was enough for the whole waiting time, and this time in seconds."""
         waits = [
             _wait(self.settings, self.state, current=self.current, spared=spared)
             for spared in range(self.current - self.target, 0, -1)
@@ -95,7 +92,7 @@ def decide(
 
 
 def _blind(settings: Settings, state: State, *, current: int, now: float) -> tuple[Decision, State]:
-    """Keep the number of replicas while the figures are missing, except above maxReplicas."""
+    """Decide without figures. The number of replicas stays the same, or is reduced to maxReplicas."""
     failed = state.failed_polls + 1
     state = replace(state, failed_polls=failed)
     desired = min(current, settings.max_replicas or current)
@@ -152,7 +149,7 @@ def _idle(poll: _Poll) -> bool:
 
 def _up(poll: _Poll) -> _Choice:
     settings, changed = poll.settings, poll.state.changed_at
-    if poll.figures.waits:  # a user has to correct something, so this wait does not end by itself
+    if poll.figures.waits:  # the Python stage waits for a correction by a user
         return _Choice(poll.current, ScalingReason.STAGE_WAITS, "stage")
     held = _held(poll)
     if held is None and poll.figures.database_saturated:
@@ -185,7 +182,7 @@ def _down(poll: _Poll) -> _Choice:
 
 
 def _goes_on_falling(poll: _Poll, most: int, wait: float) -> bool:
-    """Return whether another stabilisation period would combine two removals into one."""
+    """Return whether the load still falls, so that one later removal can replace two removals."""
     further = poll.settings.scale_down_stabilization_seconds
     return _most(poll, wait - further) < most and _most(poll, wait + further) >= poll.current
 
@@ -196,7 +193,7 @@ def _settled(poll: _Poll) -> bool:
 
 
 def _held(poll: _Poll) -> _Choice | None:
-    """Delay changes during a rollout or a rebalance, because a change causes another rebalance."""
+    """Delay changes during a rollout or a rebalance, because every change starts another rebalance."""
     if poll.figures.rolling_out:
         return _Choice(poll.current, ScalingReason.ROLLOUT_IN_PROGRESS, "rollout")
     if poll.figures.rebalancing:
@@ -259,12 +256,12 @@ def _stabilization(settings: Settings, state: State) -> float:
 
 
 def _wait(settings: Settings, state: State, *, current: int, spared: int) -> float:
-    """Return the seconds to wait before `spared` replicas are removed, more seconds for fewer replicas."""
+    """Return the seconds to wait before removing `spared` replicas, which are more for a smaller removal."""
     return _stabilization(settings, state) * max(1.0, (current - settings.floor) / spared)
 
 
 def _changed(poll: _Poll, decision: Decision) -> State:
-    """Store a change. If removed replicas are soon needed again, the waiting time doubles."""
+    """Record a change. If removed replicas are soon needed again, the waiting time doubles."""
     state = replace(poll.state, changed_at=poll.now)
     if decision.replicas < decision.current:
         return replace(state, lowered_at=poll.now)

@@ -84,7 +84,18 @@ def _rounded(number: float) -> int:
 
 @dataclass(frozen=True)
 class Bounds:
-    """The bounds of a decision. `patience` is the factor by which early removals have lengthened the wait."""
+    """The limits and the numbers of replicas behind a decision.
+
+    Attributes:
+        floor: lowest allowed number of replicas.
+        ceiling: highest allowed number of replicas.
+        partitions: number of partitions.
+        current: current number of replicas.
+        target: number of replicas that the load requires, within the limits.
+        most: highest number of replicas needed during the waiting time.
+        wait_seconds: waiting time before replicas are removed.
+        patience: factor of the waiting time, which doubles if removed replicas are soon needed again.
+    """
 
     floor: int
     ceiling: int

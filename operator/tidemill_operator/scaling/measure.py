@@ -1,6 +1,6 @@
 """Compute the load from the figures of successive polls.
 
-The speed of a replica is measured only in intervals with lag at both ends.
+The speed of a replica is measured between two polls that both show lag.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from tidemill_operator.scaling.need import shares
 from tidemill_operator.scaling.state import MAX_SAMPLES, Sample, State
 
 RATE_QUANTILE = 0.8
-# The lag of a busy replica in seconds of work, unless four flush intervals are longer.
+# A replica is busy if its lag takes at least this many seconds to process (or four flush intervals, if longer).
 BUSY_SECONDS = 2.0
 _FLUSHES = 4
-# The number of failed polls after which the time since the last figures counts as unobserved.
+# After a pause longer than this number of polls, the waiting times start again.
 MISSED_POLLS = 3
 _RECENT_POLLS = 3
 _STANDING_POLLS = 2
@@ -131,14 +131,14 @@ def _rate_per_replica(samples: Sequence[Sample], before: float | None, *, done: 
         # A single slow interval does not lower the estimate, because the replica probably paused.
         if before is None or seen > before or len(rates) >= _SLOWER_SAMPLES:
             estimate = seen
-    # The estimated speed of a replica is at least its speed without lag.
+    # The estimate is at least the mean speed per replica in this interval.
     return None if estimate is None else max(estimate, done)
 
 
 def _standing(state: State, figures: Figures, moved: Mapping[int, tuple[int, int]], *, now: float) -> dict[int, float]:
-    """Return the stuck partitions, and since when they have not advanced.
+    """Return the partitions that have lag but do not advance, and the time of the first such poll.
 
-    If no partition advances, the cause is an outage, and no further partition counts as stuck.
+    While no partition advances, no partition is added, because the cause is an outage.
     """
     going = any(consumed for _, consumed in moved.values())
     kept = {}
@@ -173,7 +173,7 @@ def _rising(samples: Sequence[Sample]) -> float:
 
 
 def _freshness(figures: Figures, samples: Sequence[Sample]) -> float | None:
-    """Return the measured freshness, or else the time in seconds to process the lag at the current speed."""
+    """Return the measured freshness in seconds, or else an estimate from the lag and the current speed."""
     if figures.freshness_seconds is not None:
         return figures.freshness_seconds
     if figures.lag == 0:

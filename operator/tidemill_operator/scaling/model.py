@@ -12,7 +12,7 @@ from tidemill_contract.resource.spec import ScalingSpec
 
 
 class ScalingReason(StrEnum):
-    """The reason for a scaling decision. Users and alerts rely on these spellings."""
+    """The reason for a scaling decision. The values must not change, because alerts of users contain them."""
 
     SCALED_UP = "ScaledUp"
     """Replicas are added, as many as are needed."""
@@ -141,7 +141,11 @@ class PartitionFigures:
 
 @dataclass(frozen=True)
 class Figures:
-    """The figures of a poll. `waits` says that a user has to correct something."""
+    """The figures of a poll.
+
+    Attributes:
+        waits: whether the Python stage waits for a correction by a user.
+    """
 
     partitions: Mapping[int, PartitionFigures]
     ready: int
@@ -161,8 +165,12 @@ class Figures:
 class Load:
     """The load, computed from this poll and earlier polls.
 
-    `arriving` holds events per second by partition, and `rising` is their growth per second. `rate_per_replica` is the
-    speed of a busy replica, or None. `proven` is the highest speed of any replica so far.
+    Attributes:
+        arriving: arriving events per second, by partition.
+        rising: growth of the arrivals, in events per second per second.
+        rate_per_replica: events per second that a busy replica processes, or None if unknown.
+        proven: highest mean speed per replica measured so far, in events per second.
+        stuck: partitions that have lag but do not advance.
     """
 
     lag: int
@@ -196,8 +204,11 @@ class Load:
 class Need:
     """The number of replicas that the load requires, before any limit.
 
-    `useful` is the number if each partition counts for at most one replica. `by_lag` and `by_rate` hold the required
-    fraction of a replica for each partition.
+    Attributes:
+        replicas: required number of replicas.
+        useful: required number if no partition counts for more than one replica.
+        by_lag: fraction of a replica that the lag of each partition requires.
+        by_rate: fraction of a replica that the arrivals of each partition require.
     """
 
     replicas: int

@@ -19,10 +19,10 @@ T = TypeVar("T")
 BAND = 0.15
 # The tolerated excess over the target utilisation after a removal of replicas.
 ROOMY_BAND = 0.05
-# The largest factor by which unevenly loaded partitions may raise the number of replicas.
+# Unevenly loaded partitions raise the number of replicas to at most this multiple.
 UNEVEN_FACTOR = 2
 LEAST_STEP = 4
-# The number of `lookback` periods by which a step up anticipates rising arrivals.
+# Before replicas are added, rising arrivals are extrapolated over this number of `lookback` periods.
 RISE_LOOKBACKS = 2
 
 
@@ -37,13 +37,13 @@ def need(settings: Settings, load: Load, *, current: int) -> Need:
         # Without a known speed, lag cannot be converted to time, so ask for one more replica.
         by_lag = [(current + 1) / len(load.partitions)] * len(load.partitions)
     wanted = _summed(settings, by_lag, [])
-    # Without a known speed, keep enough replicas so that no replica must exceed the highest speed so far.
+    # Without a known speed, remove no replica that is needed at the highest speed measured so far.
     kept = min(current, _summed(settings, [], _by_rate(settings, load, load.proven)).useful)
     return replace(wanted, replicas=max(wanted.replicas, kept), useful=max(wanted.useful, kept))
 
 
 def rise_seconds(settings: Settings) -> float:
-    """Return how many seconds ahead a step up extrapolates the arrivals."""
+    """Return for how many seconds the growth of the arrivals is extrapolated before replicas are added."""
     return RISE_LOOKBACKS * settings.lookback_seconds
 
 
@@ -97,7 +97,7 @@ def shares(partitions: Sequence[T], replicas: int) -> list[Sequence[T]]:
 
 
 def fits(wanted: Need, replicas: int, *, band: float = BAND) -> bool:
-    """Return whether the fullest replica is at most `band` above the target utilisation."""
+    """Return whether the utilisation of every replica is at most `band` above the target."""
     if replicas == 0:
         return wanted.useful == 0
     by_lag = all(sum(share) <= 1 + 1e-9 for share in shares(wanted.by_lag, replicas))
@@ -108,7 +108,7 @@ def fits(wanted: Need, replicas: int, *, band: float = BAND) -> bool:
 def aligned(wanted: Need, *, floor: int, ceiling: int, partitions: int, band: float = BAND) -> int:
     """Return the lowest number of replicas within the bounds that carries the load.
 
-    Useless numbers of replicas are skipped: with 12 partitions, 7 replicas are as slow as 6.
+    With 12 partitions, 7 replicas are as slow as 6 replicas, so the result is 6 instead of 7.
     """
     replicas = min(max(wanted.useful, floor), ceiling)
     even = -(-partitions // -(-partitions // replicas))

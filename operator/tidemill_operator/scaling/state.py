@@ -39,8 +39,11 @@ class Record:
 class State:
     """The scaling state. Times are epoch seconds.
 
-    `seen` holds (end, consumed, lag) by partition. `standing` holds since when each stuck partition has not advanced.
-    `wanted` holds (last time, replicas) of recent targets, the highest number first.
+    Attributes:
+        seen: end offset, number of consumed events and lag at the last poll, by partition.
+        standing: time since which a partition has lag but does not advance, by partition.
+        wanted: recent targets as (time of the last poll with this target, number of replicas), with the highest number
+            first.
     """
 
     polled_at: float | None = None
@@ -60,7 +63,7 @@ class State:
     decisions: tuple[Record, ...] = ()
 
     def to_json(self) -> str:
-        """Return equal texts for equal states."""
+        """Return the state as JSON. Equal states give equal texts."""
         record: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
         record["seen"] = {str(p): list(seen) for p, seen in sorted(self.seen.items())}
         record["standing"] = {str(p): at for p, at in sorted(self.standing.items())}
@@ -72,7 +75,7 @@ class State:
 
     @classmethod
     def from_json(cls, text: str) -> State:
-        """Read the text of `to_json`. An invalid text gives an empty state."""
+        """Parse the text that `to_json` returned. An invalid text gives an empty state."""
         try:
             record = json.loads(text)
             return cls(

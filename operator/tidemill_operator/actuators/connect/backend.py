@@ -27,7 +27,7 @@ class Backend(Protocol):
         ...
 
     def configure(self, name: str, config: Mapping[str, str]) -> None:
-        """Replace the config of a connector, which restarts it."""
+        """Replace the config of a connector. Kafka Connect then restarts the connector."""
         ...
 
     def pause(self, name: str) -> None:

@@ -52,10 +52,10 @@ class ConnectClient:
     """A thread-safe client of Kafka Connect at one URL."""
 
     def __init__(self, url: str, *, seconds: float = _READ_SECONDS) -> None:
-        """Prepare the client without sending anything. The `url` has no login."""
+        """Create a client for Kafka Connect at `url`, without sending a request."""
         self._seconds = seconds
         self.url = url.rstrip("/")
-        # The environment's proxies are for the internet. OpenSSL reads SSL_CERT_FILE without trust_env.
+        # Ignore the proxies in the environment. OpenSSL reads SSL_CERT_FILE even without trust_env.
         self._http = httpx.Client(base_url=self.url, trust_env=False, verify=ssl.create_default_context())
 
     def close(self) -> None:

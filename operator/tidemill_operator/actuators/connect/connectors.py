@@ -62,7 +62,7 @@ class KafkaConnect:
         return [*outcomes, *self._delete(live - listed - set(keep), owner)]
 
     def observe(self, connectors: Sequence[Connector]) -> list[Outcome]:
-        """Return the outcomes of the live connectors without changing any."""
+        """Return the state of each existing connector, without changing the connectors."""
         return [self._guarded(wanted, partial(self._look, wanted)) for wanted in connectors]
 
     def remove(self, *, owner: Owner) -> list[Outcome]:
@@ -70,7 +70,13 @@ class KafkaConnect:
         return self._delete(set(self._names(needed=False)), owner)
 
     def sweep(self, *, cluster: str, namespace: str, alive: Collection[str]) -> None:
-        """Delete connectors of pipelines that no longer exist. `alive` holds UIDs of pipelines."""
+        """Delete connectors of pipelines that no longer exist.
+
+        Args:
+            cluster: id of the cluster.
+            namespace: namespace of the pipelines.
+            alive: UIDs of the existing pipelines.
+        """
         for name in sorted(name for name in self._backend.names() if name.startswith(f"{namespace}.")):
             live = self._backend.get(name)
             where, _, uid = (live.config.get(OWNER, "") if live else "").rpartition("/")
@@ -87,7 +93,7 @@ class KafkaConnect:
             return []
 
     def _guarded(self, wanted: Connector, act: Callable[[], Outcome]) -> Outcome:
-        """Turn an error about one connector into its outcome. Raise an error about Connect itself."""
+        """Return the result of `act`, or an outcome for an error that concerns only this connector."""
         try:
             return act()
         except TidemillError as error:

@@ -14,7 +14,11 @@ from tidemill_operator.plan.model import Plan
 
 @dataclass(frozen=True)
 class ConnectorStep:
-    """The connectors of a reconcile pass. `before` holds the components of the former status."""
+    """The connectors of a reconcile pass.
+
+    Attributes:
+        before: components in the pipeline's status before the pass.
+    """
 
     actuators: Actuators
     plan: Plan

@@ -1,7 +1,7 @@
-"""Asks all brokers of a Kafka cluster whether topics are gone, where the controller may not be asked.
+"""Ask all brokers of a Kafka cluster which topics are missing.
 
-The metadata of a single broker may be outdated, for example if it is cut off from the others. All brokers together are
-never outdated about a topic that they have served.
+A single broker can have outdated metadata, for example while the broker is cut off from the network. If every broker
+reports a topic as missing, the topic is missing.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ _UNKNOWN_TOPIC = 3
 
 
 def unknown_to_all(config: Mapping[str, Any], topics: Collection[str], timeout_seconds: float) -> frozenset[str]:
-    """Return those topics of which every broker answers that they do not exist.
+    """Return the topics that every broker reports as missing.
 
-    A topic that the login may not describe is never among them, because Kafka then gives another answer. The result is
-    empty if a broker does not answer, or names a broker that was not asked.
+    If a broker does not answer, the result is empty. Topics that the login may not describe are not in the result.
 
     Args:
         config: client settings in librdkafka's names.
@@ -45,7 +44,6 @@ def unknown_to_all(config: Mapping[str, Any], topics: Collection[str], timeout_s
 
 
 async def _answers(manager: Any, topics: list[str], timeout_ms: int) -> dict[int, Any]:
-    """Return the metadata that each broker answers about the topics, by the broker's id."""
     from kafka.protocol.metadata import MetadataRequest
 
     asked = [MetadataRequest.MetadataRequestTopic(name=name) for name in topics]

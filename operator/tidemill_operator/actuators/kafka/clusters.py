@@ -1,4 +1,4 @@
-"""Read the Kafka clusters of sources, other than the platform's own Kafka.
+"""Read topics of the Kafka clusters that users name in `spec.source.kafka`.
 
 Every request uses the current login from the Secret of the cluster.
 """
@@ -44,7 +44,7 @@ class Connection:
 
 
 class Cluster:
-    """The clients of one cluster. `secret` is the name of the login's Secret, for messages."""
+    """The clients of one Kafka cluster."""
 
     def __init__(self, connection: Connection, secret: str) -> None:
         self.connection, self.name = connection, f"Kafka at {connection.servers}"
@@ -84,7 +84,7 @@ class Cluster:
         return self._asked(lambda: self._topic(name, own_id))
 
     def _asked(self, ask: Callable[[], T]) -> T:
-        """Return the answer to a request. A silent cluster is not asked again for 10 seconds."""
+        """Send a request, unless the cluster has not answered within the last 10 seconds."""
         silent = self._silent
         if silent is not None and time.monotonic() - silent[0] < _PAUSE_SECONDS:
             raise TidemillError(silent[1].reason, silent[1].message, silent[1].remedy)
@@ -119,7 +119,7 @@ class Clusters:
         self._lock = threading.Lock()
 
     def open(self, namespace: str, kafka: KafkaSpec) -> Cluster:
-        """Return the cluster with its current login."""
+        """Return the clients of a cluster, which use the current login in the Secret."""
         connection = self._connection(namespace, kafka)
         key = namespace, kafka
         with self._lock:
@@ -140,7 +140,7 @@ class Clusters:
         return self.open(namespace, kafka).topic(name, self._own_id)
 
     def gone(self, namespace: str, kafka: KafkaSpec, names: Sequence[str]) -> frozenset[str]:
-        """Return those topics of which all brokers of the cluster answer that they do not exist.
+        """Return the topics that every broker of the cluster reports as missing.
 
         Raises:
             TidemillError: the Secret is missing or wrong, or cannot be read.
@@ -165,7 +165,7 @@ class Clusters:
 
 
 def keys_in_files(root: Path) -> Keys:
-    """Return a reader of folders `<root>/<namespace>/<name>`, which stand for Secrets."""
+    """Return a function that reads a Secret from the folder `<root>/<namespace>/<name>`."""
 
     def read(namespace: str, name: str) -> Mapping[str, str]:
         folder = root / namespace / name

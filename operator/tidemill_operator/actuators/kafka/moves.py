@@ -21,7 +21,7 @@ class Moving:
 
 
 class KafkaMoves:
-    """The partition reassignments of one Kafka cluster."""
+    """A client for the partition reassignments of one Kafka cluster."""
 
     def __init__(self, client: Any, brokers: str) -> None:
         self._client, self._brokers = client, brokers
@@ -43,7 +43,12 @@ class KafkaMoves:
             return bool(self._client.list_partition_reassignments())
 
     def move(self, topic: str, wanted: Mapping[int, Sequence[int] | None]) -> None:
-        """Reassign partitions to brokers. None instead of brokers cancels a reassignment."""
+        """Reassign partitions to brokers.
+
+        Args:
+            topic: name of the topic.
+            wanted: brokers of each partition, or None to cancel the reassignment of the partition.
+        """
         import kafka.errors
 
         doing = f"moving replicas of topic {topic}"

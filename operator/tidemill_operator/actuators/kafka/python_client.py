@@ -32,14 +32,13 @@ def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> 
 
     from tidemill_operator.actuators.kafka.python_connections import Connections
 
-    # The library logs every failed connection, but its callers raise the errors that matter.
+    # The library logs every failed connection, and the operator reports the errors itself.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     brokers = str(config["bootstrap.servers"])
     timeout = int(timeout_seconds * 1000)
     with ExitStack() as closing:
 
         def connections(**settings: Any) -> Any:
-            """Create connections that are closed even if no broker answers."""
             made = Connections(**settings)
             closing.callback(made.close)
             return made
@@ -58,7 +57,12 @@ def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> 
 
 @contextmanager
 def told(doing: str, brokers: str) -> Iterator[None]:
-    """Translate errors of kafka-python into TidemillError, with messages that begin with `doing`."""
+    """Raise errors of kafka-python as TidemillError.
+
+    Args:
+        doing: the action, with which the message begins.
+        brokers: addresses of the brokers, for the message.
+    """
     from kafka import errors
 
     try:

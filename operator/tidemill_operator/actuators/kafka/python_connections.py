@@ -15,7 +15,7 @@ from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
 
 class Connections(KafkaNetClient):  # type: ignore[misc]
-    """The setting `kafka_client` of a `kafka.KafkaAdminClient`."""
+    """Connections of a `kafka.KafkaAdminClient`, passed as the argument `kafka_client`."""
 
     def __init__(self, **settings: Any) -> None:
         net = NetworkSelector(**settings)

@@ -32,7 +32,12 @@ THROTTLE_BYTES = 50_000_000
 
 @dataclass(frozen=True)
 class Advance:
-    """The result of a step. `change` is the unfinished change of replicas."""
+    """The result of a step.
+
+    Attributes:
+        change: change of replicas that is not complete yet, or None.
+        writes: number of writes to Kafka.
+    """
 
     change: ReplicaChange | None = None
     writes: int = 0
@@ -99,7 +104,7 @@ class Replication:
             writes += self._elect(topic, step.elect)
         if step.finish:
             writes += self._free(brokers, moving)
-            # Remove the config LEADERS last, because it marks an unfinished change that the next pass continues.
+            # Remove the config LEADERS last. While LEADERS is set, the next pass continues the change of replicas.
             self._session.set_configs(ResourceType.TOPIC, topic, {LEADERS: None, FOLLOWERS: None})
             self._session.settle(lambda: not self._session.configs(ResourceType.TOPIC, [topic])[topic].get(LEADERS))
             writes += 1
@@ -108,7 +113,7 @@ class Replication:
     def _slow(self, topic: str, step: Step, config: Mapping[str, str], brokers: Brokers) -> int:
         writes = 0
         for broker, rates in self._rates(brokers).items() if self._rate else ():
-            # Keep a limit that somebody else has set.
+            # Keep a limit that another user has set.
             if lacking := {key: str(self._rate) for key in RATES if not rates.get(key)}:
                 self._session.set_configs(ResourceType.BROKER, broker, lacking)
                 writes += 1
@@ -133,14 +138,14 @@ class Replication:
             try:
                 found |= self._session.configs(ResourceType.BROKER, [str(broker)])
             except TidemillError as error:
-                # The list may contain a broker that has just died, which gets no limit.
+                # A broker of the list may be down, so continue with the other brokers.
                 log.warning("broker %s: %s", broker, error)
         return found
 
     def _elect(self, topic: str, partitions: tuple[int, ...]) -> int:
         wanted = [TopicPartition(topic, number) for number in partitions]
         with self._session.told(f"electing leaders of topic {topic}"):
-            # confluent-kafka 2.12 raises SystemError for a timeout here, but `wait` has its own timeout.
+            # confluent-kafka 2.12 raises SystemError if this request has a timeout argument.
             told = self._session.wait(self._session.admin().elect_leaders(ElectionType.PREFERRED, wanted))
         for at, error in told.items():
             if isinstance(error, KafkaException) and error.args[0].code() != KafkaError.ELECTION_NOT_NEEDED:

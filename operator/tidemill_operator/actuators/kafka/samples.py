@@ -25,7 +25,9 @@ _SETTINGS = "TIDEMILL_KAFKA_CONFIG"
 def newest_values(
     brokers: str, topic: str, *, most: int, seconds: float = 30.0, config: Mapping[str, Any] | None = None
 ) -> list[bytes]:
-    """Return the values of at most `most` newest records of a topic in the order of arrival, without tombstones.
+    """Return the values of the newest records of a topic, in the order of arrival.
+
+    At most `most` values are returned. Tombstones (records without a value) are left out.
 
     Raises:
         TidemillError: the topic does not exist, or Kafka does not answer.
@@ -53,7 +55,7 @@ def newest_values(
 
 
 def _starts(consumer: Consumer, topic: str, most: int) -> list[TopicPartition]:
-    """Return an offset of each partition, so that about `most` records follow in total."""
+    """Return the offsets from which to read, so that about `most` records are read in total."""
     known = consumer.list_topics(topic, timeout=_ANSWER_SECONDS).topics[topic]
     if known.error is not None or not known.partitions:
         remedy = "check the name; write a file with its folder or suffix, such as ./events.csv"

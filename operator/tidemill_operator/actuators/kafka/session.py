@@ -33,7 +33,13 @@ _WRONG = frozenset({KafkaError.INVALID_CONFIG, KafkaError.INVALID_PARTITIONS, Ka
 
 @dataclass(frozen=True)
 class Remedies:
-    """What to do if a login or certificate is refused, if no broker answers, and if the login may not use a topic."""
+    """Advice for error messages.
+
+    Attributes:
+        refused: advice if Kafka refuses the login or certificate.
+        away: advice if no broker answers.
+        denied: advice if the login may not use a topic.
+    """
 
     refused: str = _CHECK_SETTINGS
     away: str = ""
@@ -122,7 +128,11 @@ class KafkaSession:
             return sorted(self.admin().list_topics(timeout=self.timeout).topics)
 
     def existing(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return the client's descriptions of existing topics, after asking the controller too."""
+        """Return the descriptions of existing topics by name.
+
+        Raises:
+            TidemillError: a topic exists, but a broker does not know it yet.
+        """
         found = self.described(names)
         late = self.known_to_controller([name for name in names if name not in found])
 
@@ -193,12 +203,12 @@ class KafkaSession:
             self._refused = error.str(), time.monotonic()
 
     def _served(self) -> None:
-        """Poll the client, so that a failed login is reported and not hidden by a timeout."""
+        # poll calls error_cb, which records a refused login.
         if self.client is not None:
             self.client.poll(0)
 
     def _gone(self, doing: str, how: str, client: AdminClient) -> TidemillError:
-        """Return the error for an unanswered request, and discard the client."""
+        """Return the error for a request without an answer. The next request creates a new client."""
         self._served()
         if self.client is client:
             self.client = None
@@ -210,8 +220,8 @@ class KafkaSession:
 
     @contextmanager
     def told(self, doing: str) -> Iterator[None]:
-        """Translate Kafka's errors into TidemillError, with messages that begin with `doing`."""
-        # If another thread discards the client, it is kept until this request has its answer.
+        """Raise Kafka's errors as TidemillError, with a message that begins with the text `doing`."""
+        # Keep a reference to the client until the answer arrives, because another thread may replace `self.client`.
         client = self.admin()
         self._served()
         try:

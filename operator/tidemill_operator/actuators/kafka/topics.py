@@ -59,11 +59,11 @@ class KafkaTopics:
         return self._session.names()
 
     def observe(self, names: Sequence[str]) -> Mapping[str, LiveTopic]:
-        """Return the existing topics, after asking the controller too."""
+        """Return the existing topics by name."""
         return {name: live_topic(described) for name, described in self._session.existing(names).items()}
 
     def gone(self, names: Sequence[str]) -> frozenset[str]:
-        """Return those topics of which all brokers answer that they do not exist."""
+        """Return the topics that every broker reports as missing."""
         return unknown_to_all(self._session.config, names, self._session.timeout)
 
     def configs(self, names: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
@@ -101,7 +101,7 @@ class KafkaTopics:
             log.warning("%s", error)
 
     def release(self, topics: Sequence[Topic], reclaim: Reclaim) -> list[Outcome]:
-        """Delete the managed topics if the policy is Delete."""
+        """Delete the topics that the operator manages, if `reclaim` is "Delete"."""
         doomed = [topic.name for topic in topics if topic.managed and reclaim == "Delete"]
         existing = self.observe(doomed)
         moving = [name for name, config in self.configs(list(existing)).items() if config.get(LEADERS)]
@@ -177,7 +177,7 @@ class KafkaTopics:
             )
         if described is None:
             return _report(topic, None, 0)
-        # The topic exists, although the broker that `observe` asked did not know it yet.
+        # The topic already exists, although `observe` did not find the topic.
         return self._ensure(topic, described, self.configs([topic.name])[topic.name], spread)
 
     def _request(self, topic: Topic) -> bool:
@@ -208,7 +208,10 @@ class KafkaTopics:
         return self._session.set_configs(ResourceType.TOPIC, name, drift)
 
     def _await(self, topic: Topic) -> Any:
-        """Wait up to 15 seconds for new partitions. Return the topic's description, or None if it is unknown."""
+        """Wait up to 15 seconds until a topic has all its partitions.
+
+        Returns the description of the topic, or None if no broker reports the topic.
+        """
         found: dict[str, Any] = {}
 
         def shows() -> bool:
@@ -241,7 +244,7 @@ def _check(topic: Topic, live: LiveTopic) -> None:
 
 
 def _drift(topic: Topic, config: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the configs to set now, and a min.insync.replicas to set once enough replicas are in sync."""
+    """Return the configs to set now, and the configs to set once enough replicas are in sync."""
     drift = {key: value for key, value in topic.config.items() if config.get(key) != value}
     wanted, known = drift.get(IN_SYNC, ""), config.get(IN_SYNC, "")
     if wanted.isdigit() and known.isdigit() and int(wanted) > int(known):

@@ -50,7 +50,7 @@ POD = Kind("v1", "Pod", "pods")
 EVENT = Kind("v1", "Event", "events")
 KAFKA_CONNECTOR = Kind(strimzi.API_VERSION, strimzi.KIND, strimzi.PLURAL)
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
-# The API server calls mutating webhooks before validating webhooks, so this order applies here too.
+# Mutating webhooks come first, because the API server calls mutating webhooks before validating webhooks.
 WEBHOOKS = tuple(
     Kind("admissionregistration.k8s.io/v1", kind, f"{kind.lower()}s", namespaced=False)
     for kind in ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
@@ -125,7 +125,7 @@ class Api:
             query["continue"] = metadata["continue"]
 
     def recent(self, kind: Kind, namespace: str, name: str) -> Document | None:
-        """Return an object that only the operator changes, possibly from a cache."""
+        """Return an object, or None if it does not exist. A subclass may use a cache."""
         return self.get(kind, namespace, name)
 
     def owned(self, kind: Kind, namespace: str, uids: Sequence[str]) -> Sequence[Document]:

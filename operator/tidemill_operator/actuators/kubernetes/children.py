@@ -32,7 +32,12 @@ _SCALED = f"{MANAGER}-replicas"
 
 
 class Children:
-    """The own and shared objects of a pipeline. `repairs` describes reverted changes of others."""
+    """The objects of one pipeline, and the objects that all pipelines of the namespace share.
+
+    Attributes:
+        changed: number of changes made.
+        repairs: descriptions of changes by other users that were reverted.
+    """
 
     def __init__(self, api: Api, namespace: str, owner: OwnerReference) -> None:
         self._api, self._namespace, self._owner = api, namespace, owner
@@ -45,7 +50,7 @@ class Children:
                 self._live[kind.kind, item["metadata"]["name"]] = item
 
     def known(self, kind: str, name: str) -> Document | None:
-        """Return the object as it was at the start of the pass, or None."""
+        """Return an object in its state at the start of the pass, or None."""
         return self._live.get((kind, name))
 
     def get(self, kind: Kind, name: str) -> Document | None:
@@ -81,7 +86,7 @@ class Children:
         return written
 
     def _restore(self, wanted: Document, live: Document) -> Document:
-        """Restore the operator's fields with an apply, and remove other fields with a replace."""
+        """Restore the fields that the operator manages, and remove fields that other users added."""
         applied = self._api.apply(_guarded(wanted, live))
         body = dict(applied)
         for part in ("spec", "data"):
@@ -93,7 +98,7 @@ class Children:
         return self._api.replace(body)
 
     def _hand_over_replicas(self, wanted: Document, live: Document) -> None:
-        """Give `replicas` another owner, because Kubernetes resets fields that nobody owns."""
+        """Move the field `replicas` to another field manager, because Kubernetes resets a field without a manager."""
         if wanted["kind"] != DEPLOYMENT.kind or "replicas" in wanted["spec"]:
             return
         if holds(live, MANAGER, "f:spec", "f:replicas"):
@@ -108,9 +113,11 @@ class Children:
         return {ref.get("uid", "") for item in shared for ref in item["metadata"].get("ownerReferences", ())}
 
     def prune(self, keep: Collection[tuple[str, str]], *, spared: Collection[str] = ()) -> None:
-        """Delete the pipeline's own objects, and withdraw it from shared objects.
+        """Delete the pipeline's objects, and remove the pipeline from the owners of shared objects.
 
-        Objects in `keep` stay, and so do objects of the components in `spared`.
+        Args:
+            keep: kinds and names of objects to keep.
+            spared: components whose objects are kept.
         """
         for (kind, name), live in list(self._live.items()):
             if (kind, name) in keep or KINDS[kind] not in LISTED or _component(live) in spared:
@@ -132,7 +139,7 @@ class Children:
         ]
 
     def drop(self, kind: Kind, name: str) -> None:
-        """Delete a shared object, even if other pipelines own it too."""
+        """Delete a shared object, even if other pipelines own the object too."""
         live = self.known(kind.kind, name) if kind in LISTED else self.get(kind, name)
         if live is None or _label(live) != marks.SHARED:
             return
@@ -142,7 +149,7 @@ class Children:
         del self._live[kind.kind, name]
 
     def leave(self, kind: Kind, name: str, *, files: Iterable[str] = ()) -> None:
-        """Withdraw the pipeline and its `files` from a shared object, and delete an object without other owners."""
+        """Remove the pipeline and the given files from a shared object. An object without owners is deleted."""
         live = self.get(kind, name)
         if live is None or _label(live) != marks.SHARED:
             return
@@ -165,7 +172,7 @@ class Children:
 
 
 def owners(live: Document | None, alive: Mapping[str, str], owner: OwnerReference) -> list[OwnerReference]:
-    """Return the existing owners of a shared object, and this pipeline."""
+    """Return the owners of a shared object that still exist, and the given owner."""
     references = live["metadata"].get("ownerReferences", []) if live else []
     known = [reference.get("uid", "") for reference in references]
     return sorted({owner, *(OwnerReference(uid, alive[uid]) for uid in known if uid in alive)})
@@ -180,7 +187,7 @@ def _label(item: Document) -> str:
 
 
 def _marked(manifest: Document) -> Document:
-    """Add a hash of the manifest's content, which reveals removed fields."""
+    """Annotate a manifest with a hash of its content. A later pass then notices removed fields."""
     said = {
         **{name: value for name, value in manifest.items() if name != "data"},
         "metadata": {name: value for name, value in manifest["metadata"].items() if name != "ownerReferences"},
@@ -200,7 +207,7 @@ def _is_so(wanted: Document, live: Document) -> bool:
 
 
 def _guarded(wanted: Document, live: Document) -> Document:
-    """Make a write to a shared object fail if the object has changed since `live`."""
+    """Add the `resourceVersion` of `live` to a shared object, so that the write fails if the object has changed."""
     version = live["metadata"].get("resourceVersion")
     if wanted["metadata"]["labels"][marks.OWNER_UID] != marks.SHARED or not version:
         return wanted
@@ -208,7 +215,7 @@ def _guarded(wanted: Document, live: Document) -> Document:
 
 
 def _check_owner(wanted: Document, live: Document) -> None:
-    """Raise TidemillError if the object was not made by Tidemill, or was made for another pipeline or purpose."""
+    """Raise TidemillError if the object was made by another tool, or is already used for something else."""
     labels = live["metadata"].get("labels", {})
     ours = any(entry.get("manager") == MANAGER for entry in live["metadata"].get("managedFields", ()))
     shared = wanted["metadata"]["labels"][marks.OWNER_UID] == marks.SHARED

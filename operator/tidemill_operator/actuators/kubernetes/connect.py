@@ -88,7 +88,7 @@ class WorkerSettings:
 
 
 class NamespaceConnect:
-    """The connectors of one pipeline, and the workers of its namespace, during one pass."""
+    """The connectors of one pipeline during one pass, and the Connect workers of the namespace."""
 
     def __init__(
         self, api: Api, settings: WorkerSettings, owner: OwnerReference, *, namespace: str, locks: NamespaceLocks
@@ -119,7 +119,10 @@ class NamespaceConnect:
         return [*outcomes, *without, *([] if started.rank is Rank.DONE else [started])]
 
     def _sweep(self, live: Document) -> None:
-        """Delete connectors of pipelines that are gone or no longer have connectors, once for each Deployment."""
+        """Delete the connectors of pipelines that no longer exist or no longer have connectors.
+
+        This runs once after each creation of the Deployment.
+        """
         uid = live["metadata"]["uid"]
         if self._settings.clients.swept.get(self._namespace) != uid:
             alive = {found["metadata"]["uid"] for found in self._needing()}
@@ -133,7 +136,7 @@ class NamespaceConnect:
 
     def remove(self, *, owner: Owner) -> list[Outcome]:
         """Delete all connectors of the pipeline, and then the workers if no other pipeline needs them."""
-        # The next workers delete connectors that unavailable workers have stored.
+        # Without running workers, no connector can be deleted. Workers that start later delete the connectors.
         live = self._api.get(DEPLOYMENT, self._namespace, workers.NAME)
         if live is not None and not _available(live):
             self._retried(self._remove_idle)
@@ -170,7 +173,7 @@ class NamespaceConnect:
         return connect.workload(self._namespace, self._settings.workers)
 
     def _values(self, connectors: Sequence[Connector]) -> tuple[dict[str, str], dict[str, TidemillError]]:
-        """Return the secrets' values by file, and the error of each connector with an unusable secret."""
+        """Return the values of the secrets by file name, and an error for each connector with an unusable secret."""
         asked = {name for connector in connectors for name, _ in connector.secrets}
         found = {name: (self._api.get(SECRET, self._namespace, name) or {}).get("data") or {} for name in asked}
         values: dict[str, str] = {}
@@ -200,14 +203,14 @@ class NamespaceConnect:
             live = children.ensure(manifest)
         made = {manifest["kind"] for manifest in manifests}
         for kind in _OBJECTS:
-            if kind.kind not in made:  # e.g. the NetworkPolicy, if the chart's networkPolicy.enabled is false
+            if kind.kind not in made:  # for example, the chart may disable the NetworkPolicy
                 children.drop(kind, workers.NAME)
         mark = marks.digest(str(written["metadata"].get("resourceVersion", "")))
         reload_files(self._api, self._namespace, workers.NAME, mark=mark, shown=self._locks.shown)
         return live
 
     def _configure(self, children: Children, alive: dict[str, str], properties: str) -> str:
-        """Update the Secret with the workers' configuration, and return a salted hash of the Secret."""
+        """Write the configuration of the workers to the Secret, and return a hash of the Secret's content."""
         known = decoded(children.get(SECRET, connect.WORKER) or {})
         files = {workers.PROPERTIES: properties, workers.LOGGING: workers.WARNINGS_TO_CONSOLE}
         data = {**files, _SALT: known.get(_SALT) or randomness.token_hex(16)}
@@ -228,12 +231,13 @@ class NamespaceConnect:
         return {}
 
     def _retried(self, act: Callable[[Children, dict[str, str]], Document]) -> Document:
-        """Act on the current state of the namespace, again if another operator writes meanwhile."""
+        """Call `act` with the current state of the namespace, and again if another operator changed an object."""
         with self._locks.of(self._namespace):
             for attempt in range(_ATTEMPTS):
                 children, alive = Children(self._api, self._namespace, self._owner), self._api.alive(self._namespace)
                 if not children.sharing() <= {*alive, self._owner.uid}:
-                    # A pipeline that is missing in the cache would lose its files, so read the live list.
+                    # Read the list without the cache, because a pipeline that is missing in the list would lose its
+                    # files.
                     alive = self._api.alive(self._namespace, sure=True)
                 try:
                     return act(children, alive)

@@ -36,7 +36,7 @@ def difference(wanted: Any, live: Any, path: str = "") -> str | None:
     """
     if isinstance(wanted, Mapping):
         if not wanted and live is None:
-            return None  # the server leaves out empty members
+            return None  # the API server does not return empty objects
         if not isinstance(live, Mapping):
             return path or "."
         found = (difference(value, live.get(name), f"{path}.{name}") for name, value in wanted.items())
@@ -95,7 +95,13 @@ def _allowed(place: tuple[str, ...]) -> bool:
 
 
 def holds(live: Mapping[str, Any], manager: str, *place: str) -> bool:
-    """Return whether a manager has applied a field, e.g. `"f:spec", "f:replicas"`."""
+    """Return whether a field manager has applied a field.
+
+    Args:
+        live: the object.
+        manager: name of the field manager.
+        place: path of the field, such as `"f:spec", "f:replicas"`.
+    """
     for entry in live.get("metadata", {}).get("managedFields", ()):
         if entry.get("manager") == manager and entry.get("operation") == "Apply" and not entry.get("subresource"):
             fields: Any = entry.get("fieldsV1", {})
@@ -107,7 +113,6 @@ def holds(live: Mapping[str, Any], manager: str, *place: str) -> bool:
 
 
 def _leaves(fields: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield the paths of the owned fields."""
     for name, below in fields.items():
         place = path if name == "." else (*path, name)
         if isinstance(below, Mapping) and below:
@@ -117,7 +122,7 @@ def _leaves(fields: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[t
 
 
 def repair(wanted: Mapping[str, Any], live: Mapping[str, Any]) -> str:
-    """Describe the reverted change of others, or return an empty text."""
+    """Describe the change by other users that is reverted, or return an empty text."""
     others, name = strangers(live), f"{live['kind']} {live['metadata']['name']}"
     by = f", which {', '.join(others)} had added" if others else ""
     added = sorted(_containers(live) - _containers(wanted))

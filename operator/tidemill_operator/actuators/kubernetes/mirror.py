@@ -1,6 +1,6 @@
 """A cache of watched objects.
 
-A copy is never older than the version that this process last wrote or read.
+The cache never returns a version older than the last version that this process read or wrote.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from tidemill_operator.actuators.kubernetes.api import (
 from tidemill_operator.plan.render import marks
 
 SHARED_SECONDS = 600.0
-"""The maximum age of the copy of a shared Secret in seconds, because Secrets are not watched."""
+"""The maximum age in seconds of a cached Secret. Secrets are not watched."""
 _OURS = f"{marks.MANAGED_BY}={marks.MANAGER}"
 
 
 @dataclass(frozen=True)
 class _Copy:
-    """The copy of an object. `packed` is None if only the metadata is known."""
+    """A cached object. If `packed` is None, only the metadata is cached."""
 
     version: int
     uid: str
@@ -47,7 +47,7 @@ class _Copy:
 
 
 class Mirror:
-    """The thread-safe copies of objects. `clock` returns monotonic seconds."""
+    """A thread-safe store of cached objects. `clock` returns monotonic seconds."""
 
     def __init__(self, kinds: Collection[Kind], *, clock: Callable[[], float] = time.monotonic) -> None:
         self.kinds, self._clock = frozenset(kinds), clock
@@ -84,7 +84,7 @@ class Mirror:
         return _unpacked(found.packed)
 
     def owned(self, kind: Kind, namespace: str, uids: Collection[str]) -> tuple[list[Document], list[str]]:
-        """Return the objects of the given owners, and the names of their objects without cached content."""
+        """Return the cached objects of the given owners, and the names of objects with only cached metadata."""
         with self._lock:
             found = [(n, copy) for n, copy in self._copies[kind.kind, namespace].items() if copy.owner in uids]
         whole = [_unpacked(copy.packed) for _, copy in found if copy.packed is not None]
@@ -141,7 +141,7 @@ class MirroredApi(Api):
         return self._asked(kind, namespace, name)
 
     def recent(self, kind: Kind, namespace: str, name: str) -> Document | None:
-        """Return an object from a copy that is at most ten minutes old, or else from the API."""
+        """Return an object. A cached version may be up to ten minutes old."""
         known = self._mirror.get(kind, namespace, name, seconds=SHARED_SECONDS)
         return self._asked(kind, namespace, name) if known is None else known
 

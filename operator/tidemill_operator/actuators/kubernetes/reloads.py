@@ -27,7 +27,7 @@ def reload_files(api: Api, namespace: str, workload: str, *, mark: str, shown: d
                 changed += 1
             except NotFound:
                 continue
-            except TidemillError as error:  # the node updates the files later anyway
+            except TidemillError as error:  # without the annotation, the node updates the files about a minute later
                 log.warning("files of pod %s/%s: %s", namespace, metadata["name"], error)
                 all_told = False
     if all_told:

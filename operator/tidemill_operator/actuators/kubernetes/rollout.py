@@ -13,9 +13,9 @@ _MAX_TOLD = 300
 
 
 def rollout(workload: Workload, live: Mapping[str, Any], *, changed: int) -> Outcome:
-    """Return Done if the newest template runs in all replicas and no other pod is left, else Waiting.
+    """Return Done if all replicas run the newest template and all other pods have ended, else Waiting.
 
-    A workload with an available pod counts as serving.
+    The outcome says that the workload is serving if at least one pod is available.
     """
     component = OF_WORKLOAD[workload.component]
     if rolled_out(live):

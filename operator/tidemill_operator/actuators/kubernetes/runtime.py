@@ -76,7 +76,7 @@ class KubernetesRuntime:
         return self._retried(workloads[0].namespace, act)
 
     def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Return the outcomes of the workloads that have a Deployment."""
+        """Return the state of each workload that has a Deployment."""
         outcomes = []
         for workload in workloads:
             live = self._api.get(DEPLOYMENT, workload.namespace, workload.name)
@@ -94,7 +94,7 @@ class KubernetesRuntime:
             self.scale = Scale(int(live.get("status", {}).get("replicas", 0)), told)
 
     def remove(self, namespace: str, pipeline: str) -> None:
-        """Remove a pipeline's workloads, and withdraw it from shared workloads."""
+        """Remove a pipeline's workloads, and the pipeline's files from shared workloads."""
 
         def act(doing: Pass) -> list[Outcome]:
             doing.leave(SHARING, configs=True, all_of_it=True)
@@ -119,7 +119,7 @@ class KubernetesRuntime:
         }
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Return whether the resource exists, or True without the permission to see it."""
+        """Return whether the resource exists, or True if the operator may not read the resource."""
         try:
             return self._api.get(PIPELINE, namespace, pipeline) is not None
         except TidemillError as error:
@@ -128,7 +128,7 @@ class KubernetesRuntime:
             return True
 
     def _retried(self, namespace: str, act: Callable[[Pass], list[Outcome]]) -> list[Outcome]:
-        """Act on the current state of the namespace, again if another operator writes meanwhile."""
+        """Call `act` with the current state of the namespace, and again if another operator changed an object."""
         with self._locks.of(namespace):
             for _ in range(_ATTEMPTS - 1):
                 try:

@@ -29,7 +29,7 @@ class KubernetesSecrets:
         self._api, self._owner, self._patience = api, owner, patience_seconds
 
     def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
-        """Create missing logins and API keys, and stage a requested rotation."""
+        """Create missing logins and API keys, and start a requested rotation."""
         return self._rewritten(
             namespace,
             pipeline,
@@ -41,7 +41,7 @@ class KubernetesSecrets:
         return self._rewritten(namespace, pipeline, lambda files: credentials.switched(files, now))
 
     def retire(self, namespace: str, pipeline: str) -> PipelineSecrets:
-        """Retire the former logins."""
+        """Disable the replaced logins."""
         return self._rewritten(namespace, pipeline, credentials.retired)
 
     def remove(self, namespace: str, pipeline: str) -> None:
@@ -71,8 +71,8 @@ class KubernetesSecrets:
             metadata = marks.own_metadata(
                 name, namespace, pipeline=pipeline, component="credentials", owner=self._owner
             )
-            # If two operators create the Secret at the same time, one of them gets a conflict and retries in its next
-            # pass.
+            # If two operators create the Secret at once, the second operator gets a conflict, and its next pass tries
+            # again.
             self._api.create(objects.secret(metadata, made))
         elif made or not _owned(live, self._owner):
             # The resource version makes the write fail if another operator has stored passwords meanwhile.

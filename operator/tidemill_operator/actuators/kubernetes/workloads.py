@@ -63,7 +63,7 @@ class Pass:
         """Read all objects of the namespace."""
         children, alive = Children(api, namespace, owner), api.alive(namespace)
         if not children.sharing() <= {*alive, owner.uid}:
-            # A pipeline that is missing in the cache would lose its files, so read the live list.
+            # Read the list without the cache, because a pipeline that is missing in the list would lose its files.
             alive = api.alive(namespace, sure=True)
         return cls(api, placement, owner, namespace, children, alive, shown)
 
@@ -97,13 +97,13 @@ class Pass:
             self.children.leave(SECRET, marks.CONNECTIONS)
         if self.placement.connect is None:
             self._drop_workers()
-        # Connect workers that the operator runs are removed elsewhere, after their connectors.
+        # Keep the Connect workers here, because their connectors must be deleted first.
         self.children.prune(self.kept, spared=(connect.COMPONENT,))
 
     def _drop_workers(self) -> None:
         found = self.children.shared(connect.COMPONENT)
         if found:
-            # Delete the Secrets before the listed objects, so that a failed pass is repeated.
+            # Delete the Secrets first. If the pass then fails, the remaining objects cause another attempt.
             for secret in (connect.SECRETS, connect.WORKER):
                 self.children.drop(SECRET, secret)
         for kind, name in found:
@@ -173,7 +173,7 @@ class Pass:
         self.children.changed += reload_files(self.api, self.namespace, workload.name, mark=mark, shown=self.shown)
 
     def _common(self) -> str:
-        """Update the files that workloads of the namespace share, and return a salted hash of the connections."""
+        """Write the files that all workloads of the namespace share, and return a hash of the connection settings."""
         for manifest in common(
             self.namespace, sharing=self._owners(CONFIG_MAP.kind, marks.RESILIENCE), placement=self.placement
         ):
@@ -190,7 +190,6 @@ class Pass:
         return marks.digest(json.dumps(data, sort_keys=True))
 
     def _of_the_living(self, data: dict[str, str]) -> dict[str, str]:
-        """Return the files of other existing pipelines."""
         others = set(self.alive.values()) - {self.owner.name}
         return {file: text for file, text in data.items() if file.partition(".")[0] in others}
 

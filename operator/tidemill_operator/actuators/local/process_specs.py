@@ -20,7 +20,8 @@ from tidemill_operator.processes.replica import ReplicaSpec
 HOST = "127.0.0.1"
 STOP_SECONDS = 10.0
 """The seconds between SIGTERM and SIGKILL."""
-# The TIDEMILL_ variables that workloads inherit. No other variable, such as the administrator's login, is passed on.
+# The TIDEMILL_ variables that workloads inherit. Workloads get no other TIDEMILL_ variable, such as the administrator's
+# login.
 _PASSED_ON = (
     "TIDEMILL_RESILIENCE_", "TIDEMILL_KAFKA_CONFIG", "TIDEMILL_LOG_LEVEL", "TIDEMILL_INGEST_", "TIDEMILL_API_",
     "TIDEMILL_HTTP_", "TIDEMILL_SESSION_TIMEOUT_MS",
@@ -50,7 +51,8 @@ class ProcessSpecs:
             if not name.startswith("TIDEMILL_") or name.startswith(_PASSED_ON)
         }
         self._common = {**inherited, **addresses}
-        # The list of allowed hosts prevents DNS rebinding, by which web pages could read pipelines without keys.
+        # The list of allowed hosts prevents DNS rebinding. Without the list, web pages could read pipelines that need
+        # no key.
         names = ["localhost", socket.gethostname(), *environ.get("TIDEMILL_ALLOWED_HOSTS", "").split(",")]
         self._allowed_hosts = ",".join(name for name in (*names, host) if name and ":" not in name)
         self._wanted_ports = dict(ports or {})
@@ -83,7 +85,8 @@ class ProcessSpecs:
         command = Command(
             name, (sys.executable, "-m", workload.module), environment=environment, grace_seconds=STOP_SECONDS
         )
-        # A new config or login changes the revision and restarts the process, which reads both only at its start.
+        # A process reads its config and login only at its start, so a new config or login changes the revision and
+        # restarts the process.
         revision = f"{workload.revision}{self._digest_of_secrets(workload)}" if workload.revision else ""
         return ReplicaSpec(command=command, port=port, ready_path=workload.readiness.path, revision=revision)
 

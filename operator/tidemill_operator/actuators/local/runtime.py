@@ -22,7 +22,7 @@ class _Running:
 
 
 class LocalRuntime:
-    """The thread-safe runtime of this machine. No process runs before `start`."""
+    """The thread-safe runtime of this machine. Call `start` before processes can run."""
 
     def __init__(self, specs: ProcessSpecs) -> None:
         self._specs = specs
@@ -70,7 +70,7 @@ class LocalRuntime:
         return waiting(component, workload.name, message, changed=changed, serving=serving)
 
     def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Return the outcomes of the running workloads without changing any."""
+        """Return the state of each running workload, without changing the workloads."""
         with self._lock:
             known = [self._workloads.get((workload.namespace, workload.name)) for workload in workloads]
         return [self._outcome(running.workload, 0) for running in known if running is not None]

@@ -14,7 +14,7 @@ from tidemill_operator.actuators.base import PipelineSecrets
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.processes.files import write_atomic
 
-# How long the former logins keep working after a switch. Processes read the files for each new connection.
+# The time for which replaced logins keep working after a rotation. Processes read the files for each new connection.
 PATIENCE_SECONDS = 5.0
 
 
@@ -25,7 +25,7 @@ class FileSecrets:
         self._root, self._patience = root, patience_seconds
 
     def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
-        """Create missing logins and API keys, and stage a requested rotation."""
+        """Create missing logins and API keys, and start a requested rotation."""
         return self._rewritten(
             namespace,
             pipeline,
@@ -37,7 +37,7 @@ class FileSecrets:
         return self._rewritten(namespace, pipeline, lambda files: credentials.switched(files, now))
 
     def retire(self, namespace: str, pipeline: str) -> PipelineSecrets:
-        """Retire the former logins."""
+        """Disable the replaced logins."""
         return self._rewritten(namespace, pipeline, credentials.retired)
 
     def remove(self, namespace: str, pipeline: str) -> None:

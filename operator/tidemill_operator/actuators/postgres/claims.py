@@ -18,7 +18,7 @@ _TABLE = "_offsets"
 _LET_GO = "old positions; another pipeline has taken over the topic"
 _LISTED = "reads topics "
 _MARK = "SELECT coalesce(obj_description(oid, 'pg_class'), '') FROM pg_class WHERE oid = to_regclass(%s)"
-# The comment of the table `_offsets` stores a claim on a topic.
+# The comment of the table `_offsets` names the source topics of the pipeline.
 _CLAIMS = """
 SELECT n.nspname, obj_description(n.oid, 'pg_namespace'), d.description
   FROM pg_description d
@@ -32,7 +32,11 @@ _WRITER = "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE n
 
 
 def take(session: Session, schema: Schema, owner: Owner, *, gone: Callable[[Owner], bool] | None) -> None:
-    """Lock a pipeline's topics until the transaction ends, and raise TidemillError for topics of others."""
+    """Lock a pipeline's topics until the transaction ends.
+
+    Raises:
+        TidemillError: another pipeline owns a topic.
+    """
     if _settled(session, schema):
         return
     for topic in sorted(schema.listed or (schema.source,)):
@@ -45,10 +49,10 @@ def take(session: Session, schema: Schema, owner: Owner, *, gone: Callable[[Owne
 
 
 def rivals(session: Session, schema: Schema, owner: Owner) -> Iterator[tuple[Claim, TidemillError]]:
-    """Yield conflicting claims of other pipelines on a pipeline's topics."""
+    """Yield the other pipelines that claim a topic of this pipeline, each with an error."""
     if _settled(session, schema):
         return
-    # Topics on other Kafka clusters are not claimed.
+    # Topics on other Kafka clusters have no owner.
     topics = (*schema.own_sources, *schema.outputs)
     known = {text: (topic, managed) for topic in topics for text, managed in _marks(topic)}
     claims = []
@@ -61,7 +65,7 @@ def rivals(session: Session, schema: Schema, owner: Owner) -> Iterator[tuple[Cla
 
 
 def claim(session: Session, schema: Schema) -> None:
-    """Write the claim on the source topics into the comment of `_offsets`."""
+    """Record the source topics of a pipeline in the comment of the table `_offsets`."""
     wanted = _mark(schema)
     if _marked(session, schema) != wanted:
         session.write("COMMENT ON TABLE {} IS {}", sql.Identifier(schema.name, _TABLE), sql.Literal(wanted))
@@ -74,7 +78,7 @@ def made(session: Session, schema: str) -> frozenset[str]:
 
 
 def _written(session: Session, schema: Schema) -> Iterator[Claim]:
-    """Yield the claims of pipelines that write their output to this schema's source topic."""
+    """Yield a claim for each pipeline whose output topic is a source topic of this schema."""
     for source in schema.own_sources:
         derived = names.derived_topic(source)
         if derived is None or derived[2] not in names.OUTPUT_TOPICS:
@@ -86,7 +90,7 @@ def _written(session: Session, schema: Schema) -> Iterator[Claim]:
 
 
 def _settled(session: Session, schema: Schema) -> bool:
-    """Return whether the pipeline already owns its topics, or has read them since before claims existed."""
+    """Return whether no check for conflicts is needed, because the pipeline already uses its topics."""
     marked = _marked(session, schema)
     return marked == _mark(schema) or (marked == "" and not schema.managed)
 

@@ -1,4 +1,4 @@
-"""Detect whether somebody else deleted rows of a schema."""
+"""Detect whether another user deleted rows of a schema."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from psycopg import sql
 
 from tidemill_operator.actuators.postgres.session import Session
 
-# The query is cheap, because it stops at the first partition with rows in each table.
+# The query is cheap, because it reads the sizes of partitions instead of rows.
 _EMPTIED = """
 SELECT a.name, a.version FROM {} a
   JOIN pg_class c ON c.relname = a.table_name JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = %s
@@ -17,7 +17,7 @@ SELECT a.name, a.version FROM {} a
 
 
 def emptied(session: Session, schema: str, columns: Mapping[str, Collection[str]]) -> frozenset[tuple[str, int]]:
-    """Return the versions whose partitions are all empty although batches were merged into them."""
+    """Return the versions of aggregations whose tables are empty, although windows were written."""
     if "rev" not in columns.get("_aggregations", ()):
         return frozenset()
     query = sql.SQL(_EMPTIED).format(sql.Identifier(schema, "_aggregations"))

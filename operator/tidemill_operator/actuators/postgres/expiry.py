@@ -25,7 +25,13 @@ _END = re.compile(r" TO \('([^']+)'\)$")
 
 @dataclass(frozen=True)
 class _Partition:
-    """A partition of a table. `since` is None unless the partition is marked."""
+    """A partition of a table.
+
+    Attributes:
+        since: time at which the partition was marked as expired, or None.
+        pending: whether the partition is being detached.
+        due: whether the partition is past its retention.
+    """
 
     parent: str
     name: str
@@ -36,7 +42,7 @@ class _Partition:
 
 
 def expire(session: Session, schema: Schema) -> None:
-    """Mark or unmark partitions, and drop some marked partitions."""
+    """Mark expired partitions, and drop partitions that were marked 24 hours ago."""
     session.connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(schema.owner)))
     try:
         dropped = _drop_detached(session, schema.name)

@@ -15,7 +15,11 @@ PUBLIC = ""
 
 
 class Grant(NamedTuple):
-    """A privilege on a SCHEMA, TABLE or FUNCTION. `column` is set for a privilege on one column."""
+    """A privilege on a SCHEMA, TABLE or FUNCTION.
+
+    Attributes:
+        column: column to which the privilege is limited, or empty.
+    """
 
     kind: str
     thing: str
@@ -25,7 +29,10 @@ class Grant(NamedTuple):
 
 
 def parse_privileges(text: str) -> set[tuple[str, str]]:
-    """Parse privileges: `SELECT, UPDATE (a, b)` → {("SELECT", ""), ("UPDATE", "a"), ("UPDATE", "b")}."""
+    """Parse a list of privileges into pairs of privilege and column.
+
+    For example, `SELECT, UPDATE (a, b)` gives {("SELECT", ""), ("UPDATE", "a"), ("UPDATE", "b")}.
+    """
     found = set()
     for privilege, columns in re.findall(r"([A-Z]+)(?:\s*\(([^)]*)\))?", text):
         for column in columns.split(",") if columns else [""]:
@@ -86,7 +93,7 @@ def _observe(session: Session, schema: Schema) -> set[Grant]:
             "oid": oid,
             "tables": [table.name for table in schema.tables],
             "functions": [name for name, _ in schema.functions],
-            # Logins must have no privileges of their own.
+            # Include the logins, so that privileges granted directly to a login are revoked.
             "roles": [role for group in (schema.writer, schema.reader) for role in (group, *names.logins(group))],
         },
     )

@@ -1,6 +1,6 @@
 """Delete dead letters, anomalies and detector states past their retention, and the oldest rows beyond a quota.
 
-Unpublished rows are never deleted.
+Rows that processors have not published to Kafka yet are never deleted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tidemill_operator.plan.model import KeptRows, Schema
 PASS_SECONDS = 5.0
 CHUNK_ROWS = 5_000
 OPERATOR = -1
-"""The value of the column `place` in rows of `_kept` that the operator writes."""
+"""The value that the operator writes to the column `place` of the table `_kept`."""
 NEARLY_FULL, MADE_FREE = 64, 8
 """The fractions of a quota: if less than a 64th is free, rows are deleted until an eighth is free."""
 DETECTORS_EVERY = "1 hour"
@@ -29,7 +29,7 @@ _ORDER = {
 
 
 def expire_rows(session: Session, schema: Schema) -> None:
-    """Delete due rows for a few seconds at most. The session must act as the schema's owner."""
+    """Delete expired rows, for a few seconds at most. The session must act as the owner of the schema."""
     until = time.monotonic() + PASS_SECONDS
     for kept in schema.kept:
         while time.monotonic() < until and _expire(session, schema.name, kept):
@@ -118,7 +118,7 @@ def _forget_groups(session: Session, schema: str) -> None:
     ).format(**parts)
     if not session.connection.execute(turn, (OPERATOR,)).rowcount:
         return
-    # Rows of earlier versions lack the time of the group's last window, so the end of the last scan replaces it.
+    # Rows of earlier versions do not have the time of the group's last window. Use the end of the last scan instead.
     session.write_rows(
         sql.SQL(
             "UPDATE {detectors} d SET seen = ARRAY[0, a.scanned_until] FROM {aggregations} a"

@@ -1,7 +1,7 @@
 """Keep two operators from working on the same pipeline, and stop an operator that was replaced.
 
-An advisory lock separates reconcile passes. The comment of the schema holds the epoch of the last leader, so an
-operator with an earlier epoch writes nothing.
+An advisory lock separates reconcile passes. The comment of the schema holds the epoch of the last leader. An operator
+with a lower epoch writes nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tidemill_operator.errors import NotOurTurn, Reason
 from tidemill_operator.plan.live import Owner
 
 HELD_MS = 30_000
-"""How long a frozen holder keeps the lock, in ms."""
+"""The time in ms for which an operator that hangs keeps the lock."""
 
 
 class Leadership(Protocol):
@@ -28,7 +28,7 @@ class Leadership(Protocol):
 
     @property
     def epoch(self) -> int:
-        """Return this leader's epoch, which is greater than the epoch of every earlier leader."""
+        """Return the epoch of this leader, which is higher than the epochs of all earlier leaders."""
         ...
 
     def outbid(self, seen: int) -> int:
@@ -38,7 +38,10 @@ class Leadership(Protocol):
 
 @contextmanager
 def exclusive(address: PostgresAddress, schema: str, leadership: Leadership | None) -> Iterator[Callable[[], None]]:
-    """Lock a pipeline against other operators, and yield a check that raises NotOurTurn once the lock is lost."""
+    """Lock a pipeline against other operators.
+
+    Yields a function that raises NotOurTurn if the lock was lost.
+    """
     with ExitStack() as stack:
         session = stack.enter_context(_locked(address, schema, leadership))
 
@@ -47,8 +50,8 @@ def exclusive(address: PostgresAddress, schema: str, leadership: Leadership | No
             try:
                 check_epoch(session, schema, leadership)
             except psycopg.Error:
-                # A slow process may take the lock again, because a later leader would have left a later epoch in the
-                # schema.
+                # Take the lock again. This fails if another operator has led meanwhile, because the epoch in the schema
+                # is then later.
                 session = stack.enter_context(_locked(address, schema, leadership))
 
         yield confirm

@@ -143,7 +143,7 @@ def _ensure(
 
 
 def _ensure_settings(session: Session, role: str, live: dict[str, Any] | None, settings: Mapping[str, str]) -> None:
-    """Set parameters on a login, because a member does not inherit the parameters of its role."""
+    """Set Postgres parameters on a login, because a login does not inherit parameters from its group role."""
     configured = dict(setting.split("=", 1) for setting in (live or {}).get("config") or ())
     for name, value in settings.items():
         if configured.get(name) != value:

@@ -40,7 +40,7 @@ _DROP_AT_ONCE = 50
 class PostgresSchemas:
     """A thread-safe actuator for the schemas of one database, which is created if missing.
 
-    `read_only` treats a missing database as an empty database.
+    With `read_only`, nothing is created, and a missing database counts as an empty database.
     """
 
     def __init__(
@@ -49,7 +49,10 @@ class PostgresSchemas:
         self._address, self._read_only, self._leadership = address, read_only, leadership
 
     def exclusive(self, schema: str) -> AbstractContextManager[Callable[[], None]]:
-        """Lock a pipeline against other operators, and yield a check that raises NotOurTurn once the lock is lost."""
+        """Lock a pipeline against other operators.
+
+        Yields a function that raises NotOurTurn if the lock was lost.
+        """
         return exclusive(self._address, schema, self._leadership)
 
     def observe(self, schema: str) -> LiveSchema | None:
@@ -65,7 +68,7 @@ class PostgresSchemas:
             return None
 
     def conflicts(self, schema: Schema, owner: Owner) -> list[TidemillError]:
-        """Return the errors about topics and roles of another owner that `ensure` would report."""
+        """Return the errors that `ensure` would raise because topics or roles belong to another owner."""
         try:
             with connected(self._address, f"looking at schema {schema.name}", read_only=self._read_only) as session:
                 disputed = [error for _, error in rivals(session, schema, owner)]
@@ -82,7 +85,15 @@ class PostgresSchemas:
         adopt: bool = False,
         exists: Exists | None = None,
     ) -> list[Outcome]:
-        """Make the schema match the plan. If `exists` is None, `adopt` takes over topics of any owner."""
+        """Make the schema match the plan.
+
+        Args:
+            schema: the desired schema.
+            owner: the pipeline that owns the schema.
+            secrets: the logins.
+            adopt: whether to take over objects of another owner.
+            exists: function that returns whether a pipeline exists. Topics of existing pipelines are not taken over.
+        """
 
         def act(session: Session) -> Outcome:
             live = observe(session, schema.name)
@@ -212,7 +223,7 @@ def _ensure_tables(session: Session, schema: Schema, live: LiveSchema | None) ->
 
 @contextmanager
 def _told_of(table: Table, schema: Schema) -> Iterator[None]:
-    """Name the table's aggregation in Postgres' errors about the table."""
+    """Raise errors of Postgres about a table as TidemillError with the name of the aggregation."""
     try:
         yield
     except errors.InsufficientPrivilege:

@@ -17,7 +17,7 @@ from tidemill_operator.errors import Reason, TidemillError
 Row = tuple[Any, ...]
 LOCK_MS = 5_000
 STATEMENT_MS = 60_000
-# The operator's transactions are never idle for long, so an idle transaction belongs to a frozen process.
+# Postgres ends a transaction that is idle for this many ms, because the process of the operator then hangs.
 IDLE_MS = 20_000
 
 

@@ -1,4 +1,4 @@
-"""Write the slots of a list of topics, and the positions of slots that are read."""
+"""Write the slots of a pipeline that reads several topics. A slot is the number of one partition of one topic."""
 
 from __future__ import annotations
 

@@ -79,10 +79,10 @@ def secret_file(pipeline: str, name: str, key: str) -> str:
 
 
 def check_secret(name: str, key: str, text: str) -> None:
-    """Check the value of a key of the Secret `name`. It follows the rule for configs in the spec.
+    """Refuse a value in the Secret `name` that refers to a file of Connect itself.
 
     Raises:
-        TidemillError: the value refers to a file of Connect's workers that no connector may read.
+        TidemillError: the value refers to a folder of Connect's workers.
     """
     folder = worker_folder(text)
     if folder is not None:
@@ -117,9 +117,9 @@ def _defaults(spec: ConnectorSpec, source: SourceSpec, name: str, topic: str) ->
 
 
 def _transforms(spec: ConnectorSpec, given: Mapping[str, str], topic: str) -> dict[str, str]:
-    """Return the configs of the spec's transforms, and of Tidemill's transforms around them.
+    """Return the configs of the transforms in the spec and of the transforms that Tidemill adds.
 
-    The last transform sends all records to the pipeline's topic.
+    Tidemill's last transform sends all records to the pipeline's topic.
     """
     transforms, predicates = [*spec.transforms, _ROUTE], list(listed(given.get("predicates", "")))
     found = {

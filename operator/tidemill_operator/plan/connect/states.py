@@ -38,8 +38,9 @@ class LiveTask:
 class LiveConnector:
     """A connector as Kafka Connect reports it.
 
-    `asked` is the separately stored desired state, or empty. `pending` says what the last change waits for, or is
-    empty.
+    Attributes:
+        asked: requested state (`running`, `paused` or `stopped`), or empty.
+        pending: what the last change of the connector waits for, or empty.
     """
 
     name: str
@@ -73,7 +74,7 @@ def last_line(trace: str) -> str:
 
 def masked(text: str) -> str:
     """Return a text on one line, with masked passwords."""
-    # The patterns would take quadratic time for some long texts.
+    # Cut long texts, because the patterns can take quadratic time.
     text = one_line(" ".join(text[:_LONGEST_TEXT].split()))
     for pattern, instead in _SECRETS:
         text = pattern.sub(instead, text)

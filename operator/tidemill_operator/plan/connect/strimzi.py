@@ -71,7 +71,7 @@ def live(name: str, resource: Mapping[str, Any], *, cluster: str) -> LiveConnect
 
 
 def asked(resource: Mapping[str, Any]) -> str:
-    """Return the state that a resource requests: `running`, `paused` or `stopped`."""
+    """Return the requested state of a resource, which is `running`, `paused` or `stopped`."""
     spec = resource.get("spec") or {}
     return str(spec.get("state") or ("paused" if spec.get("pause") is True else "running"))
 
@@ -85,7 +85,10 @@ def failed_tasks(resource: Mapping[str, Any]) -> list[int]:
 
 
 def _config(name: str, resource: Mapping[str, Any], cluster: str) -> dict[str, str]:
-    """Return the config as Connect would store it, including members that others have added."""
+    """Return the config of a resource in the form of Kafka Connect.
+
+    Members of the resource that Tidemill does not write are included, so that they count as differences.
+    """
     spec = resource.get("spec") or {}
     found = {key: _text(value) for key, value in (spec.get("config") or {}).items() if value is not None}
     found |= {_NAME: name, _CLASS: str(spec.get("class", "")), _TASKS: str(spec.get("tasksMax", ""))}

@@ -49,7 +49,7 @@ def needs_workers(document: Mapping[str, Any]) -> bool:
 
 
 def topics(namespace: str, platform: Platform) -> tuple[Topic, ...]:
-    """Return the topics of a namespace's workers, which the pods of pipelines may not create."""
+    """Return the topics in which the Connect workers of a namespace store their state."""
     return tuple(
         Topic(
             name=f"{connect_workers(namespace, platform.cluster_id)}-{kind}",

@@ -1,4 +1,4 @@
-"""Decide which topics a pipeline owns, which topics it may not use, and which topics are deleted with it."""
+"""Decide which topics a pipeline owns, which are forbidden, and which are deleted with the pipeline."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ TOPICS = Table(
 
 @dataclass(frozen=True)
 class Claim:
-    """A topic that a pipeline uses. A pipeline only reads an unmanaged topic."""
+    """A topic that a pipeline uses.
+
+    Attributes:
+        managed: whether the operator creates and changes the topic for the pipeline.
+    """
 
     topic: str
     managed: bool
@@ -51,9 +55,9 @@ def written_by_pipelines(
 
 
 def disputes(schema: Schema, owner: Owner, claims: Iterable[Claim]) -> Iterator[tuple[Claim, TidemillError]]:
-    """Yield the conflicting claims of other pipelines on topics of the platform's own Kafka.
+    """Yield the other pipelines that use a topic in conflict with this pipeline, each with an error.
 
-    Only one pipeline may manage a topic. Many pipelines may read an unmanaged topic.
+    Only one pipeline may manage a topic. Several pipelines may read a topic that no pipeline manages.
     """
     for claim in claims:
         if claim.schema == schema.name or claim.owner.cluster != owner.cluster:
@@ -97,7 +101,8 @@ def _taken(claim: Claim) -> TidemillError:
 def made(topics: Sequence[Topic], live: LiveFacts, *, namespace: str, name: str) -> tuple[str, ...]:
     """Return the topics to record as created by the operator.
 
-    A pipeline without such records also gets its existing topics that are named after it.
+    Earlier versions of Tidemill recorded no topics. For pipelines of earlier versions, existing topics that are named
+    after the pipeline are included.
     """
     if live.brokers is None:
         return ()
@@ -107,7 +112,7 @@ def made(topics: Sequence[Topic], live: LiveFacts, *, namespace: str, name: str)
 
 
 def only_made(topics: Sequence[Topic], live: LiveSchema, *, namespace: str, name: str) -> list[Topic]:
-    """Return the topics of a deleted pipeline, with only the operator's topics marked as managed."""
+    """Return the topics of a deleted pipeline. Topics that the operator did not create are marked as not managed."""
     unnoted = TOPICS.name not in live.columns
     kept = [t for t in topics if t.name not in live.made and not (unnoted and _derived(t, namespace, name))]
     return [replace(topic, managed=topic.managed and topic not in kept) for topic in topics]

@@ -50,7 +50,12 @@ class _Layout:
 
 @dataclass
 class _Choice:
-    """The movable replicas of a partition, and the brokers that may replace them."""
+    """The possible moves of the replicas of a partition.
+
+    Attributes:
+        movable: brokers whose replicas may move.
+        into: brokers that may get a replica.
+    """
 
     movable: set[int]
     into: set[int]
@@ -76,7 +81,8 @@ def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, reb
     for partition in layout.replicas:
         _leave(layout, partition)
     hosts = brokers.hosts
-    # New replicas may move, and so may kept replicas that could equally have been removed.
+    # Added replicas may move to any broker. If replicas were removed, a kept replica may move to a broker that lost its
+    # replica.
     choices: Choices = {}
     for partition, held in layout.replicas.items():
         before = set(held)
@@ -149,7 +155,7 @@ def _part_racks(layout: _Layout, choices: Choices) -> None:
 
 
 def _even(layout: _Layout, choices: Choices) -> None:
-    """Move replicas from full to empty brokers until no single move makes shares more equal."""
+    """Move replicas from the fullest to the emptiest brokers, while a move makes the distribution more even."""
     while True:
         hosts = sorted(layout.brokers.hosts, key=lambda b: (layout.load[b], layout.turn(b)))
         pairs = ((full, empty) for full in reversed(hosts) for empty in hosts)
@@ -167,7 +173,10 @@ def _even(layout: _Layout, choices: Choices) -> None:
 
 
 def _movers(layout: _Layout, choices: Choices, full: int, empty: int) -> Iterator[int]:
-    """Yield partitions that can move from `full` to `empty` without putting more of their replicas into one rack."""
+    """Yield the partitions with a replica that can move from broker `full` to broker `empty`.
+
+    A move may not increase the number of replicas of a partition in one rack.
+    """
     for partition, held in layout.replicas.items():
         choice = choices[partition]
         if full not in choice.movable or empty in held or empty not in choice.into:
@@ -186,7 +195,10 @@ def _swap(layout: _Layout, choices: Choices, partition: int, old: int, new: int)
 
 
 def _spread_leaders(layout: _Layout, changed: set[int]) -> None:
-    """Balance leaders along chains of handovers (optimal semi-matching; Harvey and others, 2006)."""
+    """Distribute the leaders of partitions evenly over the brokers.
+
+    Leadership moves along chains of brokers (optimal semi-matching; Harvey and others, 2006).
+    """
     leads = Counter({broker: 0 for broker in layout.brokers.hosts})
     leads.update(held[0] for held in layout.replicas.values() if held)
     while chain := _chain(layout, changed, leads):
@@ -199,7 +211,10 @@ def _spread_leaders(layout: _Layout, changed: set[int]) -> None:
 
 
 def _chain(layout: _Layout, changed: set[int], leads: Counter[int]) -> Sequence[tuple[int, int]]:
-    """Return the shortest chain of handovers that balances leaders, each as (partition, new leader)."""
+    """Return the shortest chain of leader changes that makes the distribution more even.
+
+    Each change is a pair of the partition and the new leader.
+    """
     for start in sorted(leads, key=lambda b: (-leads[b], layout.turn(b))):
         reached: dict[int, tuple[int, int] | None] = {start: None}
         queue = deque([start])

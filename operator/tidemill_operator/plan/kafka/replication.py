@@ -88,7 +88,7 @@ class Spread:
 
 
 def is_calm(partitions: Mapping[int, Held], wish: Wish, *, ours: bool) -> bool:
-    """Return whether nothing has to be done, as far as known without a request to Kafka."""
+    """Return whether the replicas need no change. No request is sent to Kafka."""
     if ours or wish.rebalance:
         return False
     return wish.factor is None or all(len(held.replicas) == wish.factor for held in partitions.values())
@@ -128,7 +128,11 @@ def replicas_in_sync(partitions: Mapping[int, Held]) -> int:
 
 
 def _stale(moving: Mapping[int, Held], factor: int, brokers: Brokers) -> tuple[int, ...]:
-    """Return the partitions that move to an unwanted broker, or to a silent broker although another is available."""
+    """Return the partitions whose reassignment should be cancelled.
+
+    These partitions move to an unwanted broker, or to a broker that does not answer although another broker is
+    available.
+    """
 
     def unwanted(held: Held) -> bool:
         if len(held.after) != factor or brokers.leaving & set(held.after):
@@ -145,7 +149,7 @@ def _throttled(partitions: Mapping[int, Held], moves: Assignment) -> Mapping[str
         there = partitions[number].before
         senders += [f"{number}:{broker}" for broker in there]
         fetchers += [f"{number}:{broker}" for broker in wanted if broker not in there]
-    # If no broker is added, FOLLOWERS lists the senders, so that neither list is empty.
+    # Neither list may be empty. If no broker is added, FOLLOWERS contains the same brokers as LEADERS.
     return {LEADERS: ",".join(senders), FOLLOWERS: ",".join(fetchers or senders)}
 
 

@@ -11,9 +11,13 @@ from tidemill_operator.plan.live import LiveFacts, LiveSchema, Slot
 def desired_slots(
     topics: Sequence[str], live: LiveFacts, former: str, *, certain: Collection[str] = ()
 ) -> tuple[Slot, ...]:
-    """Return all slots of a pipeline, with new slots for partitions without a slot.
+    """Return the existing slots of a pipeline, and new slots for new partitions.
 
-    `former` is the topic that the pipeline read alone before, or empty.
+    Args:
+        topics: topics in the spec.
+        live: the live state.
+        former: topic that the pipeline read before its spec had several topics, or empty.
+        certain: topics that are gone for good if Kafka does not report them.
     """
     schema = live.schema or LiveSchema()
     slots = {(slot.topic, slot.partition): slot for slot in known_slots(schema, former)}
@@ -34,7 +38,6 @@ def desired_slots(
 
 
 def _reads(slot: Slot, live: LiveFacts, schema: LiveSchema, certain: Collection[str]) -> bool:
-    """Return whether to read a partition of a topic in the spec."""
     found = live.topics.get(slot.topic)
     if found is None:
         return slot.reading and slot.topic not in certain
@@ -46,7 +49,7 @@ def _reads(slot: Slot, live: LiveFacts, schema: LiveSchema, certain: Collection[
 
 
 def only_topic(schema: LiveSchema | None, default: str) -> str:
-    """Return the single topic of the accepted spec, or an empty text if there is no single topic."""
+    """Return the topic of the accepted spec, or an empty text if the spec has several topics."""
     source = (schema.accepted or {}).get("source", {}) if schema is not None else {}
     if not source or source.get("topics") is not None or source.get("topicPattern") is not None:
         return ""
@@ -55,7 +58,10 @@ def only_topic(schema: LiveSchema | None, default: str) -> str:
 
 
 def known_slots(schema: LiveSchema, former: str) -> tuple[Slot, ...]:
-    """Return the slots in a schema, or else the partitions of the single topic `former`."""
+    """Return the slots that a schema stores.
+
+    If the schema stores no slots, the partitions of the topic `former` are the slots.
+    """
     if schema.slots or not former:
         return schema.slots
     return tuple(
@@ -65,7 +71,7 @@ def known_slots(schema: LiveSchema, former: str) -> tuple[Slot, ...]:
 
 
 def view(schema: LiveSchema, topic: str) -> LiveSchema:
-    """Return the facts of a schema that concern one topic of its list."""
+    """Return the live schema with the positions and losses of only one topic."""
     slots = {slot.slot: slot for slot in schema.slots if slot.topic == topic}
     ids = {slot.topic_id for slot in slots.values() if slot.topic_id}
     return replace(

@@ -42,7 +42,7 @@ def read_topic(topics: Sequence[Topic], namespace: str, name: str) -> Topic:
 
 
 def bereave(topics: tuple[Topic, ...], live: LiveFacts) -> tuple[Topic, ...]:
-    """Mark the source topic and the topic of the Python stage as lost if they were read before and are gone."""
+    """Mark deleted topics that were read before as lost."""
     schema, looked = live.schema, live.brokers is not None
     if not looked or schema is None:
         return topics

@@ -1,4 +1,4 @@
-"""Detect tables, columns and rows of a pipeline that somebody else removed."""
+"""Detect tables, columns and rows of a pipeline that another user removed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tidemill_operator.plan.live import LiveSchema
 from tidemill_operator.plan.model import Schema
 
 _MOST = 8
-# The tables that every schema has had since the first version, with the data that is lost if they are dropped.
+# The tables that every schema has had since the first version, and the data that a table contains.
 _SYSTEM = {
     "_aggregations": "the versions of aggregations, and the marks of final windows",
     "_offsets": "the positions up to which events are counted",
@@ -24,7 +24,7 @@ _POSITIONS = "; afterwards run `tidemill replay`, because events that are still 
 
 
 def damage(schema: Schema, live: LiveSchema | None) -> tuple[str, ...]:
-    """Return descriptions of the removed objects. A schema without an accepted spec has none."""
+    """Return descriptions of the removed objects. Without an accepted spec, no object counts as removed."""
     if live is None or not live.accepted:
         return ()
     return (*_system(live), *_windows(schema, live))
@@ -73,7 +73,7 @@ def _slots(live: LiveSchema) -> Iterator[str]:
 
 
 def _windows(schema: Schema, live: LiveSchema) -> Iterator[str]:
-    """Yield descriptions of lost windows, except for versions that a replay fills again."""
+    """Yield a description of each table with lost windows, unless a replay fills the table again."""
     spared = {row.name for row in schema.aggregations if schema.replay and row.reader == schema.replay}
     for row in schema.aggregations:
         shape = live.shapes.get((row.name, row.version))

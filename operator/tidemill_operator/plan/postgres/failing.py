@@ -1,4 +1,4 @@
-"""Write the messages about processors with failing duties or skipped data."""
+"""Write messages about tasks of processors that fail or that leave out data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _REMEDY = {
 
 
 def failing(schema: LiveSchema | None, owner: Owner) -> list[TidemillError]:
-    """Return errors about failing duties and skipped data, the most severe first."""
+    """Return errors about failing tasks and left-out data, with the most severe error first."""
     told: list[TidemillError] = []
     if schema is None or schema.owner != owner:
         return told

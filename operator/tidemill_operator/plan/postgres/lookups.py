@@ -12,13 +12,13 @@ from tidemill_operator.plan.live import Failing, LiveSchema, Owner
 
 
 def lookup_outcomes(spec: PipelineSpec, schema: LiveSchema | None, owner: Owner) -> list[Outcome]:
-    """Return the outcome of each lookup: Done, unless a processor has stored a read error."""
+    """Return an outcome for each lookup, which is Done unless a processor could not read the lookup."""
     stored = schema.held_up if schema is not None and schema.owner == owner else ()
     return [_outcome(lookup.name, stored) for lookup in spec.lookups or ()]
 
 
 def unread(rows: Iterable[tuple[str, str]]) -> TidemillError | None:
-    """Return why no event is counted, or None if all lookups were read."""
+    """Return the error if lookups could not be read, so that no event is counted."""
     found = [_unread(name, reason) for name, reason in rows]
     if not found:
         return None

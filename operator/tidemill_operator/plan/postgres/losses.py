@@ -37,7 +37,7 @@ def missed(found: Collection[Loss]) -> str:
 
 
 def _unnoted(known: LiveTopic | None, schema: LiveSchema) -> Iterator[Loss]:
-    """Yield a loss for each partition with a stored position of a deleted topic of the same name."""
+    """Yield a loss for each stored position, if the topic was deleted and created again."""
     if known is None or not known.id or not schema.read_from or schema.read_from == known.id:
         return
     # An earlier topic id proves no loss, because a broker with outdated metadata may still return that id.

@@ -1,7 +1,7 @@
 """Translate the records of earlier versions about window tables into the current format.
 
-An earlier version gave the column for `first` of `at_x` the name of the column that orders `first` of `x`. Only the
-ordering column has the type bigint[].
+Example: an earlier version used the column name `_first_at_x` both for `first` of the field `at_x` and for the order of
+`first` of the field `x`. Only the ordering column has the type bigint[].
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def as_noted_today(live: LiveSchema) -> LiveSchema:
 
 
 def with_types_of(shape: str, before: str | None) -> str:
-    """Return a shape that keeps the types of the earlier shape's columns, because such columns may get values again."""
+    """Add the column types of an earlier shape to a shape. These columns may get values again later."""
     if before is None:
         return shape
     told = json.loads(shape)
@@ -79,5 +79,5 @@ def _accepted_types(accepted: Mapping[str, Any] | None) -> Mapping[str, str]:
     try:
         spec = PipelineSpec.model_validate(accepted)
         return field_types(spec, derived_types(spec))
-    except (ValidationError, ExpressionError):  # an earlier version of Tidemill accepted the spec under other rules
+    except (ValidationError, ExpressionError):  # the current rules of Tidemill refuse the earlier spec
         return {}

@@ -47,7 +47,7 @@ def render(
     replicas = None if workload.scaled_elsewhere else workload.replicas
     deployed = objects.deployment(workload, metadata(name), placement, revisions, replicas=replicas)
     belongings = []
-    # Replays, stages and bridges use the processors' ConfigMap.
+    # Replays, stages and MQTT bridges use the ConfigMap of the processors.
     if workload.pipeline is not None and component not in ("replay", "stage", "mqtt"):
         belongings.append(objects.config_map(own(marks.config_map(pipeline)), workload.configs))
     if component in ("ingest", "api"):

@@ -63,7 +63,7 @@ def shared_config(pipeline: str) -> str:
 
 
 def shared_secret(component: Component) -> str:
-    """Return the name of the Secret with the secret files of all pipelines that a shared workload may read."""
+    """Return the name of the Secret with the secret files of a workload that several pipelines share."""
     return f"tidemill-{component}-secrets"
 
 

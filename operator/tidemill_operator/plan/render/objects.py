@@ -74,7 +74,7 @@ def service_account(metadata: Manifest) -> Manifest:
 
 
 def disruption_budget(workload: Workload, metadata: Manifest) -> Manifest:
-    """Return a disruption budget that allows one unavailable pod, even of a single replica."""
+    """Return a PodDisruptionBudget that allows one unavailable pod, even if the workload has only one pod."""
     spec = {"maxUnavailable": 1, "selector": {"matchLabels": selector(workload)}}
     return {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata, "spec": spec}
 

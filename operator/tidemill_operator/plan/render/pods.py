@@ -17,7 +17,7 @@ STATUS_PORTS: Mapping[Component, int] = {
     "processor": 8080, "replay": 8080, "stage": 8080, "ingest": 8082, "api": 8082, "mqtt": 8080
 }  # fmt: skip
 CONFIG_DIR, SECRETS_DIR = "/etc/tidemill/pipelines", "/etc/tidemill/secrets"
-# The files in the Secret with connections, and the variables with their paths.
+# The environment variable for the path of each file in the Secret with connection settings.
 _FILES = {
     "kafka.json": "TIDEMILL_KAFKA_CONFIG",
     "postgres-ca.crt": "TIDEMILL_POSTGRES_CA",
@@ -27,7 +27,7 @@ _RESILIENCE_DIR, _CONNECTIONS_DIR = "/etc/tidemill/resilience", "/etc/tidemill/c
 _CODE_DIR, _LOOKUPS_DIR = "/etc/tidemill/stage", "/etc/tidemill/lookups"
 # A Python stage runs user code, so its pods get neither addresses nor logins of Postgres and Redis.
 _NOT_FOR_CODE = ("TIDEMILL_POSTGRES_", "TIDEMILL_REDIS_")
-# The folders of the users' Secrets that a pod may mount, and the variables with the folders' names.
+# The volume of each kind of Secret, and the environment variable with the folder of the volume.
 _REGISTRY, _SOURCE_KAFKA = ("registry", "TIDEMILL_REGISTRY_DIR"), ("source-kafka", "TIDEMILL_SOURCE_KAFKA_DIR")
 _MQTT = ("mqtt", "TIDEMILL_MQTT_DIR")
 _USER = 10_001
@@ -56,7 +56,7 @@ _RESOURCES: Mapping[Component, Mapping[str, Mapping[str, str]]] = {
     "mqtt": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
 }
 _IMAGES: Mapping[Component, Component] = {"replay": "processor", "stage": "processor", "mqtt": "ingest"}
-"""The images of components that have no image of their own."""
+"""The component whose image a component uses, for components without a separate image."""
 _DIVISOR: Mapping[str, int] = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
@@ -121,7 +121,6 @@ def selector(workload: Workload) -> dict[str, str]:
 
 
 def _annotations(workload: Workload, placement: Placement, revisions: Revisions) -> dict[str, str]:
-    """Return annotations with hashes of the files that a pod reads only at its start."""
     found = {
         "prometheus.io/scrape": "true",
         "prometheus.io/port": str(STATUS_PORTS[workload.component]),
@@ -225,19 +224,19 @@ def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
         secret = {"secretName": marks.CONNECTIONS, "items": only, "defaultMode": SECRET_MODE}
         found.append({"name": "connections", "secret": secret})
     for (name, _), reference in _references(workload):
-        # Without the Secret, pods start, and their health reports refused logins.
+        # The Secret is optional, so that pods start without it and report the refused login in their health.
         secret = {"secretName": reference, "optional": True, "defaultMode": SECRET_MODE}
         found.append({"name": name, "secret": secret})
     if workload.code:
-        # Without the ConfigMap, pods start, and their health reports that the file is missing.
+        # The ConfigMap is optional, so that pods start without it and report the missing file in their health.
         found.append({"name": "code", "configMap": {"name": workload.code, "optional": True}})
     return found + [{"name": volume, **content} for volume, _, content in _lookups(workload).values()]
 
 
 def _lookups(workload: Workload) -> dict[str, tuple[str, str, dict[str, Any]]]:
-    """Return the volume, its folder and its content for each lookup.
+    """Return the volume name, the folder and the volume source of each lookup.
 
-    A volume contains the whole folder, because a single mounted file (subPath) does not change with its ConfigMap.
+    The whole folder is mounted, because a single mounted file (subPath) is not updated when the ConfigMap changes.
     """
     found = {}
     for number, (name, reference) in enumerate(workload.lookups.items()):
@@ -286,7 +285,7 @@ def probe(check: Probe, *, failures: int, period: int | None = None) -> dict[str
 
 
 def _resources(workload: Workload) -> dict[str, dict[str, str]]:
-    """Return the resources from the spec, or else the component's defaults, with requests reduced to the limits."""
+    """Return the resources from the spec, or else the component's defaults. No request exceeds its limit."""
     found = {kind: dict(amounts) for kind, amounts in _RESOURCES[workload.component].items()}
     asked = workload.resources
     for kind, amounts in asked.items():
@@ -303,7 +302,7 @@ def _resources(workload: Workload) -> dict[str, dict[str, str]]:
 
 
 def quantity(text: str) -> float:
-    """Parse a Kubernetes quantity, e.g. `500m` as 0.5.
+    """Parse a Kubernetes quantity. The text `500m` gives 0.5.
 
     Raises:
         ValueError: the text is not a valid quantity.
