@@ -10,7 +10,7 @@ from tidemill_contract.resource.parts import Parts
 
 
 def input_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
-    """Yield the faults of webhooks, MQTT and dedupe, except faults of single members."""
+    """Yield a fault for each broken rule about webhooks, MQTT and `dedupe`."""
     yield from _dedupe(parts)
     if parts.mqtt is not None:
         yield from parts.mqtt.faults("spec.source.mqtt")
