@@ -186,7 +186,7 @@ class SourceSpec(Model):
     key: Name | None = Field(None, description="Field that ingest uses as the key of the Kafka record.")
     event_time: EventTimeSpec = Field(default_factory=lambda: EventTimeSpec(), description="Event time settings.")
     dedupe: DedupeSpec | None = Field(
-        None, description="How repeated events are recognised, so that each counts once. Default: every record counts."
+        None, description="Count repeated events, which have the same id, only once. Default: every record counts."
     )
     webhooks: list[WebhookSpec] | None = Field(
         None, max_length=16, description="Services that post signed events to ingest. Default: none."
