@@ -1,6 +1,6 @@
-"""Create CEL rules for the API server, with messages that contain the written values.
+"""Create the CEL rules of the CRD.
 
-The server estimates the cost of rules. The results of `+`, `join` and `filter` are too costly, so the rules use
+Kubernetes limits the estimated cost of rules. The estimate is high for `+`, `join` and `filter`, so the rules use
 `format` and `map`.
 """
 
@@ -14,7 +14,14 @@ _MOST_LISTED = 16
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule about the value at one path of the resource. `text` is a CEL expression for the message."""
+    """A validation rule of the CRD.
+
+    Attributes:
+        rule: CEL expression that is true for valid resources.
+        message: the message for the documentation.
+        text: CEL expression that computes the message with the values of the resource.
+        at: path of the wrong member, or an empty string for the whole object.
+    """
 
     rule: str
     message: str
@@ -28,16 +35,16 @@ class Rule:
 
 
 def say(template: str, *values: str) -> str:
-    """Return CEL for a text with values filled in."""
+    """Return a CEL expression that fills CEL values into the placeholders of a template."""
     # All items of a CEL list must have the same type, unless they are wrapped in `dyn`.
     return f"'{template}'.format([{', '.join(f'dyn({value})' for value in values)}])"
 
 
 def known(names: str) -> str:
-    """Return CEL that lists the known names, unless there are too many."""
+    """Return a CEL expression that lists the known names, or gives an empty string for more than 16 names."""
     return f"({names} != [] && size({names}) <= {_MOST_LISTED} ? {say('; known are %s', names)} : '')"
 
 
 def first(items: str, wrong: str, text: str) -> str:
-    """Return CEL for the message about the first wrong item `i` of a list."""
+    """Return a CEL expression for the message `text` about the first item `i` for which `wrong` is true."""
     return f"{items}.map(i, {wrong}, {text})[0]"

@@ -19,7 +19,7 @@ PLURAL, SINGULAR, SHORT = "analyticspipelines", "analyticspipeline", "apl"
 _CONDITION = '.status.conditions[?(@.type=="{}")].status'
 COLUMNS: tuple[tuple[str, str, str, int, str], ...] = (
     ("READY", "string", _CONDITION.format("Ready"), 0, "Whether the pipeline works as specified."),
-    ("LAG", "integer", ".status.lag", 0, "Events in the topic that are not counted yet, rounded to two digits."),
+    ("LAG", "integer", ".status.lag", 0, "Unprocessed events in the topic, rounded to two significant digits."),
     ("REPLICAS", "integer", ".status.replicas", 0, "Number of running processors."),
     ("STAGE", "integer", ".status.stageReplicas", 0, "Running processes of the Python stage; blank without a stage."),
     (
@@ -27,7 +27,7 @@ COLUMNS: tuple[tuple[str, str, str, int, str], ...] = (
         "string",
         ".status.freshness",
         0,
-        "Time from an event's arrival to the commit that counts it, rounded up; blank while no event arrives.",
+        "Time from the arrival of an event to the commit of its result, rounded up; blank while no event arrives.",
     ),
     ("AGE", "date", ".metadata.creationTimestamp", 0, "Time since the pipeline was created."),
     ("PAUSED", "string", _CONDITION.format("ReconciliationPaused"), 1, "Whether reconciliation is paused."),
@@ -37,9 +37,9 @@ COLUMNS: tuple[tuple[str, str, str, int, str], ...] = (
 
 
 def definition() -> dict[str, Any]:
-    """Return the CustomResourceDefinition as a document."""
+    """Return the CustomResourceDefinition as a dict."""
     spec = structural(PipelineSpec)
-    # Nested defaults apply only if their parent exists, and the scale subresource needs the default number of replicas.
+    # Kubernetes applies the default of `processor.replicas` only if `processor` exists, so `processor` gets a default.
     spec["properties"]["processor"]["default"] = {}
     schema: dict[str, Any] = {
         "type": "object",

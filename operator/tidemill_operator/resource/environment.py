@@ -19,7 +19,7 @@ breakers, retries and timeouts ([resilience](../resilience.md)).
 ## The platform
 
 These variables are for the operator and the commands of `tidemill`, such as `up`, `plan` and `init`. The chart's values
-set those of the operator.
+set the operator's variables.
 
 | Variable | Default | Meaning |
 |---|---|---|
@@ -27,7 +27,8 @@ set those of the operator.
 
 ## The operator in a cluster
 
-These variables are for the operator only. The chart sets them. `operator.extraEnv` sets those without a chart value.
+These variables are for the operator only. The chart sets the variables. `operator.extraEnv` sets variables without a
+chart value.
 
 | Variable | Default | Meaning |
 |---|---|---|
@@ -35,15 +36,15 @@ These variables are for the operator only. The chart sets them. `operator.extraE
 
 ## Ingest, processors and API
 
-The runtime sets these variables. `tidemill up` passes only `TIDEMILL_KAFKA_CONFIG`, `TIDEMILL_LOG_LEVEL`,
-`TIDEMILL_INGEST_…` and `TIDEMILL_RESILIENCE_…` of its own environment to the processes.
+The runtime sets these variables. `tidemill up` passes only some variables of its environment to the processes:
+`TIDEMILL_KAFKA_CONFIG`, `TIDEMILL_LOG_LEVEL`, `TIDEMILL_INGEST_…` and `TIDEMILL_RESILIENCE_…`.
 
 | Variable | Default | Meaning |
 |---|---|---|
 {workloads}
 """
 
-# The attribute of `Platform` for each variable, and the variable's description.
+# Maps each variable to an attribute of `Platform` (for the default value) and to a description.
 _PLATFORM = {
     "RUNTIME": ("runtime", "`local` or `kubernetes`; set by the program that starts the process."),
     "CLUSTER_ID": ("cluster_id", "Id of this cluster among clusters that share Kafka or Postgres; must never change."),
@@ -69,11 +70,12 @@ _PLATFORM = {
     ),
     "RESILIENCE_FILE": (
         "",
-        "File of breakers, retries and timeouts. Unset: `tidemill up` uses `config/resilience.yaml` if it exists.",
+        "File with the settings of circuit breakers, retries and timeouts. Unset: `tidemill up` uses"
+        " `config/resilience.yaml` if this file exists.",
     ),
     "REPLICATION_THROTTLE": (
         "replication_throttle",
-        "Limit of each broker for moving replicas, in bytes per second; 0: no limit.",
+        "Maximum bytes per second at which each broker moves replicas; 0: no limit.",
     ),
     "OFFSETS_REPLICATION_FACTOR": (
         "offsets_replication",
@@ -91,7 +93,7 @@ _PLATFORM = {
     "CONNECT_STRIMZI": ("", "In a cluster: Strimzi's `KafkaConnect` for connectors, as `namespace/name`."),
     "CONNECT_SECRETS": (
         "connect_secrets",
-        "Reference to a key of a Secret in configs of connectors, with `{namespace}`, `{name}` and `{key}`.",
+        "Template of references to Secrets in configs of connectors, with `{namespace}`, `{name}` and `{key}`.",
     ),
     "CONNECT_PLUGINS": ("", "Comma-separated folders with further plugins for the worker that `tidemill up` starts."),
     "RECREATE_TOPICS": (
@@ -110,12 +112,15 @@ _CLUSTER = {
     "CONNECT_MEMORY": ("", "Memory of each Connect worker. Default: `1Gi`."),
     "CONNECT_EGRESS_PORTS": ("", "Comma-separated ports of the systems that connectors read."),
     "IMAGE_PULL_POLICY": ("placement.pull_policy", "`Always`, `IfNotPresent` or `Never`."),
-    "IMAGE_PULL_SECRETS": ("", "Comma-separated names of Secrets in the pipelines' namespaces."),
+    "IMAGE_PULL_SECRETS": (
+        "",
+        "Comma-separated names of the Secrets for pulling images, in the pipelines' namespaces.",
+    ),
     "WATCH_NAMESPACES": ("", "Comma-separated namespaces whose pipelines the operator serves; unset: all."),
     "WORKLOAD_KAFKA_CONFIG": (
         "",
-        "File like `TIDEMILL_KAFKA_CONFIG` for pods of pipelines. Unset: pods get the operator's login (with a"
-        " warning).",
+        "File with a JSON object of Kafka client settings for pods of pipelines. Unset: pods get the operator's login"
+        " (with a warning).",
     ),
     "WEBHOOK_PORT": ("webhook_port", "Port of the admission webhook; 0: no webhook."),
     "WEBHOOK_SERVICE": ("webhook_service", "Name of the webhook's Service."),
@@ -153,33 +158,33 @@ _WORKLOADS = {
     "REDIS_URL": "URL of Redis; unset: no Redis.",
     "POSTGRES_CA": "File with the trusted authorities of Postgres, for `sslmode` `verify-full`.",
     "REDIS_CA": "File with the trusted authorities of Redis, for a URL with `rediss://`.",
-    "STATUS_PORT": "Ingest and API: port of metrics, full health and probes; 0: none.",
+    "STATUS_PORT": "Ingest and API: separate port for metrics, health details and probes; 0: no separate port.",
     "ALLOWED_HOSTS": "Ingest and API: comma-separated allowed host names; unset: all.",
     "CONFIG_DIR": "Folder of the pipelines' configs, `<pipeline>.json`.",
-    "PIPELINE": "The pipeline of a processor or of an MQTT bridge.",
+    "PIPELINE": "Processors and MQTT bridges: name of the pipeline.",
     "SECRETS_DIR": "Folder of logins and API keys.",
     "MQTT_DIR": "MQTT bridges: folder of the credentials for the MQTT broker; unset: no credentials.",
     "STAGE_DIR": "Python stages: folder of the user's file; unset: the file has an absolute path.",
     "REGISTRY_DIR": "Processors: folder of the credentials for the schema registry; unset: no credentials.",
     "SOURCE_KAFKA_DIR": "Processors: folder of the Secret of `source.kafka`; unset: no Secret.",
     "LOOKUP_DIRS": "Processors: JSON object that maps each lookup with files to the folder of its files.",
-    "RESILIENCE_FILE": "File of breakers, retries and timeouts; unset: the default values.",
+    "RESILIENCE_FILE": "File with the settings of circuit breakers, retries and timeouts; unset: the default values.",
     "LOG_LEVEL": "`DEBUG`, `INFO`, `WARNING` or `ERROR`.",
     "INSTANCE": "Name of a processor. A restarted processor with the same name gets its partitions back at once.",
     "SESSION_TIMEOUT_MS": "Milliseconds without a heartbeat after which a processor's partitions are reassigned.",
-    "READER": "Name of a processor's reader: `live`, or the name of a replay.",
+    "READER": "Processors: `live`, or the name of the replay that the processor performs.",
     "START_FROM": "Start of a replay: `earliest`, or a time in RFC 3339.",
     "RATE": "Maximum events per second of a replay; 0: no limit.",
 }
 
 _SERVICES = {
     "INGEST_EVENTS_PER_SECOND": (
-        "Ingest: events per second of each pipeline in each process; 0: no limit. Default: 250000."
+        "Ingest: maximum events per second of each pipeline in each process; 0: no limit. Default: 250000."
     ),
     "INGEST_BYTES_PER_SECOND": (
-        "Ingest: decompressed bytes per second of each pipeline in each process; 0: no limit. Default: 64 MiB."
+        "Ingest: maximum decompressed bytes per second of each pipeline in each process; 0: no limit. Default: 64 MiB."
     ),
-    "INGEST_IN_FLIGHT_BYTES": "Ingest: unacknowledged bytes of each pipeline; 0: no limit. Default: 128 MiB.",
+    "INGEST_IN_FLIGHT_BYTES": "Ingest: maximum unacknowledged bytes of each pipeline; 0: no limit. Default: 128 MiB.",
     "HTTP_CONNECTIONS": "Ingest and API: maximum open connections. Default: 2000, or less if open files are limited.",
     "API_KEYLESS_PER_ADDRESS": "API: maximum live connections without an API key from one address. Default: 100.",
     "API_KEYLESS_CONNECTIONS": "API: maximum live connections without an API key in total. Default: 500.",
@@ -188,7 +193,7 @@ _SERVICES = {
 
 
 def names() -> set[str]:
-    """Return every variable of the page."""
+    """Return the names of all documented variables."""
     return {f"TIDEMILL_{name}" for part in (_PLATFORM, _CLUSTER, _WORKLOADS, _SERVICES) for name in part}
 
 

@@ -15,7 +15,7 @@ from tidemill_operator.resource.cel import Rule, say
 
 
 def is_one_of(tag: str, names: Sequence[str], known: Iterable[str]) -> str:
-    """Return CEL for the condition that a kind is one of `names`."""
+    """Return a CEL expression that is true if the value of `tag` is in `names`."""
     rest = [name for name in known if name not in names]
     if len(names) == 1:
         return f"{tag} == '{names[0]}'"
@@ -25,7 +25,7 @@ def is_one_of(tag: str, names: Sequence[str], known: Iterable[str]) -> str:
 
 
 def in_its_place(kinds: Kinds[Any], member: Member, *, place: str, tag: str) -> str:
-    """Return CEL for the condition that kinds have a member if they need it, and lack it if they refuse it."""
+    """Return a CEL expression that is false if a required member is missing, or a forbidden member is set."""
     there, known = f"has({place}.{member.alias})", list(kinds.by_name)
     if member.needing == member.kinds:
         return f"{there} == ({is_one_of(tag, member.kinds, known)})"
@@ -38,12 +38,12 @@ def in_its_place(kinds: Kinds[Any], member: Member, *, place: str, tag: str) -> 
 
 
 def window_rules() -> list[Rule]:
-    """Return the rules of an aggregation about its window."""
+    """Return the rules about the window of an aggregation."""
     return [*(_of_window(member) for member in WINDOWS.members.values()), _days_of_zones()]
 
 
 def _days_of_zones() -> Rule:
-    told = "aggregation %s: %s is not in days or longer units, as a zone needs"
+    told = "aggregation %s: with zone, size must be in days or longer units, not %s"
     remedy = "write a length such as 1d, 1w or 1mo, or remove zone"
     units = "|".join(CALENDAR_UNITS)
     return Rule(
@@ -74,7 +74,7 @@ def _belongs_to_windows(member: Member) -> str:
 
 
 def detector_rules() -> list[Rule]:
-    """Return the rules of a detector."""
+    """Return the rules for detectors."""
     return [_of_detector(member) for member in DETECTORS.members.values()]
 
 
@@ -98,7 +98,7 @@ _FUNCTION = f"(has(self.function) ? self.function : '{METRICS.written.model_fiel
 
 
 def metric_rules() -> list[Rule]:
-    """Return the rules of a metric about its function or its expression."""
+    """Return the rules for metrics about functions and expressions."""
     own = {"field": _field, "where": _where, "expression": _expression}
     return [own[name]() if name in own else _of_function(member) for name, member in METRICS.members.items()]
 

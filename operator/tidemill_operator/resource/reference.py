@@ -34,7 +34,7 @@ A duration is a whole number and a unit: `250ms`, `10s`, `5m`, `1h`, `7d`. Names
 | Type | Accepted | Refused |
 |---|---|---|
 | `string` | a JSON string without NUL characters; at most 1 KiB as a group column | numbers, booleans |
-| `integer` | 64-bit numbers, also written as `200.0` or `2e2`, exactly as the text says | `200.5`, numbers in quotes |
+| `integer` | 64-bit numbers, also written as `200.0` or `2e2`, without rounding | `200.5`, numbers in quotes |
 | `number` | 64-bit floats, integers too | numbers in quotes, `NaN`, `Infinity`, beyond 1.7e308 |
 | `decimal` | numbers, also in quotes, of at most `scale` digits after the point, as written | `12.345` for scale 2 |
 | `boolean` | `true`, `false` | 0, 1, numbers and words in quotes |
@@ -43,17 +43,16 @@ A duration is a whole number and a unit: `250ms`, `10s`, `5m`, `1h`, `7d`. Names
 | `json` | any value; only [kept](../fields.md#json-as-it-comes) with raw events | NUL characters |
 
 A member that is absent or null has no value, or the field's `default`. For a `required` field, and for the event time,
-the event is then a dead letter with the reason `missing_field`. If a member occurs twice, the last one counts.
+the event is then a dead letter with the reason `missing_field`. If a member occurs twice, the last value counts.
 [Fields of events](../fields.md) describes paths, defaults, and formats of timestamps.
 
-- A time needs a zone, unless the field has one: `Z`, `+01:00` or `+0100`. `t`, `z` and a blank for `T` are accepted.
-  Seconds are required. Leap seconds (`:60`), `24:00` and offsets without minutes (`+01`) are refused. A date alone,
-  `2026-11-27`, is midnight UTC.
+- A time needs a zone (`Z`, `+01:00` or `+0100`), unless the field sets `zone`. `t`, `z`, and a blank in place of `T`
+  are accepted. Seconds are required. Leap seconds (`:60`), `24:00` and offsets without minutes (`+01`) are refused. A
+  date alone, `2026-11-27`, is midnight UTC.
 - Fractions of seconds may have any number of digits. Timestamps are stored with a precision of milliseconds. Further
   digits are cut, not rounded. `first` and `last` order events by microseconds, and ignore further digits.
-- An integer from 631152000 to 4102444800 is `out_of_range`: in milliseconds it would be a day of January or February
-  1970, in seconds a day from 1990 to 2100, so the sender probably means seconds. Other integers are milliseconds, also
-  before 1990. Times in those weeks of 1970 can be written in RFC 3339.
+- An integer from 631152000 to 4102444800 is `out_of_range`, because the sender probably means seconds (the years 1990
+  to 2100). Other integers are milliseconds. Times in January and February 1970 can be written in RFC 3339.
 - Event times must be from 1970 to `eventTime.maxFuture` after now.
 
 ## Expressions
@@ -69,38 +68,38 @@ functions {functions}.
   dividend. `ROUND` rounds halves away from zero. Zero has no sign: `0.0 * -1` is `0.0`.
 - An integer is converted to a number if the other operand is a number. Integers beyond 2^53 then lose their last digits
   (`9007199254740993 = 9007199254740992.0` is true). Operations on integers only are exact.
-- `+ - * %`, comparisons, `ABS`, `GREATEST`, `COALESCE`, `CASE` and the like are exact for decimals, also beside
+- `+ - * %`, comparisons, `ABS`, `GREATEST`, `COALESCE`, `CASE` and the like are exact for decimals, also with
   integers and constants (`amount * 1.19`). A sum has the larger scale of both operands. A product has the sum of
-  both scales; if that is more than 18, it is a number. `ROUND(amount, 1)` is a decimal of that scale.
+  both scales; if the sum is more than 18, the product is a number. `ROUND(amount, 1)` is a decimal of scale 1.
   `ROUND(amount)`, `FLOOR` and `CEIL` give integers. A decimal is converted to a number if the other operand is a
-  number. If the digits of a result do not fit 64 bits, it is NULL.
+  number. If the digits of a result do not fit 64 bits, the result is NULL.
 - `TRY_CAST(x AS integer | number | decimal(18, 2) | string | boolean | timestamp)`; to a decimal, halves are rounded
   away from zero, and too many digits give NULL; to an integer, a number loses its fraction,
   and a timestamp becomes epoch milliseconds.
 - A timestamp is compared with a text in RFC 3339, or with a date: `ts >= '2013-01-31T12:00:00Z'`.
 - `EXTRACT(part FROM ts)` is in UTC; parts are YEAR, QUARTER, MONTH, WEEK, DAY, DOY, DOW (0: Sunday), ISODOW, HOUR,
-  MINUTE, SECOND and EPOCH. They are integers; SECOND is from 0 to 59 without a fraction. EPOCH is a number of seconds
-    with a fraction.
-- In a `LIKE` pattern `%` is any text and `_` any character. After the character that `ESCAPE` names, they stand for
-  themselves: `path LIKE '100!%' ESCAPE '!'`. Without `ESCAPE` there is no such character.
-- `REGEXP_LIKE(text, pattern)` is true if the pattern occurs in the text. `REGEXP_EXTRACT(text, pattern[, group])`
-  gives the first match, or its group, else NULL. The pattern is a constant in the syntax of Rust's `regex` crate,
-  which has neither look-around nor back-references, so no text makes it slow: `REGEXP_EXTRACT(path,
-  '/users/([0-9]+)', 1)`.
-- `SPLIT_PART(text, delimiter, n)` gives the n-th part from 1, with a negative n from the end, and an empty text if
-  there is none. `INITCAP` writes each word of letters and digits with a capital first letter.
+  MINUTE, SECOND and EPOCH. The parts are integers, except EPOCH, which is a number of seconds with a fraction. SECOND
+  is from 0 to 59.
+- In a `LIKE` pattern `%` is any text and `_` any character. After the escape character, `%` and `_` are literal:
+  `path LIKE '100!%' ESCAPE '!'`. Without `ESCAPE`, there is no escape character.
+- `REGEXP_LIKE(text, pattern)` is true if the pattern occurs in the text. `REGEXP_EXTRACT(text, pattern[, group])` gives
+  the first match (or a group of the match), or NULL without a match: `REGEXP_EXTRACT(path, '/users/([0-9]+)', 1)`. The
+  pattern is a constant in the syntax of Rust's `regex` crate, without look-around and back-references. Matching takes
+  linear time.
+- `SPLIT_PART(text, delimiter, n)` gives the n-th part, from 1, or from the end for a negative n. If the text has fewer
+  parts, the result is an empty text. `INITCAP` writes each word of letters and digits with a capital first letter.
 - `JSON_VALUE(text, '$.user.tags[0]')` gives the value at a path of a JSON text. The result is a text, which `TRY_CAST`
-  converts. It is NULL if the text is not JSON, or has null or no value at the path. Objects and lists are given as
-  JSON. Numbers are read as doubles.
+  converts. The result is NULL if the text is not JSON, or has null or no value at the path. Objects and lists are given
+  as JSON. Numbers are read as doubles.
 - `MD5` and `SHA256` give the hash of a text's UTF-8 in hexadecimal digits.
 - `DATE_TRUNC(unit, ts)` cuts a timestamp, in UTC, to its `'second'`, `'minute'`, `'hour'`, `'day'`, `'week'` (from
-  Monday), `'month'`, `'quarter'` or `'year'`. `TIMESTAMPDIFF(unit, from, to)` is the number of whole units between,
-  cut towards zero, for `'millisecond'` to `'week'`: `TIMESTAMPDIFF('second', ordered_at, paid_at)`.
-- `TO_TIMESTAMP(seconds)` is a time from seconds since 1970, with fractions. `TO_TIMESTAMP(text, pattern[, zone])`
-  reads a text by a pattern: `TO_TIMESTAMP(day, '%d.%m.%Y %H:%M', 'Europe/Berlin')`. Without a zone and without `%z`
-  it is in UTC. A time that the clock skips is NULL. Of a time that occurs twice, the first one is taken. A pattern
-  needs a whole date and may have `%Y %y %m %b %B %d %j %H %I %M %S %p %z`, `.%f` for a fraction with its point, and
-  `%%`.
+  Monday), `'month'`, `'quarter'` or `'year'`. `TIMESTAMPDIFF(unit, from, to)` is the number of whole units between the
+  two times, cut towards zero, for `'millisecond'` to `'week'`: `TIMESTAMPDIFF('second', ordered_at, paid_at)`.
+- `TO_TIMESTAMP(seconds)` is a time from seconds since 1970, with fractions. `TO_TIMESTAMP(text, pattern[, zone])` reads
+  a text by a pattern: `TO_TIMESTAMP(day, '%d.%m.%Y %H:%M', 'Europe/Berlin')`. Without a zone and without `%z`, the time
+  is in UTC. A local time that the clock skips gives NULL. A local time that occurs twice means the first time. A
+  pattern needs a whole date and may have `%Y %y %m %b %B %d %j %H %I %M %S %p %z`, `.%f` for a fraction with its point,
+  and `%%`.
 - All functions give NULL if an argument is NULL, unless this page says otherwise.
 - `TRIM` removes all surrounding white space. `CONCAT`, `GREATEST` and `LEAST` skip NULL. `||` gives NULL if an operand
   is NULL.
@@ -117,8 +116,8 @@ functions {functions}.
 
 ## Rules of the API server
 
-With the operator's webhook, `kubectl apply` gives the messages of `tidemill validate`. Without it, the API server only
-checks the following rules; the resource's conditions report other faults.
+With the operator's webhook, `kubectl apply` gives the messages of `tidemill validate`. Without the webhook, the API
+server checks only the following rules, and the resource's conditions report other faults.
 
 {rules}
 """
@@ -130,7 +129,7 @@ ANNOTATIONS = {
     REBALANCE: "Spread the topics' replicas over the brokers, once for each new value; `without 3` empties broker 3"
     " ([how](../scaling.md#replicas-of-the-topics)).",
     RECREATE: '`"true"`: create a source topic again that was deleted with unread events; with several topics, continue'
-    " without it.",
+    " without the deleted topic.",
     REPLAY: "Fill new versions of aggregations from the topic ([how](../evolution.md)).",
     ROTATE: "Rotate passwords, once for each new value ([how](../DEPLOYMENT.md#rotating-passwords)).",
 }
@@ -155,7 +154,7 @@ def _rows(schema: dict[str, Any], path: str = "", required: bool = False) -> Ite
 def _type(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
-    kind = str(schema.get("type", "see there"))
+    kind = str(schema.get("type", "several types"))
     match kind:
         case "array":
             return f"list of {schema['items']['type']}s, at most {schema['maxItems']}"

@@ -1,6 +1,6 @@
-"""The CEL rules that the API server checks, by path, and the messages about broken rules.
+"""The CEL rules of the CRD, which the API server checks.
 
-CEL can neither compare durations nor check the types of expressions.
+Rules that CEL cannot express, such as comparisons of durations, are checked by the operator.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from tidemill_operator.resource.field_rules import FIELD, LOOKUP, LOOKUP_SOURCE,
 from tidemill_operator.resource.kinds import detector_rules, metric_rules, window_rules
 
 _DERIVES = "(has(self.transform) && has(self.transform.derive) ? self.transform.derive : [])"
-# CEL cannot concatenate the names of several lookups, so references in a spec with lookups are checked elsewhere.
+# CEL cannot join the field names of several lookups, so the operator checks references if the spec has lookups.
 _UNLESS_JOINED = "has(self.lookups) ||"
 _FIELDS = "self.fields.map(f, f.name)"
 _SYSTEM_COLUMNS = "[" + ", ".join(f"'{name}'" for name in SYSTEM_COLUMNS) + "]"
@@ -22,23 +22,21 @@ _METRIC_IS_THERE = "self.aggregations.exists(a, a.name == i.aggregation && a.met
 
 
 def _with_names(quantifier: str, expression: str) -> str:
-    """Return a CEL expression that can refer to the names of all columns as `names`."""
+    """Return a CEL expression in which `names` is the list of all fields and derives."""
     return f"[self.source.fields.map(f, f.name) + {_DERIVES}.map(d, d.name)].{quantifier}(names, {expression})"
 
 
 def _first_unknown(items: str, wrong: str, template: str, *values: str) -> str:
-    """Return CEL for a message about the first unknown column, with the known columns."""
     text = say(f"{template} {_UNKNOWN}%s", *values, known("names"))
     return _with_names("map", first(items, wrong, text)) + "[0]"
 
 
-# The members of a metric that name fields.
+# The members of a metric that contain the name of a field.
 _NAMING = ("field", *(parameter.alias for parameter in PARAMETERS.values() if parameter.takes is not None))
 _FIELDS_ARE_THERE = " && ".join(f"(!has(m.{name}) || m.{name} in names)" for name in _NAMING)
 
 
 def _wrong_field() -> str:
-    """Return CEL that names the member of metric `m` with an unknown column."""
     texts = [say(f"{name} %s of metric %s", f"m.{name}", "m.name") for name in _NAMING]
     tests = [f"has(m.{name}) && !(m.{name} in names) ? {text} : " for name, text in zip(_NAMING, texts, strict=True)]
     return "".join(tests[:-1]) + texts[-1]
@@ -83,7 +81,7 @@ _CHANGES = (
     ),
     Rule(
         "!has(oldSelf.source.topics) || has(self.source.topics) || has(self.source.topicPattern)",
-        "source.topics cannot be removed; write a list or a pattern, also of one topic, or make a new pipeline",
+        "source.topics cannot be removed; write a list (of one topic or more) or a pattern, or make a new pipeline",
         "'the list of topics cannot be removed; write a list or a pattern, or make a new pipeline'",
         "source.topics",
     ),
@@ -292,13 +290,13 @@ _ANOMALY = (
     ),
     Rule(
         "has(self.metric) == has(self.aggregation)",
-        "aggregation belongs to metric, and metric needs aggregation; a field takes groupBy",
+        "metric and aggregation must be set together; a rule with field may have groupBy instead",
         "has(self.metric) ? "
         + say("anomaly rule %s: metric %s needs an aggregation; add aggregation: NAME", "self.name", "self.metric")
         + " : "
         + say(
-            "anomaly rule %s: aggregation %s belongs to a metric; remove aggregation (a field takes groupBy), or add"
-            " metric",
+            "anomaly rule %s: aggregation %s needs a metric; add metric, or remove aggregation and use groupBy"
+            " for groups",
             "self.name",
             "self.aggregation",
         ),
@@ -306,10 +304,9 @@ _ANOMALY = (
     ),
     Rule(
         "!has(self.groupBy) || size(self.groupBy) == 0 || has(self.field)",
-        "groupBy belongs to field; windows have their aggregation's groups",
+        "only an anomaly rule with field may have groupBy",
         say(
-            "anomaly rule %s: groupBy belongs to field, and windows have the groups of their aggregation;"
-            " remove groupBy",
+            "anomaly rule %s: only a rule with field may have groupBy; remove groupBy",
             "self.name",
         ),
         "groupBy",
@@ -331,7 +328,7 @@ _SCALING = (
     Rule(
         "!has(self.minReplicas) || self.minReplicas > 0 || has(self.scaleToZeroAfter) || self.mode == 'external'",
         "minReplicas 0 needs scaleToZeroAfter",
-        "'0 needs scaleToZeroAfter; add scaleToZeroAfter: 10m, or write at least 1'",
+        "'minReplicas 0 needs scaleToZeroAfter; add scaleToZeroAfter: 10m, or write at least 1'",
         "minReplicas",
     ),
 )

@@ -28,11 +28,15 @@ _KEPT = (
 )
 _NAMED = "name"
 _ANY_VALUE = "x-kubernetes-preserve-unknown-fields"
-"""The mark of a member with several possible types, which a structural schema cannot express."""
+"""Marks a member that accepts several types, because Kubernetes does not allow `anyOf`."""
 
 
 def structural(model: type[BaseModel], *, list_defaults: bool = False) -> dict[str, Any]:
-    """Return the schema of a model in its YAML form. `list_defaults` keeps defaults inside lists.
+    """Return the OpenAPI schema of a model.
+
+    Args:
+        model: a pydantic model of the spec.
+        list_defaults: whether to keep the default values of members in list items.
 
     Raises:
         ValueError: the API server would refuse the schema, e.g. because of an unbounded list.
@@ -41,7 +45,7 @@ def structural(model: type[BaseModel], *, list_defaults: bool = False) -> dict[s
     return _convert(raw, raw.get("$defs", {}), "spec", drop=None if list_defaults else False)
 
 
-# `drop` is True within a list, False outside lists, and None to keep all defaults.
+# `drop`: None keeps all defaults, False removes the defaults within lists, and True removes all defaults.
 def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop: bool | None) -> dict[str, Any]:
     raw = _resolve(raw, defs)
     if _ANY_VALUE in raw:
@@ -86,7 +90,6 @@ def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop
 
 
 def _resolve(raw: Mapping[str, Any], defs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema with its reference resolved, and without `or null`."""
     if "$ref" in raw:
         target = _resolve(defs[raw["$ref"].rsplit("/", 1)[-1]], defs)
         return target | {key: value for key, value in raw.items() if key != "$ref"}

@@ -1,4 +1,4 @@
-"""The schema of the resource's status, with map keys for lists of objects and a bound for every size."""
+"""The OpenAPI schema of the resource's status."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def _scaling(description: str) -> dict[str, Any]:
         {
             "mode": _text("lag or external.", 16),
             "current": _whole("Number of replicas at the time of the decision."),
-            "desired": _whole("Number of replicas that scaling wants."),
+            "desired": _whole("Number of replicas that scaling has chosen."),
             "need": _whole("Number of replicas that the load requires, before any limit."),
             "lag": _whole("Number of unprocessed events."),
             "rate": {"type": "number", "description": "Arriving events per second."},
             "ratePerReplica": {"type": "number", "description": "Measured events per second of one busy replica."},
             "reason": _text("The reason, as one CamelCase word.", 64),
-            "limitedBy": _text("The limit that keeps `desired` from reaching `need`.", 64),
+            "limitedBy": _text("The setting because of which `desired` differs from `need`, such as maxReplicas.", 64),
             "message": _text("An explanation of the reason.", 1024),
             "lastScaleTime": _time("When replicas were last changed."),
         },
@@ -56,10 +56,10 @@ CONDITION = _object(
     "A condition of the pipeline.",
     {
         "type": _text(
-            "Ready (it serves), Progressing (a change is under way), TopicsReady, SchemaReady, ProcessorsReady, "
-            "IngestReady, APIReady; ConnectorsReady and LookupsReady, if the spec has connectors or lookups; only "
-            "while true: Reconciling, Stalled, Suspended, ReconciliationPaused, EventsLost, QuotaUsedUp, "
-            "WindowsFailing, FiguresUnavailable.",
+            "Always: Ready (the pipeline works as specified), Progressing (a change is under way), TopicsReady, "
+            "SchemaReady, ProcessorsReady, IngestReady, APIReady. If the spec has connectors or lookups: "
+            "ConnectorsReady, LookupsReady. Only while true: Reconciling, Stalled, Suspended, ReconciliationPaused, "
+            "EventsLost, QuotaUsedUp, WindowsFailing, FiguresUnavailable.",
             64,
         ),
         "status": {"type": "string", "description": "True, False or Unknown.", "enum": ["True", "False", "Unknown"]},
@@ -93,7 +93,7 @@ STATUS = _object(
                     "replicationFactor": _whole("Copies of each partition."),
                     "managed": {"type": "boolean", "description": "Whether the operator may alter the topic."},
                     "kafka": _object(
-                        "The Kafka cluster of the topic, if it is not the platform's own.",
+                        "The Kafka cluster of the topic; absent for the platform's cluster.",
                         {
                             "bootstrapServers": _text("Addresses of the brokers.", 1024),
                             "secretRef": _object(
@@ -115,7 +115,9 @@ STATUS = _object(
                 ("name",),
             ),
         ),
-        "rebalancedAt": _text("The last completed value of the annotation tidemill.dev/rebalance-at.", 256),
+        "rebalancedAt": _text(
+            "The last value of the annotation tidemill.dev/rebalance-at for which rebalancing is complete.", 256
+        ),
         "credentials": _object(
             "The last rotation of the pipeline's passwords.",
             {
@@ -134,7 +136,7 @@ STATUS = _object(
                 "An aggregation.",
                 {
                     "name": _text("The aggregation's name.", 41),
-                    "version": _whole("The version that queries read."),
+                    "version": _whole("The version of the aggregation that queries read."),
                     "closedUntil": _time("Windows that end by this time are final."),
                 },
                 ("name",),
@@ -171,18 +173,21 @@ STATUS = _object(
             "The last requested replay.",
             {
                 "reader": _text("The replay's name.", 64),
-                "phase": _text("Replaying, or Done once the replay's versions are in force.", 32),
+                "phase": _text("Replaying, or Done after queries have switched to the versions of the replay.", 32),
                 "versions": {
                     "type": "object",
-                    "description": "The versions that the replay fills, by aggregation.",
+                    "description": "The version that the replay fills, for each aggregation.",
                     "maxProperties": 32,
                     "additionalProperties": {"type": "integer", "format": "int64"},
                 },
                 "processed": _whole("Events that the replay has counted."),
                 "left": _whole("Events that the replay still has to count."),
-                "partitionsHandedOver": _whole("Partitions that live processors already count for the replay."),
+                "partitionsHandedOver": _whole(
+                    "Number of partitions in which the live processors have taken over from the replay."
+                ),
                 "missed": _text(
-                    "Offsets of events that were missing in the topic; absent if the replay found all events.", 1024
+                    "Offsets of events that the replay did not find in the topic; absent if all events were found.",
+                    1024,
                 ),
             },
         ),
@@ -191,30 +196,30 @@ STATUS = _object(
         "replicas": _whole("Number of running processors, for the scale subresource."),
         "stageReplicas": _whole("Number of running processes of the Python stage; absent without a stage."),
         "selector": _text("Label selector of the processors, for the scale subresource.", 512),
-        "lag": _whole("Events in the topic that are not counted yet, rounded to two digits."),
+        "lag": _whole("Unprocessed events in the topic, rounded to two significant digits."),
         "lagSeconds": _whole(
-            "Seconds since the arrival of the oldest event that is not counted, rounded up to 1, 2, 5, 10, 20, …."
+            "Seconds since the arrival of the oldest unprocessed event, rounded up to 1, 2, 5, 10, 20 and so on."
         ),
         "stageLag": _whole(
-            "Events in the source topic that the Python stage has not written, rounded to two digits; included in "
-            "lag, and absent without a stage."
+            "Events in the source topic that the Python stage has not processed, rounded to two significant digits. "
+            "Included in lag, and absent without a stage."
         ),
         "stageLagSeconds": _whole(
-            "Seconds since the arrival of the oldest event that the Python stage has not written, rounded up "
-            "to 1, 2, 5, 10, 20, …."
+            "Seconds since the arrival of the oldest event that the Python stage has not processed, rounded up "
+            "to 1, 2, 5, 10, 20 and so on."
         ),
         "freshness": _text(
-            "Time from an event's arrival in Kafka to the commit that counts it, e.g. 10s, 4m, 2h; rounded up, "
-            "and absent while no event arrives.",
+            "Time from the arrival of an event in Kafka to the commit of its result, such as 10s, 4m or 2h. "
+            "Rounded up, and absent while no event arrives.",
             16,
         ),
         "freshnessSeconds": {"type": "number", "description": "Freshness in seconds."},
         "watermarkAgeSeconds": _whole(
-            "Seconds that the watermark is behind the wall clock, rounded up to 1, 2, 5, 10, 20, …."
+            "Seconds by which the watermark is behind the wall clock, rounded up to 1, 2, 5, 10, 20 and so on."
         ),
         "figuresAt": _time(
-            "Only while Postgres does not answer: the time of the last known positions, "
-            "with which lag and freshness are computed."
+            "Set only while Postgres does not answer: the time at which the positions of processors were last read. "
+            "Lag and freshness are computed with these positions."
         ),
     },
 )

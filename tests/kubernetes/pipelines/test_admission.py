@@ -250,8 +250,8 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         WINDOW,
         {"type": "tumbling", "size": "24h", "zone": "Europe/Oslo"},
         "aggregations[0].window.size",
-        "aggregation by_country: 24h is not in days or longer units, as a zone needs; write a length such as 1d, 1w or"
-        " 1mo, or remove zone",
+        "aggregation by_country: with zone, size must be in days or longer units, not 24h; write a length such as 1d,"
+        " 1w or 1mo, or remove zone",
     ),
     (
         "anomalies",
@@ -293,8 +293,8 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         "anomalies",
         [{"name": "a", "aggregation": "by_country", "field": "amount"}],
         "anomalies[0].aggregation",
-        "anomaly rule a: aggregation by_country belongs to a metric; remove aggregation (a field takes"
-        " groupBy), or add metric",
+        "anomaly rule a: aggregation by_country needs a metric; add metric, or remove aggregation and use groupBy"
+        " for groups",
     ),
     (
         "anomalies",
@@ -306,7 +306,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         "anomalies",
         [{**OF_METRIC, "groupBy": ["country"]}],
         "anomalies[0].groupBy",
-        "anomaly rule a: groupBy belongs to field, and windows have the groups of their aggregation; remove groupBy",
+        "anomaly rule a: only a rule with field may have groupBy; remove groupBy",
     ),
     *(
         (
@@ -322,7 +322,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
             "lookups",
             [{**LOOKUP, **members}],
             "lookups[0].on",
-            "lookup c needs on once; write the field that contains the key",
+            "lookup c needs exactly one member on; write the field that contains the key",
         )
         for members in ({"on": None}, {"true": "country"})
     ),
@@ -352,7 +352,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         "processor.scaling",
         {"minReplicas": 0},
         "processor.scaling.minReplicas",
-        "0 needs scaleToZeroAfter; add scaleToZeroAfter: 10m, or write at least 1",
+        "minReplicas 0 needs scaleToZeroAfter; add scaleToZeroAfter: 10m, or write at least 1",
     ),
 ]
 # What is refused when it is changed: the spec before, the member, its new value, the words.

@@ -163,7 +163,7 @@ class Third(Model):
 
 def test_a_member_means_the_same_in_every_kind() -> None:
     """The CRD can say only one type and one range of it."""
-    with pytest.raises(TypeError, match="shared is not the same in all kinds that have it: first, second"):
+    with pytest.raises(TypeError, match="shared has different types or bounds in the kinds first, second"):
         kinds_of(First, Second)
 
 

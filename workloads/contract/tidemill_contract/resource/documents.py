@@ -41,7 +41,7 @@ class _Loader(yaml.SafeLoader):
         self._merged = 0
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Add the members of merged mappings (`<<`), or raise ConstructorError for too many members."""
+        """Merge the mappings of a `<<` key, or raise ConstructorError for too many members."""
         super().flatten_mapping(node)
         self._merged += len(node.value)
         if self._merged > _MAX_NODES:
@@ -150,7 +150,7 @@ def _judge(document: Any, number: int) -> Fault | None:
 
 
 def _count(value: Any, budget: int) -> int:
-    """Return the number of values in `value`, up to about `budget`, with every use of an alias."""
+    """Count the nested values, and stop above `budget`. Each use of a YAML alias counts."""
     stack, count = [value], 0
     while stack and count <= budget:
         item = stack.pop()

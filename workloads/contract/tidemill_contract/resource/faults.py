@@ -1,4 +1,4 @@
-"""The faults of a resource, with a path, a value, a message and a remedy."""
+"""Faults are errors in a resource, with a path, a value, a message and a remedy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SHOWN = 60
 
 
 class Absent:
-    """The type of `ABSENT`, the value of a fault at a path that the document lacks."""
+    """The type of `ABSENT`, which is the value of a fault if the document has no value at the path."""
 
 
 ABSENT = Absent()
@@ -20,10 +20,10 @@ ABSENT = Absent()
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault of a document.
+    """An error in a document.
 
     Attributes:
-        path: the path of the wrong value, such as `spec.aggregations[0].window.size`, or an empty text for the whole
+        path: the path of the wrong value, such as `spec.aggregations[0].window.size`, or an empty string for the whole
             document.
         value: the value at this path, or ABSENT if the document has no value there.
     """
@@ -46,7 +46,7 @@ def one_line(text: str) -> str:
 
 
 def show(value: Any) -> str:
-    """Return a value as shortened YAML on one line, or a text such as `a list`."""
+    """Return a short form of a value for a message, such as `12`, `"abc"` or `a list`."""
     match value:
         case dict():
             return "a mapping" if value else "an empty mapping"

@@ -17,7 +17,7 @@ from tidemill_contract.resource.paths import EACH, Step, Steps, show_path
 from tidemill_contract.resource.source import FieldSpec
 
 RESERVED_HEADERS = (REASON_HEADER, FIELD_HEADER, DETAIL_HEADER)
-"""The record headers in which ingest writes why it refused an event."""
+"""The record headers with the reason why ingest refused an event."""
 _ONE_FOR_ALL = ("type", "format", "zone", "precision", "scale", "default")
 """The settings that must be equal in all fields that read the same member."""
 MEMBERS = ("value", "envelope")
@@ -26,7 +26,7 @@ _OWN_TYPES = {"timestamp": "timestamp", "partition": "integer", "offset": "integ
 
 
 def field_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
-    """Yield the faults of fields, except faults of names and types."""
+    """Yield a fault for each broken rule about fields."""
     needed = parts.event_time.field if parts.event_time else None
     groups = {name for aggregation in parts.aggregations for _, name in aggregation.group_by}
     groups |= {name for rule in parts.anomalies if rule.model is not None for name in rule.model.group_by}
@@ -69,7 +69,6 @@ def _kept(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
 
 
 def _exploded(field: FieldSpec, path: str, parts: Parts, arrays: dict[Steps, str]) -> Iterator[Fault]:
-    """Yield the faults of a field in an exploded array, and add the array to `arrays`."""
     array = field.array
     if array is None:
         return
@@ -124,7 +123,6 @@ def _origin(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
 
 
 def _path(field: FieldSpec, path: str, read: dict[Steps, FieldSpec]) -> Iterator[Fault]:
-    """Yield the faults of a field's path, and add the field to `read`."""
     steps, where = field.member, f"{path}.path" if field.path is not None else f"{path}.name"
     written = field.path if field.path is not None else field.name
     for other, earlier in read.items():
@@ -160,7 +158,7 @@ def _path(field: FieldSpec, path: str, read: dict[Steps, FieldSpec]) -> Iterator
 
 
 def _parting(steps: Steps, other: Steps) -> int | None:
-    """Return the index of the first step in which two paths differ, or None if one path begins with the other."""
+    """Return the index of the first different step, or None if a path is the beginning of the other path."""
     return next((at for at, pair in enumerate(zip(steps, other, strict=False)) if pair[0] != pair[1]), None)
 
 
@@ -169,7 +167,7 @@ def _kind(step: Step) -> str:
 
 
 def written_faults(field: FieldSpec, path: str) -> Iterator[Fault]:
-    """Yield the faults of a timestamp's format, or of a decimal's digits."""
+    """Yield a fault for each wrong `format`, `zone`, `precision` or `scale` of a field."""
     yield from _format(field, path)
     yield from _digits(field, path)
 

@@ -16,7 +16,7 @@ _ENVELOPES = {"csv": ("none",), "avro": ("none", "debezium"), "protobuf": ("none
 
 
 def format_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
-    """Yield the faults of the format, except faults of single members."""
+    """Yield a fault for each broken rule about the format."""
     written = parts.format
     if written is None:
         return

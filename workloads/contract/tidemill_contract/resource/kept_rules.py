@@ -13,7 +13,7 @@ MIN_RETENTION, MIN_QUOTA = "1m", "1Mi"
 
 
 def kept_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
-    """Yield the faults of the settings for stored dead letters and anomalies."""
+    """Yield a fault for each retention or quota that is too small."""
     for path, kept in (("spec.deadLetters", parts.dead_letters), ("spec.anomalyHistory", parts.anomaly_history)):
         if kept is None:
             continue

@@ -29,8 +29,8 @@ class Columns:
     """The fields and derives of a document.
 
     Attributes:
-        types: the spec type of each column by name, or None for a column with a fault.
-        complete: whether all columns are in `types`, because all names could be read.
+        types: maps the name of each column to the column's type, or to None if the column has a fault.
+        complete: whether the names of all columns could be read.
     """
 
     types: Mapping[str, str | None]
@@ -43,7 +43,7 @@ class Columns:
         return Fault(path, name, f"there is no {what} of this name", did_you_mean(name, self.types))
 
     def kept_only(self, path: str, name: str) -> Fault | None:
-        """Return a fault if events cannot be grouped by a column of this type."""
+        """Return a fault if events cannot be grouped by the column, because of its type."""
         kind = self.types.get(name)
         if kind not in (JSON, STRINGS):
             return None
@@ -56,7 +56,7 @@ class Columns:
 
 
 def expression_type(path: str, text: str, columns: Columns, *, as_filter: bool) -> tuple[str | None, Fault | None]:
-    """Return the type of an expression or its fault, or two None if the expression uses a column with a fault."""
+    """Return the type of an expression, or a fault. Both are None if a used column has a fault."""
     known = {name: kind for name, kind in columns.types.items() if kind is not None}
     try:
         used = expressions.columns(text)
@@ -87,7 +87,10 @@ def metric_faults(parts: Parts, columns: Columns, _limits: object) -> Iterator[F
 
 
 def answer_types(aggregation: AggregationPart, columns: Columns) -> tuple[dict[str, str | None], list[Fault]]:
-    """Return the result types of an aggregation's metrics (None after a fault), and the faults of expressions."""
+    """Return the types of an aggregation's metrics by name, and the faults of metric expressions.
+
+    The type is None for a metric with a fault.
+    """
     models = {metric.name: metric.model for metric in aggregation.metrics if metric.name and metric.model is not None}
     types = {name: None if is_composed(model) else _answer_type(model, columns) for name, model in models.items()}
     faults = []
@@ -98,7 +101,7 @@ def answer_types(aggregation: AggregationPart, columns: Columns) -> tuple[dict[s
             needed = in_order(models, metric.name)
             unread = {name for one in needed for name in operands(models[one])} - models.keys()
             if len(models) < len(aggregation.metrics) and unread:
-                continue  # the missing metric may be a metric with an unreadable name
+                continue  # the used metric may be a metric whose name could not be read
             if any(types[name] is None for name in needed if not is_composed(models[name])):
                 continue
             known = {name: kind for name, kind in types.items() if kind is not None}
@@ -126,7 +129,7 @@ def _metric(metric: Any, path: str, columns: Columns) -> Iterator[Fault]:
         if fault:
             yield fault
         elif value is not None and takes is not None:
-            told = f"{member.alias} of {function} is one of", "use another field, or derive one"
+            told = f"{member.alias} of {function} is one of", "use another field or derive"
             yield from _column(f"{path}.{member.alias}", value, columns, takes, told)
     fault = METRICS.fault(metric, field, path)
     if fault:

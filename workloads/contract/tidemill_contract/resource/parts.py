@@ -37,7 +37,7 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Part(Generic[M]):
-    """An item of a list, with None for a name or a model that cannot be read."""
+    """An item of a list. An invalid name or item has None as `name` or `model`."""
 
     path: str
     name: str | None
@@ -46,7 +46,7 @@ class Part(Generic[M]):
 
 @dataclass(frozen=True)
 class AggregationPart:
-    """The members of an aggregation, with `window` and `metrics` as written in the document."""
+    """The members of an aggregation. `window` and `metrics` are not converted to their kinds."""
 
     path: str
     name: str | None
@@ -58,7 +58,7 @@ class AggregationPart:
 
 @dataclass(frozen=True)
 class AnomalyPart:
-    """An anomaly rule and its detector, or None for both if one of them cannot be read."""
+    """An anomaly rule. `model` and `detector` are None if the rule or the detector cannot be read."""
 
     path: str
     name: str | None
@@ -73,10 +73,10 @@ class Parts:
     namespace: str
     name: str | None
     topic: TopicSpec | None
-    topics: tuple[str, ...] | None  # the texts of the list, or None if the document has no list of topics
+    topics: tuple[str, ...] | None  # None if the document has no list of topics
     topic_pattern: str | None
     kafka: KafkaSpec | None
-    elsewhere: bool  # whether the document has `source.kafka`, even if it cannot be read
+    elsewhere: bool  # whether the document has `source.kafka`, even an invalid `source.kafka`
     format: FormatSpec | None
     fields: tuple[Part[FieldSpec], ...]
     key: str | None
@@ -104,7 +104,7 @@ class Parts:
 
 
 def cut(document: Mapping[str, Any]) -> Parts:
-    """Divide any document into parts."""
+    """Divide a document into parts. The document may be invalid."""
     metadata, spec = _mapping(document.get("metadata")), _mapping(document.get("spec"))
     source, transform = _mapping(spec.get("source")), _mapping(spec.get("transform"))
     namespace = metadata.get("namespace", "default")

@@ -14,7 +14,7 @@ EACH: tuple[()] = ()
 """The step to each element of an array, which is written as `[]`."""
 Step = str | int | tuple[()]
 Steps = tuple[Step, ...]
-"""Names of members, indexes in arrays from 0, and at most one `EACH`."""
+"""A path: names of members, indexes in arrays (from 0), and at most one `EACH`, which is written as `[]`."""
 
 MAX_STEPS, MAX_PLACE, MAX_CHARACTERS = 16, 99, 512
 _PART = re.compile(r"([^\[\]]+)((?:\[[0-9]*\])*)")
@@ -22,7 +22,11 @@ _NEVER = re.compile(r'["\\\x00-\x1f\x7f]')
 
 
 def read_path(written: Any) -> Steps:
-    """Return the steps of a path in the spec, or raise ValueError (`message: remedy`)."""
+    """Return the steps of a path in the spec.
+
+    Raises:
+        ValueError: the path is wrong. The text has the form `message: remedy`.
+    """
     if isinstance(written, str):
         steps = _of_text(written)
     elif isinstance(written, Sequence) and not isinstance(written, bytes):
@@ -84,7 +88,7 @@ def _check_each(steps: Sequence[Any]) -> None:
 
 
 def exploded(steps: Steps) -> Steps | None:
-    """Return the path of the exploded array, or None if the path contains no `[]`."""
+    """Return the path of the array before `[]`, or None if the path contains no `[]`."""
     return steps[: steps.index(EACH)] if EACH in steps else None
 
 

@@ -1,6 +1,6 @@
 """The rules that involve several fields of a resource: names, references, types, windows, limits.
 
-A rule ignores parts that could not be read.
+Rules skip the invalid parts of a document, because other checks report these parts.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _OWNED_CONFIGS = {
 
 @dataclass(frozen=True)
 class Limits:
-    """The source topics that the platform's settings allow, besides topics with the prefix `<namespace>.`.
+    """The source topics that pipelines may use, besides topics with the prefix `<namespace>.`.
 
     Attributes:
         topic_prefixes: prefixes of topics that pipelines may manage.
@@ -65,7 +65,7 @@ class Limits:
     def readable(self, topic: str) -> bool:
         """Return whether all pipelines may read a topic.
 
-        An output topic of a pipeline is readable only if `readable_topics` contains exactly its name. Topics of Kafka
+        An output topic of a pipeline is readable only if `readable_topics` contains the full name. Topics of Kafka
         Connect workers are never readable.
         """
         if names.of_connect_workers(topic):
@@ -271,7 +271,7 @@ def _window_retention(aggregation: AggregationPart, written: Any, window: Window
     try:
         length = window.longest if window else getattr(written, WINDOWS.by_name[written.type].length)
         kept = parse_ms(aggregation.retention or "")
-    except ValueError:  # another rule reports the unknown name
+    except ValueError:  # another rule reports the wrong value
         return
     if length is not None and least_ms(length) + parse_ms(written.grace) > kept:
         remedy = f"keep windows for at least {length} + {written.grace}"
@@ -317,7 +317,7 @@ def _one_watched(rule: AnomalySpec, path: str) -> Iterator[Fault]:
                 f"{path}.groupBy", rule.group_by, message, "remove groupBy; only a rule with field may set groupBy"
             )
     elif rule.aggregation is not None:
-        message = "a rule with field watches single events before aggregation"
+        message = "a rule with field watches single events, not an aggregation"
         yield Fault(f"{path}.aggregation", rule.aggregation, message, "remove aggregation, and use groupBy for groups")
 
 

@@ -86,8 +86,8 @@ class FieldSpec(Model):
         None,
         alias="from",
         description="The part of the Kafka record that the field is read from. Default: value. With envelope, path is"
-        " a path in the envelope around the event. With timestamp, partition or offset, the field"
-        " has the record's own value.",
+        " a path in the envelope around the event. With timestamp, partition or offset, the value"
+        " is the timestamp, partition or offset of the record.",
     )
 
     @property
@@ -102,7 +102,7 @@ class FieldSpec(Model):
 
     @property
     def steps(self) -> Steps:
-        """The path of the value in an event, or a placeholder such as `<header> region`."""
+        """The path of the value in an event, or a name such as `<header> region` for a value outside the event."""
         return self.member if self.origin == "value" else (f"<{self.origin}> {self.name}",)
 
     @property
@@ -112,12 +112,12 @@ class FieldSpec(Model):
 
     @property
     def array(self) -> Steps | None:
-        """The path of the exploded array that contains the value, or None."""
+        """The path of the array whose elements become events, or None if the field is not in this array."""
         return exploded(self.steps)
 
     @property
     def header(self) -> str:
-        """The name of the header for the field."""
+        """The name of the header that contains the value."""
         return self.path if isinstance(self.path, str) else self.name
 
     @property
@@ -135,16 +135,17 @@ class EventTimeSpec(Model):
 
     field: Name | None = Field(None, description="A field of type timestamp. Default: the Kafka record's timestamp.")
     max_disorder: Duration = Field(
-        "5s", description="Maximum time by which an on-time event may be older than the newest event."
+        "5s", description="Events that are older than the newest event by more than this time can be late."
     )
     idle_timeout: Duration = Field(
         "20m",
-        description="Time without events after which a partition no longer holds back the watermark, if it was read to"
+        description="Time without events after which the watermark ignores a partition, if the partition was read to"
         " its end. If a sender buffers events for longer, these events may be late.",
     )
     max_future: Duration = Field(
         "1h",
-        description="Maximum time by which an event may be ahead of the wall clock. Other events become dead letters.",
+        description="Maximum time by which an event may be ahead of the wall clock. Events with a later time become"
+        " dead letters.",
     )
     max_advance: Duration = Field(
         "1d",
@@ -154,12 +155,12 @@ class EventTimeSpec(Model):
 
 
 class SourceSpec(Model):
-    """Where the events come from, and what they look like."""
+    """The source and the format of events."""
 
     kafka: KafkaSpec | None = Field(
         None,
-        description="The Kafka cluster of the source topic, if it is not the platform's own. The topic needs a name"
-        " and managed: false. Results, anomalies and dead letters are written to the platform's own cluster.",
+        description="Kafka cluster of the source topic. Default: the platform's cluster. A topic on another cluster"
+        " needs a name and managed: false. Results, anomalies and dead letters are written to the platform's cluster.",
     )
     topic: TopicSpec = Field(default_factory=lambda: TopicSpec(), description="The source topic.")
     topics: list[TopicName] | None = Field(
@@ -185,7 +186,7 @@ class SourceSpec(Model):
     key: Name | None = Field(None, description="Field that ingest uses as the key of the Kafka record.")
     event_time: EventTimeSpec = Field(default_factory=lambda: EventTimeSpec(), description="Event time settings.")
     dedupe: DedupeSpec | None = Field(
-        None, description="How repeated events are recognised, so that each counts once. Default: every record counts."
+        None, description="Count repeated events, which have the same id, only once. Default: every record counts."
     )
     webhooks: list[WebhookSpec] | None = Field(
         None, max_length=16, description="Services that post signed events to ingest. Default: none."
@@ -199,7 +200,7 @@ class SourceSpec(Model):
 
     @property
     def array(self) -> Steps | None:
-        """The path of the exploded array, or None if each record is one event."""
+        """The path of the array whose elements become events, or None if each record is an event."""
         return next((field.array for field in self.fields if field.array is not None), None)
 
     @property

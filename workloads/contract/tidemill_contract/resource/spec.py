@@ -22,7 +22,7 @@ API_VERSION = "tidemill.dev/v1alpha1"
 KIND = "AnalyticsPipeline"
 
 ScaledComponent = Literal["processor", "stage"]
-"""The components with a number of replicas that may follow the load."""
+"""The components that can be scaled automatically."""
 
 ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$", max_length=253)]
 
@@ -51,7 +51,7 @@ class ResourcesSpec(Model):
 
 
 class ScalingTargetSpec(Model):
-    """A target for scaling other than lag."""
+    """A target for scaling by freshness."""
 
     freshness: Duration = Field(
         description="Maximum time from the arrival of an event in Kafka to the commit of its result."
@@ -59,7 +59,7 @@ class ScalingTargetSpec(Model):
 
 
 class ScalingSpec(Model):
-    """How the number of replicas follows the load."""
+    """The settings for automatic scaling."""
 
     mode: Literal["lag", "external"] = Field(
         "lag", description="lag: Tidemill scales by consumer lag. external: an HPA or KEDA scales."
@@ -160,7 +160,7 @@ class TransformSpec(Model):
 
 
 class AggregationSpec(Model):
-    """Metrics per group and window."""
+    """An aggregation, which computes metrics for each group and window."""
 
     name: Name = Field(description="Name of the aggregation.")
     group_by: list[Name] = Field(
@@ -297,14 +297,14 @@ class PipelineSpec(Model):
 
     @property
     def group_columns(self) -> frozenset[str]:
-        """All columns by which an aggregation or an anomaly rule groups."""
+        """All columns in `groupBy` of aggregations and anomaly rules."""
         lists = [*(a.group_by for a in self.aggregations), *(rule.group_by for rule in self.anomalies)]
         return frozenset(name for names in lists for name in names)
 
     def scaling_of(self, component: ScaledComponent) -> ScalingSpec | None:
-        """Return the settings for scaling a component, or None if its number of replicas is fixed.
+        """Return the scaling settings of a component, or None if its number of replicas is fixed.
 
-        The Python stage without settings of its own follows the processors, unless an external autoscaler scales them.
+        A Python stage without scaling settings uses the settings of processors, unless their mode is `external`.
         """
         followed = self.processor.scaling
         if component == "processor":

@@ -1,4 +1,4 @@
-"""Validate a whole resource, and report the faults of all fields and their combinations at once."""
+"""Validate a whole resource, and report all faults at once."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _REMEDIES = (
 
 
 def check(document: Any, limits: Limits | None = None) -> tuple[AnalyticsPipeline | None, list[Fault]]:
-    """Validate any document, and return the resource (or None if it has faults) and all faults."""
+    """Validate a document, and return the resource and all faults. The resource is None if there are faults."""
     if not isinstance(document, dict):
         return None, [Fault("", document, "is not a mapping", "start with apiVersion, kind, metadata and spec")]
     # Kubernetes drops null members, so null members count as absent.

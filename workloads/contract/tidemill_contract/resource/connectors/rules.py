@@ -18,7 +18,7 @@ RESERVED = "tidemill"
 """The prefix of the names of transforms and predicates that Tidemill adds."""
 _CONVERTER = "value.converter"
 _SET_BY_MEMBERS = {
-    "name": "remove this config; the member name has the connector's name",
+    "name": "remove this config; the member name sets the connector's name",
     "connector.class": "set the member class instead",
     "tasks.max": "set the member tasks instead",
 }
@@ -46,11 +46,11 @@ _SECRET_IN_VALUE = re.compile(
     r"://[^/\s:@]*:[^/\s@]+@|[?&;\s](password|passwd|pwd|secret|token|sslpassword)=", re.IGNORECASE
 )
 _REFERENCE = re.compile(r"\$\{[^}]*:[^}]*\}")
-"""A reference that Connect's config providers would resolve, such as `${file:path:key}`. `${topic}` is not one."""
+"""Matches references that Connect replaces, such as `${file:path:key}`, but not `${topic}`."""
 
 
 def connector_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
-    """Yield the faults of connectors, except faults of single members."""
+    """Yield a fault for each broken rule about connectors."""
     seen: dict[str, str] = {}
     for part in parts.connectors:
         if part.name is not None and part.name in seen:
@@ -104,7 +104,7 @@ def _values(connector: ConnectorSpec, path: str) -> Iterator[Fault]:
             message = "contains a password, which everybody who reads the pipeline could see"
             yield Fault(f"{path}.{key}", ABSENT, message, f"move the config to secrets: {{{key}: {{name: …, key: …}}}}")
         elif (folder := worker_folder(value)) is not None:
-            message = f"is in {folder}, where Connect's workers have their own files"
+            message = f"is in {folder}, a folder with private files of Connect's workers"
             yield Fault(f"{path}.{key}", value, message, "use a file outside this folder")
 
 

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from urllib.parse import unquote
 
 FOLDERS = ("/etc/tidemill", "/proc", "/dev/fd", "/run/secrets", "/var/run/secrets")
-"""The folders with a worker's own files. `/proc` and `/dev/fd` show the environment and the open files."""
-# The characters between paths and other parts of a value, as in `jdbc:sqlite:/a`, `file:///a?b=/c` and lists.
+"""The folders with private files of Connect's workers. `/proc` and `/dev/fd` show the environment and open files."""
+# The characters that separate a path from the rest of a value, as in `jdbc:sqlite:/a` and `file:///a?b=/c`.
 _SEPARATORS = re.compile(r"[\s,;:=?&|\"'()<>\[\]{}]+")
 
 
 def worker_folder(value: str) -> str | None:
-    """Return the folder with a worker's own files that a config's value refers to, or None.
+    """Return the folder of `FOLDERS` to which the value of a config refers, or None.
 
-    A relative path counts as a path from the root.
+    Relative paths are read from the root folder.
     """
     for path in _paths(value):
         for folder in FOLDERS:

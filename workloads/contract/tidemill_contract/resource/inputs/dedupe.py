@@ -1,4 +1,4 @@
-"""The member `source.dedupe`: the field that identifies an event, and the time for which ids are remembered."""
+"""The member `source.dedupe`, with which repeated events are counted only once."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tidemill_contract.resource.faults import Fault
 from tidemill_contract.resource.kinds.base import Model
 
 TYPES = ("string", "integer")
-"""The types of fields that can identify events."""
+"""The allowed types of the field with the id of an event."""
 LEAST_MS, MOST_MS = 1_000, 30 * 86_400_000
-"""The limits of a window. All ids of a window are stored in Postgres."""
+"""The minimum and the maximum of `window`."""
 
 
 class DedupeSpec(Model):
-    """How repeated events are recognised."""
+    """The settings for recognizing repeated events."""
 
     field: Name = Field(
-        description="Field with the id of the event, of type string or integer. Events in which it is null all count."
+        description="Field with the id of an event, of type string or integer. An event without an id always counts."
     )
     window: Duration = Field(
-        description="Of events with equal ids whose event times are at most this far apart, one counts. 1s to 30d."
+        description="Events with the same id count once if their event times differ by at most this duration. 1s to 30d."
     )
 
     @property
@@ -33,7 +33,7 @@ class DedupeSpec(Model):
         return parse_ms(self.window)
 
     def faults(self, path: str) -> Iterator[Fault]:
-        """Yield the fault of the window."""
+        """Yield a fault if the window is too short or too long."""
         if not LEAST_MS <= self.window_ms <= MOST_MS:
-            message = "ids are remembered for 1s to 30d"
-            yield Fault(f"{path}.window", self.window, message, "write a time between them, such as 1h")
+            message = "the window must be from 1s to 30d"
+            yield Fault(f"{path}.window", self.window, message, "write a time in this range, such as 1h")

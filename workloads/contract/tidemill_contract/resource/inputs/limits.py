@@ -1,4 +1,4 @@
-"""The platform's limits for the rules of inputs."""
+"""The interface of the platform's limits for topics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Names(Protocol):
-    """Decides which names a pipeline may use."""
+    """Decides which topics a pipeline may manage or read."""
 
     def own(self, topic: str, namespace: str) -> bool: ...  # noqa: D102
     def readable(self, topic: str) -> bool: ...  # noqa: D102

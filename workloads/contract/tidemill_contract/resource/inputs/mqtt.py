@@ -21,7 +21,7 @@ TopicFilter = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
 
 class MqttSpec(Model):
-    """An MQTT broker, and what is read from it."""
+    """An MQTT broker, and the topics to read."""
 
     broker: Annotated[str, StringConstraints(min_length=1, max_length=512)] = Field(
         description="Address of the broker: mqtt://host:1883, or mqtts://host:8883 with TLS."
@@ -70,11 +70,11 @@ class MqttSpec(Model):
 
     @property
     def subscriptions(self) -> tuple[str, ...]:
-        """The topics without a topic that another topic includes, for which a broker may send each message twice."""
+        """The topics to subscribe to. Topics that another topic includes are left out to avoid duplicate messages."""
         return tuple(each for each in self.topics if not any(_includes(o, each) for o in self.topics if o != each))
 
     def faults(self, path: str) -> Iterator[Fault]:
-        """Yield the faults of the address and of the topics."""
+        """Yield a fault for each wrong address or topic."""
         yield from _address(self.broker, f"{path}.broker")
         for index, topic in enumerate(self.topics):
             fault = _topic_fault(topic)

@@ -18,10 +18,10 @@ _INTERNAL = "__"
 
 
 def pattern_error(pattern: str) -> str:
-    """Return what is wrong with an expression, or an empty text for a valid expression."""
+    """Return the error in a regular expression, or an empty string for a valid expression."""
     if not pattern.isascii() or not pattern.isprintable() or " " in pattern:
         return "the expression has a character that is not allowed in topic names"
-    for text in (pattern, _whole(pattern)):  # the text alone comes first, because `a)|(b` would be valid in parentheses
+    for text in (pattern, _whole(pattern)):  # also check the text alone, because `a)|(b` is valid only in parentheses
         try:
             pl.Series([""]).str.contains(text)
         except ComputeError as error:
@@ -38,7 +38,10 @@ def matching(pattern: str, topics: Iterable[str]) -> list[str]:
 
 
 def candidates(topics: Iterable[str], *, namespace: str, limits: Names) -> list[str]:
-    """Return the topics that a pipeline's pattern may match, without internal topics and topics with a derived name."""
+    """Return the topics that a pattern may match.
+
+    Kafka's internal topics, and topics that Tidemill names (such as `shop.orders.events`), are left out.
+    """
     return [
         topic
         for topic in topics
@@ -49,14 +52,17 @@ def candidates(topics: Iterable[str], *, namespace: str, limits: Names) -> list[
 
 
 def candidates_elsewhere(topics: Iterable[str], outputs: Collection[str]) -> list[str]:
-    """Return the topics of another cluster that a pattern may match: all but internal topics and `outputs`."""
+    """Return the topics of another cluster that a pattern may match.
+
+    Kafka's internal topics, and the pipeline's output topics (`outputs`), are left out.
+    """
     return [topic for topic in topics if not topic.startswith(_INTERNAL) and topic not in outputs]
 
 
 def chosen(pattern: str, topics: Iterable[str], known: Sequence[str], most: int) -> tuple[list[str], list[str]]:
-    """Return the topics to read, at most `most`, and the remaining topics, both sorted.
+    """Return the topics to read, and the matching topics that exceed the limit `most`.
 
-    A new topic never replaces a topic in `known`, which the pipeline has read.
+    Topics that the pipeline has read before (`known`) take precedence over new topics.
     """
     there = matching(pattern, topics)
     kept = matching(pattern, known)

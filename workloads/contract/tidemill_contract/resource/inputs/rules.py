@@ -10,7 +10,7 @@ from tidemill_contract.resource.parts import Parts
 
 
 def input_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
-    """Yield the faults of webhooks, MQTT and dedupe, except faults of single members."""
+    """Yield a fault for each broken rule about webhooks, MQTT and `dedupe`."""
     yield from _dedupe(parts)
     if parts.mqtt is not None:
         yield from parts.mqtt.faults("spec.source.mqtt")
@@ -43,7 +43,6 @@ def input_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fa
 
 
 def _dedupe(parts: Parts) -> Iterator[Fault]:
-    """Yield the faults of the window, and of the field that identifies events."""
     if parts.dedupe is None:
         return
     yield from parts.dedupe.faults("spec.source.dedupe")
@@ -53,11 +52,11 @@ def _dedupe(parts: Parts) -> Iterator[Fault]:
         return
     if field.type not in TYPES:
         texts = field.type in ("number", "decimal")
-        remedy = "declare the field with type: string" if texts else "name a field of type string or integer"
+        remedy = "declare the field with type: string" if texts else "use a field of type string or integer"
         yield Fault(path, name, f"is of type {field.type}, which cannot identify events", remedy)
     elif field.origin in ("partition", "offset"):
-        message = f"the {field.origin} is the place of a record, in which the copies of an event differ"
-        yield Fault(path, name, message, "name a field that the sender sets")
+        message = f"the copies of an event have different {field.origin}s, because each copy is a record"
+        yield Fault(path, name, message, "use a field that the sender sets")
     elif field.default is not None:
-        message = "has a default, so all events without an id would count as one"
-        yield Fault(path, name, message, "take the default out; events without an id then all count")
+        message = "has a default, so all events without an id would count as one event"
+        yield Fault(path, name, message, "remove the default; each event without an id then counts")

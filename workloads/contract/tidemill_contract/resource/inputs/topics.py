@@ -1,4 +1,4 @@
-"""The rules of `spec.source.topics` and `topicPattern`: the topics, and members that cannot be combined with them."""
+"""The rules of `spec.source.topics` and `spec.source.topicPattern`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PATH, _PATTERN = "spec.source.topics", "spec.source.topicPattern"
 
 
 def topics_faults(parts: Parts, _columns: object, limits: Names) -> Iterator[Fault]:
-    """Yield the faults of a list of topics, or of a pattern of topics."""
+    """Yield a fault for each broken rule about a list or a pattern of topics."""
     if not parts.several:
         return
     yield from _beside(parts)
@@ -63,7 +63,7 @@ def _beside(parts: Parts) -> Iterator[Fault]:
         message = f"Tidemill does not create or alter the topics of a {what}"
         yield Fault(f"{path}.managed", True, message, "write managed: false")
     if topic.partitions is not None:
-        message = f"each topic of a {what} has its own number of partitions"
+        message = f"the topics of a {what} may have different numbers of partitions"
         yield Fault(f"{path}.partitions", topic.partitions, message, "remove partitions")
 
 

@@ -76,7 +76,7 @@ class WebhookSpec(Model):
 
     @property
     def signed_text(self) -> str:
-        """The signed text of `hmac`, with its placeholders."""
+        """The text that is signed with `hmac`, with placeholders such as `{body}`."""
         return self.signed or (f"{TIMESTAMP}.{BODY}" if self.timestamp_header else BODY)
 
     @property
@@ -85,7 +85,7 @@ class WebhookSpec(Model):
         return parse_ms(self.tolerance or "5m") / 1000
 
     def faults(self, path: str) -> Iterator[Fault]:
-        """Yield the faults in the combination of the webhook's members."""
+        """Yield a fault for each broken rule about the webhook's members."""
         if self.signature != "hmac":
             written = self.model_dump(by_alias=True, exclude_none=True)
             for member in _ONLY_HMAC:
@@ -116,7 +116,7 @@ class WebhookSpec(Model):
                 message = f"no header is set for {placeholder}"
                 yield Fault(where, text, message, f"set {member}, or remove {placeholder}")
         if self.timestamp_header is not None and TIMESTAMP not in text:
-            message = "anybody could change a time that is not signed"
+            message = "the signature does not cover the time of sending"
             yield Fault(where, text, message, f"add {TIMESTAMP}, or remove timestampHeader")
 
     def _tolerance(self, path: str) -> Iterator[Fault]:

@@ -1,4 +1,4 @@
-"""Members of the spec with values of several types, which a structural schema cannot describe."""
+"""Types for members that accept several types of values, such as `path` (a text or a list)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _path(written: Any) -> Any:
 
 def _scalar(written: Any) -> Any:
     if not isinstance(written, str | bool | int | float):
-        raise ValueError("is not one value: write a text, a number, true or false")
+        raise ValueError("is not a single value: write a text, a number, true or false")
     return written
 
 

@@ -1,6 +1,8 @@
-"""The base of the kinds of windows, detectors and metrics. One member (the tag) names the kind of a value.
+"""The base of windows, detectors and metrics, which have several kinds (such as tumbling and session windows).
 
-A value is validated twice: by the flat class with the members of all kinds, which is also in the CRD, and by its kind.
+A member of the document, the tag (such as `type`), contains the name of the kind. Pydantic first reads a value as an
+instance of a class with the members of all kinds, which is also in the CRD. The instance is then converted to the class
+of the kind.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, cor
 from tidemill_contract.resource.faults import ABSENT, Fault
 
 MISPLACED = "misplaced_member"
-"""The type of pydantic's error for a misplaced member, which the kind does not have, or needs and lacks."""
+"""Pydantic's error type for a member that is required but missing, or that the kind does not have."""
 
 
 class Model(BaseModel):
@@ -35,14 +37,14 @@ K = TypeVar("K", bound=Model)
 
 @dataclass(frozen=True)
 class Member:
-    """A member that only some kinds have, or that only some kinds need.
+    """A member that only some kinds have, or that only some kinds require.
 
     Attributes:
         name: the member's name in Python.
         alias: the member's name in YAML.
         kinds: the names of the kinds that have the member.
-        needing: the names of the kinds that must have the member.
-        example: a value, as in YAML.
+        needing: the names of the kinds that require the member.
+        example: a valid value, as written in YAML.
     """
 
     name: str
@@ -54,25 +56,32 @@ class Member:
 
 @dataclass(frozen=True)
 class Words:
-    """Functions that return the message and the remedy for a missing member, or for a member of other kinds."""
+    """Functions that return the message and the remedy for a fault.
+
+    Attributes:
+        missing: function for a required member that is missing.
+        foreign: function for a member that the kind does not have.
+    """
 
     missing: Callable[[str, Member], tuple[str, str]]
     foreign: Callable[[str, Member], tuple[str, str]]
 
 
 class Kinds(Generic[K]):
-    """The kinds of one thing, such as windows. In an `Annotated` type, pydantic reads a value as its kind.
+    """All kinds of windows, of detectors or of metrics.
+
+    `Annotated[Any, kinds]` is the type of a pydantic field that accepts all kinds.
 
     Attributes:
-        tag: the name of the member that names the kind.
-        written: the flat class with the members of all kinds.
-        members: the members that only some kinds have or need, by name.
+        tag: the name of the member that contains the name of the kind, such as `type`.
+        written: the class with the members of all kinds.
+        members: the members that only some kinds have or require, by name.
     """
 
     def __init__(
         self, kinds: Iterable[type[K]], *, tag: str, title: str, doc: str, tag_says: str, words: Words
     ) -> None:
-        """Flatten the kinds into one class with the name `title` and the docstring `doc`.
+        """Create the class `written`, with the name `title` and the docstring `doc`.
 
         Raises:
             TypeError: a member has different types or bounds in different kinds.
@@ -84,7 +93,7 @@ class Kinds(Generic[K]):
         self.members: Mapping[str, Member] = {name: member for name, member in found.items() if member is not None}
 
     def make(self, **members: Any) -> K:
-        """Return an instance of the kind that the tag in `members` names, or raise pydantic.ValidationError."""
+        """Create an instance from the members of a document, or raise pydantic.ValidationError."""
         return self._adapter.validate_python(members)
 
     @cached_property
@@ -92,7 +101,7 @@ class Kinds(Generic[K]):
         return TypeAdapter(Annotated[Any, self])
 
     def narrow(self, written: Model) -> K | None:
-        """Convert a flat object to its kind, or return None if a needed member is absent."""
+        """Convert an instance of `written` to its kind, or return None if a required member is missing."""
         kind: type[K] = self.by_name[getattr(written, self.tag)]
         given = {name: getattr(written, name) for name in kind.model_fields if name in written.model_fields_set}
         if any(given.get(name) is None for name, info in kind.model_fields.items() if info.is_required()):
@@ -100,11 +109,11 @@ class Kinds(Generic[K]):
         return cast(K, kind.model_construct(set(given), **given))
 
     def widen(self, found: K) -> Model:
-        """Convert an instance of a kind to the flat class."""
+        """Convert an instance of a kind to an instance of `written`."""
         return self.written.model_construct(found.model_fields_set, **dict(found))
 
     def fault(self, written: Model, member: Member, path: str) -> Fault | None:
-        """Return a fault if a member is set that the kind lacks, or absent although the kind needs it."""
+        """Return a fault if `member` is required but missing, or set although the kind does not have this member."""
         kind, value = getattr(written, self.tag), getattr(written, member.name)
         if value is None:
             missing = kind in member.needing
@@ -114,14 +123,14 @@ class Kinds(Generic[K]):
         return Fault(f"{path}.{member.alias}", value, *self._words.foreign(kind, member))
 
     def faults(self, written: Model, path: str) -> Iterator[Fault]:
-        """Yield the faults of all misplaced members."""
+        """Yield a fault for each required member that is missing, and for each member that the kind does not have."""
         for member in self.members.values():
             fault = self.fault(written, member, path)
             if fault:
                 yield fault
 
     def __get_pydantic_core_schema__(self, _source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        # A single wrap-validator would lose pydantic's alias settings, so there are two validators.
+        # Two validators, because a single wrap-validator would lose pydantic's alias settings.
         taken = core_schema.no_info_before_validator_function(self._taken, handler.generate_schema(self.written))
         as_it_is = core_schema.simple_ser_schema("any")
         return core_schema.no_info_after_validator_function(self._read, taken, serialization=as_it_is)
@@ -148,7 +157,7 @@ class Kinds(Generic[K]):
             default = next((info.default for info in having.values() if not info.is_required()), ...)
             return Literal[tuple(self.by_name)], Field(default, description=tag_says)
         if any(type_of(info) != type_of(first) for info in others):
-            raise TypeError(f"{name} is not the same in all kinds that have it: {', '.join(having)}")
+            raise TypeError(f"{name} has different types or bounds in the kinds {', '.join(having)}")
         everywhere = len(having) == len(self.by_name)
         if everywhere and not self._is_of_some(having):
             return first.annotation, copy(first)
@@ -173,7 +182,7 @@ class Kinds(Generic[K]):
 
 
 def type_of(info: FieldInfo) -> Any:
-    """Return the type of a member's values with their bounds, without None."""
+    """Return a member's type, with its constraints and without None."""
     kind: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
     if get_origin(kind) in (Union, UnionType):
         return Union[tuple(part for part in get_args(kind) if part is not NoneType)]  # noqa: UP007 - of a tuple
@@ -198,7 +207,7 @@ def _in_order(kinds: Iterable[type[Model]]) -> list[str]:
 
 
 def _naming(known: Iterable[str], kinds: Iterable[str], description: str) -> str:
-    """Insert the names of the kinds that have a member, or `all but` and the other kinds, after the first clause."""
+    """Insert the names of the kinds before the first `.`, `;` or `:` of a description."""
     having, others = list(kinds), [name for name in known if name not in kinds]
     listed = ", ".join(having) if len(having) <= 4 * len(others) else f"all but {', '.join(others)}"
     return re.sub(r"(?=[.;:])", f" ({listed})", description, count=1)

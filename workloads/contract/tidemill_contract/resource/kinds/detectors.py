@@ -1,4 +1,7 @@
-"""The settings of detectors, with a class for each detector and its default threshold in `standard`."""
+"""The detectors and their settings.
+
+Each class is a detector, and the class attribute `standard` is the default threshold of the detector.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +39,12 @@ class DetectorSpec(Model):
 
     @property
     def limit(self) -> float:
-        """The threshold, or the default threshold."""
+        """The threshold in the spec, or the detector's default threshold."""
         return self.standard if self.threshold is None else self.threshold
 
     @property
     def signature(self) -> str:
-        """The settings that the learnt state depends on. If they change, the detector forgets its state."""
+        """A text such as `ewma 0.02`. If the text changes, the detector discards its stored state."""
         return self.type
 
 
@@ -75,7 +78,7 @@ class EwmaDetector(DetectorSpec):
 
     @property
     def signature(self) -> str:
-        """The type and the weight."""
+        """The detector's type and weight, such as `ewma 0.02`."""
         return _signature(self, self.weight)
 
 
@@ -89,12 +92,12 @@ class MadDetector(DetectorSpec):
 
     @property
     def signature(self) -> str:
-        """The type and the number of remembered values."""
+        """The detector's type and span, such as `mad 100`."""
         return _signature(self, self.span)
 
 
 class SeasonalDetector(DetectorSpec):
-    """Reports values far from the usual value of their hour."""
+    """Reports values far from the usual value of the hour."""
 
     standard = 6.0
 
@@ -105,7 +108,7 @@ class SeasonalDetector(DetectorSpec):
 
     @property
     def signature(self) -> str:
-        """The type and the period."""
+        """The detector's type and period, such as `seasonal week`."""
         return _signature(self, self.period)
 
 
@@ -146,6 +149,6 @@ DETECTORS: Kinds[DetectorSpec] = Kinds(
     tag="type",
     title="DetectorSpec",
     doc="How anomalies are detected.",
-    tag_says="The detector. auto needs no tuning.",
+    tag_says="Kind of detector. auto works without further settings.",
     words=Words(missing=_missing, foreign=_foreign),
 )

@@ -43,7 +43,7 @@ class RegistrySpec(Model):
 
 
 class FormatSpec(Model):
-    """How the value of a record is written."""
+    """The format of the values of Kafka records."""
 
     type: Literal["json", "jsonSchema", "csv", "avro", "protobuf"] = Field("json", description="The encoding.")
     registry: RegistrySpec | None = Field(
@@ -70,4 +70,4 @@ def _format(written: Any) -> Any:
 
 
 Format = Annotated[FormatSpec, BeforeValidator(_format), ANY_JSON]
-"""A format: an object, or only its type as a text."""
+"""A format, written as an object or only as a type, such as `avro`."""

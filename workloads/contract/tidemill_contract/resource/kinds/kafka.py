@@ -1,4 +1,4 @@
-"""The member `source.kafka`: the source topic's Kafka cluster, if it is not the platform's own."""
+"""The member `source.kafka`: the Kafka cluster of the source topic."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ class KafkaSpec(Model):
 
     @property
     def secret(self) -> str:
-        """The name of the Secret, or an empty text."""
+        """The name of the Secret, or an empty string."""
         return self.secret_ref.name if self.secret_ref is not None else ""
 
     def faults(
         self, topic: str | None, *, managed: bool, outputs: Collection[str], several: bool = False
     ) -> Iterator[Fault]:
-        """Yield the faults of the cluster's address, and of the topic on the cluster.
+        """Yield a fault for each broken rule about the cluster and the source topic.
 
         Args:
-            topic: the name of the source topic, or None if the spec has no name.
-            managed: whether the spec lets Tidemill create and alter the topic.
-            outputs: the topics that the pipeline writes to.
-            several: whether the spec has a list or a pattern of topics.
+            topic: the name of the source topic, or None if the spec has no `source.topic.name`.
+            managed: the value of `source.topic.managed`.
+            outputs: the names of the topics to which the pipeline writes.
+            several: whether the spec has `source.topics` or `source.topicPattern`.
         """
         for server in self.servers:
             found = _SERVER.fullmatch(server)

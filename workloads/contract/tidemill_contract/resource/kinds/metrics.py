@@ -1,4 +1,4 @@
-"""The metrics of the spec: a class for each function, generated from the registry, and one for expressions."""
+"""The metrics of the spec: a class for each function of the registry, and a class for expressions."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _FIELD = f"Field or derive that the function aggregates. {listed(ALONE)} can be 
 
 
 class MetricSpec(Model):
-    """One number (or value) computed per group and window."""
+    """A value that is computed for each group and window."""
 
-    name: Name = Field(description="Name of the metric in answers.")
+    name: Name = Field(description="Name of the metric in query results.")
     function: str
     if TYPE_CHECKING:
         field: str | None
@@ -87,7 +87,7 @@ METRICS: Kinds[MetricSpec] = Kinds(
     (*map(_kind, FUNCTIONS.values()), ExpressionMetric),
     tag="function",
     title="MetricSpec",
-    doc="One number (or value) computed per group and window.",
+    doc="A value that is computed for each group and window.",
     tag_says="Aggregate function. A metric has either function or expression.",
     words=Words(missing=_missing, foreign=_foreign),
 )

@@ -29,7 +29,7 @@ DEFAULT_MAX_LENGTH = "1d"
 MAX_PANES = 3600
 MIN_WINDOW_MS = 1000
 SESSION_STEP_MS = 1000
-"""The step in which sessions are closed. Each step is a write."""
+"""The interval of event time at which ended sessions are closed and written."""
 
 Size = Annotated[
     WindowLength,
@@ -39,7 +39,7 @@ Size = Annotated[
         examples=["1m"],
     ),
 ]
-Grace = Annotated[Duration, Field(description="How long after its end a window stays open.")]
+Grace = Annotated[Duration, Field(description="Time for which a window stays open after its end.")]
 ZoneName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 _ZONE_SAYS = (
     "Time zone of the calendar, such as Europe/Oslo. With a zone, lengths must be in days or longer units. Without a"
@@ -56,10 +56,10 @@ class Cut:
     """How the windows of an aggregation are stored.
 
     Attributes:
-        size_ms: the length of a window, which is a maximum for sessions and calendar windows.
-        pane_ms: the period of a stored row, which is a minimum for calendar windows.
+        size_ms: the length of a window, or the maximum length of sessions and calendar windows.
+        pane_ms: the time that a stored row covers, or the minimum of this time for calendar windows.
         gap_ms: the time without events after which a session ends, or None for other windows.
-        panes: the number of stored rows per window, or 0 to compute the number from the lengths.
+        panes: the number of stored rows per window, or 0 if the number is `size_ms // pane_ms`.
     """
 
     size_ms: int
@@ -71,7 +71,7 @@ class Cut:
 
     @property
     def grid(self) -> Steps | Calendar:
-        """The starts of stored rows."""
+        """The start times of stored rows."""
         return self.calendar or Steps(self.pane_ms, self.offset_ms)
 
     @property
@@ -81,11 +81,11 @@ class Cut:
 
 
 class ClockWindow(Model):
-    """Windows that start at multiples of a length, or at units of the calendar."""
+    """The base of tumbling and hopping windows."""
 
     length: ClassVar[str] = "size"
     between: ClassVar[str] = "size"
-    """The member with the distance between the starts of windows."""
+    """The name of the member with the distance between the starts of windows: `size` or `hop`."""
 
     type: str
     size: Size
@@ -99,7 +99,7 @@ class ClockWindow(Model):
 
     @property
     def by_calendar(self) -> bool:
-        """Whether windows are units of the calendar."""
+        """Whether windows have the length of calendar units, such as months."""
         return self.zone is not None or is_calendar(self.size) or is_calendar(self.step)
 
     @property
@@ -109,7 +109,7 @@ class ClockWindow(Model):
 
     @property
     def cut(self) -> Cut:
-        """How windows are stored, with a row from each window's start to the next."""
+        """How windows are stored. A stored row covers the time between the starts of two windows."""
         offset_ms = parse_ms(self.offset or "0s")
         if not self.by_calendar:
             return Cut(parse_ms(self.size), parse_ms(self.step), offset_ms=offset_ms)
@@ -117,7 +117,7 @@ class ClockWindow(Model):
         return Cut(size.longest_ms, least_ms(self.step), calendar=step, panes=size.count // step.count)
 
     def faults(self, path: str) -> Iterator[Fault]:
-        """Yield the faults of lengths and offset."""
+        """Yield a fault for each wrong length or offset."""
         for member, text in {"size": self.size, self.between: self.step}.items():
             if self.by_calendar and calendar_units(text) is None:
                 remedy = "use days or longer units, such as 1d, 1w or 1mo" + (", or remove zone" if self.zone else "")
@@ -156,7 +156,10 @@ class HoppingWindow(ClockWindow):
         return self.hop
 
     def faults(self, path: str) -> Iterator[Fault]:
-        """Yield the faults of lengths. A window must consist of a whole number of panes, at most MAX_PANES."""
+        """Yield a fault for each wrong length or offset.
+
+        The hop must divide the size into at most MAX_PANES parts.
+        """
         yield from super().faults(path)
         if not self.by_calendar:
             size, hop = parse_ms(self.size), parse_ms(self.hop)

@@ -1,4 +1,4 @@
-"""The model of `spec.lookups`: the source of the rows, their key, and the fields that events get from them."""
+"""The model of `spec.lookups`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class LookupField(Model):
 
     @property
     def in_rows(self) -> FieldSpec:
-        """The field as a field of `source.fields`, for reading the rows."""
+        """A `FieldSpec` with the same settings, for reading rows."""
         return FieldSpec(
             name=self.name,
             type=self.type,
@@ -106,7 +106,7 @@ class LookupSource(Model):
 
     @property
     def kind(self) -> SourceKind | None:
-        """The member that names the source, or None if no member does."""
+        """The kind of the source, such as `table`, or None if the lookup has no source."""
         kinds: tuple[SourceKind, ...] = ("configMap", "table", "query", "topic")
         given = (self.config_map, self.table, self.query, self.topic)
         return next((kind for kind, value in zip(kinds, given, strict=True) if value is not None), None)
@@ -118,7 +118,7 @@ class LookupSource(Model):
 
 
 def _with_true(schema: dict[str, Any]) -> None:
-    """Allow the key `true` for `on` in the schema, because kubectl sends it for an `on` without quotes."""
+    """Allow the key `true` in the schema, because kubectl reads an unquoted `on` as `true`."""
     description = "The same as on, because YAML 1.1 reads the key on without quotes as true."
     schema["properties"]["true"] = {**schema["properties"]["on"], "description": description}
     schema["required"].remove("on")

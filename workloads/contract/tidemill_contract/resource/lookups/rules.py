@@ -16,7 +16,7 @@ from tidemill_contract.resource.parts import Part, Parts
 from tidemill_contract.resource.paths import EACH, show_path
 
 KEY_TYPES = ("string", "integer")
-"""The types that `on` may have. Values of other types can be equal in different notations, such as 1.0 and 1.00."""
+"""The allowed types of a lookup's key. Other types have several notations for a value, such as 1.0 and 1.00."""
 LEAST_REFRESH, MOST_REFRESH = "1s", "1d"
 _TABLES = ("table", "query")
 _MEMBERS = {
@@ -25,7 +25,7 @@ _MEMBERS = {
     "refresh": _TABLES,
     "key": ("configMap", *_TABLES),
 }
-"""The members of `from` that do not name a source, each with the sources that may have the member."""
+"""The members of `from` that belong only to some sources, such as `file` to `configMap`."""
 _NEEDED = {
     "configMap": {"file": "name a file in the ConfigMap", "key": "name the column with the key"},
     "table": {"secretRef": "name the Secret with the login", "key": "name the column with the key"},
@@ -35,20 +35,20 @@ _NEEDED = {
 
 
 class Namespaced(Protocol):
-    """The limits that the rules need."""
+    """The prefixes of topics that lookups may read."""
 
     @property
     def topic_prefixes(self) -> tuple[str, ...]: ...  # noqa: D102
 
 
 def lookup_types(lookups: Sequence[Part[LookupSpec]]) -> dict[str, str | None]:
-    """Return the types of the fields in all readable lookups, or None for a decimal without a scale."""
+    """Return the types of the fields that lookups add, by name. A decimal without a scale has None."""
     fields = [field for lookup in lookups if lookup.model is not None for field in lookup.model.fields]
     return {field.name: None if field.kind == DECIMAL else field.kind for field in fields}
 
 
 def lookup_names(lookups: Sequence[Part[LookupSpec]]) -> list[tuple[str, str]]:
-    """Return the paths and names of the fields in all readable lookups."""
+    """Return the path and the name of each field that lookups add."""
     return [
         (f"{lookup.path}.fields[{i}].name", field.name)
         for lookup in lookups
@@ -58,7 +58,7 @@ def lookup_names(lookups: Sequence[Part[LookupSpec]]) -> list[tuple[str, str]]:
 
 
 def lookup_faults(parts: Parts, _columns: object, limits: Namespaced) -> Iterator[Fault]:
-    """Yield the faults of lookups, except repeated names and faults of single members."""
+    """Yield a fault for each broken rule about lookups."""
     known = {field.name: None if field.model is None else field.model.type for field in parts.fields if field.name}
     complete = bool(known) and all(field.name for field in parts.fields)
     derives = {derive.name for derive in parts.derives}
@@ -114,7 +114,9 @@ def _source(source: LookupSource, path: str, namespace: str, limits: Namespaced)
     for member, kinds in _MEMBERS.items():
         if given[member] is not None and kind not in kinds:
             message = f"a lookup from a {kind} has no {member}"
-            remedy = "remove key: rows have the keys of the records" if member == "key" else f"remove {member}"
+            remedy = (
+                "remove key: the key of each record is the key of the row" if member == "key" else f"remove {member}"
+            )
             yield Fault(f"{path}.{member}", given[member], message, remedy)
     for member, remedy in _NEEDED[kind].items():
         if given[member] is None:
@@ -142,4 +144,6 @@ def _field(field: LookupField, path: str, kind: str | None, source: LookupSource
         remedy = "write a column's name; for a name with dots, write a list with the name, such as ['unit.price']"
         yield Fault(f"{path}.path", field.path, message, remedy)
     elif source.key is not None and len(steps) > 1 and steps[0] == source.key:
-        yield Fault(f"{path}.path", field.path, "the key of a row has no members", "use another column")
+        yield Fault(
+            f"{path}.path", field.path, "the key of a row is a single value without members", "use another column"
+        )

@@ -1,1 +1,1 @@
-"""The rules of `spec.transform`, except the rules for derives and the filter."""
+"""The rules of the Python stage."""

@@ -1,4 +1,4 @@
-"""The rules of `spec.transform.python`: the place of its file, and the sources that it can read."""
+"""The rules of `spec.transform.python`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEAST_MS, MOST_MS = 1_000, 600_000
 
 
 def python_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
-    """Yield the faults of the Python stage, except faults of single members."""
+    """Yield a fault for each broken rule about the Python stage."""
     python = parts.python
     if python is None:
         return
@@ -27,9 +27,7 @@ def python_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[F
         yield Fault(f"{_PATH}.timeout", python.timeout, message, "write a time in this range, such as 30s")
     for part in parts.fields:
         if part.model is not None and part.model.origin == "offset":
-            message = (
-                "the function may return any number of events for a record, so their offsets differ from the record's"
-            )
+            message = "events that the function returns have other offsets than the records of the source topic"
             remedy = f"remove the field or {_PATH}"
             yield Fault(f"{part.path}.from", "offset", message, remedy)
     if parts.kafka is not None:
