@@ -62,7 +62,7 @@ def derived_topic(topic_name: str) -> tuple[str, str, str] | None:
 
 
 def connect_workers(namespace: str, cluster_id: str) -> str:
-    """Return the group of a namespace's Kafka Connect workers, which starts the names of their topics."""
+    """Return the group id of a namespace's Kafka Connect workers, which is also the prefix of the workers' topics."""
     return f"{namespace}.{CONNECT_WORKERS}-{cluster_id}"
 
 

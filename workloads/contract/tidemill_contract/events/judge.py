@@ -70,8 +70,8 @@ class EventJudge:
         return event, micros
 
     def cut(self, raw: bytes, event: Any) -> Any:
-        """Truncate an event's times to microseconds, because msgspec may round them up."""
-        # Rounding up changes the millisecond only if the result has 0 microseconds.
+        """Truncate the times of an event to microseconds, because msgspec may have rounded the times up."""
+        # If only milliseconds count, rounding up matters only if no microseconds remain after the milliseconds.
         for name in self._fields.timestamps:
             moment = self._value(event, name)
             if moment.__class__ is dt.datetime and (self._fields.exact or moment.microsecond % 1000 == 0):
@@ -109,7 +109,7 @@ class EventJudge:
         except msgspec.ValidationError as still:
             error = still
         except BROKEN:
-            pass  # the error of the first attempt is reported
+            pass  # the first error is raised
         raise self._refused(raw, error) from None
 
     def _read_extracted(self, raw: bytes) -> Any:

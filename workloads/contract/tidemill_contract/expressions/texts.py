@@ -45,7 +45,7 @@ def _regexp(name: str, args: Sequence[Typed]) -> Built:
 
 
 def _groups(pattern: str) -> int:
-    # `extract_groups` refuses a pattern without groups, so an empty group is appended and then not counted.
+    # `extract_groups` fails for a pattern without groups, so the pattern gets an extra group, which is not counted.
     return len(pl.Series([""]).str.extract_groups(f"{pattern}|()").struct.fields) - 1
 
 
@@ -69,7 +69,7 @@ def _by_value(argument: pl.Expr, function: Callable[[str], str]) -> pl.Expr:
 
 
 def _title(name: str, args: Sequence[Typed]) -> Built:
-    # A word consists of letters and digits, as in Postgres, so "1st" stays "1st".
+    # As in Postgres, a digit can begin a word, so "1st" does not become "1St".
     return "string", _by_value(
         as_string(name, args[0]), lambda text: _WORD.sub(lambda word: word[0].capitalize(), text)
     )

@@ -41,7 +41,7 @@ def _visit(metrics: Mapping[str, Metric], name: str, path: tuple[str, ...], foun
         circle = " → ".join([*path[path.index(name) :], name])
         raise ExpressionError(f"the metric is computed from itself ({circle}); remove one of these references")
     if name in found or name not in metrics:
-        return  # the compiler reports a missing metric
+        return  # `compile_sql` reports unknown metrics
     for operand in sorted(operands(metrics[name])):
         _visit(metrics, operand, (*path, name), found)
     found[name] = None

@@ -19,7 +19,7 @@ TABLE = Table(
         ("suspects", "bigint[] NOT NULL DEFAULT '{}'"),
         ("last_event_at", "timestamptz"),
         ("end_confirmed_at", "timestamptz"),
-        # The time from the arrival of the batch's oldest record to the commit of the batch.
+        # The time from the arrival of the oldest record in the latest batch to the commit of the batch.
         ("freshness_ms", "bigint"),
         ("consumed", "bigint NOT NULL DEFAULT 0"),
         ("filtered", "bigint NOT NULL DEFAULT 0"),
@@ -62,7 +62,7 @@ def read(schema: str, reader: str) -> str:
 
 
 def untaken(schema: str, reader: str) -> str:
-    """Select the partitions whose position belongs to an earlier topic."""
+    """Select the partitions whose stored topic id differs from the given topic id."""
     return (
         f"SELECT o.partition FROM {schema}._offsets o"
         " JOIN unnest(%s::integer[], %s::text[]) AS known (partition, topic_id) USING (partition)"
@@ -81,7 +81,7 @@ def move(schema: str, reader: str) -> str:
 
 
 def confirm_ends(schema: str, reader: str) -> str:
-    """Record that partitions were read to their ends, unless their positions have changed since."""
+    """Record that partitions were read to the end, unless the stored positions have changed."""
     return (
         f"UPDATE {schema}._offsets AS o SET end_confirmed_at = clock_timestamp() - %s * interval '1 second'"
         " FROM unnest(%s::integer[], %s::bigint[], %s::integer[]) AS c (partition, next_offset, epoch)"
@@ -111,7 +111,10 @@ def advance(schema: str, reader: str) -> str:
 
 
 def times(schema: str, reader: str, *, several: bool = False) -> str:
-    """Select the event times of partitions, without unread partitions if `several` is true."""
+    """Select the event times of partitions.
+
+    In a pipeline with `several` topics, partitions that are no longer read are left out.
+    """
     return (
         f"SELECT partition, max_event_time, suspects, {to_ms('last_event_at')}, {to_ms('end_confirmed_at')}"
         f" FROM {schema}._offsets WHERE reader = '{reader}'"
@@ -138,12 +141,12 @@ def live_next(schema: str, *, lock: bool = False) -> str:
 
 
 def fed(schema: str) -> str:
-    """Select the partitions whose live events count for all these versions."""
+    """Select the partitions whose live events count for all given versions of aggregations."""
     return f"SELECT partition FROM {schema}._offsets WHERE reader = '{LIVE}' AND feeds @> %s::integer[]"
 
 
 def feed(schema: str) -> str:
-    """Let the live events of partitions count for further versions. The first and last parameter are equal."""
+    """Let the live events of partitions count for further versions of aggregations (first and last parameter)."""
     return (
         f"UPDATE {schema}._offsets SET feeds = feeds || %s::integer[]"
         f" WHERE reader = '{LIVE}' AND partition = ANY(%s) AND NOT feeds @> %s::integer[]"
