@@ -1,6 +1,6 @@
 """Compute where days, weeks, months, quarters and years of a time zone start.
 
-Postgres does not compute the starts, because it disagrees with Python if a clock change skips or repeats midnight.
+Python computes all starts, because Postgres finds other starts if a clock change skips or repeats midnight.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Calendar:
     """The calendar units of one length in one time zone, for example weeks in Europe/Berlin.
 
     Attributes:
-        unit: whether `count` counts days or months.
+        unit: `day` if `count` is a number of days, or `month` if `count` is a number of months.
         offset_ms: the time from local midnight to the start of a calendar unit.
         first_day: a day on which a calendar unit starts, as days after 1970-01-01 (4, a Monday, for weeks).
     """
@@ -74,7 +74,7 @@ class Calendar:
 
     @property
     def longest_ms(self) -> int:
-        """The maximum milliseconds of a calendar unit, with a day added for clock changes."""
+        """The maximum length of a calendar unit in milliseconds, with a day added for clock changes."""
         return (self.days + 1) * DAY_MS
 
     def start_of(self, time_ms: int) -> int:
@@ -105,7 +105,7 @@ class Calendar:
         return [*found, *_chunk(self, end)[at : last + 1]]
 
     def wall_ms(self, time_ms: int) -> int:
-        """Return the local time, converted to epoch ms as if the zone were UTC."""
+        """Return the epoch ms at which clocks in UTC show the local time of `time_ms`."""
         local = (_EPOCH + time_ms * _MS).replace(tzinfo=UTC).astimezone(zoneinfo.ZoneInfo(self.zone))
         return (local.replace(tzinfo=None) - _EPOCH) // _MS
 
@@ -180,7 +180,9 @@ def _chunk(calendar: Calendar, chunk: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Runs:
-    """The starts of consecutive calendar units, as runs of units that follow each other at the usual distance.
+    """The starts of consecutive calendar units, in runs.
+
+    A new run begins after each unit of unusual length, such as a day of 23 hours.
 
     Attributes:
         firsts: the start of the first unit in each run, ascending, in UTC without a zone.

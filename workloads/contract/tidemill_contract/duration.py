@@ -18,7 +18,7 @@ LENGTH_PATTERN = r"^[1-9][0-9]{0,8}(ms|s|m|h|d|w|mo|q|y)$|^0(ms|s|m|h|d)$"
 MAX_LENGTH = 16
 MAX_MS = 10 * 365 * 86_400_000
 _DAYS = {"day": (1, 1), "month": (28, 31)}
-"""The minimum and the maximum number of days in a day and in a month."""
+"""The minimum and the maximum length of a day and of a month, in days."""
 
 
 def parse_ms(text: str) -> int:
@@ -109,4 +109,4 @@ WindowLength = Annotated[
     AfterValidator(_check_length),
     WithJsonSchema({"type": "string", "maxLength": MAX_LENGTH, "pattern": LENGTH_PATTERN}),
 ]
-"""The length of a window, or the distance between the starts of two windows."""
+"""The length of a window, or the distance between the starts of consecutive windows."""

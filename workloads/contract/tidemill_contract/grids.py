@@ -31,7 +31,7 @@ class Grid(Protocol):
         """Return the start of the step that is `count` steps later, or earlier if `count` is negative."""
 
     def wall_ms(self, time_ms: int) -> int:
-        """Return the local time, converted to epoch ms as if the zone were UTC."""
+        """Return the epoch ms at which clocks in UTC show the local time of `time_ms`."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,10 @@ class GridSql(Protocol):
 
 
 def grid_sql(grid: Steps | Calendar, years: tuple[int, int] | None = None) -> GridSql:
-    """Return the SQL of a grid. For a calendar, `years` are the first and the last year, by default of valid events."""
+    """Return the SQL of a grid.
+
+    `years` are the first and the last year of a calendar, by default all years with valid events.
+    """
     if isinstance(grid, Steps):
         return StepsSql(grid.length_ms, grid.offset_ms)
     if years is None:

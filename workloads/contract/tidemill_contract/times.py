@@ -52,7 +52,7 @@ def read_time(text: str) -> dt.datetime:
 
 
 def read_local(text: str, zone: dt.tzinfo) -> dt.datetime:
-    """Return the time (UTC) of a text as in `read_time`, with `zone` for a text without a zone.
+    """Return the time (UTC) of a text as in `read_time`. A text without a zone is a time in `zone`.
 
     A local time that occurs twice means the first occurrence. A local time that a clock change skips is read with the
     offset before the change.

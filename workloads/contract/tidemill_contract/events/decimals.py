@@ -79,9 +79,9 @@ class DecimalFormat:
 
 
 class Decimals:
-    """Scales the decimal fields in one pipeline's events.
+    """Converts the decimal fields in one pipeline's events to scaled integers.
 
-    `names` are the fields that are read from the event. `element` says that the events are elements of an array.
+    `names` are the decimal fields whose values are in the event. `element` says that the events are elements of an array.
     """
 
     def __init__(self, fields: Sequence[FieldSpec], first: Mapping[str, str], *, element: bool) -> None:
@@ -97,7 +97,7 @@ class Decimals:
         }
 
     def may_be_other(self, raw: bytes) -> bool:
-        """Return whether the bytes of events may contain a decimal in an unusual text, such as `"1_000"`."""
+        """Return whether the bytes of events may contain a decimal such as `"1_000"`, which is valid only in Python."""
         if not self._formats:
             return False
         escapes = b"\\" in raw
@@ -120,7 +120,7 @@ class Decimals:
 
 
 def _other_texts(names: set[str], *, items: bool) -> re.Pattern[bytes]:
-    """Return a pattern that finds unusual texts (such as `"1_000"`) in members with these names."""
+    """Return a pattern for texts such as `"1_000"` in members with these names."""
     found = [re.escape(msgspec.json.encode(name)) + rb"\s*:\s*" + _OTHER_TEXT for name in sorted(names)]
     if items:
         found.append(rb"[\[,]\s*" + _OTHER_TEXT + rb'[^"]*"\s*[,\]]')

@@ -28,8 +28,8 @@ AS_WRITTEN = "timestamp as "
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _UNITS = (("seconds", 1), ("microseconds", 10**6), ("nanoseconds", 10**9))
 _LARGEST = 10**21
-"""A number above this limit is not between 1990 and 2100 in any unit of time. The quotient of a much
-larger number would raise OverflowError."""
+"""A number above this limit means a time after 2100 in every unit. The division of a much larger integer would raise
+OverflowError."""
 _SHOWN = 60
 _AT = re.compile(r" - at `\$\.([^`.\[]+)")
 _NAMED = re.compile(r"field `([^`]+)`")
@@ -157,7 +157,7 @@ def _read_from(place: str) -> str:
 
 
 def envelope_of(found: Members, kinds: Container[str]) -> str | None:
-    """Return a detail if the event is an unexpected envelope of Kafka Connect or Debezium, else None."""
+    """Return an explanation if the event is an unexpected envelope of Kafka Connect or Debezium, else None."""
     if {"schema", "payload"} <= found.keys() and "payload" not in kinds:
         return (
             "this is a Kafka Connect envelope (schema, payload): set source.format.envelope to connect, or to debezium"

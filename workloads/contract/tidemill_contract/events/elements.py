@@ -29,7 +29,7 @@ from tidemill_contract.resource.spec import PipelineSpec
 MAX_ELEMENTS = 10_000
 """The maximum number of elements in a record. A record with more elements becomes a dead letter."""
 MAX_KEPT_BYTES = 32 * 1024 * 1024
-"""The maximum bytes of a record's other fields, multiplied by the number of elements. Each stored event has a copy."""
+"""The maximum size (in bytes) of all copies of a record's other fields. Each element is stored with a copy."""
 LIST = "_elements"
 """The attribute of a decoded record that holds the exploded array. A field cannot have this name."""
 

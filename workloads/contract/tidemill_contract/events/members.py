@@ -1,6 +1,6 @@
-"""Read events member by member, and rewrite values that the typed decoder refuses although they are valid.
+"""Read events member by member, and rewrite valid values that the typed decoder refuses.
 
-For example, an integer may be written as `200.0`, and a date alone means midnight UTC.
+For example, an integer may be written as `200.0`, and a date without a time means midnight UTC.
 """
 
 from __future__ import annotations

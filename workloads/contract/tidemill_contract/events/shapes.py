@@ -25,7 +25,7 @@ class Leaf:
     """A field in the layout of events.
 
     Attributes:
-        kind: the type of values other than null, for the JSON reader.
+        kind: the type that the JSON reader expects for a value other than null.
         default: the value in decoded events if the field is absent or null.
         beside: whether the value comes from outside the event.
         unread: whether the JSON reader accepts the member, but ignores the value.
@@ -69,7 +69,7 @@ class Shape:
 
     Attributes:
         type: the struct that the JSON reader fills.
-        flat: the struct in which each field is an attribute, which is `type` if no field has a path.
+        flat: the struct in which each field is an attribute. Without paths, `flat` is `type`.
         nested: whether `type` and `flat` differ.
         first: by field, the name of an earlier field that is read from the same member, if there is any.
     """
@@ -175,7 +175,7 @@ class Shape:
     def flattened(self, events: Sequence[Any], shown: Mapping[str, Callable[[Any], str]]) -> Sequence[Any]:
         """Return the events as structs in which each field is an attribute.
 
-        `shown` has functions that convert the values of fields to text, by field.
+        `shown` maps names of fields to functions that convert the values to text.
         """
         if not self.nested and not self._defaults and not self.first and not shown:
             return events
@@ -226,7 +226,7 @@ class Shape:
 
 
 def unread(kept: Mapping[str, Steps], leaves: Sequence[Leaf]) -> list[Leaf]:
-    """Return entries for the json fields `kept`, so that the JSON reader accepts the fields in strict events."""
+    """Return layout entries that let strict events contain the json fields `kept`."""
     found = list(leaves)
     for name, steps in sorted(kept.items(), key=lambda item: len(item[1])):
         if not any(leaf.steps[: len(steps)] == steps[: len(leaf.steps)] for leaf in found):

@@ -129,7 +129,7 @@ class TimeFormat:
 
     def hint(self, micros: int) -> str:
         """Return the remedy for a time outside the years 1 to 9999."""
-        # The quotient of a much larger number would raise OverflowError.
+        # The division of a much larger integer would raise OverflowError.
         for name, digits in UNITS.items() if -_BEYOND < micros < _BEYOND else ():
             seconds = micros / 10 ** (self._unit or 0) * 10**digits / 10**6
             if self._unit is not None and digits != self._unit and 631_152_000 <= seconds <= 4_102_444_800:

@@ -34,7 +34,7 @@ _DEFAULTS = {
     "number": "write a number",
     "boolean": "write true or false",
     "decimal": "write a number with as many digits as precision and scale allow",
-    "strings": "remove the default: no string is counted if the array is absent",
+    "strings": "remove the default, because an absent array counts as empty",
     "timestamp": "write RFC 3339 in quotes, such as '2026-11-28T10:00:00Z', or epoch milliseconds",
 }
 
@@ -68,7 +68,7 @@ def micros_of(moment: dt.datetime | int | None) -> int:
 
 
 def type_of(field: FieldSpec) -> Any:
-    """Return the type of a field's values other than null, for the JSON reader."""
+    """Return the type that the JSON reader expects for values of a field other than null."""
     written = TimeFormat.of(field)
     return TYPES[field.type] if written is None else written.type
 

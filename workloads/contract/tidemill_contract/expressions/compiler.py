@@ -110,7 +110,7 @@ def check(text: str, types: Mapping[str, str], *, as_filter: bool = False) -> st
     expression, kind = (compile_condition(text, types), "boolean") if as_filter else _derive(text, types)
     known = {name: POLARS_TYPES[own] for name, own in types.items() if own in POLARS_TYPES}
     try:
-        # A processor would stop if polars refused the expression, so the expression is computed without rows here.
+        # The expression is computed without rows, because an expression that polars refuses would stop a processor.
         pl.DataFrame(schema=known).select(expression)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = str(error).partition("\n")[0]

@@ -15,7 +15,7 @@ from tidemill_contract.times import read_start, rfc3339
 
 NUMERIC = ("integer", "number")
 _EXACT = ("integer", *DECIMALS)
-"""The spec types whose values are numeric in SQL."""
+"""The spec types whose SQL type is numeric."""
 _LARGEST_INTEGER = "1e38"
 """An integer of this size or more becomes NULL, which limits the size of products."""
 

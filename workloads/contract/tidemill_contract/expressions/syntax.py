@@ -44,7 +44,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An operator or a function with arguments, and a name in upper case, such as `AND` or `ROUND`."""
+    """A call of an operator or a function. The name is in upper case, such as `AND` or `ROUND`."""
 
     name: str
     args: tuple[Node, ...]

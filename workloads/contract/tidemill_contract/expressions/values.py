@@ -123,11 +123,11 @@ def constant(name: str, argument: Typed, what: str, kind: str, low: int = 0, hig
 
     Args:
         name: the name of the function.
-        argument: the argument.
-        what: the argument's meaning, for the message.
+        argument: the argument that must be a constant.
+        what: the meaning of the argument, for the error message.
         kind: the spec type that the constant must have.
-        low: the minimum of an integer.
-        high: the maximum of an integer.
+        low: the minimum of a constant integer.
+        high: the maximum of a constant integer.
     """
     value = argument.constant
     if not argument.is_constant or argument.kind != kind or (kind == "integer" and not low <= value <= high):

@@ -58,7 +58,7 @@ class Metric(Protocol):
 
 
 class StoredColumn(Protocol):
-    """The properties of a stored column that its SQL depends on."""
+    """The properties of a stored column that the SQL for the column needs."""
 
     @property
     def kind(self) -> str:
@@ -110,7 +110,7 @@ def always(sql_type: str) -> Callable[[str], str]:
 
 
 def like_field(field_type: str) -> str:
-    """Return the SQL type for the values of a field, which is a scaled integer for decimals."""
+    """Return the SQL type for the values of a field. Decimals are stored as scaled integers."""
     return SQL_TYPES["integer" if scale_of(field_type) is not None else field_type]
 
 
@@ -137,7 +137,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Merged:
-    """The merged columns of a metric, from which the SQL of the result is written.
+    """The merged columns of a metric, which the SQL of the result uses.
 
     Attributes:
         columns: the quoted column names by kind.
@@ -151,7 +151,7 @@ class Merged:
 
 
 class Parameters(BaseModel):
-    """The parameters of a function besides its field, as members of the metric in the spec.
+    """The parameters of a function, except the field. Each parameter is a member of the metric in the spec.
 
     Attributes:
         fields: for each parameter that names a field or derive, the types that the field may have.
@@ -172,7 +172,7 @@ class Parameters(BaseModel):
 
 @dataclass(frozen=True)
 class Item:
-    """The OpenAPI schema for each item of a result that is a list. An item is an object with these members."""
+    """The OpenAPI schema for the items of a result that is a list. An item is an object with `members`."""
 
     name: str
     description: str

@@ -93,7 +93,9 @@ def _ascending(bounds: list[float] | None) -> list[float] | None:
 class HistogramParameters(Parameters):
     """The bounds of a histogram."""
 
-    remedies: ClassVar[Mapping[str, str]] = {"bounds": "add some in ascending order, such as bounds: [10, 100, 1000]"}
+    remedies: ClassVar[Mapping[str, str]] = {
+        "bounds": "add numbers in ascending order, such as bounds: [10, 100, 1000]"
+    }
 
     bounds: Annotated[list[float], AfterValidator(_ascending)] = Field(
         min_length=1,

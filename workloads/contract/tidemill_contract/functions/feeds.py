@@ -45,7 +45,7 @@ class Feed:
         return f"({' OR '.join(found)})" if found else "false"
 
     def left(self, closed_until: int | None) -> Feed:
-        """Return the layouts after the column was removed."""
+        """Return a copy for a column that is no longer filled."""
         if self.since is None or closed_until is None:
             return replace(self, since=None)
         return Feed(None, (*self.before, (self.since, closed_until)))
@@ -65,7 +65,7 @@ class Feeds:
 
     @classmethod
     def read(cls, layout: int | None, fed: Mapping[str, Any] | None) -> Feeds:
-        """Return the object for the columns `layout` and `fed` of `_aggregations`, or for None in an older schema."""
+        """Read the columns `layout` and `fed` of `_aggregations`. Both are None in an older schema."""
         columns = {
             name: Feed(item["since"], tuple((since, until) for since, until in item["before"]))
             for name, item in (fed or {}).items()
@@ -85,7 +85,7 @@ class Feeds:
     def changed(
         self, known: Collection[str], wanted: Collection[str], *, there: Collection[str], closed_until: int | None
     ) -> Feeds:
-        """Return the object after the filled columns have changed from `known` to `wanted`.
+        """Return a copy for a change of the filled columns from `known` to `wanted`.
 
         Args:
             known: the columns that were filled before the change.

@@ -62,7 +62,7 @@ ORDERED_KINDS = frozenset(name for name, kind in KINDS.items() if kind.ordered)
 
 
 def quote(identifier: str) -> str:
-    """Return an SQL identifier in double quotes, after the caller has validated it."""
+    """Return a validated SQL identifier in double quotes."""
     if '"' in identifier or "\0" in identifier:
         raise ValueError(f"not an identifier: {identifier!r}")
     return f'"{identifier}"'
@@ -172,7 +172,7 @@ class AggregationLayout:
         pane_ms: the length of a pane (the period of a stored row), or the minimum length for calendar windows.
         gap_ms: the time without events after which a session ends, or None for other windows.
         reopen_ms: how long late events can change a closed window, or None if closed windows do not change.
-        whole: the names of metrics whose events may be missing in rows, with an SQL condition for complete rows.
+        whole: for metrics whose events may be missing in rows, the name and an SQL condition for complete rows.
     """
 
     name: str

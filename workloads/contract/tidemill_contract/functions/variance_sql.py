@@ -17,13 +17,13 @@ SCRATCH = ("centre", "rest", "delta", "squares")
 """The kinds of columns that exist only within a statement (see `prepared`)."""
 
 _ORDINARY, _LARGE = "1e140", "1e171"
-"""Means below `_ORDINARY` are merged by plain arithmetic. Two doubles above `_LARGE` differ by 0 or more than 1e154."""
+"""Means below `_ORDINARY` are merged by plain arithmetic. Doubles above `_LARGE` are equal, or differ by 1e154 or more."""
 _NONE = "1e-160"
 """A difference below this limit counts as zero, because its square would be close to the smallest double."""
 _LEAST = "1e-250"
 """A sum of differences above this limit can be divided by a count without underflow."""
 _MOST = "'8e307'::double precision"
-"""The largest finite M2. Two times this value is finite, too."""
+"""The largest finite M2. Twice this value is still a finite double."""
 
 
 def merged(kind: str, column: Column, old: str, new: str) -> str:
@@ -89,7 +89,7 @@ def prepared(fields: Sequence[Column], source: str, selected: Sequence[str], key
     """Return a FROM item with the stored rows and the temporary columns that `rolled` needs.
 
     Args:
-        fields: for each field, a function that returns the column of a kind.
+        fields: for each field, a function that returns the field's column of a kind, such as `mean`.
         source: the FROM item with the stored rows.
         selected: the columns to select from the source.
         keys: the selected columns by which rows are grouped.

@@ -64,7 +64,7 @@ def insert(schema: str) -> str:
 
 
 def of_windows(schema: str) -> str:
-    """Select the newest anomaly of each window, for a list of starts in epoch ms."""
+    """Select the newest anomaly of each window, for a list of window starts in epoch ms."""
     return (
         f"SELECT DISTINCT ON (anomaly, group_key, window_start) anomaly, group_key, {to_ms('window_start')}, value,"
         f" severity FROM {schema}._anomalies WHERE aggregation = %s AND version = %s"

@@ -18,7 +18,7 @@ TABLE = Table(
     writer="SELECT, INSERT, UPDATE, DELETE",
 )
 """The state of each detector and group. A detector of windows changes its state together with `scanned_until`. A
-detector of single events has a state for each partition, with -1 - partition as `aggregation_id`, and changes it
+detector of single events has a state for each partition, with -1 - partition as `aggregation_id`. The state changes
 together with `next_offset`. `seen` has the epoch, the offset and the array index of the group's last event."""
 
 HISTORY = Table(

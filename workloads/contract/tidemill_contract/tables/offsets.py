@@ -1,4 +1,4 @@
-"""`_offsets` and `_lost`: the positions of readers in the source topic, and the offsets that they could not read."""
+"""`_offsets` and `_lost`: the positions of readers in the source topic, and the offsets that readers could not read."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ LOST = Table(
     ("PRIMARY KEY (reader, partition, epoch, from_offset)",),
     writer="SELECT, INSERT",
 )
-"""The ranges of offsets that Kafka deleted before they were read."""
+"""The ranges of offsets that Kafka deleted before a reader had read the records."""
 
 
 def read(schema: str, reader: str) -> str:
@@ -131,7 +131,7 @@ def lock_next(schema: str) -> str:
 
 
 def live_next(schema: str, *, lock: bool = False) -> str:
-    """Select, and lock if `lock` is true, the live processors' positions in the topic that a replay reads."""
+    """Select the positions of the live processors in the topic that a replay reads, and lock them if `lock` is true."""
     query = (
         f"SELECT l.partition, l.next_offset FROM {schema}._offsets l JOIN {schema}._offsets o"
         f" ON o.reader = %s AND o.partition = l.partition AND o.topic_id = l.topic_id WHERE l.reader = '{LIVE}'"
@@ -146,7 +146,7 @@ def fed(schema: str) -> str:
 
 
 def feed(schema: str) -> str:
-    """Let the live events of partitions count for further versions of aggregations (first and last parameter)."""
+    """Let the live events of partitions count for further versions. The first and the last parameter are the ids."""
     return (
         f"UPDATE {schema}._offsets SET feeds = feeds || %s::integer[]"
         f" WHERE reader = '{LIVE}' AND partition = ANY(%s) AND NOT feeds @> %s::integer[]"

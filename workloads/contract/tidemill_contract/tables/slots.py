@@ -21,8 +21,8 @@ TABLE = Table(
     writer="SELECT",
 )
 """One row for each slot, which only the operator writes. `topic` is empty if the slot's partition is unknown. `reading`
-says whether the partition is read, so it is false after the topic leaves the list. `added` means that the slot is newer
-than the pipeline, so the partition is read from its start."""
+is false after the topic leaves the list, because the partition is no longer read. `added` means that the slot is newer
+than the pipeline, so the partition is read from the first record."""
 
 
 def reading(schema: str) -> str:
@@ -36,5 +36,5 @@ def place(schema: str) -> str:
 
 
 def reads(schema: str, column: str) -> str:
-    """Return an SQL condition: the partition of the slot in `column` is read."""
+    """Return an SQL condition that is true if the partition of the slot in `column` is read."""
     return f"EXISTS (SELECT FROM {schema}._slots s WHERE s.slot = {column} AND s.reading)"

@@ -27,7 +27,7 @@ def partition_days(retention_ms: int) -> int:
 
 
 def new_partitions(days: Collection[int], width: int, held: Sequence[Span]) -> list[Span]:
-    """Return the partitions that must be created for some days, in ascending order.
+    """Return the missing partitions for `days`, in ascending order.
 
     If many partitions are missing, older days share wider partitions.
 

@@ -32,6 +32,6 @@ def window_table(name: str, plan: AggregationLayout) -> Table:
         partition_by='RANGE ("window_start")',
         storage="fillfactor = 80",
         indexes=tuple(indexes if not plan.sessions or plan.group_by else indexes[:2]),
-        # Sessions need DELETE, because two rows become one when an event joins two sessions.
+        # Sessions need DELETE, because a row is deleted when an event joins two sessions.
         writer="SELECT, INSERT, UPDATE, DELETE" if plan.sessions else "SELECT, INSERT, UPDATE",
     )

@@ -25,7 +25,7 @@ _COLUMNS = {
     kind: re.compile(f"(?:(?:{cell})?\n)*")
     for kind, cell in {
         "integer": _INTEGER,
-        # Without a point, -0 is not read by column, because the JSON reader reads -0 as the integer 0.
+        # A cell -0 is not read by column, because the JSON reader reads -0 as the integer 0.
         "number": rf"(?:0|-?[1-9][0-9]*|-0(?=\.)){_FRACTION}{_EXPONENT}",
         DECIMAL: f"{_INTEGER}{_FRACTION}",
     }.items()

@@ -13,7 +13,7 @@ from tidemill_contract.events.verdicts import InvalidEvent, Reason
 T = TypeVar("T")
 
 NOTHING = (b"", b"null")
-"""The JSON texts of an absent event."""
+"""The JSON texts that mean that a record contains no event."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Opener(ABC):
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
         """Return the events and the envelopes of many records.
 
-        After an error, an empty list or an absent event, `open` reads the records one by one.
+        If this method raises an error or finds no event in a record, `open` reads the records one by one.
         """
 
     @abstractmethod
