@@ -17,7 +17,7 @@ Headers = Sequence[tuple[str, bytes | None]]
 
 @dataclass(frozen=True)
 class Origin:
-    """The record of the source topic from which a record of the stage topic was made. Both records have the same partition number.
+    """The source record of a record in the stage topic. Both records have the same partition number.
 
     Attributes:
         topic_id: the id of the source topic.

@@ -81,7 +81,7 @@ class DecimalFormat:
 class Decimals:
     """Converts the decimal fields in one pipeline's events to scaled integers.
 
-    `names` are the decimal fields whose values are in the event. `element` says that the events are elements of an array.
+    `names` are the decimal fields in the event. `element` says that the events are elements of an array.
     """
 
     def __init__(self, fields: Sequence[FieldSpec], first: Mapping[str, str], *, element: bool) -> None:

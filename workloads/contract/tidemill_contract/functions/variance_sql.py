@@ -17,7 +17,7 @@ SCRATCH = ("centre", "rest", "delta", "squares")
 """The kinds of columns that exist only within a statement (see `prepared`)."""
 
 _ORDINARY, _LARGE = "1e140", "1e171"
-"""Means below `_ORDINARY` are merged by plain arithmetic. Doubles above `_LARGE` are equal, or differ by 1e154 or more."""
+"""Means below `_ORDINARY` are merged by plain arithmetic. Different doubles above `_LARGE` differ by 1e154 or more."""
 _NONE = "1e-160"
 """A difference below this limit counts as zero, because its square would be close to the smallest double."""
 _LEAST = "1e-250"
