@@ -102,13 +102,13 @@ def test_a_function_gives_its_value_and_null_of_null(text: str, row: dict[str, A
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("REGEXP_LIKE(s, '(a')", "REGEXP_LIKE: '(a' is not a regular expression (unclosed group); write one without"),
+        ("REGEXP_LIKE(s, '(a')", "REGEXP_LIKE: '(a' is not a regular expression (unclosed group); write a pattern without"),
         ("REGEXP_LIKE(s, '(?=a)')", "REGEXP_LIKE: '(?=a)' is not a regular expression (look-around"),
         ("REGEXP_LIKE(s, s)", "REGEXP_LIKE: the pattern must be a constant string"),
         ("REGEXP_EXTRACT(s, '(a)', 2)", "REGEXP_EXTRACT: '(a)' has no group 2; groups"),
         ("REGEXP_EXTRACT(s, 'a', 1)", "REGEXP_EXTRACT: 'a' has no group 1"),
         ("SPLIT_PART(s, '', 1)", "SPLIT_PART: the delimiter must not be empty"),
-        ("SPLIT_PART(s, ',', 0)", "SPLIT_PART: the first part is 1"),
+        ("SPLIT_PART(s, ',', 0)", "SPLIT_PART: the first part has number 1"),
         ("INITCAP(i)", "INITCAP takes a string, not a integer"),
         ("JSON_VALUE(s, 'user.id')", "JSON_VALUE: 'user.id' is not a path; write a path such as"),
         ("JSON_VALUE(s, '$..id')", "JSON_VALUE: '$..id' is not a path"),

@@ -1,6 +1,6 @@
 """Compute where days, weeks, months, quarters and years of a time zone start.
 
-Python computes the starts, because Postgres treats a midnight that is skipped or occurs twice differently.
+Python computes all starts, because Postgres finds other starts if a clock change skips or repeats midnight.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ DAY_MS = 86_400_000
 MONDAY = 4
 """The number of days from 1970-01-01 to the first Monday."""
 FIRST_YEAR, LAST_YEAR = 32, 9968
-"""The first and the last year that `runs` covers. Python has only the years 1 to 9999."""
+"""The first and the last year of calendars. Python supports only the years 1 to 9999."""
 _EPOCH, _DAY_ZERO = dt.datetime(1970, 1, 1), dt.date(1970, 1, 1)
 _CHUNK_MS = 3_653 * DAY_MS
-"""The length of a chunk. Starts are computed and cached by chunk."""
+"""The milliseconds (ten years) for which starts of calendar units are computed and cached together."""
 
 
 @dataclass(frozen=True)
 class Calendar:
-    """The units of a calendar in one time zone, for example weeks in Europe/Berlin.
+    """The calendar units of one length in one time zone, for example weeks in Europe/Berlin.
 
     Attributes:
-        unit: whether `count` is a number of days or of months.
-        offset_ms: the time from local midnight to the start of a unit.
-        first_day: the first day of unit 0, in days after 1970-01-01.
+        unit: `day` if `count` is a number of days, or `month` if `count` is a number of months.
+        offset_ms: the time from local midnight to the start of a calendar unit.
+        first_day: a day on which a calendar unit starts, as days after 1970-01-01 (4, a Monday, for weeks).
     """
 
     unit: Literal["day", "month"]
@@ -49,7 +49,7 @@ class Calendar:
         """Return the calendar for a length such as `1d`, `2w`, `1mo`, `1q` or `1y`, with weeks that start on Monday.
 
         Raises:
-            ValueError: the length has an unknown unit, or is too long.
+            ValueError: the unit of the length is unknown, or the length exceeds 3650 days.
         """
         units = calendar_units(length)
         if units is None:
@@ -58,7 +58,7 @@ class Calendar:
 
     @property
     def text(self) -> str:
-        """The length, such as `1w` or `1q`."""
+        """The length of a calendar unit as text, such as `1w` or `1q`."""
         if self.unit == "day":
             weeks = self.first_day == MONDAY and self.count % 7 == 0
             return f"{self.count // 7}w" if weeks else f"{self.count}d"
@@ -69,16 +69,16 @@ class Calendar:
 
     @property
     def days(self) -> int:
-        """The maximum number of days in a unit."""
+        """The maximum number of days in a calendar unit."""
         return self.count if self.unit == "day" else _most_days(self.count)
 
     @property
     def longest_ms(self) -> int:
-        """The maximum length of a unit, including a clock change."""
+        """The maximum length of a calendar unit in milliseconds, with a day added for clock changes."""
         return (self.days + 1) * DAY_MS
 
     def start_of(self, time_ms: int) -> int:
-        """Return the start of the unit that contains a time (epoch ms)."""
+        """Return the start of the calendar unit that contains a time (epoch ms)."""
         chunk, at = self._place(time_ms)
         return _chunk(self, chunk)[at]
 
@@ -105,12 +105,15 @@ class Calendar:
         return [*found, *_chunk(self, end)[at : last + 1]]
 
     def wall_ms(self, time_ms: int) -> int:
-        """Return the local time of an instant, as the epoch ms of the same time in UTC."""
+        """Return the epoch ms at which clocks in UTC show the local time of `time_ms`."""
         local = (_EPOCH + time_ms * _MS).replace(tzinfo=UTC).astimezone(zoneinfo.ZoneInfo(self.zone))
         return (local.replace(tzinfo=None) - _EPOCH) // _MS
 
     def between(self, since: dt.datetime, until: dt.datetime) -> Iterator[dt.datetime]:
-        """Yield the starts of the units from before `since` to after `until`, as UTC times without a zone."""
+        """Yield the starts of calendar units, in UTC without a zone.
+
+        The first start is before `since`, and the last start is after `until`.
+        """
         zone, end = zoneinfo.ZoneInfo(self.zone), until.replace(tzinfo=None)
         # The local date differs from the UTC date by at most one day.
         number = self._number(since.replace(tzinfo=None) - DAY)
@@ -144,14 +147,14 @@ class Calendar:
 
 
 def _first_instant(wall: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
-    """Return the first instant at which the local time is `wall` or later (UTC without a zone)."""
+    """Return the UTC time at which clocks in the zone first show the local time `wall` or a later time."""
     local = wall.replace(tzinfo=zone)
     before, after = local.utcoffset() or _NONE, local.replace(fold=1).utcoffset() or _NONE
     earliest = wall - before
     if before >= after:
-        # The local time occurs once or twice, and the offset `before` (`fold` 0) belongs to the first occurrence.
+        # The local time is not skipped, and `before` is the UTC offset at the first occurrence of the local time.
         return earliest
-    # If the local time is skipped, bisection finds the instant at which the clocks are put forward.
+    # A clock change skips the local time, so bisection finds the time of the clock change.
     low, high = wall - after, earliest
     while high - low > _SECOND:
         middle = low + (high - low) // _SECOND // 2 * _SECOND
@@ -177,12 +180,14 @@ def _chunk(calendar: Calendar, chunk: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Runs:
-    """The starts of consecutive units, compressed to runs of units with the usual length.
+    """The starts of consecutive calendar units, in runs.
+
+    A new run begins after each unit of unusual length, such as a day of 23 hours.
 
     Attributes:
-        firsts: the start of each run's first unit, ascending, in UTC without a zone.
-        lasts: the start of each run's last unit, except the last run, which has no end.
-        numbers: the number of each run's first unit, counted from 0.
+        firsts: the start of the first unit in each run, ascending, in UTC without a zone.
+        lasts: the start of the last unit in each run except the last run, which has no end.
+        numbers: the number of units before each run.
     """
 
     firsts: tuple[dt.datetime, ...]
@@ -192,7 +197,7 @@ class Runs:
 
 @lru_cache(maxsize=256)
 def runs(calendar: Calendar, first_year: int, last_year: int) -> Runs:
-    """Return the runs for the years `first_year` to `last_year`, inclusive."""
+    """Return the starts of a calendar's units in the years `first_year` to `last_year`, inclusive."""
     since = dt.datetime(min(max(first_year, FIRST_YEAR), LAST_YEAR), 1, 1)
     until = dt.datetime(min(max(last_year, FIRST_YEAR), LAST_YEAR) + 1, 1, 1)
     starts, length = calendar.between(since, until), calendar.days * DAY

@@ -52,7 +52,10 @@ def scaled_text(scaled: int, scale: int) -> str:
 
 
 def common_scales(kinds: Iterable[str]) -> list[int] | None:
-    """Return the scales of decimals and integers, or None if the types include no decimal or other types."""
+    """Return the scale of each type, with 0 for `integer`.
+
+    The result is None if no type is a decimal, or if a type is neither a decimal nor `integer`.
+    """
     kinds = list(kinds)
     found = [0 if kind == "integer" else scale_of(kind) for kind in kinds]
     known = [scale for scale in found if scale is not None]

@@ -1,4 +1,4 @@
-"""Parse and write durations in the notation of the resource, such as `250ms`, `10s`, `5m`, `1h` and `7d`."""
+"""Parse and write durations, such as `250ms`, `10s`, `5m`, `1h` and `7d`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 CALENDAR_UNITS: Mapping[str, tuple[Literal["day", "month"], int]] = {
     "d": ("day", 1), "w": ("day", 7), "mo": ("month", 1), "q": ("month", 3), "y": ("month", 12),
 }  # fmt: skip
-"""The number of days or months in each calendar unit. Without a time zone, `d` is always 24 hours."""
+"""The number of days or months in each calendar unit. In windows without a time zone, a day always has 24 hours."""
 PATTERN = r"^[1-9][0-9]{0,8}(ms|s|m|h|d)$|^0(ms|s|m|h|d)$"
 LENGTH_PATTERN = r"^[1-9][0-9]{0,8}(ms|s|m|h|d|w|mo|q|y)$|^0(ms|s|m|h|d)$"
 MAX_LENGTH = 16
 MAX_MS = 10 * 365 * 86_400_000
 _DAYS = {"day": (1, 1), "month": (28, 31)}
-"""The minimum and the maximum number of days in each unit."""
+"""The minimum and the maximum length of a day and of a month, in days."""
 
 
 def parse_ms(text: str) -> int:
@@ -40,10 +40,12 @@ def parse_ms(text: str) -> int:
 
 
 def calendar_units(text: str) -> tuple[Literal["day", "month"], int] | None:
-    """Return the days or months in a length such as `2w` or `1q`, or None for a unit that is not a calendar unit.
+    """Return a length as a number of days or months, such as `("month", 3)` for `1q`.
+
+    Other units, such as hours, give None.
 
     Raises:
-        ValueError: the length may exceed 3650 days.
+        ValueError: the length exceeds 3650 days, with 31 days for each month.
     """
     found = re.fullmatch(r"([1-9][0-9]{0,8})(d|w|mo|q|y)", text, re.ASCII)
     if found is None or text.endswith("\n"):
@@ -56,10 +58,10 @@ def calendar_units(text: str) -> tuple[Literal["day", "month"], int] | None:
 
 
 def least_ms(text: str) -> int:
-    """Return the minimum length of a window in milliseconds, with 28 days for a month.
+    """Return the milliseconds of a window length, with 28 days for each month.
 
     Raises:
-        ValueError: the text is not the length of a window, or may exceed 3650 days.
+        ValueError: the text is not a window length, or exceeds 3650 days, with 31 days for each month.
     """
     units = calendar_units(text)
     return parse_ms(text) if units is None else units[1] * _DAYS[units[0]][0] * UNITS_MS["d"]
@@ -107,4 +109,4 @@ WindowLength = Annotated[
     AfterValidator(_check_length),
     WithJsonSchema({"type": "string", "maxLength": MAX_LENGTH, "pattern": LENGTH_PATTERN}),
 ]
-"""The length of a window, or the distance between the starts of two windows."""
+"""The length of a window, or the distance between the starts of consecutive windows."""

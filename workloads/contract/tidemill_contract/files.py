@@ -44,7 +44,7 @@ def read_text(path: Path, limit: int = OWN_FILE) -> str:
 
 
 def read_stream(stream: BinaryIO, name: str, limit: int) -> bytes:
-    """Return the content of a stream, or raise FileTooLarge with the stream's name."""
+    """Return the content of a stream, or raise FileTooLarge for more than `limit` bytes."""
     parts, left = [], limit + 1
     while left > 0 and (part := stream.read(min(left, 1024 * 1024))):
         parts.append(part)

@@ -1,4 +1,4 @@
-"""Grids divide time into consecutive panes, windows or buckets, in Python and in SQL."""
+"""Grids divide time into consecutive steps (panes, windows or buckets), in Python and in SQL."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Protocol
 from tidemill_contract.calendars import DAY_MS, Calendar, Runs, runs
 
 FIRST_YEAR, YEARS_AHEAD = 1970, 11
-"""The first year of counted events, and the number of years after the current year for which events are accepted."""
+"""The first year of valid event times, and how many years an event time can be ahead of the clock."""
 
 
 class Grid(Protocol):
-    """A sequence of steps, each from its start to the next start, in epoch milliseconds."""
+    """A division of time (epoch milliseconds) into steps. Each step ends where the next step starts."""
 
     @property
     def longest_ms(self) -> int:
@@ -22,7 +22,7 @@ class Grid(Protocol):
 
     @property
     def offset_ms(self) -> int:
-        """The offset of the starts: from local midnight for a calendar, from the epoch for fixed steps."""
+        """The milliseconds from local midnight (calendar) or the epoch (fixed steps) to the start of a step."""
 
     def start_of(self, time_ms: int) -> int:
         """Return the start of the step that contains a time."""
@@ -31,12 +31,12 @@ class Grid(Protocol):
         """Return the start of the step that is `count` steps later, or earlier if `count` is negative."""
 
     def wall_ms(self, time_ms: int) -> int:
-        """Return the local time of an instant, as the epoch ms of the same time in UTC."""
+        """Return the epoch ms at which clocks in UTC show the local time of `time_ms`."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Steps of a fixed length. `offset_ms` is the start of any one step, in epoch ms."""
+    """Steps of a fixed length. `offset_ms` is the start of any step, in epoch ms."""
 
     length_ms: int
     offset_ms: int = 0
@@ -60,7 +60,7 @@ class Steps:
 
 
 class GridSql(Protocol):
-    """The SQL of a grid, in which arguments of type str are SQL expressions of times."""
+    """The SQL of a grid. Arguments of type str are SQL expressions of times."""
 
     def start(self, time: str) -> str:
         """Return SQL for the start of the step that contains a time."""
@@ -83,7 +83,10 @@ class GridSql(Protocol):
 
 
 def grid_sql(grid: Steps | Calendar, years: tuple[int, int] | None = None) -> GridSql:
-    """Return the SQL of a grid. `years` are a calendar's first and last year, or None for all years of events."""
+    """Return the SQL of a grid.
+
+    `years` are the first and the last year of a calendar, by default all years with valid events.
+    """
     if isinstance(grid, Steps):
         return StepsSql(grid.length_ms, grid.offset_ms)
     if years is None:
@@ -110,16 +113,16 @@ class StepsSql:
         return f"({self.shift(start, 1)})"
 
     def shift(self, start: str, count: int) -> str:
-        """Return SQL for a shifted time."""
+        """Return SQL for the start of a later or earlier step."""
         return f"{start} + {self._length(count)}" if count >= 0 else f"{start} - {self._length(-count)}"
 
     def series(self, since: str, until: str) -> str:
-        """Return a SELECT of steps' starts."""
+        """Return a SELECT of the starts of steps."""
         series = f"generate_series({self.start(since)}, {until}, {self._length()}) AS start"
         return f"SELECT start FROM {series} WHERE start >= {since} AND start < {until}"
 
     def windows(self, pane: str, count: int, *, first: str | None, last: str | None) -> str:
-        """Return a SELECT of windows."""
+        """Return a SELECT of the windows that contain a pane."""
         low, high = self.shift(pane, 1 - count), pane
         if first is not None:
             low = f"greatest({low}, {self.start(first)})"
@@ -134,7 +137,7 @@ class StepsSql:
 
 @dataclass(frozen=True)
 class CalendarSql:
-    """The SQL of units of the calendar, with the SQL arrays of `calendars.Runs`."""
+    """The SQL of calendar units. `firsts`, `lasts` and `numbers` are the SQL arrays of `calendars.Runs`."""
 
     length_ms: int
     firsts: str
@@ -142,25 +145,25 @@ class CalendarSql:
     numbers: str = ""
 
     def start(self, time: str) -> str:
-        """Return SQL for a unit's start."""
+        """Return SQL for the start of a calendar unit."""
         run = f"width_bucket({time}, {self.firsts})"
         return f"least(date_bin({self._length}, {time}, ({self.firsts})[{run}]), ({self.lasts})[{run}])"
 
     def end(self, start: str) -> str:
-        """Return SQL for a unit's end."""
+        """Return SQL for the end of a calendar unit."""
         run = f"width_bucket({start}, {self.firsts})"
         following = f"({self.firsts})[{run} + 1]"
         return f"(CASE WHEN {start} = ({self.lasts})[{run}] THEN {following} ELSE {start} + {self._length} END)"
 
     def shift(self, start: str, count: int) -> str:
-        """Return SQL for a shifted start."""
+        """Return SQL for the start of a later or earlier calendar unit."""
         return (
             f"(SELECT {self._numbered('_to', '_number')} FROM {self._arrays}, {self._numbering(start, count)},"
             f" LATERAL (SELECT width_bucket(_number, _numbers) AS _to) AS _r)"
         )
 
     def series(self, since: str, until: str) -> str:
-        """Return a SELECT of units' starts."""
+        """Return a SELECT of the starts of calendar units."""
         series = (
             f"unnest({self.firsts}, {self.lasts}) AS r(first, last),"
             f" generate_series(first, least(last, {until}), {self._length}) AS start"
@@ -168,7 +171,7 @@ class CalendarSql:
         return f"SELECT start FROM {series} WHERE start >= {since} AND start < {until}"
 
     def windows(self, pane: str, count: int, *, first: str | None, last: str | None) -> str:
-        """Return a SELECT of windows."""
+        """Return a SELECT of the windows that contain a pane."""
         wanted = [f"_start >= {first}"] if first is not None else []
         wanted += [f"_start <= {last}"] if last is not None else []
         where = f" WHERE {' AND '.join(wanted)}" if wanted else ""
@@ -185,7 +188,7 @@ class CalendarSql:
         return f"(SELECT {self.firsts} AS _firsts, {self.numbers} AS _numbers) AS _a"
 
     def _numbering(self, start: str, count: int) -> str:
-        """Return a FROM item with the column `_number`, the number of the unit that starts at `start`, plus `count`."""
+        """Return a FROM item. `_number` is the number of the calendar unit that starts `count` units after `start`."""
         elapsed = f"(extract(epoch FROM {start} - _firsts[_run]) * 1000)::bigint"
         return (
             f"LATERAL (SELECT width_bucket({start}, _firsts) AS _run) AS _s, LATERAL"

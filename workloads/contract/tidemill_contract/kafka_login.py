@@ -22,7 +22,9 @@ class LoginError(ValueError):
 
 
 def read_keys(folder: Path) -> dict[str, str]:
-    """Return the keys of a Secret from a folder with a file for each key, or no keys for a missing folder.
+    """Return the keys of a Secret from a folder with a file for each key.
+
+    Keys without a file are left out.
 
     Raises:
         LoginError: a file cannot be read.

@@ -62,12 +62,12 @@ def derived_topic(topic_name: str) -> tuple[str, str, str] | None:
 
 
 def connect_workers(namespace: str, cluster_id: str) -> str:
-    """Return the group of a namespace's Kafka Connect workers, which starts the names of their topics."""
+    """Return the group id of a namespace's Kafka Connect workers, which is also the prefix of the workers' topics."""
     return f"{namespace}.{CONNECT_WORKERS}-{cluster_id}"
 
 
 def of_connect_workers(topic_name: str) -> bool:
-    """Return whether a topic has the name of a topic of Tidemill's Kafka Connect workers, which control connectors."""
+    """Return whether a topic has the name of an internal topic of Tidemill's Kafka Connect workers."""
     name = topic_name.rpartition(".")[2]
     return name.startswith(f"{CONNECT_WORKERS}-") and name.endswith(_CONNECT_TOPICS)
 
@@ -79,7 +79,7 @@ def consumer_group(namespace: str, name: str, reader: str = "live") -> str:
 
 
 def connectors(namespace: str, name: str) -> str:
-    """Return the prefix of the names of a pipeline's connectors, which no other pipeline has."""
+    """Return the prefix of the names of a pipeline's connectors."""
     return f"{namespace}.{name}."
 
 

@@ -33,9 +33,9 @@ class PipelineConfig(_Config):
     """The config of one pipeline for its workloads.
 
     Attributes:
-        generation: the generation of the newest spec with a change for processors.
+        generation: the generation of the latest spec that changed something for processors.
         spec: the spec with all defaults resolved (topic name, partitions, auth, …).
-        only_read: whether the source topic belongs to others, so that ingest must not write to it.
+        only_read: whether ingest must not write to the source topic, because the topic has another owner.
     """
 
     namespace: str

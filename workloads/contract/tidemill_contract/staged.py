@@ -10,7 +10,7 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 ORIGIN_HEADER = "tidemill-origin"
 RUNS = "runs"
-"""The text that a stage commits while it runs. Any other text says why the stage waits."""
+"""The text that a Python stage commits while the stage works. Any other text is the reason why the stage waits."""
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -30,7 +30,7 @@ class Origin:
     time_ms: int
 
     def encode(self) -> bytes:
-        """Return the value of the header."""
+        """Return the value of the header `tidemill-origin`."""
         return f"{self.topic_id}/{self.offset}/{self.time_ms}".encode()
 
 

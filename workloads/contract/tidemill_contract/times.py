@@ -1,4 +1,4 @@
-"""Write and read times in RFC 3339. A written time is in UTC, and has milliseconds only if they are not 0."""
+"""Write and read times in RFC 3339. Times are written in UTC, with milliseconds only if the milliseconds are not 0."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_time(text: str) -> dt.datetime:
 
     Raises:
         BeyondYears: the time is outside the years 1 to 9999.
-        ValueError: the text has neither form.
+        ValueError: the text is neither RFC 3339 with a zone nor a date.
     """
     match = _TIME.fullmatch(text)
     if match is None:
@@ -52,7 +52,7 @@ def read_time(text: str) -> dt.datetime:
 
 
 def read_local(text: str, zone: dt.tzinfo) -> dt.datetime:
-    """Return the time (UTC) of a text as in `read_time`, with `zone` for a text without a zone.
+    """Return the time (UTC) of a text as in `read_time`. A text without a zone is a time in `zone`.
 
     A local time that occurs twice means the first occurrence. A local time that a clock change skips is read with the
     offset before the change.
@@ -74,7 +74,7 @@ def read_local(text: str, zone: dt.tzinfo) -> dt.datetime:
 
 
 def read_start(text: str) -> dt.datetime:
-    """Return the time of a text in any form of `read_time`, or any ISO 8601 form with a zone.
+    """Return the time of a text that `read_time` can read, or of another ISO 8601 text with a zone.
 
     Raises:
         ValueError: the text is not a time, or has no zone.

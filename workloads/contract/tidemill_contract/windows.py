@@ -25,7 +25,7 @@ Decoder = Callable[[Any], Any]
 
 
 def answer_expression(metric: MetricSpec, field_type: str | None, seconds: str) -> str:
-    """Return the SQL of a metric's value over merged partial columns, or of the bytes for the metric's decoder.
+    """Return SQL that computes a metric's value (or the input of the metric's decoder) from merged columns.
 
     `seconds` is the SQL of the window's length in seconds, as a double.
     """
@@ -49,12 +49,12 @@ def answer_range(metric: MetricSpec, field_type: str | None) -> tuple[float, flo
 
 
 def evaluator(metric: MetricSpec, field_type: str | None) -> Decoder | None:
-    """Return the function that decodes stored bytes to the metric's value, or None if the SQL returns the value."""
+    """Return the function that converts the SQL result to the metric's value, or None if not needed."""
     return None if is_composed(metric) else FUNCTIONS[metric.function].decoder(metric, field_type)
 
 
 def decoders(plan: AggregationLayout) -> dict[str, Decoder]:
-    """Return the decoders of stored bytes by metric, for metrics with a decoder."""
+    """Return the functions that convert SQL results to values, by metric, for metrics that need a function."""
     found = {metric.name: evaluator(metric, kind) for metric, kind in plan.metrics}
     return {name: decode for name, decode in found.items() if decode is not None}
 
@@ -76,10 +76,10 @@ def window_source(
         where: an SQL condition on stored rows, which must include all panes of the last wanted window.
         first: the SQL of the start of the first wanted window.
         last: the SQL of the start of the last wanted window.
-        vanished: whether to include the empty rows of sessions that were joined to an earlier session.
+        vanished: whether to include sessions that were joined to an earlier session, and so have an empty row.
 
     Returns:
-        `(SELECT group columns, window_start, _rev, merged partials …) AS w`, with `window_end` for sessions.
+        A FROM item `w` with the group columns, `window_start`, `window_end` (for sessions), `_rev` and partials.
     """
     columns = [quote(name) for name, _ in plan.group_by]
     if plan.sessions:
@@ -89,7 +89,7 @@ def window_source(
     if not plan.hopping:
         listed = ", ".join([*columns, "window_start", "_rev", *plan.stored])
         return f"(SELECT {listed} FROM {table} WHERE {where}) AS w"
-    # Events that were late for some windows of a pane are in a separate row, which counts only for windows that end
+    # A pane has a separate row for events that were late for some windows. The row counts only for windows that end
     # after `_after`.
     newest = own_partial("max", "rev", "bigint")
     starts = grid_sql(plan.grid).windows("p.window_start", plan.panes, first=first, last=last)
@@ -107,7 +107,7 @@ def window_source(
 def answer_columns(plan: AggregationLayout, end: str | None = None) -> list[tuple[str, str, str]]:
     """Return for each metric the output name, the spec type, and the SQL expression over merged partials.
 
-    `end` is the SQL of the windows' ends in the result, or None for the windows of the layout.
+    `end` is the SQL of a window's end, by default the end in the layout.
     """
     seconds = f"extract(epoch FROM {end or plan.end_sql} - window_start)::double precision"
     metrics = {metric.name: metric for metric, _ in plan.metrics}

@@ -26,7 +26,7 @@ _ESCAPED_NAME = re.compile(rb'\\[^":,]*"\s*:')
 
 
 def is_plain(text: str) -> bool:
-    """Return whether a text has only characters that decimals may have: ASCII digits, signs, a point, an exponent."""
+    """Return whether a text has only characters of decimals, such as ASCII digits, signs, a point and `e`."""
     return _PLAIN_TEXT.fullmatch(text) is not None
 
 
@@ -43,7 +43,7 @@ class DecimalFormat:
 
     @classmethod
     def of(cls, field: FieldSpec) -> DecimalFormat | None:
-        """Return the format of a field, or None if the field is not a decimal."""
+        """Return the decimal format of a field, or None if the field is not a decimal."""
         if field.type != DECIMAL or field.scale is None:
             return None
         return cls(MOST_DIGITS if field.precision is None else field.precision, field.scale)
@@ -79,9 +79,9 @@ class DecimalFormat:
 
 
 class Decimals:
-    """Scales the decimal fields in one pipeline's events.
+    """Converts the decimal fields in one pipeline's events to scaled integers.
 
-    `names` are the fields that are read from the event. `element` says that the events are elements of an array.
+    `names` are the decimal fields in the event. `element` says that the events are elements of an array.
     """
 
     def __init__(self, fields: Sequence[FieldSpec], first: Mapping[str, str], *, element: bool) -> None:
@@ -97,11 +97,11 @@ class Decimals:
         }
 
     def may_be_other(self, raw: bytes) -> bool:
-        """Return whether these bytes (one or more events) may have a decimal in a text that is not plain."""
+        """Return whether the bytes of events may contain a decimal such as `"1_000"`, which is valid only in Python."""
         if not self._formats:
             return False
         escapes = b"\\" in raw
-        # The searches are ordered by their cost, and most events have nothing that the first ones find.
+        # The fastest searches come first, and most events need no further search.
         if not escapes and raw.isascii() and not (b"_" in raw and _UNDERSCORE.search(raw)):
             return False
         return bool(self._other.search(raw) or (escapes and _ESCAPED_NAME.search(raw)))
@@ -120,7 +120,7 @@ class Decimals:
 
 
 def _other_texts(names: set[str], *, items: bool) -> re.Pattern[bytes]:
-    """Return the pattern of texts that are not plain, in members with these names, or also as items of arrays."""
+    """Return a pattern for texts such as `"1_000"` in members with these names."""
     found = [re.escape(msgspec.json.encode(name)) + rb"\s*:\s*" + _OTHER_TEXT for name in sorted(names)]
     if items:
         found.append(rb"[\[,]\s*" + _OTHER_TEXT + rb'[^"]*"\s*[,\]]')

@@ -74,18 +74,21 @@ class EventDecoder:
         self._fields.shape.put(events, name, values)
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
-        """Return each event (with the bytes `raws`) as a JSON object with the spec's field names."""
+        """Return each event as a JSON object, in which each field is a member.
+
+        Fields of type `json` are copied from the events' bytes `raws`.
+        """
         texts = map(msgspec.json.encode, self._fields.shape.flattened(events, self._fields.decimals.shown))
         if self._fields.kept is not None:
             texts = map(self._fields.kept.added, texts, raws)
         return [text.decode() for text in texts]
 
     def decode(self, raw: bytes, now_ms: int) -> Any:
-        """Return the event in `raw` at wall time `now_ms` (epoch milliseconds), or raise InvalidEvent."""
+        """Decode the event in `raw`, or raise InvalidEvent. `now_ms` is the current time."""
         return self._judge.judged(raw, now_ms)[0]
 
     def refusal(self, raw: bytes, now_ms: int) -> InvalidEvent | None:
-        """Return why `raw` is invalid at wall time `now_ms` (epoch milliseconds), or None if the event is valid."""
+        """Return why the event in `raw` is invalid, or None if the event is valid."""
         try:
             self._judge.judged(raw, now_ms)
         except InvalidEvent as verdict:
@@ -95,12 +98,12 @@ class EventDecoder:
     def decode_batch(
         self, raws: Sequence[bytes], now_ms: int, *, largest: int | None = None
     ) -> tuple[list[Any], dict[int, InvalidEvent]]:
-        """Return `events` and `invalid` of `decode_all`."""
+        """Decode a batch of events, and return the events and the errors of invalid events by index."""
         decoded = self.decode_all(raws, now_ms, largest=largest)
         return decoded.events, decoded.invalid
 
     def decode_all(self, raws: Sequence[bytes], now_ms: int, *, largest: int | None = None) -> Decoded:
-        """Decode a batch with the same result for each event as from `decode`.
+        """Decode a batch of events, and validate each event as `decode` does.
 
         If `largest` (the size of the largest record) is None, the method computes the size.
         """
@@ -148,7 +151,7 @@ class EventDecoder:
         """
         micros, rounded = None, None
         try:
-            # Small parts are faster, because a part fits into the CPU cache.
+            # Joining a few events at a time is faster, because the joined bytes fit into the CPU cache.
             parts = [b"\n".join(raws[i : i + _TOGETHER]) for i in range(0, len(raws), _TOGETHER)]
             if self._unusual(events, parts, largest):
                 return None
@@ -168,7 +171,7 @@ class EventDecoder:
                 kinds = set(map(type, values))
                 if kinds != {int}:
                     if rounded is None and dt.datetime in kinds:
-                        # Events can be read again, because `timestamps` lists fields without a format first.
+                        # The events are not converted yet, because fields with a format come last.
                         rounded = any(map(may_be_rounded, parts))
                         if rounded and not whole:
                             return None

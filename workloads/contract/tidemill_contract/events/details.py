@@ -28,8 +28,8 @@ AS_WRITTEN = "timestamp as "
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _UNITS = (("seconds", 1), ("microseconds", 10**6), ("nanoseconds", 10**9))
 _LARGEST = 10**21
-"""A number above this limit is not between 1990 and 2100 in any unit of time. Python cannot divide much larger numbers
-as floats."""
+"""A number above this limit means a time after 2100 in every unit. The division of a much larger integer would raise
+OverflowError."""
 _SHOWN = 60
 _AT = re.compile(r" - at `\$\.([^`.\[]+)")
 _NAMED = re.compile(r"field `([^`]+)`")
@@ -99,7 +99,7 @@ def refused(
 ) -> InvalidEvent:
     """Return an InvalidEvent for an event that the typed decoder refuses.
 
-    `envelope` is the detail of `envelope_of`, an empty text for no envelope, or None if unknown.
+    If `envelope` (the text from `envelope_of`) is None, the function calls `envelope_of`.
     """
     text = str(error)
     at, named = _AT.search(text), _NAMED.search(text)
@@ -108,7 +108,7 @@ def refused(
     try:
         found = members(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as broken:
-        return not_json(raw, broken)  # the typed decoder stops before it reaches the invalid JSON
+        return not_json(raw, broken)  # the decoder had stopped at a wrong value before the invalid JSON
     envelope = envelope_of(found, kinds) if envelope is None else envelope
     hint = f"; {envelope}" if envelope else ""
     if named is not None:
@@ -140,14 +140,14 @@ def undeclared(steps: Steps, known: Sequence[Steps]) -> InvalidEvent:
 
 
 def with_path(verdict: InvalidEvent, steps: Steps | None) -> InvalidEvent:
-    """Add the field's path to an InvalidEvent, unless the path is only the field's name."""
+    """Add the field's path to the detail of an InvalidEvent, unless the path is just the field's name."""
     if steps is None or steps == (verdict.field,):
         return verdict
     return InvalidEvent(verdict.reason, verdict.field, verdict.detail + _read_from(_shortened(show_path(steps))))
 
 
 def with_place(verdict: InvalidEvent, steps: Steps, place: str) -> InvalidEvent:
-    """Return an InvalidEvent with `place` (such as "the envelope's op") instead of the path `steps` in the detail."""
+    """Return an InvalidEvent whose detail names `place` (such as "the envelope's op") instead of the path `steps`."""
     detail = verdict.detail.removesuffix(_read_from(_shortened(show_path(steps))))
     return InvalidEvent(verdict.reason, verdict.field, detail + _read_from(place))
 
@@ -157,7 +157,7 @@ def _read_from(place: str) -> str:
 
 
 def envelope_of(found: Members, kinds: Container[str]) -> str | None:
-    """Return a detail if the event is an unexpected envelope of Kafka Connect or Debezium, else None."""
+    """Return an explanation if the event is an unexpected envelope of Kafka Connect or Debezium, else None."""
     if {"schema", "payload"} <= found.keys() and "payload" not in kinds:
         return (
             "this is a Kafka Connect envelope (schema, payload): set source.format.envelope to connect, or to debezium"
@@ -184,13 +184,13 @@ def unit_hint(value: int | float) -> str | None:
 
 
 def counts_seconds(name: str | None, value: int) -> InvalidEvent:
-    """Return an InvalidEvent for a field or a record (if `name` is None) with a timestamp in seconds."""
+    """Return an InvalidEvent for a time in seconds, in the field `name` or (for None) in the record's timestamp."""
     detail = f"{name or 'record time'}: {value} means {_day(value)} in milliseconds; {unit_hint(value)}"
     return InvalidEvent(Reason.OUT_OF_RANGE, name, detail)
 
 
 def misfit(name: str, value: bytes, kind: str) -> InvalidEvent:
-    """Return the verdict on a value in JSON that is not of the type of its field."""
+    """Return an InvalidEvent for a JSON value whose type differs from the type of the field `name`."""
     reason, detail = _misfit(name, value, kind, "")
     return InvalidEvent(reason, name, detail)
 
@@ -222,7 +222,7 @@ def _day(milliseconds: float) -> str:
 
 
 def not_an_object(raw: bytes, text: str = "") -> InvalidEvent:
-    """Return an InvalidEvent for JSON that is not an object. `text` is the detail for an empty record."""
+    """Return an InvalidEvent for JSON that is not an object. `text` is the detail if `raw` is empty."""
     got = raw.lstrip()
     detail = f"expected an object, got {shown(got)}" if got else text
     if got[:1] == b"[":

@@ -1,4 +1,4 @@
-"""Decode exploded arrays, in which each element is an event that also has the fields of its record.
+"""Decode exploded arrays. Each element becomes an event, which also has the other fields of the record.
 
 Each element is validated by itself, so an invalid element does not affect the other elements.
 """
@@ -29,9 +29,9 @@ from tidemill_contract.resource.spec import PipelineSpec
 MAX_ELEMENTS = 10_000
 """The maximum number of elements in a record. A record with more elements becomes a dead letter."""
 MAX_KEPT_BYTES = 32 * 1024 * 1024
-"""The limit for all copies of a record's other fields together, in bytes. Each stored event has one copy."""
+"""The maximum size (in bytes) of all copies of a record's other fields. Each element is stored with a copy."""
 LIST = "_elements"
-"""The attribute in which a decoded record holds the JSON texts of its elements. No field can have this name."""
+"""The attribute of a decoded record that holds the exploded array. A field cannot have this name."""
 
 
 class ExplodedArray:
@@ -47,7 +47,7 @@ class ExplodedArray:
 
     @classmethod
     def of(cls, spec: PipelineSpec) -> ExplodedArray | None:
-        """Return the array that this pipeline explodes, or None if it explodes no array."""
+        """Return the exploded array of a pipeline, or None if the pipeline explodes no array."""
         return None if spec.source.array is None else cls(spec, spec.source.array)
 
     def judged(
@@ -69,7 +69,7 @@ class ExplodedArray:
         return replace(decoded, events=events, invalid=decoded.invalid | refused)
 
     def fits(self, arrays: Sequence[list[Any] | None], largest: int) -> bool:
-        """Return True if all arrays are valid, or False if an array may be invalid."""
+        """Return True if all arrays are valid, or False if each array must be checked separately."""
         longest = max((len(array or ()) for array in arrays), default=0)
         if self._needed is not None and any(array is None for array in arrays):
             return False
@@ -107,7 +107,7 @@ class Elements:
     Attributes:
         events: the events, with None for an invalid element.
         counts: the number of elements in each record.
-        raws: the JSON texts of the elements, or an empty list if nobody needs the texts.
+        raws: the JSON texts of the elements, or an empty list if elements were decoded together with records.
         invalid: the errors of invalid elements, by index.
     """
 
@@ -121,7 +121,7 @@ class Elements:
 class ElementDecoder:
     """Decodes and validates the elements of a pipeline's exploded array.
 
-    `kind` is None if records and elements must be decoded separately.
+    `kind` is the type of the array for the JSON reader, or None if records and elements must be decoded separately.
     """
 
     def __init__(self, spec: PipelineSpec, *, exact: bool = False) -> None:
@@ -160,7 +160,7 @@ class ElementDecoder:
     def plain(
         self, arrays: Sequence[list[Any] | None], raws: Sequence[bytes], now_ms: int, largest: int
     ) -> Elements | None:
-        """Check elements that were decoded together with their records, or return None if an element may be invalid."""
+        """Validate elements that were decoded with the records, or return None if an element may be invalid."""
         events = list(chain.from_iterable(array or () for array in arrays))
         if self._member is not None:
             make, name = self._decoder.type, self._member
@@ -187,7 +187,10 @@ class ElementDecoder:
         return self._decoder.values(events, name)
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
-        """Return the fields of each event as a JSON object, with fields of type json from `raws`."""
+        """Return each event as a JSON object, in which each field is a member.
+
+        Fields of type `json` are copied from the elements' JSON texts `raws`.
+        """
         return self._decoder.as_json(events, self._documents(list(raws)))
 
 

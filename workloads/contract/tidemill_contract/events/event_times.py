@@ -22,7 +22,7 @@ class EventTimes:
         return now_ms + self._max_future_ms
 
     def surely(self, values: Sequence[int], *, own: bool, now_ms: int) -> bool:
-        """Return True if all times of a field are valid, or False if the times must be checked one by one."""
+        """Return True if all times are valid, or False if each time must be checked separately."""
         low, high = min(values), max(values)
         if own:
             return low > SECONDS_TO and high <= self.latest(now_ms)
@@ -31,7 +31,7 @@ class EventTimes:
         return low > SECONDS_TO or not any(SECONDS_FROM <= value <= SECONDS_TO for value in values)
 
     def check_record(self, record_time_ms: int, now_ms: int) -> None:
-        """Check a record's own timestamp as the event time, and raise InvalidEvent for an invalid timestamp."""
+        """Raise InvalidEvent if a record's timestamp is not a valid event time."""
         if SECONDS_FROM <= record_time_ms <= SECONDS_TO:
             raise counts_seconds(None, record_time_ms)
         self.check(record_time_ms, now_ms)

@@ -20,12 +20,12 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 MAX_EVENT_BYTES = 1024 * 1024
 MAX_KEY_BYTES = 1024
-# A record also holds its key, which is a copy of a field, and up to 128 KiB of headers.
+# A record contains the event, a copy of one field as the key, and up to 128 KiB of headers.
 MAX_RECORD_BYTES = 2 * MAX_EVENT_BYTES + 128 * 1024
 
 
 def with_fields(spec: PipelineSpec, fields: Sequence[FieldSpec], **source: Any) -> PipelineSpec:
-    """Return a copy of the spec with only these fields, and with the changes `source` to `spec.source`."""
+    """Return a copy of the spec with only these fields. `source` are further changes to `spec.source`."""
     time = spec.source.event_time
     if time.field not in {field.name for field in fields}:
         time = time.model_copy(update={"field": None})
@@ -38,11 +38,11 @@ class EventFields:
 
     Attributes:
         timestamps: the fields of type timestamp, with fields without a format first.
-        counts: the timestamps whose format is a unit.
+        counts: the fields of type timestamp whose values are numbers in a unit, such as seconds.
         group_strings: the fields of type string that an aggregation or an anomaly rule groups by.
-        checked: the fields that are null in an envelope, including the exploded array.
-        may_be_envelope: whether the detail of a refused event says if the event is an envelope.
-        takes_any: whether an event without any declared field is checked for an envelope.
+        checked: the names of the fields and of the exploded array, which are all null if an event is an envelope.
+        may_be_envelope: whether the detail for a refused event mentions that the event is an envelope.
+        takes_any: whether no field is required, so that an envelope could pass as an event.
     """
 
     def __init__(self, spec: PipelineSpec, *, exact: bool, array: Leaf | None, part: bool) -> None:
@@ -52,7 +52,7 @@ class EventFields:
         self.names = tuple(field.name for field in fields)
         time = spec.source.event_time.field
         leaves = [Leaf(f.name, f.steps, type_of(f), f.required or f.name == time, default_of(f)) for f in fields]
-        # The function of a Python stage can unwrap envelopes, so a Python stage may receive them.
+        # A Python stage may receive envelopes and unwrap them, so events are not checked for envelopes.
         unwraps = spec.transform.python is not None or spec.source.written.envelope != "none"
         self.may_be_envelope = not part and not unwraps
         self.takes_any = self.may_be_envelope and not any(leaf.required for leaf in leaves)

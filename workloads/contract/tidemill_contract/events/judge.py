@@ -58,7 +58,7 @@ class EventJudge:
             if time is not value:
                 self._fields.shape.put([event], name, [time])
         self._fields.decimals.scale(self._fields.shape, event)
-        # JSON can contain NUL only as this escape, so all other events skip the check.
+        # JSON can contain NUL only as the escape \u0000, so events without the escape skip the check.
         if b"\\u0000" in raw:
             self._check_nul(event)
         if len(raw) > MAX_KEY_BYTES:
@@ -70,8 +70,8 @@ class EventJudge:
         return event, micros
 
     def cut(self, raw: bytes, event: Any) -> Any:
-        """Truncate an event's times to microseconds, because msgspec may round them up."""
-        # Rounding up changes the millisecond only if the result has 0 microseconds.
+        """Truncate the times of an event to microseconds, because msgspec may have rounded the times up."""
+        # If rounding up has changed the milliseconds of a time, the remaining microseconds are 0.
         for name in self._fields.timestamps:
             moment = self._value(event, name)
             if moment.__class__ is dt.datetime and (self._fields.exact or moment.microsecond % 1000 == 0):
@@ -109,7 +109,7 @@ class EventJudge:
         except msgspec.ValidationError as still:
             error = still
         except BROKEN:
-            pass  # the error of the first attempt is reported
+            pass  # the error of the first attempt is raised
         raise self._refused(raw, error) from None
 
     def _read_extracted(self, raw: bytes) -> Any:

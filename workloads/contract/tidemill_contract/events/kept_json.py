@@ -1,4 +1,4 @@
-"""Fields of type json, which are stored unchanged with the raw event and not used for anything else."""
+"""Fields of type json, which are only stored with the raw event, and never changed or aggregated."""
 
 from __future__ import annotations
 

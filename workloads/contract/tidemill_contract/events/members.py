@@ -1,6 +1,6 @@
-"""Read events member by member, and rewrite values that the typed decoder refuses although they are valid.
+"""Read events member by member, and rewrite valid values that the typed decoder refuses.
 
-For example, an integer may be written as `200.0`, and a date alone means midnight UTC.
+For example, an integer may be written as `200.0`, and a date without a time means midnight UTC.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ def items(raw: bytes) -> list[bytes]:
 
 
 def may_be_rounded(raw: bytes) -> bool:
-    """Return whether the typed decoder may round up a time in these bytes of one or more events."""
+    """Return whether the typed decoder may round up a time in these bytes."""
     return bool(_LONG_FRACTION.search(raw)) or (b"\\u00" in raw and bool(_ESCAPED.search(raw)))
 
 
 def mended(found: Members, kinds: Mapping[str, str]) -> bytes | None:
-    """Rewrite an event's values for the typed decoder, or return None if no value needs it."""
+    """Rewrite valid values that the typed decoder refuses, or return None if no value must be rewritten."""
     changed = {}
     for name, value in found.items():
         kind = kinds.get(name)
@@ -80,7 +80,7 @@ def as_object(found: Members) -> bytes:
 def whole_number(text: str) -> int | None:
     """Return the exact integer of a JSON number such as `2e2`, or None if the text is not a whole number.
 
-    The result is between -10^20 and 10^20, to limit time and memory.
+    A number of 20 digits or more gives 10^20 or -10^20, to limit time and memory.
     """
     try:
         number = Decimal(text)

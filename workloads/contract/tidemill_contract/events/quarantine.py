@@ -38,7 +38,7 @@ def headers(verdict: InvalidEvent) -> Headers:
 def verdict_of(
     value: bytes, found: Sequence[tuple[str, bytes | None]], refusal: Callable[[bytes], InvalidEvent | None]
 ) -> InvalidEvent | None:
-    """Return why a marked record is invalid, or None if ingest cannot have written the mark.
+    """Return why a marked event is invalid, or None if the headers contain no reason that ingest can write.
 
     `refusal` is a function that returns why an event's bytes are invalid, or None.
     """
@@ -47,8 +47,7 @@ def verdict_of(
         return None
     reason = Reason(texts[REASON_HEADER])
     own = refusal(value[len(QUARANTINE_PREFIX) :])
-    # An event that was too far in the future for ingest may be valid now, and the Python stage may fail on a valid
-    # event.
+    # A marked event can be valid, if it was too far in the future for ingest or the Python stage failed.
     if own is None and reason not in (Reason.TOO_FAR_IN_THE_FUTURE, Reason.TRANSFORM_FAILED):
         detail = (
             f"begins with a zero byte, which marks events that ingest has refused ({reason}), but a valid event"

@@ -1,4 +1,4 @@
-"""Decode whole records: the event, and fields from its envelope, the record's key, headers, timestamp and offset."""
+"""Decode whole records: the event, the envelope, and the record's key, headers, timestamp and offset."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 _TEXTS = ("key", "header")
 _MOST_KNOWN, _KNOWN_BYTES = 4_096, 1_024
-"""The maximum number and the maximum size (in bytes) of cached JSON texts of headers and keys."""
+"""The maximum number of cached JSON texts of headers and keys, and the maximum bytes of a cached text."""
 
 
 class Record(Protocol):
@@ -40,7 +40,7 @@ class RecordDecoder:
     """Decodes and validates one pipeline's records: the event, and the fields from outside the event.
 
     Attributes:
-        event_time_field: the field with the event time, or None for the record's own timestamp.
+        event_time_field: the field with the event time, or None if the record's timestamp is the event time.
         headers: the names of the headers that fields are read from.
         beside: whether any field is read from outside the record's value, such as from a header.
     """
@@ -93,7 +93,7 @@ class RecordDecoder:
     def decode_whole(
         self, raws: Sequence[bytes], now_ms: int, *, largest: int, records: Sequence[Record]
     ) -> Decoded | None:
-        """Decode records together with their array elements, or return None if a record must be decoded by itself."""
+        """Decode records and array elements in one pass, or return None if the records must be decoded separately."""
         if self._array is None or self._whole is None:
             return None
         decoded = self._whole.decode_plain(raws, now_ms, largest)
@@ -155,7 +155,7 @@ class RecordDecoder:
         return msgspec.json.encode(members)
 
     def refusal(self, raw: bytes, now_ms: int, record: Record | None = None) -> InvalidEvent | None:
-        """Return why a record is invalid at wall time `now_ms`, or None if the event is valid."""
+        """Return why a record is invalid, or None if the record is valid."""
         decoded = self.decode_all([raw], now_ms, records=[] if record is None else [record])
         return decoded.invalid.get(0)
 
@@ -172,7 +172,7 @@ class RecordDecoder:
         return raw if isinstance(self._events, EventDecoder) else self._events.document(raw)
 
     def check_record_time(self, record_time_ms: int, now_ms: int) -> None:
-        """Check a record's own timestamp as the event time, and raise InvalidEvent for an invalid timestamp."""
+        """Raise InvalidEvent if a record's timestamp is not a valid event time."""
         self._events.times.check_record(record_time_ms, now_ms)
 
 

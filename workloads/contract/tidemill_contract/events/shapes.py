@@ -1,6 +1,6 @@
 """The layout of events in memory: the typed structs that the JSON reader fills, and the place of each field.
 
-The struct is flat if no field has a path, or nested like the event.
+The structs are nested like the event if a field has a path, else a single struct has all fields.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Leaf:
     """A field in the layout of events.
 
     Attributes:
-        kind: the type that the JSON reader accepts, without null.
+        kind: the type that the JSON reader expects for a value other than null.
         default: the value in decoded events if the field is absent or null.
         beside: whether the value comes from outside the event.
-        unread: whether the field may be in the event, but is not read.
-        holds: for the exploded array, the name of a field in its elements, for messages.
+        unread: whether the JSON reader accepts the member, but ignores the value.
+        holds: for the exploded array, the name of a field in the elements, which messages mention.
     """
 
     name: str
@@ -69,9 +69,9 @@ class Shape:
 
     Attributes:
         type: the struct that the JSON reader fills.
-        flat: the struct with all fields by name, which is `type` if no field has a path.
+        flat: the struct in which each field is an attribute. Without paths, `flat` is `type`.
         nested: whether `type` and `flat` differ.
-        first: the earlier field for each field that reads the same member.
+        first: by field, the name of an earlier field that is read from the same member, if there is any.
     """
 
     def __init__(self, leaves: Sequence[Leaf], *, strict: bool) -> None:
@@ -143,7 +143,7 @@ class Shape:
         return found
 
     def put(self, events: Sequence[Any], name: str, values: Sequence[Any]) -> None:
-        """Set a field of each event, after `values` has read the field."""
+        """Set a field's value in each event, after `values` was called for the field."""
         owner = self._owners[name]
         owners = map(attrgetter(owner[:-1]), events) if owner else events
         deque(map(setattr, owners, repeat(name), values), maxlen=0)
@@ -157,7 +157,7 @@ class Shape:
                     setattr(holder, attribute, node.type())
 
     def read_flat(self, raw: bytes) -> Any:
-        """Read an event with the names of fields as members, and return an object of `type`."""
+        """Read an event in which each field is the member with the field's name, and return an object of `type`."""
         flat = self._read_flat(raw)
         return self._filled(self._root, flat) if self.nested else flat
 
@@ -165,7 +165,7 @@ class Shape:
         values: dict[str, Any] = {}
         for child in node.children.values():
             if isinstance(child, Leaf):
-                values[child.name] = getattr(flat, child.name, None)  # `flat` has no unread members
+                values[child.name] = getattr(flat, child.name, None)  # `flat` lacks the fields that are not read
             else:
                 values[child.owner[:-1].rpartition(".")[2]] = self._filled(child, flat)
         if not node.is_array:
@@ -173,7 +173,10 @@ class Shape:
         return node.type(*(values.get(name, msgspec.Raw()) for name in node.type.__struct_fields__))
 
     def flattened(self, events: Sequence[Any], shown: Mapping[str, Callable[[Any], str]]) -> Sequence[Any]:
-        """Return the events as structs in which each field is an attribute. `shown` converts fields to text."""
+        """Return the events as structs in which each field is an attribute.
+
+        `shown` maps names of fields to functions that convert the values to text.
+        """
         if not self.nested and not self._defaults and not self.first and not shown:
             return events
         names = self._shown.__struct_fields__
@@ -186,7 +189,9 @@ class Shape:
         return [self._shown(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
 
     def extracted(self, raw: bytes) -> Members:
-        """Return the JSON texts of an event's fields by name, or of all members if no field has a path.
+        """Return the JSON text of each field in an event, by name.
+
+        If no field has a path, the result contains all members.
 
         Raises:
             InvalidEvent: a member on a path has the wrong type, or a member is unknown.
@@ -221,7 +226,7 @@ class Shape:
 
 
 def unread(kept: Mapping[str, Steps], leaves: Sequence[Leaf]) -> list[Leaf]:
-    """Return layout entries for the members `kept`, so that strict events may have these members."""
+    """Return layout entries that let strict events contain the json fields `kept`."""
     found = list(leaves)
     for name, steps in sorted(kept.items(), key=lambda item: len(item[1])):
         if not any(leaf.steps[: len(steps)] == steps[: len(leaf.steps)] for leaf in found):

@@ -70,8 +70,8 @@ class TimeFormat:
     Attributes:
         type: the type that the JSON reader accepts.
         name: the format and the zone, for messages.
-        counts: whether the values are numbers in a unit, or texts with such numbers.
-        guesses: whether to refuse numbers that are probably seconds.
+        counts: whether the values are numbers in a unit, such as seconds since 1970.
+        guesses: whether numbers that are probably seconds are refused.
     """
 
     def __init__(self, text: str, zone: str | None) -> None:
@@ -129,7 +129,7 @@ class TimeFormat:
 
     def hint(self, micros: int) -> str:
         """Return the remedy for a time outside the years 1 to 9999."""
-        # Python cannot divide much larger numbers as floats.
+        # The division of a much larger integer would raise OverflowError.
         for name, digits in UNITS.items() if -_BEYOND < micros < _BEYOND else ():
             seconds = micros / 10 ** (self._unit or 0) * 10**digits / 10**6
             if self._unit is not None and digits != self._unit and 631_152_000 <= seconds <= 4_102_444_800:

@@ -1,4 +1,4 @@
-"""The types that the JSON reader accepts for each field, and the values of defaults."""
+"""The types of fields for the JSON reader, and the default values of fields."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _DEFAULTS = {
     "number": "write a number",
     "boolean": "write true or false",
     "decimal": "write a number with as many digits as precision and scale allow",
-    "strings": "remove the default: no string is counted if the array is absent",
+    "strings": "remove the default, because an absent array counts as empty",
     "timestamp": "write RFC 3339 in quotes, such as '2026-11-28T10:00:00Z', or epoch milliseconds",
 }
 
@@ -55,7 +55,7 @@ def epoch_ms(moment: dt.datetime) -> int:
 
 
 def all_epoch_ms(values: list[Any], kinds: set[type]) -> list[Any]:
-    """Convert times of the types `kinds` from the JSON reader to epoch milliseconds."""
+    """Convert times from the JSON reader to epoch milliseconds. `kinds` are the types of the values."""
     if kinds != {dt.datetime}:
         return [value if value.__class__ is int or value is None else epoch_ms(value) for value in values]
     spans = map(sub, values, repeat(EPOCH))
@@ -68,7 +68,7 @@ def micros_of(moment: dt.datetime | int | None) -> int:
 
 
 def type_of(field: FieldSpec) -> Any:
-    """Return the type that the JSON reader accepts for a field, without null."""
+    """Return the type that the JSON reader expects for values of a field other than null."""
     written = TimeFormat.of(field)
     return TYPES[field.type] if written is None else written.type
 
@@ -85,8 +85,7 @@ def read_time(name: str, written: TimeFormat | None, value: Any) -> tuple[int, i
     """Return a timestamp as epoch milliseconds and the remaining microseconds (0 to 999).
 
     Raises:
-        InvalidEvent: the time is in seconds, does not have the format of field `name`, or is outside the years 1 to
-            9999.
+        InvalidEvent: the time is probably in seconds, lacks the field's format, or is outside the years 1 to 9999.
     """
     hint = None
     is_number = value.__class__ is int

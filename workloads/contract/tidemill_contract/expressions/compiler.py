@@ -57,11 +57,11 @@ class Transform:
 
 
 def _with_column(frame: pl.DataFrame, expression: pl.Expr) -> pl.DataFrame:
-    """Add a derived column. If polars computes only one value for a batch of equal rows, repeat the value."""
     try:
         return frame.with_columns(expression)
     except pl.exceptions.InvalidOperationError:
         values = frame.select(expression).to_series()
+        # If all rows are equal, polars may compute a single value.
         if len(values) != 1:
             raise
         return frame.with_columns(values.new_from_index(0, frame.height))
@@ -110,7 +110,7 @@ def check(text: str, types: Mapping[str, str], *, as_filter: bool = False) -> st
     expression, kind = (compile_condition(text, types), "boolean") if as_filter else _derive(text, types)
     known = {name: POLARS_TYPES[own] for name, own in types.items() if own in POLARS_TYPES}
     try:
-        # An expression that polars refuses for all values would stop a processor.
+        # The expression is computed without rows, because an expression that polars refuses would stop a processor.
         pl.DataFrame(schema=known).select(expression)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = str(error).partition("\n")[0]

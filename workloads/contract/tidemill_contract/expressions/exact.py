@@ -1,6 +1,6 @@
 """Exact arithmetic of decimals in filter and derive expressions.
 
-The polars value of a decimal is an integer of 64 bits. A result that does not fit becomes NULL.
+In polars, a decimal is a scaled integer of 64 bits. A result beyond 64 bits becomes NULL.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def rounded(name: str, argument: Typed, digits: int) -> Built:
 
 def _rounded(name: str, step: int, numbers: pl.Series) -> pl.Series:
     whole = numbers // step
-    rest = numbers - whole * step  # the rest is never negative, because the quotient is rounded down
+    rest = numbers - whole * step  # the remainder is never negative, because // rounds down
     match name:
         case "ROUND":
             up = (rest * 2 > step) | ((rest * 2 == step) & (numbers > 0))

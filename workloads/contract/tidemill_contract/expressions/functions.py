@@ -95,8 +95,7 @@ def _arithmetic(name: str, args: Sequence[Typed]) -> Built:
     if name == "/":
         return "number", quotient(*floats)
     if all(argument.kind == "integer" for argument in args):
-        # 128 bits hold the result of any single operation, and `narrow` replaces a result of more than 64 bits with
-        # NULL.
+        # The result of one operation fits into 128 bits, and `narrow` replaces a result beyond 64 bits with NULL.
         a, b = (argument.expression.cast(WIDE) for argument in args)
         return "integer", narrow({"+": a + b, "-": a - b, "*": a * b}[name])
     a, b = floats
@@ -150,7 +149,7 @@ def _in(name: str, args: Sequence[Typed]) -> Built:
     if not all(argument.is_constant and argument.kind != "null" for argument in args[1:]):
         raise ExpressionError("IN takes constants other than NULL; write = … OR … for other values")
     kind, values = unify(name, args, compared=True)
-    # `is_in` does not treat NULL as SQL does.
+    # Comparisons treat NULL as SQL does, unlike `is_in`.
     return "boolean", pl.any_horizontal([values[0] == value for value in values[1:]]) if kind != "null" else args[
         0
     ].expression

@@ -1,4 +1,4 @@
-"""Compile expressions over merged metrics to SQL, which never raises an error for finite values."""
+"""Compile expressions over metrics to SQL that raises no error for finite values."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tidemill_contract.times import read_start, rfc3339
 
 NUMERIC = ("integer", "number")
 _EXACT = ("integer", *DECIMALS)
-"""The spec types with values of type numeric in SQL."""
+"""The spec types whose SQL type is numeric."""
 _LARGEST_INTEGER = "1e38"
-"""An integer of this size or more becomes NULL, so that products of metrics have a limited size."""
+"""An integer of this size or more becomes NULL, which limits the size of products."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Value:
     """An SQL expression with its spec type (or `null`).
 
     Attributes:
-        simple: whether the SQL is a column or a constant, so that it may be repeated.
-        constant: the text of a string constant, which may be converted to a timestamp.
-        exact: the value of a number constant, which may be converted to a decimal.
+        simple: whether the SQL is a column or a constant, which is cheap to repeat.
+        constant: the text, if the expression is a string constant.
+        exact: the value, if the expression is a constant of type number.
     """
 
     kind: str
@@ -76,7 +76,7 @@ def _literal(value: str | int | float | bool | None) -> Value:
 
 
 def _quoted(text: str) -> str:
-    """Return a text as an SQL literal, with per cent signs doubled for psycopg."""
+    """Return a text as an SQL literal without per cent signs, which psycopg would interpret."""
     plain = text.replace("'", "''")
     return f"'{plain}'" if not set("%\\") & set(text) else "E'" + plain.replace("\\", r"\\").replace("%", r"\x25") + "'"
 
@@ -90,7 +90,7 @@ def _column(name: str, columns: Mapping[str, Value]) -> Value:
 
 
 def _bound(template: str, *values: Value) -> str:
-    """Fill a template (`{0}`, `{1}`, …) with values, so that each value is computed once."""
+    """Insert SQL of values into a template (`{0}`, `{1}`, …), so that Postgres computes each value once."""
     if all(value.simple for value in values):
         return f"({template.format(*(value.sql for value in values))})"
     names = [f"o._{n}" for n in range(len(values))]

@@ -44,7 +44,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An operator or a function with arguments, and a name in upper case, such as `AND` or `ROUND`."""
+    """A call of an operator or a function. The name is in upper case, such as `AND` or `ROUND`."""
 
     name: str
     args: tuple[Node, ...]
@@ -63,7 +63,7 @@ Node = Literal | Column | Call | Case
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A word, sign or constant of the kind number, string, quoted, word, sign or end."""
+    """A token of an expression. `kind` is number, string, quoted, word, sign or end."""
 
     kind: str
     text: str
@@ -97,9 +97,9 @@ def parse(text: str) -> Node:
 
 
 class _Parser:
-    """A parser by precedence climbing.
+    """A recursive descent parser.
 
-    The operators bind in this order, weakest first: OR, AND, NOT, comparison, ||, + -, * / %, sign.
+    Operators, from the weakest binding to the strongest, are OR, AND, NOT, comparisons, ||, + -, * / %, and signs.
     """
 
     def __init__(self, tokens: list[Token]) -> None:

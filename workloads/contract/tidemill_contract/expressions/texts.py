@@ -27,7 +27,7 @@ def _pattern(name: str, argument: Typed) -> str:
         reasons = [line.removeprefix("error: ") for line in str(error).splitlines() if line.startswith("error: ")]
         raise ExpressionError(
             f"{name}: '{pattern}' is not a regular expression ({(reasons or ['too large'])[0]});"
-            " write one without look-around and back-references"
+            " write a pattern without look-around and back-references"
         ) from None
     return pattern
 
@@ -45,7 +45,7 @@ def _regexp(name: str, args: Sequence[Typed]) -> Built:
 
 
 def _groups(pattern: str) -> int:
-    # `extract_groups` refuses a pattern without groups, so an empty group is appended and then not counted.
+    # `extract_groups` fails for a pattern without groups, so the pattern gets an extra group, which is not counted.
     return len(pl.Series([""]).str.extract_groups(f"{pattern}|()").struct.fields) - 1
 
 
@@ -53,7 +53,7 @@ def _split_part(name: str, args: Sequence[Typed]) -> Built:
     value, delimiter = as_string(name, args[0]), constant(name, args[1], "the delimiter", "string")
     place = constant(name, args[2], "the place", "integer", -10_000, 10_000)
     if not delimiter or place == 0:
-        places = "the first part is 1, the last part is -1, and 0 is not allowed"
+        places = "the first part has number 1, the last part has number -1, and 0 is not allowed"
         what = places if delimiter else "the delimiter must not be empty"
         raise ExpressionError(f"{name}: {what}")
     part = value.str.split(delimiter).list.get(place - 1 if place > 0 else place, null_on_oob=True)
@@ -69,7 +69,7 @@ def _by_value(argument: pl.Expr, function: Callable[[str], str]) -> pl.Expr:
 
 
 def _title(name: str, args: Sequence[Typed]) -> Built:
-    # A word consists of letters and digits, as in Postgres, so "1st" stays "1st".
+    # As in Postgres, a digit can begin a word, so "1st" does not become "1St".
     return "string", _by_value(
         as_string(name, args[0]), lambda text: _WORD.sub(lambda word: word[0].capitalize(), text)
     )

@@ -46,7 +46,7 @@ class Typed:
 
 
 Built = tuple[str, pl.Expr]
-"""The spec type and the expression of a function's result."""
+"""The result of a function: the spec type and the polars expression."""
 Builder = Callable[[str, Sequence[Typed]], Built]
 """A callable that builds a function's result from the name and the arguments."""
 Row = tuple[str, int, int, Builder]
@@ -98,7 +98,7 @@ def as_number(name: str, argument: Typed) -> pl.Expr:
 
 
 def with_exact_constants(args: Sequence[Typed]) -> Sequence[Typed]:
-    """Return the arguments. If any argument is a decimal, number constants become exact decimals."""
+    """Return the arguments, with number constants as exact decimals if any argument is a decimal."""
     if all(scale_of(argument.kind) is None for argument in args):
         return args
     return [_exact(argument) if argument.kind == "number" and argument.is_constant else argument for argument in args]
@@ -123,11 +123,11 @@ def constant(name: str, argument: Typed, what: str, kind: str, low: int = 0, hig
 
     Args:
         name: the name of the function.
-        argument: the argument.
-        what: the argument's meaning, for the message.
+        argument: the argument that must be a constant.
+        what: the meaning of the argument, for the error message.
         kind: the spec type that the constant must have.
-        low: the minimum of an integer.
-        high: the maximum of an integer.
+        low: the minimum of a constant integer.
+        high: the maximum of a constant integer.
     """
     value = argument.constant
     if not argument.is_constant or argument.kind != kind or (kind == "integer" and not low <= value <= high):
@@ -139,7 +139,7 @@ def constant(name: str, argument: Typed, what: str, kind: str, low: int = 0, hig
 def unify(name: str, args: Sequence[Typed], *, compared: bool = False) -> tuple[str, list[pl.Expr]]:
     """Return the common type of a function's arguments, and the arguments converted to this type.
 
-    If `compared` is true, decimals may have 128 bits, and `chosen` converts a result to 64 bits.
+    If `compared` is true, decimals may get 128 bits, and `chosen` must convert the result back to 64 bits.
 
     Raises:
         ExpressionError: the arguments have no common type.
@@ -158,12 +158,12 @@ def unify(name: str, args: Sequence[Typed], *, compared: bool = False) -> tuple[
         raise ExpressionError(f"{name} mixes {found}; convert one value with TRY_CAST(… AS {_common(kinds)})")
     kind = kinds.pop() if kinds else "null"
     dtype = POLARS_TYPES.get(kind, pl.Boolean())
-    # The constant NULL is a boolean at first, so it is cast to the type of the other arguments.
+    # The constant NULL starts as a boolean, and is cast to the type of the other arguments.
     return kind, [pl.lit(None, dtype=dtype) if a.kind == "null" else a.expression.cast(dtype) for a in args]
 
 
 def chosen(kind: str, value: pl.Expr) -> pl.Expr:
-    """Convert a value from `unify(…, compared=True)` to 64 bits, with NULL for a value that does not fit."""
+    """Convert an argument from `unify(…, compared=True)` to 64 bits, with NULL for a larger value."""
     return narrow(value) if kind in DECIMALS else value
 
 
@@ -186,7 +186,7 @@ def _common(kinds: set[str]) -> str:
 
 
 def timed(argument: Typed) -> Typed:
-    """Convert a constant string to a time, or raise ExpressionError. Other arguments stay as they are."""
+    """Convert a constant string to a time, or raise ExpressionError. Return other arguments unchanged."""
     if argument.kind != "string" or not argument.is_constant:
         return argument
     try:
@@ -200,13 +200,13 @@ def timed(argument: Typed) -> Typed:
 
 
 def varying_first(a: Typed, b: Typed) -> bool:
-    """Return whether polars compares `a` and `b` correctly in this order, so that a constant does not come first."""
+    """Return whether polars can compare `a` with `b`. If only `a` is constant, the operands must be swapped."""
     return b.fixed or not a.fixed
 
 
 def one_zero(numbers: pl.Series) -> pl.Series:
     """Replace -0.0 with 0.0, because equal floats must be in the same group."""
-    zeros = numbers == 0.0  # adding 0.0 to all numbers has no effect in polars
+    zeros = numbers == 0.0  # `numbers + 0.0` would not change -0.0 in polars
     return numbers.set(zeros, 0.0) if zeros.any() else numbers
 
 
@@ -222,7 +222,7 @@ def _nullify(series: pl.Series) -> pl.Series:
 
 def finite(expression: pl.Expr) -> pl.Expr:
     """Return the expression with NULL in place of NaN and infinities."""
-    # `when(x.is_finite()).then(x)` would contain x twice, so each nested function would double the expression's size.
+    # `when(x.is_finite()).then(x)` contains x twice, so the size would double with each nested function.
     return expression.map_batches(_nullify, return_dtype=pl.Float64(), is_elementwise=True)
 
 

@@ -58,7 +58,7 @@ class Metric(Protocol):
 
 
 class StoredColumn(Protocol):
-    """The properties of a stored column that its SQL depends on."""
+    """The properties of a stored column that the SQL for the column needs."""
 
     @property
     def kind(self) -> str:
@@ -89,10 +89,10 @@ class PartialKind:
     """A kind of stored column: its type, and the SQL that merges its values without errors.
 
     Attributes:
-        merge: returns SQL that merges the values (or nulls) of row `old` and row `new` (aliases).
-        rollup: returns an SQL aggregate that merges the values of many rows.
+        merge: a function that returns SQL for merging the values (or nulls) of the rows `old` and `new`.
+        rollup: a function that returns an SQL aggregate for merging the values of many rows.
         ordered: whether processors must read events in the order of event time to fill the column.
-        refining: whether the column only adds precision to another column, so that null counts as zero.
+        refining: whether the column only makes another column more precise. A null then means 0.
     """
 
     name: str
@@ -110,7 +110,7 @@ def always(sql_type: str) -> Callable[[str], str]:
 
 
 def like_field(field_type: str) -> str:
-    """Return the SQL type for the values of a field, which is a scaled integer for decimals."""
+    """Return the SQL type for the values of a field. Decimals are stored as scaled integers."""
     return SQL_TYPES["integer" if scale_of(field_type) is not None else field_type]
 
 
@@ -121,9 +121,9 @@ class Need:
     Attributes:
         field: the metric's field, or None if the column counts events.
         by: a second field, which distinguishes columns with the same `field`.
-        source: the field whose values the column stores, or None for `field`.
+        source: the field whose values are stored, or None if the values of `field` are stored.
         listed: the maximum number of values that the metric (`topk`) lists.
-        where: the metric's condition in its normal form.
+        where: the normal form of the condition on events, or None for a metric without a condition.
     """
 
     kind: PartialKind
@@ -137,7 +137,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Merged:
-    """The merged columns of a metric, from which the SQL of the result is written.
+    """The merged columns of a metric, which the SQL of the result uses.
 
     Attributes:
         columns: the quoted column names by kind.
@@ -151,11 +151,11 @@ class Merged:
 
 
 class Parameters(BaseModel):
-    """The parameters of a function besides its field, as members of the metric in the spec.
+    """The parameters of a function, except the field. Each parameter is a member of the metric in the spec.
 
     Attributes:
-        fields: the parameters that name a field or derive, each with the types that this field may have.
-        remedies: by parameter, the remedy in the error for an absent parameter.
+        fields: for each parameter that names a field or derive, the types that the field may have.
+        remedies: by parameter, the remedy in the error message if the parameter is missing.
     """
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, strict=True)
@@ -172,7 +172,7 @@ class Parameters(BaseModel):
 
 @dataclass(frozen=True)
 class Item:
-    """The OpenAPI schema for each item of a result that is a list. An item is an object with these members."""
+    """The OpenAPI schema for the items of a result that is a list. An item is an object with `members`."""
 
     name: str
     description: str
@@ -207,7 +207,7 @@ class Function:
     def answer(self, merged: Merged) -> str:
         """Return SQL for the metric's value, or for the bytes that `decoder` converts to the value.
 
-        A number that is too large for a double becomes null. A decimal is a scaled integer.
+        A number that is too large for a double becomes null. For a decimal, the SQL returns a scaled integer.
         """
         raise NotImplementedError
 

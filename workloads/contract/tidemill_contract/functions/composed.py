@@ -41,7 +41,7 @@ def _visit(metrics: Mapping[str, Metric], name: str, path: tuple[str, ...], foun
         circle = " → ".join([*path[path.index(name) :], name])
         raise ExpressionError(f"the metric is computed from itself ({circle}); remove one of these references")
     if name in found or name not in metrics:
-        return  # the compiler reports a missing metric
+        return  # `compile_sql` reports unknown metrics
     for operand in sorted(operands(metrics[name])):
         _visit(metrics, operand, (*path, name), found)
     found[name] = None
@@ -103,7 +103,7 @@ def _operand(name: str, kind: str) -> Value:
 
 
 def function_operands(metrics: Sequence[Metric], name: str) -> Iterator[Metric]:
-    """Yield the metrics with a function that a metric is computed from, or the metric itself if it has a function."""
+    """Yield the metrics with a function that a metric depends on, or the metric itself if it has a function."""
     by_name = {metric.name: metric for metric in metrics}
     for needed in in_order(by_name, name):
         if not is_composed(by_name[needed]):

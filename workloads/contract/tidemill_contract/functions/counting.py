@@ -45,7 +45,7 @@ def _between(column: StoredColumn, old: str, new: str) -> str:
 
 
 def _all_between(column: StoredColumn) -> str:
-    # All arrays have the same length, so (n - 1) modulo the length is an element's index in its own array.
+    # All arrays have the same length, so the remainder of n - 1 by the length is the index of a count.
     rows = f"unnest(array_agg({column.quoted}) FILTER (WHERE {column.quoted} IS NOT NULL))"
     place = f"mod(u.n - 1, {len(column.bounds) + 1})"
     totals = f"SELECT {place} AS place, sum(u.v)::bigint AS total FROM {rows} WITH ORDINALITY AS u (v, n) GROUP BY 1"
@@ -93,7 +93,9 @@ def _ascending(bounds: list[float] | None) -> list[float] | None:
 class HistogramParameters(Parameters):
     """The bounds of a histogram."""
 
-    remedies: ClassVar[Mapping[str, str]] = {"bounds": "add some in ascending order, such as bounds: [10, 100, 1000]"}
+    remedies: ClassVar[Mapping[str, str]] = {
+        "bounds": "add numbers in ascending order, such as bounds: [10, 100, 1000]"
+    }
 
     bounds: Annotated[list[float], AfterValidator(_ascending)] = Field(
         min_length=1,
@@ -129,7 +131,7 @@ class Histogram(Function):
         return (Need(BETWEEN, metric.field, bounds=bounds),)
 
     def answer(self, merged: Merged) -> str:
-        """Return the array of counts."""
+        """Return the column with the counts."""
         return merged.columns["histogram"]
 
     def answer_type(self, field_type: str | None) -> str:

@@ -1,4 +1,4 @@
-"""The functions `variance` and `stddev` of a population."""
+"""The functions `variance` and `stddev`."""
 
 from __future__ import annotations
 

@@ -11,13 +11,13 @@ TINIEST = "'4.9406564584124654e-324'::double precision"
 _HALF = "8e307"
 """The sum of two values below this limit is finite."""
 _INVISIBLE = "1e291"
-"""Adding a value below this limit to a double near the largest one changes nothing."""
+"""Adding a value below this limit does not change the largest doubles."""
 _SPLIT = "1e289"
-"""The sum of 2^63 values below this limit is finite. Larger values are scaled by 2^-64 before they are added."""
+"""The sum of 2^63 values below this limit is finite. Larger values are multiplied by 2^-64 before they are added."""
 _DOWN, _UP = "5.421010862427522e-20", "18446744073709551616"
-"""2^-64 and 2^64. Scaling by a power of two is exact."""
+"""2^-64 and 2^64. A product with a power of two is exact."""
 _SCALED = "9.745314011399999e288"
-"""2^960. A scaled value below this limit is finite after it is scaled up again."""
+"""2^960. Below this limit, a scaled sum can be multiplied by 2^64 without overflow."""
 
 
 def finite(value: str) -> str:
@@ -36,7 +36,7 @@ def added(a: str, b: str) -> str:
 
 
 def total(value: str) -> str:
-    """Return an SQL aggregate for the sum, which is finite even if an intermediate sum is too large."""
+    """Return an SQL aggregate for the sum, which is infinite only if the total is too large for a double."""
     small = f"sum({value}) FILTER (WHERE abs({value}) < {_SPLIT})"
     large = f"sum({value} * {_DOWN}) FILTER (WHERE abs({value}) >= {_SPLIT})"
     scaled = f"({large} + CASE WHEN abs({small}) > 1e200 THEN {small} * {_DOWN} ELSE 0 END)"
@@ -49,7 +49,7 @@ def total(value: str) -> str:
 
 def per(value: str, seconds: str) -> str:
     """Return SQL for the value per second, or for null if `seconds` is 0 or the result is too large for a double."""
-    # A quotient is too large only for a divisor below 1, and too small only for a divisor above 1.
+    # The quotient can overflow only for a divisor below 1, and underflow only for a divisor above 1.
     return (
         f"CASE WHEN abs({value}) > {LARGEST} * least({seconds}, 1) THEN NULL"
         f" WHEN abs({value}) < {TINIEST} * greatest({seconds}, 1) THEN 0 / nullif({seconds}, 0)"

@@ -1,7 +1,7 @@
-"""Compute which rows contain all events of a metric, if columns were added or removed after the first row.
+"""Find out which stored rows contain all events of a metric whose columns were added or removed later.
 
-The layout is the number of a set of filled columns. The column `_since` of a row is the lowest layout of the row's
-writers.
+Each set of filled columns has a number, the layout. The column `_since` of a row has the lowest layout of the
+processors that wrote the row.
 """
 
 from __future__ import annotations
@@ -16,25 +16,26 @@ from tidemill_contract.functions.partials import AggregationLayout, needed_colum
 from tidemill_contract.times import rfc3339_ms
 
 SINCE = "_since"
-"""The column with the lowest layout of a row's writers. Every window table has this column."""
+"""The column of window tables with the lowest layout of the processors that wrote a row."""
 
 
 @dataclass(frozen=True)
 class Feed:
-    """The layouts (numbers of column sets) in which processors fill one column, by default every layout.
+    """The layouts (numbers of sets of columns) in which one column is filled, by default every layout.
 
     Attributes:
-        since: the first layout of the current period, or None if the column is no longer filled.
-        before: for each earlier period, the first layout, and `closed_until` (epoch ms) at the end of the period.
+        since: the layout from which on the column is filled, or None if the column is no longer filled.
+        before: for each earlier removal, the layout from which on the column was filled, and the time (epoch ms)
+            up to which windows were closed at the removal.
     """
 
     since: int | None = 0
     before: tuple[tuple[int, int], ...] = ()
 
     def condition(self, end: str) -> str | None:
-        """Return the SQL condition for rows in which the column contains all events, or None if all rows qualify.
+        """Return an SQL condition for rows in which the column contains all events, or None for all rows.
 
-        A window that ends (SQL `end`) before the column was removed counts as complete.
+        Windows that were closed before the column was removed are complete. `end` is the SQL of a window's end.
         """
         if self.since == 0:
             return None
@@ -44,7 +45,7 @@ class Feed:
         return f"({' OR '.join(found)})" if found else "false"
 
     def left(self, closed_until: int | None) -> Feed:
-        """Return the feed after processors stopped filling the column."""
+        """Return a copy for a column that is no longer filled."""
         if self.since is None or closed_until is None:
             return replace(self, since=None)
         return Feed(None, (*self.before, (self.since, closed_until)))
@@ -55,8 +56,8 @@ class Feeds:
     """The columns of a window table that processors fill.
 
     Attributes:
-        layout: the number of the current set of columns, which grows with every change.
-        columns: the feeds (by name) of columns that were added or removed after the first row.
+        layout: the number of the current set of columns, which increases with each change.
+        columns: by name, the layouts of each column that was added or removed after the first row.
     """
 
     layout: int = 0
@@ -64,7 +65,7 @@ class Feeds:
 
     @classmethod
     def read(cls, layout: int | None, fed: Mapping[str, Any] | None) -> Feeds:
-        """Read the columns `layout` and `fed` of `_aggregations`, which are None in an older schema."""
+        """Read the columns `layout` and `fed` of `_aggregations`. Both are None in an older schema."""
         columns = {
             name: Feed(item["since"], tuple((since, until) for since, until in item["before"]))
             for name, item in (fed or {}).items()
@@ -78,15 +79,19 @@ class Feeds:
         return json.dumps(columns, sort_keys=True)
 
     def of(self, column: str) -> Feed:
-        """Return the feed of a column."""
+        """Return the layouts in which a column is filled."""
         return self.columns.get(column, Feed())
 
     def changed(
         self, known: Collection[str], wanted: Collection[str], *, there: Collection[str], closed_until: int | None
     ) -> Feeds:
-        """Return the feeds after a change of the filled columns from `known` to `wanted`.
+        """Return a copy for a change of the filled columns from `known` to `wanted`.
 
-        `there` has the columns of the table. `closed_until` (epoch ms) is None if no window is closed.
+        Args:
+            known: the columns that were filled before the change.
+            wanted: the columns that are filled after the change.
+            there: the columns that the table has.
+            closed_until: the time (epoch ms) up to which windows are closed, or None if no window is closed.
         """
         fed = {column for column in known if column in there and self.of(column).since is not None}
         came, gone = set(wanted) - fed, fed - set(wanted)
@@ -100,13 +105,13 @@ class Feeds:
         return Feeds(layout, columns)
 
     def of_writer(self, columns: Collection[str]) -> int:
-        """Return the number for `_since`: the last layout of which a writer of these columns fills all columns."""
+        """Return the value of `_since` for a processor that fills only these columns."""
         missing = [f.since for name, f in self.columns.items() if f.since is not None and name not in columns]
         return min(missing) - 1 if missing else self.layout
 
 
 def guarded(plan: AggregationLayout, feeds: Feeds) -> AggregationLayout:
-    """Return the layout for readers: a metric is null if a merged row lacks some of the metric's events."""
+    """Return the plan for queries, in which a metric is null if a row lacks some of the metric's events."""
     whole = []
     metrics = [metric for metric, _ in plan.metrics]
     for metric in metrics:

@@ -1,4 +1,4 @@
-"""Functions that return the value of one event of a window: first, last, or with the smallest or largest other field.
+"""Functions that return a field's value in one event of a window, such as the first or the last event.
 
 Each value is stored with the position of its event: event time, microseconds, epoch, partition, offset and index in an
 exploded array.

@@ -51,10 +51,10 @@ if TYPE_CHECKING:
     Kind = str
 else:
     Kind = Literal[(*KINDS, *variance_sql.SCRATCH)]
-    """The first part of a column's name."""
+    """The kind of a stored column, which is the first part of the column's name."""
 
 _MAX_LABEL = 46
-"""The maximum number of bytes in a column's name besides its kind. Postgres allows names of 63 bytes."""
+"""The maximum bytes of a column's name without the kind. Postgres allows 63 bytes for the whole name."""
 _NUMBERS: Mapping[str, str] = defaultdict(lambda: "number")
 """Placeholder types of fields, for callers that need only the names of columns."""
 SKETCHES = frozenset(name for name, kind in KINDS.items() if kind.sketch)
@@ -62,7 +62,7 @@ ORDERED_KINDS = frozenset(name for name, kind in KINDS.items() if kind.ordered)
 
 
 def quote(identifier: str) -> str:
-    """Return an SQL identifier in double quotes, after the caller has validated it."""
+    """Return a validated SQL identifier in double quotes."""
     if '"' in identifier or "\0" in identifier:
         raise ValueError(f"not an identifier: {identifier!r}")
     return f'"{identifier}"'
@@ -83,11 +83,11 @@ def column_of(kind: Kind, field: str) -> str:
 
 @dataclass(frozen=True)
 class Conditional:
-    """A data frame column with a field's values in the events that fulfil a condition.
+    """A data frame column with a field's values, which is null for events that do not fulfil a condition.
 
     Attributes:
         where: the condition in its normal form.
-        field: the field, or None if the column only says which events fulfil the condition.
+        field: the field, or None if the column is true for the events that fulfil the condition.
     """
 
     where: str
@@ -111,7 +111,7 @@ class Partial:
     Attributes:
         listed: the maximum number of frequent values that a metric lists.
         by: a second field, which distinguishes columns with the same `field`.
-        noted: the name and the spec type of the stored field, or None for a column without a field.
+        noted: the name and the spec type of the field whose values are stored, or None without a field.
         where: the condition for events that count, or None if all events count.
     """
 
@@ -132,7 +132,7 @@ class Partial:
 
     @property
     def source(self) -> str:
-        """The data frame column that the partial is computed from, unless the partial counts all events."""
+        """The data frame column from which a partial with a field or a condition is computed."""
         return str(self.field) if self.where is None else Conditional(self.where, self.field).column
 
     @property
@@ -158,7 +158,7 @@ class Partial:
 
 
 def own_partial(kind: Literal["min", "max"], name: str, sql_type: str) -> Partial:
-    """Return a partial for internal use, with a name that differs from every field's name."""
+    """Return a partial for internal use, whose name cannot occur in a spec."""
     return Partial(kind, f"0{name}", sql_type)
 
 
@@ -168,11 +168,11 @@ class AggregationLayout:
 
     Attributes:
         metrics: the spec's metrics, each with the type of its field or of its expression.
-        size_ms: the length of a window, which is a maximum for sessions and calendar windows.
-        pane_ms: the period of a stored row, which is a minimum for calendar windows.
+        size_ms: the length of a window, or the maximum length for sessions and calendar windows.
+        pane_ms: the length of a pane (the period of a stored row), or the minimum length for calendar windows.
         gap_ms: the time without events after which a session ends, or None for other windows.
-        reopen_ms: the time after a window's end in which late events can change the window, or None for no time.
-        whole: an SQL condition for complete rows, for each metric of which rows may lack events.
+        reopen_ms: how long late events can change a closed window, or None if closed windows do not change.
+        whole: for metrics whose events may be missing in rows, the name and an SQL condition for complete rows.
     """
 
     name: str
@@ -200,17 +200,17 @@ class AggregationLayout:
 
     @property
     def spread_ms(self) -> int:
-        """The longest time from a window's start to the start of its last stored row."""
+        """The longest time from the start of a window to the start of the last pane in the window."""
         return self.size_ms - self.pane_ms if self.hopping else 0
 
     @property
     def reach_ms(self) -> int:
-        """The longest time from the start of a window to the pane of an event in it."""
+        """The longest time from the start of a window to the pane of an event in the window."""
         return self.size_ms if self.sessions else self.spread_ms
 
     @property
     def end_sql(self) -> str:
-        """The SQL of a window's end, over a row with `window_start` and, for sessions, `window_end`."""
+        """The SQL of the end of a window, for rows with `window_start` and (only for sessions) `window_end`."""
         return "window_end" if self.sessions else grid_sql(self.grid).shift("window_start", self.panes)
 
     def end_of(self, start_ms: int) -> int:
@@ -222,32 +222,32 @@ class AggregationLayout:
         return self.grid.shift(self.grid.start_of(end_ms), -self.panes)
 
     def shut(self, closed_until: int | None) -> int | None:
-        """Return the time (epoch ms) up to which windows get no more events, or None if no window is closed."""
+        """Return the time (epoch ms) up to which windows can no longer change, or None if no window is closed."""
         return closed_until if closed_until is None or self.reopen_ms is None else closed_until - self.reopen_ms
 
     @property
     def key_columns(self) -> tuple[str, ...]:
         """The unquoted columns of the unique key.
 
-        Panes have `_after` in the key, because events that were late for some windows of a pane have a separate row.
+        If a window has several panes, `_after` is in the key, because late events of a pane have a separate row.
         """
         after = ("_after",) if self.hopping else ()
         return (*(name for name, _ in self.group_by), "window_start", *after)
 
     @property
     def merged(self) -> tuple[Partial, ...]:
-        """The columns that a query merges: the partials, and the columns that say whether rows are complete."""
+        """The columns that a query merges: the partials, and columns that say whether rows are complete."""
         return (*self.partials, *(whole_partial(metric) for metric, _ in self.whole))
 
     @property
     def stored(self) -> list[str]:
-        """The columns of `merged` for a stored row, as items of a SELECT."""
+        """The SQL of the columns in `merged`, for a SELECT from the window table."""
         told = [f"{condition} AS {quote(whole_partial(metric).column)}" for metric, condition in self.whole]
         return [*(quote(p.column) for p in self.partials), *told]
 
 
 def whole_partial(metric: str) -> Partial:
-    """Return the partial that says whether the rows of a window contain all events of a metric."""
+    """Return the column that says whether the rows of a window contain all events of a metric."""
     return Partial("whole", metric, "boolean")
 
 
@@ -324,7 +324,7 @@ def _partial(need: Need, types: Mapping[str, str]) -> Partial:
 
 
 def needed_columns(metric: Metric) -> list[str]:
-    """Return the columns that a metric needs, without columns that only add precision."""
+    """Return the stored columns that a metric needs, except columns that only add precision."""
     return [p.column for p in needed_partials(metric, _NUMBERS) if not KINDS[p.kind].refining]
 
 
@@ -349,17 +349,17 @@ def columns_by_kind(metric: Metric) -> dict[str, str]:
 
 
 def merge_expression(partial: Partial, old: str = "t", new: str = "EXCLUDED") -> str:
-    """Return SQL that merges the column of rows `old` and `new` (aliases) without errors."""
+    """Return SQL that merges the values of a column in the rows `old` and `new`."""
     return KINDS[partial.kind].merge(partial, old, new)
 
 
 def rollup_select(partials: Sequence[Partial], source: str, keys: Sequence[tuple[str, str]]) -> str:
-    """Return a SELECT that merges many partial rows into one row per key, without errors.
+    """Return a SELECT that merges rows of partials into one row for each key.
 
     Args:
         partials: the columns to merge.
         source: a FROM item (table or parenthesised query with an alias) that has the columns of the partials.
-        keys: an SQL expression over the source and an output name for each key, or no keys for a single row.
+        keys: the keys, as pairs of SQL expression and output name. Without keys, the result is a single row.
 
     Returns:
         SQL whose output columns are the keys by name, then every partial by its column name.

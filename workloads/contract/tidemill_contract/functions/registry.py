@@ -16,13 +16,13 @@ KINDS: Mapping[str, PartialKind] = {kind.name: kind for family in (*_FAMILIES, b
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of some functions, which is a member of each metric with one of these functions.
+    """A parameter of some functions, which is a member of the metrics with these functions.
 
     Attributes:
         alias: the parameter's name in YAML.
         needed: whether the functions need the parameter.
-        takes: the types that the field named by the parameter may have, or None if the parameter names no field.
-        remedy: the remedy in the error for an absent parameter.
+        takes: the types of fields that the parameter may name, or None if the parameter names no field.
+        remedy: the remedy in the error message if the parameter is missing.
     """
 
     name: str

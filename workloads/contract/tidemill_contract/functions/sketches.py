@@ -4,7 +4,7 @@
 `uniques` is a HyperLogLog sketch (Flajolet et al. 2007) with 2^13 registers. `frequent` is a frequent items sketch
 (Anderson et al. 2017, "A high-performance algorithm for identifying frequent items in data streams").
 
-A column stores frames. Each frame is the length of a sketch (4 bytes, big-endian) and the sketch.
+A stored value consists of frames. A frame is the length of a sketch (4 bytes, big-endian), and then the sketch.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _ALL = datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES
 
 
 def slots_lg(listed: int) -> int:
-    """Return log2 of the number of slots in a sketch that must list `listed` values.
+    """Return the binary logarithm of the number of slots in a sketch of frequent values that lists `listed` values.
 
     A sketch with M slots counts up to 0.75 M different values exactly. For more values, the error of each count is at
     most 3.5 / M times the number of all values.
@@ -70,13 +70,17 @@ def build(partial: StoredColumn, values: Sequence[Any]) -> bytes | None:
 
 
 def compact(partial: StoredColumn, stored: bytes) -> bytes:
-    """Merge the frames of a stored value into one frame, or into one for doubles and one for integers."""
+    """Merge the frames of a stored value into a single frame.
+
+    Quantiles of doubles and integers need two frames.
+    """
     match partial.kind:
         case "quantiles":
             doubles, integers = _quantiles(stored)
             frames: list[bytes] = [] if doubles.is_empty() else [_frame(doubles.serialize())]
             frames += [] if integers.is_empty() else [_frame(_INTEGERS + integers.serialize(_LONGS))]
-            frames.sort(key=len, reverse=True)  # processors compact a value that is much longer than the first frame
+            # Processors compact a value that is much longer than the first frame, so the longest frame comes first.
+            frames.sort(key=len, reverse=True)
             return b"".join(frames)
         case "frequent":
             return _frame(_frequent(stored).serialize())
@@ -99,7 +103,7 @@ def quantile_reader(q: float) -> Callable[[bytes | None], float | int | None]:
 
 
 def read_distinct(stored: bytes | None) -> int | None:
-    """Return the number of different values in a stored sketch, None for null, or 0 for no bytes."""
+    """Return the number of different values in a stored sketch, which is None for null and 0 for empty bytes."""
     if not stored:
         return None if stored is None else 0
     estimate: float = _uniques(stored).get_estimate()
@@ -212,7 +216,7 @@ def _uniques(stored: bytes) -> Any:
 
 
 def _frequent(stored: bytes) -> Any:
-    """Merge the stored frames into one sketch, in an order that does not depend on SQL."""
+    # Frames are sorted, because SQL may join the frames in any order.
     parts = [datasketches.frequent_strings_sketch.deserialize(frame) for frame in sorted(_frames(stored))]
     parts.sort(key=lambda part: float(part.epsilon))
     for part in parts[1:]:

@@ -12,27 +12,27 @@ from collections.abc import Callable, Sequence
 from tidemill_contract.functions.doubles import INFINITE, divided, total
 
 Column = Callable[[str], str]
-"""A function that returns the quoted column of a field for a kind."""
+"""A function that returns the quoted column of a field for a kind, such as `mean`."""
 SCRATCH = ("centre", "rest", "delta", "squares")
 """The kinds of columns that exist only within a statement (see `prepared`)."""
 
 _ORDINARY, _LARGE = "1e140", "1e171"
-"""Means below `_ORDINARY` are merged by plain arithmetic. Unequal doubles above `_LARGE` differ by more than 1e154."""
+"""Means below `_ORDINARY` are merged by plain arithmetic. Different doubles above `_LARGE` differ by 1e154 or more."""
 _NONE = "1e-160"
 """A difference below this limit counts as zero, because its square would be close to the smallest double."""
 _LEAST = "1e-250"
 """A sum of differences above this limit can be divided by a count without underflow."""
 _MOST = "'8e307'::double precision"
-"""The largest finite M2. The sum of two such values is finite."""
+"""The largest finite M2. Twice this value is still a finite double."""
 
 
 def merged(kind: str, column: Column, old: str, new: str) -> str:
-    """Return SQL that merges the mean, its low part or the M2 of two rows (aliases)."""
+    """Return SQL that merges the mean, the low part of the mean, or the M2 of the rows `old` and `new`."""
     a, b = f"{old}.{column('mean')}", f"{new}.{column('mean')}"
     rest_a, rest_b = f"coalesce({old}.{column('low')}, 0)", f"{new}.{column('low')}"
     na, nb, stored = f"{old}.{column('n')}", f"{new}.{column('n')}", column(kind)
     make = _merged_squares if kind == "m2" else _moved
-    # `near` is faster, and exact enough for means below `_ORDINARY`.
+    # `near` is faster than `far`, and exact enough for means below `_ORDINARY`.
     near = make(kind, column, old, new, f"(({b} - {a}) + ({rest_b} - {rest_a}))")
     far = make(kind, column, old, new, f"({_difference((b, rest_b), (a, rest_a))})")
     if kind == "m2":
@@ -73,26 +73,26 @@ def _merged_squares(_: str, column: Column, old: str, new: str, delta: str) -> s
 
 
 def rolled(kind: str, column: Column) -> str:
-    """Return an SQL aggregate over `prepared` rows for the mean, its low part or the M2."""
+    """Return an SQL aggregate over rows from `prepared` for the mean, the low part of the mean, or the M2."""
     delta, number = column("delta"), f"sum({column('n')}::double precision)"
     moments = f"sum({column('n')} * {delta}) FILTER (WHERE abs({delta}) > {_LEAST})"
     move = divided(f"coalesce({moments}, 0)", number)
     if kind != "m2":
         return _sum(kind, f"max({column('centre')})", f"(max({column('rest')}) + {move})")
     squares = total(column("squares"))
-    # The centre differs a little from the mean, so the sum of squares about the centre is too large by `excess`.
+    # The centre differs a little from the mean, which makes the sum of squares too large by `excess`.
     excess = f"CASE WHEN abs({moments}) > 1e-150 THEN {moments} * {move} ELSE 0 END"
     return f"CASE WHEN {squares} < {INFINITE} THEN greatest({squares} - {excess}, 0) ELSE {squares} END"
 
 
 def prepared(fields: Sequence[Column], source: str, selected: Sequence[str], keys: Sequence[str]) -> str:
-    """Return a FROM item: stored rows with the scratch columns that `rolled` needs.
+    """Return a FROM item with the stored rows and the temporary columns that `rolled` needs.
 
     Args:
-        fields: for each field, the function that returns its columns.
-        source: a FROM item.
+        fields: for each field, a function that returns the field's column of a kind, such as `mean`.
+        source: the FROM item with the stored rows.
         selected: the columns to select from the source.
-        keys: the key columns of `selected`, by which rows are merged.
+        keys: the selected columns by which rows are grouped.
     """
     by = f"OVER (PARTITION BY {', '.join(keys)})" if keys else "OVER ()"
     rows = f"(SELECT {', '.join(selected)} FROM {source}) AS r"

@@ -2,8 +2,8 @@
 
 - `closed_until`: the event time up to which windows are closed.
 - `rev`: the number of merged batches.
-- `layout`: the number of the current set of value columns.
-- `fed`: the layouts in which each value column was filled, for columns that were added or removed later.
+- `layout`: the number of the current set of columns for metrics.
+- `fed`: for columns that were added or removed later, the values of `layout` in which a column was filled.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def versions(schema: str) -> str:
 
 
 def closed(schema: str) -> str:
-    """Select the time (epoch ms) up to which windows are closed, by id."""
+    """Select the id of each version, and the time (epoch ms) up to which windows are closed."""
     return f"SELECT id, closed_until FROM {schema}._aggregations"
 
 
@@ -66,12 +66,15 @@ def count_batch(schema: str) -> str:
 
 
 def count_late(schema: str, column: Literal["late_dead", "late_dropped"]) -> str:
-    """Count late events. Return the retention of the version."""
+    """Add to the number of late events, and return the retention of the version."""
     return f"UPDATE {schema}._aggregations SET {column} = {column} + %s WHERE id = %s RETURNING retention_ms"
 
 
 def scanned(schema: str) -> str:
-    """Lock the scanning of windows until the end of the transaction. The second column is false for a taken lock."""
+    """Select the end of the scanned windows, and try to lock the scanning until the transaction ends.
+
+    The second column says whether the transaction got the lock.
+    """
     return (
         f"SELECT scanned_until, pg_try_advisory_xact_lock(hashtext(%s), id) FROM {schema}._aggregations WHERE id = %s"
     )
@@ -93,7 +96,7 @@ def set_published(schema: str) -> str:
 
 
 def progress(schema: str) -> str:
-    """Select the progress of all versions."""
+    """Select how far the windows of all versions are closed, scanned and published, and the numbers of late events."""
     return (
         "SELECT name, version, rev, closed_until, scanned_until, published_until, late_dead, late_dropped"
         f" FROM {schema}._aggregations"
@@ -114,7 +117,7 @@ def state(schema: str) -> str:
 
 
 def standings(schema: str) -> str:
-    """Select the states of all versions. The parameter is the schema's name without quotes."""
+    """Select the states of all versions. The parameter is the name of the schema without quotes."""
     return (
         "SELECT a.name, a.version, to_regclass(format('%%I.%%I', %s::text, a.table_name))::oid::bigint,"
         f" a.id, a.rev, a.closed_until, r.watermark, {_FEEDS} FROM {schema}._aggregations AS a"

@@ -1,7 +1,7 @@
 """`_anomalies`: the anomalies that detectors found, and the outbox of the anomalies topic.
 
-For an anomaly of a single event, `aggregation` is '', `metric` is the field, and the window starts and ends at the
-event time.
+For an anomaly of a single event, `aggregation` is empty, `metric` is the name of the field, and the window starts and
+ends at the event time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TABLE = Table(
         ("epoch", "integer"),
         ("partition", "integer"),
         ("offset", "bigint"),
-        # The size of the row, which `_kept` adds up.
+        # The size of the row, which counts towards the quota in `_kept`.
         ("bytes", "bigint"),
         ("element", "integer"),
     ),
@@ -55,7 +55,7 @@ _CONTENT = (
 
 
 def insert(schema: str) -> str:
-    """Store an anomaly. The result is empty if the anomaly is stored already."""
+    """Store an anomaly. The statement returns no row if the anomaly is stored already."""
     return (
         f"INSERT INTO {schema}._anomalies ({_CONTENT}, bytes)"
         f" VALUES ({', '.join(['%s'] * 19)}) ON CONFLICT DO NOTHING"
@@ -64,7 +64,7 @@ def insert(schema: str) -> str:
 
 
 def of_windows(schema: str) -> str:
-    """Select the newest anomaly of each window, for a list of starts in epoch ms."""
+    """Select the newest anomaly of each window, for a list of window starts in epoch ms."""
     return (
         f"SELECT DISTINCT ON (anomaly, group_key, window_start) anomaly, group_key, {to_ms('window_start')}, value,"
         f" severity FROM {schema}._anomalies WHERE aggregation = %s AND version = %s"
@@ -92,7 +92,7 @@ def count(schema: str) -> str:
 
 
 def listing(schema: str) -> str:
-    """Select the valid anomalies, with the newest revision of each window."""
+    """Select the latest revision of each anomaly, without cleared anomalies."""
     return (
         'SELECT id, anomaly, aggregation, version, metric, group_key AS "group", window_start, window_end, value,'
         ' score, severity, expected, lower, upper, revision, partition, "offset", element, detected_at'

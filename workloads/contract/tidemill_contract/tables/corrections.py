@@ -1,4 +1,4 @@
-"""`_corrections`: batches that changed closed windows, so that these windows must be published and scanned again."""
+"""`_corrections`: batches of late events that changed closed windows, which must be published and scanned again."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def insert(schema: str) -> str:
 
 
 def due(schema: str, duty: Duty, limit: int) -> str:
-    """Select the oldest corrections with an open duty: publishing or scanning."""
+    """Select the oldest corrections whose column `duty` is false."""
     return (
         f"SELECT rev, first_start, last_start FROM {schema}._corrections WHERE aggregation_id = %s AND NOT {duty}"
         f" ORDER BY rev LIMIT {limit}"
@@ -41,10 +41,10 @@ def due(schema: str, duty: Duty, limit: int) -> str:
 
 
 def set_done(schema: str, duty: Duty) -> str:
-    """Mark a duty as done."""
+    """Mark corrections as published or as scanned."""
     return f"UPDATE {schema}._corrections SET {duty} = true WHERE aggregation_id = %s AND rev = ANY(%s)"
 
 
 def remove_done(schema: str, other: Duty) -> str:
-    """Delete corrections for which the other duty is also done."""
+    """Delete corrections whose column `other` is true."""
     return f"DELETE FROM {schema}._corrections WHERE aggregation_id = %s AND rev = ANY(%s) AND {other}"

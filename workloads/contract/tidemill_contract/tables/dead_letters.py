@@ -1,6 +1,6 @@
 """`_dead_letters`: events that could not be counted, and the outbox of the topic of dead letters.
 
-`aggregation` is the aggregation for which the event was late, or '' if no aggregation counts the event.
+`aggregation` is the aggregation for which the event was late, or empty if no aggregation contains the event.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TABLE = Table(
         ("windows", "bigint[]"),
         ("created_at", "timestamptz NOT NULL DEFAULT now()"),
         ("published", "boolean NOT NULL DEFAULT false"),
-        # The size of the row, which `_kept` adds up.
+        # The size of the row, which counts towards the quota in `_kept`.
         ("bytes", "bigint"),
         ELEMENT,
     ),
@@ -48,7 +48,10 @@ arrays with different lengths."""
 
 
 def insert(schema: str) -> str:
-    """Store dead letters from parameters that are lists, and return the numbers of new rows by partition."""
+    """Store dead letters, and return the number and the size of new rows by partition.
+
+    Each parameter is a list with a value for each dead letter.
+    """
     names = ", ".join(_TRAVEL)
     arrays = ", ".join(f"%s::{kind}[]" for kind in _TRAVEL.values())
     return (

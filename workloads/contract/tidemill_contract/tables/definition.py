@@ -9,7 +9,7 @@ CLOCK_MS = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 
 NO_ELEMENT = -1
-"""The value of `element` in rows about whole records, not elements of an exploded array."""
+"""The value of `element` in rows that are not about an element of an exploded array."""
 ELEMENT = ("element", f"integer NOT NULL DEFAULT {NO_ELEMENT}")
 """The column with the index of the element in the exploded array."""
 SHOWN_ELEMENT = f"NULLIF(element, {NO_ELEMENT}) AS element"
@@ -17,7 +17,7 @@ SHOWN_ELEMENT = f"NULLIF(element, {NO_ELEMENT}) AS element"
 
 @dataclass(frozen=True)
 class Column:
-    """A column. `definition` is its SQL type with constraints and default."""
+    """A column. `definition` has the SQL type, the constraints and the default."""
 
     name: str
     definition: str
@@ -31,7 +31,7 @@ class Table:
         constraints: the SQL of the table constraints, which are created with the table.
         partition_by: the SQL of the partitioning, such as `RANGE ("window_start")`, or None.
         indexes: the name of each index, and the SQL after `ON <table>`.
-        key: the columns that the key (the first constraint) did not have in earlier versions of the table.
+        key: the columns that later versions of Tidemill added to the key (the first constraint).
     """
 
     name: str

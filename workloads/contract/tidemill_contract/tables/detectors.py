@@ -18,7 +18,7 @@ TABLE = Table(
     writer="SELECT, INSERT, UPDATE, DELETE",
 )
 """The state of each detector and group. A detector of windows changes its state together with `scanned_until`. A
-detector of single events has a state for each partition, with -1 - partition as `aggregation_id`, and changes it
+detector of single events has a state for each partition, with -1 - partition as `aggregation_id`. The state changes
 together with `next_offset`. `seen` has the epoch, the offset and the array index of the group's last event."""
 
 HISTORY = Table(
@@ -47,7 +47,7 @@ def read(schema: str) -> str:
 
 
 def groups(schema: str) -> str:
-    """Select the groups with a state, ordered by `seen`."""
+    """Select the groups of a detector, in the order of the last events (`seen`)."""
     return f"SELECT group_key FROM {schema}._detectors WHERE anomaly = %s AND aggregation_id = %s ORDER BY seen"
 
 
@@ -65,7 +65,7 @@ def save(schema: str) -> str:
 
 
 def remember(schema: str) -> str:
-    """Store the state before a window in the history, unless the history has the state already."""
+    """Store the state of a detector before a window, unless the state is stored already."""
     return (
         f"INSERT INTO {schema}._detector_history (anomaly, aggregation_id, group_key, window_start, state)"
         " VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
@@ -73,12 +73,12 @@ def remember(schema: str) -> str:
 
 
 def forget_before(schema: str) -> str:
-    """Delete the history before a window's start (epoch ms)."""
+    """Delete the stored states for windows that start before a time (epoch ms)."""
     return f"DELETE FROM {schema}._detector_history WHERE aggregation_id = %s AND window_start < %s"
 
 
 def remembered(schema: str) -> str:
-    """Select the states before windows from the history."""
+    """Select the states that detectors had before windows with given starts (epoch ms)."""
     return (
         f"SELECT anomaly, group_key, window_start, state::text FROM {schema}._detector_history"
         " WHERE aggregation_id = %s AND window_start = ANY(%s)"

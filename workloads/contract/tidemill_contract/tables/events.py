@@ -27,5 +27,5 @@ def copy(schema: str) -> str:
 
 
 def listing(schema: str, further: str) -> str:
-    """Select all events, with `data` as text, and with the SQL `further` for additional columns after a comma."""
+    """Select all events, with `data` as text. `further` is SQL of additional columns, which starts with a comma."""
     return f'SELECT event_time, epoch, partition, "offset", data::text AS data{further} FROM {schema}._events'

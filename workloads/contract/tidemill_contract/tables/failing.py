@@ -1,4 +1,4 @@
-"""`_skipped` and `_held_up`: data that processors skipped, and duties (such as publishing) that currently fail."""
+"""`_skipped` and `_held_up`: data that processors skipped, and tasks (such as publishing) that currently fail."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ HELD_UP = Table(
     ("PRIMARY KEY (aggregation, version, duty)",),
     writer="SELECT, INSERT, UPDATE, DELETE",
 )
-"""The duties that currently fail and are retried. A row is deleted when its duty succeeds. The aggregation '' means the
-whole pipeline."""
+"""The tasks (column `duty`) that currently fail and are retried. A row is deleted when the task succeeds. The
+aggregation '' means the whole pipeline."""
 
 UNREAD_LOOKUP, STALE_LOOKUP = "lookup", "stale lookup"
-"""The duties in rows about a lookup that was never read, and about a lookup with outdated rows. The column
-`aggregation` has the lookup's name."""
+"""The values of `duty` for a lookup that was never read, and for a lookup with outdated rows. The column `aggregation`
+has the lookup's name."""
 LOOKUPS = (UNREAD_LOOKUP, STALE_LOOKUP)
 
 
@@ -61,7 +61,7 @@ def trim(schema: str, kept: int) -> str:
 
 
 def hold_up(schema: str) -> str:
-    """Record that a duty fails."""
+    """Record that a task (such as publishing) fails."""
     return (
         f"INSERT INTO {schema}._held_up (aggregation, version, duty, reason) VALUES (%s, %s, %s, %s)"
         " ON CONFLICT (aggregation, version, duty)"
@@ -70,5 +70,5 @@ def hold_up(schema: str) -> str:
 
 
 def go_on(schema: str) -> str:
-    """Record that a duty no longer fails."""
+    """Record that a task (such as publishing) no longer fails."""
     return f"DELETE FROM {schema}._held_up WHERE aggregation = %s AND version = %s AND duty = %s"

@@ -1,4 +1,4 @@
-"""`_kept`: the sizes of the stored dead letters and anomalies, which have quotas, and messages about the quotas."""
+"""`_kept`: the numbers and sizes of stored dead letters and anomalies, which have quotas."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ class Kept:
     """The totals of one table.
 
     Attributes:
-        bare: the number of rows that were stored without their value.
-        counted: the number of rows that were not stored.
-        expired: the number of rows that were deleted by retention.
-        evicted: the number of rows that were deleted by quota.
+        bare: the number of dead letters that were stored without their value.
+        counted: the number of rows that were counted, but not stored.
+        expired: the number of rows that were deleted after their retention.
+        evicted: the number of rows that were deleted because of the quota.
         full: whether the quota took effect within the last day.
     """
 
@@ -76,7 +76,7 @@ def held(schema: str) -> str:
 
 
 def add(schema: str) -> str:
-    """Add to the numbers of a kind and place."""
+    """Add to the numbers of a table (`kind`) and a writer (`place`)."""
     return (
         f"INSERT INTO {schema}._kept AS k (kind, place, rows, bytes, bare, counted, full_at)"
         " VALUES (%s, %s, %s, %s, %s, %s, CASE WHEN %s THEN now() END) ON CONFLICT (kind, place) DO UPDATE SET"

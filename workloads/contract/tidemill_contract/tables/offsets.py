@@ -1,4 +1,4 @@
-"""`_offsets` and `_lost`: the positions of readers in the source topic, and the offsets that they could not read."""
+"""`_offsets` and `_lost`: the positions of readers in the source topic, and the offsets that readers could not read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TABLE = Table(
         ("suspects", "bigint[] NOT NULL DEFAULT '{}'"),
         ("last_event_at", "timestamptz"),
         ("end_confirmed_at", "timestamptz"),
-        # The time from the arrival of the batch's oldest record to the commit of the batch.
+        # The time from the arrival of the oldest record in the latest batch to the commit of the batch.
         ("freshness_ms", "bigint"),
         ("consumed", "bigint NOT NULL DEFAULT 0"),
         ("filtered", "bigint NOT NULL DEFAULT 0"),
@@ -50,7 +50,7 @@ LOST = Table(
     ("PRIMARY KEY (reader, partition, epoch, from_offset)",),
     writer="SELECT, INSERT",
 )
-"""The ranges of offsets that Kafka deleted before they were read."""
+"""The ranges of offsets that Kafka deleted before a reader had read the records."""
 
 
 def read(schema: str, reader: str) -> str:
@@ -62,7 +62,7 @@ def read(schema: str, reader: str) -> str:
 
 
 def untaken(schema: str, reader: str) -> str:
-    """Select the partitions whose position belongs to an earlier topic."""
+    """Select the partitions whose stored topic id differs from the given topic id."""
     return (
         f"SELECT o.partition FROM {schema}._offsets o"
         " JOIN unnest(%s::integer[], %s::text[]) AS known (partition, topic_id) USING (partition)"
@@ -81,7 +81,7 @@ def move(schema: str, reader: str) -> str:
 
 
 def confirm_ends(schema: str, reader: str) -> str:
-    """Record that partitions were read to their ends, unless their positions have changed since."""
+    """Record that partitions were read to the end, unless the stored positions have changed."""
     return (
         f"UPDATE {schema}._offsets AS o SET end_confirmed_at = clock_timestamp() - %s * interval '1 second'"
         " FROM unnest(%s::integer[], %s::bigint[], %s::integer[]) AS c (partition, next_offset, epoch)"
@@ -111,7 +111,10 @@ def advance(schema: str, reader: str) -> str:
 
 
 def times(schema: str, reader: str, *, several: bool = False) -> str:
-    """Select the event times of partitions, without unread partitions if `several` is true."""
+    """Select the event times of partitions.
+
+    In a pipeline with `several` topics, partitions that are no longer read are left out.
+    """
     return (
         f"SELECT partition, max_event_time, suspects, {to_ms('last_event_at')}, {to_ms('end_confirmed_at')}"
         f" FROM {schema}._offsets WHERE reader = '{reader}'"
@@ -128,7 +131,7 @@ def lock_next(schema: str) -> str:
 
 
 def live_next(schema: str, *, lock: bool = False) -> str:
-    """Select, and lock if `lock` is true, the live processors' positions in the topic that a replay reads."""
+    """Select the positions of the live processors in the topic that a replay reads, and lock them if `lock` is true."""
     query = (
         f"SELECT l.partition, l.next_offset FROM {schema}._offsets l JOIN {schema}._offsets o"
         f" ON o.reader = %s AND o.partition = l.partition AND o.topic_id = l.topic_id WHERE l.reader = '{LIVE}'"
@@ -138,12 +141,12 @@ def live_next(schema: str, *, lock: bool = False) -> str:
 
 
 def fed(schema: str) -> str:
-    """Select the partitions whose live events count for all these versions."""
+    """Select the partitions whose live events count for all given versions of aggregations."""
     return f"SELECT partition FROM {schema}._offsets WHERE reader = '{LIVE}' AND feeds @> %s::integer[]"
 
 
 def feed(schema: str) -> str:
-    """Let the live events of partitions count for further versions. The first and last parameter are equal."""
+    """Let the live events of partitions count for further versions. The first and the last parameter are the ids."""
     return (
         f"UPDATE {schema}._offsets SET feeds = feeds || %s::integer[]"
         f" WHERE reader = '{LIVE}' AND partition = ANY(%s) AND NOT feeds @> %s::integer[]"

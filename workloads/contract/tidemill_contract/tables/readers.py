@@ -42,7 +42,7 @@ def watermark(schema: str) -> str:
 
 
 def move(schema: str, reader: str) -> str:
-    """Store a reader's watermark. Each of the three timestamps is passed twice, in epoch ms."""
+    """Store a reader's watermark. Each of the three timestamps needs two equal parameters, in epoch ms."""
     at = from_ms("%s::bigint")
     return (
         f"UPDATE {schema}._readers SET watermark = %s, candidate = %s, candidate_at = {at},"

@@ -21,20 +21,20 @@ TABLE = Table(
     writer="SELECT",
 )
 """One row for each slot, which only the operator writes. `topic` is empty if the slot's partition is unknown. `reading`
-says whether the partition is read, so it is false after the topic leaves the list. `added` means that the slot is newer
-than the pipeline, so the partition is read from its start."""
+is false after the topic leaves the list, because the partition is no longer read. `added` means that the slot is newer
+than the pipeline, so the partition is read from the first record."""
 
 
 def reading(schema: str) -> str:
-    """Select the slots that are read."""
+    """Select the slots whose partitions are read."""
     return f"SELECT slot, topic, partition, added FROM {schema}._slots WHERE reading ORDER BY slot"
 
 
 def place(schema: str) -> str:
-    """Select the topic and the partition of a slot, whether the slot is read or not."""
+    """Select the topic and the partition of a slot."""
     return f"SELECT topic, partition FROM {schema}._slots WHERE slot = %s"
 
 
 def reads(schema: str, column: str) -> str:
-    """Return the condition that the slot in `column` is read."""
+    """Return an SQL condition that is true if the partition of the slot in `column` is read."""
     return f"EXISTS (SELECT FROM {schema}._slots s WHERE s.slot = {column} AND s.reading)"

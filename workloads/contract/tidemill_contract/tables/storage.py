@@ -21,20 +21,20 @@ Span = tuple[int, int]
 def partition_days(retention_ms: int) -> int:
     """Return the width of a time partition in days, at least 1.
 
-    The retention needs fewer than 2 * MAX_PARTITION_TABLES partitions of this width.
+    Partitions of this width cover the retention with fewer than 2 * MAX_PARTITION_TABLES partitions.
     """
     return max(1, -(-retention_ms // DAY_MS) // MAX_PARTITION_TABLES)
 
 
 def new_partitions(days: Collection[int], width: int, held: Sequence[Span]) -> list[Span]:
-    """Return the partitions to create, in ascending order, so that each of these days is in a partition.
+    """Return the missing partitions for `days`, in ascending order.
 
-    If a batch needs many partitions, its older days share wider partitions.
+    If many partitions are missing, older days share wider partitions.
 
     Args:
         days: days since the epoch.
         width: the usual width of a partition, in days.
-        held: the spans of the existing partitions.
+        held: the first day and the end of each existing partition.
     """
     held = sorted(held)
     lows = [low for low, _ in held]

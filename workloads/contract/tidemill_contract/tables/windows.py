@@ -22,7 +22,7 @@ def window_table(name: str, plan: AggregationLayout) -> Table:
     unique = ", ".join(quote(column) for column in plan.key_columns)
     indexes = [(f"{name}_by_time"[:63], '("window_start")')]
     if plan.sessions:
-        # Closing reads the sessions that ended last, and merging reads the sessions of a group that end after an event.
+        # The first index is for closing sessions, and the second index for finding sessions that an event can join.
         ends = ", ".join(quote(column) for column in (*(group for group, _ in plan.group_by), "window_end"))
         indexes += [(f"{name}_by_end"[:63], '("window_end")'), (f"{name}_open"[:63], f"({ends})")]
     return Table(
@@ -32,6 +32,6 @@ def window_table(name: str, plan: AggregationLayout) -> Table:
         partition_by='RANGE ("window_start")',
         storage="fillfactor = 80",
         indexes=tuple(indexes if not plan.sessions or plan.group_by else indexes[:2]),
-        # Sessions need DELETE, because two rows become one when an event joins two sessions.
+        # Sessions need DELETE, because a row is deleted when an event joins two sessions.
         writer="SELECT, INSERT, UPDATE, DELETE" if plan.sessions else "SELECT, INSERT, UPDATE",
     )

@@ -1,4 +1,4 @@
-"""Find the row that is the event of a Debezium change event."""
+"""Find the row in a Debezium change event."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXPECTED = "Debezium change event (op, before, after)"
 
 
 def row_of(op: object, before: T | None, after: T | None, deletes: Deletes) -> T | None:
-    """Return the row that is the event of a change, or None if the policy `deletes` ignores a delete.
+    """Return the row of a change, or None for a delete that the policy `deletes` ignores.
 
     Raises:
         InvalidEvent: the change has no row, its kind is unknown, or the policy refuses deletes.

@@ -25,7 +25,7 @@ _COLUMNS = {
     kind: re.compile(f"(?:(?:{cell})?\n)*")
     for kind, cell in {
         "integer": _INTEGER,
-        # The JSON reader reads -0 as an integer, without its sign.
+        # A cell -0 is not read by column, because the JSON reader reads -0 as the integer 0.
         "number": rf"(?:0|-?[1-9][0-9]*|-0(?=\.)){_FRACTION}{_EXPONENT}",
         DECIMAL: f"{_INTEGER}{_FRACTION}",
     }.items()
@@ -33,7 +33,7 @@ _COLUMNS = {
 _BOOLEANS = {"true": True, "false": False, "": None}
 _UNUSUAL = ('"', "\r", "\0", "\ufeff")
 _MOST_BYTES = 64 * 1024
-"""The largest record (in bytes) that is read by column. The CSV reader refuses cells of twice this size."""
+"""The maximum size (in bytes) of a record that is read by column. The CSV reader refuses cells above 128 KiB."""
 _GROUP = 64
 _LIMIT = 2**63
 
@@ -60,7 +60,7 @@ class CsvReader(OpenedReader):
         self._number, self._delimiter, self._exact = len(lines.columns), lines.delimiter, exact
 
     def read(self, raws: Sequence[bytes], now_ms: int, tombstones: Collection[int]) -> Decoded:
-        """Decode lines as in `OpenedReader.read`."""
+        """Decode lines of CSV."""
         if tombstones or not raws:
             return super().read(raws, now_ms, tombstones)
         found = self._together(raws, now_ms)
@@ -94,7 +94,8 @@ def split(raws: Sequence[bytes], number: int, delimiter: str) -> list[list[str]]
     """Split lines of CSV with `number` cells each, and return the cells by column.
 
     Raises:
-        UnusualError, UnicodeDecodeError: a line needs the CSV reader, or is invalid.
+        UnusualError: the lines must be read by the CSV reader, for example because of quotes.
+        UnicodeDecodeError: the lines are not UTF-8.
     """
     text = b"\n".join(raws).decode()
     if any(unusual in text for unusual in _UNUSUAL):

@@ -21,7 +21,7 @@ _encode = msgspec.json.encode
 
 
 def flat(spec: PipelineSpec) -> PipelineSpec:
-    """Return the spec for the events from `CsvLines`, in which each member has the name of its field."""
+    """Return the spec for events from `CsvLines`, in which each field is the member with the field's name."""
     fields = [
         field.model_copy(update={"path": None}) if field.origin == "value" else field for field in spec.source.fields
     ]
@@ -29,7 +29,7 @@ def flat(spec: PipelineSpec) -> PipelineSpec:
 
 
 class CsvLines(Opener):
-    """Converts each line of CSV to a JSON object without the fields of empty cells."""
+    """Converts each line of CSV to a JSON object, and leaves out fields whose cells are empty."""
 
     def __init__(self, spec: PipelineSpec) -> None:
         written = spec.source.written

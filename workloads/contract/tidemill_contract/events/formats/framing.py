@@ -25,14 +25,14 @@ def check_framed(raw: bytes) -> None:
 
 
 class Framed(Opener):
-    """Opens JSON values with the framing, without the registry's schema."""
+    """Opens JSON values with the framing, and ignores the schema in the registry."""
 
     def __init__(self, inner: Opener) -> None:
         super().__init__(inner.deletes)
         self._inner = inner
 
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
-        """Return the events and envelopes of many records, or empty lists if a record lacks the framing."""
+        """Return the events and the envelopes of many records, or empty lists if a record has no framing."""
         if not all(raw[:1] == MAGIC and len(raw) > FRAME_BYTES for raw in raws):
             return [], []
         return self._inner.together([raw[FRAME_BYTES:] for raw in raws])

@@ -1,4 +1,4 @@
-"""Read records with an envelope, framing or CSV, and join the results of two decoders."""
+"""Read records with an envelope, framing or CSV."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ def joined(
     into: _Fields,
     fields: Mapping[str, FieldSpec],
 ) -> Decoded:
-    """Add the fields and the errors of another decoder (`by`) to events.
+    """Add fields and errors from another decoder (`by`) to decoded events.
 
-    `at` has the index of the event for each result in `found`.
+    The result at index `i` of `found` belongs to the event at index `at[i]`.
     """
     events, invalid, micros = list(decoded.events), dict(decoded.invalid), decoded.micros
     for place, refusal in found.invalid.items():

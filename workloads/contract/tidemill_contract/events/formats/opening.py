@@ -13,7 +13,7 @@ from tidemill_contract.events.verdicts import InvalidEvent, Reason
 T = TypeVar("T")
 
 NOTHING = (b"", b"null")
-"""The JSON texts that mean "no event"."""
+"""The JSON texts that mean that a record contains no event."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Deletes:
         self._policy = policy
 
     def row(self, what: str, before: T | None) -> T | None:
-        """Return the row before a delete as the event, or None if the policy ignores deletes.
+        """Return the row that the source deleted, or None if the policy ignores deletes.
 
         Raises:
             InvalidEvent: the policy is `deadLetter`, or the record does not contain the row.
@@ -66,9 +66,9 @@ class Deletes:
         return before
 
     def check_tombstone(self) -> None:
-        """Refuse a tombstone (a record without a value) with InvalidEvent if the policy is `deadLetter`.
+        """Raise InvalidEvent for a tombstone (a record without a value) if the policy is `deadLetter`.
 
-        The policy `event` ignores tombstones, because the delete before a tombstone contains the row.
+        With the policy `event`, tombstones are ignored, because the record before a tombstone contains the deleted row.
         """
         if self._policy == "deadLetter":
             raise InvalidEvent(Reason.DELETED, None, f"{TOMBSTONE}, or set source.format.deletes: ignore")
@@ -81,7 +81,7 @@ class Opener(ABC):
         self.deletes = deletes
 
     def open(self, raws: Sequence[bytes], tombstones: Collection[int] = ()) -> Opened:
-        """Return the events in records, with the indexes of records without a value in `tombstones`."""
+        """Return the events in records. `tombstones` are the indexes of records without a value."""
         if not tombstones:
             try:
                 documents, envelopes = self.together(raws)
@@ -114,9 +114,9 @@ class Opener(ABC):
 
     @abstractmethod
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
-        """Return the events and envelopes of many records, or raise any error if a record cannot be read.
+        """Return the events and the envelopes of many records.
 
-        If the list of events is empty, or contains a value in `NOTHING`, the caller opens the records one by one.
+        If this method raises an error or finds no event in a record, `open` reads the records one by one.
         """
 
     @abstractmethod

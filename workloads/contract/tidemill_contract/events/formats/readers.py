@@ -21,7 +21,7 @@ class Reader(Protocol):
     times: EventTimes
 
     def read(self, raws: Sequence[bytes], now_ms: int, tombstones: Collection[int]) -> Decoded:
-        """Decode the values of records, with the indexes of records without a value in `tombstones`."""
+        """Decode the values of records. `tombstones` are the indexes of records without a value."""
 
     def values(self, events: Sequence[Any], name: str) -> list[Any]:
         """Return a field's value in each event."""
@@ -30,7 +30,7 @@ class Reader(Protocol):
         """Set a field that is not read from the events."""
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
-        """Return the fields of each event as a JSON object, from the records' values `raws`."""
+        """Return each event as a JSON object, in which each field is a member. `raws` are the values of the records."""
 
     def document(self, raw: bytes) -> bytes:
         """Return the event of a valid record as JSON."""
@@ -40,7 +40,7 @@ def reader_for(spec: PipelineSpec, *, exact: bool, array: Leaf | None = None) ->
     """Return the reader for a pipeline's records, or None for plain JSON.
 
     Raises:
-        ValueError: only processors can read this format.
+        ValueError: the format (such as Avro) can be read only by processors.
     """
     written = spec.source.written
     match written.type:

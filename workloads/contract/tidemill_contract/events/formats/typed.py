@@ -29,7 +29,7 @@ class TypedDecoder(EventDecoder):
     """Validates typed events, in which each field is the top-level member with the same name.
 
     Attributes:
-        row: the class of events, with the fields' values in the order of `columns` as arguments.
+        row: the class of events, whose arguments are the values of `columns` in order.
         columns: the names of all fields, including fields from outside the event.
     """
 
