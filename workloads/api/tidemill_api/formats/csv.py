@@ -21,7 +21,7 @@ class CsvWriter:
 
     def __init__(self, columns: Sequence[Column], converters: Converters | None = None) -> None:
         self.columns = columns
-        # Negative decimals are written as numbers, because texts that begin with a minus sign get an apostrophe.
+        # Decimals are numbers in a CSV file, because a text that begins with a minus sign would get an apostrophe.
         self._encoder = RowEncoder(columns, converters, of_column=partial(json_converter, numbers=True))
 
     def head(self) -> bytes:

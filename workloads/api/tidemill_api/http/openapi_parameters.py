@@ -94,7 +94,7 @@ def filters(what: str, schema: Schema) -> Any:
 
 
 def any_filters(reserved: Iterable[str]) -> Schema:
-    """Return the schema of filters on columns that depend on the pipeline."""
+    """Return the schema of filters for any column name. `reserved` lists the other parameters."""
     names = {"pattern": _FILTER, "not": {"enum": list(reserved)}}
     return {"type": "object", "propertyNames": names, "additionalProperties": TEXT}
 
@@ -202,7 +202,7 @@ def _combined() -> list[Any]:
 
 
 def listing_parameters(listing: listings.Listing | None, *, stream: bool = False) -> list[Any]:
-    """Return the parameters of a listing, or of kept events if `listing` is None."""
+    """Return the parameters of a listing (`None` stands for the kept events of a pipeline)."""
     time = listing.time if listing else "event_time"
     columns = listing.columns if listing else listings.EVENT_COLUMNS
     names = [column.name for column in columns if column.comparable]

@@ -58,10 +58,10 @@ class Subscriber(Protocol):
         """Handle a change."""
 
     def lose(self, aggregation: str) -> None:
-        """Handle a loss of changes, after which the subscriber needs a snapshot of the aggregation."""
+        """Handle missed changes of an aggregation. The subscriber then needs a snapshot."""
 
     def advance(self, progress: Progress) -> None:
-        """Handle new progress, after all changes up to this progress were offered."""
+        """Handle new progress. All changes up to this progress were offered before."""
 
     def end(self, ending: Ending) -> None:
         """Stop, because no more changes will be offered."""
@@ -69,13 +69,6 @@ class Subscriber(Protocol):
 
 @dataclass(frozen=True)
 class _Found:
-    """The result of a query to the database for one aggregation.
-
-    Attributes:
-        asked: whether the query also read the changed windows.
-        rows: the changed windows, or None if there are too many or they cannot be read.
-    """
-
     standing: Standing
     asked: bool = False
     rows: list[Row] | None = None
@@ -181,7 +174,7 @@ class Upstream:
                 log.warning("%s: live changes are polled from Postgres; Redis: %s", self._pipeline, error)
             self._stream_error, self._urgent = str(error), True
             await asyncio.sleep(POLL_SECONDS if self._ready.is_set() else 0)
-        # Even urgent queries have a minimum interval, so a stream with many gaps does not overload the database.
+        # Urgent queries have a minimum interval too, because many gaps in the stream must not overload the database.
         if time.monotonic() - self._looked_at >= (POLL_SECONDS if self._urgent else LOOK_SECONDS):
             await self._look(model)
         self._advance(None, {})
@@ -222,7 +215,7 @@ class Upstream:
         ledger = self._ledgers.get(name)
         if ledger is None or _replaced(ledger, standing):
             return _Found(standing)
-        # The stream may still deliver changes that are newer than the last query, so only urgent queries read them.
+        # Changes after the last query may still come from the Redis stream, and are read here only if `_urgent` is set.
         until = standing.state.rev if self._urgent else ledger.expected
         if ledger.complete >= until:
             return _Found(standing)
@@ -233,7 +226,7 @@ class Upstream:
         except Exception as error:
             if not of_one_table(error):
                 raise
-            # The listeners of an unreadable aggregation read a snapshot instead.
+            # Without rows, `_settle` lets the listeners read a snapshot.
             log.warning("%s: changes of %s cannot be read: %s", self._pipeline, name, error)
             return _Found(standing, True)
         return _Found(standing, True, rows)
@@ -288,7 +281,7 @@ def _replaced(ledger: Ledger, standing: Standing) -> bool:
 
 
 def of_another_version(entry: Entry, model: PipelineModel) -> bool:
-    """Return whether an entry belongs to another version of the aggregation than the current version."""
+    """Return whether a stream entry has rows of a version of the aggregation that is not the current version."""
     aggregation = model.aggregations.get(entry.aggregation)
     return aggregation is not None and entry.version not in (None, aggregation.version)
 
@@ -303,7 +296,7 @@ def _differ(before: PipelineModel, after: PipelineModel) -> bool:
 
 
 class Upstreams:
-    """The readers of changes (`Upstream`) of all pipelines."""
+    """The `Upstream` objects of all pipelines, each of which reads the changes of one pipeline."""
 
     def __init__(self, catalog: Catalog, database: Database, client: redis.asyncio.Redis | None, guard: Guard) -> None:
         self._parts = (catalog, database, client, guard)
@@ -311,7 +304,7 @@ class Upstreams:
         self.stopping = False
 
     def get(self, pipeline: str) -> Upstream:
-        """Return the upstream of a pipeline."""
+        """Return the `Upstream` of a pipeline, which reads the pipeline's changes."""
         if pipeline not in self._upstreams:
             self._upstreams[pipeline] = Upstream(*self._parts, pipeline)
         return self._upstreams[pipeline]

@@ -28,7 +28,7 @@ MEMBERS = {
     "closed": Member((bool,), "true or false"),
     "limit": Member((int,), "a whole number"),
 }
-"""Types of the parameters in a JSON body."""
+"""Allowed types of the members in a JSON body."""
 _TIMES = {name: Column(name, "timestamp", nullable=False) for name in ("window_start", "window_end")}
 
 
@@ -79,7 +79,7 @@ class AggregateQuery:
 
     @property
     def natural(self) -> bool:
-        """Whether the rows are the stored windows, without roll-up over time or groups."""
+        """Whether the answer has the stored windows as they are, without roll-up over time or groups."""
         return self.bucket is None and self.group_by == tuple(self.model.groups)
 
     def final_by(self, closed_until_ms: int | None) -> bool:
@@ -87,7 +87,7 @@ class AggregateQuery:
         if closed_until_ms is None or self.until is None or self.model.spec.late_policy == "reopen":
             return False
         plan = self.model.layout
-        # A pane gets events until the last window with this pane has ended, so the length of a window is added.
+        # The last pane gets events until its last window ends, which is up to `size_ms` later.
         reach = 0 if self.bucket is None else self.bucket.reach_ms
         last = (self.until - EPOCH) // dt.timedelta(milliseconds=1) + reach + plan.size_ms
         return last <= closed_until_ms
@@ -106,7 +106,7 @@ def take_query(model: AggregationModel, parameters: Parameters, *, stream: bool 
     fill = parameters.choice("fill", ("none", "null", "zero")) or "none"
     closed = parameters.parsed("closed", lambda text: bool(parse_value(text, "boolean")))
     numbers = parameters.choice("decimals", DECIMALS) == "number"
-    # With a metric `a__lt`, the parameter `a__lt=1` means `a__lt = 1`, and otherwise `a < 1`.
+    # If there is a metric named `a__lt`, the parameter `a__lt=1` filters this metric. Otherwise, it means `a < 1`.
     answered = model.groups | {name: column for name, (column, _) in model.metrics.items()}
     given_filters = take_filters(parameters, answered, RESERVED)
     filters = [wanted for wanted in given_filters if wanted.column in model.groups]

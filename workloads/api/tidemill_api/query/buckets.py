@@ -22,7 +22,7 @@ class Bucket:
     """A roll-up over time.
 
     Attributes:
-        grid: defines where buckets start, or None if a single bucket contains all windows.
+        grid: the start times of buckets, or None if a single bucket contains all windows.
         least_ms: the length of the shortest bucket.
     """
 

@@ -133,8 +133,8 @@ class ResilienceConfig(_Section):
     @classmethod
     def load(cls, path: Path | None, environ: Mapping[str, str]) -> ResilienceConfig:
         """Return the settings of a YAML file, or the defaults without a file."""
-        # The file is merged into all defaults, because pydantic would fill gaps with the defaults of a section's class.
-        # The section `redis` has other defaults than its class.
+        # Merge the file into the defaults of the whole config. Pydantic would use the defaults of each section's class,
+        # which are wrong for the section `redis`.
         document = _merged(cls().model_dump(), _read(path) if path is not None else {})
         variables, faults = _override(document, environ)
         try:

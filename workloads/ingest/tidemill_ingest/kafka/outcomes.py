@@ -88,7 +88,7 @@ class Pending:
 
 
 class Ticket:
-    """Reports the outcome of a request to the circuit breaker, once."""
+    """Reports the outcome of a request to the circuit breaker. Further reports have no effect."""
 
     def __init__(self, guard: Guard, ticket: int) -> None:
         self._guard, self._ticket = guard, ticket
@@ -96,7 +96,7 @@ class Ticket:
         self._settled = False
 
     def expire_after(self, seconds: float) -> None:
-        """Report a failure if the outcome is unknown after `seconds`."""
+        """Report a failure to the circuit breaker if the delivery takes longer than `seconds`."""
         late = KafkaException(KafkaError(KafkaError._MSG_TIMED_OUT))
         self._timer = asyncio.get_running_loop().call_later(seconds, self._settle, late)
 

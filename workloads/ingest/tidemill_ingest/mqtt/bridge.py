@@ -52,11 +52,11 @@ class Bridge:
         return report("mqtt", [self._outlet.dependency(), broker], extra)
 
     def ready(self) -> bool:
-        """Return whether the bridge was connected and Kafka has answered once."""
+        """Return whether the broker and Kafka have both answered at least once."""
         return self._seen and self._outlet.seen
 
     def live(self) -> bool:
-        """Return whether the thread makes progress, or waits for a server within its timeout."""
+        """Return whether the bridge's thread has shown activity in the last STUCK_SECONDS."""
         return time.monotonic() - self._alive_at < STUCK_SECONDS
 
     def stop(self) -> None:

@@ -133,7 +133,7 @@ class Connection:
             options = SubscribeOptions(qos=qos, retainHandling=_ONLY_NEW)
             wanted = [(topic, options) for topic in topics]
         self._client.subscribe(wanted)
-        # The session may have these subscriptions from an earlier version of the bridge or of the spec.
+        # An earlier version of the bridge or of the spec may have subscribed to these topics in the same session.
         if included := [topic for topic in self._spec.topics if topic not in topics]:
             self._client.unsubscribe(included)
 
