@@ -79,7 +79,7 @@ def main() -> int:
         ws_max_size=MAX_CLIENT_MESSAGE_BYTES,
         ws_per_message_deflate=False,  # each connection would compress the same message again
     )
-    # After a clean stop, uvicorn raises the signal again. These handlers ignore it, so that `main` returns an exit code.
+    # After a clean stop, uvicorn raises the signal again. Ignore it, so that `main` returns an exit code.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     server = Server(config, services, upkeep)

@@ -25,7 +25,7 @@ class Service(Protocol):
         """Return the status code and the body of /health."""
 
     def ready(self) -> bool:
-        """Return whether the service has started completely and can do its work."""
+        """Return whether the service was healthy at least once and can do its work now."""
 
     def live(self) -> bool:
         """Return False if the process must be restarted."""

@@ -113,7 +113,7 @@ class Listener:
         self.ending: Ending | None = None
 
     def offer(self, change: Change) -> None:
-        """Queue a change for the client, unless its query leaves out the aggregation or a snapshot contains the change."""
+        """Queue a change for the client, unless the client does not want the aggregation or has the change."""
         wanted = self._query.wanted.get(change.aggregation)
         if wanted is None or change.rev <= self._floors.get(change.aggregation, 0):
             return

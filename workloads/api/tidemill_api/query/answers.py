@@ -191,7 +191,7 @@ class Answers:
     async def stream_windows(
         self, model: PipelineModel, query: AggregateQuery, writer_of: WriterOf, deadline: Deadline | None
     ) -> Stream:
-        """Return windows as a stream. The first rows are read at once, so that an error can still set the status code."""
+        """Return windows as a stream. The first rows are read at once, so that an error can set the status code."""
         cursors: list[str] = []
 
         async def pieces() -> AsyncGenerator[bytes, None]:
@@ -214,7 +214,7 @@ class Answers:
     async def stream_listing(
         self, model: PipelineModel, query: ListingQuery, writer_of: WriterOf, deadline: Deadline | None
     ) -> Stream:
-        """Return a listing as a stream. The first rows are read at once, so that an error can still set the status code."""
+        """Return a listing as a stream. The first rows are read at once, so that an error can set the status code."""
         listing = query.listing
         cursors: list[str] = []
 

@@ -81,7 +81,7 @@ class Policy:
 
 
 class Guard:
-    """A circuit breaker and retries for the calls to one dependency. A process has one guard for each dependency.
+    """A circuit breaker and retries for the calls to one dependency. Threads and tasks can share a guard.
 
     - `call` and `acall` call a function, and retry the call.
     - `admit` allows a call whose result arrives later, and returns a ticket. `settle` reports the result of this call.

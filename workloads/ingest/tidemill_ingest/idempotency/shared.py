@@ -129,7 +129,7 @@ class SharedKeys:
             mine = msgspec.msgpack.encode(_Value(batch.fingerprint, self._owner, known))
             try:
                 current = await self._call(partial(self._put, batch.place, expected, mine))
-                # If Redis already has this value, the Redis client has repeated the write after its first answer was lost.
+                # If Redis already has this value, the Redis client has repeated the write after a lost answer.
                 if current is None or (current == mine and batch.place not in self._own):
                     self._own[batch.place] = mine
                     return Claim(known)

@@ -61,7 +61,7 @@ class Sink:
         self._away: asyncio.Future[None] | None = None
         self.asked_at = float("-inf")
         self._unheard_since: float | None = None
-        """The time of the first request after Kafka's last acknowledgement, or None."""
+        """The time of the first request since Kafka last acknowledged records, or None without requests since then."""
         self._tried_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
         self._numbers = numbers()
@@ -138,7 +138,7 @@ class Sink:
 
     @property
     def unheard(self) -> float:
-        """The seconds since Kafka stopped to acknowledge requests, or 0 if there are no requests."""
+        """The seconds for which Kafka has acknowledged no records, or 0 if there are no requests."""
         return 0.0 if self._unheard_since is None or self._idles else time.monotonic() - self._unheard_since
 
     @property

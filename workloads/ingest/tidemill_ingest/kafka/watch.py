@@ -124,7 +124,7 @@ class Watch:
         if self._sink.down or self._failures or self._was_away:
             # The first successful probe after failed probes closes the circuit breaker.
             self._guard.recovered(time.monotonic() if asked_at is None else asked_at)
-            # The breaker stays open if another call failed after the start of this probe. Then the next probe closes it.
+            # If a call failed after the start of this probe, the circuit breaker stays open until the next probe.
             self._was_away = self._guard.state != "closed"
         self._failures, self._seen = 0, True
         self.error = self._sink.down = ""

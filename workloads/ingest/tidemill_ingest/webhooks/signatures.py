@@ -28,8 +28,8 @@ class Claim:
 
     Attributes:
         signatures: the signatures in the header. A single valid signature is enough.
-        timestamp: the header's text with the time of sending, or an empty text if the signature covers no time.
-        identifier: the id of the delivery, or an empty text if the signature covers no id.
+        timestamp: the time of sending as text, or an empty text if the webhook's signatures have no time.
+        identifier: the id of the delivery, or an empty text without an id.
     """
 
     signatures: tuple[bytes, ...]
