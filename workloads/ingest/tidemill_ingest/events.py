@@ -271,7 +271,7 @@ def _once(request: Request, sent: Sent, body: bytes) -> Once | None:
     if key is None:
         return None
     if key.startswith(KEY_PREFIX):
-        remedy = f"begin it otherwise: keys that begin with {KEY_PREFIX} are those of webhooks"
+        remedy = f"use another key: only webhook deliveries have keys that begin with {KEY_PREFIX}"
         raise Problem(400, "invalid_idempotency_key", f"Idempotency-Key: {remedy}")
     query = "&".join(sorted(request.url.query.split("&")))
     passed_on = (f"{name}: {value!r}" for name, value in sent.headers)

@@ -24,7 +24,7 @@ _SECONDS: Schema = {"type": "integer", "minimum": 1}
 _HEADERS: dict[str, tuple[str, Schema]] = {
     "Age": ("Seconds since a stale answer was last known to be current.", {"type": "integer", "minimum": 0}),
     "Cache-Control": (
-        "How long the answer can be cached, which is longer if no event can change the answer.",
+        "How long a client can cache the answer. Answers about closed windows can be cached longer.",
         STRING,
     ),
     "Content-Disposition": ("A file name for the answer.", {"type": "string", "pattern": "^attachment; filename="}),

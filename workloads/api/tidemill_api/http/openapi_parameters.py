@@ -164,14 +164,14 @@ def window_parameters(*, stream: bool = False) -> list[Any]:
         ),
         query(
             "group_by",
-            "Dimensions of the answer, separated by commas. If the list is empty, there is one group.",
+            "Dimensions of the answer, separated by commas. An empty list combines all groups into one group.",
             _NAMES,
         ),
         query("metrics", "Metrics of the answer, separated by commas. Default: all.", _names(NAME, least=1)),
         query(
             "closed",
-            "`true` returns only closed windows, and `false` only open windows. A combined window is closed when all"
-            " stored windows that share events with it are closed.",
+            "`true` returns only closed windows, and `false` only open windows. A combined window (`granularity`) is"
+            " closed when no later event can change it.",
             BOOLEAN,
         ),
         filters("Filters on dimensions and metrics", any_filters(aggregate_query.RESERVED)),

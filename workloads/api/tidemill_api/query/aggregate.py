@@ -169,14 +169,14 @@ def _refuse_session_roll_up(model: AggregationModel, parameters: Parameters, gro
     if group_by != tuple(model.groups):
         raise bad_parameter("group_by", f"{why}; leave group_by out, or filter by a dimension")
     if parameters.given.get("fill", ["none"]) != ["none"]:
-        raise bad_parameter("fill", f"{model.name} has session windows, to which fill adds nothing; leave fill out")
+        raise bad_parameter("fill", f"{model.name} has session windows, which fill does not support; leave fill out")
 
 
 def _check_fill(query: AggregateQuery) -> None:
     if query.fill == "none":
         return
     if query.since is None or query.until is None:
-        raise bad_parameter("fill", "windows are added between from and to; give both parameters")
+        raise bad_parameter("fill", "fill adds windows between from and to; give both parameters")
     if query.having or (query.bucket is not None and query.bucket.grid is None):
         raise bad_parameter(
             "fill", "this parameter cannot be combined with filters on metrics or granularity=all; leave fill out"
@@ -195,6 +195,6 @@ def too_filled(query: AggregateQuery, groups: int) -> Problem:
     return bad_parameter(
         "fill",
         f"{groups} groups and {query.fill_points} windows between from and to make {rows} rows; at most"
-        f" {MAX_FILL_ROWS} are allowed: narrow from and to, filter by a dimension, give fewer dimensions as group_by,"
-        " or a longer granularity",
+        f" {MAX_FILL_ROWS} are allowed: narrow from and to, filter by a dimension, or use a longer granularity"
+        " or fewer dimensions in group_by",
     )

@@ -162,7 +162,7 @@ class Page:
         return f"({' OR '.join(f'({branch})' for branch in branches)})" if branches else "false"
 
     def sql(self) -> str:
-        """Return ORDER BY and LIMIT, with an additional row that shows whether there are more rows."""
+        """Return ORDER BY and LIMIT. LIMIT is one row more than `limit`, to find out whether there are more rows."""
         return f"ORDER BY {', '.join(order.sql for order in self.order)} LIMIT {self.limit + 1}"
 
     def cursor(self, row: Mapping[str, Any]) -> str:

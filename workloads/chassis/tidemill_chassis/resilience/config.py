@@ -46,7 +46,7 @@ class _Section(BaseModel):
 
 
 class BreakerSettings(_Section):
-    """Number of failures in a row after which a circuit breaker opens, and its longest and shortest pause."""
+    """When a circuit breaker opens (`failures` in a row), and its first and longest pause until a trial call."""
 
     failures: int = Field(5, ge=1, le=1_000_000)
     open_seconds: Seconds = 60.0
@@ -54,7 +54,7 @@ class BreakerSettings(_Section):
 
 
 class BreakersSettings(_Section):
-    """The breakers, one for each dependency."""
+    """The settings of the circuit breakers, one for each dependency."""
 
     kafka_producer: BreakerSettings = BreakerSettings()
     kafka_consumer: BreakerSettings = BreakerSettings()
@@ -116,7 +116,7 @@ class StaleResultsSettings(_Section):
 
 
 class FallbackSettings(_Section):
-    """Settings for working without a dependency that is down."""
+    """Settings of the fallbacks that the API uses while Redis or the database is down."""
 
     memory_cache: MemoryCacheSettings = MemoryCacheSettings()
     stale_results: StaleResultsSettings = StaleResultsSettings()

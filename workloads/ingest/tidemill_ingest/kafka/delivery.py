@@ -34,7 +34,7 @@ def begin(
     try:
         return sink.submit(topic, records, places=places, sure=sure, waited=waited)
     except BreakerOpen as error:
-        detail = "Kafka has been failing: nothing was sent; send again later"
+        detail = "Kafka has failed several times in a row: nothing was sent; send again later"
         raise unavailable("kafka_unavailable", detail, error.retry_after_seconds, **nothing) from None
     except KafkaDownError:
         detail = "Kafka does not answer: nothing was sent; send again later"

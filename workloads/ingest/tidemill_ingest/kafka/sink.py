@@ -92,13 +92,13 @@ class Sink:
 
     @property
     def away(self) -> asyncio.Future[None]:
-        """A future that is done while Kafka counts as down."""
+        """A future that is done as soon as Kafka is down."""
         if self._away is None or (self._away.done() and not self.down):
             self._away = asyncio.get_running_loop().create_future()
         return self._away
 
     def give_up(self, why: str) -> None:
-        """Count Kafka as down: answer waiting requests, and refuse new requests."""
+        """Regard Kafka as down: answer waiting requests, and refuse new requests."""
         if not self.down and len(self._quick.producer):
             self._quick.renew()
         self.down = why
