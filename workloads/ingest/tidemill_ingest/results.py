@@ -93,7 +93,7 @@ def error_code(error: KafkaError) -> str:
 
 
 def answer(outcome: Outcome, *, wait: bool, everything: bool, signed: bool = False) -> Answer:
-    """Return the answer about records that were sent to Kafka.
+    """Return the HTTP answer to a request whose records were sent to Kafka.
 
     Args:
         outcome: the records and their delivery.

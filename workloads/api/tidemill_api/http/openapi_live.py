@@ -108,7 +108,7 @@ LIVE_SCHEMAS: dict[str, Schema] = {
 
 
 def live_paths() -> dict[str, Any]:
-    """Return the path of the live routes."""
+    """Return the OpenAPI description of the live routes, by path."""
     answer = {
         "description": "Events until the client or the server ends the connection.",
         "headers": headers(required=["Cache-Control"]),

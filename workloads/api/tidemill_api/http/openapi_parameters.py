@@ -72,12 +72,12 @@ _SCALARS: Schema = {"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR, "maxI
 
 
 def path(name: str, description: str) -> Any:
-    """Return a parameter of the path."""
+    """Return the OpenAPI description of a path parameter."""
     return {"name": name, "in": "path", "required": True, "description": description, "schema": STRING}
 
 
 def query(name: str, description: str, schema: Schema = STRING, *, example: Any = None) -> Any:
-    """Return a parameter of the query string."""
+    """Return the OpenAPI description of a query parameter."""
     found = {"name": name, "in": "query", "description": description, "schema": schema}
     listed = {"style": "form", "explode": False} if schema.get("type") == "array" else {}
     return {**found, **listed, **({} if example is None else {"example": example})}
@@ -150,7 +150,7 @@ def _common(limit: Schema, most: int, order: str, columns: Schema) -> list[Any]:
 
 
 def window_parameters(*, stream: bool = False) -> list[Any]:
-    """Return the parameters for windows of an aggregation."""
+    """Return the OpenAPI descriptions of all parameters of window queries."""
     most = aggregate_query.MAX_STREAM_ROWS
     limit = _limit(most, most) if stream else _limit(aggregate_query.DEFAULT_LIMIT, aggregate_query.MAX_LIMIT)
     return [
@@ -202,7 +202,7 @@ def _combined() -> list[Any]:
 
 
 def listing_parameters(listing: listings.Listing | None, *, stream: bool = False) -> list[Any]:
-    """Return the parameters of a listing (`None` stands for the kept events of a pipeline)."""
+    """Return the OpenAPI descriptions of all parameters of a listing. For kept events, `listing` is None."""
     time = listing.time if listing else "event_time"
     columns = listing.columns if listing else listings.EVENT_COLUMNS
     names = [column.name for column in columns if column.comparable]
@@ -215,7 +215,7 @@ def listing_parameters(listing: listings.Listing | None, *, stream: bool = False
 
 
 def live_parameters(reserved: Collection[str]) -> list[Any]:
-    """Return the parameters of a live connection."""
+    """Return the OpenAPI descriptions of all parameters of live routes."""
     what = "Filters on group columns. A filter applies to the aggregations that have its column"
     found = filters(what, any_filters(reserved))
     return [

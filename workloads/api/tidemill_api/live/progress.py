@@ -33,7 +33,7 @@ Marks = Mapping[str, Mark]
 
 
 def write_token(marks: Marks) -> str:
-    """Return the resume token for marks by aggregation."""
+    """Return the resume token that contains the mark (position) of each aggregation."""
     packed = msgspec.msgpack.encode([_VERSION, dict(marks)])
     return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
 

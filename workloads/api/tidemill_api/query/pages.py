@@ -74,7 +74,7 @@ def listing_answer(query: ListingQuery, rows: Sequence[tuple[Any, ...]], started
     cursor = query.page.cursor(shown_row(listing, shown[-1])) if len(rows) > len(shown) else None
     encoder = RowEncoder(listing.columns, listing.converters)
     records = [encoder.record(row) for row in shown]
-    # The version leaves out `elapsed_ms`, so that the same rows have the same ETag.
+    # The ETag depends only on the rows, and not on `elapsed_ms`.
     version = hashlib.sha256(msgspec.json.encode(records)).hexdigest()
     stats = {"rows": len(shown), "elapsed_ms": round((time.time() - started) * 1000, 1)}
     body = page_body(listing.columns, records, cursor, stats=stats)

@@ -63,11 +63,11 @@ class Binder:
         self.values: dict[str, str] = {}
 
     def bind(self, value: Any, kind: str) -> str:
-        """Add a value of a spec type, and return its SQL."""
+        """Add a parameter with a value of a field type, and return its placeholder with a cast."""
         return self.bind_as(to_text(value), cast(value, kind))
 
     def bind_as(self, text: str, sql_type: str) -> str:
-        """Add a text that is cast to an SQL type, and return its SQL."""
+        """Add a parameter, and return its placeholder with a cast, such as `%(p0)s::bigint`."""
         name = f"p{len(self.values)}"
         self.values[name] = text
         return f"%({name})s::{sql_type}"

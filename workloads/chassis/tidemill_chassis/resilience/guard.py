@@ -336,7 +336,7 @@ def _after_first_async(first: Exception, attempt: Callable[[], Awaitable[T]]) ->
 
 @dataclass(frozen=True)
 class Guards:
-    """The guards of a process."""
+    """The guards of a process, one for each dependency."""
 
     kafka_producer: Guard
     kafka_consumer: Guard

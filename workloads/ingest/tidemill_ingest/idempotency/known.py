@@ -20,9 +20,9 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         total: the number of events in the batch.
-        invalid: [reason, field, detail] of each invalid event, by index.
-        failed: the code of Kafka's error for each event that must be sent again, by index.
-        places: [partition, offset] of each event by index, if requested.
+        invalid: [reason, field, detail] of each invalid event, by the event's index in the batch.
+        failed: the number of Kafka's error for each event that must be sent again, by the event's index.
+        places: [partition, offset] of each written event, by the event's index, if requested.
         unsure: whether an event may be written twice.
     """
 

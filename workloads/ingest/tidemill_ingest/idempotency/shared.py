@@ -46,7 +46,7 @@ Place = tuple[str, str]
 
 
 class _Value(msgspec.Struct, frozen=True, array_like=True):
-    """The value of a key. The field `owner` is empty after the attempt has ended."""
+    """The value of an Idempotency-Key in Redis. `owner` is empty after the batch was sent."""
 
     fingerprint: bytes
     owner: str

@@ -20,8 +20,8 @@ class Delivery:
     """The outcome of records.
 
     Attributes:
-        failed: the error of each failed record, by index.
-        places: the partition and the offset of each written record by index, if requested.
+        failed: the error of each failed record, by the record's index in the request.
+        places: the partition and the offset of each written record, by the record's index, if requested.
         unsure: whether a failed record may still be in Kafka.
     """
 

@@ -33,7 +33,7 @@ class KafkaDownError(Exception):
 
 
 class Sink:
-    """The producers of an ingest service.
+    """Sends records to Kafka, with three producers for different kinds of requests.
 
     Attributes:
         publish_seconds: the publish timeout of requests without an Idempotency-Key.

@@ -43,7 +43,7 @@ def header_of(webhook: WebhookSpec) -> str:
 
 
 def claimed(webhook: WebhookSpec, headers: Mapping[str, str]) -> Claim:
-    """Read the signature of a request, without its body."""
+    """Read the signature from the headers of a request."""
     name = header_of(webhook)
     text = headers.get(name, "").strip()
     if not text:
