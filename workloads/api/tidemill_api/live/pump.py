@@ -62,7 +62,7 @@ async def serve(
     try:
         await asyncio.wait({sending, leaving, ended}, return_when=asyncio.FIRST_COMPLETED)
         if not (sending.done() or leaving.done()):
-            # The server ends the connection. Before that, `_send` may finish, and send the client the reason.
+            # Before the server ends the connection, `_send` has time to send the reason to the client.
             await asyncio.wait({sending, leaving}, timeout=patience.last, return_when=asyncio.FIRST_COMPLETED)
         if not sending.done():
             return None if leaving.done() else listener.ending

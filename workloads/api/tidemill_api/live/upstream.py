@@ -174,7 +174,7 @@ class Upstream:
                 log.warning("%s: live changes are polled from Postgres; Redis: %s", self._pipeline, error)
             self._stream_error, self._urgent = str(error), True
             await asyncio.sleep(POLL_SECONDS if self._ready.is_set() else 0)
-        # Urgent queries have a minimum interval too, because many gaps in the stream must not overload the database.
+        # Even urgent queries wait for POLL_SECONDS, so that many gaps in the stream do not overload the database.
         if time.monotonic() - self._looked_at >= (POLL_SECONDS if self._urgent else LOOK_SECONDS):
             await self._look(model)
         self._advance(None, {})

@@ -40,7 +40,7 @@ def narrowed(query: AggregateQuery) -> AggregateQuery:
 
 
 def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
-    """Return SQL for the start time of the farthest hopping window on the page, or None for other queries."""
+    """Return SQL that finds a bound for the start times on a page of hopping windows, or None for other queries."""
     page, plan = query.page, query.model.layout
     first = page.order[0]
     if not (plan.hopping and query.natural) or first.column.name != "window_start":
@@ -48,7 +48,7 @@ def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
     if query.having or query.closed is not None or query.fill != "none":
         return None
     stored = [*_bounds(query, binder, reach_ms=0), *_dimension_filters(query, binder), "_after = '-infinity'"]
-    # Leave out the start time in the cursor, because the last page may have all windows with this start time.
+    # Windows that start at the cursor's time do not count, because the previous page may have all these windows.
     if page.after is not None:
         stored.append(f"window_start {'<' if first.descending else '>'} {binder.bind(page.after[0], 'timestamp')}")
     direction = " DESC" if first.descending else ""
@@ -59,7 +59,7 @@ def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
 
 
 def within(query: AggregateQuery, horizon: dt.datetime | None) -> AggregateQuery:
-    """Return the query limited to the time that `horizon_sql` found, or unchanged for None."""
+    """Return the query with a time range that ends at `horizon`, or the same query if `horizon` is None."""
     if horizon is None:
         return query
     if query.page.order[0].descending:

@@ -181,12 +181,12 @@ class Guard:
         return True
 
     def success(self) -> None:
-        """Report that a call which `allow` had allowed succeeded."""
+        """Report that a call in a loop (see `allow`) succeeded."""
         if (ticket := self._loop_ticket()) is not None:
             self._breaker.succeeded(ticket)
 
     def failure(self, error: BaseException | None = None) -> None:
-        """Report that a call which `allow` had allowed failed."""
+        """Report that a call in a loop (see `allow`) failed."""
         if (ticket := self._loop_ticket()) is None:
             return
         if error is None:
