@@ -1,4 +1,4 @@
-"""The changes of aggregations, encoded once for all live listeners with equal filters."""
+"""The changes of aggregations, which are encoded once for all clients with equal filters."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class Change:
     """The changed rows of one aggregation.
 
     Attributes:
-        label: the revision that listeners see, which never decreases within an aggregation.
+        label: the revision in the messages to clients, which never decreases within an aggregation.
     """
 
     aggregation: str

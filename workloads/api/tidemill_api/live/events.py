@@ -26,7 +26,7 @@ def event(message: Message) -> bytes:
 
 
 class EventStream(Response):
-    """Serves a listener until the client disconnects or is disconnected."""
+    """A response that sends server-sent events until the client or the server ends the connection."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
-"""Tracks which revisions of an aggregation were sent to listeners.
+"""Tracks which revisions of an aggregation were sent to the clients of live changes.
 
-Each commit increments the revision by one, so a gap means that a commit was not published.
+Each commit increments the revision by one, so a gap between revisions means that a change is missing.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from tidemill_api.live.progress import Mark
 
 
 class Ledger:
-    """The revisions of one aggregation that were sent to listeners.
+    """The revisions of one aggregation that were sent to the clients of live changes.
 
     Attributes:
         complete: the revision up to which all revisions were sent.
         label: the highest revision that was sent.
-        expected: the newest revision at the last query to the database.
+        expected: the newest revision that the last query to the database found.
     """
 
     def __init__(self, aggregation: str, table: int, rev: int, closed_until_ms: int | None) -> None:

@@ -28,7 +28,7 @@ PROTOCOL = 1
 HEARTBEAT_SECONDS = 15.0
 MAX_PENDING_ROWS = 10_000
 UNREAD_SECONDS = 5.0
-"""Time after which an unreadable aggregation is read again."""
+"""Seconds after which the API tries again to read an aggregation that could not be read."""
 _UNAVAILABLE = 1013
 
 
@@ -132,7 +132,7 @@ class Listener:
             self._wake.set()
 
     def advance(self, progress: Progress) -> None:
-        """Wake the listener, which then sends the waiting changes and the progress."""
+        """Let `next` return the queued changes and the progress."""
         self._wake.set()
 
     def end(self, ending: Ending) -> None:
@@ -142,7 +142,7 @@ class Listener:
         self._wake.set()
 
     def object_to(self, detail: str) -> None:
-        """Send the client an error about a message that it has sent."""
+        """Answer a message from the client with an error."""
         self._fault = error_message("unexpected_message", detail)
         self._wake.set()
 

@@ -1,4 +1,4 @@
-"""Sends a listener's messages to its client, by WebSocket or as server-sent events."""
+"""Sends the messages of a live connection to the client, by WebSocket or as server-sent events."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Reads the changes of a pipeline once in each process, and offers them to all live listeners of the pipeline.
+"""Reads the changes of a pipeline once in each process, and passes the changes to all connected clients.
 
-Changes come from the Redis stream, or from Postgres if the stream lacks them.
+Changes come from the Redis stream. Changes that the stream lacks are read from Postgres.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LEAVE_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Ending:
-    """The reason why listeners are disconnected."""
+    """The reason why the server disconnects clients."""
 
     code: str
     detail: str
@@ -61,10 +61,10 @@ class Subscriber(Protocol):
         """Handle missed changes of an aggregation. The subscriber then needs a snapshot."""
 
     def advance(self, progress: Progress) -> None:
-        """Handle new progress. All changes up to this progress were offered before."""
+        """Handle new progress, after `offer` was called with all changes up to this progress."""
 
     def end(self, ending: Ending) -> None:
-        """Stop, because no more changes will be offered."""
+        """Stop, because there will be no further changes."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class _Found:
 
 
 class Upstream:
-    """Reads the changes of one pipeline, and offers them to all its subscribers."""
+    """Reads the changes of one pipeline, and passes the changes to all subscribers."""
 
     def __init__(
         self, catalog: Catalog, database: Database, client: redis.asyncio.Redis | None, guard: Guard, pipeline: str
@@ -96,7 +96,7 @@ class Upstream:
 
     @contextmanager
     def subscribed(self, subscriber: Subscriber) -> Iterator[None]:
-        """Offer changes to a subscriber while the context lasts."""
+        """Pass changes to a subscriber while the context lasts."""
         self._subscribers.add(subscriber)
         self._deserted.clear()
         if self._task is None or self._task.done():
@@ -117,7 +117,7 @@ class Upstream:
         return self._ready.is_set()
 
     def delivered(self, aggregation: str) -> int:
-        """Return the newest revision of an aggregation that was offered to subscribers."""
+        """Return the newest revision of an aggregation that was passed to subscribers."""
         ledger = self._ledgers.get(aggregation)
         return ledger.label if ledger else 0
 
@@ -226,7 +226,7 @@ class Upstream:
         except Exception as error:
             if not of_one_table(error):
                 raise
-            # Without rows, `_settle` lets the listeners read a snapshot.
+            # Without rows, `_settle` makes the subscribers read a snapshot.
             log.warning("%s: changes of %s cannot be read: %s", self._pipeline, name, error)
             return _Found(standing, True)
         return _Found(standing, True, rows)
@@ -310,7 +310,7 @@ class Upstreams:
         return self._upstreams[pipeline]
 
     async def leave(self) -> None:
-        """Disconnect all listeners, and wait at most LEAVE_SECONDS until they are gone."""
+        """Disconnect all clients, and wait for at most LEAVE_SECONDS."""
         self.stopping = True
         for upstream in self._upstreams.values():
             upstream.leave(STOPPING)
@@ -320,7 +320,7 @@ class Upstreams:
                     await upstream.deserted()
 
     async def stop(self) -> None:
-        """Disconnect all listeners and stop all readers."""
+        """Disconnect all clients, and stop reading changes."""
         await self.leave()
         for upstream in self._upstreams.values():
             await upstream.stop()

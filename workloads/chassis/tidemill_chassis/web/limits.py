@@ -41,7 +41,7 @@ class HttpLimits:
 
 
 class _TooLarge(Exception):
-    """The error for headers that exceed a limit. uvicorn's parser replaces this error with its own."""
+    """The error for headers that exceed a limit. uvicorn's parser catches this error and raises another error."""
 
 
 class BoundedProtocol(HttpToolsProtocol):

@@ -101,7 +101,7 @@ class Ticket:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._settle, late)
 
     def done(self, delivery: Delivery) -> bool:
-        """Settle the ticket. Return whether a broker refused records because of their content."""
+        """Report the outcome, and return whether a broker refused records because of their content."""
         if self._timer is not None:
             self._timer.cancel()
         errors = [KafkaException(error) for error in delivery.failed.values()]

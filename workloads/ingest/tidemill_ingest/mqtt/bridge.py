@@ -76,7 +76,7 @@ class Bridge:
             self._wait(pause * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, no secret
             # Wait for Kafka, because each new connection brings the unacknowledged messages again and fills the memory.
             while self._outlet.in_flight > self._spec.max_in_flight and not self._stopping.is_set():
-                self._error = "messages of the former connection are not in Kafka yet"
+                self._error = "messages of the previous connection are not in Kafka yet"
                 self._wait(_IDLE_SECONDS)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         self._outlet.close()
