@@ -51,9 +51,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
 
 
 Compute = Callable[[Answer | None], Awaitable[Answer | None]]
-"""A function that takes the known answer, or None, and returns a new answer, or None if the known answer is still
-current.
-"""
+"""A function that computes an answer, or returns None if the answer in its argument is still current."""
 
 
 @dataclass
