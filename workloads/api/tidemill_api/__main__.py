@@ -28,7 +28,7 @@ GRACE_SECONDS = 10
 """Maximum time for running requests to finish after SIGTERM."""
 
 MAX_CLIENT_MESSAGE_BYTES = 64 * 1024
-"""Maximum size of a message from a WebSocket client, which is an API key."""
+"""Maximum size of a message from a WebSocket client. Clients send only an API key."""
 
 
 class Server(HttpServer):

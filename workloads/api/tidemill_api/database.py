@@ -30,7 +30,7 @@ CONNECT_SECONDS = 5
 MAX_STREAMS, SLOT_SECONDS = 2, 10.0
 """Maximum number of concurrent streamed answers of a pipeline, and maximum wait for a free connection."""
 QUERY_SHARE = 0.8
-"""Share of the guard's timeout after which a query is ended. The remaining time shows whether Postgres still answers.
+"""Share of the guard's timeout after which a query is ended. In the rest of the timeout, Postgres reports the end.
 """
 
 

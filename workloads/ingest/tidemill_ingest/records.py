@@ -1,6 +1,6 @@
 """Converts raw events to Kafka records: validates events, adds record keys and marks invalid events.
 
-Invalid events are also sent to the events topic, marked by their first byte and with the verdict in headers. The
+Invalid events are also sent to the events topic, with a prefix byte, and with the reason in the record headers. The
 processor writes the dead letters of invalid events.
 """
 

@@ -13,7 +13,7 @@ from tidemill_api.formats.rows import RowEncoder, json_converter
 from tidemill_api.query.selection import Column
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""First characters of texts that a spreadsheet runs as a formula, with their full-width forms."""
+"""Texts that begin with one of these characters may be run as a formula by a spreadsheet."""
 
 
 class CsvWriter:

@@ -1,4 +1,4 @@
-"""Answers in the OpenAPI document: their headers, problems and pages."""
+"""Descriptions of responses in the OpenAPI document, with headers and problems."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
 
 
 def within(query: AggregateQuery, horizon: dt.datetime | None) -> AggregateQuery:
-    """Return the query with a time range that ends at `horizon`, or the same query if `horizon` is None."""
+    """Return the query with its time range limited by `horizon`, or the same query if `horizon` is None."""
     if horizon is None:
         return query
     if query.page.order[0].descending:

@@ -133,7 +133,7 @@ class Breaker:
         self._report(ticket, _fail)
 
     def recovered(self, asked_at: float) -> None:
-        """Close the breaker, because the dependency has answered a probe outside the guarded calls."""
+        """Close the breaker after a successful probe of the dependency."""
         if self._state == CLOSED:
             return
         with self._lock:

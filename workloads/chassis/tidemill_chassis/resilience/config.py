@@ -92,7 +92,7 @@ class RetriesSettings(_Section):
 
 
 class TimeoutSettings(_Section):
-    """The timeouts of one attempt for each dependency, and of one API request with all its attempts."""
+    """The timeout of one attempt for each dependency, and the timeout of a whole API request."""
 
     kafka_publish_seconds: Seconds = 30.0
     kafka_consume_seconds: Seconds = 60.0

@@ -22,7 +22,7 @@ class Queue:
     """Counts the records that are on their way to Kafka.
 
     Attributes:
-        records: the number of records in the queue. All records of a request count until the last is acknowledged.
+        records: the number of records in the queue. A request's records count until all are acknowledged.
     """
 
     def __init__(self, topic_bytes: int) -> None:

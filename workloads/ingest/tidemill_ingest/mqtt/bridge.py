@@ -24,7 +24,7 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 STABLE_SECONDS = 10.0
 """A connection counts as stable after this many seconds."""
 FLUSH_SECONDS = 5.0
-"""How long (seconds) received messages are written to Kafka before the process ends."""
+"""How long (seconds) a stopping bridge still writes received messages to Kafka."""
 STUCK_SECONDS = 120.0
 _IDLE_SECONDS, _BUSY_SECONDS = 0.1, 0.005
 
@@ -74,7 +74,7 @@ class Bridge:
             pause = FIRST_PAUSE_SECONDS if stable else pause
             log.warning("%s:%d: %s; connecting again", self._spec.host, self._spec.port, self._error)
             self._wait(pause * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, no secret
-            # Wait for Kafka, because each new connection brings the unacknowledged messages again and fills the memory.
+            # Wait for Kafka first, because a broker sends all unacknowledged messages again, which would fill the memory.
             while self._outlet.in_flight > self._spec.max_in_flight and not self._stopping.is_set():
                 self._error = "messages of the previous connection are not in Kafka yet"
                 self._wait(_IDLE_SECONDS)

@@ -36,7 +36,7 @@ _ONLY_NEW = 1
 _FAILURE = 128
 
 Receive = Callable[[str, bytes, Callable[[], None]], None]
-"""A function with the parameters topic, payload, and a callback to call once the message is in Kafka."""
+"""A function that handles a message. Its parameters are topic, payload, and a function to acknowledge the message."""
 
 
 @dataclass(eq=False)
