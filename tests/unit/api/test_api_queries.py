@@ -135,9 +135,14 @@ def test_windows_are_put_together_to_multiples_and_longer_units(
             {"type": "tumbling", "size": "7h"},
             "granularity=1w",
             "granularity",
-            "do not consist of whole",
+            "does not divide a day",
         ),
-        ({"type": "tumbling", "size": "2d"}, "granularity=1mo", "granularity", "do not consist of whole window sizes"),
+        (
+            {"type": "tumbling", "size": "2d"},
+            "granularity=1mo",
+            "granularity",
+            "the window size 2d does not divide a day",
+        ),
         (
             {**OSLO, "size": "1d"},
             "granularity=24h",

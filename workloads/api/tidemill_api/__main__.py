@@ -28,18 +28,18 @@ GRACE_SECONDS = 10
 """Maximum time for running requests to finish after SIGTERM."""
 
 MAX_CLIENT_MESSAGE_BYTES = 64 * 1024
-"""Maximum size of a message from a WebSocket client, which is an API key."""
+"""Maximum size of a message from a WebSocket client. Clients send only an API key."""
 
 
 class Server(HttpServer):
-    """A server that disconnects live listeners before it waits for open connections to end."""
+    """A uvicorn server that first disconnects WebSocket and SSE clients when it stops."""
 
     def __init__(self, config: uvicorn.Config, services: Services, upkeep: Upkeep) -> None:
         super().__init__(config, services.settings, Status(upkeep.health, upkeep.ready, upkeep.alive))
         self._services = services
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Disconnect live listeners, then stop the server."""
+        """Disconnect the clients of live changes, and then stop the server."""
         await self._services.upstreams.leave()
         await super().shutdown(sockets)
 
@@ -77,10 +77,9 @@ def main() -> int:
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
         ws_max_size=MAX_CLIENT_MESSAGE_BYTES,
-        ws_per_message_deflate=False,  # compression would be repeated for every listener
+        ws_per_message_deflate=False,  # each connection would compress the same message again
     )
-    # After a signal, uvicorn stops cleanly and raises the signal again. These handlers ignore the repeated signal, so
-    # the process ends normally.
+    # After a clean stop, uvicorn raises the signal again. Ignore it, so that `main` returns an exit code.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     server = Server(config, services, upkeep)

@@ -1,6 +1,6 @@
-"""A cache of answers, in the memory of the process and in Redis.
+"""A cache of HTTP answers, in the memory of the process and in Redis.
 
-Old answers are sent while the database is down.
+While the database is down, the API sends old answers from the cache.
 """
 
 from __future__ import annotations
@@ -51,9 +51,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
 
 
 Compute = Callable[[Answer | None], Awaitable[Answer | None]]
-"""A function that takes the known answer, or None, and returns a new answer, or None if the known answer is still
-current.
-"""
+"""A function that computes an answer, or returns None if the answer in its argument is still current."""
 
 
 @dataclass
@@ -175,7 +173,7 @@ class AnswerCache:
             self.redis_error = ""
             return msgspec.msgpack.decode(found, type=Answer) if isinstance(found, bytes) else None
         except msgspec.DecodeError:
-            return None  # another version of the API wrote the value
+            return None  # an API process of another version has written the value
         except (redis.RedisError, BreakerOpen, OSError) as error:
             self.note(error)
             return None
@@ -191,12 +189,12 @@ class AnswerCache:
             self.note(error)
 
     def note(self, error: Exception) -> None:
-        """Store an error of Redis, unless the error only says that the breaker is open."""
+        """Store the text of a Redis error for /health. A `BreakerOpen` is not an error of Redis."""
         if not isinstance(error, BreakerOpen):
             self.redis_error = str(error) or type(error).__name__
 
     async def close(self) -> None:
-        """Cancel the computations and writes that are running."""
+        """Cancel all running tasks of the cache."""
         tasks = [*self._flights.values(), *self._background]
         for task in tasks:
             task.cancel()
@@ -204,7 +202,7 @@ class AnswerCache:
 
 
 def replace_time(answer: Answer, computed_at: float) -> Answer:
-    """Return a copy of the answer that is known to be current at `computed_at`."""
+    """Return a copy of the answer with another `computed_at`."""
     return msgspec.structs.replace(answer, computed_at=computed_at)
 
 

@@ -41,7 +41,7 @@ class AggregationModel:
 
     @cached_property
     def metrics(self) -> dict[str, tuple[Column, str]]:
-        """Columns of metrics by name, with the SQL that computes each metric from merged partials."""
+        """The column of each metric, and the SQL that computes the metric from merged rows, by the metric's name."""
         decode = decoders(self.layout)
         members = {metric.name: _members(metric.function, kind) for metric, kind in self.layout.metrics}
         return {
@@ -55,7 +55,7 @@ class AggregationModel:
         return {metric.name: metric.function for metric, _ in self.layout.metrics}
 
     def fed(self, feeds: Feeds) -> AggregationModel:
-        """Return an aggregation in which metrics are null for windows that lack some of their events."""
+        """Return the aggregation with SQL in which incomplete metrics (such as recently added metrics) are null."""
         plan = guarded(self.layout, feeds)
         return self if plan is self.layout else replace(self, layout=plan)
 
@@ -104,14 +104,14 @@ class PipelineModel:
 
 
 class Catalog:
-    """The pipelines that this process serves, or a single pipeline if `only` is not empty."""
+    """The pipelines with an enabled API. If `only` is set, the catalog contains only the pipeline of this name."""
 
     def __init__(self, directory: PipelineDirectory, only: str = "") -> None:
         self._directory, self._only = directory, only
         self._models: dict[str, PipelineModel] = {}
 
     def find(self, name: str) -> PipelineModel | None:
-        """Return a pipeline, or None if it is not served. An unchanged config leads to the same object."""
+        """Return a pipeline, or None if the pipeline does not exist or its API is disabled."""
         config = self._directory.get(name)
         if config is None or not config.spec.api.enabled or (self._only and name != self._only):
             self._models.pop(name, None)

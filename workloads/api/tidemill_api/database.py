@@ -28,9 +28,9 @@ MAX_CONNECTIONS = 4
 IDLE_SECONDS = 60.0
 CONNECT_SECONDS = 5
 MAX_STREAMS, SLOT_SECONDS = 2, 10.0
-"""Maximum number of concurrent streams of a pipeline, and maximum wait of a request for a connection."""
+"""Maximum number of concurrent streamed answers of a pipeline, and maximum wait for a free connection."""
 QUERY_SHARE = 0.8
-"""Share of the guard's timeout after which a query is ended. The remaining time shows whether Postgres still answers.
+"""Share of the guard's timeout after which a query is ended. In the rest of the timeout, Postgres reports the end.
 """
 
 
@@ -72,26 +72,20 @@ class Pool:
             await self._give_back(connection, healthy)
 
     async def _in_time(self, connection: BoundedAsyncConnection, work: Work[T]) -> T:
-        """Run `work` with a limit on the total time of all its statements.
-
-        Raises:
-            QueryTooLong: the statements took too long, although Postgres answers.
-            TimeoutError: Postgres did not answer a statement.
-        """
         timer = asyncio.timeout(self._query_seconds + MARGIN_SECONDS / 2)
         try:
             async with timer:
                 return await work(connection)
         except TimeoutError:
-            # Postgres ends a slow statement at its statement timeout. A statement that runs longer means that Postgres
-            # does not answer.
+            # Postgres itself ends a statement after `statement_timeout`. If the statement has run longer than that,
+            # Postgres does not answer.
             if not timer.expired() or time.monotonic() - connection.asked_at >= self._query_seconds:
                 raise
             raise QueryTooLong(self._query_seconds) from None
 
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[Connection]:
-        """Yield a connection inside a transaction, for an answer that is read in batches."""
+        """Yield a connection inside a transaction."""
         connection, _ = await self._take()
         healthy = False
         try:
@@ -161,7 +155,7 @@ class Pool:
 
 
 class Database:
-    """The connections to Postgres of all pipelines, with their guards.
+    """The connections to Postgres of all pipelines.
 
     Attributes:
         error: the latest failure of Postgres, or an empty text after a success.
@@ -183,7 +177,7 @@ class Database:
         return found
 
     async def run(self, pipeline: str, work: Work[T], *, deadline: Deadline | None = None, retry: bool = True) -> T:
-        """Run `work` on a connection of a pipeline, through its guard, and return its result.
+        """Call `work` with a connection of the pipeline, with retries, and return the result of `work`.
 
         Raises:
             QueryTooLong: the query took too long.
@@ -202,7 +196,7 @@ class Database:
 
     @asynccontextmanager
     async def stream(self, pipeline: str, deadline: Deadline | None = None) -> AsyncIterator[Connection]:
-        """Yield a connection for an answer that is read in batches, and report its outcome to the guard.
+        """Yield a connection inside a transaction, for a streamed answer.
 
         Raises:
             OSError: the pipeline's credentials do not exist.
@@ -223,13 +217,10 @@ class Database:
             self._succeeded()
 
     async def answers(self, pipelines: Sequence[str]) -> bool:
-        """Return whether Postgres answers.
-
-        Before any pipeline is set up, an accepted connection is enough.
-        """
+        """Return whether Postgres answers a query, or accepts a TCP connection if no pipeline has a login yet."""
         for pipeline in pipelines:
             try:
-                # The probe takes no slot, because requests that wait for an unresponsive server may hold all slots.
+                # The probe ignores the limit of concurrent queries, which waiting requests may have reached.
                 await self.guard.alook(self.pool(pipeline).run, _nothing)
                 self._answered()
                 return True
@@ -283,11 +274,6 @@ async def _nothing(connection: Connection) -> None:
 
 @asynccontextmanager
 async def _slot(slots: asyncio.Semaphore, deadline: Deadline | None) -> AsyncIterator[None]:
-    """Hold one of the slots, which limit concurrent queries.
-
-    Raises:
-        Problem: no slot became free in time (503).
-    """
     seconds = SLOT_SECONDS if deadline is None else min(SLOT_SECONDS, deadline.remaining())
     try:
         async with asyncio.timeout(seconds):

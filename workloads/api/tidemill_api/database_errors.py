@@ -9,14 +9,14 @@ from tidemill_chassis.resilience.failures import database_failed, database_retry
 from tidemill_chassis.web.problems import Problem, unavailable
 
 DATABASE_UNAVAILABLE = "database_unavailable"
-"""The problem code of answers while Postgres does not answer."""
+"""The `code` in the body of a 503 answer while Postgres is down."""
 _STATEMENT_TIMEOUT = "57014"
 _NOT_READY = frozenset({"28000", "28P01", "3D000", "3F000", "42P01", "42703", "42501"})
 """Postgres error codes that occur while the operator still sets up a pipeline."""
 
 
 def not_ready(error: BaseException) -> bool:
-    """Return whether a pipeline's login, schema or tables do not exist yet."""
+    """Return whether an error means that the login, schema or tables of a pipeline do not exist yet."""
     if getattr(error, "sqlstate", None) in _NOT_READY or isinstance(error, FileNotFoundError):
         return True
     text = str(error)  # a refused connection has an error without SQLSTATE
@@ -42,7 +42,7 @@ def failed(error: BaseException) -> bool:
 
 
 def retryable(error: BaseException) -> bool:
-    """Return whether the work is likely to succeed on a retry. Timeouts are not retried."""
+    """Return whether a database error is likely to disappear on a retry. Timeouts are not retried."""
     silent = isinstance(error, TimeoutError | psycopg.errors.ConnectionTimeout)
     return not silent and not not_ready(error) and not too_long(error) and database_retryable(error)
 
@@ -61,7 +61,7 @@ def outage(error: BaseException) -> bool:
 
 
 def of_one_table(error: BaseException) -> bool:
-    """Return whether an error, such as an unreadable value, comes from one table and not from the whole database."""
+    """Return whether an error affects a single table, such as an unreadable value."""
     return (getattr(error, "sqlstate", None) or "")[:2] in ("42", "XX") or not outage(error)
 
 

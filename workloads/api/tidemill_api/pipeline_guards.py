@@ -1,4 +1,4 @@
-"""Guards of pipelines. Each pipeline has its own guard, so that failures of one pipeline do not block others."""
+"""A guard (circuit breaker and retries) for each pipeline, so that a failing pipeline does not block others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tidemill_chassis.resilience.config import BreakerOpen, Guard
 
 
 class PipelineGuards:
-    """The guards of all pipelines, with the same policy as the guard of the server."""
+    """The guards of all pipelines, with the same settings as the guard of Postgres."""
 
     def __init__(self, server: Guard) -> None:
         self._server = server
@@ -19,7 +19,7 @@ class PipelineGuards:
         """Return the guard of a pipeline.
 
         Raises:
-            BreakerOpen: the server's breaker is open.
+            BreakerOpen: the circuit breaker of Postgres is open.
         """
         if self._server.state == "open" and (wait := self._server.retry_after_seconds) > 0:
             raise BreakerOpen(self._server.name, wait)
@@ -37,6 +37,6 @@ class PipelineGuards:
                     family.remove(guard.name)
 
     def clear(self) -> None:
-        """Remove all guards with their counts, which are out of date after an outage of the server."""
+        """Remove all guards, because their counts of failures are out of date after an outage of Postgres."""
         for pipeline in list(self._guards):
             self.forget(pipeline)

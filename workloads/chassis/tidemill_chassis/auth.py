@@ -65,7 +65,7 @@ class Authenticator:
             raise Unauthorized(_NEEDED)
         key_id, secret = _parse(authorization_header)
         key = self._keys(pipeline.name).get(key_id, _NOBODY)
-        # Comparing the hash for unknown ids too hides from attackers which ids exist.
+        # Compare a hash even for unknown ids, so that the response time does not show which ids exist.
         same = hmac.compare_digest(hashlib.sha256(secret.encode()).hexdigest(), key.sha256.lower())
         if not same or key is _NOBODY:
             raise Unauthorized(_UNKNOWN)

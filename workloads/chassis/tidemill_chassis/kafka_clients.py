@@ -10,13 +10,13 @@ from tidemill_contract.files import read_text
 from tidemill_contract.runtime import WorkloadSettings
 
 RECONNECTING: Mapping[str, Any] = {
-    # A connection attempt to a frozen broker waits for a timeout. These timeouts are shorter than librdkafka's
+    # A client notices only after a timeout that a broker is frozen. These timeouts are shorter than librdkafka's
     # defaults, so that the client reconnects soon after the broker recovers.
     "api.version.request.timeout.ms": 5000,
     "socket.connection.setup.timeout.ms": 10_000,
     "reconnect.backoff.max.ms": 2000,
 }
-"""Settings of librdkafka that make a client use a broker again within seconds of the broker's recovery."""
+"""Settings of librdkafka with which a client reconnects within seconds after a broker recovers."""
 
 
 def own_connection(settings: WorkloadSettings) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class PipelineDirectory:
 
     @property
     def faults(self) -> dict[str, str]:
-        """The errors of config files by pipeline name, and of the directory by `.`."""
+        """The errors of config files, by pipeline name. The key `.` has the error of the directory."""
         self._refresh()
         return dict(self._faults)
 

@@ -58,7 +58,7 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
             self.heard_at = time.monotonic()
 
     def hurry(self, seconds: float) -> None:
-        """Limit the duration of later statements, on the server and on the client."""
+        """Set the timeout of all later statements, on the server and on the client."""
         self.answer_seconds = seconds + MARGIN_SECONDS
         self.execute(f"SET statement_timeout = '{int(seconds * 1000)}ms'")
 

@@ -14,12 +14,12 @@ from tidemill_contract.runtime import WorkloadSettings
 
 
 def sync_client(settings: WorkloadSettings, timeout_seconds: float) -> redis.Redis:
-    """Return a client that is not connected yet."""
+    """Return a Redis client for threads, which connects with its first command."""
     return redis.Redis.from_url(settings.redis_url, **_options(settings, timeout_seconds, redis.retry.Retry))
 
 
 def async_client(settings: WorkloadSettings, timeout_seconds: float, *, max_connections: int) -> redis.asyncio.Redis:
-    """Return a client that is not connected yet."""
+    """Return a Redis client for asyncio, which connects with its first command."""
     options = _options(settings, timeout_seconds, redis.asyncio.retry.Retry)
     return redis.asyncio.Redis.from_url(settings.redis_url, max_connections=max_connections, **options)
 
@@ -29,7 +29,7 @@ def _options(settings: WorkloadSettings, timeout_seconds: float, retry: Any) -> 
         **settings.redis_tls,
         "socket_timeout": timeout_seconds,
         "socket_connect_timeout": timeout_seconds,
-        # A pooled connection may have been lost before the command was sent, so a lost connection is retried once.
-        # Guards make all other retries.
+        # An idle connection in the pool may be broken, so a command is retried once on a new connection. All other
+        # retries are made by `Guard`.
         "retry": retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
     }

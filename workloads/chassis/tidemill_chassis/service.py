@@ -16,7 +16,7 @@ class Service(Protocol):
     """The methods of a service, which any thread may call, except `run`."""
 
     def run(self) -> None:
-        """Work until `stop` is called."""
+        """Run the service until `stop` is called."""
 
     def stop(self) -> None:
         """Let `run` return soon. Signal handlers call this method, so it must not block."""
@@ -25,7 +25,7 @@ class Service(Protocol):
         """Return the status code and the body of /health."""
 
     def ready(self) -> bool:
-        """Return whether the service has been healthy at least once and can continue."""
+        """Return whether the service was healthy at least once and can do its work now."""
 
     def live(self) -> bool:
         """Return False if the process must be restarted."""

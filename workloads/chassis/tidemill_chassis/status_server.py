@@ -21,8 +21,6 @@ _JSON = "application/json"
 
 
 class _Probe:
-    """Calls a callback in a thread and waits at most `limit_seconds`."""
-
     def __init__(self, callback: Callable[[], Any], limit_seconds: float) -> None:
         self._callback, self._limit = callback, limit_seconds
         self._lock = threading.Lock()

@@ -48,7 +48,7 @@ def main() -> int:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    # uvicorn raises the signal again after a clean stop. These handlers keep the signal from killing the process.
+    # After a clean stop, uvicorn raises the signal again. Ignore it, so that `main` returns an exit code.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     log.info("ingest of %s on port %d", settings.namespace, settings.port)

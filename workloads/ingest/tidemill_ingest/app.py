@@ -43,7 +43,7 @@ FLUSH_SECONDS = 3.0
 """How long (seconds) the service may flush queued records after the last request."""
 
 CLOSE_SECONDS = 1.0
-"""How long (seconds) the service may store outcomes of batches after the last request."""
+"""How long (seconds) the service may write to Redis after the last request."""
 
 MAX_REDIS_CONNECTIONS = 100
 
@@ -57,7 +57,7 @@ class Index(BaseModel):
 
 
 class Check(BaseModel):
-    """The answer to a probe."""
+    """The body of /livez and /readyz."""
 
     ok: bool
 
@@ -105,7 +105,7 @@ class Ingest:
         client = None
         if settings.redis_url:
             client = async_client(settings, seconds, max_connections=MAX_REDIS_CONNECTIONS)
-        # Each start has a new owner name, because a restarted process has lost the queue of its predecessor.
+        # The owner name changes with each start, because a restarted process has lost its queued records.
         owner = f"{settings.instance or 'ingest'}-{uuid.uuid4().hex}"
         self.keys = SharedKeys(client, guards.redis, namespace=settings.namespace, owner=owner)
         self._replays = Replays(self.keys, away=lambda: self.sink.away)
@@ -137,7 +137,7 @@ class Ingest:
 
     @property
     def status(self) -> Status:
-        """The content of the status port."""
+        """The callbacks for the status port: /health, readiness and liveness."""
         return Status(self._report, lambda: self.watch.up, lambda: True)
 
     @contextlib.asynccontextmanager

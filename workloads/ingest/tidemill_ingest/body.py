@@ -25,7 +25,7 @@ _SUPPORTED = f"application/x-ndjson, application/json, {CLOUD_EVENT}, {CLOUD_EVE
 # Input is unpacked in small steps, because deflate can expand one byte to 1032 bytes.
 _GZIP_STEP_BYTES, _ZSTD_STEP_BYTES = 8 * 1024, 512
 _ZSTD_WINDOW_BYTES = 8 * 1024 * 1024
-"""The largest window that RFC 9659 allows."""
+"""The largest zstd window that RFC 9659 allows."""
 _MAX_FRAMES = 1000
 _MAX_LINES = 4 * MAX_EVENTS
 _MAX_COMMAS = 2_000_000
@@ -109,7 +109,7 @@ def split(body: bytes, headers: Mapping[str, str], *, whole: bool = False) -> Ev
     Args:
         body: the decompressed body.
         headers: the headers of the request.
-        whole: whether an event is the whole CloudEvent in structured mode, or only the CloudEvent's data.
+        whole: whether to keep the attributes of structured CloudEvents, or only their `data`.
 
     Raises:
         Problem: the type is unknown (415), the body is unreadable or empty (400), or there are too many events (413).

@@ -42,7 +42,7 @@ class Options:
     accept_partial: bool = True
     everything: bool = False
     signed: bool = False
-    """Whether a webhook received the request, so that invalid events are not the sender's error."""
+    """Whether a webhook received the request. Invalid events are then no reason for an error status."""
 
     @classmethod
     def of(cls, request: Request) -> Options:
@@ -113,7 +113,7 @@ class Once:
 
 
 class _NothingSentError(Exception):
-    """Raised with the answer if no event of a request was sent."""
+    """Raised if no event of a request was sent. The exception contains the HTTP answer."""
 
     def __init__(self, found: Answer) -> None:
         super().__init__("nothing was sent")
@@ -146,7 +146,11 @@ class EventsHandler:
         return found.response()
 
     def room(self) -> Held:
-        """Return a context that counts the memory of a request."""
+        """Return a context that counts the memory of a request.
+
+        Raises:
+            Problem: the queue to Kafka is nearly full (503).
+        """
         if self._sink.busy:
             raise unavailable("buffer_full", "the queue to Kafka is nearly full; send again later", FULL_SECONDS)
         return self._memory.hold()
@@ -257,7 +261,7 @@ class EventsHandler:
         task.add_done_callback(self._unanswered.discard)
 
     async def close(self, seconds: float) -> None:
-        """Wait at most `seconds` for the delivery of records that no client waits for."""
+        """Wait at most `seconds` for the delivery of events that were sent with `wait=false`."""
         if self._unanswered:
             await asyncio.wait(self._unanswered, timeout=seconds)
 
@@ -267,7 +271,7 @@ def _once(request: Request, sent: Sent, body: bytes) -> Once | None:
     if key is None:
         return None
     if key.startswith(KEY_PREFIX):
-        remedy = f"begin it otherwise: keys that begin with {KEY_PREFIX} are those of webhooks"
+        remedy = f"use another key: only webhook deliveries have keys that begin with {KEY_PREFIX}"
         raise Problem(400, "invalid_idempotency_key", f"Idempotency-Key: {remedy}")
     query = "&".join(sorted(request.url.query.split("&")))
     passed_on = (f"{name}: {value!r}" for name, value in sent.headers)

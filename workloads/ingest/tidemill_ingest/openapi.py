@@ -167,7 +167,8 @@ _RESPONSES = {
     "413": _problem("The body is too large, or has too many events."),
     "415": _problem("The media type, the encoding or the charset is not supported."),
     "422": _problem(
-        "No event is valid, an event is invalid with `accept_partial=false`, or the Idempotency-Key was used before.",
+        "No event is valid, an event is invalid with `accept_partial=false`, or the Idempotency-Key belongs to another"
+        " request.",
         _MARKS,
     ),
     "429": _problem("A limit of the pipeline is exceeded. `detail` names the limit.", {**_WAIT, **_MARKS}),

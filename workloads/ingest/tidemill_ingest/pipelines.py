@@ -26,7 +26,7 @@ class Pipeline:
         return self.config.name
 
     def count(self, outcomes: dict[str, int]) -> None:
-        """Add numbers to the metric of ingested events."""
+        """Add numbers of events, by outcome, to the metric of ingested events."""
         for outcome, events in outcomes.items():
             if events:
                 metrics.EVENTS_INGESTED.labels(self.name, outcome).inc(events)

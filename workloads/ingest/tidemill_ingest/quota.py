@@ -67,7 +67,7 @@ class _Rate:
         return left
 
     def take(self, pipeline: str, count: float) -> float:
-        """Take tokens after a call of `left`, and return the remaining tokens."""
+        """Remove `count` tokens from the bucket, and return the remaining tokens. `left` must be called first."""
         left, at = self._buckets[pipeline]
         self._buckets[pipeline] = left - count, at
         return left - count

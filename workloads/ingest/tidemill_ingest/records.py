@@ -1,6 +1,6 @@
 """Converts raw events to Kafka records: validates events, adds record keys and marks invalid events.
 
-Invalid events are also sent to the events topic, marked by their first byte and with the verdict in headers. The
+Invalid events are also sent to the events topic, with a prefix byte, and with the reason in the record headers. The
 processor writes the dead letters of invalid events.
 """
 
@@ -29,8 +29,8 @@ class Records:
     Attributes:
         values: the values of the records. The values of invalid events have the prefix QUARANTINE_PREFIX.
         keys: the record keys, or None if the pipeline has no record keys.
-        headers: the headers of records, by index.
-        invalid: the verdicts on invalid events, by index.
+        headers: the headers of the records that have headers, by the event's index in the request.
+        invalid: the reason why each invalid event is invalid, by the event's index in the request.
     """
 
     values: list[bytes]
@@ -90,8 +90,8 @@ class Judge:
     """Validates the events of one pipeline and computes the record keys.
 
     Attributes:
-        headers: the names of the headers that fields are read from.
-        whole: whether CloudEvents are written with their attributes.
+        headers: the names of the request headers that fields of the pipeline are read from.
+        whole: whether CloudEvents are written to Kafka with their attributes.
     """
 
     def __init__(self, config: PipelineConfig) -> None:

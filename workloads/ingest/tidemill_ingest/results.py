@@ -33,7 +33,7 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer. If `final` is true, the same answer can be given to a repeated request."""
+    """An HTTP answer. `final` tells whether a repeated request gets the same answer."""
 
     status: int
     body: bytes
@@ -93,14 +93,13 @@ def error_code(error: KafkaError) -> str:
 
 
 def answer(outcome: Outcome, *, wait: bool, everything: bool, signed: bool = False) -> Answer:
-    """Return the answer about records that were sent to Kafka.
+    """Return the HTTP answer to a request whose records were sent to Kafka.
 
     Args:
         outcome: the records and their delivery.
         wait: whether the client waits for the delivery.
-        everything: whether each event has a row.
-        signed: whether a webhook received the events. A webhook's answer is 200 if all events are in Kafka, or else
-            503.
+        everything: whether the answer has a row for each event, or only for events that are not accepted.
+        signed: whether a webhook received the events. The status is then 200 if Kafka has all events, or else 503.
     """
     counts = outcome.counts
     total = len(outcome.records.values)

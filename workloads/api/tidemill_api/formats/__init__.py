@@ -1,1 +1,1 @@
-"""The formats of answers. Each format is a module, and `registry` finds the modules."""
+"""The formats of query answers, such as JSON, CSV and Arrow. Each format is a module of this package."""

@@ -28,7 +28,7 @@ class Writer(Protocol):
 
 
 WriterOf = Callable[[Sequence[Column], Converters], Writer]
-"""A function that takes columns, and converters by column name, and returns the writer of an answer."""
+"""A function that returns the writer of an answer, for the answer's columns and their converters."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Format:
     Attributes:
         suffix: the suffix of paths in this format, without the dot.
         writer: the function that creates the writer of a streamed answer, or None if answers are pages.
-        of_items: whether the body is a sequence of rows, such as lines.
+        of_items: whether OpenAPI describes the body row by row (`itemSchema`), as for NDJSON.
     """
 
     name: str

@@ -34,7 +34,7 @@ def described(kind: str) -> dict[str, Any]:
 def page_body(
     columns: Sequence[Column], records: Sequence[dict[str, Any]], next_cursor: str | None, **further: Any
 ) -> bytes:
-    """Return the body of a page, with the additional members `further`."""
+    """Return a page of rows as JSON. The arguments in `further` become members of the page."""
     return msgspec.json.encode({
         "meta": meta(columns),
         "data": records,

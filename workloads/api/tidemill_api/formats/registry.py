@@ -32,7 +32,7 @@ FORMATS = _registered()
 """Formats by suffix, with the default format JSON first."""
 STREAMED = [found for found in FORMATS.values() if found.writer is not None]
 STREAMED_NAMES = listed([found.name for found in STREAMED])
-"""Names of the streamed formats as part of a sentence, such as `A, B and C`."""
+"""Names of the streamed formats for use in a sentence, such as `A, B and C`."""
 _BY_MEDIA_TYPE = {media: found for found in FORMATS.values() for media in (found.media_type, *found.aliases)}
 
 

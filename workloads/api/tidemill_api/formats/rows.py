@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def json_converter(column: Column, *, numbers: bool | None = None) -> Callable[[Any], Any] | None:
-    """Return the function that converts a column's values from psycopg for msgspec, or None if none is needed."""
+    """Return the function that makes a column's database values ready for JSON, or None for values that are ready."""
     numbers = column.numbers if numbers is None else numbers
     decode, convert = column.decode, encoder(column.kind, numbers=numbers)
     if column.kind == "array" and numbers and decode is not None:
@@ -55,13 +55,13 @@ class RowEncoder:
         self._converters = [(index, convert) for index, convert in found if convert is not None]
 
     def values(self, row: Row) -> list[Any]:
-        """Return the converted values of a row, with null for each value that cannot be converted."""
+        """Return the converted values of a row. A value that cannot be converted becomes None."""
         values = list(row)
         for index, convert in self._converters:
             try:
                 values[index] = convert(values[index])
             except Exception as error:
-                # A damaged value, such as a sketch, becomes null, because it must not prevent the answer.
+                # One damaged value, such as a sketch, must not prevent the whole answer.
                 log.warning("%s of a row cannot be read: %s: %s", self.names[index], type(error).__name__, error)
                 values[index] = None
         return values

@@ -20,7 +20,7 @@ def open_pipeline(services: Services, name: str, authorization: str | None) -> P
     Raises:
         Unauthorized: the API key is missing or wrong.
         Forbidden: the key is valid, but lacks the scope.
-        Problem: there is no such pipeline (404).
+        Problem: the pipeline does not exist (404).
     """
     config = services.catalog.config(name)
     if config is not None:

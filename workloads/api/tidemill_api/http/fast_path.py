@@ -24,7 +24,7 @@ MAX_LINE_BYTES = 4_096
 
 @dataclass
 class Known:
-    """A query with a registered request line, which the cache can answer."""
+    """An earlier GET request whose answer is in the cache."""
 
     model: PipelineModel
     key: str
@@ -44,7 +44,7 @@ class Known:
 
 
 class Front:
-    """ASGI middleware that answers registered request lines from the cache."""
+    """ASGI middleware that answers repeated GET requests from the cache."""
 
     def __init__(self, services: Services) -> None:
         self._catalog, self._authenticator, self._cache = services.catalog, services.authenticator, services.cache
@@ -52,7 +52,7 @@ class Front:
         self.app: App | None = None
 
     def learn(self, scope: Scope, known: Known) -> None:
-        """Register a request line, which is answered from the cache while the answer is fresh."""
+        """Store the path and query string of a request, so that the next equal request is answered from the cache."""
         line = (scope["path"], scope["query_string"])
         if len(line[0]) + len(line[1]) > MAX_LINE_BYTES:
             return
@@ -99,7 +99,7 @@ class Front:
 
 
 async def _send(send: Send, slot: Slot, if_none_match: str | None, *, shared: bool) -> None:
-    # Headers and body are read before the first await, because the cache may replace the answer while it is sent.
+    # Read headers and body of the answer before the first await, because the cache may replace the answer later.
     answer, headers = slot.answer, slot_headers(slot, shared=shared)
     status, body = 200, answer.body
     if if_none_match is not None and matches(if_none_match, answer.etag):

@@ -22,7 +22,7 @@ Operation = dict[str, Any]
 
 
 def document() -> dict[str, Any]:
-    """Return the OpenAPI document. Version 3.2 is the first version that can describe the items of a stream."""
+    """Return the OpenAPI document. OpenAPI 3.2 is needed to describe streamed answers (`itemSchema`)."""
     return {
         "openapi": "3.2.0",
         "info": {

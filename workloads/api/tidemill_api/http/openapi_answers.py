@@ -1,4 +1,4 @@
-"""Answers in the OpenAPI document: their headers, problems and pages."""
+"""Descriptions of responses in the OpenAPI document, with headers and problems."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SECONDS: Schema = {"type": "integer", "minimum": 1}
 _HEADERS: dict[str, tuple[str, Schema]] = {
     "Age": ("Seconds since a stale answer was last known to be current.", {"type": "integer", "minimum": 0}),
     "Cache-Control": (
-        "How long the answer can be cached, which is longer if no event can change the answer.",
+        "How long a client can cache the answer. Answers about closed windows can be cached longer.",
         STRING,
     ),
     "Content-Disposition": ("A file name for the answer.", {"type": "string", "pattern": "^attachment; filename="}),
@@ -41,7 +41,7 @@ _OF_PROBLEMS = {401: "WWW-Authenticate", 503: "Retry-After"}
 
 
 def headers(*names: str, required: Collection[str] = ()) -> dict[str, Any]:
-    """Return the headers of an answer."""
+    """Return the OpenAPI descriptions of headers, by name."""
     return {
         name: {"description": _HEADERS[name][0], "schema": _HEADERS[name][1], "required": name in required}
         for name in (*names, *required)
@@ -49,25 +49,25 @@ def headers(*names: str, required: Collection[str] = ()) -> dict[str, Any]:
 
 
 def problems(*statuses: int) -> dict[str, Any]:
-    """Return references to problem answers, by status."""
+    """Return OpenAPI references to the shared problem responses, by status."""
     return {str(status): {"$ref": f"#/components/responses/Problem{status}"} for status in statuses}
 
 
 def problem(status: int, description: str) -> dict[str, Any]:
-    """Return an answer with problem details."""
+    """Return the OpenAPI description of a response with problem details."""
     always = ["Cache-Control", *filter(None, [_OF_PROBLEMS.get(status)])]
     content = {PROBLEM_TYPE: {"schema": ref("Problem")}}
     return {"description": description, "headers": headers(required=always), "content": content}
 
 
 def plain(schema: str, description: str) -> dict[str, Any]:
-    """Return a JSON answer that is not cached."""
+    """Return the OpenAPI description of a JSON response that is never cached."""
     content = {JSON: {"schema": ref(schema)}}
     return {"description": description, "headers": headers(required=["Cache-Control"]), "content": content}
 
 
 def fresh(schema: str, row: str | None = None, *, cached: bool = True) -> dict[str, Any]:
-    """Return a JSON answer from the cache."""
+    """Return the OpenAPI description of a response that the API may answer from its cache."""
     forms = _forms(schema, row)
     names = (*(("ETag",) if cached else ()), *_STALE, *(("Tidemill-Next-Cursor",) if row else ()), "Vary")
     text = f"A page of rows as JSON, or with `Accept` a stream of all rows up to `limit`: {STREAMED_NAMES}."
@@ -79,7 +79,7 @@ def fresh(schema: str, row: str | None = None, *, cached: bool = True) -> dict[s
 
 
 def in_format(wanted: Format, schema: str, row: str) -> dict[str, Any]:
-    """Return an answer with rows in one format."""
+    """Return the OpenAPI description of a response with rows in one format, such as CSV."""
     if wanted.writer is None:
         return {**fresh(schema), "description": "A page of rows.", "content": {JSON: _forms(schema, row)[JSON]}}
     return {
@@ -100,7 +100,7 @@ def _streamed(wanted: Format, row: str | None) -> dict[str, Any]:
 
 
 def unchanged() -> dict[str, Any]:
-    """Return the answer 304."""
+    """Return the OpenAPI description of the response 304."""
     return {
         "description": "The answer with this ETag is still current.",
         "headers": headers(required=["ETag", "Cache-Control", "Vary"]),

@@ -72,7 +72,7 @@ LIVE_SCHEMAS: dict[str, Schema] = {
         "oneOf": [
             _message(
                 "hello",
-                "The aggregations of this connection.",
+                "The first message: the aggregations whose changes this connection sends.",
                 {
                     "protocol": INTEGER, "namespace": STRING, "pipeline": STRING,
                     "aggregations": array(ref("Aggregation")), "heartbeat_seconds": NUMBER,
@@ -86,7 +86,7 @@ LIVE_SCHEMAS: dict[str, Schema] = {
             _message("upsert", "Windows that have changed.", _ROWS),
             _message(
                 "progress",
-                "The progress of the pipeline up to the changes that were sent.",
+                "How far the pipeline has processed events. The client has all changes up to this point.",
                 {
                     "watermark": maybe(TIME), "resume": STRING, "degraded": BOOLEAN,
                     "closed_until": {"type": "object", "additionalProperties": maybe(TIME)},
@@ -108,7 +108,7 @@ LIVE_SCHEMAS: dict[str, Schema] = {
 
 
 def live_paths() -> dict[str, Any]:
-    """Return the path of the live routes."""
+    """Return the OpenAPI description of the live routes, by path."""
     answer = {
         "description": "Events until the client or the server ends the connection.",
         "headers": headers(required=["Cache-Control"]),

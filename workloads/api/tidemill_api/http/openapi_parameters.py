@@ -72,12 +72,12 @@ _SCALARS: Schema = {"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR, "maxI
 
 
 def path(name: str, description: str) -> Any:
-    """Return a parameter of the path."""
+    """Return the OpenAPI description of a path parameter."""
     return {"name": name, "in": "path", "required": True, "description": description, "schema": STRING}
 
 
 def query(name: str, description: str, schema: Schema = STRING, *, example: Any = None) -> Any:
-    """Return a parameter of the query string."""
+    """Return the OpenAPI description of a query parameter."""
     found = {"name": name, "in": "query", "description": description, "schema": schema}
     listed = {"style": "form", "explode": False} if schema.get("type") == "array" else {}
     return {**found, **listed, **({} if example is None else {"example": example})}
@@ -94,7 +94,7 @@ def filters(what: str, schema: Schema) -> Any:
 
 
 def any_filters(reserved: Iterable[str]) -> Schema:
-    """Return the schema of filters on columns that depend on the pipeline."""
+    """Return the schema of filters for any column name. `reserved` lists the other parameters."""
     names = {"pattern": _FILTER, "not": {"enum": list(reserved)}}
     return {"type": "object", "propertyNames": names, "additionalProperties": TEXT}
 
@@ -150,7 +150,7 @@ def _common(limit: Schema, most: int, order: str, columns: Schema) -> list[Any]:
 
 
 def window_parameters(*, stream: bool = False) -> list[Any]:
-    """Return the parameters for windows of an aggregation."""
+    """Return the OpenAPI descriptions of all parameters of window queries."""
     most = aggregate_query.MAX_STREAM_ROWS
     limit = _limit(most, most) if stream else _limit(aggregate_query.DEFAULT_LIMIT, aggregate_query.MAX_LIMIT)
     return [
@@ -164,14 +164,14 @@ def window_parameters(*, stream: bool = False) -> list[Any]:
         ),
         query(
             "group_by",
-            "Dimensions of the answer, separated by commas. If the list is empty, there is one group.",
+            "Dimensions of the answer, separated by commas. An empty list combines all groups into one group.",
             _NAMES,
         ),
         query("metrics", "Metrics of the answer, separated by commas. Default: all.", _names(NAME, least=1)),
         query(
             "closed",
-            "`true` returns only closed windows, and `false` only open windows. A combined window is closed when all"
-            " stored windows that share events with it are closed.",
+            "`true` returns only closed windows, and `false` only open windows. A combined window (`granularity`) is"
+            " closed when no later event can change it.",
             BOOLEAN,
         ),
         filters("Filters on dimensions and metrics", any_filters(aggregate_query.RESERVED)),
@@ -202,7 +202,7 @@ def _combined() -> list[Any]:
 
 
 def listing_parameters(listing: listings.Listing | None, *, stream: bool = False) -> list[Any]:
-    """Return the parameters of a listing, or of kept events if `listing` is None."""
+    """Return the OpenAPI descriptions of all parameters of a listing. For kept events, `listing` is None."""
     time = listing.time if listing else "event_time"
     columns = listing.columns if listing else listings.EVENT_COLUMNS
     names = [column.name for column in columns if column.comparable]
@@ -215,7 +215,7 @@ def listing_parameters(listing: listings.Listing | None, *, stream: bool = False
 
 
 def live_parameters(reserved: Collection[str]) -> list[Any]:
-    """Return the parameters of a live connection."""
+    """Return the OpenAPI descriptions of all parameters of live routes."""
     what = "Filters on group columns. A filter applies to the aggregations that have its column"
     found = filters(what, any_filters(reserved))
     return [

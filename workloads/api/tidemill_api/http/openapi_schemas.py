@@ -30,7 +30,7 @@ def array(items: Schema) -> Schema:
 
 
 def ref(name: str) -> Schema:
-    """Return a reference to a schema by its name."""
+    """Return an OpenAPI reference to a schema of this name."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
@@ -118,7 +118,7 @@ _AGGREGATION = structure(
         ),
         "window": {
             **OBJECT,
-            "description": "The window of the resource, with type, size, zone, offset, hop and grace.",
+            "description": "The window in the aggregation's spec, with type, size, zone, offset, hop and grace.",
         },
         "late_policy": {"enum": ["deadLetter", "drop", "reopen"]},
         "retention": STRING,
@@ -138,7 +138,7 @@ _DESCRIPTION = structure(
         **_SUMMARY,
         "watermark": maybe(TIME),
         "aggregations": array(ref("Aggregation")),
-        "anomalies": array({**OBJECT, "description": "An anomaly rule as in the resource."}),
+        "anomalies": array({**OBJECT, "description": "An anomaly rule, as in the pipeline's spec."}),
         "events": structure("Whether raw events are kept, and for how long.", {"store": BOOLEAN, "retention": STRING}),
         "fields": array(
             structure(

@@ -18,19 +18,19 @@ from tidemill_chassis.web.asgi import Receive, Scope, Send
 log = logging.getLogger(__name__)
 
 Headers = list[tuple[bytes, bytes]]
-# Final answers are cached for only a minute, because a replay that replaces the current version changes them.
+# Clients cache an answer about closed windows for only a minute, because a replay can still change these windows.
 FINAL = "max-age=60"
 OPEN = "max-age=1, stale-while-revalidate=5"
 PART_BYTES = 64 * 1024
 PATIENCE_SECONDS, SLOWEST_BYTES_PER_SECOND = 8.0, 64 * 1024
-"""Longest pause, and lowest rate, of a client that reads a stream."""
+"""A client is disconnected if it reads nothing for this time, or more slowly than this rate."""
 NEXT_CURSOR = "tidemill-next-cursor"
 """Header of an incomplete stream, with the cursor of the following rows."""
 STALE_WARNING = '110 - "Response is Stale"'
 
 
 def slot_headers(slot: Slot, *, shared: bool) -> Headers:
-    """Return the headers of a fresh answer, which are encoded once."""
+    """Return the encoded headers of a fresh answer."""
     if not slot.headers:
         answer = slot.answer
         slot.headers = [
@@ -42,7 +42,7 @@ def slot_headers(slot: Slot, *, shared: bool) -> Headers:
 
 
 def validators(answer: Answer, *, shared: bool) -> Headers:
-    """Return the headers that a full answer and a 304 have in common."""
+    """Return the headers that the statuses 200 and 304 have in common, such as ETag."""
     control = f"{'public' if shared else 'private'}, {FINAL if answer.final else OPEN}"
     return [(b"etag", answer.etag.encode()), (b"cache-control", control.encode()), (b"vary", b"accept")]
 
@@ -93,19 +93,19 @@ class Slow(Exception):
 
 
 class Allowance:
-    """The time that a client has left for reading.
+    """Limits how slowly a client may read a streamed answer.
 
-    Each byte that is sent adds time, up to PATIENCE_SECONDS.
+    The client has PATIENCE_SECONDS at first, and gets more time (up to PATIENCE_SECONDS) for each byte that it reads.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._left = clock, PATIENCE_SECONDS
 
     async def take(self, send: Awaitable[None], size: int) -> None:
-        """Send `size` bytes to the client by awaiting `send`.
+        """Await `send`, which sends `size` bytes to the client.
 
         Raises:
-            Slow: the client did not read the bytes in the remaining time.
+            Slow: the client reads too slowly.
         """
         started = self._clock()
         try:
@@ -126,7 +126,7 @@ class PiecesReply(StreamingResponse):
         self._pieces = pieces
 
     async def stream_response(self, send: Send) -> None:
-        """Send the answer in small parts, without the last chunk if the client reads too slowly."""
+        """Send the answer in small parts. An answer to a slow client ends early, without the last chunk."""
         allowance = Allowance()
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:

@@ -30,7 +30,7 @@ from tidemill_chassis.resilience.config import Deadline
 from tidemill_chassis.web.problems import Problem, denied, not_found
 
 ANSWER_SECONDS, ANSWER_SHARE = 1.0, 0.1
-"""Time that queries leave for sending the answer, and its maximum share of the request's remaining time."""
+"""How long (seconds) before a request's deadline its query ends, and the maximum as a share of the time left."""
 PIPELINES = "/v1/pipelines"
 PIPELINE = f"{PIPELINES}/{{pipeline}}"
 AGGREGATE = f"{PIPELINE}/aggregates/{{aggregation}}"
@@ -50,7 +50,7 @@ class Rest:
     def routes(self) -> list[TemplateRoute]:
         """Return all routes.
 
-        A path with a suffix comes before the same path without a suffix, because the first match wins.
+        A route with a suffix such as `.csv` precedes the same route without suffix, because the first match is used.
         """
         found = [
             TemplateRoute(PIPELINES, self.pipelines, methods=["GET"]),
@@ -151,7 +151,6 @@ def _format(request: Request) -> Format:
 
 
 def _deadline(request: Request) -> Deadline | None:
-    """Return a deadline shortly before the request's deadline."""
     found: Any = getattr(request.state, "deadline", None)
     if not isinstance(found, Deadline):
         return None

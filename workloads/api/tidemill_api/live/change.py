@@ -1,4 +1,4 @@
-"""The changes of aggregations, encoded once for all live listeners with equal filters."""
+"""The changes of aggregations, which are encoded once for all clients with equal filters."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WAITING = 16
 
 @dataclass(frozen=True)
 class RowFilter:
-    """Filters on group columns, for rows of JSON values."""
+    """Filters on the group columns of rows that are decoded from JSON."""
 
     filters: tuple[Filter, ...] = ()
 
@@ -58,14 +58,14 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """An entry of the Redis stream, which a processor writes after a commit.
+    """An entry of the Redis stream of changes. Processors write entries after each commit.
 
     Attributes:
-        revs: the revisions of the commits that changed the rows.
-        truncated: whether rows were left out.
-        begin: whether the processor starts to publish with this entry.
-        part_of: the name of the aggregation if this entry is a part of a later, split entry with the same `rev`.
-        parts: the number of earlier entries that are parts of this entry.
+        revs: the revisions (numbers of commits) that changed the rows.
+        truncated: whether the entry lacks rows because there were too many changes.
+        begin: whether the entry only reports that a processor starts to write to the stream.
+        part_of: the name of the aggregation, if a large entry was split and this entry is not its last part.
+        parts: the number of parts that were written before this entry, if this entry is the last part.
     """
 
     aggregation: str = ""
@@ -101,7 +101,7 @@ class Parts:
         self._waiting: dict[tuple[str, int | None, int], list[tuple[Row, ...]]] = {}
 
     def take(self, entry: Entry) -> Entry | None:
-        """Return an entry with the rows of its parts, or None if the entry is a part itself."""
+        """Return the entry with the rows of all parts, or None if further parts follow."""
         if entry.part_of:
             key = (entry.part_of, entry.version, entry.rev)
             self._waiting.setdefault(key, []).append(entry.rows)
@@ -118,10 +118,10 @@ class Parts:
 
 
 def keyed(rows: Sequence[Row]) -> dict[Key, Row]:
-    """Return rows of one aggregation by group and window."""
+    """Return a dictionary of rows. Its keys are the rows' group columns and `window_start`, as JSON."""
     if not rows:
         return {}
-    # A row starts with the group columns and window_start, which are its key.
+    # The first columns of a row are the group columns and window_start.
     names = list(rows[0])
     key = names[: names.index("window_start") + 1]
     return {msgspec.json.encode([_plain(row[name]) for name in key]): row for row in rows}
@@ -136,7 +136,7 @@ class Change:
     """The changed rows of one aggregation.
 
     Attributes:
-        label: the revision that listeners see, which never decreases within an aggregation.
+        label: the revision in the messages to clients, which never decreases within an aggregation.
     """
 
     aggregation: str

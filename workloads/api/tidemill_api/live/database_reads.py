@@ -1,4 +1,4 @@
-"""Reads rows for live listeners from the database."""
+"""Reads the rows of snapshots and missed changes from the database, for live connections."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Standing:
 
 
 async def read_standings(connection: Connection, model: PipelineModel) -> dict[str, Standing]:
-    """Read the states of all aggregations, without those that are not set up yet."""
+    """Read the states of all aggregations that are set up."""
     cursor = await connection.execute(aggregations.standings(model.schema), (model.config.schema_name,))
     found = {
         (name, version): Standing(State(str(id_), rev, closed_until, watermark, Feeds.read(*fed)), table or 0)
@@ -70,7 +70,7 @@ async def read_changed(
     but: Sequence[int] = (),
     filters: tuple[Filter, ...] = (),
 ) -> list[Row] | None:
-    """Return the windows that have changed since a mark, oldest first, or None if there are more than READ_LIMIT."""
+    """Return the windows that have changed since the position `mark`, or None for more than READ_LIMIT windows."""
     aggregation = aggregation.fed(state.feeds)
     plan, table = aggregation.layout, aggregation.table
     binder = Binder()
@@ -80,7 +80,7 @@ async def read_changed(
         changed += f" AND _rev NOT IN ({listed})"
     stored = changed
     if mark.closed_until is not None and aggregation.spec.late_policy != "reopen":
-        # Only panes that were open at the mark can have changed since, so Postgres reads only their time partitions.
+        # Panes that were closed at `mark` have not changed, so Postgres can skip their partitions.
         reach = EPOCH + (mark.closed_until - plan.size_ms) * _MS
         stored += f" AND window_start > {binder.bind(reach, 'timestamp')}"
     edges = f"SELECT min(window_start), max(window_start) FROM {table} WHERE {stored}"

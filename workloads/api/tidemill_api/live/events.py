@@ -26,7 +26,7 @@ def event(message: Message) -> bytes:
 
 
 class EventStream(Response):
-    """Serves a listener until the client disconnects or is disconnected."""
+    """A response that sends server-sent events until the client or the server ends the connection."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class EventStream(Response):
             with self._upstream.subscribed(self._listener):
                 carrier = _Carrier(receive, send)
                 ending = await serve(self._listener, carrier, self._allowed, self._patience)
-                # The last part is not sent to a client that reads too slowly.
+                # A slow client would not read the last chunk either, so the chunk is not sent.
                 if ending is not None and ending.code != "slow_client":
                     await send({"type": "http.response.body", "body": b""})
         finally:

@@ -1,6 +1,6 @@
-"""Tracks which revisions of an aggregation were sent to listeners.
+"""Tracks which revisions of an aggregation were sent to the clients of live changes.
 
-Each commit increments the revision by one, so a gap means that a commit was not published.
+Each commit increments the revision by one, so a gap between revisions means that a change is missing.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from tidemill_api.live.progress import Mark
 
 
 class Ledger:
-    """The revisions of one aggregation that were sent to listeners.
+    """The revisions of one aggregation that were sent to the clients of live changes.
 
     Attributes:
         complete: the revision up to which all revisions were sent.
         label: the highest revision that was sent.
-        expected: the newest revision at the last query to the database.
+        expected: the newest revision that the last query to the database found.
     """
 
     def __init__(self, aggregation: str, table: int, rev: int, closed_until_ms: int | None) -> None:
@@ -34,11 +34,11 @@ class Ledger:
 
     @property
     def mark(self) -> Mark:
-        """The mark from which a listener can resume if it has received everything so far."""
+        """The position that a resume token stores for a client that has received all changes so far."""
         return Mark(self.table, self.complete, self._closed_until_ms)
 
     def take(self, revs: Iterable[int], rows: dict[Key, Row]) -> Change | None:
-        """Return published rows as a change, or None if all their revisions were sent already."""
+        """Return a change with rows from the Redis stream, or None if all revisions in `revs` were sent already."""
         fresh = {rev for rev in revs if rev > self.complete}
         if not fresh:
             return None
@@ -55,7 +55,7 @@ class Ledger:
         return self._change(rev, rows)
 
     def fill(self, rev: int, rows: dict[Key, Row]) -> Change | None:
-        """Return rows from the database as a change, with all changes up to `rev` that the stream lacks."""
+        """Return a change with rows from the database, after which all revisions up to `rev` count as sent."""
         self.complete = max(self.complete, rev)
         self._seen = {seen for seen in self._seen if seen > self.complete}
         if not self._seen:
@@ -63,10 +63,10 @@ class Ledger:
         return self._change(rev, rows)
 
     def look(self, rev: int, closed_until_ms: int | None) -> None:
-        """Store the newest revision in the database, and the time up to which windows are closed there."""
+        """Note the newest revision that a query found in the database, and up to when windows are closed."""
         self.expected = rev
         if self.complete >= rev:
-            # later commits cannot change the windows that were closed at this revision
+            # commits after `rev` change no window that ends before this time
             self._closed_until_ms = closed_until_ms
 
     def _change(self, rev: int, rows: dict[Key, Row]) -> Change | None:

@@ -28,7 +28,7 @@ PROTOCOL = 1
 HEARTBEAT_SECONDS = 15.0
 MAX_PENDING_ROWS = 10_000
 UNREAD_SECONDS = 5.0
-"""Time after which an unreadable aggregation is read again."""
+"""Seconds after which the API tries again to read an aggregation that could not be read."""
 _UNAVAILABLE = 1013
 
 
@@ -56,8 +56,8 @@ class Pending:
 
     Attributes:
         label: the highest revision of the changes.
-        only: the change, as long as there is only one.
-        rows: the revision and the encoded row by key, once there are several changes.
+        only: the waiting change, or None if no change or several changes are waiting.
+        rows: the revision and the encoded row of each changed window, if several changes are waiting.
     """
 
     label: int = 0
@@ -74,7 +74,7 @@ class Pending:
         self._merge(change, wanted)
 
     def drop(self, rev: int, wanted: RowFilter) -> None:
-        """Drop the rows up to a revision, because a snapshot of that revision contains these rows."""
+        """Drop the rows of commits up to `rev`, which the client gets in a snapshot."""
         self._spread(wanted)
         self.rows = {key: row for key, row in self.rows.items() if row[0] > rev}
 
@@ -103,7 +103,7 @@ class Listener:
         self._pending: dict[str, Pending] = {}
         self._lost: dict[str, str] = {}
         self._floors: dict[str, int] = {}
-        # For each unreadable aggregation: the detail that was sent to the client, and the time of the next attempt.
+        # For each aggregation that could not be read: the error that the client got, and the time of the next attempt.
         self._unread: dict[str, tuple[str, float]] = {}
         self._sent: Progress | None = None
         self._fault: Message | None = None
@@ -113,7 +113,7 @@ class Listener:
         self.ending: Ending | None = None
 
     def offer(self, change: Change) -> None:
-        """Add a change, if the client needs this change."""
+        """Queue a change for the client, unless the client does not want the aggregation or has the change."""
         wanted = self._query.wanted.get(change.aggregation)
         if wanted is None or change.rev <= self._floors.get(change.aggregation, 0):
             return
@@ -124,7 +124,7 @@ class Listener:
         self._wake.set()
 
     def lose(self, aggregation: str, reason: str = "there were too many changes at once") -> None:
-        """Drop the waiting changes of an aggregation, for which the client gets a snapshot instead."""
+        """Drop the queued changes of an aggregation. The client then gets a snapshot."""
         if aggregation in self._query.wanted:
             self._pending.pop(aggregation, None)
             self._floors.pop(aggregation, None)
@@ -132,7 +132,7 @@ class Listener:
             self._wake.set()
 
     def advance(self, progress: Progress) -> None:
-        """Wake the listener, which then sends the waiting changes and the progress."""
+        """Let `next` return the queued changes and the progress."""
         self._wake.set()
 
     def end(self, ending: Ending) -> None:
@@ -142,7 +142,7 @@ class Listener:
         self._wake.set()
 
     def object_to(self, detail: str) -> None:
-        """Send the client an error about a message that it has sent."""
+        """Answer a message from the client with an error."""
         self._fault = error_message("unexpected_message", detail)
         self._wake.set()
 
@@ -190,7 +190,6 @@ class Listener:
         return Message("hello", msgspec.json.encode(hello))
 
     async def _resumed(self) -> dict[str, list[Message]]:
-        """Return the changes since the token by aggregation, without aggregations that need a snapshot."""
         marks, model = self._query.resume or {}, self._model
 
         async def work(connection: Connection) -> dict[str, tuple[int, list[Message]]]:
@@ -214,8 +213,7 @@ class Listener:
                     found[name] = (rev, [Message("upsert", text) for text in texts])
             return found
 
-        # The rows that are read here contain all changes that were offered before, because those changes were committed
-        # earlier.
+        # `offer` got only committed changes so far, so the rows in `read` contain these changes.
         read = await self._database.run(model.name, work)
         for name, (rev, _) in read.items():
             self._settle(name, rev)
@@ -243,15 +241,16 @@ class Listener:
                 messages += self._leave_out(name, error)
                 continue
             if self._unread.pop(name, None):
-                self._sent = None  # the next `progress` has a token that includes this aggregation
+                self._sent = None  # send a `progress` message with a token that includes this aggregation
             if name in self._lost:
-                continue  # changes were lost while the snapshot was read, so the client needs another snapshot
+                continue  # changes were lost meanwhile, so the client needs another snapshot
             self._settle(name, snapshot.rev)
             if reason:
                 reset = {"type": "reset", "aggregation": name, "reason": reason}
                 messages.append(Message("reset", msgspec.json.encode(reset)))
             messages += [Message(kind, data) for kind, data in snapshot.messages]
-        # Without an await before the return, the progress matches exactly the changes that are sent before it.
+        # There must be no `await` from here to the return: progress that arrives meanwhile would include changes that
+        # the client has not received.
         pending, self._pending = self._pending, {}
         for name, waiting in pending.items():
             messages += [Message("upsert", data) for data in waiting.messages(name, self._query.wanted[name])]

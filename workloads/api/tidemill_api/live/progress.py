@@ -1,4 +1,4 @@
-"""The progress of a pipeline for live listeners, and the token with which a listener resumes."""
+"""The `progress` messages of live connections, and the token with which a client resumes after a disconnection."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _MAX_TOKEN = 8_192
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True):
-    """A position in the changes of an aggregation, up to which a listener has received everything.
+    """A position in the changes of an aggregation. The client has received all changes up to this position.
 
     Attributes:
         table: the OID of the aggregation's table.
-        rev: the newest revision that the listener has received.
-        closed_until: later revisions change no window that ends at or before this time (epoch ms).
+        rev: the newest revision that the client has received.
+        closed_until: a time (epoch ms). Later revisions change no window that ends before or at this time.
     """
 
     table: int
@@ -33,7 +33,7 @@ Marks = Mapping[str, Mark]
 
 
 def write_token(marks: Marks) -> str:
-    """Return the resume token for marks by aggregation."""
+    """Return the resume token that contains the mark (position) of each aggregation."""
     packed = msgspec.msgpack.encode([_VERSION, dict(marks)])
     return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
 
@@ -57,7 +57,7 @@ class Progress:
     Attributes:
         watermark_ms: the watermark (epoch ms).
         closed_until_ms: the time up to which windows are closed (epoch ms), by aggregation.
-        marks: the position of the changes that were offered to listeners, by aggregation.
+        marks: the position up to which changes were sent, by aggregation.
         degraded: whether changes are found by polling, and so come later than usual.
     """
 
@@ -68,7 +68,7 @@ class Progress:
 
     @cached_property
     def resume(self) -> str:
-        """The token for a listener that has received everything up to this progress."""
+        """The token of a client that has received all changes up to this progress."""
         return write_token(self.marks)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Sends a listener's messages to its client, by WebSocket or as server-sent events."""
+"""Sends the messages of a live connection to the client, by WebSocket or as server-sent events."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Patience:
     """The time limits for a client, in seconds.
 
     Attributes:
-        slow: the maximum time to read a message, after which the client is disconnected.
-        last: the maximum time to read the last message.
-        auth: the maximum wait for the first message, which contains the API key.
-        allowed: the interval at which the server checks that the client's API key is still valid.
+        slow: maximum time in which a client must read a message, or be disconnected.
+        last: maximum time in which a client must read the last message.
+        auth: maximum wait for the client's first message, which contains the API key.
+        allowed: interval of checks whether the client's API key is still valid.
     """
 
     slow: float = 20.0
@@ -62,8 +62,7 @@ async def serve(
     try:
         await asyncio.wait({sending, leaving, ended}, return_when=asyncio.FIRST_COMPLETED)
         if not (sending.done() or leaving.done()):
-            # The connection must end. This wait leaves time to send the current message, and a last message with the
-            # reason.
+            # Before the server ends the connection, `_send` has time to send the reason to the client.
             await asyncio.wait({sending, leaving}, timeout=patience.last, return_when=asyncio.FIRST_COMPLETED)
         if not sending.done():
             return None if leaving.done() else listener.ending

@@ -20,8 +20,8 @@ class LiveQuery:
     """The query of a live connection.
 
     Attributes:
-        wanted: the filters by aggregation.
-        resume: the marks to resume from, by aggregation, or None if the connection starts with snapshots.
+        wanted: the filters of each aggregation that the client wants.
+        resume: the position of each aggregation after which changes are sent, or None to send snapshots first.
     """
 
     wanted: Mapping[str, RowFilter]

@@ -11,7 +11,7 @@ LINGER_SECONDS = 30.0
 
 
 class LiveProtocol(WebSocketsSansIOProtocol):
-    """A WebSocket that sends its close frame even if the client does not read and the buffer is full."""
+    """A WebSocket that can be closed even while the client reads nothing and the send buffer is full."""
 
     async def send(self, message: Any) -> None:
         """Send a message to the client."""

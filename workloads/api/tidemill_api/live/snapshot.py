@@ -1,4 +1,4 @@
-"""Reads snapshots of the latest windows for live listeners."""
+"""Reads snapshots of the latest windows for clients that connect."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Snapshots:
         flight = self._flights.get(key)
         if flight is not None:
             found = await asyncio.shield(flight.task)
-            # An older snapshot may lack changes that were already offered to the listener.
+            # An older snapshot may lack changes that were passed to the subscribers before, and are not repeated.
             if found.rev >= rev:
                 return found
         task = asyncio.create_task(self._read(model, model.aggregations[aggregation], wanted))

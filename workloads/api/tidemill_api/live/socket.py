@@ -121,8 +121,8 @@ class SocketSession:
         listener = self._listener = Listener(upstream, services.database, model, query)
         with upstream.subscribed(listener):
             ending = await serve(listener, self, lambda: refusal(services, model, self._authorization), self._patience)
-            # Close the connection before the subscription ends, because a process that stops waits only for its
-            # subscribers.
+            # Close the connection inside the `with` block, because a process that stops waits only for subscribed
+            # connections.
             await self._close(ending)
             return ending
 
@@ -179,7 +179,7 @@ class SocketSession:
 
     async def _close(self, ending: Ending | None) -> None:
         if ending is not None:
-            # The reason of a close frame has at most 123 bytes, so the reason is only the code.
+            # A close frame has room for only 123 bytes of text, so it contains the error code without the detail.
             await self._last(self._socket.close(ending.close_code, ending.code))
 
     async def _last(self, saying: object) -> None:

@@ -1,6 +1,6 @@
 """Reads the Redis stream of a pipeline's changes.
 
-Processors write to the stream only while a certain Redis key exists, which the reader renews.
+Processors write changes to the stream only while a Redis key exists. The API renews this key while it reads.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ChangeStream:
         self._listened_at = 0.0
 
     async def read(self) -> tuple[list[Entry], bool]:
-        """Wait at most BLOCK_MS, and return the next entries, and whether earlier entries may be missing.
+        """Return the next entries after at most BLOCK_MS, and whether earlier entries may be missing.
 
         Raises:
             Unreachable: Redis does not answer.
@@ -86,6 +86,6 @@ def _rows(found: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
     streams = found.items() if isinstance(found, dict) else found
     rows: list[tuple[bytes, dict[bytes, bytes]]] = []
     for _, listed in streams:
-        # In version 3 of the Redis protocol, an additional list contains the entries of a stream.
+        # In version 3 of the Redis protocol (RESP3), the list of entries is inside another list.
         rows += listed[0] if listed and isinstance(listed[0], list) else listed
     return rows

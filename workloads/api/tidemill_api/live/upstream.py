@@ -1,6 +1,6 @@
-"""Reads the changes of a pipeline once in each process, and offers them to all live listeners of the pipeline.
+"""Reads the changes of a pipeline once in each process, and passes the changes to all connected clients.
 
-Changes come from the Redis stream, or from Postgres if the stream lacks them.
+Changes come from the Redis stream. Changes that the stream lacks are read from Postgres.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LEAVE_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Ending:
-    """The reason why listeners are disconnected."""
+    """The reason why the server disconnects clients."""
 
     code: str
     detail: str
@@ -58,31 +58,24 @@ class Subscriber(Protocol):
         """Handle a change."""
 
     def lose(self, aggregation: str) -> None:
-        """Handle a loss of changes, after which the subscriber needs a snapshot of the aggregation."""
+        """Handle missed changes of an aggregation. The subscriber then needs a snapshot."""
 
     def advance(self, progress: Progress) -> None:
-        """Handle new progress, after all changes up to this progress were offered."""
+        """Handle new progress, after `offer` was called with all changes up to this progress."""
 
     def end(self, ending: Ending) -> None:
-        """Stop, because no more changes will be offered."""
+        """Stop, because there will be no further changes."""
 
 
 @dataclass(frozen=True)
 class _Found:
-    """The result of a query to the database for one aggregation.
-
-    Attributes:
-        asked: whether the query also read the changed windows.
-        rows: the changed windows, or None if there are too many or they cannot be read.
-    """
-
     standing: Standing
     asked: bool = False
     rows: list[Row] | None = None
 
 
 class Upstream:
-    """Reads the changes of one pipeline, and offers them to all its subscribers."""
+    """Reads the changes of one pipeline, and passes the changes to all subscribers."""
 
     def __init__(
         self, catalog: Catalog, database: Database, client: redis.asyncio.Redis | None, guard: Guard, pipeline: str
@@ -103,7 +96,7 @@ class Upstream:
 
     @contextmanager
     def subscribed(self, subscriber: Subscriber) -> Iterator[None]:
-        """Offer changes to a subscriber while the context lasts."""
+        """Pass changes to a subscriber while the context lasts."""
         self._subscribers.add(subscriber)
         self._deserted.clear()
         if self._task is None or self._task.done():
@@ -124,7 +117,7 @@ class Upstream:
         return self._ready.is_set()
 
     def delivered(self, aggregation: str) -> int:
-        """Return the newest revision of an aggregation that was offered to subscribers."""
+        """Return the newest revision of an aggregation that was passed to subscribers."""
         ledger = self._ledgers.get(aggregation)
         return ledger.label if ledger else 0
 
@@ -181,7 +174,7 @@ class Upstream:
                 log.warning("%s: live changes are polled from Postgres; Redis: %s", self._pipeline, error)
             self._stream_error, self._urgent = str(error), True
             await asyncio.sleep(POLL_SECONDS if self._ready.is_set() else 0)
-        # Even urgent queries have a minimum interval, so a stream with many gaps does not overload the database.
+        # Even urgent queries wait for POLL_SECONDS, so that many gaps in the stream do not overload the database.
         if time.monotonic() - self._looked_at >= (POLL_SECONDS if self._urgent else LOOK_SECONDS):
             await self._look(model)
         self._advance(None, {})
@@ -222,7 +215,7 @@ class Upstream:
         ledger = self._ledgers.get(name)
         if ledger is None or _replaced(ledger, standing):
             return _Found(standing)
-        # The stream may still deliver changes that are newer than the last query, so only urgent queries read them.
+        # Changes after the last query may still come from the Redis stream, and are read here only if `_urgent` is set.
         until = standing.state.rev if self._urgent else ledger.expected
         if ledger.complete >= until:
             return _Found(standing)
@@ -233,7 +226,7 @@ class Upstream:
         except Exception as error:
             if not of_one_table(error):
                 raise
-            # The listeners of an unreadable aggregation read a snapshot instead.
+            # Without rows, `_settle` makes the subscribers read a snapshot.
             log.warning("%s: changes of %s cannot be read: %s", self._pipeline, name, error)
             return _Found(standing, True)
         return _Found(standing, True, rows)
@@ -288,7 +281,7 @@ def _replaced(ledger: Ledger, standing: Standing) -> bool:
 
 
 def of_another_version(entry: Entry, model: PipelineModel) -> bool:
-    """Return whether an entry belongs to another version of the aggregation than the current version."""
+    """Return whether a stream entry has rows of a version of the aggregation that is not the current version."""
     aggregation = model.aggregations.get(entry.aggregation)
     return aggregation is not None and entry.version not in (None, aggregation.version)
 
@@ -303,7 +296,7 @@ def _differ(before: PipelineModel, after: PipelineModel) -> bool:
 
 
 class Upstreams:
-    """The readers of changes (`Upstream`) of all pipelines."""
+    """The `Upstream` objects of all pipelines, each of which reads the changes of one pipeline."""
 
     def __init__(self, catalog: Catalog, database: Database, client: redis.asyncio.Redis | None, guard: Guard) -> None:
         self._parts = (catalog, database, client, guard)
@@ -311,13 +304,13 @@ class Upstreams:
         self.stopping = False
 
     def get(self, pipeline: str) -> Upstream:
-        """Return the upstream of a pipeline."""
+        """Return the `Upstream` of a pipeline, which reads the pipeline's changes."""
         if pipeline not in self._upstreams:
             self._upstreams[pipeline] = Upstream(*self._parts, pipeline)
         return self._upstreams[pipeline]
 
     async def leave(self) -> None:
-        """Disconnect all listeners, and wait at most LEAVE_SECONDS until they are gone."""
+        """Disconnect all clients, and wait for at most LEAVE_SECONDS."""
         self.stopping = True
         for upstream in self._upstreams.values():
             upstream.leave(STOPPING)
@@ -327,7 +320,7 @@ class Upstreams:
                     await upstream.deserted()
 
     async def stop(self) -> None:
-        """Disconnect all listeners and stop all readers."""
+        """Disconnect all clients, and stop reading changes."""
         await self.leave()
         for upstream in self._upstreams.values():
             await upstream.stop()

@@ -28,7 +28,7 @@ MEMBERS = {
     "closed": Member((bool,), "true or false"),
     "limit": Member((int,), "a whole number"),
 }
-"""Types of the parameters in a JSON body."""
+"""Allowed types of the members in a JSON body."""
 _TIMES = {name: Column(name, "timestamp", nullable=False) for name in ("window_start", "window_end")}
 
 
@@ -79,7 +79,7 @@ class AggregateQuery:
 
     @property
     def natural(self) -> bool:
-        """Whether the rows are the stored windows, without roll-up over time or groups."""
+        """Whether the answer has the stored windows as they are, without roll-up over time or groups."""
         return self.bucket is None and self.group_by == tuple(self.model.groups)
 
     def final_by(self, closed_until_ms: int | None) -> bool:
@@ -87,7 +87,7 @@ class AggregateQuery:
         if closed_until_ms is None or self.until is None or self.model.spec.late_policy == "reopen":
             return False
         plan = self.model.layout
-        # A pane gets events until the last window with this pane has ended, so the length of a window is added.
+        # The last pane gets events until its last window ends, which is up to `size_ms` later.
         reach = 0 if self.bucket is None else self.bucket.reach_ms
         last = (self.until - EPOCH) // dt.timedelta(milliseconds=1) + reach + plan.size_ms
         return last <= closed_until_ms
@@ -106,7 +106,7 @@ def take_query(model: AggregationModel, parameters: Parameters, *, stream: bool 
     fill = parameters.choice("fill", ("none", "null", "zero")) or "none"
     closed = parameters.parsed("closed", lambda text: bool(parse_value(text, "boolean")))
     numbers = parameters.choice("decimals", DECIMALS) == "number"
-    # With a metric `a__lt`, the parameter `a__lt=1` means `a__lt = 1`, and otherwise `a < 1`.
+    # If there is a metric named `a__lt`, the parameter `a__lt=1` filters this metric. Otherwise, it means `a < 1`.
     answered = model.groups | {name: column for name, (column, _) in model.metrics.items()}
     given_filters = take_filters(parameters, answered, RESERVED)
     filters = [wanted for wanted in given_filters if wanted.column in model.groups]
@@ -169,14 +169,14 @@ def _refuse_session_roll_up(model: AggregationModel, parameters: Parameters, gro
     if group_by != tuple(model.groups):
         raise bad_parameter("group_by", f"{why}; leave group_by out, or filter by a dimension")
     if parameters.given.get("fill", ["none"]) != ["none"]:
-        raise bad_parameter("fill", f"{model.name} has session windows, to which fill adds nothing; leave fill out")
+        raise bad_parameter("fill", f"{model.name} has session windows, which fill does not support; leave fill out")
 
 
 def _check_fill(query: AggregateQuery) -> None:
     if query.fill == "none":
         return
     if query.since is None or query.until is None:
-        raise bad_parameter("fill", "windows are added between from and to; give both parameters")
+        raise bad_parameter("fill", "fill adds windows between from and to; give both parameters")
     if query.having or (query.bucket is not None and query.bucket.grid is None):
         raise bad_parameter(
             "fill", "this parameter cannot be combined with filters on metrics or granularity=all; leave fill out"
@@ -195,6 +195,6 @@ def too_filled(query: AggregateQuery, groups: int) -> Problem:
     return bad_parameter(
         "fill",
         f"{groups} groups and {query.fill_points} windows between from and to make {rows} rows; at most"
-        f" {MAX_FILL_ROWS} are allowed: narrow from and to, filter by a dimension, give fewer dimensions as group_by,"
-        " or a longer granularity",
+        f" {MAX_FILL_ROWS} are allowed: narrow from and to, filter by a dimension, or use a longer granularity"
+        " or fewer dimensions in group_by",
     )

@@ -47,14 +47,14 @@ async def read_state(connection: Connection, model: PipelineModel, aggregation: 
         raise unavailable("pipeline_not_ready", f"{aggregation} is not set up yet; try again in a moment", 5)
     identity, rev, closed_until, watermark, *fed = row
     feeds = Feeds.read(*fed)
-    # The identity includes the generation, because the same names can have a different meaning in a changed spec.
+    # The identity contains the generation of the spec, because another spec can give the same names another meaning.
     return State(f"{identity}/{model.config.generation}/{feeds.layout}", rev, closed_until, watermark, feeds)
 
 
 async def read_windows(
     connection: Connection, query: AggregateQuery, state: State
 ) -> tuple[list[tuple[Any, ...]], str]:
-    """Return the rows of a query, plus one row if there are more than the limit, and the SQL."""
+    """Return at most `limit + 1` rows of a query, and its SQL. The last row shows that there are more rows."""
     reduced = sql.narrowed(_over(query, state))
     binder = Binder()
     horizon = sql.horizon_sql(reduced, binder)
@@ -91,7 +91,7 @@ class Stream:
     """A streamed answer.
 
     Attributes:
-        pieces: the pieces of the body.
+        pieces: the body, as chunks of bytes.
         cursor: the cursor of the rows after `limit`, or an empty text if there are no further rows.
     """
 
@@ -116,7 +116,7 @@ class Answers:
             async def work(connection: Connection) -> tuple[list[tuple[Any, ...]], State, str, bool] | None:
                 state = await read_state(connection, model, query.model.name, query.model.version)
                 final = query.final_by(state.closed_until_ms)
-                # The version of a final answer leaves out the watermark, because only retention changes the answer.
+                # New events do not change a final answer, so its version contains neither revision nor watermark.
                 version = (
                     f"{state.identity}/final"
                     if final
@@ -138,8 +138,7 @@ class Answers:
             )
 
         ttl = parse_ms(model.config.spec.api.cache_ttl) / 1000
-        # The cache key includes the version of the aggregation, because another version can become current while the
-        # spec stays the same.
+        # The key contains the version of the aggregation, because a replay can switch the version without a new spec.
         what = f"aggregates\n{query.model.name}\n{query.model.version}\n{query.key}"
         return await self._get(model, what, "aggregates", ttl, compute)
 
@@ -192,7 +191,7 @@ class Answers:
     async def stream_windows(
         self, model: PipelineModel, query: AggregateQuery, writer_of: WriterOf, deadline: Deadline | None
     ) -> Stream:
-        """Return windows as a stream, after reading its first piece, so that a failure has its own status code."""
+        """Return windows as a stream. The first rows are read at once, so that an error can set the status code."""
         cursors: list[str] = []
 
         async def pieces() -> AsyncGenerator[bytes, None]:
@@ -215,7 +214,7 @@ class Answers:
     async def stream_listing(
         self, model: PipelineModel, query: ListingQuery, writer_of: WriterOf, deadline: Deadline | None
     ) -> Stream:
-        """Return a listing as a stream, after reading its first piece, so that a failure has its own status code."""
+        """Return a listing as a stream. The first rows are read at once, so that an error can set the status code."""
         listing = query.listing
         cursors: list[str] = []
 
@@ -250,7 +249,6 @@ class Answers:
 
 
 async def _ends(connection: Connection, text: str, binder: Binder, limit: int) -> tuple[Any, ...] | None:
-    """Return the last row of the answer if the limit cuts off further rows, or else None."""
     cursor = await connection.execute(f"{text} OFFSET {limit - 1}", binder.values)
     rows = await cursor.fetchall()
     return rows[0] if len(rows) > 1 else None
@@ -268,7 +266,7 @@ async def _check_empty(batches: AsyncIterator[T], check: Callable[[], Awaitable[
 async def _pieces(
     batches: AsyncIterator[list[tuple[Any, ...]]], writer: Writer, kind: str
 ) -> AsyncGenerator[bytes, None]:
-    # Sending the head together with the first rows allows an error before the first rows to have its own status code.
+    # The head is sent with the first rows, so that an error before the first rows can still set the status code.
     counter, head = metrics.EVENTS_QUERIED.labels(kind), writer.head()
     async for rows in batches:
         counter.inc(len(rows))

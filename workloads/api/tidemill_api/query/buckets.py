@@ -22,7 +22,7 @@ class Bucket:
     """A roll-up over time.
 
     Attributes:
-        grid: defines where buckets start, or None if a single bucket contains all windows.
+        grid: the start times of buckets, or None if a single bucket contains all windows.
         least_ms: the length of the shortest bucket.
     """
 
@@ -66,7 +66,7 @@ def take_bucket(granularity: str | None, tz: str | None, plan: AggregationLayout
 
 def _of_units(granularity: str, tz: str | None, plan: AggregationLayout, grid: Calendar) -> Calendar:
     if tz is not None and _zone(tz).removeprefix("Etc/") != grid.zone.removeprefix("Etc/"):
-        text = f"the windows follow the time zone {grid.zone}, so they cannot form days of {tz[:64]}"
+        text = f"the windows follow the time zone {grid.zone}, and cannot be combined into days of {tz[:64]}"
         raise bad_parameter("tz", f"{text}; leave tz out")
     further = replace(grid, count=grid.count * 2).text
     try:
@@ -86,7 +86,7 @@ def _of_days(granularity: str, zone: str | None, plan: AggregationLayout, grid: 
     stored, what = format_ms(grid.length_ms), _stored(plan)
     if is_calendar(granularity):
         if DAY_MS % grid.length_ms:
-            text = f"weeks and longer units do not consist of whole {what}s of {stored}"
+            text = f"the {what} {stored} does not divide a day, so weeks and longer units are not possible"
             raise bad_parameter("granularity", f"{text}; write e.g. {format_ms(grid.length_ms * 2)}, or all")
         bucket = Calendar.of(granularity, zone, grid.offset_ms)
     else:

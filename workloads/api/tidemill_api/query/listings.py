@@ -33,8 +33,8 @@ class Listing:
 
     Attributes:
         relation: a SELECT of `columns` and `hidden`, in which {schema} stands for the quoted schema.
-        unique: the columns that identify a row, with which every order ends.
-        hidden: columns that only filters can use.
+        unique: the columns that identify a row. Rows are always sorted by these columns last.
+        hidden: columns that filters can use, but that are not part of the answer.
     """
 
     kind: str
@@ -69,7 +69,7 @@ def _decoded(value: bytes) -> str | None:
 
 
 def _data(text: str) -> Any:
-    """Return the data of an event. Numbers keep all their digits, because fractions are not read as floats."""
+    # Raw keeps all digits of a number, which a float would round.
     return json.loads(text, parse_float=lambda digits: msgspec.Raw(digits.encode()))
 
 
@@ -149,7 +149,7 @@ EVENT_COLUMNS = (
 EVENT_DATA = {"data": _data}
 """The converter of `data`, which the SELECT returns as text."""
 EVENT_ELEMENT = Column("element", "integer", nullable=False)
-"""Additional column for pipelines that explode an array."""
+"""The column with the index of an event in its record's array (`source.array`)."""
 
 
 def events_listing(model: PipelineModel) -> Listing:
@@ -186,8 +186,8 @@ class ListingQuery:
     """A query over a listing.
 
     Attributes:
-        since: the earliest time of a row, inclusive.
-        until: the latest time of a row, exclusive.
+        since: the earliest time of a row (the parameter `from`).
+        until: the time before which all rows must be (the parameter `to`).
     """
 
     listing: Listing
@@ -242,5 +242,5 @@ def take_listing(listing: Listing, parameters: Parameters, *, stream: bool = Fal
 
 
 def shown_row(listing: Listing, row: Sequence[Any]) -> dict[str, Any]:
-    """Return the unconverted values of a row by column name."""
+    """Return the database values of a row by column name."""
     return dict(zip((column.name for column in listing.columns), row, strict=True))

@@ -27,8 +27,8 @@ class State:
     """The state of an aggregation, read in the same snapshot as its rows.
 
     Attributes:
-        identity: a text that changes whenever the table or the schema is created again, or the spec changes.
-        feeds: the periods in which processors filled each value column.
+        identity: a text that changes with the spec, and when the table is created again.
+        feeds: the periods in which processors wrote to each column of the table.
     """
 
     identity: str
@@ -74,7 +74,7 @@ def listing_answer(query: ListingQuery, rows: Sequence[tuple[Any, ...]], started
     cursor = query.page.cursor(shown_row(listing, shown[-1])) if len(rows) > len(shown) else None
     encoder = RowEncoder(listing.columns, listing.converters)
     records = [encoder.record(row) for row in shown]
-    # The version leaves out `elapsed_ms`, so that the same rows have the same ETag.
+    # The ETag depends only on the rows, and not on `elapsed_ms`.
     version = hashlib.sha256(msgspec.json.encode(records)).hexdigest()
     stats = {"rows": len(shown), "elapsed_ms": round((time.time() - started) * 1000, 1)}
     body = page_body(listing.columns, records, cursor, stats=stats)
@@ -84,6 +84,6 @@ def listing_answer(query: ListingQuery, rows: Sequence[tuple[Any, ...]], started
 def answer_of(
     body: bytes, started: float, *, rows: int, version: str = "", salt: str = "", final: bool = False
 ) -> Answer:
-    """Return an answer with an ETag from the version and the salt, or from the body if there is no version."""
+    """Return an answer. Its ETag is a hash of `version` and `salt`, or of the body if `version` is empty."""
     digest = hashlib.sha256(f"{version}\n{salt}".encode() if version else body).hexdigest()[:24]
     return Answer(body, f'W/"{digest}"', version, rows, final, started)

@@ -20,14 +20,14 @@ _EXACT = 2**53
 
 @dataclass(frozen=True)
 class Member:
-    """The allowed values of a member in a JSON body."""
+    """The allowed types of a member in a JSON body."""
 
     types: tuple[type, ...]
     how: str
     listed: bool = False
 
     def texts(self, name: str, value: Any) -> list[str]:
-        """Return the values in the form that they have in a query string."""
+        """Return JSON values as texts, as in a query string."""
         if isinstance(value, list) is not self.listed:
             raise bad_parameter(name, f"write {self.how}")
         return [self._text(name, item) for item in (value if self.listed else [value])]

@@ -28,9 +28,9 @@ class Column:
     """A column of an answer.
 
     Attributes:
-        kind: the type of the values: a spec type, `object` or `array`.
-        decode: the function that decodes a value from the query, or None if values need no decoding.
-        members: for an array of objects, the members of each object.
+        kind: the type of the values: a type of the pipeline's spec, `object` or `array`.
+        decode: the function that decodes a database value, or None if values need no decoding.
+        members: the members of each object, if the values are arrays of objects.
     """
 
     name: str
@@ -63,11 +63,11 @@ class Binder:
         self.values: dict[str, str] = {}
 
     def bind(self, value: Any, kind: str) -> str:
-        """Add a value of a spec type, and return its SQL."""
+        """Add a parameter with a value of a field type, and return its placeholder with a cast."""
         return self.bind_as(to_text(value), cast(value, kind))
 
     def bind_as(self, text: str, sql_type: str) -> str:
-        """Add a text that is cast to an SQL type, and return its SQL."""
+        """Add a parameter, and return its placeholder with a cast, such as `%(p0)s::bigint`."""
         name = f"p{len(self.values)}"
         self.values[name] = text
         return f"%({name})s::{sql_type}"
@@ -129,10 +129,10 @@ class Order:
 
 @dataclass(frozen=True)
 class Page:
-    """A page of an ordered relation.
+    """The order, the limit and the start of a page of rows.
 
     Attributes:
-        order: the requested columns, and then the columns that identify a row.
+        order: the columns to sort by: the requested columns, and then the columns that identify a row.
         limit: the maximum number of rows.
         after: the sorted values of the previous page's last row, or None on the first page.
         fingerprint: a text that identifies the query, so that a cursor is valid only for this query.
@@ -162,11 +162,11 @@ class Page:
         return f"({' OR '.join(f'({branch})' for branch in branches)})" if branches else "false"
 
     def sql(self) -> str:
-        """Return ORDER BY and LIMIT, with an additional row that shows whether there are more rows."""
+        """Return ORDER BY and LIMIT. LIMIT is one row more than `limit`, to find out whether there are more rows."""
         return f"ORDER BY {', '.join(order.sql for order in self.order)} LIMIT {self.limit + 1}"
 
     def cursor(self, row: Mapping[str, Any]) -> str:
-        """Return the cursor of the rows after `row`, which has unconverted values."""
+        """Return the cursor of the rows after `row`, a row with database values."""
         values = [None if row[o.column.name] is None else to_text(row[o.column.name]) for o in self.order]
         packed = msgspec.msgpack.encode([1, self.fingerprint, values])
         return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
@@ -182,7 +182,7 @@ def take_page(
     max_limit: int,
     fingerprint: str,
 ) -> Page:
-    """Return the page of a request."""
+    """Read the parameters `order`, `limit` and `cursor` of a request."""
     order = _take_order(parameters, columns, default_order, unique)
     limit = parameters.parsed("limit", lambda text: _limit(text, max_limit)) or default_limit
     digest = hashlib.sha256(repr((fingerprint, [(o.column.name, o.descending) for o in order])).encode()).hexdigest()
@@ -210,7 +210,7 @@ def _take_order(
     if len({name for name, _ in wanted}) != len(wanted):
         raise bad_parameter("order", "a column is named twice; name each column once")
     named = {name for name, _ in wanted}
-    # The added columns have the direction of the last requested column, so that one index serves all columns.
+    # All columns in `unique` get the direction of the last requested column, so that Postgres can use one index.
     down = wanted[-1][1] if wanted else False
     wanted += [(name, down) for name in unique if name not in named]
     return [Order(columns[name], descending) for name, descending in wanted]

@@ -26,7 +26,7 @@ _STAND_INS = {"string": "''", "integer": "0", "number": "0", "boolean": "false",
 
 
 def narrowed(query: AggregateQuery) -> AggregateQuery:
-    """Return the query with its time range cut off at the cursor, so that later pages read fewer rows."""
+    """Return the query for the rows after the cursor, with a smaller time range."""
     page = query.page
     if page.after is None or page.order[0].column.name != "window_start" or query.fill != "none":
         return query
@@ -40,10 +40,7 @@ def narrowed(query: AggregateQuery) -> AggregateQuery:
 
 
 def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
-    """Return SQL for the horizon of a page of hopping windows, or None if the query needs no horizon.
-
-    The horizon is the time beyond which no window can be on the page.
-    """
+    """Return SQL that finds a bound for the start times on a page of hopping windows, or None for other queries."""
     page, plan = query.page, query.model.layout
     first = page.order[0]
     if not (plan.hopping and query.natural) or first.column.name != "window_start":
@@ -51,7 +48,7 @@ def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
     if query.having or query.closed is not None or query.fill != "none":
         return None
     stored = [*_bounds(query, binder, reach_ms=0), *_dimension_filters(query, binder), "_after = '-infinity'"]
-    # Rows with the cursor's window_start do not count, because the previous page may contain all of them.
+    # Windows that start at the cursor's time do not count, because the previous page may have all these windows.
     if page.after is not None:
         stored.append(f"window_start {'<' if first.descending else '>'} {binder.bind(page.after[0], 'timestamp')}")
     direction = " DESC" if first.descending else ""
@@ -62,7 +59,7 @@ def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
 
 
 def within(query: AggregateQuery, horizon: dt.datetime | None) -> AggregateQuery:
-    """Return the query limited to the horizon from `horizon_sql`, or unchanged if the horizon is None."""
+    """Return the query with its time range limited by `horizon`, or the same query if `horizon` is None."""
     if horizon is None:
         return query
     if query.page.order[0].descending:
@@ -115,8 +112,8 @@ def _closed_sql(query: AggregateQuery, binder: Binder, closed_until: dt.datetime
         return "false"
     plan = query.model.layout
     if query.bucket is not None and plan.hopping:
-        # A bucket is closed when no pane in it can get events. A pane gets events until the last window with this pane
-        # is closed.
+        # A bucket is closed when its last pane can get no more events, which is when the last window of this pane is
+        # closed.
         until_ms = plan.grid.shift(epoch_ms(closed_until), 1 - plan.panes)
         closed_until = EPOCH + until_ms * _MILLISECOND
     return f"(window_end <= {binder.bind(closed_until, 'timestamp')})"
@@ -171,7 +168,7 @@ def _bucketed(query: AggregateQuery, binder: Binder, bucket: Bucket, partials: s
     last = grid_sql(plan.grid).shift(quote(edges[1].column), 1)
     end = binder.bind(query.until, "timestamp") if query.until else last
     listed = ", ".join([*groups, f"{start} AS window_start", f"{end} AS window_end", partials])
-    # Without any rows, an SQL aggregate without keys returns one row of nulls, which is not a window.
+    # Without GROUP BY, Postgres returns one row of nulls even if there are no windows.
     return f'SELECT {listed} FROM ({rolled}) AS g WHERE "_count" IS NOT NULL'
 
 
@@ -228,5 +225,5 @@ def _filling(query: AggregateQuery, name: str) -> str:
 
 
 def row_of(query: AggregateQuery, values: Sequence[Any]) -> dict[str, Any]:
-    """Return the values of a row by column name."""
+    """Return the database values of a row by column name."""
     return dict(zip((column.name for column in query.columns), values, strict=True))

@@ -40,7 +40,7 @@ def parse_time(text: str) -> dt.datetime:
     An offset may begin with a space, because an unescaped `+` in a URL is decoded as a space.
 
     Raises:
-        ValueError: the text has none of these forms.
+        ValueError: the text is not a time.
     """
     if (number := whole(text)) is not None:
         if SECONDS_FROM <= number <= SECONDS_TO:
@@ -107,7 +107,7 @@ def cast(value: Any, kind: str) -> str:
 
 
 def encoder(kind: str, *, numbers: bool = False) -> Callable[[Any], Any] | None:
-    """Return the function that converts values of a type from psycopg for msgspec, or None if none is needed."""
+    """Return the function that makes database values of a type ready for JSON, or None for values that are ready."""
     scale = scale_of(kind)
     if scale is not None:
         return partial(_decimal_number if numbers else _decimal, scale)

@@ -34,7 +34,7 @@ class BreakerOpen(Exception):
 
 
 class _Failure(Exception):
-    """A substitute for the caller's error, because pybreaker would change the error's traceback."""
+    """Raised inside pybreaker instead of the caller's error, whose traceback pybreaker would change."""
 
 
 def _fail() -> None:
@@ -75,7 +75,7 @@ class Breaker:
         self._ticket = 0
         self._opened_at = 0.0
         self._trial_ends: float | None = None
-        """Time at which the current trial counts as lost, or None if there is no trial."""
+        """Time after which another trial call is allowed, or None if no trial call is running."""
         self._circuit = pybreaker.CircuitBreaker(
             fail_max=failures,
             reset_timeout=open_seconds,
@@ -103,10 +103,10 @@ class Breaker:
             return 0.0
 
     def admit(self, trial_seconds: float = float("inf")) -> int:
-        """Return a ticket for one call.
+        """Allow one call, and return a ticket (a number) with which the caller reports the outcome.
 
         Raises:
-            BreakerOpen: the call must not be made.
+            BreakerOpen: the breaker is open.
         """
         if self._state == CLOSED:
             return self._ticket
@@ -133,7 +133,7 @@ class Breaker:
         self._report(ticket, _fail)
 
     def recovered(self, asked_at: float) -> None:
-        """Close the breaker, because the dependency has answered a probe outside the guarded calls."""
+        """Close the breaker after a successful probe of the dependency."""
         if self._state == CLOSED:
             return
         with self._lock:
@@ -144,13 +144,13 @@ class Breaker:
             self._circuit.call(_succeed)
 
     def abandoned(self, ticket: int) -> None:
-        """Report that the call with this ticket ended without showing whether the dependency works."""
+        """Report that the call with this ticket ended without a result, for example by a cancellation."""
         with self._lock:
             if ticket == self._ticket:
                 self._trial_ends = None
 
     def current_ticket(self) -> int:
-        """Return the current ticket, for a loop that does not call `admit` for each of its calls."""
+        """Return the ticket of the breaker's current state, for callers that do not use `admit`."""
         return self._ticket
 
     def _report(self, ticket: int, outcome: Callable[[], None]) -> None:
@@ -162,7 +162,7 @@ class Breaker:
                 self._circuit.call(outcome)
 
     def changed(self, state: BreakerState) -> None:
-        """Copy pybreaker's new state. The caller holds the breaker's lock."""
+        """Handle a new state of pybreaker. Callers must hold the breaker's lock."""
         before, self._state = self._state, state
         self._ticket += 1
         self._trial_ends = None
@@ -171,11 +171,11 @@ class Breaker:
             self._opened_at, self._pause = self._clock(), self._pause_after(self._openings)
         elif state == CLOSED:
             self._openings = 0
-        # Later trials of the same outage are shown as open, so that dashboards show a single outage.
+        # The metric shows only the first trial call of an outage as half open, so that graphs show a single outage.
         shown = OPEN if state == HALF_OPEN and self._openings > 1 else state
         metrics.BREAKER_STATE.labels(name=self.name).set(_GAUGE[shown])
         metrics.BREAKER_TRANSITIONS.labels(name=self.name, state=state).inc()
-        # One outage leads to only one warning in the log.
+        # Log only one warning for each outage.
         level = logging.WARNING if state == OPEN and self._openings == 1 else logging.INFO
         log.log(level, "circuit breaker %s: %s, was %s", self.name, state, before)
 

@@ -46,7 +46,7 @@ class _Section(BaseModel):
 
 
 class BreakerSettings(_Section):
-    """Number of failures in a row after which a circuit breaker opens, and its longest and shortest pause."""
+    """When a circuit breaker opens (`failures` in a row), and its first and longest pause until a trial call."""
 
     failures: int = Field(5, ge=1, le=1_000_000)
     open_seconds: Seconds = 60.0
@@ -54,7 +54,7 @@ class BreakerSettings(_Section):
 
 
 class BreakersSettings(_Section):
-    """The breakers, one for each dependency."""
+    """The settings of the circuit breakers, one for each dependency."""
 
     kafka_producer: BreakerSettings = BreakerSettings()
     kafka_consumer: BreakerSettings = BreakerSettings()
@@ -92,7 +92,7 @@ class RetriesSettings(_Section):
 
 
 class TimeoutSettings(_Section):
-    """The timeouts of one attempt for each dependency, and of one API request with all its attempts."""
+    """The timeout of one attempt for each dependency, and the timeout of a whole API request."""
 
     kafka_publish_seconds: Seconds = 30.0
     kafka_consume_seconds: Seconds = 60.0
@@ -116,7 +116,7 @@ class StaleResultsSettings(_Section):
 
 
 class FallbackSettings(_Section):
-    """Settings for working without a dependency that is down."""
+    """Settings of the fallbacks that the API uses while Redis or the database is down."""
 
     memory_cache: MemoryCacheSettings = MemoryCacheSettings()
     stale_results: StaleResultsSettings = StaleResultsSettings()
@@ -133,8 +133,8 @@ class ResilienceConfig(_Section):
     @classmethod
     def load(cls, path: Path | None, environ: Mapping[str, str]) -> ResilienceConfig:
         """Return the settings of a YAML file, or the defaults without a file."""
-        # The file is merged into all defaults, because pydantic would fill gaps with the defaults of a section's class.
-        # The section `redis` has other defaults than its class.
+        # Merge the file into the defaults of the whole config. Pydantic would use the defaults of each section's class,
+        # which are wrong for the section `redis`.
         document = _merged(cls().model_dump(), _read(path) if path is not None else {})
         variables, faults = _override(document, environ)
         try:

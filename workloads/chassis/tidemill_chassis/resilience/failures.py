@@ -68,13 +68,13 @@ def database_failed(error: BaseException) -> bool:
 
 
 def database_refuses_writes(error: BaseException) -> bool:
-    """Return whether Postgres answers but cannot write, because its disk is full or fails, or it is a standby."""
+    """Return whether Postgres answers but cannot write: its disk is full or broken, or the server is a standby."""
     sqlstate = getattr(error, "sqlstate", None) or ""
     return sqlstate[:2] in ("53", "58") or sqlstate == _READ_ONLY
 
 
 def database_retryable(error: BaseException) -> bool:
-    """Return whether the statement is likely to succeed on a retry."""
+    """Return whether a statement with this error is likely to succeed on a retry."""
     sqlstate = getattr(error, "sqlstate", None)
     if sqlstate in (_SERIALIZATION, _DEADLOCK, _LOCK_NOT_AVAILABLE):
         return True
@@ -91,7 +91,7 @@ def _kafka_error(error: BaseException) -> object:
 def kafka_failed(error: BaseException) -> bool:
     """Return whether Kafka or the connection to it has failed.
 
-    A full local queue is not a failure, nor is a missing topic.
+    A full queue of the client and a missing topic are not failures of Kafka.
     """
     inner = _kafka_error(error)
     name = getattr(inner, "name", None)
@@ -101,7 +101,7 @@ def kafka_failed(error: BaseException) -> bool:
 
 
 def kafka_retryable(error: BaseException) -> bool:
-    """Return whether the request is likely to succeed on a retry."""
+    """Return whether a Kafka request with this error is likely to succeed on a retry."""
     return not kafka_fatal(_kafka_error(error)) and kafka_failed(error)
 
 
@@ -122,7 +122,7 @@ def redis_failed(error: BaseException) -> bool:
 
 
 def redis_retryable(error: BaseException) -> bool:
-    """Return whether the command is likely to succeed on a retry."""
+    """Return whether a Redis command with this error is likely to succeed on a retry."""
     names = set(_class_names(error))
     if names & {"AuthenticationError", "AuthorizationError", "MaxConnectionsError", "OutOfMemoryError"}:
         return False

@@ -81,14 +81,12 @@ class Policy:
 
 
 class Guard:
-    """Guards the calls to one dependency. All threads and tasks of a process share the guard.
+    """A circuit breaker and retries for the calls to one dependency. Threads and tasks can share a guard.
 
-    - `call` and `acall` make one call.
-    - Work that ends in a callback gets a ticket from `admit`. The callback passes the ticket to `settle`.
-    - A loop calls `allow`, does its work, and reports `success` or `failure`.
-
-    A background task should probe the dependency with `look` or `alook`. Successful probes close the breaker after an
-    outage.
+    - `call` and `acall` call a function, and retry the call.
+    - `admit` allows a call whose result arrives later, and returns a ticket. `settle` reports the result of this call.
+    - `allow` allows one turn of a loop. `success` and `failure` report the result of this turn.
+    - `look` and `alook` probe the dependency. A successful probe closes the breaker after an outage.
     """
 
     def __init__(
@@ -109,7 +107,7 @@ class Guard:
         metrics.RETRIES.labels(name=name)
         self._sleep, self._async_sleep = sleep, async_sleep
         self._holder: tuple[object, int] | None = None
-        """The thread or task of the loop that makes the trial, and its ticket."""
+        """The thread or task to which `allow` has allowed a trial call, and the ticket of this call."""
         self._wait = policy.wait()
 
     @property
@@ -169,7 +167,7 @@ class Guard:
         return result
 
     def allow(self) -> bool:
-        """Return whether a loop may do its work now. The loop must then report `success` or `failure`."""
+        """Return whether a loop may call the dependency now. If so, the loop must report `success` or `failure`."""
         if self._breaker.state == CLOSED:
             return True
         me = _current()
@@ -183,12 +181,12 @@ class Guard:
         return True
 
     def success(self) -> None:
-        """Report that a loop's work succeeded."""
+        """Report that a call in a loop (see `allow`) succeeded."""
         if (ticket := self._loop_ticket()) is not None:
             self._breaker.succeeded(ticket)
 
     def failure(self, error: BaseException | None = None) -> None:
-        """Report that a loop's work failed."""
+        """Report that a call in a loop (see `allow`) failed."""
         if (ticket := self._loop_ticket()) is None:
             return
         if error is None:
@@ -227,15 +225,15 @@ class Guard:
         self._breaker.recovered(asked_at)
 
     def admit(self) -> int:
-        """Return a ticket for work. Any thread can report the outcome to `settle`.
+        """Allow one call, and return a ticket with which any thread can report the result to `settle`.
 
         Raises:
-            BreakerOpen: the work must not start.
+            BreakerOpen: the breaker is open.
         """
         return self._breaker.admit(self.timeout_seconds)
 
     def settle(self, ticket: int, error: BaseException | None = None) -> None:
-        """Report that the work of this ticket succeeded or failed."""
+        """Report that the call with this ticket succeeded, or failed with `error`."""
         if error is None:
             self._breaker.succeeded(ticket)
         else:
@@ -321,7 +319,6 @@ def _raise(error: Exception) -> NoReturn:
 
 
 def _after_first(first: Exception, attempt: Callable[[], T]) -> Callable[[], T]:
-    """Return a function that first raises `first`, and later calls `attempt`."""
     pending = [first]
     return lambda: _raise(pending.pop()) if pending else attempt()
 
@@ -339,7 +336,7 @@ def _after_first_async(first: Exception, attempt: Callable[[], Awaitable[T]]) ->
 
 @dataclass(frozen=True)
 class Guards:
-    """The guards of a process."""
+    """The guards of a process, one for each dependency."""
 
     kafka_producer: Guard
     kafka_consumer: Guard

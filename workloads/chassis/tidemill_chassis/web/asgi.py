@@ -61,7 +61,7 @@ def endpoint(scope: Scope) -> str:
     route = scope.get("route")
     if route is None:
         return UNMATCHED
-    # In an included FastAPI router, only the context has the complete path of a route.
+    # If FastAPI includes a router in another router, the complete path is only in `effective_route_context`.
     included = scope.get("fastapi")
     context = included.get("effective_route_context") if isinstance(included, dict) else None
     template = (
@@ -94,7 +94,7 @@ class HttpMetrics:
                 if _is_event_stream(message):
                     ended = (
                         self._clock()
-                    )  # an event stream is timed only to its start, because its client decides when it ends
+                    )  # the duration of an event stream depends on the client, so only the time to its start counts
             await send(message)
 
         try:
@@ -151,7 +151,7 @@ class RequestTimeout:
             nonlocal started
             if not started and message["type"] == "http.response.start":
                 if timer.expired():
-                    return  # the 504 below replaces the response of the cancelled application
+                    return  # the time is up, and the code below answers 504
                 started = True
                 timer.reschedule(None)
             elif not started:
@@ -166,7 +166,7 @@ class RequestTimeout:
                 raise
         if timer.expired() and not started:
             detail = f"no answer within {self._seconds:g} s; ask for less, or try again later"
-            # Without this header, the rest of a slow request body would occupy the connection.
+            # Close the connection, because the client may still be sending a slow request body.
             close = [(b"connection", b"close")]
             await send_problem(send, 504, "request_timeout", detail, headers=close)
 

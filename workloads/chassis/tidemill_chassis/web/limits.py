@@ -41,7 +41,7 @@ class HttpLimits:
 
 
 class _TooLarge(Exception):
-    """The error for headers that exceed a limit. uvicorn's parser replaces this error with its own."""
+    """The error for headers that exceed a limit. uvicorn's parser catches this error and raises another error."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -52,7 +52,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _waited_for = 0
     """Number of bytes received of an incomplete head."""
     _large = False
-    """Whether the head may be too large, so that its exact size has to be checked."""
+    """Whether the head may be too large. Only then, its exact size is computed."""
     _too_large = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -70,7 +70,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse the data, and limit the size and the time of an incomplete head."""
+        """Parse received data. Refuse a head that is too large or takes too long."""
         before = self.cycle
         self._large = len(data) + self._waited_for > self.limits.header_bytes
         HttpToolsProtocol.data_received(self, data)
@@ -81,7 +81,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self.transport.is_closing() or self not in self.connections:
             return  # the connection was closed or became a WebSocket
-        # If a body ended in this data, the number of bytes of the next head is unknown, and counts as 0.
+        # If a request body ended in this data, the rest may be part of the next head, but is not counted.
         if cycle is before and (before is None or before.response_complete):
             self._waited_for += len(data)
         if self._waited_for > self.limits.header_bytes:
@@ -99,7 +99,7 @@ class BoundedProtocol(HttpToolsProtocol):
         HttpToolsProtocol.on_headers_complete(self)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer 431 if the head was too large, or 400, as uvicorn does, for other errors."""
+        """Answer 431 if the head is too large, or 400 for other errors, as uvicorn does."""
         if not self._too_large:
             super().send_400_response(msg)
         elif not self.transport.is_closing():

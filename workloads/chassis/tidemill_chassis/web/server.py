@@ -20,7 +20,7 @@ ASK_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Status:
-    """Callbacks that return the state of a service."""
+    """Callbacks that return the state of a service: /health, readiness and liveness."""
 
     health: Callable[[], tuple[int, dict[str, Any]]]
     ready: Callable[[], bool]

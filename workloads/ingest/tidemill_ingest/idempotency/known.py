@@ -20,9 +20,9 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         total: the number of events in the batch.
-        invalid: [reason, field, detail] of each invalid event, by index.
-        failed: the code of Kafka's error for each event that must be sent again, by index.
-        places: [partition, offset] of each event by index, if requested.
+        invalid: [reason, field, detail] of each invalid event, by the event's index in the batch.
+        failed: the number of Kafka's error for each event that must be sent again, by the event's index.
+        places: [partition, offset] of each written event, by the event's index, if requested.
         unsure: whether an event may be written twice.
     """
 
@@ -34,11 +34,11 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def nothing(self) -> bool:
-        """Whether certainly no event was written, so that the batch can be treated as new."""
+        """Whether certainly no event was written. The next request is then treated as the first request."""
         return len(self.failed) == self.total and not self.unsure
 
     def outcome(self, ids: list[str | None] | None) -> Outcome:
-        """Return the outcome as needed for the HTTP answer."""
+        """Return the outcome in the form that `results.answer` takes."""
         records = Records([b""] * self.total, None, {}, {i: _verdict(*row) for i, row in self.invalid.items()})
         failed = {index: KafkaError(code) for index, code in self.failed.items()}
         return Outcome(records, Delivery(failed, dict(self.places)), ids)
@@ -49,7 +49,10 @@ def _verdict(reason: str, field: str | None, detail: str) -> InvalidEvent:
 
 
 def merge(before: Known | None, indexes: list[int], records: Records, delivery: Delivery) -> Known:
-    """Return the outcome of a batch after another attempt."""
+    """Return the outcome of a batch, combined from earlier attempts and another attempt.
+
+    The new attempt has sent only the events with these `indexes`.
+    """
     invalid = {} if before is None else {i: row for i, row in before.invalid.items() if i not in before.failed}
     places = {} if before is None else dict(before.places)
     invalid |= {indexes[i]: (str(v.reason), v.field, v.detail) for i, v in records.invalid.items()}
@@ -64,14 +67,14 @@ def merge(before: Known | None, indexes: list[int], records: Records, delivery: 
 
 
 def lost(before: Known | None, total: int) -> Known:
-    """Return the outcome of a batch whose process ended during the attempt."""
+    """Return the outcome of a batch if the sending process has ended, so that the result is unknown."""
     if before is not None:
         return msgspec.structs.replace(before, unsure=True)
     return Known(total, failed=dict.fromkeys(range(total), KafkaError._PURGE_INFLIGHT), unsure=True)
 
 
 def bounded(known: Known) -> Known:
-    """Return the outcome, and leave out positions and details of a too large outcome."""
+    """Return the outcome, without positions and details if it would exceed MAX_BYTES."""
     if len(msgspec.msgpack.encode(known)) <= MAX_BYTES:
         return known
     invalid = {i: (reason, field and field[:_FIELD_CHARACTERS], "") for i, (reason, field, _) in known.invalid.items()}

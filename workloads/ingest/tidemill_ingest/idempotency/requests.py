@@ -41,7 +41,7 @@ class Attempt:
     """A delivery attempt.
 
     Attributes:
-        queued: the known outcome as soon as the events are queued.
+        queued: the outcome that is known when the events are in the queue to Kafka.
         end: an awaitable that returns the final outcome.
     """
 
@@ -145,7 +145,7 @@ class Replays:
                 raise _not_acknowledged(batch) if mine else under_way("Kafka has not acknowledged all events yet")
             if mine:
                 return task.result()
-            await asyncio.sleep(0)  # let the task's callback store the outcome first
+            await asyncio.sleep(0)  # the callback of the other task now stores the outcome
 
     async def _until(self, entry: _Entry, task: asyncio.Task[Found], deadline: Deadline, *, wait: bool) -> None:
         async def first(*awaited: asyncio.Future[Any]) -> None:
@@ -189,7 +189,7 @@ class Replays:
             self._shared.settle(batch, claim.known)
             raise
         entry.queued.set_result(attempt.queued)
-        # If this process ends during the attempt, it stays the owner of the key, because the outcome is unknown.
+        # If this process is cancelled here, Redis keeps it as the owner of the key, because the outcome is unknown.
         known = await attempt.end
         self._shared.settle(batch, None if known.nothing else bounded(known))
         return Found(known, False)

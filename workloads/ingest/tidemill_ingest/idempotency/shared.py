@@ -1,7 +1,8 @@
 """Shares Idempotency-Keys between all ingest processes of a namespace, through Redis.
 
-The value of a key is either its owner (the process of a running attempt), or the outcome of the last attempt. Processes
-write values by compare-and-set. Other processes take over the keys of an owner without a heartbeat for `LEASE_SECONDS`.
+In Redis, the value of a key is either its owner (the process that is sending the batch), or the outcome of the batch.
+Processes write values by compare-and-set. An owner sends heartbeats. If these stop for `LEASE_SECONDS`, another process
+can become the owner.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ Place = tuple[str, str]
 
 
 class _Value(msgspec.Struct, frozen=True, array_like=True):
-    """The value of a key. The field `owner` is empty after the attempt has ended."""
+    """The value of an Idempotency-Key in Redis. `owner` is empty after the batch was sent."""
 
     fingerprint: bytes
     owner: str
@@ -69,12 +70,12 @@ class Batch:
 
     @property
     def place(self) -> Place:
-        """The pipeline, and the hash of the key."""
+        """The name of the pipeline, and a hash of the Idempotency-Key."""
         return self.pipeline, hashlib.blake2b(self.key.encode(), digest_size=16).hexdigest()
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """The result of claiming a key.
+    """The result of `SharedKeys.claim`.
 
     Attributes:
         known: the outcome of earlier attempts.
@@ -103,7 +104,7 @@ class SharedKeys:
         self._own: dict[Place, bytes] = {}
         """The values of the keys that this process owns."""
         self._owed: OrderedDict[Place, bytes] = OrderedDict()
-        """The values that Redis has not stored yet."""
+        """The values of keys that were not written to Redis yet."""
         self._writing: dict[Place, asyncio.Task[None]] = {}
         self.error = ""
 
@@ -114,11 +115,11 @@ class SharedKeys:
         return [Dependency("redis", not self.error, False, self.error, self._guard.state)]
 
     async def claim(self, batch: Batch, before: Known | None, deadline: Deadline) -> Claim:
-        """Become the owner of a batch's key, after waiting for another owner."""
+        """Become the owner of a batch's key. Wait first if another process owns the key."""
         if self._client is None:
             return Claim(before)
         place = batch.place
-        if place in self._owed:  # write the older value first, because it must not overwrite the claim later
+        if place in self._owed:  # write the older value first, so that it cannot overwrite the new value later
             await asyncio.wait([self._writing.get(place) or self._write(place)])
         return await self._claim(batch, before, deadline)
 
@@ -128,7 +129,7 @@ class SharedKeys:
             mine = msgspec.msgpack.encode(_Value(batch.fingerprint, self._owner, known))
             try:
                 current = await self._call(partial(self._put, batch.place, expected, mine))
-                # After a lost answer, the Redis client has repeated the request, and Redis already has the value.
+                # If Redis already has this value, the Redis client has repeated the write after a lost answer.
                 if current is None or (current == mine and batch.place not in self._own):
                     self._own[batch.place] = mine
                     return Claim(known)
@@ -171,9 +172,9 @@ class SharedKeys:
         self._write(place)
 
     async def run(self) -> None:
-        """Send heartbeats to Redis, and write the values that Redis does not have yet."""
+        """Send heartbeats to Redis, and repeat failed writes, until the task is cancelled."""
         me = asyncio.current_task()
-        # Check for a cancellation, because the Redis client sometimes swallows a cancellation during a read.
+        # Check for a cancellation, because the Redis client sometimes catches CancelledError.
         while self._client is not None and not (me is not None and me.cancelling()):
             pause = BEAT_SECONDS
             try:
@@ -209,7 +210,7 @@ class SharedKeys:
         if value is None:
             return
         try:
-            # The claim of a running attempt must not overwrite a newer value of another process.
+            # If this process is still sending the batch, its value must not replace the value of another process.
             await self._call(partial(self._put, place, b"", value, force=self._own.get(place) != value))
         except _AWAY:
             return

@@ -17,7 +17,7 @@ from tidemill_ingest.kafka.sink import KafkaDownError, Sink
 from tidemill_ingest.records import Records
 
 DOWN_SECONDS, FULL_SECONDS = 3.0, 1.0
-"""The values of the Retry-After header if Kafka is down and if the queue is full."""
+"""Seconds in the Retry-After header if Kafka is down, and if the queue is full."""
 _ANSWER_SECONDS = 0.3
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
 
@@ -28,13 +28,13 @@ def begin(
     """Queue the records.
 
     Raises:
-        Problem: Kafka is unavailable or its queue is full (503), or the pipeline's share of the queue is used up (429).
+        Problem: Kafka is down (503), the queue is full (503), or the pipeline has too many queued records (429).
     """
     nothing = {"accepted": 0, "quarantined": 0, "retry": len(records.values), "results": []}
     try:
         return sink.submit(topic, records, places=places, sure=sure, waited=waited)
     except BreakerOpen as error:
-        detail = "Kafka has been failing: nothing was sent; send again later"
+        detail = "Kafka has failed several times in a row: nothing was sent; send again later"
         raise unavailable("kafka_unavailable", detail, error.retry_after_seconds, **nothing) from None
     except KafkaDownError:
         detail = "Kafka does not answer: nothing was sent; send again later"

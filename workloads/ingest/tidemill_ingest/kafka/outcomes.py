@@ -20,8 +20,8 @@ class Delivery:
     """The outcome of records.
 
     Attributes:
-        failed: the error of each failed record, by index.
-        places: the partition and the offset of each written record by index, if requested.
+        failed: the error of each failed record, by the record's index in the request.
+        places: the partition and the offset of each written record, by the record's index, if requested.
         unsure: whether a failed record may still be in Kafka.
     """
 
@@ -88,7 +88,7 @@ class Pending:
 
 
 class Ticket:
-    """Reports the outcome of a request to the circuit breaker, once."""
+    """Reports the outcome of a request to the circuit breaker. Further reports have no effect."""
 
     def __init__(self, guard: Guard, ticket: int) -> None:
         self._guard, self._ticket = guard, ticket
@@ -96,12 +96,12 @@ class Ticket:
         self._settled = False
 
     def expire_after(self, seconds: float) -> None:
-        """Report a failure if the outcome is unknown after `seconds`."""
+        """Report a failure to the circuit breaker if the delivery takes longer than `seconds`."""
         late = KafkaException(KafkaError(KafkaError._MSG_TIMED_OUT))
         self._timer = asyncio.get_running_loop().call_later(seconds, self._settle, late)
 
     def done(self, delivery: Delivery) -> bool:
-        """Settle the ticket. Return whether a broker refused records because of their content."""
+        """Report the outcome, and return whether a broker refused records because of their content."""
         if self._timer is not None:
             self._timer.cancel()
         errors = [KafkaException(error) for error in delivery.failed.values()]

@@ -28,7 +28,7 @@ SURE_SECONDS = 24 * 3600
 """How long (seconds) records of requests with an Idempotency-Key are retried."""
 _MOST_RETRIES = 2**31 - 1
 _OTHER_NAMES = ("message.timeout.ms", "message.send.max.retries")
-"""The other names of `delivery.timeout.ms` and `retries` in the client's settings."""
+"""Older names of the settings `delivery.timeout.ms` and `retries`, which librdkafka accepts too."""
 _LEAST_ANSWER_SECONDS = 10.0
 _DEFINITE = frozenset(
     {
@@ -93,18 +93,18 @@ class Line:
             self._fatal = True
 
     def replace(self) -> None:
-        """Send further records through a new producer, while the former producer sends its own records."""
+        """Use a new producer for new records. The old producer still sends the records in its queue."""
         if len(self.producer) and not self._retired:
             self._retired.append(self.producer)
             self.producer = Producer(self._settings)
 
     def give_up_retired(self) -> None:
-        """Discard the records of former producers."""
+        """Discard the records that replaced producers have not sent yet."""
         for old in self._retired:
             old.purge()
 
     def renew(self) -> None:
-        """Replace the producer, and discard its records."""
+        """Use a new producer for new records, and discard the records of the old producer."""
         old, self.producer = self.producer, Producer(self._settings)
         old.purge()
         self._retired.append(old)
@@ -117,7 +117,7 @@ def sure(settings: dict[str, Any], publish_seconds: float) -> dict[str, Any]:
         **{name: value for name, value in settings.items() if name not in _OTHER_NAMES},
         "delivery.timeout.ms": SURE_SECONDS * 1000,
         "retries": _MOST_RETRIES,
-        # The Kafka client repeats a request to a broker after this time.
+        # If a broker does not answer for this time, the Kafka client repeats the request.
         "socket.timeout.ms": int(max(_LEAST_ANSWER_SECONDS, publish_seconds) * 1000),
     }
 

@@ -22,7 +22,7 @@ class Queue:
     """Counts the records that are on their way to Kafka.
 
     Attributes:
-        records: the number of records in the queue, including all records of unfinished requests.
+        records: the number of records in the queue. A request's records count until all are acknowledged.
     """
 
     def __init__(self, topic_bytes: int) -> None:

@@ -33,11 +33,11 @@ class KafkaDownError(Exception):
 
 
 class Sink:
-    """The producers of an ingest service.
+    """Sends records to Kafka, with three producers for different kinds of requests.
 
     Attributes:
         publish_seconds: the publish timeout of requests without an Idempotency-Key.
-        down: why Kafka counts as down, or an empty text.
+        down: the error for which the sink regards Kafka as down, or an empty text.
         acknowledged_at: when Kafka last acknowledged records (monotonic seconds).
         asked_at: when a request last tried to send records (monotonic seconds).
     """
@@ -61,12 +61,12 @@ class Sink:
         self._away: asyncio.Future[None] | None = None
         self.asked_at = float("-inf")
         self._unheard_since: float | None = None
-        """Since when Kafka has acknowledged no requests, or None."""
+        """The time of the first request since Kafka last acknowledged records, or None without requests since then."""
         self._tried_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
         self._numbers = numbers()
         self._began: dict[int, float] = {}
-        """The start time of each waiting request (monotonic seconds), by number."""
+        """The start time (monotonic seconds) of each request that waits for Kafka, by the request's number."""
         self._idle = asyncio.Event()
         self._idle.set()
         self.down = ""
@@ -92,13 +92,13 @@ class Sink:
 
     @property
     def away(self) -> asyncio.Future[None]:
-        """A future that is done while Kafka counts as down."""
+        """A future that is done as soon as Kafka is down."""
         if self._away is None or (self._away.done() and not self.down):
             self._away = asyncio.get_running_loop().create_future()
         return self._away
 
     def give_up(self, why: str) -> None:
-        """Count Kafka as down: answer waiting requests, and refuse new requests."""
+        """Regard Kafka as down: answer waiting requests, and refuse new requests."""
         if not self.down and len(self._quick.producer):
             self._quick.renew()
         self.down = why
@@ -106,12 +106,12 @@ class Sink:
             self.away.set_result(None)
 
     def replace(self) -> None:
-        """Send further records through new producers, which read the metadata again."""
+        """Use new producers for new records. New producers read the metadata of topics again."""
         for line in self._lines():
             line.replace()
 
     def give_up_retired(self) -> None:
-        """Discard the records without an Idempotency-Key in former producers."""
+        """Discard the unsent records of replaced producers, except for requests with an Idempotency-Key."""
         for line in self._lines():
             if line is not self._sure:
                 line.give_up_retired()
@@ -138,16 +138,15 @@ class Sink:
 
     @property
     def unheard(self) -> float:
-        """The seconds for which Kafka has acknowledged no request, or 0 for an idle sink."""
+        """The seconds for which Kafka has acknowledged no records, or 0 if there are no requests."""
         return 0.0 if self._unheard_since is None or self._idles else time.monotonic() - self._unheard_since
 
     @property
     def _idles(self) -> bool:
-        """Whether no request is waiting, and no request has started or ended in the last LATELY_SECONDS."""
         return not self._began and time.monotonic() - self._tried_at > LATELY_SECONDS
 
     def submit(self, topic: str, records: Records, *, places: bool, sure: bool = False, waited: bool = True) -> Pending:
-        """Queue records. The future of the result is done when each record was acknowledged or has failed.
+        """Queue records. The result's `future` is done when Kafka has acknowledged or refused all records.
 
         Args:
             topic: the topic.

@@ -58,12 +58,11 @@ class Watch:
     def dependency(self) -> Dependency:
         """Return the entry of Kafka in /health."""
         detail = self._sink.down or ("" if self._seen else self.error)
-        # Kafka may answer probes but acknowledge no records. `unheard` covers failed requests, and `waited` covers
-        # waiting requests.
+        # Kafka may answer probes but acknowledge no records. Then requests wait (`waited`), or have failed (`unheard`).
         waited = max(self._sink.waited, self._sink.unheard)
         if not self.up or waited < STUCK_SECONDS:
             return Dependency("kafka", self.up, True, detail, self._guard.state, self._latency_ms)
-        # If other records were acknowledged in this time, only some brokers or partitions are down.
+        # If Kafka has acknowledged other records meanwhile, only some brokers or partitions are down.
         partly = time.monotonic() - self._sink.acknowledged_at < waited
         detail = f"records have waited for {waited:.0f} s to be acknowledged"
         return Dependency("kafka", False, not partly, detail, self._guard.state, self._latency_ms)
@@ -112,7 +111,6 @@ class Watch:
             self._answered(asked_at)
 
     def _trial(self) -> int | None:
-        """Return a ticket for a probe that may close the circuit breaker, or None."""
         if self._guard.state == "closed" or time.monotonic() - self._sink.asked_at < IDLE_SECONDS:
             return None
         try:
@@ -124,9 +122,9 @@ class Watch:
         if self._sink.down:
             log.warning("Kafka answers again")
         if self._sink.down or self._failures or self._was_away:
-            # After failed probes, one answer closes the circuit breaker.
+            # The first successful probe after failed probes closes the circuit breaker.
             self._guard.recovered(time.monotonic() if asked_at is None else asked_at)
-            # If a trial failed after this probe began, the circuit breaker remains open until the next probe.
+            # If a call failed after the start of this probe, the circuit breaker stays open until the next probe.
             self._was_away = self._guard.state != "closed"
         self._failures, self._seen = 0, True
         self.error = self._sink.down = ""

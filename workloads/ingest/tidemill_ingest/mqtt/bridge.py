@@ -24,7 +24,7 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 STABLE_SECONDS = 10.0
 """A connection counts as stable after this many seconds."""
 FLUSH_SECONDS = 5.0
-"""How long (seconds) received messages are written to Kafka before the process ends."""
+"""How long (seconds) a stopping bridge still writes received messages to Kafka."""
 STUCK_SECONDS = 120.0
 _IDLE_SECONDS, _BUSY_SECONDS = 0.1, 0.005
 
@@ -52,11 +52,11 @@ class Bridge:
         return report("mqtt", [self._outlet.dependency(), broker], extra)
 
     def ready(self) -> bool:
-        """Return whether the bridge was connected and Kafka has answered once."""
+        """Return whether the broker and Kafka have both answered at least once."""
         return self._seen and self._outlet.seen
 
     def live(self) -> bool:
-        """Return whether the thread makes progress, or waits for a server within its timeout."""
+        """Return whether the bridge's thread has shown activity in the last STUCK_SECONDS."""
         return time.monotonic() - self._alive_at < STUCK_SECONDS
 
     def stop(self) -> None:
@@ -74,9 +74,9 @@ class Bridge:
             pause = FIRST_PAUSE_SECONDS if stable else pause
             log.warning("%s:%d: %s; connecting again", self._spec.host, self._spec.port, self._error)
             self._wait(pause * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, no secret
-            # Wait for Kafka, because each new connection brings the unacknowledged messages again and fills the memory.
+            # Wait for Kafka first, because the broker would send all unacknowledged messages again and fill memory.
             while self._outlet.in_flight > self._spec.max_in_flight and not self._stopping.is_set():
-                self._error = "messages of the former connection are not in Kafka yet"
+                self._error = "messages of the previous connection are not in Kafka yet"
                 self._wait(_IDLE_SECONDS)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         self._outlet.close()

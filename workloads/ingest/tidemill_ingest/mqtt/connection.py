@@ -36,7 +36,7 @@ _ONLY_NEW = 1
 _FAILURE = 128
 
 Receive = Callable[[str, bytes, Callable[[], None]], None]
-"""A function with the parameters topic, payload, and a callback to call once the message is in Kafka."""
+"""A function that handles a message. Its parameters are topic, payload, and a function to acknowledge the message."""
 
 
 @dataclass(eq=False)
@@ -133,7 +133,7 @@ class Connection:
             options = SubscribeOptions(qos=qos, retainHandling=_ONLY_NEW)
             wanted = [(topic, options) for topic in topics]
         self._client.subscribe(wanted)
-        # The session may have these subscriptions from an earlier version of the bridge or of the spec.
+        # An earlier version of the bridge or of the spec may have subscribed to these topics in the same session.
         if included := [topic for topic in self._spec.topics if topic not in topics]:
             self._client.unsubscribe(included)
 

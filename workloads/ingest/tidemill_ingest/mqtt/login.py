@@ -14,7 +14,7 @@ USERNAME, PASSWORD, CA, CERTIFICATE, KEY = "username", "password", "ca.crt", "tl
 
 @dataclass(frozen=True)
 class Login:
-    """The credentials of an MQTT broker. A missing part is None."""
+    """The credentials of an MQTT broker. Credentials that are not set are None."""
 
     username: str | None
     password: str | None

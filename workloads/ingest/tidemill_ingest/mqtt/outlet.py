@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 _AGAIN_SECONDS = 1.0
 _STUCK_SECONDS, _RENEW_SECONDS = 30.0, 60.0
-"""How long (seconds) a message may wait before the producer is replaced, and the minimum time between replacements."""
+"""Seconds for which a message may wait before the producer is replaced, and minimum seconds between replacements."""
 _FIRST_PROBE_SECONDS, _PROBE_SECONDS, _ASK_SECONDS = 0.2, 2.0, 3.0
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE, KafkaError.RECORD_LIST_TOO_LARGE)
 
@@ -39,7 +39,7 @@ class Message:
     shrunk: bool = False
 
     def shrink(self) -> None:
-        """Mark the record as an invalid event, and truncate its value."""
+        """Mark a message that is too large as an invalid event, and truncate its value."""
         verdict = InvalidEvent(Reason.TOO_LARGE, None, f"a message of {len(self.value)} bytes")
         self.shrunk, self.value = True, QUARANTINE_PREFIX + self.value[:KEPT_BYTES]
         self.headers = [*self.headers, *quarantine.headers(verdict)]

@@ -12,7 +12,7 @@ from tidemill_contract.resource.inputs.webhooks import WebhookSpec
 from tidemill_ingest.webhooks.signatures import Claim
 
 KEY_PREFIX = "webhooks/"
-"""How the Idempotency-Keys of deliveries begin. Requests with events may not use such keys."""
+"""The prefix of the Idempotency-Keys of webhook deliveries. Other requests cannot use keys with this prefix."""
 _MOST_CHARACTERS = 200
 _FORM = "application/x-www-form-urlencoded"
 

@@ -37,6 +37,6 @@ class Secrets:
         except FileNotFoundError:
             known = ()
         except OSError as error:
-            log.warning("%s: %s; the former secrets stay in use", path, error.strerror)
+            log.warning("%s: %s; the earlier secrets stay in use", path, error.strerror)
         self._read[pipeline, webhook.name] = now, known
         return known

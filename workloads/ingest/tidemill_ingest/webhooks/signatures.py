@@ -1,6 +1,6 @@
 """Verifies the signatures of webhook requests: the HMAC of the raw body, as GitHub, Stripe and others send it.
 
-Signatures are compared in constant time. No error shows the right signature.
+Signatures are compared in constant time, and error messages never contain the right signature.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Claim:
     """The signature of a request, read from its headers.
 
     Attributes:
-        signatures: the signatures in the header, at least one of which must be valid.
-        timestamp: the time of sending, as in the header, or an empty text without a signed time.
-        identifier: the id of the delivery, or an empty text.
+        signatures: the signatures in the header. A single valid signature is enough.
+        timestamp: the time of sending as text, or an empty text if the webhook's signatures have no time.
+        identifier: the id of the delivery, or an empty text without an id.
     """
 
     signatures: tuple[bytes, ...]
@@ -43,7 +43,7 @@ def header_of(webhook: WebhookSpec) -> str:
 
 
 def claimed(webhook: WebhookSpec, headers: Mapping[str, str]) -> Claim:
-    """Read the signature of a request, without its body."""
+    """Read the signature from the headers of a request."""
     name = header_of(webhook)
     text = headers.get(name, "").strip()
     if not text:
@@ -81,7 +81,6 @@ def verify(webhook: WebhookSpec, claim: Claim, secrets: Sequence[bytes], body: b
 
 
 def _around(webhook: WebhookSpec, claim: Claim) -> tuple[bytes, bytes]:
-    """Return the bytes that are signed before and after the body."""
     if webhook.signature == "github":
         return b"", b""
     template = f"{TIMESTAMP}.{BODY}" if webhook.signature == "stripe" else webhook.signed_text
