@@ -12,8 +12,8 @@ from prometheus_client.metrics import MetricWrapperBase
 INTRO = """\
 # Monitoring
 
-Every process serves `/metrics` for Prometheus. It exports its own metrics, listed below, and those of Python and of the
-process (`python_…`, `process_…`). (For the functions of a pipeline's `metrics`, see [another page](metrics.md).)
+Every process serves `/metrics` for Prometheus. Each process exports the metrics listed below, and metrics of Python and
+of the process (`python_…`, `process_…`). The functions of a pipeline's `metrics` are on [another page](metrics.md).
 
 - `tidemill up --targets-file targets.json` writes the addresses of its processes, for
   [config/prometheus](../config/prometheus/prometheus.yaml). In a cluster, the chart creates a ServiceMonitor and a
@@ -22,9 +22,9 @@ process (`python_…`, `process_…`). (For the functions of a pipeline's `metri
   `operator`) and, if a process serves one pipeline, `pipeline`. Your own scrape configuration has to set these
   labels, and to keep labels of the metrics themselves (`honor_labels: true`), because some metrics have labels of
   several pipelines.
-- A counter whose labels are known in advance is exported at 0, so that `increase()` sees the first event.
-- [Alerts](runbooks/README.md) and the chart's [Grafana dashboards](../charts/tidemill/dashboards) only select this job.
-  The same [rules](../charts/tidemill/files/alerts.yaml) are used in a cluster and with Docker Compose.
+- A counter with labels that are known in advance starts at 0, so that `increase()` includes the first event.
+- [Alerts](runbooks/README.md) and the chart's [Grafana dashboards](../charts/tidemill/dashboards) only select the job
+  `tidemill`. The same [rules](../charts/tidemill/files/alerts.yaml) are used in a cluster and with Docker Compose.
 - The operator, or `tidemill up`, exports `tidemill_pipeline_…`, so these metrics remain when a pipeline's processes
   end.
 """
