@@ -18,7 +18,11 @@ _LEFT_OUT = ("application_name", "connect_timeout", "fallback_application_name",
 
 @dataclass(frozen=True)
 class PostgresAddress:
-    """A Postgres database and the login that administers it. An empty `sslrootcert` means libpq's default."""
+    """A Postgres database and the login that administers it.
+
+    Attributes:
+        sslrootcert: PEM file of the trusted authorities, or empty for libpq's default file.
+    """
 
     host: str
     port: int
@@ -48,7 +52,7 @@ class PostgresAddress:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> PostgresAddress | None:
-        """Read TIDEMILL_POSTGRES_URL and TIDEMILL_POSTGRES_CA. Return None if the URL is not set.
+        """Read TIDEMILL_POSTGRES_URL and TIDEMILL_POSTGRES_CA, or return None without TIDEMILL_POSTGRES_URL.
 
         Raises:
             ValueError: a variable is invalid.
@@ -60,7 +64,7 @@ class PostgresAddress:
     def from_url(cls, url: str, *, ca: str = "") -> PostgresAddress:
         """Parse `postgresql://user:password@host:port/database?sslmode=…&sslrootcert=…`.
 
-        The PEM file `ca` overrides `sslrootcert`.
+        `ca` is a PEM file of trusted authorities, which overrides the URL's `sslrootcert`.
 
         Raises:
             ValueError: the URL is invalid, or has an unsupported parameter.

@@ -55,7 +55,8 @@ class ConnectWorkers:
 class Placement:
     """The settings of every workload in a cluster.
 
-    `connections` holds the files of a Secret: `redis-url`, `kafka.json`, `postgres-ca.crt`, `redis-ca.crt`.
+    Attributes:
+        connections: content of the Secret with the servers' addresses, by file name such as `redis-url`.
     """
 
     images: Mapping[str, str]

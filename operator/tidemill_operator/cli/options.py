@@ -14,5 +14,5 @@ def add_data_dir(parser: argparse.ArgumentParser, what: str = "data folder of th
 
 
 def add_output(parser: argparse.ArgumentParser, *forms: str) -> None:
-    """Declare --output, with the first form as the default."""
+    """Add the option --output, whose default is the first value in `forms`."""
     parser.add_argument("--output", choices=forms, default=forms[0], help=f"form of the output; default: {forms[0]}")

@@ -20,7 +20,7 @@ OBSERVER = "tidemill-observer"
 
 
 class ObservedStatus:
-    """Writes the figures of an observer."""
+    """Writes figures, such as the lag, into the status of pipelines."""
 
     def __init__(self, api: Api, recorder: Recorder, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._api, self._recorder, self._clock = api, recorder, clock

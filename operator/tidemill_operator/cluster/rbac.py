@@ -8,8 +8,8 @@ from tidemill_operator.actuators.kubernetes.api import KAFKA_CONNECTOR, WEBHOOKS
 from tidemill_operator.resource.crd import GROUP, PLURAL
 
 Rule = dict[str, Any]
-# A server-side apply of a new object needs `create` and `patch`. A PUT needs `update`, and removes fields of other
-# managers.
+# Server-side apply of a new object needs `create` and `patch`. A PUT, which also removes fields of other managers,
+# needs `update`.
 _CHILD = ["get", "list", "watch", "create", "patch", "update", "delete"]
 
 
