@@ -42,7 +42,7 @@ _MAX_FAULTS = 8
 
 @dataclass(frozen=True)
 class _Choice:
-    """The spec to run, and the reasons if a newer spec cannot run."""
+    """The pipeline and plan to run, and the errors that keep a newer spec from running."""
 
     pipeline: AnalyticsPipeline | None
     plan: Plan | None
@@ -62,7 +62,7 @@ class _Pass:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def step(self, *components: Component, act: Callable[[], list[Outcome]]) -> bool:
-        """Run a step, and return whether every outcome is done. An error becomes an outcome of `components`."""
+        """Run a step, and return whether it is complete. An error becomes a failed outcome of each of `components`."""
         try:
             outcomes = act()
         except NotOurTurn:
@@ -102,7 +102,7 @@ def reconcile(
         previous: the status that the last pass returned.
         now: the current time, as an aware datetime.
         scaled: returns the decided numbers of replicas, by component.
-        standing: returns why no event is counted, or is None without an observer.
+        standing: returns why waiting events are not counted; None if the pipeline has no observer.
 
     Returns:
         The new status, which also reports errors of servers and of the spec.
@@ -130,7 +130,7 @@ def reconcile(
             spread = _asked(metadata, previous)
             connectors = ConnectorStep(actuators, choice.plan, logins.owner, logins.adopt, concerned(previous))
             outcomes = _ensure(choice.plan, live, actuators, logins, connectors, confirm=confirm, spread=spread)
-            confirm()  # an operator that has lost the lock must not report
+            confirm()  # raises NotOurTurn if the lock is lost, so that no status is written
             report = reported(choice.pipeline, choice.plan, live, outcomes, platform, actuators)
             return told(
                 replace(
@@ -183,7 +183,7 @@ def _beside(
     actuators: Actuators,
     components: Sequence[Component],
 ) -> list[Outcome]:
-    """Return the outcomes if a server does not answer."""
+    """Return the outcomes of all components after a server did not answer."""
     by = unseen.component.value
     outcomes = [failed(unseen.component, by, unseen.error)]
     pipeline, _ = check({**document, "status": None}, platform.limits)
@@ -215,7 +215,7 @@ def _release(
     live = actuators.postgres.observe(names.schema(namespace, name))
     ran = accepted(document, live) or pipeline
     outcomes = _disconnect(document, (pipeline, ran), platform, actuators)
-    # Without the schema, the pipeline has created no topics.
+    # Topics are created after the schema, so a pipeline without a schema has no topics.
     if ran is None or live is None or live.owner != owner_of(ran, platform):
         message = "the schema has another owner"
         return [*outcomes, skipped(Component.SCHEMA, names.schema(namespace, name), message=message)]
@@ -355,14 +355,14 @@ def _ensure(
 
 
 def _readable(plan: Plan, live: LiveFacts) -> bool:
-    """Return whether the topics that processors need exist, or at least one topic of a list."""
+    """Return whether all topics exist. Of the topics in a list, one existing topic is enough."""
     listed = [topic.name in live.topics for topic in plan.topics if topic.listed]
     others = all(topic.name in live.topics for topic in plan.topics if not topic.listed)
     return others and (any(listed) or not listed)
 
 
 def _expire(plan: Plan, actuators: Actuators) -> None:
-    """Delete expired data, without affecting readiness."""
+    """Delete expired data. An error is only logged."""
     try:
         actuators.postgres.expire(plan.schema)
     except TidemillError as error:
@@ -370,7 +370,7 @@ def _expire(plan: Plan, actuators: Actuators) -> None:
 
 
 def _asked(metadata: Mapping[str, Any], previous: Mapping[str, Any] | None) -> Spread | None:
-    """Return the request to spread replicas, unless it was handled before."""
+    """Return the request to spread the topics' replicas over the brokers, unless it was handled before."""
     text = _request(metadata)
     return Spread.asked(text) if text and text != (previous or {}).get("rebalancedAt") else None
 

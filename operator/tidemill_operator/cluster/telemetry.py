@@ -31,11 +31,21 @@ DURATION = Histogram(
     "tidemill_operator_reconciliation_duration_seconds", "Duration of passes and of their phases.", ["phase"],
     buckets=_BUCKETS,
 )  # fmt: skip
-CHANGES = Counter("tidemill_operator_changes_total", "Changes that passes made, such as created topics or updated Deployments.", ["phase"])
+CHANGES = Counter(
+    "tidemill_operator_changes_total",
+    "Changes that passes made, such as created topics or updated Deployments.",
+    ["phase"],
+)
 PIPELINES = Gauge("tidemill_operator_pipelines", "Pipelines by state.", ["state"])
 LEADER = Gauge("tidemill_operator_leader", "1 if this replica leads, else 0.")
-DESIRED = Gauge("tidemill_operator_scaling_desired_replicas", "Number of processors that scaling last decided on.", _PIPELINE)
-CURRENT = Gauge("tidemill_operator_scaling_current_replicas", "Number of processors at the time of the last scaling decision.", _PIPELINE)
+DESIRED = Gauge(
+    "tidemill_operator_scaling_desired_replicas", "Number of processors that scaling last decided on.", _PIPELINE
+)
+CURRENT = Gauge(
+    "tidemill_operator_scaling_current_replicas",
+    "Number of processors at the time of the last scaling decision.",
+    _PIPELINE,
+)
 STAGE_DESIRED = Gauge(
     "tidemill_operator_scaling_stage_desired_replicas",
     "Number of Python stage processes that scaling last decided on.",

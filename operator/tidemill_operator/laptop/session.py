@@ -41,7 +41,7 @@ class Session:
         self._backoff: dict[str, float] = {}
         self._told: dict[str, str] = {}
         self._failing: dict[str, tuple[float, str]] = {}
-        # pipelines that this run has reconciled; a status from an earlier run does not count
+        # pipelines whose status is from this run, not from an earlier run
         self._looked_at: set[str] = set()
 
     @property
@@ -66,7 +66,7 @@ class Session:
 
     @property
     def settled(self) -> bool:
-        """Whether every pipeline is ready or has failed, and at least one is ready (if there are any)."""
+        """Whether every pipeline is ready or has failed, and not all pipelines have failed."""
         waited_for = self._pipelines.keys() - self.failed.keys()
         return self._all_ready(waited_for) and (bool(waited_for) or not self._pipelines)
 
@@ -77,7 +77,7 @@ class Session:
         return self._pipelines[key].ready and key in self._looked_at
 
     def take(self, reading: Reading) -> None:
-        """Accept the files' content: start new and changed pipelines, and release missing ones."""
+        """Accept the files' content: start new and changed pipelines, and release removed pipelines."""
         for fault in reading.faults:
             self._say(f"error: {fault}")
         if reading.faults and self._pipelines:
@@ -98,7 +98,7 @@ class Session:
             self._due[key] = 0.0
 
     def nudge(self) -> None:
-        """Make all pipelines due. Failing pipelines keep their retry delay."""
+        """Request a pass for every pipeline, except failing pipelines, which are retried later."""
         for key in self._pipelines:
             if key not in self._backoff:
                 self._due[key] = 0.0
