@@ -76,7 +76,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class ClusterSettings:
-    """The settings of one operator in a cluster. No `namespaces` means all namespaces."""
+    """The settings of one operator in a cluster. An empty `namespaces` means all namespaces."""
 
     namespaces: tuple[str, ...]
     operator_namespace: str

@@ -32,7 +32,7 @@ def found(pipeline: AnalyticsPipeline, platform: Platform, kafka: Topics, cluste
 def first_plan(
     pipeline: AnalyticsPipeline, platform: Platform, found: tuple[str, ...], schema: LiveSchema | None
 ) -> Plan:
-    """Return a plan without facts about topics, which names the topics to observe."""
+    """Return a preliminary plan, which names the topics to observe."""
     known = LiveFacts(schema=schema, found=found) if pipeline.spec.source.topic_pattern is not None else None
     return build_plan(pipeline, platform, 1, known)
 
@@ -68,7 +68,7 @@ def _gone(
 ) -> frozenset[str]:
     """Return the source topics that no longer exist, according to all brokers of the topics' cluster.
 
-    Only topics from a list of several topics that windows still wait for are checked.
+    A topic is checked only if windows still wait for events of the topic.
     """
     awaited = {slot.topic for slot in schema.slots if slot.reading} - topics.keys() if schema is not None else set()
     missing = [topic for topic in plan.topics if topic.listed and topic.name in awaited]

@@ -36,7 +36,7 @@ def reported(
     platform: Platform,
     actuators: Actuators,
 ) -> Report:
-    """Return the report of a pass over the spec that runs."""
+    """Return the report about the spec that the pass applied."""
     owner = owner_of(pipeline, platform)
     managed = {topic.name: topic.managed for topic in plan.topics}
     places = {topic.name: _place(topic.kafka) for topic in plan.topics if topic.kafka is not None}

@@ -22,7 +22,7 @@ CONDITIONS: Mapping[Component, str] = {
 _OPTIONAL = frozenset({Component.CONNECTORS, Component.LOOKUPS})
 """Components that few pipelines have."""
 _OF_STANDING = {Reason.STAGE_WAITS: Component.PROCESSORS, Reason.LOOKUP_UNREAD: Component.LOOKUPS}
-"""The component that is not ready while events are not counted for one of these reasons."""
+"""The component whose condition becomes false if events are not counted for one of these reasons."""
 FAILING, PAUSED, PROGRESSING = "WindowsFailing", "ReconciliationPaused", "Progressing"
 # Reasons of a component that has nothing left to do.
 _SETTLED = frozenset({Reason.APPLIED, Reason.NOT_NEEDED, Reason.SUSPENDED})
@@ -116,7 +116,7 @@ def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime)
 
 
 def new_versions(previous: Mapping[str, Any] | None, status: Mapping[str, Any], pipeline: str) -> Iterator[str]:
-    """Yield messages about aggregations for which a new version came into force."""
+    """Yield a message for each aggregation whose new version is now in use."""
     before = {item["name"]: item["version"] for item in (previous or {}).get("aggregations", ())}
     filled = ((previous or {}).get("replay") or {}).get("versions", {})
     for item in status.get("aggregations", ()):

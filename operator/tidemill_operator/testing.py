@@ -145,7 +145,7 @@ class MemoryClusters(MemoryPart):
 
 
 class MemorySchemas(MemoryPart):
-    """An in-memory actuator for schemas. If `busy`, `ensure` and `release` report Waiting."""
+    """An in-memory actuator for schemas. If `busy` is set, `ensure` and `release` report Waiting."""
 
     def __init__(self) -> None:
         super().__init__()

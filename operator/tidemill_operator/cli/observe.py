@@ -55,7 +55,7 @@ class World:
         return self.platform.postgres.public_url if self.platform.postgres.host else None
 
     def schema(self, name: str) -> LiveSchema | None:
-        """Return a live schema, or None if it does not exist or Postgres is unknown.
+        """Return a schema as it exists in Postgres, or None if the schema is missing or Postgres is unknown.
 
         Raises:
             TidemillError: Postgres does not answer.

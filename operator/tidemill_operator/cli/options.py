@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def add_data_dir(parser: argparse.ArgumentParser, what: str = "data folder of the running `up`") -> None:
-    """Declare --data-dir, with `what` as the description of the folder."""
+    """Add the option --data-dir, whose help text is `what`."""
     parser.add_argument(
         "--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help=f"{what}; default: .tidemill"
     )

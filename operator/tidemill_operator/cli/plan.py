@@ -48,7 +48,7 @@ examples:
 
 @dataclass(frozen=True)
 class Planned:
-    """One pipeline's plan, compared with the servers.
+    """The plan of a pipeline, and what it would change on the servers.
 
     Attributes:
         refused: why the plan cannot be applied, or empty if it can.

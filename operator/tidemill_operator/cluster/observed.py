@@ -16,7 +16,7 @@ from tidemill_operator.observer.figures import Observation
 
 log = logging.getLogger(__name__)
 OBSERVER = "tidemill-observer"
-"""Field manager of the observer's fields."""
+"""Name under which Kubernetes records the fields of the status that the observer writes."""
 
 
 class ObservedStatus:

@@ -161,7 +161,7 @@ class Operator:
         )
 
     def _stands(self, key: Key, error: TidemillError | None) -> None:
-        """Update a pipeline's status when its events stop being counted (`error`) or are counted again (None)."""
+        """Update the status of a pipeline whose events are no longer counted, or are counted again."""
         if error is not None:
             self._passes.interrupt(key, error)
         self._queue.add(key, fresh=True)

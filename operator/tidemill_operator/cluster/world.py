@@ -24,7 +24,7 @@ from tidemill_operator.settings import Platform
 
 @dataclass(frozen=True)
 class World:
-    """The clients and settings that passes use."""
+    """The clients and settings that reconcile passes use."""
 
     api: Api
     kafka: Topics

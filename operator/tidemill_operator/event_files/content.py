@@ -102,7 +102,7 @@ class Content:
             self._raw.close()
 
     def encoding(self) -> str:
-        """Return the encoding of a byte order mark, or else UTF-8, or cp1252 if the text is not UTF-8."""
+        """Return the encoding that a byte order mark names, else UTF-8 if the text is valid UTF-8, else cp1252."""
         for start, what in _FOREIGN:
             if self.head.startswith(start):
                 raise EventFileError(f"{self.name} {what}")

@@ -145,7 +145,7 @@ class Run:
         self._reports.close()
 
     def _revive_servers(self) -> None:
-        """Restart servers with a process that has ended."""
+        """Restart the servers whose process has ended."""
         for name, server in self._servers.handles.items():
             if server.running or time.monotonic() - self._revived.get(name, 0.0) < _SERVER_RESTART_SECONDS:
                 continue

@@ -36,7 +36,7 @@ class ReplicaState:
 
 
 class Supervisor:
-    """Supervises replicas by name. Logs and pid files are below a data folder."""
+    """Supervises replicas by name. Logs and pid files are in the data folder."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
