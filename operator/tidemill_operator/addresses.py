@@ -12,7 +12,7 @@ from tidemill_contract import trust
 _VARIABLE, _CA = "TIDEMILL_POSTGRES_URL", "TIDEMILL_POSTGRES_CA"
 _CHECKING = ("require", "verify-ca", "verify-full")
 _MODES = ("disable", "allow", "prefer", *_CHECKING)
-# Tidemill sets its own values for these URL parameters, so they may be ignored.
+# These URL parameters may be ignored, because Tidemill sets them to other values.
 _LEFT_OUT = ("application_name", "connect_timeout", "fallback_application_name", "keepalives", "tcp_user_timeout")
 
 

@@ -1,4 +1,4 @@
-"""Observe and ensure topics on the platform's own Kafka and on the source's cluster."""
+"""Read and change topics on the platform's Kafka, and read topics on the source's cluster."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def first_plan(
 
 
 def observe(plan: Plan, own: Sequence[str], actuators: Actuators) -> dict[str, LiveTopic]:
-    """Return the existing topics among `own` on the platform's Kafka, and the plan's topics on other clusters."""
+    """Return the topics in `own` that exist on the platform's Kafka, and the plan's topics on other clusters."""
     there = dict(actuators.kafka.observe(own))
     for topic in plan.topics:
         if topic.kafka is not None and (live := actuators.clusters.topic(plan.namespace, topic.kafka, topic.name)):

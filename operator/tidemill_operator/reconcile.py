@@ -50,7 +50,7 @@ class _Choice:
 
 
 class _UnseenError(Exception):
-    """A server did not answer while the live state was read."""
+    """A server did not answer while the state of the pipeline was read."""
 
     def __init__(self, component: Component, error: TidemillError) -> None:
         super().__init__(str(error))
@@ -93,7 +93,7 @@ def reconcile(
     scaled: Scaled | None = None,
     standing: Callable[[], TidemillError | None] | None = None,
 ) -> dict[str, Any]:
-    """Make the live state match a resource, as far as possible in one pass.
+    """Create, change and remove what a resource specifies, as far as possible in one pass.
 
     Args:
         document: the resource, with metadata.generation and uid.
@@ -101,7 +101,7 @@ def reconcile(
         actuators: the actuators of the platform.
         previous: the status that the last pass returned.
         now: the current time, as an aware datetime.
-        scaled: returns the decided numbers of replicas, by component.
+        scaled: returns the numbers of replicas that scaling has decided on, by component.
         standing: returns why waiting events are not counted; None if the pipeline has no observer.
 
     Returns:

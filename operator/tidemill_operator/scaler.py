@@ -134,7 +134,11 @@ class Site(Protocol[_K]):
 
 @dataclass
 class _Scaled:
-    """A component that is polled. `due` is the monotonic time of the next poll in seconds."""
+    """A component that is polled.
+
+    Attributes:
+        due: the time of the next poll, in monotonic seconds.
+    """
 
     memory: Memory
     told: dict[str, Any] = field(default_factory=dict)
@@ -193,7 +197,7 @@ class Scaler(Generic[K]):
             return dict(scaled.told) if scaled else {}
 
     def decisions(self) -> Mapping[K, int | None]:
-        """Return the decided number of replicas of each component."""
+        """Return the number of replicas that scaling has decided on, for each component."""
         with self._lock:
             return {key: scaled.memory.replicas for key, scaled in self._scaled.items()}
 

@@ -164,7 +164,7 @@ class MemorySchemas(MemoryPart):
         yield lambda: None
 
     def observe(self, schema: str) -> LiveSchema | None:
-        """Return a live schema."""
+        """Return a schema, or None if it does not exist."""
         self._called("observe")
         return self.schemas.get(schema)
 

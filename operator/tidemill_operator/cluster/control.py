@@ -1,4 +1,4 @@
-"""A pass over a resource of a cluster: reads it, reconciles or releases it, and writes its status."""
+"""A pass over a resource in a cluster: read the resource, reconcile or delete the objects, and write the status."""
 
 from __future__ import annotations
 

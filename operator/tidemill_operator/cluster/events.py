@@ -95,7 +95,7 @@ def _log_of(document: Document, text: str) -> None:
 
 
 def changed(previous: Document | None, status: Document) -> Iterator[dict[str, Any]]:
-    """Yield the conditions to report. Only one of several conditions that change together is reported."""
+    """Yield the conditions to report. If several related conditions change together, only one condition is reported."""
     found = list(_changed(previous, status))
     speaks = min((_ONE_OF.index(one["type"]) for one in found if one["type"] in _ONE_OF), default=None)
     for condition in found:

@@ -103,7 +103,7 @@ def owners(body: Body) -> Iterator[Key]:
 
 
 def connection(configuration: client.Configuration) -> kopf.ConnectionInfo:
-    """Return a connection for kopf with the operator's own configuration."""
+    """Return kopf's connection to the API server, with the operator's configuration."""
     header = configuration.get_api_key_with_prefix("BearerToken") or ""
     scheme, _, token = header.partition(" ")
     return kopf.ConnectionInfo(

@@ -67,7 +67,7 @@ class Term:
 
 
 class Elector:
-    """Acquires and renews the Lease in its own thread."""
+    """Acquires and renews the Lease in a separate thread."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Elector:
 
     @classmethod
     def of(cls, settings: ClusterSettings) -> Self:
-        """Return the elector of this process, with its own API client and short timeouts."""
+        """Return the elector of this process, with a separate API client that has short timeouts."""
         return cls(
             Api(timeout_seconds=_TIMEOUT_SECONDS),
             namespace=settings.operator_namespace,

@@ -16,7 +16,7 @@ from tidemill_operator.observer.figures import Observation
 
 log = logging.getLogger(__name__)
 OBSERVER = "tidemill-observer"
-"""Name under which Kubernetes records the fields of the status that the observer writes."""
+"""Field manager (an author of fields in Kubernetes) of the status fields that the observer writes."""
 
 
 class ObservedStatus:

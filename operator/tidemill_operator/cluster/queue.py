@@ -56,7 +56,7 @@ class Delays:
 
 
 class Schedule(Generic[K]):
-    """Tracks when each key is due."""
+    """Stores the time of the next pass for each key."""
 
     def __init__(self, delays: Delays, *, chance: Callable[[], float] = random.random) -> None:
         self._delays, self._chance = delays, chance

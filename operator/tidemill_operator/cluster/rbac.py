@@ -36,7 +36,7 @@ def pipeline_rules() -> list[Rule]:
 
 
 def home_rules(*, lease: str, webhook_secret: str) -> list[Rule]:
-    """Return the rules for the operator's own namespace."""
+    """Return the rules for the namespace in which the operator runs."""
     return [
         _rule("coordination.k8s.io", ["leases"], ["create"]),
         _rule("coordination.k8s.io", ["leases"], ["get", "update"], names=[lease]),

@@ -194,7 +194,7 @@ class ClusterScaling:
         self._queue.stop()
 
     def replicas(self, key: Key, running: AnalyticsPipeline) -> Mapping[ScaledComponent, int]:
-        """Return the decided numbers of replicas, for components with a decision."""
+        """Return the number of replicas that scaling has decided on, for each component with a decision."""
         found: dict[ScaledComponent, int] = {}
         for target in targets(key):
             scaling = running.spec.scaling_of(target.component)

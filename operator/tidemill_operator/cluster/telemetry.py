@@ -1,4 +1,4 @@
-"""The operator's own Prometheus metrics."""
+"""The Prometheus metrics of the operator."""
 
 from __future__ import annotations
 

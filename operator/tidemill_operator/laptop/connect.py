@@ -75,7 +75,7 @@ class LocalConnect:
         return [*connect.ensure(wanted, owner=owner, adopt=adopt, renewed=renewed, keep=keep), *without]
 
     def observe(self, connectors: Sequence[Connector]) -> list[Outcome]:
-        """Return the outcomes of the live connectors."""
+        """Return the outcomes of the running connectors."""
         return self._worker(connectors).observe(connectors)
 
     def remove(self, *, owner: Owner) -> list[Outcome]:

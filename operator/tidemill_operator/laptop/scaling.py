@@ -107,12 +107,12 @@ class LocalScaling:
             self._scaler.replicas(key)
 
     def forget(self, namespace: str, name: str) -> None:
-        """Delete the stored decisions of a pipeline that was released."""
+        """Delete the stored decisions of a removed pipeline."""
         for target in targets((namespace, name)):
             self._files.path(target).unlink(missing_ok=True)
 
     def replicas(self, namespace: str, name: str) -> Mapping[ScaledComponent, int]:
-        """Return the decided number of replicas of each component that has a decision."""
+        """Return the number of replicas that scaling has decided on, for each component with a decision."""
         found = {target.component: self._scaler.replicas(target) for target in targets((namespace, name))}
         return {component: replicas for component, replicas in found.items() if replicas is not None}
 
@@ -122,7 +122,7 @@ class LocalScaling:
         return {STATUS_MEMBERS[one.component]: told for one in known if (told := self._scaler.status(one))}
 
     def decisions(self) -> Mapping[_Target, int | None]:
-        """Return the decided numbers of replicas of all pipelines."""
+        """Return the numbers of replicas that scaling has decided on, for all pipelines."""
         return self._scaler.decisions()
 
     def history(self, namespace: str, name: str, component: ScaledComponent = "processor") -> list[dict[str, Any]]:

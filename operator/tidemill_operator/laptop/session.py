@@ -51,7 +51,7 @@ class Session:
 
     @property
     def ready(self) -> bool:
-        """Whether all pipelines are ready, and all removed pipelines are released."""
+        """Whether all pipelines are ready, and the objects of removed pipelines are deleted."""
         return self._all_ready(self._pipelines)
 
     @property
@@ -77,7 +77,7 @@ class Session:
         return self._pipelines[key].ready and key in self._looked_at
 
     def take(self, reading: Reading) -> None:
-        """Accept the files' content: start new and changed pipelines, and release removed pipelines."""
+        """Accept the files' content: start new and changed pipelines, and stop missing pipelines."""
         for fault in reading.faults:
             self._say(f"error: {fault}")
         if reading.faults and self._pipelines:
@@ -104,7 +104,7 @@ class Session:
                 self._due[key] = 0.0
 
     def step(self) -> None:
-        """Reconcile and release the pipelines that are due."""
+        """Run the passes that are due: reconcile pipelines, and delete the objects of removed pipelines."""
         for key, stored in [*self._pipelines.items(), *self._leaving.items()]:
             if time.monotonic() < self._due.get(key, 0.0):
                 continue

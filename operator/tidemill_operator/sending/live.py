@@ -1,4 +1,4 @@
-"""Yields the events of a slow stream, and None whenever the events so far should be sent."""
+"""Yields the events of a slow stream, and None when all events so far should be sent."""
 
 from __future__ import annotations
 
