@@ -116,7 +116,7 @@ def _weight(outcome: Outcome) -> tuple[int, bool, int, str, str, str]:
 
 
 def combine(outcomes: Iterable[Outcome], component: Component) -> Outcome:
-    """Return a component's worst outcome. Its `changed` is the sum over all outcomes."""
+    """Return the worst outcome of a component, with `changed` summed over all outcomes."""
     own = [outcome for outcome in outcomes if outcome.component == component]
     if not own:
         return skipped(component, "")

@@ -62,7 +62,7 @@ class _Pass:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def step(self, *components: Component, act: Callable[[], list[Outcome]]) -> bool:
-        """Run a step, and return whether it is complete. An error becomes a failed outcome of each of `components`."""
+        """Run a step, and return whether it is complete. If `act` raises an error, each of `components` gets a failed outcome."""
         try:
             outcomes = act()
         except NotOurTurn:
@@ -197,7 +197,7 @@ def release(document: Mapping[str, Any], *, platform: Platform, actuators: Actua
     """Release a deleted resource: end its workloads, then keep or delete topics and schema.
 
     Raises:
-        TidemillError: a server does not answer or is busy. The caller must retry later.
+        TidemillError: a server does not answer or is busy, so the caller must retry later.
     """
     metadata = document["metadata"]
     namespace, name = metadata.get("namespace", "default"), metadata["name"]
@@ -274,7 +274,7 @@ def _turn(document: Mapping[str, Any], actuators: Actuators) -> Iterator[Callabl
 def _choose(
     document: Mapping[str, Any], platform: Platform, actuators: Actuators, scaled: Scaled | None
 ) -> tuple[LiveFacts, _Choice]:
-    """Choose the newest spec if it can be applied, else the accepted spec."""
+    """Choose the newest spec if it can be applied, else the last accepted spec."""
     pipeline, faults = check({**document, "status": None}, platform.limits)
     live, stalled = LiveFacts(), [TidemillError(Reason.INVALID_SPEC, str(fault)) for fault in faults[:_MAX_FAULTS]]
     if pipeline is not None:
@@ -362,7 +362,7 @@ def _readable(plan: Plan, live: LiveFacts) -> bool:
 
 
 def _expire(plan: Plan, actuators: Actuators) -> None:
-    """Delete expired data. An error is only logged."""
+    """Delete expired data, and only log an error."""
     try:
         actuators.postgres.expire(plan.schema)
     except TidemillError as error:

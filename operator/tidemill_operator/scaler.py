@@ -184,7 +184,7 @@ class Scaler(Generic[K]):
             return max(0.0, scaled.due - time.monotonic()) if scaled else 0.0
 
     def replicas(self, key: K) -> int | None:
-        """Return the decided number of replicas, else the running number, or None if neither is known."""
+        """Return the number of replicas that scaling has decided on, else the running number, else None."""
         scaled = self._entry(key)
         if scaled.memory.replicas is None:
             return self._site.remembered(key).replicas
@@ -233,7 +233,7 @@ class Scaler(Generic[K]):
             return self._scaled.setdefault(key, _Scaled(memory))
 
     def _leave(self, key: K, *, for_good: bool) -> None:
-        """Stop deciding about a component. `for_good` also clears the stored state."""
+        """Stop scaling a component, and with `for_good` also clear the stored state."""
         with self._lock:
             scaled = self._scaled.get(key)
             if scaled is None:

@@ -272,7 +272,7 @@ class MemorySecrets(MemoryPart):
         self.patience_seconds = 60.0
 
     def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
-        """Create or stage logins."""
+        """Create logins, or prepare new logins for a rotation."""
         self._called("ensure")
         files = self.files.setdefault((namespace, pipeline), {})
         made = credentials.due(files, writer=writer, reader=reader, rotate=rotate)
@@ -372,7 +372,7 @@ class MemoryWorld:
         return Actuators(self.kafka, self.postgres, self.secrets, self.runtime, self.clusters, self.connect)
 
     def take_writes(self) -> list[str]:
-        """Return and forget the writes."""
+        """Return the writes so far, and clear the list."""
         parts: tuple[MemoryPart, ...] = (self.kafka, self.postgres, self.secrets, self.runtime)
         found = [what for part in parts for what in part.writes]
         for part in parts:

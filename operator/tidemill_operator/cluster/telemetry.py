@@ -85,7 +85,7 @@ class Measures:
 
     @contextmanager
     def pass_of(self, key: Key) -> Iterator[Doing]:
-        """Time and count one pass."""
+        """Measure the duration of a pass, and count the pass."""
         doing, began = Doing(), time.monotonic()
         failed = FAILED.labels(key.namespace, key.name)
         try:
@@ -102,7 +102,7 @@ class Measures:
         self._conditions.tell(key, key.namespace, key.name, status.get("conditions", ()))
 
     def scaled(self, key: Key, decided: Mapping[str, Any], component: ScaledComponent = "processor") -> None:
-        """Update the metrics with a decision."""
+        """Update the metrics of scaling after a decision."""
         DECISIONS.labels(decided["reason"]).inc()
         desired, current = _REPLICAS[component]
         desired.labels(key.namespace, key.name).set(decided["desired"])

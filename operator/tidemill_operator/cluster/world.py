@@ -1,4 +1,4 @@
-"""Access to the cluster, Kafka and Postgres for passes."""
+"""Access to the cluster, Kafka and Postgres for reconcile passes."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def find_dialect(text: str, delimiter: str | None = None) -> Dialect:
 
 
 def unique_names(cells: Sequence[str]) -> tuple[str, ...]:
-    """Return unique names of columns, which are not empty and are allowed in a path."""
+    """Return a unique name for each column, which can be used in a path."""
     names: list[str] = []
     for number, cell in enumerate(cells, 1):
         name = _NEVER.sub(" ", cell).strip()[:200] or f"column_{number}"
@@ -123,7 +123,7 @@ def _is_value(cell: str) -> bool:
 
 
 def _decimals(rows: Sequence[Sequence[str]], width: int, delimiter: str) -> tuple[str, ...]:
-    """Return the decimal mark of each column. Unclear columns get the mark of the other columns."""
+    """Return the decimal mark of each column. A column without a clear decimal mark gets the mark of the other columns."""
     columns = [[row[at].strip() for row in rows if at < len(row)] for at in range(width)]
     found = [find_decimal(text for text in column if text.lower() not in NULLS) for column in columns]
     votes = Counter(mark for mark in found if mark is not None)

@@ -75,7 +75,7 @@ class Choices:
 
 
 def choose(fields: Sequence[FieldDraft], events: int, now_ms: int) -> Choices:
-    """Choose event time, groups and metrics for a sample of `events` events."""
+    """Choose event time, groups and metrics for a sample of events."""
     clock = _clock(fields, events, now_ms)
     group = _group(fields, events)
     return Choices(clock, group, tuple(_metrics(fields, group, events)))

@@ -45,7 +45,7 @@ class WantedPorts:
 
     @property
     def named(self) -> dict[str, int]:
-        """The ports that the user requested by number, by component."""
+        """The port numbers that the user requested, by component."""
         return {component: port for component, port in self._asked() if port}
 
     @property

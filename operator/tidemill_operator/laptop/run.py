@@ -135,7 +135,7 @@ class Run:
         return ready, self._scaling.decisions(), asked, self._progress.errors()
 
     def close(self) -> None:
-        """End the workloads first, so that they can still commit, and then the servers."""
+        """End the workloads, and then the servers, so that workloads can still commit."""
         self._passes.wait()
         self._figures.close()
         self._scaling.close()

@@ -93,7 +93,7 @@ class Webhook:
         self._server.server_close()
 
     def publish(self) -> None:
-        """Write the authority into the webhook's configurations."""
+        """Write the certificate authority into the cluster's webhook configurations."""
         if self._certificates is None:
             return
         bundle = base64.b64encode(self._certificates.bundle.encode()).decode()
