@@ -62,7 +62,10 @@ class _Pass:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def step(self, *components: Component, act: Callable[[], list[Outcome]]) -> bool:
-        """Run a step, and return whether it is complete. If `act` raises an error, each of `components` gets a failed outcome."""
+        """Run a step, and return whether the step is complete.
+
+        If `act` raises an error, each of `components` gets a failed outcome.
+        """
         try:
             outcomes = act()
         except NotOurTurn:

@@ -1,4 +1,4 @@
-"""Checks that watches report all changes in the cluster. After two minutes, a missing event fails the liveness probe."""
+"""Checks that watches report all changes. After two minutes, a missing event fails the liveness probe."""
 
 from __future__ import annotations
 
