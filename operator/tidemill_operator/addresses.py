@@ -12,13 +12,17 @@ from tidemill_contract import trust
 _VARIABLE, _CA = "TIDEMILL_POSTGRES_URL", "TIDEMILL_POSTGRES_CA"
 _CHECKING = ("require", "verify-ca", "verify-full")
 _MODES = ("disable", "allow", "prefer", *_CHECKING)
-# Tidemill sets its own values for these URL parameters, so they may be ignored.
+# These URL parameters may be ignored, because Tidemill sets them to other values.
 _LEFT_OUT = ("application_name", "connect_timeout", "fallback_application_name", "keepalives", "tcp_user_timeout")
 
 
 @dataclass(frozen=True)
 class PostgresAddress:
-    """A Postgres database and the login that administers it. An empty `sslrootcert` means libpq's default."""
+    """A Postgres database and the login that administers it.
+
+    Attributes:
+        sslrootcert: PEM file of the trusted authorities, or empty for libpq's default file.
+    """
 
     host: str
     port: int
@@ -48,7 +52,7 @@ class PostgresAddress:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> PostgresAddress | None:
-        """Read TIDEMILL_POSTGRES_URL and TIDEMILL_POSTGRES_CA. Return None if the URL is not set.
+        """Read TIDEMILL_POSTGRES_URL and TIDEMILL_POSTGRES_CA, or return None without TIDEMILL_POSTGRES_URL.
 
         Raises:
             ValueError: a variable is invalid.
@@ -60,7 +64,7 @@ class PostgresAddress:
     def from_url(cls, url: str, *, ca: str = "") -> PostgresAddress:
         """Parse `postgresql://user:password@host:port/database?sslmode=…&sslrootcert=…`.
 
-        The PEM file `ca` overrides `sslrootcert`.
+        `ca` is a PEM file of trusted authorities, which overrides the URL's `sslrootcert`.
 
         Raises:
             ValueError: the URL is invalid, or has an unsupported parameter.
@@ -84,7 +88,7 @@ class PostgresAddress:
 def _trusted(said: Mapping[str, str], ca: str) -> str:
     for name in said:
         if name not in ("sslmode", "sslrootcert") and not name.startswith(_LEFT_OUT):
-            # An ignored URL parameter would give a connection that the user did not ask for.
+            # Other parameters are refused, because the user would expect them to have an effect.
             raise ValueError(
                 f"{_VARIABLE}: the parameter {name} is not supported; remove it (supported: sslmode, sslrootcert)"
             )

@@ -55,7 +55,8 @@ class ConnectWorkers:
 class Placement:
     """The settings of every workload in a cluster.
 
-    `connections` holds the files of a Secret: `redis-url`, `kafka.json`, `postgres-ca.crt`, `redis-ca.crt`.
+    Attributes:
+        connections: content of the Secret with the servers' addresses, by file name such as `redis-url`.
     """
 
     images: Mapping[str, str]
@@ -75,7 +76,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class ClusterSettings:
-    """The settings of one operator in a cluster. No `namespaces` means all namespaces."""
+    """The settings of one operator in a cluster. An empty `namespaces` means all namespaces."""
 
     namespaces: tuple[str, ...]
     operator_namespace: str

@@ -1,4 +1,4 @@
-"""Observe and ensure topics on the platform's own Kafka and on the source's cluster."""
+"""Read and change topics on the platform's Kafka, and read topics on the source's cluster."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def found(pipeline: AnalyticsPipeline, platform: Platform, kafka: Topics, cluste
 def first_plan(
     pipeline: AnalyticsPipeline, platform: Platform, found: tuple[str, ...], schema: LiveSchema | None
 ) -> Plan:
-    """Return the first plan, which says which topics to observe."""
+    """Return a preliminary plan, which names the topics to observe."""
     known = LiveFacts(schema=schema, found=found) if pipeline.spec.source.topic_pattern is not None else None
     return build_plan(pipeline, platform, 1, known)
 
 
 def observe(plan: Plan, own: Sequence[str], actuators: Actuators) -> dict[str, LiveTopic]:
-    """Return the existing topics of `own`, and the source topics on other clusters."""
+    """Return the topics in `own` that exist on the platform's Kafka, and the plan's topics on other clusters."""
     there = dict(actuators.kafka.observe(own))
     for topic in plan.topics:
         if topic.kafka is not None and (live := actuators.clusters.topic(plan.namespace, topic.kafka, topic.name)):
@@ -47,12 +47,12 @@ def observe(plan: Plan, own: Sequence[str], actuators: Actuators) -> dict[str, L
 
 
 def facts(plan: Plan, found: tuple[str, ...], schema: LiveSchema | None, actuators: Actuators) -> LiveFacts:
-    """Return the live facts on which a plan depends, except the numbers of replicas.
+    """Return the state of topics, brokers and schema, on which the final plan depends.
 
     Args:
-        plan: the plan before topics are observed.
+        plan: the plan that `first_plan` returned.
         found: the names of the existing topics that a pattern of the pipeline may match.
-        schema: the live schema.
+        schema: the state of the schema in Postgres, or None if it does not exist.
         actuators: the actuators.
 
     Raises:
@@ -66,9 +66,9 @@ def facts(plan: Plan, found: tuple[str, ...], schema: LiveSchema | None, actuato
 def _gone(
     plan: Plan, topics: Mapping[str, LiveTopic], schema: LiveSchema | None, actuators: Actuators
 ) -> frozenset[str]:
-    """Return the source topics of which all brokers of their cluster answer that they do not exist.
+    """Return the source topics that no longer exist, according to all brokers of the topics' cluster.
 
-    Brokers are only asked about topics of several that windows would wait for. Of these, nobody asks the controller.
+    A topic is checked only if windows still wait for events of the topic.
     """
     awaited = {slot.topic for slot in schema.slots if slot.reading} - topics.keys() if schema is not None else set()
     missing = [topic for topic in plan.topics if topic.listed and topic.name in awaited]
@@ -80,7 +80,7 @@ def _gone(
 
 
 def ensure(plan: Plan, actuators: Actuators, *, spread: Spread | None) -> list[Outcome]:
-    """Make the platform's topics match the plan, and check a source topic on another cluster."""
+    """Make the platform's topics match the plan, and check source topics on other clusters."""
     outcomes = [_checked(topic, plan.namespace, actuators) for topic in plan.topics if topic.kafka is not None]
     own = [topic for topic in plan.topics if topic.kafka is None]
     return [*outcomes, *actuators.kafka.ensure(own, spread=spread)]

@@ -1,4 +1,4 @@
-"""The reasons of conditions and outcomes, on whose spelling users and alerts rely."""
+"""The reasons of conditions and outcomes. Users and alerts depend on the spelling of a reason."""
 
 from __future__ import annotations
 

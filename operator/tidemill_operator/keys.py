@@ -1,4 +1,4 @@
-"""The key of a pipeline in a cluster."""
+"""The key that identifies a pipeline in a cluster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Self
 
 @dataclass(frozen=True)
 class Key:
-    """The key of a resource, which changes if the resource is created again."""
+    """The namespace, name and uid of a resource. A resource that is created again has a new uid."""
 
     namespace: str
     name: str

@@ -11,7 +11,7 @@ from tidemill_operator.errors import Reason, TidemillError
 
 
 class Rank(IntEnum):
-    """The result of an attempt. A higher rank is worse."""
+    """How well an object reached its desired state. A higher number is worse."""
 
     SKIPPED = 0
     DONE = 1
@@ -47,8 +47,9 @@ OF_WORKLOAD: Mapping[str, Component] = {
 class Outcome:
     """The outcome of ensuring that one object is in its desired state.
 
-    `serving` tells whether the component works as before while its rank is Waiting. `observed` holds facts for the
-    status.
+    Attributes:
+        observed: facts about the object, such as the partitions of a topic, which the status shows.
+        serving: whether the component works as before while the rank is WAITING.
     """
 
     rank: Rank
@@ -115,7 +116,7 @@ def _weight(outcome: Outcome) -> tuple[int, bool, int, str, str, str]:
 
 
 def combine(outcomes: Iterable[Outcome], component: Component) -> Outcome:
-    """Return the worst outcome of a component, with the sum of all writes."""
+    """Return the worst outcome of a component, with `changed` summed over all outcomes."""
     own = [outcome for outcome in outcomes if outcome.component == component]
     if not own:
         return skipped(component, "")

@@ -42,7 +42,7 @@ _MAX_FAULTS = 8
 
 @dataclass(frozen=True)
 class _Choice:
-    """The spec to run, and the reasons if a newer spec cannot run."""
+    """The pipeline and plan to run, and the errors that keep a newer spec from running."""
 
     pipeline: AnalyticsPipeline | None
     plan: Plan | None
@@ -50,7 +50,7 @@ class _Choice:
 
 
 class _UnseenError(Exception):
-    """A server did not answer while the live state was read."""
+    """A server did not answer while the state of the pipeline was read."""
 
     def __init__(self, component: Component, error: TidemillError) -> None:
         super().__init__(str(error))
@@ -62,7 +62,10 @@ class _Pass:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def step(self, *components: Component, act: Callable[[], list[Outcome]]) -> bool:
-        """Run a step, and return whether every outcome is done. An error becomes an outcome of `components`."""
+        """Run a step, and return whether the step is complete.
+
+        If `act` raises an error, each of `components` gets a failed outcome.
+        """
         try:
             outcomes = act()
         except NotOurTurn:
@@ -93,7 +96,7 @@ def reconcile(
     scaled: Scaled | None = None,
     standing: Callable[[], TidemillError | None] | None = None,
 ) -> dict[str, Any]:
-    """Make the live state match a resource, as far as possible in one pass.
+    """Create, change and remove what a resource specifies, as far as possible in one pass.
 
     Args:
         document: the resource, with metadata.generation and uid.
@@ -101,8 +104,8 @@ def reconcile(
         actuators: the actuators of the platform.
         previous: the status that the last pass returned.
         now: the current time, as an aware datetime.
-        scaled: returns the decided numbers of replicas, by component.
-        standing: returns why no event is counted, or is None without an observer.
+        scaled: returns the numbers of replicas that scaling has decided on, by component.
+        standing: returns why waiting events are not counted; None if the pipeline has no observer.
 
     Returns:
         The new status, which also reports errors of servers and of the spec.
@@ -130,7 +133,7 @@ def reconcile(
             spread = _asked(metadata, previous)
             connectors = ConnectorStep(actuators, choice.plan, logins.owner, logins.adopt, concerned(previous))
             outcomes = _ensure(choice.plan, live, actuators, logins, connectors, confirm=confirm, spread=spread)
-            confirm()  # an operator that has lost the lock must not report
+            confirm()  # raises NotOurTurn if the lock is lost, so that no status is written
             report = reported(choice.pipeline, choice.plan, live, outcomes, platform, actuators)
             return told(
                 replace(
@@ -183,7 +186,7 @@ def _beside(
     actuators: Actuators,
     components: Sequence[Component],
 ) -> list[Outcome]:
-    """Return the outcomes if a server does not answer."""
+    """Return the outcomes of all components after a server did not answer."""
     by = unseen.component.value
     outcomes = [failed(unseen.component, by, unseen.error)]
     pipeline, _ = check({**document, "status": None}, platform.limits)
@@ -197,7 +200,7 @@ def release(document: Mapping[str, Any], *, platform: Platform, actuators: Actua
     """Release a deleted resource: end its workloads, then keep or delete topics and schema.
 
     Raises:
-        TidemillError: a server does not answer or is busy. The caller must retry later.
+        TidemillError: a server does not answer or is busy, so the caller must retry later.
     """
     metadata = document["metadata"]
     namespace, name = metadata.get("namespace", "default"), metadata["name"]
@@ -215,7 +218,7 @@ def _release(
     live = actuators.postgres.observe(names.schema(namespace, name))
     ran = accepted(document, live) or pipeline
     outcomes = _disconnect(document, (pipeline, ran), platform, actuators)
-    # Without the schema, the pipeline has created no topics.
+    # Topics are created after the schema, so a pipeline without a schema has no topics.
     if ran is None or live is None or live.owner != owner_of(ran, platform):
         message = "the schema has another owner"
         return [*outcomes, skipped(Component.SCHEMA, names.schema(namespace, name), message=message)]
@@ -274,7 +277,7 @@ def _turn(document: Mapping[str, Any], actuators: Actuators) -> Iterator[Callabl
 def _choose(
     document: Mapping[str, Any], platform: Platform, actuators: Actuators, scaled: Scaled | None
 ) -> tuple[LiveFacts, _Choice]:
-    """Choose the newest spec if it can be applied, else the accepted spec."""
+    """Choose the newest spec if it can be applied, else the last accepted spec."""
     pipeline, faults = check({**document, "status": None}, platform.limits)
     live, stalled = LiveFacts(), [TidemillError(Reason.INVALID_SPEC, str(fault)) for fault in faults[:_MAX_FAULTS]]
     if pipeline is not None:
@@ -355,14 +358,14 @@ def _ensure(
 
 
 def _readable(plan: Plan, live: LiveFacts) -> bool:
-    """Return whether the topics that processors need exist, or at least one topic of a list."""
+    """Return whether all topics exist. Of the topics in a list, one existing topic is enough."""
     listed = [topic.name in live.topics for topic in plan.topics if topic.listed]
     others = all(topic.name in live.topics for topic in plan.topics if not topic.listed)
     return others and (any(listed) or not listed)
 
 
 def _expire(plan: Plan, actuators: Actuators) -> None:
-    """Delete expired data, without affecting readiness."""
+    """Delete expired data, and only log an error."""
     try:
         actuators.postgres.expire(plan.schema)
     except TidemillError as error:
@@ -370,7 +373,7 @@ def _expire(plan: Plan, actuators: Actuators) -> None:
 
 
 def _asked(metadata: Mapping[str, Any], previous: Mapping[str, Any] | None) -> Spread | None:
-    """Return the request to spread replicas, unless it was handled before."""
+    """Return the request to spread the topics' replicas over the brokers, unless it was handled before."""
     text = _request(metadata)
     return Spread.asked(text) if text and text != (previous or {}).get("rebalancedAt") else None
 

@@ -1,4 +1,4 @@
-"""Report on a pass from the outcomes of the components."""
+"""Creates the report of a pass from the outcomes of the components."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def reported(
     platform: Platform,
     actuators: Actuators,
 ) -> Report:
-    """Return the report about the running spec."""
+    """Return the report about the spec that the pass applied."""
     owner = owner_of(pipeline, platform)
     managed = {topic.name: topic.managed for topic in plan.topics}
     places = {topic.name: _place(topic.kafka) for topic in plan.topics if topic.kafka is not None}

@@ -17,7 +17,11 @@ ROTATE = "tidemill.dev/rotate-credentials"
 
 @dataclass
 class Logins:
-    """The logins of one pipeline during one pass. A new text in `rotate` requests a rotation."""
+    """The Postgres logins of one pipeline during one pass.
+
+    Attributes:
+        rotate: text of the resource's annotation; a changed text requests new logins.
+    """
 
     actuators: Actuators
     plan: Plan

@@ -39,13 +39,17 @@ _CALLED: Mapping[ScaledComponent, str] = {"processor": "processors", "stage": "p
 
 
 def change_text(component: ScaledComponent, decision: Decision) -> str:
-    """Describe a decision that changes replicas, e.g. `1 → 4 processors`."""
+    """Describe a change of replicas, such as `1 → 4 processors`."""
     return f"{decision.current} → {decision.replicas} {_CALLED[component]}"
 
 
 @dataclass(frozen=True)
 class Scalable(Generic[P]):
-    """A component of a pipeline that can be scaled. `pipeline` is the key of the pipeline in its runtime."""
+    """A component of a pipeline that can be scaled.
+
+    Attributes:
+        pipeline: the key of the pipeline, whose type depends on the runtime.
+    """
 
     pipeline: P
     component: ScaledComponent
@@ -61,7 +65,12 @@ def targets(pipeline: P) -> list[Scalable[P]]:
 
 @dataclass(frozen=True)
 class Running:
-    """A running component. `settled` is the number of ready replicas, or None during a change."""
+    """A running component.
+
+    Attributes:
+        ready: the number of ready replicas.
+        settled: the number of replicas, or None while replicas start or stop.
+    """
 
     config: PipelineConfig
     ready: int
@@ -77,7 +86,7 @@ class Running:
 
     @property
     def watched(self) -> Watched | WatchedStage:
-        """Return what the reader has to read for this component."""
+        """Return the description of the figures that scaling reads for this component."""
         return Watched.of(self.config) if self.component == "processor" else WatchedStage.of(self.config)
 
 
@@ -89,12 +98,12 @@ class Memory:
     replicas: int | None = None
 
     def to_json(self) -> str:
-        """Return equal texts for equal memories."""
+        """Return the memory as JSON. Equal memories give equal texts."""
         return json.dumps({"replicas": self.replicas, "state": json.loads(self.state.to_json())})
 
     @classmethod
     def from_json(cls, text: str) -> Memory:
-        """Read the text of `to_json`. An invalid text gives an empty memory."""
+        """Parse the JSON of `to_json`, or return an empty memory if the text is invalid."""
         try:
             record = json.loads(text)
             replicas = record["replicas"]
@@ -111,7 +120,7 @@ class Site(Protocol[_K]):
         ...
 
     def remembered(self, key: _K) -> Memory:
-        """Return the stored state, with the running number of replicas before the first decision."""
+        """Return the stored state, or a new state if no state is stored."""
         ...
 
     def remember(self, key: _K, memory: Memory, *, changed: bool) -> None:
@@ -119,13 +128,17 @@ class Site(Protocol[_K]):
         ...
 
     def tell(self, key: _K, decision: Decision) -> None:
-        """Report a stored decision that changes replicas."""
+        """Report a decision that changes the number of replicas, after it was stored."""
         ...
 
 
 @dataclass
 class _Scaled:
-    """A component that is polled. `due` is the monotonic time of the next poll in seconds."""
+    """A component that is polled.
+
+    Attributes:
+        due: the time of the next poll, in monotonic seconds.
+    """
 
     memory: Memory
     told: dict[str, Any] = field(default_factory=dict)
@@ -171,7 +184,7 @@ class Scaler(Generic[K]):
             return max(0.0, scaled.due - time.monotonic()) if scaled else 0.0
 
     def replicas(self, key: K) -> int | None:
-        """Return the decided number of replicas, else the running number, or None if neither is known."""
+        """Return the number of replicas that scaling has decided on, else the running number, else None."""
         scaled = self._entry(key)
         if scaled.memory.replicas is None:
             return self._site.remembered(key).replicas
@@ -184,7 +197,7 @@ class Scaler(Generic[K]):
             return dict(scaled.told) if scaled else {}
 
     def decisions(self) -> Mapping[K, int | None]:
-        """Return the decided number of replicas of each component."""
+        """Return the number of replicas that scaling has decided on, for each component."""
         with self._lock:
             return {key: scaled.memory.replicas for key, scaled in self._scaled.items()}
 
@@ -220,7 +233,7 @@ class Scaler(Generic[K]):
             return self._scaled.setdefault(key, _Scaled(memory))
 
     def _leave(self, key: K, *, for_good: bool) -> None:
-        """Stop deciding about a component. `for_good` also clears the stored state."""
+        """Stop scaling a component, and with `for_good` also clear the stored state."""
         with self._lock:
             scaled = self._scaled.get(key)
             if scaled is None:

@@ -40,12 +40,15 @@ class Seen:
 
 
 def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsPipeline | None:
-    """Return the resource with its accepted spec, or None if the schema has none or has another owner."""
+    """Return the resource with the last accepted spec, which is stored with the schema.
+
+    Return None if no spec is stored, or the schema has another owner.
+    """
     if live is None or live.accepted is None or live.owner is None:
         return None
     metadata = {key: document["metadata"][key] for key in ("name", "namespace", "uid") if document["metadata"].get(key)}
     if replayed := (document["metadata"].get("annotations") or {}).get(REPLAY):
-        metadata["annotations"] = {REPLAY: replayed}  # the replay continues even while a newer spec is refused
+        metadata["annotations"] = {REPLAY: replayed}  # so that a replay continues while a newer spec is refused
     if live.owner.uid != (metadata.get("uid") or ""):
         return None
     known = {key: document.get(key) for key in ("apiVersion", "kind")}
@@ -54,7 +57,7 @@ def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsP
 
 
 def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) -> Seen | None:
-    """Observe a resource. Return None if nothing shows that the resource has ever run."""
+    """Observe a resource, or return None if it seems never to have run."""
     outcomes: list[Outcome] = []
     metadata = document.get("metadata", {})
     try:
@@ -66,7 +69,7 @@ def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) 
         schema = actuators.postgres.observe(name)
     pipeline = accepted(document, schema)
     if pipeline is None and outcomes:
-        # The current spec gives the same names as the accepted spec, which is unknown.
+        # The accepted spec is unknown, but the current spec gives the same names of topics and workloads.
         pipeline, _ = check({**document, "status": None}, _ANY_TOPIC)
     if pipeline is None:
         return None
@@ -89,7 +92,7 @@ def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) 
 
 
 def running(plan: Plan, actuators: Actuators, absent: Callable[[Component], Outcome]) -> list[Outcome]:
-    """Return the outcomes of a plan's workloads. `absent` returns the outcome for a missing workload."""
+    """Return the outcomes of a plan's workloads. `absent` makes the outcome of a component without workloads."""
     outcomes: list[Outcome] = []
     with _told(outcomes, *RUNNING):
         outcomes += actuators.runtime.observe(plan.workloads)

@@ -23,7 +23,7 @@ STRIMZI_SECRETS = "${secrets:{namespace}/{name}:{key}}"
 _CONNECTS = ("TIDEMILL_CONNECT_URL", "TIDEMILL_CONNECT_STRIMZI", "TIDEMILL_CONNECT_IMAGE")
 _STRIMZI = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 WORKER_SECRETS = "${directory:/etc/tidemill/secrets:{file}}"
-"""The reference for the operator's own Connect workers, which have a file for each key."""
+"""The form of references to Secrets for the operator's Connect workers, which have a file for each key."""
 NOWHERE = PostgresAddress("", 0, "", "", "")
 
 
@@ -31,9 +31,11 @@ NOWHERE = PostgresAddress("", 0, "", "", "")
 class Platform:
     """The platform of one operator, or of one `tidemill up`.
 
-    `cluster_id` marks objects that outlive a resource. An empty `redis_ca` means the system's authorities.
-    `topic_prefixes` are allowed prefixes of source topics besides `<namespace>.`. `replication_throttle` is in bytes
-    per second and broker, and 0 means no limit.
+    Attributes:
+        cluster_id: name that marks objects which remain after their resource is deleted.
+        redis_ca: PEM file of the authorities for Redis, or empty for the system's authorities.
+        topic_prefixes: allowed prefixes of source topics besides `<namespace>.`.
+        replication_throttle: bytes per second and broker for moving replicas, or 0 for no limit.
     """
 
     runtime: Runtime = "local"
@@ -137,7 +139,7 @@ def _connect_url(environ: Mapping[str, str]) -> str:
 def _connect_secrets(environ: Mapping[str, str]) -> str:
     template = environ.get("TIDEMILL_CONNECT_SECRETS") or STRIMZI_SECRETS
     if not all(placeholder in template for placeholder in ("{namespace}", "{name}", "{key}")):
-        # Without the namespace, pipelines could read Secrets of other namespaces.
+        # Without {namespace}, a pipeline could read Secrets of other namespaces.
         raise ValueError(
             f"TIDEMILL_CONNECT_SECRETS: {template!r} lacks {{namespace}}, {{name}} or {{key}}; write a reference"
             f" such as {STRIMZI_SECRETS}"

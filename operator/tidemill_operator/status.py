@@ -22,9 +22,9 @@ CONDITIONS: Mapping[Component, str] = {
 _OPTIONAL = frozenset({Component.CONNECTORS, Component.LOOKUPS})
 """Components that few pipelines have."""
 _OF_STANDING = {Reason.STAGE_WAITS: Component.PROCESSORS, Reason.LOOKUP_UNREAD: Component.LOOKUPS}
-"""The component that is the cause if no event is counted for one of these reasons."""
+"""The component whose condition becomes false if events are not counted for one of these reasons."""
 FAILING, PAUSED, PROGRESSING = "WindowsFailing", "ReconciliationPaused", "Progressing"
-# The reasons of components that are in their desired state.
+# Reasons of a component that has nothing left to do.
 _SETTLED = frozenset({Reason.APPLIED, Reason.NOT_NEEDED, Reason.SUSPENDED})
 _NEEDS_SOMEBODY = frozenset({
     Reason.INVALID_SPEC,
@@ -44,8 +44,12 @@ Condition = dict[str, Any]
 class Report:
     """The report of one pass over a resource.
 
-    `lost`, `full` and `failing` are None if they were not checked. `stalled` holds the reasons why this spec is not in
-    force. `standing` is the reason why no waiting event is counted, or None.
+    Attributes:
+        stalled: the errors that keep the resource's spec from running.
+        standing: the reason why waiting events are not counted, or None if events are counted.
+        lost: errors about lost events, or None if this was not checked.
+        full: errors about used-up quotas, or None if this was not checked.
+        failing: errors about windows that cannot be closed or published, or None if this was not checked.
     """
 
     generation: int
@@ -112,7 +116,7 @@ def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime)
 
 
 def new_versions(previous: Mapping[str, Any] | None, status: Mapping[str, Any], pipeline: str) -> Iterator[str]:
-    """Yield messages about aggregations for which a new version came into force."""
+    """Yield a message for each aggregation whose new version is now in use."""
     before = {item["name"]: item["version"] for item in (previous or {}).get("aggregations", ())}
     filled = ((previous or {}).get("replay") or {}).get("versions", {})
     for item in status.get("aggregations", ()):
@@ -128,7 +132,7 @@ def new_versions(previous: Mapping[str, Any] | None, status: Mapping[str, Any], 
 
 
 def interrupted(previous: Mapping[str, Any], error: TidemillError, now: dt.datetime) -> dict[str, Any]:
-    """Return the status for when events stop being counted between two passes: Ready becomes false."""
+    """Return the status with Ready false, because events are no longer counted."""
     before = {condition["type"]: condition for condition in previous.get("conditions", ())}
     ready = before.get("Ready")
     if ready is None or ready["status"] != "True":
@@ -139,7 +143,7 @@ def interrupted(previous: Mapping[str, Any], error: TidemillError, now: dt.datet
 
 
 def detained(previous: Mapping[str, Any], error: TidemillError, now: dt.datetime) -> dict[str, Any]:
-    """Return the status of a resource that cannot be deleted yet: Ready becomes false."""
+    """Return the status with Ready false, because the resource's data cannot be deleted yet."""
     before = {condition["type"]: condition for condition in previous.get("conditions", ())}
     if "Ready" not in before:
         return dict(previous)
@@ -166,13 +170,13 @@ def _component(component: Component, report: Report, before: Mapping[str, Condit
     waits = report.standing
     if waits is not None and _OF_STANDING.get(waits.reason) == component:
         return _condition(kind, "False", waits.reason, str(waits))
-    # The observer does not watch connectors.
+    # The observer, which checks whether events are counted, does not watch connectors.
     watched = report.watched and not report.standing and component != Component.CONNECTORS
     match whole.rank:
         case Rank.WAITING if whole.serving:
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.FAILED if whole.reason == Reason.UNREACHABLE and served and watched:
-            # A single unanswered request does not make a component false, because the observer decides that.
+            # One request without an answer proves no failure. The observer reports if events are not counted.
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.DONE:
             return _condition(kind, "True", whole.reason, whole.message)
@@ -215,7 +219,7 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
         text = _joined(report.stalled)
         if report.accepted:
             text += "; the accepted spec stays in force"
-        # A pipeline that waits for its first topic counts as reconciling.
+        # A new pipeline that only waits for its source topic is Reconciling, not Stalled.
         waits = not report.accepted and all(error.reason == Reason.WAITING for error in report.stalled)
         found.append(_condition("Reconciling" if waits else "Stalled", "True", report.stalled[0].reason, text))
     elif stuck:
@@ -223,7 +227,7 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
         found.append(_condition("Stalled", "True", stuck[0]["reason"], text))
     elif not report.judged and "Stalled" in before and not _of_components(before):
         found.append(before["Stalled"])
-    # A component that waits for a stuck component does not complete by itself.
+    # A component that is blocked by a stuck component cannot complete, so it does not count as reconciling.
     waiting = [part for part in bad if part not in stuck and not (stuck and part["reason"] == Reason.BLOCKED)]
     if report.accepted and waiting:
         found.append(_condition("Reconciling", "True", *_told(waiting)))
@@ -235,7 +239,7 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
 
 
 def _of_components(before: Mapping[str, Condition]) -> bool:
-    """Return whether the former `Stalled` condition is about components rather than the spec."""
+    """Return whether the previous `Stalled` condition was caused by components, not by the spec."""
     known = [before[kind] for kind in CONDITIONS.values() if kind in before]
     stuck = [part.get("message", "") for part in known if part["reason"] in _NEEDS_SOMEBODY]
     said = _condition("Stalled", "True", before["Stalled"]["reason"], "; ".join(stuck))
@@ -243,7 +247,7 @@ def _of_components(before: Mapping[str, Condition]) -> bool:
 
 
 def _told_while(kind: str, errors: Sequence[TidemillError] | None, before: Mapping[str, Condition]) -> list[Condition]:
-    """Return a condition that is present only while there are errors. None keeps the condition."""
+    """Return the condition `kind` if there are errors. If `errors` is None, keep the previous condition."""
     if errors is None:
         return [before[kind]] if kind in before else []
     if not errors:
@@ -252,7 +256,7 @@ def _told_while(kind: str, errors: Sequence[TidemillError] | None, before: Mappi
 
 
 def _told(parts: Sequence[Condition]) -> tuple[str, str]:
-    """Return one reason and one message for several conditions, with the reason of the cause."""
+    """Combine conditions: return the most serious reason, and all messages as one text."""
     worst = next((part for part in parts if part["reason"] not in (Reason.WAITING, Reason.BLOCKED)), None)
     worst = worst or next((part for part in parts if part["reason"] == Reason.WAITING), parts[0])
     return worst["reason"], "; ".join(f"{part['type']}: {part.get('message') or part['reason']}" for part in parts)

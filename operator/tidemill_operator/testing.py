@@ -28,9 +28,11 @@ from tidemill_operator.plan.refusals import column_changes, foreign, gone, missi
 
 
 class MemoryTopics(MemoryPart):
-    """An in-memory actuator for topics. `ensure` waits for `moving` unless it is empty.
+    """An in-memory actuator for topics.
 
-    `unsure` says that a broker does not answer which topics are gone.
+    Attributes:
+        moving: what `ensure` waits for, or empty if it does not wait.
+        unsure: whether `gone` returns no topics, as if a broker did not answer.
     """
 
     def __init__(self) -> None:
@@ -65,7 +67,7 @@ class MemoryTopics(MemoryPart):
         return {name: self.topics[name] for name in names if name in self.topics}
 
     def gone(self, names: Sequence[str]) -> frozenset[str]:
-        """Return the topics that do not exist, or none if brokers should disagree."""
+        """Return the topics that do not exist, or no topics if `unsure` is set."""
         self._called("gone")
         return frozenset() if self.unsure else frozenset(names) - self.topics.keys()
 
@@ -137,13 +139,13 @@ class MemoryClusters(MemoryPart):
         return LiveTopic(self.partitions, 1, self.ids.get(servers, f"{servers}/{name}")) if self.partitions else None
 
     def gone(self, namespace: str, kafka: KafkaSpec, names: Sequence[str]) -> frozenset[str]:
-        """Return all topics if no topic should exist."""
+        """Return all of `names` if `partitions` is 0, or else no topics."""
         self._called("gone")
         return frozenset() if self.partitions else frozenset(names)
 
 
 class MemorySchemas(MemoryPart):
-    """An in-memory actuator for schemas. If `busy`, `ensure` and `release` report Waiting."""
+    """An in-memory actuator for schemas. If `busy` is set, `ensure` and `release` report Waiting."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,14 +157,14 @@ class MemorySchemas(MemoryPart):
 
     @contextmanager
     def exclusive(self, schema: str) -> Iterator[Callable[[], None]]:
-        """Raise `taken`, or yield a check that never raises."""
+        """Raise the error in `taken` if it is set, or else yield a check that always passes."""
         self._called("exclusive")
         if self.taken is not None:
             raise self.taken
         yield lambda: None
 
     def observe(self, schema: str) -> LiveSchema | None:
-        """Return a live schema."""
+        """Return a schema, or None if it does not exist."""
         self._called("observe")
         return self.schemas.get(schema)
 
@@ -270,7 +272,7 @@ class MemorySecrets(MemoryPart):
         self.patience_seconds = 60.0
 
     def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
-        """Create or stage logins."""
+        """Create logins, or prepare new logins for a rotation."""
         self._called("ensure")
         files = self.files.setdefault((namespace, pipeline), {})
         made = credentials.due(files, writer=writer, reader=reader, rotate=rotate)
@@ -301,7 +303,11 @@ class MemorySecrets(MemoryPart):
 
 
 class MemoryRuntime(MemoryPart):
-    """An in-memory runtime. Workloads in `changing` are not ready, but still serve."""
+    """An in-memory runtime.
+
+    Attributes:
+        changing: names of workloads that are being updated, but still serve.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -366,7 +372,7 @@ class MemoryWorld:
         return Actuators(self.kafka, self.postgres, self.secrets, self.runtime, self.clusters, self.connect)
 
     def take_writes(self) -> list[str]:
-        """Return and forget the writes."""
+        """Return the writes so far, and clear the list."""
         parts: tuple[MemoryPart, ...] = (self.kafka, self.postgres, self.secrets, self.runtime)
         found = [what for part in parts for what in part.writes]
         for part in parts:

@@ -1,4 +1,4 @@
-"""The command `tidemill down`, which stops the `up` of a data folder and can delete its data."""
+"""The command `tidemill down`, which stops a running `tidemill up` and can delete the data."""
 
 from __future__ import annotations
 

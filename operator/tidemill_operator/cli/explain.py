@@ -1,4 +1,4 @@
-"""The command `tidemill explain`, which explains a pipeline's numbers of replicas."""
+"""The command `tidemill explain`, which shows why a pipeline has its number of replicas."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def find_pipeline(pipelines: Mapping[str, Mapping[str, Any]], wanted: str) -> tuple[str, Mapping[str, Any]]:
-    """Return the key and the state of a pipeline, found by its name or key."""
+    """Return the key and the state of the pipeline with a given name or key (`namespace/name`)."""
     found = [key for key in pipelines if wanted in (key, key.partition("/")[2])]
     if len(found) == 1:
         return found[0], pipelines[found[0]]

@@ -236,7 +236,7 @@ def _stem(path: Path) -> str:
 
 
 def _words(topic: str) -> str:
-    """Return the content part of a topic's name, such as `orders` for `shop.orders.events`."""
+    """Return `orders` for the topic `shop.orders.events`."""
     return topic.partition(".")[2].removesuffix(".events") or topic
 
 

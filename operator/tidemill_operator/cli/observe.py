@@ -33,11 +33,11 @@ ANSWER_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class World:
-    """The servers that can be read.
+    """The servers of the pipelines, which commands only read.
 
     Attributes:
         uids: the uids of the pipelines of a running `up`, by `namespace/name`, or None if no `up` runs.
-        references: the folder with the users' Secrets.
+        references: the folder with the Secrets that pipelines refer to.
     """
 
     platform: Platform
@@ -55,7 +55,7 @@ class World:
         return self.platform.postgres.public_url if self.platform.postgres.host else None
 
     def schema(self, name: str) -> LiveSchema | None:
-        """Return a live schema, or None if it does not exist or Postgres is unknown.
+        """Return a schema as it exists in Postgres, or None if the schema is missing or Postgres is unknown.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -65,7 +65,7 @@ class World:
         return PostgresSchemas(self.platform.postgres, read_only=True).observe(name)
 
     def conflicts(self, schema: Schema, owner: Owner) -> list[TidemillError]:
-        """Return an error for each of a schema's topics and roles that has another owner.
+        """Return an error for each of the schema's topics and roles that another pipeline owns.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -86,7 +86,7 @@ class World:
         return elsewhere.found(pipeline, self.platform, kafka, self._clusters())
 
     def facts(self, plan: Plan, schema: LiveSchema | None, found: tuple[str, ...] = ()) -> tuple[LiveFacts, Configs]:
-        """Return the live facts about a plan's topics, and their configs."""
+        """Return what Kafka reports about a plan's topics, and the configs of the topics."""
         if self.kafka is None:
             return LiveFacts(schema=schema), {}
         kafka = KafkaTopics(self.kafka, config=self.platform.kafka_config, timeout_seconds=ANSWER_SECONDS)

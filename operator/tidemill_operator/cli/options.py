@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def add_data_dir(parser: argparse.ArgumentParser, what: str = "data folder of the running `up`") -> None:
-    """Declare --data-dir, with `what` as the description of the folder."""
+    """Add the option --data-dir, whose help text is `what`."""
     parser.add_argument(
         "--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help=f"{what}; default: .tidemill"
     )
 
 
 def add_output(parser: argparse.ArgumentParser, *forms: str) -> None:
-    """Declare --output, with the first form as the default."""
+    """Add the option --output, whose default is the first value in `forms`."""
     parser.add_argument("--output", choices=forms, default=forms[0], help=f"form of the output; default: {forms[0]}")

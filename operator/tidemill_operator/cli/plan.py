@@ -48,11 +48,11 @@ examples:
 
 @dataclass(frozen=True)
 class Planned:
-    """One pipeline's plan, compared with the servers.
+    """The plan of a pipeline, and what it would change on the servers.
 
     Attributes:
         refused: why the plan cannot be applied, or empty if it can.
-        runs_on: whether the pipeline keeps running with the accepted spec if the plan is refused.
+        runs_on: whether an earlier spec of the pipeline runs, and keeps running if this plan is refused.
     """
 
     plan: Plan
@@ -124,7 +124,6 @@ def plan_document(document: Mapping[str, Any], world: World, taken: Iterable[Cla
 
 
 def _uid(metadata: Mapping[str, Any], world: World, schema: LiveSchema | None) -> str | None:
-    """Return the pipeline's uid from the file, the running `up` or the schema's owner."""
     if metadata.get("uid"):
         return str(metadata["uid"])
     if world.uids is not None:
@@ -146,7 +145,7 @@ def _refused(
     yield from (error for _, error in disputes(plan.schema, owner, taken))
     if (pipeline.metadata.annotations or {}).get(ADOPT) != "true":
         strange = list(foreign(plan.schema.name, live.schema.owner, owner)) if live.schema is not None else []
-        # topic and roles have the same owner as the schema, so one message is enough
+        # the topics and roles belong to the schema's owner, so the message about the schema is enough
         yield from strange or world.conflicts(plan.schema, owner)
     yield from refusals(pipeline, plan, live)
     if world.kafka is not None:

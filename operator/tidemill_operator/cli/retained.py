@@ -45,7 +45,7 @@ class Retained:
 
 
 class _NothingRuns:
-    """A runtime without workloads, for deleted pipelines."""
+    """A runtime for deleted pipelines, whose workloads no longer exist."""
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
         return []

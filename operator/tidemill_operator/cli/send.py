@@ -95,7 +95,7 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Target:
-    """The pipeline and the services to which events are sent."""
+    """The pipeline to which events are sent, with the URLs of ingest and the API."""
 
     url: str
     pipeline: str
@@ -239,7 +239,7 @@ def _told(summary: Summary, name: str, order: Order, api: str) -> str:
         )
     if summary.unsure:
         lines.append(
-            f"  {summary.unsure:,} events were sent while ingest was killed, so some of them may be counted twice"
+            f"  {summary.unsure:,} events may be counted twice, because ingest was killed before it confirmed them"
         )
     lines += [f"  {refusal}" for refusal in summary.refusals]
     if summary.refused > len(summary.refusals):

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_state(data_dir: Path) -> dict[str, Any] | None:
-    """Return the last report of the `up` that uses a data folder, or None without a report."""
+    """Return the content of `status.json`, which `up` writes, or None if there is no such file."""
     try:
         state = json.loads(read_text(data_dir / "status.json", STATE_FILE))
     except FileNotFoundError:

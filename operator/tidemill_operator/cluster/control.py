@@ -1,4 +1,4 @@
-"""A pass over a resource of a cluster: reads it, reconciles or releases it, and writes its status."""
+"""A pass over a resource in a cluster: read the resource, reconcile or delete the objects, and write the status."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Controller:
 
     def _reconcile(self, document: Document, key: Key) -> Result:
         progress = self._progress
-        # the observer writes its own fields of the status
+        # the status without the fields that the observer writes
         previous = figures.others(document["status"]) if document.get("status") else None
         actuators, runtime = self._world.actuators(key, self._locks)
         status = reconcile(
@@ -128,14 +128,13 @@ class Controller:
             now = self._world.api.get(PIPELINE, metadata["namespace"], metadata["name"], sure=True)
             if now is None or _essence(now) != _essence(document):
                 raise
-            # Only the observer has written the resource since it was read, so the status can still be applied.
+            # Only the observer's part of the status has changed since the read, so this status can be applied.
             metadata["resourceVersion"] = now["metadata"]["resourceVersion"]
             self._world.api.apply(body, subresource="status")
         except NotFound:
             log.info("%s/%s was deleted during its pass", metadata["namespace"], metadata["name"])
 
     def _forget(self, key: Key) -> None:
-        """Withdraw a deleted resource from shared objects."""
         _, runtime = self._world.actuators(key, self._locks)
         try:
             runtime.remove(key.namespace, key.name)
@@ -150,7 +149,7 @@ class Controller:
 
 
 def _scale(runtime: KubernetesRuntime, previous: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers of running replicas."""
+    """Return the members of the status about running replicas."""
     scale = {name: known for name, known in previous.items() if name in ("replicas", "selector", "stageReplicas")}
     if runtime.scale:
         scale |= {"replicas": runtime.scale.replicas, "selector": runtime.scale.selector}
@@ -160,7 +159,7 @@ def _scale(runtime: KubernetesRuntime, previous: Mapping[str, Any]) -> dict[str,
 
 
 def _repairs(runtime: KubernetesRuntime, previous: Document | None, status: Document) -> list[str]:
-    """Return the reverted changes, and the deleted objects that were created again."""
+    """Return messages about the changes and deletions by others that the pass has undone."""
     before = {condition["type"]: condition for condition in (previous or {}).get("conditions", ())}
     settled = before.get(PROGRESSING, {}).get("reason") == Reason.APPLIED
     same = (previous or {}).get("observedGeneration") == status["observedGeneration"]
@@ -175,7 +174,7 @@ def _essence(document: Document) -> tuple[Any, ...]:
 
 
 def verdict(status: Mapping[str, Any]) -> Result:
-    """Return the result of a pass, according to the conditions."""
+    """Return the result of a pass, which follows from the conditions in the status."""
     conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
     if "ReconciliationPaused" in conditions:
         return Result.SETTLED

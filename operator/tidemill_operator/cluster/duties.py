@@ -64,7 +64,7 @@ class Duties:
             self._stopping.wait(self._interval)
 
     def touch(self) -> None:
-        """Write the canary object, and make the watchdog wait for its event."""
+        """Write the canary, a ConfigMap whose watch event shows that watches work."""
         moment = dt.datetime.now(dt.UTC).isoformat()
         written = self._api.apply({
             "apiVersion": "v1",
@@ -80,7 +80,7 @@ class Duties:
         self._watchdog.exists("canary", {metadata["uid"]: metadata["resourceVersion"]})
 
     def list(self) -> None:
-        """List all resources, queue unknown ones, and make the watchdog wait for an event of each version."""
+        """List the pipelines, queue new and deleted pipelines, and tell the watchdog the current versions."""
         found: list[Document] = []
         for namespace in self._namespaces or (None,):
             found += self._api.list(PIPELINE, namespace, metadata_only=True)

@@ -52,13 +52,13 @@ class Recorder:
             self.tell(document, "Normal", "NewVersion", text)
 
     def repaired(self, document: Document, repairs: Iterable[str], *, at: str) -> None:
-        """Write Events for changes by others that were reverted."""
+        """Write Events about changes by others that were reverted."""
         for text in repairs:
             _log_of(document, text)
             self.tell(document, "Normal", "Repaired", text, at=at)
 
     def tell(self, document: Document, kind: str, reason: str, message: str, *, at: str = "") -> None:
-        """Write a Kubernetes Event, unless the same Event with this `at` exists."""
+        """Write a Kubernetes Event, unless an Event with the same reason, message and time `at` exists."""
         metadata = document["metadata"]
         now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         mark = hashlib.sha256("\0".join((metadata["uid"], reason, message, at)).encode()).hexdigest()[:16]
@@ -95,7 +95,7 @@ def _log_of(document: Document, text: str) -> None:
 
 
 def changed(previous: Document | None, status: Document) -> Iterator[dict[str, Any]]:
-    """Yield the conditions to report. Only one of several conditions that change together is reported."""
+    """Yield the conditions to report. If several related conditions change together, only one condition is reported."""
     found = list(_changed(previous, status))
     speaks = min((_ONE_OF.index(one["type"]) for one in found if one["type"] in _ONE_OF), default=None)
     for condition in found:
@@ -111,7 +111,7 @@ def _changed(previous: Document | None, status: Document) -> Iterator[dict[str, 
         if kind == "Reconciling":
             continue  # the same as Progressing
         known = before.get(kind)
-        # a new resource reports only unusual conditions
+        # a new resource gets no Events about normal progress
         if known is None and condition["status"] != "True" and condition["reason"] in _CALM:
             continue
         if known is None or known["status"] != condition["status"] or _graver(known, condition):
@@ -121,7 +121,7 @@ def _changed(previous: Document | None, status: Document) -> Iterator[dict[str, 
 
 
 def _graver(known: Document, condition: Document) -> bool:
-    """Return whether a condition got worse: the reason is more severe, or more events were lost."""
+    """Return whether a condition has become worse."""
     if condition["type"] == "EventsLost":
         return bool(condition["message"] != known["message"])
     return condition["status"] == "False" and known["reason"] in _CALM and condition["reason"] not in _CALM

@@ -32,7 +32,7 @@ def settings() -> kopf.OperatorSettings:
     found = kopf.OperatorSettings()
     found.posting.enabled = False
     found.peering.standalone = True
-    # Without scanning, the operator needs no permission for CRDs and namespaces.
+    # Scanning for CRDs and namespaces would need permissions that the operator does not have.
     found.scanning.disabled = True
     found.networking.request_timeout = _REQUEST_SECONDS
     found.networking.connect_timeout = _CONNECT_SECONDS
@@ -73,7 +73,7 @@ def registry(
             watchdog.saw(body["metadata"]["uid"], body["metadata"]["resourceVersion"])
             mirror.saw(kind, event["object"], gone=type == "DELETED")
             if body["metadata"].get("labels", {}).get(marks.COMPONENT) == marks.SCALING:
-                return  # no pass depends on the stored state of scaling
+                return  # a ConfigMap of scaling, on which no pass depends
             for key in owners(body):
                 queue.add(key, delay=_SETTLE_SECONDS)
 
@@ -103,7 +103,7 @@ def owners(body: Body) -> Iterator[Key]:
 
 
 def connection(configuration: client.Configuration) -> kopf.ConnectionInfo:
-    """Return a connection for kopf with the operator's own configuration."""
+    """Return kopf's connection to the API server, with the operator's configuration."""
     header = configuration.get_api_key_with_prefix("BearerToken") or ""
     scheme, _, token = header.partition(" ")
     return kopf.ConnectionInfo(

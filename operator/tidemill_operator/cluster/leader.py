@@ -34,7 +34,7 @@ class Timing:
 
 
 class Term:
-    """A replica's view of the Lease, which uses only the replica's own clock."""
+    """The state of the Lease as seen by one replica, measured with the clock of that replica."""
 
     def __init__(self, identity: str, timing: Timing) -> None:
         self._identity, self._timing = identity, timing
@@ -62,12 +62,12 @@ class Term:
         return now - self._seen_at >= float(spec.get("leaseDurationSeconds") or self._timing.duration)
 
     def renewed(self, asked_at: float) -> None:
-        """Store that this replica holds the Lease since `asked_at`, in monotonic seconds."""
+        """Record that the Lease was renewed by a request sent at `asked_at` (monotonic seconds)."""
         self._renewed_at = asked_at
 
 
 class Elector:
-    """Acquires and renews the Lease in its own thread."""
+    """Acquires and renews the Lease in a separate thread."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Elector:
 
     @classmethod
     def of(cls, settings: ClusterSettings) -> Self:
-        """Return the elector of this process, with its own API client and short timeouts."""
+        """Return the elector of this process, with a separate API client that has short timeouts."""
         return cls(
             Api(timeout_seconds=_TIMEOUT_SECONDS),
             namespace=settings.operator_namespace,
@@ -114,7 +114,7 @@ class Elector:
         return self._epoch
 
     def outbid(self, seen: int) -> int:
-        """Return a new epoch greater than `seen`.
+        """Raise the Lease's epoch above `seen`, and return the new epoch.
 
         Raises:
             NotOurTurn: another replica holds the Lease.
@@ -127,7 +127,7 @@ class Elector:
             try:
                 self._api.replace({**lease, "spec": {**spec, "leaseTransitions": max(seen, _transitions(lease))}})
             except Conflict:
-                continue  # the renewal thread of this replica has just written the Lease
+                continue  # the renewal thread of this process has written the Lease in between
             self._epoch = max(self._epoch, seen + 1)
             return self._epoch
         raise NotOurTurn(Reason.WAITING, f"a newer leader is active (leader epoch {seen}, ours is {self._epoch})")
@@ -160,7 +160,7 @@ class Elector:
 
     def _try(self) -> None:
         if self._held is not None:
-            # The Lease is read only if replacing its last written version fails.
+            # Replace the version that this process wrote last, without reading the Lease first.
             held, self._held, asked_at = self._held, None, time.monotonic()
             self._hold(self._api.replace(self._wanted(held)))
             self._term.renewed(asked_at)

@@ -16,11 +16,11 @@ from tidemill_operator.observer.figures import Observation
 
 log = logging.getLogger(__name__)
 OBSERVER = "tidemill-observer"
-"""Field manager of the observer's fields."""
+"""Field manager (an author of fields in Kubernetes) of the status fields that the observer writes."""
 
 
 class ObservedStatus:
-    """Writes the figures of an observer."""
+    """Writes figures, such as the lag, into the status of pipelines."""
 
     def __init__(self, api: Api, recorder: Recorder, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._api, self._recorder, self._clock = api, recorder, clock

@@ -19,9 +19,9 @@ class Result(Enum):
     """The result of a pass."""
 
     SETTLED = "settled"
-    """Everything is as specified, or a user has to act."""
+    """Everything is as specified, or a user has to correct something."""
     WAITING = "waiting"
-    """The change is under way, and an event usually announces its end."""
+    """A change is under way, such as the start of pods."""
     FAILED = "failed"
     """A server does not answer, or refuses a request."""
     GONE = "gone"
@@ -33,9 +33,10 @@ class Delays:
     """Seconds until the next pass.
 
     Attributes:
-        drift: the delay of a pipeline without a change under way, varied by a tenth.
-        waiting: the delay of a pipeline with a change under way.
-        first, most: the delay after the first failure, and the longest delay. Each failure doubles the delay.
+        drift: the delay if no change is under way, varied by up to 10 %.
+        waiting: the delay while a change is under way.
+        first: the delay after the first failure, doubled by each further failure.
+        most: the longest delay after failures.
     """
 
     drift: float = 90.0
@@ -55,7 +56,7 @@ class Delays:
 
 
 class Schedule(Generic[K]):
-    """Tracks when each key is due."""
+    """Stores the time of the next pass for each key."""
 
     def __init__(self, delays: Delays, *, chance: Callable[[], float] = random.random) -> None:
         self._delays, self._chance = delays, chance
@@ -83,7 +84,7 @@ class Schedule(Generic[K]):
         ready = [(key not in self._begun, at, key) for key, at in self._due.items() if at <= now]
         if not ready:
             return None
-        # New pipelines and pipelines with a change under way take turns, so that neither kind delays the other.
+        # Pipelines with a change under way and all other pipelines take turns, so that neither kind delays the other.
         if len({fresh for fresh, _, _ in ready}) == 2:
             self._fresh_next = not self._fresh_next
             ready = [item for item in ready if item[0] is not self._fresh_next]
@@ -115,7 +116,7 @@ class Schedule(Generic[K]):
 
 
 class WorkQueue(Generic[K]):
-    """A schedule with a few worker threads."""
+    """A queue of keys, whose passes run in a few worker threads."""
 
     def __init__(self, work: Callable[[K], Result], delays: Delays, *, workers: int = 4) -> None:
         self._work = work

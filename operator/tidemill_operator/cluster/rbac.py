@@ -8,8 +8,8 @@ from tidemill_operator.actuators.kubernetes.api import KAFKA_CONNECTOR, WEBHOOKS
 from tidemill_operator.resource.crd import GROUP, PLURAL
 
 Rule = dict[str, Any]
-# A server-side apply of a new object needs `create` and `patch`. A PUT needs `update`, and removes fields of other
-# managers.
+# Server-side apply of a new object needs `create` and `patch`. A PUT, which also removes fields of other managers,
+# needs `update`.
 _CHILD = ["get", "list", "watch", "create", "patch", "update", "delete"]
 
 
@@ -36,7 +36,7 @@ def pipeline_rules() -> list[Rule]:
 
 
 def home_rules(*, lease: str, webhook_secret: str) -> list[Rule]:
-    """Return the rules for the operator's own namespace."""
+    """Return the rules for the namespace in which the operator runs."""
     return [
         _rule("coordination.k8s.io", ["leases"], ["create"]),
         _rule("coordination.k8s.io", ["leases"], ["get", "update"], names=[lease]),

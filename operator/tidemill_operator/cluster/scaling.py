@@ -1,6 +1,6 @@
 """Scaling in a cluster.
 
-A poll only requests a pass, and the pass writes the Deployment and the status.
+Polls decide on the number of replicas, and passes write it into Deployments and statuses.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ Target = Scalable[Key]
 INTERVAL_SECONDS = 60.0
 _FILE = "memory.json"
 _WORKERS = 4
-# These delays apply only if a poll has not scheduled the next poll itself.
+# These delays apply unless a poll has set the time of the next poll.
 _DELAYS = Delays(drift=3600.0, most=15.0)
 _SAID = ("mode", "desired", "reason")
 
 
 class ClusterSite:
-    """Reads Deployments, and stores decisions in a ConfigMap of the pipeline."""
+    """Reads the state of Deployments, and stores each component's scaling state in a ConfigMap."""
 
     def __init__(
         self, api: Api, decided: Callable[[Target, Decision], None], *, clock: Callable[[], float] = time.monotonic
@@ -56,7 +56,7 @@ class ClusterSite:
         self._lock = threading.Lock()
 
     def look(self, key: Target) -> Running | None:
-        """Return the config of the running pods, and the state of their Deployment."""
+        """Return a component's config and numbers of replicas, or None if the component does not run."""
         config = self._config(key.pipeline)
         live = self._deployment(key) if config else None
         if config is None or live is None:
@@ -66,7 +66,7 @@ class ClusterSite:
         return Running(config, ready, settled, key.component)
 
     def remembered(self, key: Target) -> Memory:
-        """Return the stored state. Without a stored state, scaling starts from the running number of replicas."""
+        """Return the stored state, or a new state with the Deployment's number of replicas."""
         kept = self._own(CONFIG_MAP, key.pipeline, config_map(key))
         memory = Memory.from_json((kept.get("data") or {}).get(_FILE, "")) if kept else Memory()
         if memory.replicas is None:
@@ -75,7 +75,7 @@ class ClusterSite:
         return memory
 
     def remember(self, key: Target, memory: Memory, *, changed: bool) -> None:
-        """Store a changed state, but not at every poll."""
+        """Store a changed state, at most once per INTERVAL_SECONDS unless the decision has changed."""
         if memory.replicas is None:
             self.forget(key)  # the next pass deletes the ConfigMap
             return
@@ -139,7 +139,7 @@ def manifest(key: Target, memory: Memory) -> Document:
 
 
 def essence(memory: Memory) -> Memory:
-    """Return a scaling state without its times. Only a change of this part must be stored."""
+    """Return a scaling state without times and samples, so that two states can be compared."""
     state = memory.state
     wanted = tuple((0.0, replicas) for _, replicas in state.wanted)
     return replace(memory, state=replace(state, polled_at=None, samples=(), wanted=wanted, failed_polls=0))
@@ -194,7 +194,7 @@ class ClusterScaling:
         self._queue.stop()
 
     def replicas(self, key: Key, running: AnalyticsPipeline) -> Mapping[ScaledComponent, int]:
-        """Return the decided numbers of replicas, for components with a decision."""
+        """Return the number of replicas that scaling has decided on, for each component with a decision."""
         found: dict[ScaledComponent, int] = {}
         for target in targets(key):
             scaling = running.spec.scaling_of(target.component)
@@ -219,7 +219,7 @@ class ClusterScaling:
                 self._queue.add(target, delay=self._scaler.rest(target))
 
     def status(self, key: Key, previous: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-        """Return the last scaling decisions as members of the status."""
+        """Return the last scaling decision of each component, by the name of the member in the status."""
         members = ((target, STATUS_MEMBERS[target.component]) for target in targets(key))
         return {member: self._told(target, previous.get(member) or {}) for target, member in members}
 
@@ -236,7 +236,7 @@ class ClusterScaling:
                 known.told, known.told_at = (
                     dict(previous),
                     self._clock(),
-                )  # an earlier operator has written this decision
+                )  # the operator wrote this decision before its restart
             if not found:
                 return previous
             if self._is_news(known, found):

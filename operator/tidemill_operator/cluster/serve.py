@@ -123,7 +123,7 @@ class Operator:
         asyncio.run(self._watch())
 
     async def _watch(self) -> None:
-        """Watch until SIGTERM, even if the signal arrives before kopf starts."""
+        """Watch the cluster until SIGTERM, which may arrive before kopf has started."""
         namespaces, stopping = self._settings.namespaces, asyncio.Event()
         where: dict[str, Any] = {"namespaces": list(namespaces)} if namespaces else {"clusterwide": True}
 
@@ -161,7 +161,7 @@ class Operator:
         )
 
     def _stands(self, key: Key, error: TidemillError | None) -> None:
-        """Update a pipeline's status at once when the counting of its events stops, or resumes (`error` is None)."""
+        """Update the status of a pipeline whose events are no longer counted, or are counted again."""
         if error is not None:
             self._passes.interrupt(key, error)
         self._queue.add(key, fresh=True)

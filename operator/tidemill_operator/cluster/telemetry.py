@@ -1,4 +1,4 @@
-"""The operator's own Prometheus metrics."""
+"""The Prometheus metrics of the operator."""
 
 from __future__ import annotations
 
@@ -31,19 +31,29 @@ DURATION = Histogram(
     "tidemill_operator_reconciliation_duration_seconds", "Duration of passes and of their phases.", ["phase"],
     buckets=_BUCKETS,
 )  # fmt: skip
-CHANGES = Counter("tidemill_operator_changes_total", "Writes that corrected a difference.", ["phase"])
+CHANGES = Counter(
+    "tidemill_operator_changes_total",
+    "Changes that passes made, such as created topics or updated Deployments.",
+    ["phase"],
+)
 PIPELINES = Gauge("tidemill_operator_pipelines", "Pipelines by state.", ["state"])
 LEADER = Gauge("tidemill_operator_leader", "1 if this replica leads, else 0.")
-DESIRED = Gauge("tidemill_operator_scaling_desired_replicas", "Processors that scaling has decided on.", _PIPELINE)
-CURRENT = Gauge("tidemill_operator_scaling_current_replicas", "Processors at the last scaling decision.", _PIPELINE)
+DESIRED = Gauge(
+    "tidemill_operator_scaling_desired_replicas", "Number of processors that scaling last decided on.", _PIPELINE
+)
+CURRENT = Gauge(
+    "tidemill_operator_scaling_current_replicas",
+    "Number of processors at the time of the last scaling decision.",
+    _PIPELINE,
+)
 STAGE_DESIRED = Gauge(
     "tidemill_operator_scaling_stage_desired_replicas",
-    "Processes of the Python stage that scaling has decided on.",
+    "Number of Python stage processes that scaling last decided on.",
     _PIPELINE,
 )
 STAGE_CURRENT = Gauge(
     "tidemill_operator_scaling_stage_current_replicas",
-    "Processes of the Python stage at the last scaling decision.",
+    "Number of Python stage processes at the time of the last scaling decision.",
     _PIPELINE,
 )
 DECISIONS = Counter("tidemill_operator_scaling_decisions_total", "Scaling decisions, one per poll.", ["reason"])
@@ -75,7 +85,7 @@ class Measures:
 
     @contextmanager
     def pass_of(self, key: Key) -> Iterator[Doing]:
-        """Time and count one pass."""
+        """Measure the duration of a pass, and count the pass."""
         doing, began = Doing(), time.monotonic()
         failed = FAILED.labels(key.namespace, key.name)
         try:
@@ -92,7 +102,7 @@ class Measures:
         self._conditions.tell(key, key.namespace, key.name, status.get("conditions", ()))
 
     def scaled(self, key: Key, decided: Mapping[str, Any], component: ScaledComponent = "processor") -> None:
-        """Update the metrics with a decision."""
+        """Update the metrics of scaling after a decision."""
         DECISIONS.labels(decided["reason"]).inc()
         desired, current = _REPLICAS[component]
         desired.labels(key.namespace, key.name).set(decided["desired"])
@@ -148,5 +158,5 @@ class _Timed:
 
 
 def timed(actuator: T, phase: str) -> T:
-    """Return the actuator, wrapped so that its calls are timed as a phase."""
+    """Return an actuator whose calls are measured under the name `phase`."""
     return cast(T, _Timed(actuator, phase))

@@ -1,4 +1,4 @@
-"""Checks that expected events of the cluster arrive. After two minutes, a missing event fails the liveness probe."""
+"""Checks that watches report all changes. After two minutes, a missing event fails the liveness probe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LIMIT_SECONDS = 120.0
 
 
 class Watchdog:
-    """Compares the existing versions with the versions seen in events."""
+    """Compares the versions of listed objects with the versions that watch events have reported."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, limit_seconds: float = LIMIT_SECONDS) -> None:
         self._clock, self._limit = clock, limit_seconds
@@ -34,7 +34,7 @@ class Watchdog:
                 del self._missing[uid]
 
     def exists(self, source: str, versions: Mapping[str, str]) -> None:
-        """Record the existing versions of objects. An event must arrive for each version."""
+        """Record the current versions of objects, and expect an event for each version."""
         with self._lock:
             now = self._clock()
             gone = [uid for uid, missing in self._missing.items() if missing[0] == source and uid not in versions]

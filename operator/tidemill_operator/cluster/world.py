@@ -1,4 +1,4 @@
-"""Access to the cluster, Kafka and Postgres for passes."""
+"""Access to the cluster, Kafka and Postgres for reconcile passes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tidemill_operator.settings import Platform
 
 @dataclass(frozen=True)
 class World:
-    """The servers and settings of passes."""
+    """The clients and settings that reconcile passes use."""
 
     api: Api
     kafka: Topics
@@ -45,7 +45,7 @@ class World:
         elector: Elector,
         clusters: OtherClusters | None = None,
     ) -> Self:
-        """Create the world from settings, with actuators that write only while the elector leads."""
+        """Create the clients from settings."""
         postgres = PostgresSchemas(platform.postgres, leadership=elector)
         return cls(
             api=api,
@@ -58,7 +58,7 @@ class World:
         )
 
     def actuators(self, key: Key, locks: NamespaceLocks) -> tuple[Actuators, KubernetesRuntime]:
-        """Return the actuators of one resource, and its Kubernetes runtime."""
+        """Return the actuators for one resource, and the Kubernetes runtime among them."""
         owner = OwnerReference(key.uid, key.name)
         connect = self._connect(key, locks)
         runtime = KubernetesRuntime(self.api, self.placement, owner, locks)

@@ -30,9 +30,9 @@ class RowWriter:
     """
 
     def __init__(self, dialect: Dialect, fields: Sequence[FieldSpec]) -> None:
-        """Match columns to fields by the path of a field, or else by its name."""
+        """Match each column to the field with the same path or name."""
         own = [field for field in fields if field.origin == "value"]
-        # If several fields read the same column, the first field with a type other than json reads its cells.
+        # Several fields may read one column. A field with a type other than json decides how its cells are read.
         own.sort(key=lambda field: field.type != JSON)
         by_path = {show_path(field.steps): field for field in own}
         by_member = {field.steps[0]: field for field in own if len(field.steps) == 1}
@@ -53,11 +53,14 @@ class RowWriter:
 
     @property
     def fills_nothing(self) -> bool:
-        """Whether no field reads any column."""
+        """Whether no column belongs to a field."""
         return not self._cells
 
     def write(self, row: Sequence[str], line: int) -> bytes:
-        """Return the event of a row. A row with too many cells becomes a JSON text, and so a dead letter."""
+        """Return a row as a JSON object, or as a JSON string if the row has too many cells.
+
+        Ingest refuses the string and stores it as a dead letter.
+        """
         if len(row) > self._width and any(cell.strip() for cell in row[self._width :]):
             told = f"line {line} has {len(row)} cells, there are {self._width} columns: {row}"
             return msgspec.json.encode(told)

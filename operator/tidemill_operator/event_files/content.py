@@ -93,7 +93,7 @@ class Content:
 
     @property
     def is_longer_than_head(self) -> bool:
-        """Whether the file may be longer than its head."""
+        """Whether the file may be longer than the bytes in `head`."""
         return not self._size or len(self.head) >= HEAD_BYTES
 
     def close(self) -> None:
@@ -102,7 +102,7 @@ class Content:
             self._raw.close()
 
     def encoding(self) -> str:
-        """Return the encoding of a byte order mark, or else UTF-8, or cp1252 if the text is not UTF-8."""
+        """Return the encoding that a byte order mark names, else UTF-8 if the text is valid UTF-8, else cp1252."""
         for start, what in _FOREIGN:
             if self.head.startswith(start):
                 raise EventFileError(f"{self.name} {what}")
@@ -121,7 +121,7 @@ class Content:
         return "utf-8"
 
     def known_encoding(self, encoding: str | None) -> str:
-        """Return the given encoding, or the detected encoding if it is None."""
+        """Return the name of `encoding`, or the detected encoding if `encoding` is None."""
         if encoding is None:
             return self.encoding()
         try:
@@ -132,7 +132,7 @@ class Content:
 
 
 class _Rejoined(io.RawIOBase):
-    """A stream of bytes that were read before, followed by the rest of another stream."""
+    """A stream that returns bytes read earlier, and then the rest of another stream."""
 
     def __init__(self, first: bytes, rest: Any) -> None:
         self._first, self._rest = first, rest

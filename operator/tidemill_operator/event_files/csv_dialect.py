@@ -36,7 +36,7 @@ class Dialect:
 
     @property
     def headed(self) -> bool:
-        """Whether the file names its columns."""
+        """Whether the file has a header."""
         return self.skipped > 0
 
 
@@ -59,7 +59,7 @@ def find_dialect(text: str, delimiter: str | None = None) -> Dialect:
 
 
 def unique_names(cells: Sequence[str]) -> tuple[str, ...]:
-    """Return unique names of columns, which are not empty and are allowed in a path."""
+    """Return a unique name for each column, which can be used in a path."""
     names: list[str] = []
     for number, cell in enumerate(cells, 1):
         name = _NEVER.sub(" ", cell).strip()[:200] or f"column_{number}"
@@ -74,7 +74,7 @@ def _find_delimiter(text: str) -> str:
     fitness = {each: _fitness(text, each) for each in DELIMITERS}
     if max(fitness.values()) > 0:
         return max(DELIMITERS, key=lambda each: fitness[each])
-    return min(DELIMITERS, key=text.count)  # the rarest delimiter is right for a file with a single column
+    return min(DELIMITERS, key=text.count)  # in a file with one column, the rarest delimiter splits the fewest cells
 
 
 def _fitness(text: str, delimiter: str) -> float:
@@ -87,7 +87,8 @@ def _fitness(text: str, delimiter: str) -> float:
     ((width, often),) = Counter(map(len, rows)).most_common(1) or [(1, 0)]
     if width == 1 or width > MOST_COLUMNS or len(rows[0]) == 1:
         return 0.0
-    # Rows may end with a delimiter that the header lacks, so a first row of another length only halves the fitness.
+    # Some programs end rows, but not the header, with a delimiter. So a header of another length only halves the
+    # fitness.
     fitting = often / len(rows) * (1.0 if len(rows[0]) == width else 0.5)
     if fitting < _LEAST_FITTING:
         return 0.0
@@ -122,7 +123,7 @@ def _is_value(cell: str) -> bool:
 
 
 def _decimals(rows: Sequence[Sequence[str]], width: int, delimiter: str) -> tuple[str, ...]:
-    """Return the decimal mark of each column. Unclear columns get the mark of the other columns."""
+    """Return the decimal mark of each column. A column without a clear mark gets the other columns' mark."""
     columns = [[row[at].strip() for row in rows if at < len(row)] for at in range(width)]
     found = [find_decimal(text for text in column if text.lower() not in NULLS) for column in columns]
     votes = Counter(mark for mark in found if mark is not None)

@@ -15,7 +15,7 @@ _MOST_CELL = 1024 * 1024
 
 
 class _Lines:
-    """Passes lines on, and finds out whether the last row ends within quotes."""
+    """Yields the lines of a text, and finds out whether the last row ends within quotes."""
 
     def __init__(self, text: Iterator[str]) -> None:
         self._text, self._quotes = text, 0
@@ -27,7 +27,8 @@ class _Lines:
             yield line
 
     def row(self, row: Sequence[str], line: int) -> None:
-        # A cell in quotes that are not closed contains the line's end. A cell without quotes may contain any quotes.
+        # A quote is open if the last cell contains the end of the line. The number of quotes alone proves nothing,
+        # because a cell such as 3" is valid.
         is_open = self._quotes % 2 == 1 and bool(row) and row[-1].endswith(("\n", "\r"))
         self.open_at, self._quotes = line if is_open else None, 0
 
@@ -40,7 +41,7 @@ class CsvFile:
     """
 
     def __init__(self, content: Content, *, encoding: str | None = None, delimiter: str | None = None) -> None:
-        """Open a CSV file. An encoding or a delimiter that is None is detected."""
+        """Open a CSV file, and detect `encoding` and `delimiter` if they are None."""
         self._content = content
         self.encoding = content.known_encoding(encoding)
         self.warnings: list[str] = []

@@ -36,7 +36,7 @@ _decode = msgspec.json.Decoder().decode
 
 @dataclass(frozen=True)
 class Reading:
-    """Options for reading a file. An option that is None is detected."""
+    """Options for reading a file. Each option that is None is detected from the file."""
 
     format: str | None = None
     encoding: str | None = None
@@ -111,7 +111,7 @@ class EventFile:
 
     @property
     def place(self) -> str:
-        """The word for the position of an event in this file, such as `line`."""
+        """What an event is called in a file of this format: `line`, `row` or `item`."""
         return "row" if self.format == PARQUET else "item" if self.format == JSON else "line"
 
     @property
@@ -121,11 +121,11 @@ class EventFile:
 
     @property
     def unfinished(self) -> int | None:
-        """The number of a last line that `events` left out, because it is not JSON yet, or None."""
+        """The number of the incomplete last line that `events` left out, or None."""
         return self._lines.unfinished if isinstance(self._lines, NdjsonFile) else None
 
     def members(self) -> Iterator[tuple[int, Any]]:
-        """Yield the events with their positions as Python values, or as None for a line that is not JSON."""
+        """Yield each event's position and Python value, which is None for a line that is not JSON."""
         return self._to_end(self._members())
 
     def events(self, fields: Sequence[FieldSpec], skip: int = 0, *, growing: bool = False) -> Iterator[Event]:

@@ -53,7 +53,7 @@ class ParquetFile:
             raise self._unreadable(error) from None
 
     def lines(self, skip: int = 0, local: Collection[str] = ()) -> Iterator[tuple[int, bytes]]:
-        """Yield the rows as JSON. In all columns except `local`, times without a zone count as UTC."""
+        """Yield the rows as JSON. Times without a zone are read as UTC, except in the columns `local`."""
         for number, row in self.rows(skip):
             yield number, _encode({name: _known(value, name in local) for name, value in row.items()})
 

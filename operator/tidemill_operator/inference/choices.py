@@ -50,8 +50,8 @@ class Clock:
 
     Attributes:
         field: the field with the event times, or None for the timestamp of the Kafka record.
-        disorder_ms: the longest time by which an event is older than the newest event before it.
-        advance_ms: the longest time by which an event is newer than all events before it.
+        disorder_ms: the largest delay of an event behind the newest earlier event.
+        advance_ms: the largest step by which an event is ahead of all earlier events.
         window_ms: the length of the drafted window.
         span_ms: the time from the oldest event to the newest.
         ahead: the number of events with a time in the future.
@@ -75,14 +75,14 @@ class Choices:
 
 
 def choose(fields: Sequence[FieldDraft], events: int, now_ms: int) -> Choices:
-    """Choose event time, groups and metrics for a sample of `events` events."""
+    """Choose event time, groups and metrics for a sample of events."""
     clock = _clock(fields, events, now_ms)
     group = _group(fields, events)
     return Choices(clock, group, tuple(_metrics(fields, group, events)))
 
 
 def nice_ms(least_ms: float) -> int:
-    """Return the shortest common duration of at least `least_ms`."""
+    """Round up to a common duration, such as a minute or an hour."""
     return next((nice for nice in _NICE_MS if nice >= least_ms), _NICE_MS[-1])
 
 
@@ -124,7 +124,7 @@ def _time_score(field: FieldDraft, moments: Sequence[int], events: int, latest: 
 
 
 def _disorder(moments: Iterable[int]) -> int:
-    """Return the maximum delay of an event behind the newest earlier event, without the worst 0.1 %."""
+    """Return the largest delay of an event behind the newest earlier event, ignoring the worst 0.1 % of delays."""
     newest, behind = 0, []
     for ms in moments:
         newest = max(newest, ms)

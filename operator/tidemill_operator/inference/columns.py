@@ -33,7 +33,7 @@ class Column:
 
     @cached_property
     def distinct(self) -> Counter[Any]:
-        """The number of times that each value occurs, without blanks around texts."""
+        """How often each value occurs. Blanks around texts are ignored."""
         return Counter(value.strip() if isinstance(value, str) else value for value in self.values)
 
 
@@ -43,7 +43,7 @@ class Sample:
 
     Attributes:
         broken: how many lines were not JSON objects.
-        left_out: the members that no path can name, and those beyond the limit.
+        left_out: the paths of members without a column, because of their names or the maximum number of fields.
     """
 
     columns: tuple[Column, ...]
@@ -116,7 +116,7 @@ def _kind(value: Any) -> str:
 
 
 def _usable(columns: Iterable[Column]) -> tuple[tuple[Column, ...], tuple[str, ...]]:
-    """Return the usable columns, and the names of the other columns."""
+    """Return the columns that become fields, and the paths of all other members."""
     left_out: list[str] = []
     usable: list[Column] = []
     for column in columns:

@@ -37,7 +37,7 @@ def field_names(paths: Sequence[Steps]) -> list[str]:
     names: list[str] = []
     for steps, short in zip(paths, last, strict=True):
         long = _word("_".join(map(str, steps)))
-        # short names such as `id`, and `name`, are not clear without the whole path
+        # `id`, `name` and other short names are only clear with the whole path
         name = short if last.count(short) == 1 and len(short) > 2 and short != "name" else long
         names.append(_once(name, names))
     return names

@@ -56,7 +56,7 @@ _SEEMS_TIME = re.compile(
 )
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _FROM, _RECENT, _TO = 631_152_000, 1_104_537_600, 4_102_444_800
-"""The years 1990, 2005 and 2100 in seconds."""
+"""The beginning of 1990, 2005 and 2100, in seconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def find_text_form(texts: Mapping[str, int], *, month_first: bool) -> TimeForm |
 def find_count_form(numbers: Sequence[float], name: str) -> TimeForm | None:
     """Return the unit of numbers that count from 1970, or None if they are not times.
 
-    Unless the name suggests a time, only recent times in milliseconds or finer units are accepted.
+    If `name` does not suggest a time, only times since 2005 in ms, us or ns are accepted.
     """
     low, high = min(numbers, default=0), max(numbers, default=0)
     named = seems_time(name)

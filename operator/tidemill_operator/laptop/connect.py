@@ -48,7 +48,7 @@ class LocalConnect:
         self._running = running
         self._say = say
         self._lock = threading.Lock()
-        # classes of the pipelines' connectors, and connector classes that the running worker has loaded
+        # connector classes that pipelines name, and connector classes that the running worker has loaded
         self._classes: frozenset[str] = frozenset()
         self._loaded: frozenset[str] = frozenset()
         self._server: Server | None = None
@@ -75,7 +75,7 @@ class LocalConnect:
         return [*connect.ensure(wanted, owner=owner, adopt=adopt, renewed=renewed, keep=keep), *without]
 
     def observe(self, connectors: Sequence[Connector]) -> list[Outcome]:
-        """Return the outcomes of the live connectors."""
+        """Return the outcomes of the running connectors."""
         return self._worker(connectors).observe(connectors)
 
     def remove(self, *, owner: Owner) -> list[Outcome]:

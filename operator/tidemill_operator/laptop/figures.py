@@ -52,7 +52,7 @@ class LocalFigures:
         self._server.stop()
 
     def watch(self, pipelines: Iterable[Stored]) -> None:
-        """Measure exactly these pipelines, if they have a schema and a topic."""
+        """Measure these pipelines, and forget all others."""
         wanted = {key_of(stored): stored.status for stored in pipelines}
         for key, status in wanted.items():
             self._observer.watch(key, status)
@@ -62,11 +62,11 @@ class LocalFigures:
         self._watched = set(wanted)
 
     def status(self, stored: Stored) -> Mapping[str, Any]:
-        """Return a pipeline's figures for its status, or nothing before the first measurement."""
+        """Return the members of a pipeline's status that hold the figures, empty before the first measurement."""
         return self._told.get(key_of(stored), {})
 
     def target(self, host: str) -> dict[str, object]:
-        """Return the scrape target, with the component `operator` as in a cluster."""
+        """Return the target from which Prometheus scrapes the figures."""
         return {"targets": [f"{host}:{self.port}"], "labels": {"component": "operator"}}
 
     def _show(self, key: Key, seen: Observation) -> None:
@@ -77,5 +77,5 @@ class LocalFigures:
 
 
 def key_of(stored: Stored) -> Key:
-    """Return the observer's key of a pipeline."""
+    """Return the key under which the observer knows a pipeline."""
     return Key(stored.namespace, stored.name, str(stored.document["metadata"].get("uid", "")))

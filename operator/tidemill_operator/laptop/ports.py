@@ -45,7 +45,7 @@ class WantedPorts:
 
     @property
     def named(self) -> dict[str, int]:
-        """The ports that the user requested by number, by component."""
+        """The port numbers that the user requested, by component."""
         return {component: port for component, port in self._asked() if port}
 
     @property
@@ -54,7 +54,7 @@ class WantedPorts:
         return {component: _DEFAULTS[component] if port is None else port for component, port in self._asked()}
 
     def arguments(self) -> list[str]:
-        """Return the command-line options that request these ports."""
+        """Return the ports that the user requested, as command-line options."""
         return [f"--port-{component}={port}" for component, port in self._asked() if port is not None]
 
     def check(self, data_dir: Path, host: str, say: Callable[[str], None]) -> None:

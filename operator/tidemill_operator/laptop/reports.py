@@ -23,7 +23,7 @@ from tidemill_operator.status import interrupted
 
 
 class CurrentConditions:
-    """The conditions of the last passes, updated when the counting of events stops."""
+    """The conditions of each pipeline: from the last pass, or with Ready false if events are no longer counted."""
 
     def __init__(self, progress: ProgressWatch) -> None:
         self._progress = progress
@@ -31,13 +31,13 @@ class CurrentConditions:
         self._interrupted: dict[str, datetime] = {}
 
     def export(self, pipelines: Mapping[str, Stored]) -> None:
-        """Export the conditions of exactly these pipelines (by `namespace/name`) to Prometheus."""
+        """Export the conditions of these pipelines to Prometheus, and remove all others."""
         self._metrics.keep(pipelines)
         for key, stored in pipelines.items():
             self._metrics.tell(key, stored.namespace, stored.name, self.of(stored))
 
     def of(self, stored: Stored) -> Sequence[Mapping[str, Any]]:
-        """Return the conditions of the last pass, but with Ready false if events are no longer counted."""
+        """Return a pipeline's conditions, with Ready false if events are no longer counted."""
         error = self._progress.error(key_of(stored))
         if error is None:
             self._interrupted.pop(stored.key, None)
@@ -46,12 +46,12 @@ class CurrentConditions:
         return list(interrupted(stored.status, error, since).get("conditions", ()))
 
     def interrupted(self, stored: Stored) -> bool:
-        """Return whether the last call of `of` found that events are no longer counted."""
+        """Return whether a pipeline's events were no longer counted when `of` was last called."""
         return stored.key in self._interrupted
 
 
 class Reports:
-    """Writes the files of one run about its state."""
+    """Writes `status.json` and the other files that describe a run of `up`."""
 
     def __init__(
         self,

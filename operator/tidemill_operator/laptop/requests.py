@@ -12,7 +12,7 @@ from tidemill_operator.processes.files import write_atomic
 
 
 class Requests:
-    """Annotations by pipeline, in the files `<folder>/<namespace>/<name>.json`."""
+    """The annotations that commands request, stored in `<folder>/<namespace>/<name>.json`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

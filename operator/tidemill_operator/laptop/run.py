@@ -76,7 +76,7 @@ class Run:
     @classmethod
     def start(cls, options: Options, *, environ: Mapping[str, str], say: Say) -> Run:
         """Start the servers and the supervision of the workloads."""
-        Platform.from_env(environ)  # reports wrong settings before anything is started
+        Platform.from_env(environ)  # raises an error for wrong settings before a server starts
         options.ports.check(options.data_dir, options.host, say)
         reserved = options.ports.named.values()
         servers = start_servers(options.data_dir, environ=environ, reserved=reserved, on_progress=say)
@@ -105,7 +105,7 @@ class Run:
         self._scaling.watch((stored.namespace, stored.name) for stored in self._session.pipelines.values())
 
     def step(self) -> None:
-        """Run one round: restart servers that ended, reconcile due pipelines, and report the state."""
+        """Run one round: restart servers that ended, reconcile pipelines whose pass is due, and report the state."""
         self._revive_servers()
         seen = self._sees()
         if self._passes.idle:
@@ -117,25 +117,25 @@ class Run:
                 self._seen = seen
                 self._session.nudge()
             self._passes.start()
-            # Most passes are short, so this wait lets the same round report the result.
+            # After a short wait, this round can report the result, because most passes are short.
             self._passes.wait(_PASS_SECONDS)
             self._passed = self._seen if self._passes.idle else self._passed
         self._figures.watch(self._session.pipelines.values())
         self._conditions.export(self._session.pipelines)
-        # The result of the last pass counts only if nothing has changed since the pass began.
+        # The statuses are current only if nothing has changed since the last pass began.
         current = self._passed == seen
         self._reports.write(current=current)
         if current and self._passes.idle and self._session.settled:
             self._reports.announce()
 
     def _sees(self) -> object:
-        """Return the facts, apart from specs, that make a pass due when they change."""
+        """Return the state whose changes require a pass: readiness, scaling, requests and errors."""
         ready = {name: state.ready for name, state in self._runtime.states().items()}
         asked = {key: self._requests.read(one.namespace, one.name) for key, one in self._session.pipelines.items()}
         return ready, self._scaling.decisions(), asked, self._progress.errors()
 
     def close(self) -> None:
-        """End the workloads first, so that they can still commit, and then the servers."""
+        """End the workloads, and then the servers, so that workloads can still commit."""
         self._passes.wait()
         self._figures.close()
         self._scaling.close()
@@ -145,7 +145,7 @@ class Run:
         self._reports.close()
 
     def _revive_servers(self) -> None:
-        """Restart servers with a process that has ended."""
+        """Restart the servers whose process has ended."""
         for name, server in self._servers.handles.items():
             if server.running or time.monotonic() - self._revived.get(name, 0.0) < _SERVER_RESTART_SECONDS:
                 continue

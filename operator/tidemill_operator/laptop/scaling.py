@@ -32,12 +32,12 @@ class Runtime(Protocol):
     config_root: Path
 
     def replicas(self, namespace: str, workload: str) -> list[ReplicaState]:
-        """Return the processes of a workload."""
+        """Return the state of each process of a workload."""
         ...
 
 
 class _Files:
-    """Looks at local processes, and stores decisions in files."""
+    """Reads the state of local processes, and stores scaling decisions in files."""
 
     def __init__(self, folder: Path, runtime: Runtime, say: Callable[[str], None]) -> None:
         self._folder, self._runtime, self._say = folder, runtime, say
@@ -96,7 +96,7 @@ class LocalScaling:
             self._thread.join()
 
     def watch(self, pipelines: Iterable[_Key]) -> None:
-        """Poll only the given pipelines (namespace, name), as far as they use scaling."""
+        """Poll the scalable components of these pipelines, and forget all others."""
         wanted = {target for pipeline in pipelines for target in targets(pipeline)}
         with self._lock:
             gone, new = self._due.keys() - wanted, wanted - self._due.keys()
@@ -107,22 +107,22 @@ class LocalScaling:
             self._scaler.replicas(key)
 
     def forget(self, namespace: str, name: str) -> None:
-        """Delete the stored decisions of a pipeline that was released."""
+        """Delete the stored decisions of a removed pipeline."""
         for target in targets((namespace, name)):
             self._files.path(target).unlink(missing_ok=True)
 
     def replicas(self, namespace: str, name: str) -> Mapping[ScaledComponent, int]:
-        """Return the decided numbers of replicas by component, without components that have no decision."""
+        """Return the number of replicas that scaling has decided on, for each component with a decision."""
         found = {target.component: self._scaler.replicas(target) for target in targets((namespace, name))}
         return {component: replicas for component, replicas in found.items() if replicas is not None}
 
     def status(self, namespace: str, name: str) -> dict[str, Mapping[str, Any]]:
-        """Return the status members with the last decisions, without components that have no decision."""
+        """Return the last decision of each component, by the name of the member in the status."""
         known = targets((namespace, name))
         return {STATUS_MEMBERS[one.component]: told for one in known if (told := self._scaler.status(one))}
 
     def decisions(self) -> Mapping[_Target, int | None]:
-        """Return the decided numbers of replicas of all pipelines."""
+        """Return the numbers of replicas that scaling has decided on, for all pipelines."""
         return self._scaler.decisions()
 
     def history(self, namespace: str, name: str, component: ScaledComponent = "processor") -> list[dict[str, Any]]:
@@ -130,7 +130,7 @@ class LocalScaling:
         return self._scaler.history(Scalable((namespace, name), component))
 
     def described(self, namespace: str, name: str) -> dict[str, Any]:
-        """Return the last decisions and their history, for `status.json`."""
+        """Return the members of `status.json` about scaling: the last and the earlier decisions."""
         return {
             "scaling": {},
             **self.status(namespace, name),
@@ -160,5 +160,5 @@ class LocalScaling:
             watched = key in self._due
             if watched:
                 self._due[key] = time.monotonic() + seconds
-        if not watched:  # the pipeline was released meanwhile
+        if not watched:  # the pipeline was removed during the poll
             self._scaler.forget(key)

@@ -41,7 +41,7 @@ class Session:
         self._backoff: dict[str, float] = {}
         self._told: dict[str, str] = {}
         self._failing: dict[str, tuple[float, str]] = {}
-        # pipelines that this run has reconciled; a status from an earlier run does not count
+        # pipelines whose status is from this run, not from an earlier run
         self._looked_at: set[str] = set()
 
     @property
@@ -51,7 +51,7 @@ class Session:
 
     @property
     def ready(self) -> bool:
-        """Whether all pipelines are ready, and all removed pipelines are released."""
+        """Whether all pipelines are ready, and the objects of removed pipelines are deleted."""
         return self._all_ready(self._pipelines)
 
     @property
@@ -66,7 +66,7 @@ class Session:
 
     @property
     def settled(self) -> bool:
-        """Whether every pipeline is ready or has failed, and at least one is ready (if there are any)."""
+        """Whether every pipeline is ready or has failed, and not all pipelines have failed."""
         waited_for = self._pipelines.keys() - self.failed.keys()
         return self._all_ready(waited_for) and (bool(waited_for) or not self._pipelines)
 
@@ -77,7 +77,7 @@ class Session:
         return self._pipelines[key].ready and key in self._looked_at
 
     def take(self, reading: Reading) -> None:
-        """Accept the files' content: start new and changed pipelines, and release missing ones."""
+        """Accept the files' content: start new and changed pipelines, and stop missing pipelines."""
         for fault in reading.faults:
             self._say(f"error: {fault}")
         if reading.faults and self._pipelines:
@@ -98,13 +98,13 @@ class Session:
             self._due[key] = 0.0
 
     def nudge(self) -> None:
-        """Make all pipelines due. Failing pipelines keep their retry delay."""
+        """Request a pass for every pipeline, except failing pipelines, which are retried later."""
         for key in self._pipelines:
             if key not in self._backoff:
                 self._due[key] = 0.0
 
     def step(self) -> None:
-        """Reconcile and release the pipelines that are due."""
+        """Run the passes that are due: reconcile pipelines, and delete the objects of removed pipelines."""
         for key, stored in [*self._pipelines.items(), *self._leaving.items()]:
             if time.monotonic() < self._due.get(key, 0.0):
                 continue

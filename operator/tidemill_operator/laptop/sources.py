@@ -20,7 +20,7 @@ class Reading:
     """The content of the files.
 
     Attributes:
-        documents: the documents by `namespace/name`, with the last valid documents of invalid files.
+        documents: the documents by `namespace/name`; of an invalid file, the last valid documents.
         faults: one line `file: fault` for each fault.
         folders: the folder of each document's file, by `namespace/name`.
     """
@@ -40,7 +40,7 @@ class _File:
 
 
 class Sources:
-    """A fixed list of files."""
+    """The files of pipelines with which `up` was started."""
 
     def __init__(self, paths: Iterable[Path], *, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()

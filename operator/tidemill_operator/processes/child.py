@@ -104,7 +104,7 @@ def end_leftover(pid_file: Path) -> bool:
 
 
 class Child:
-    """A child process. Threads can share only `pid` and `running`."""
+    """A child process. Only `pid` and `running` are thread-safe."""
 
     def __init__(self, command: Command, *, run_dir: Path, log_dir: Path) -> None:
         self.command = command

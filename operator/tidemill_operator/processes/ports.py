@@ -15,7 +15,7 @@ from pathlib import Path
 from tidemill_contract.files import read_text
 from tidemill_operator.processes.files import write_atomic
 
-# Linux gives outgoing connections ports from 32768 to 60999, so these ports are never taken by them.
+# below the ports 32768 to 60999, which Linux gives to outgoing connections
 _LOWEST, _HIGHEST = 20_000, 32_000
 HIGHEST_PORT = 65_535
 _LISTEN = "0A"
@@ -42,7 +42,7 @@ def obstacle(port: int, host: str = "127.0.0.1") -> str:
 
 
 def is_served_by(port: int, pids: Iterable[int]) -> bool:
-    """Return whether one of the processes listens on the port, or True if this is unknown (not on Linux)."""
+    """Return whether one of the processes listens on the port. Where this is unknown (not on Linux), return True."""
     sockets = _listening(port)
     return not sockets or any(not (held := _sockets(pid)) or held & sockets for pid in pids)
 
@@ -78,7 +78,7 @@ def _sockets(pid: int) -> set[str]:
 
 
 class Ports:
-    """The ports of one data folder by name. Reserved ports are only given to names that request them."""
+    """The ports of one data folder, by name. A reserved port is used only if it is requested as `wanted`."""
 
     def __init__(self, path: Path, *, reserved: Collection[int] = ()) -> None:
         self._path = path
@@ -90,7 +90,7 @@ class Ports:
             self._ports = {str(name): int(port) for name, port in json.loads(read_text(path)).items()}
 
     def get(self, name: str, *, wanted: int = 0) -> int:
-        """Return the stored port of a name if it is free, or else the first free port from `wanted` (0: any port)."""
+        """Return a free port for a name: the stored port, else the first from `wanted` upwards (0: any port)."""
         with self._lock:
             self._given[name] = port = self._choose(name, wanted)
             if self._ports.get(name) != port:

@@ -16,7 +16,7 @@ from tidemill_operator.processes.ports import is_served_by
 
 FIRST_DELAY_SECONDS = 0.2
 MAX_DELAY_SECONDS = 30.0
-# time of readiness after which the restart delay is reset
+# a process that was ready for this long resets the restart delay
 HEALTHY_SECONDS = 5.0
 _PROBE_TIMEOUT_SECONDS = 1.5
 _READY_PERIOD_SECONDS = 2.0
@@ -75,10 +75,10 @@ class Replica:
         return str(self._child.log_file)
 
     def want(self, spec: ReplicaSpec | None) -> bool:
-        """Set how the replica should run, or None to stop it, and return whether this is a change."""
+        """Set the desired state (None stops the replica), and return whether it has changed."""
         news = spec != self._wanted
         self._wanted = spec
-        if news:  # the cause of earlier failures may be fixed, so the process starts at once
+        if news:  # a new spec may fix earlier failures, so the process starts at once
             self._start_at, self._delay = 0.0, FIRST_DELAY_SECONDS
         return news
 
@@ -108,7 +108,7 @@ class Replica:
             return
         pid = self._child.pid
         ready = is_ready(self.spec.port, self.spec.ready_path)
-        if ready and not self.ready and pid is not None:  # another process on this port may have answered
+        if ready and not self.ready and pid is not None:  # the answer may come from another process on this port
             ready = is_served_by(self.spec.port, [pid, *descendants(pid)])
         if pid != self._child.pid:
             return

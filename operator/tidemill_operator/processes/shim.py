@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
     for name in (
         signal.SIGPIPE,
         signal.SIGXFSZ,
-    ):  # Python ignores these signals, and the program would inherit this setting
+    ):  # Python ignores these signals, and a program started by Python would ignore them too
         signal.signal(name, signal.SIG_DFL)
     os.execvp(command[0], command)  # noqa: S606
 

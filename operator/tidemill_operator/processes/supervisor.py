@@ -36,7 +36,7 @@ class ReplicaState:
 
 
 class Supervisor:
-    """Supervises replicas by name. Logs and pid files are below a data folder."""
+    """Supervises replicas by name. Logs and pid files are in the data folder."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
@@ -56,7 +56,7 @@ class Supervisor:
             thread.start()
 
     def want(self, name: str, spec: ReplicaSpec | None) -> bool:
-        """Set how a replica should run, or None to stop it, and return whether this is a change."""
+        """Set the desired state of a replica (None stops it), and return whether it has changed."""
         with self._lock:
             replica = self._replicas.get(name)
             if replica is not None:

@@ -157,7 +157,7 @@ def _retry_after(answer: httpx.Response) -> float:
     try:
         return min(60.0, max(0.0, float(answer.headers.get("retry-after", 0))))
     except ValueError:
-        return 1.0  # a date in the header is ignored
+        return 1.0  # Retry-After may also be a date, which is ignored
 
 
 def _wait(state: tenacity.RetryCallState) -> float:

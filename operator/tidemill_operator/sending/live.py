@@ -1,4 +1,4 @@
-"""Reads a slow stream of events, and marks when the waiting events should be sent."""
+"""Yields the events of a slow stream, and None when all events so far should be sent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def with_pauses(events: Iterable[Event], seconds: float) -> Iterator[Event | Non
         try:
             for event in events:
                 waiting.put(event)
-        except BaseException as error:  # the reader of the queue raises this error
+        except BaseException as error:  # the thread that reads the queue raises this error
             waiting.put(error)
         waiting.put(None)
 

@@ -33,7 +33,7 @@ class Position:
 
     @classmethod
     def load(cls, resume: Path, path: Path, pipeline: str, batch: int) -> Position:
-        """Return the position in a resume file, or the file's beginning without a resume file."""
+        """Read the position from a resume file, or return the beginning if no resume file exists."""
         fresh = cls.start(path, pipeline, batch)
         try:
             known = cls(**json.loads(read_text(resume)))

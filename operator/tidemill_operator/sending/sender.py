@@ -29,7 +29,7 @@ _STEPS_A_SECOND = 2
 
 @dataclass(frozen=True)
 class Order:
-    """The order to send a file to a pipeline."""
+    """The options of sending a file to a pipeline."""
 
     path: Path | None
     pipeline: str
@@ -41,7 +41,7 @@ class Order:
 
     @property
     def batch(self) -> int:
-        """The maximum number of events in a batch. A rate limits a batch to the events of half a second."""
+        """The maximum number of events in a batch: with a rate, at most the events of half a second."""
         return MOST_EVENTS if self.rate is None else max(1, min(MOST_EVENTS, int(self.rate / _STEPS_A_SECOND)))
 
     @property
@@ -54,11 +54,11 @@ class Order:
 
 @dataclass
 class Summary:
-    """The counts of the events of a file.
+    """How many events of a file were sent, accepted and refused.
 
     Attributes:
         skipped: events that an earlier run has sent, according to the resume file.
-        replayed: accepted and refused events of batches that ingest had already received.
+        replayed: events of batches that ingest had received before, accepted or refused.
         unsure: events of batches that may be in Kafka twice.
     """
 
@@ -82,7 +82,7 @@ class Sender:
         self.summary = Summary()
 
     def stop(self) -> None:
-        """Make `run` stop soon, with an error."""
+        """Make `run` raise an error soon."""
         self._stopped.set()
         self._client.stop()
 
@@ -121,7 +121,7 @@ class Sender:
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-            # the batches that workers have finished by now are also counted
+            # count the batches that workers have finished before the pool stopped
             for batch, future in waiting:
                 if not future.cancelled() and future.exception() is None:
                     self._count(batch, future.result())

@@ -34,12 +34,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class Certificates:
-    """The content of the Secret.
+    """The certificates and keys in the webhook's Secret.
 
     Attributes:
-        bundle: the trusted authorities, newest first. Former authorities stay until they expire.
-        authority: the authority that signs the server's certificate.
-        server: the webhook's certificate.
+        bundle: the certificates of all trusted authorities that have not expired, newest first.
+        authority: certificate and key of the authority that signs the server's certificate.
+        server: certificate and key of the webhook's server.
     """
 
     bundle: str
@@ -104,7 +104,7 @@ class CertificateKeeper:
 
 
 def renewed(known: Certificates | None, *, hosts: Sequence[str], now: dt.datetime) -> Certificates:
-    """Return the known certificates, and replace each certificate in the last third of its lifetime."""
+    """Return `known`, or renewed certificates if a certificate expires soon or the hosts have changed."""
     if known is None or _is_due(known.authority, now):
         authority = new_authority(now)
         before = known.bundle if known else ""
@@ -197,7 +197,7 @@ def _read(live: Document) -> Certificates | None:
     except (KeyError, IndexError, ValueError, TypeError, TidemillError):
         log.warning("the webhook's Secret has invalid content; it is replaced")
         return None
-    except Exception as error:  # a wrong signature raises an exception of another type
+    except Exception as error:  # InvalidSignature, for example, is no ValueError
         log.warning("the webhook's Secret has invalid content (%s); it is replaced", type(error).__name__)
         return None
     return found

@@ -36,8 +36,8 @@ def review(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     document, before = request.get("object") or {}, request.get("oldObject") or {}
     response: dict[str, Any] = {"uid": request["uid"], "allowed": True}
     metadata = document.get("metadata") or {}
-    # A change that leaves the spec as it was is always allowed. Finalizers, labels and annotations stay changeable even
-    # if a newer rule forbids the spec.
+    # A change outside the spec is always allowed, such as a change of labels or finalizers, even if a newer rule
+    # forbids the spec.
     if metadata.get("deletionTimestamp") or (before and before.get("spec") == document.get("spec")):
         return response
     named = {**metadata, "namespace": metadata.get("namespace") or request.get("namespace") or "default"}
@@ -93,7 +93,7 @@ class Webhook:
         self._server.server_close()
 
     def publish(self) -> None:
-        """Write the authority into the webhook's configurations."""
+        """Write the certificate authority into the cluster's webhook configurations."""
         if self._certificates is None:
             return
         bundle = base64.b64encode(self._certificates.bundle.encode()).decode()

@@ -1,4 +1,4 @@
-"""The operator's finalizer, for resources with topics, schema or connectors that must be deleted with them."""
+"""The operator's finalizer, which delays a deletion until topics, schema and connectors are deleted."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Finalizing:
         return Result.WAITING
 
     def _report(self, document: Document, error: TidemillError) -> None:
-        """Write into the status why the deletion waits, unless the wait ends by itself."""
+        """Write into the status why the data cannot be deleted, if a user has to act."""
         if isinstance(error, NotOurTurn) or (error.reason == Reason.WAITING and not error.remedy):
             return
         previous = figures.others(document.get("status") or {})

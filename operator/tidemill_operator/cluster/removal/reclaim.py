@@ -20,7 +20,7 @@ from tidemill_operator.keys import Key
 from tidemill_operator.settings import Platform
 
 log = logging.getLogger("tidemill_operator.cluster.removal.reclaim")
-# A dead holder's Lease expires in less than this time. A live holder renews the Lease every two seconds.
+# If the operator is dead, the Lease expires within this time. A running operator renews the Lease every two seconds.
 _ELECTION_SECONDS = 25.0
 _WORK_SECONDS = 240.0
 _PAUSE_SECONDS = 2.0
@@ -36,10 +36,10 @@ def waiting(api: Api, namespaces: tuple[str, ...]) -> list[Document]:
 def reclaim(
     find: Callable[[], list[Document]], let_go: Callable[[Document], object], *, seconds: float = _WORK_SECONDS
 ) -> list[str]:
-    """Release the waiting pipelines repeatedly, until none is left or the time is over.
+    """Try to delete the waiting pipelines' data, until no pipeline is left or the time is over.
 
     Returns:
-        The pipelines that are still waiting to be released, as `namespace/name`.
+        The pipelines whose data is not deleted yet, as `namespace/name`.
     """
     deadline = time.monotonic() + seconds
     while left := find():
@@ -58,7 +58,7 @@ def reclaim(
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
-    """Run the task, and return 1 if a pipeline is still waiting and no operator runs, or else 0."""
+    """Delete the data of waiting pipelines. Return 1 if a pipeline still waits and no operator runs, else 0."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     try:
         platform = Platform.from_env({**environ, "TIDEMILL_RUNTIME": "kubernetes"})

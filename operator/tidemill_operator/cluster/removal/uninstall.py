@@ -1,4 +1,4 @@
-"""Uninstalls the operator and its own objects. Topics, schemas and workloads are kept."""
+"""Uninstalls the operator and the objects of the operator. Topics, schemas and workloads are kept."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def _properties(data_dir: Path, port: int, brokers: str, plugins: Iterable[str],
         "config.providers": _PROVIDER,
         f"config.providers.{_PROVIDER}.class": "org.apache.kafka.common.config.provider.DirectoryConfigProvider",
         f"config.providers.{_PROVIDER}.param.allowed.paths": str(secrets_folder(data_dir)),
-        # a single worker need not wait for other workers before a rebalance
+        # with a single worker, a rebalance need not wait for other workers
         "scheduled.rebalance.max.delay.ms": "0",
         "session.timeout.ms": "6000",
         "heartbeat.interval.ms": "2000",

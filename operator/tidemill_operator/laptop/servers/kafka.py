@@ -1,4 +1,4 @@
-"""Starts Kafka brokers on loopback, each of which is broker and controller."""
+"""Starts Kafka servers on loopback, each in the roles of broker and controller."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def _format(java_command: list[str], folder: Path, cluster: str) -> None:
     done = folder / "formatted"
     if done.exists():
         return
-    # An interrupted formatting has left no record, so its data can be deleted.
+    # Without the file `formatted`, formatting was interrupted or never began, so the data can be deleted.
     shutil.rmtree(data, ignore_errors=True)
     command = [
         *java_command,
@@ -166,7 +166,7 @@ def _format(java_command: list[str], folder: Path, cluster: str) -> None:
 
 
 def _answers(port: int, bootstrap: str, count: int) -> bool:
-    if is_free(port):  # without a listener, a client would only log refused connections
+    if is_free(port):  # a client would log each refused connection
         return False
     try:
         admin = AdminClient(

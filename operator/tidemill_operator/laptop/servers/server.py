@@ -73,7 +73,7 @@ class Server:
             self._on_progress(f"{self.name} is ready on 127.0.0.1:{self.port} ({time.monotonic() - began:.1f} s)")
 
     def _has_port(self) -> bool:
-        """Return whether the server's own process listens on the port."""
+        """Return whether this server, and no other process, listens on the port."""
         pid = self.pid
         return pid is not None and is_served_by(self.port, [pid, *descendants(pid)])
 

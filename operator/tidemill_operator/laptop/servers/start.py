@@ -26,7 +26,7 @@ NEEDS = ("kafka", "postgres", "redis")
 
 @dataclass
 class Servers:
-    """Addresses of the three servers, and handles of the started servers.
+    """The addresses of Kafka, Postgres and Redis, and the servers that were started.
 
     Attributes:
         kafka: bootstrap brokers, `host:port,…`, or empty if Kafka is not needed.
@@ -42,12 +42,13 @@ class Servers:
     handles: dict[str, Server] = field(default_factory=dict)
 
     def take_connect(self, server: Server | None) -> None:
-        """Add or remove the Kafka Connect worker in a copy, because other threads may read the old dict."""
+        """Add the Kafka Connect worker to `handles`, or remove it if `server` is None."""
+        # a new dict, because other threads may read the old dict
         others = {name: handle for name, handle in self.handles.items() if name != _connect.NAME}
         self.handles = others if server is None else {**others, server.name: server}
 
     def stop(self) -> None:
-        """Ask all started servers to stop before waiting for any, because brokers wait for each other."""
+        """Stop all started servers at the same time, because brokers wait for each other."""
         for server in self.handles.values():
             server.terminate()
         for server in self.handles.values():
@@ -78,7 +79,7 @@ def start_servers(
         on_progress: called with lines of progress.
 
     Raises:
-        ServerError: a server cannot be started, and all others have been stopped again.
+        ServerError: a server cannot be started; the servers that had started are stopped.
     """
     data_dir = data_dir.absolute()
     data_dir.mkdir(parents=True, exist_ok=True)
