@@ -24,7 +24,7 @@ class DedupeSpec(Model):
         description="Field with the id of an event, of type string or integer. An event without an id always counts."
     )
     window: Duration = Field(
-        description="Events with the same id count once if their event times differ by at most this duration. 1s to 30d."
+        description="Events with the same id count once if their event times differ by at most this time. 1s to 30d."
     )
 
     @property
