@@ -24,7 +24,7 @@ TABLE = Table(
         ("event_time", "bigint NOT NULL"),
         ("until", "bigint NOT NULL"),
     ),
-    # The id comes first, because most comparisons in the index end with it.
+    # The id is the first column of the key, because it decides most comparisons in the index.
     ("PRIMARY KEY (id, place, reader, event_time)",),
     # Each row is deleted in the end, so its space is needed for new rows soon.
     storage="autovacuum_vacuum_scale_factor = 0.05",
@@ -37,7 +37,7 @@ _OF_MEMORY = "reader = %(reader)s AND place = %(place)s"
 
 
 def exists(schema: str) -> str:
-    """Select whether a pipeline has the table. Column: whether it has."""
+    """Select whether the table exists."""
     return f"SELECT to_regclass('{schema}._dedupe') IS NOT NULL"
 
 
