@@ -1,11 +1,11 @@
 """The transaction that stores a batch. Windows and offsets change together, so that each event counts exactly once.
 
-The transaction first locks the `_offsets` rows of the batch's partitions, and checks that each stored position is the
-position at which the batch starts. Then the partial results are copied into temporary tables, the ids of events are
-stored (see `merge/dedupe`), and the aggregations are locked. If windows were closed in the meantime, the events are
-aggregated again. Finally, the transaction merges the windows, writes dead letters, raw events and anomalies, and
-advances the offsets. Locks are always taken in the same order (by partition, then by aggregation id), which avoids
-deadlocks.
+1. Lock the `_offsets` rows of the batch's partitions, in the order of partitions.
+2. Check that each stored position is the position at which the batch starts.
+3. Copy the partial results into temporary tables, store the ids of events (see `merge/dedupe`), and lock the
+   aggregations in the order of ids.
+4. If windows were closed in the meantime, aggregate the events again.
+5. Merge the windows, write dead letters, raw events and anomalies, advance the offsets, and commit.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class Committer:
             except _Marked:
                 self._learn()
             except Overtaken:
-                continue  # another processor has counted events with the same ids, so count the others
+                continue  # another processor has counted events with the same ids, so count only the remaining events
 
     def _commit(self, batch: Batch, positions: dict[int, Position]) -> Committed:
         epochs = {p: position.epoch for p, position in positions.items()}
@@ -211,7 +211,7 @@ class Committer:
     def _ready(
         self, batch: Batch, positions: dict[int, Position], epochs: dict[int, int]
     ) -> tuple[Firsts, list[Work], pl.DataFrame | None, Judged]:
-        """Compute what the transaction writes: the events that count, their partials, raw events and anomalies."""
+        """Prepare what the transaction writes: the events that count, partial results, raw events and anomalies."""
         further = {store.reader: self._marked(id_) for id_, store in self._others.items()}
         firsts = self._ids.look(self._connection, batch, self._stores, further)
         works = self._aggregate(firsts, epochs)
@@ -219,7 +219,6 @@ class Committer:
         return firsts, works, kept, self._watcher.judge(self._connection, firsts.batch, positions, epochs)
 
     def _marked(self, id_: int) -> list[int]:
-        """Return the partitions that are marked for a version."""
         return [p for p, ids in self._marks.items() if id_ in ids]
 
     def _aggregate(self, firsts: Firsts, epochs: dict[int, int]) -> list[Work]:

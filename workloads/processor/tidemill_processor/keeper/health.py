@@ -19,7 +19,7 @@ _WORDS = {
     "forgetting": ("forget",),
 }
 _IF_FAILING = ("forgetting",)
-"""Words that are left out unless something fails, because few pipelines have these duties."""
+"""Keys that /health has only during a failure, because few pipelines have these tasks."""
 
 
 @dataclass(frozen=True)
