@@ -28,7 +28,7 @@ CONNECT_SECONDS = 5.0
 class AggregationStore:
     """A version of an aggregation, as registered in the table `_aggregations`.
 
-    `reader` is the name of the reader for which the version was created: `live`, or the name of a replay.
+    If a replay has created the version, `reader` is the name of the replay, or else `live`.
     """
 
     id: int
@@ -50,7 +50,7 @@ class Database:
     """Opens connections with the processor's login.
 
     Attributes:
-        reader: the name under which positions are stored: `live`, or the name of a replay.
+        reader: the name under which positions are stored (the name of a replay, or else `live`).
         schema: the quoted name of the pipeline's schema.
         quotas: the quotas for dead letters and for anomalies in bytes.
     """

@@ -3,9 +3,9 @@
 The first event with an id counts. A later event with the same id is a duplicate if the event times differ by at most
 the window.
 
-1. Before the batch's transaction, read which ids of the batch are remembered, and find the events that count.
-2. In the transaction, lock the remembered ids and store the ids of events that count. If another processor has stored
-   some of these ids since step 1, roll back and begin again (`Overtaken`).
+Before the batch's transaction, the process reads which ids are remembered, and finds the events that count. In the
+transaction, the process locks the remembered ids, and stores the ids of events that count. If another processor has
+stored some of these ids meanwhile, the transaction is rolled back, and the process begins again (`Overtaken`).
 
 Ids and positions are stored in the same transaction, so a crash cannot separate them. Each reader (the live processors,
 or a replay) remembers ids separately, because a replay counts the same events again (see `tables/inputs/dedupe`).
@@ -177,12 +177,12 @@ class Ids:
         return self._judge.judge(batch, memories)
 
     def remember(self, connection: psycopg.Connection[Any], firsts: Firsts, reached: Iterable[int | None]) -> None:
-        """Store the ids of events that count. Call this method in the batch's transaction.
+        """Store the ids of events that count. Call this method in the batch's transaction, before aggregations are locked.
 
         An id is remembered until the watermark is more than the window after both the event time and `reached`.
 
         Args:
-            connection: the connection to Postgres. The transaction must not have locked an aggregation yet.
+            connection: the connection to Postgres.
             firsts: the events that count.
             reached: the greatest event times of the batch's partitions before the batch.
 
