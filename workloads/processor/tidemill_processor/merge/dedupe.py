@@ -177,7 +177,7 @@ class Ids:
         return self._judge.judge(batch, memories)
 
     def remember(self, connection: psycopg.Connection[Any], firsts: Firsts, reached: Iterable[int | None]) -> None:
-        """Store the ids of events that count. Call this method in the batch's transaction, before aggregations are locked.
+        """Store the ids of events that count. Call this in the batch's transaction, before aggregations are locked.
 
         An id is remembered until the watermark is more than the window after both the event time and `reached`.
 
