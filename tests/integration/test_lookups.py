@@ -326,7 +326,7 @@ def test_the_last_rows_are_used_while_postgres_hangs(make_bench: MakeBench, tmp_
 
             def stale() -> str:
                 text = str(bench.health()["dependencies"]["lookup products"].get("detail", ""))
-                return text if "stale: events get the rows of" in text else ""
+                return text if "outdated: events get rows that are" in text else ""
 
             detail = bench.eventually(stale, what="it is stale")
             assert f"127.0.0.1:{hole.port}/{at.database}, table lookups_shop.products" in detail

@@ -116,7 +116,7 @@ HEADER = "plan,price,since,name\n"
         ("p.csv", f'{HEADER}"a,1,,\n', "line 2: is not CSV"),
         ("p.csv", f"{HEADER}a,1,,\nb,1.234,,\n", "row 2: price: 1.234 has more than 2 digits after the point; round"),
         ("p.csv", f"{HEADER}a,1,yesterday,\n", "row 1: since: "),
-        ("p.csv", f"{HEADER}a,1,,\na,2,,\n", "the key 'a' has several rows; name a column whose values are unique"),
+        ("p.csv", f"{HEADER}a,1,,\na,2,,\n", "the key 'a' has several rows; use a key whose values are unique"),
         ("p.csv", f"{HEADER}a,1,,{'x' * 1025}\n", "row 1: 1025 bytes; a group column can hold at most 1024"),
         ("p.json", '{"plan": "a"}', "is not an array of JSON"),
         ("p.json", '[{"plan": 5}]', "element 1: plan: expected string, got number 5"),
@@ -190,7 +190,7 @@ def test_records_of_a_topic_replace_and_delete_rows() -> None:
     assert apply(*broken, Sent(b"3", b"{}"), Sent(b"1", None)) == [None, None, None, None]
     assert reader.unreadable.keys() == {b"2", b"x", b"", b"\xff"}
     assert reader.unreadable[b"2"].startswith("partition 0, offset 7: label: expected string, got number 5")
-    assert "its key is no integer written as text" in reader.unreadable[b"x"]
+    assert "its key is not the text of a value of type integer" in reader.unreadable[b"x"]
     assert apply(Sent(b"2", None), Sent(b"3", b'{"label": "d"}')) == [None, None, "d", None]
     assert b"2" not in reader.unreadable
 
@@ -223,7 +223,7 @@ def test_a_lookup_with_too_many_rows_or_bytes_is_a_fault(tmp_path: Path, monkeyp
     with pytest.raises(LookupFault, match="the limit of a lookup"):
         contents.apply(pl.DataFrame({KEY: [1, 2, 3], GONE: [False] * 3}))
     monkeypatch.setattr(tables, "MOST_BYTES", 10)
-    with pytest.raises(LookupFault, match="has more than 0 MiB in memory, the limit of a lookup; name fewer fields"):
+    with pytest.raises(LookupFault, match="has more than 0 MiB in memory, the limit of a lookup; look up fewer fields"):
         loaded(tmp_path, f"{HEADER}a,1,,\n")
 
 
@@ -315,7 +315,7 @@ def test_health_names_a_lookup_that_was_not_read(tmp_path: Path) -> None:
     source.error = "gone"
     (row,) = found.dependencies()
     assert (row.ok, row.required) == (False, False)
-    assert "gone; stale: events get the rows of 60 s ago" in row.detail
+    assert "gone; outdated: events get rows that are 60 s old" in row.detail
     assert found.troubles() == {"plans": {"stale lookup": row.detail}}
     assert lookups_of(config(of.model_copy(update={"lookups": None})), WorkloadSettings()) is None
 

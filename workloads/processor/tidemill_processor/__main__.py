@@ -71,7 +71,7 @@ class Processor:
             side_inputs=SideInputs(self._registry, self._lookups),
         )
         interval = min(1.0, parse_ms(config.spec.processor.flush_interval) / 1000)
-        # A replay has no keeper, because its windows are closed and published only once its versions are live.
+        # A replay has no keeper, because only live aggregation versions are closed and published.
         replaying = self._database.reader != LIVE
         trials = Trials(self._database.schema)
         self.keeper = None if replaying else Keeper(self._database.connect, self._duties, trials, interval)
@@ -146,7 +146,7 @@ class Processor:
         partly = f"{at}{told}" if kafka_ok and (told := self._lookout.kafka_partly) else ""
         silent_database = loop.link.error or (keeper.database_error if keeper is not None else "") or loop.link.slow
         return [
-            # If only some brokers answer, Kafka is optional, because events in their partitions are still counted.
+            # While some brokers answer, Kafka is optional, because the processor still reads their partitions.
             Dependency(
                 "source_kafka" if at else "kafka",
                 kafka_ok and not partly,
@@ -160,25 +160,25 @@ class Processor:
     def _side_servers(self) -> list[Dependency]:
         dependencies = []
         if self._source.login.servers and self.keeper is not None:
-            # Without the platform's own Kafka, events are still counted, and results are published later.
+            # Without the platform's Kafka, the processor counts events and publishes the results later.
             dependencies.append(Dependency("kafka", not self._outputs.error, False, self._outputs.error))
         if self._redis is not None and self.keeper is not None:
             silent, state = self._lookout.redis_error, self._guards.redis.state
             dependencies.append(Dependency("redis", not silent, False, silent, state))
         if self._registry is not None:
-            # Without the schema registry, records of known schemas are still counted.
+            # Without the schema registry, the processor still counts records whose schemas were read before.
             dependencies.append(Dependency("registry", not self._registry.error, False, self._registry.error))
         if self._lookups is not None:
             dependencies += self._lookups.dependencies()
         return dependencies
 
     def ready(self) -> bool:
-        """Return whether this process was ever healthy, and its configuration is not outdated."""
+        """Return whether the processor was ever healthy, and has the current configuration."""
         self._was_well = self._was_well or self.health()[0] == 200
         return self._was_well and not self.loop.superseded
 
     def live(self) -> bool:
-        """Return whether the loop and the keeper make progress, or wait for a server within its timeout."""
+        """Return whether the loop and the keeper have made progress in the last `STUCK_SECONDS`."""
         alive = [self.loop.alive_at, *([self.keeper.alive_at] if self.keeper is not None else [])]
         return time.monotonic() - min(alive) < STUCK_SECONDS
 

@@ -112,16 +112,16 @@ class Assignment:
         self.partitions = assigned
 
     def advance(self, batch: Batch, committed: Committed) -> None:
-        """Record the positions after a commit, and continue to read from there."""
+        """Update the positions after a batch was committed."""
         self.positions.update(committed.positions)
         self._leave(committed.handed)
-        # Pause partitions at the live processors' position, because a replay counts no records beyond that position.
+        # Pause partitions whose batch was cut, because a replay must not pass the live processors' position.
         ahead = [p for p, at in committed.positions.items() if at.next_offset < batch.next_offsets[p]]
         self._source.stop(ahead)
         self._course.wait(ahead)
 
     def hand_over(self) -> None:
-        """Hand over each completely replayed partition to the live processors."""
+        """Let live processors take over the partitions that the replay has read completely."""
         handover, connection, ready = self._handover, self._link.connection, self._source.ready
         if handover is None or connection is None:
             return
@@ -135,11 +135,11 @@ class Assignment:
 
     def _leave(self, partitions: frozenset[int]) -> None:
         if partitions:
-            log.info("partitions %s are handed over to live processors", sorted(partitions))
+            log.info("live processors take over partitions %s", sorted(partitions))
             self._source.stop(partitions)
 
     def confirm_ends(self) -> None:
-        """Store which partitions were read to their ends, after Kafka has reported new ends."""
+        """Store which partitions have no unread records, if Kafka has reported new end offsets."""
         answer = self.backlog.news()
         if answer is None or self._link.connection is None:
             return

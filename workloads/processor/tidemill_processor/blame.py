@@ -1,4 +1,4 @@
-"""Classifies errors: a retry helps against a failed server, but not against wrong data or code."""
+"""Classifies errors by cause: a server, which may recover, or data and code, which fail again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tidemill_chassis.resilience.config import BreakerOpen
 from tidemill_processor.publish.producer import PublishFailed
 
 _OF_A_SERVER = frozenset({"08", "25", "28", "3D", "40", "53", "55", "57", "58", "F0"})
-"""The SQLSTATE classes of errors that are the server's fault, such as a lost connection or a full disk."""
+"""The SQLSTATE classes of errors that a server causes, such as a lost connection or a full disk."""
 _MAX_REASON = 500
 
 

@@ -1,4 +1,4 @@
-"""Data frame columns for metrics with a condition (`where`). The values are null where the condition is false."""
+"""Columns for metrics with a condition (`where`), with null in each row that does not meet the condition."""
 
 from __future__ import annotations
 

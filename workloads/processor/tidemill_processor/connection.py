@@ -1,4 +1,4 @@
-"""The connection for writing batches, which measures its waits for the server."""
+"""A Postgres connection that measures how long each batch waits for answers."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from tidemill_chassis.postgres import INTERVAL_SECONDS, BoundedConnection
 
 T = TypeVar("T")
 SLOW_SECONDS = 15.0
-"""Postgres counts as slow if one batch has waited this many seconds for answers."""
+"""Postgres is reported as slow after a batch has waited this many seconds in total."""
 
 
 class WriterConnection(BoundedConnection):
-    """A connection that adds up its waits for the server during a batch."""
+    """A connection that adds up the time a batch waits for Postgres."""
 
     _waited = 0.0
     _waits_since: float | None = None
 
     @property
     def slow(self) -> str:
-        """A message if a batch takes too long although the server answers each statement in time, or else empty."""
+        """A message if the current batch has waited too long for Postgres, or else an empty string."""
         since = self._waits_since
         waited = self._waited + (time.monotonic() - since if since is not None else 0.0)
         return f"answers slowly: waited for {waited:.0f} s, and is still waiting" if waited >= SLOW_SECONDS else ""
 
     def done(self) -> None:
-        """Reset the total of the waits after a batch."""
+        """Reset the waiting time after a batch."""
         self._waited = 0.0
 
     def wait(self, gen: PQGen[T], interval: float = INTERVAL_SECONDS, timeout: float | None = None) -> T:

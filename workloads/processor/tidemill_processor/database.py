@@ -26,9 +26,9 @@ CONNECT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class AggregationStore:
-    """A version of an aggregation, with its row in `_aggregations`, its table and its layout.
+    """A version of an aggregation, as registered in the table `_aggregations`.
 
-    `reader` is the reader for which the version was created: `live`, or a replay.
+    If a replay has created the version, `reader` is the name of the replay, or else `live`.
     """
 
     id: int
@@ -50,9 +50,9 @@ class Database:
     """Opens connections with the processor's login.
 
     Attributes:
-        reader: the name for stored positions, which is `live` or the name of a replay.
+        reader: the name under which positions are stored (the name of a replay, or else `live`).
         schema: the quoted name of the pipeline's schema.
-        quotas: the maximum size (bytes) of the rows of each table with a quota.
+        quotas: the quotas for dead letters and for anomalies in bytes.
     """
 
     def __init__(self, settings: WorkloadSettings, config: PipelineConfig, timeout_seconds: float) -> None:
@@ -65,7 +65,7 @@ class Database:
         self.quotas = {kind: parse_bytes(quota_of(config.spec, kind)) for kind in (DEAD_LETTERS, ANOMALIES)}
 
     def look(self, seconds: float) -> None:
-        """Check whether Postgres answers within `seconds`."""
+        """Raise an error if Postgres does not answer within `seconds`."""
         with self.connect(seconds) as connection:
             connection.answer_seconds = seconds
             connection.execute("SELECT 1")
@@ -133,7 +133,7 @@ class Database:
         return found
 
     def newer_generation(self, connection: psycopg.Connection[tuple[Any, ...]]) -> int | None:
-        """Return the schema's generation if it is newer than the configuration, or else None."""
+        """Return the stored generation if this process has an older configuration, or else None."""
         row = connection.execute(generation.read(self.schema)).fetchone()
         return row[0] if row and row[0] > self._config.generation else None
 

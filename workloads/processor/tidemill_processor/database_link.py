@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 8.0
 HOLDS_SECONDS = 5.0
-"""After a refused write, a new connection counts as good after this many seconds."""
+"""After a refused write, Postgres counts as healthy after a connection was open for this many seconds."""
 
 
 class DatabaseLink:
@@ -47,24 +47,24 @@ class DatabaseLink:
 
     @property
     def heard_at(self) -> float:
-        """The `time.monotonic()` at which the last wait for the server ended, or 0 without a connection."""
+        """When the last wait for Postgres ended (monotonic seconds), or 0 without a connection."""
         connection = self.connection
         return connection.heard_at if connection is not None else 0.0
 
     @property
     def slow(self) -> str:
-        """A message if the server answers too slowly, or else an empty string."""
+        """Why Postgres counts as slow, or an empty string."""
         return self.connection.slow if self.connection is not None else ""
 
     def turned(self) -> None:
-        """Handle the end of a round of the loop."""
+        """Update the state of the connection after a round of the loop."""
         if self.connection is not None:
             self.connection.done()
             if self._writes_refused and time.monotonic() - self._connected_at >= HOLDS_SECONDS:
                 self._note_good()
 
     def is_open(self) -> bool:
-        """Return whether the connection is open, and try to open a closed connection."""
+        """Connect if necessary and possible, and return whether the connection is open."""
         if self.connection is not None and not self.connection.closed:
             return True
         if self.silent or time.monotonic() < self._connect_at or not self._guard.allow():
@@ -79,10 +79,10 @@ class DatabaseLink:
     def lose(self, error: Exception) -> None:
         """Drop the connection because of an error."""
         text = str(error).strip() or type(error).__name__
-        log.warning("postgres: %s; again in %.1f s", text, self._backoff)
+        log.warning("postgres: %s; retry in %.1f s", text, self._backoff)
         metrics.ROLLED_BACK.labels(reason="postgres").inc()
         self.error = text
-        # Keep the refusal for the next connection, because a server with a full disk still accepts connections.
+        # Remember a refused write, because a server with a full disk still accepts connections.
         self._writes_refused = database_refuses_writes(error)
         self.silent = isinstance(error, psycopg.OperationalError | OSError) and database_failed(error)
         self._guard.failure(error)
@@ -92,13 +92,13 @@ class DatabaseLink:
         self._on_change()
 
     def stored(self) -> None:
-        """Handle the commit of a batch."""
+        """Record that a batch was committed."""
         self._guard.success()
         if self._writes_refused:
             self._note_good()
 
     def answers(self) -> None:
-        """Allow a new connection at once, because the server answers again."""
+        """Connect without a pause next time, because Postgres answers again."""
         self.silent, self._connect_at = False, 0.0
 
     def close(self) -> None:

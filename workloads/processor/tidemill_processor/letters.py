@@ -28,7 +28,7 @@ class DeadLetter:
     """A row of `_dead_letters`.
 
     Attributes:
-        windows: the starts (epoch ms) of the closed windows that do not count the event.
+        windows: the starts (epoch ms) of the closed windows for which the event is too late.
         element: the index in the exploded array, or None if the dead letter is a whole record.
     """
 
@@ -56,7 +56,7 @@ def dead_letter(
     event_time: int | None = None,
     windows: tuple[int, ...] | None = None,
 ) -> DeadLetter:
-    """Return the dead letter for a record or an array element with the bytes `value`."""
+    """Create the dead letter for a record, or for an element of its array, with the content `value`."""
     return DeadLetter(
         partition=message.partition(),
         offset=message.offset(),

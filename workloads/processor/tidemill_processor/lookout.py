@@ -25,17 +25,17 @@ log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 1.0
 PARTLY_SECONDS = 15.0
-"""A part of Kafka counts as failed after this many seconds without an answer."""
+"""A broker that does not answer for this many seconds is reported, even if other brokers answer."""
 _FAILED = (psycopg.Error, KafkaException, redis.RedisError, BreakerOpen, OSError, RegistryAwayError)
 
 
 @dataclass(frozen=True)
 class Checked:
-    """The servers that are checked.
+    """The servers and clients that are checked regularly.
 
     Attributes:
-        outputs: the platform's own Kafka if the source topic is on another cluster, or None.
-        upstream: reads the backlog before the Python stage, or None without a stage.
+        outputs: the platform's Kafka if the source topic is on another cluster, or else None.
+        upstream: reads how many records wait for the Python stage, or None without a Python stage.
     """
 
     source: Source
@@ -57,7 +57,7 @@ class Lookout:
 
     @property
     def kafka_partly(self) -> str:
-        """A message if only some brokers have not answered for PARTLY_SECONDS, or else empty."""
+        """A message if some brokers do not answer for PARTLY_SECONDS while other brokers answer, or else empty."""
         before = time.monotonic() - PARTLY_SECONDS
         if self._untold is not None and self._untold[0] <= before:
             return f"leaders of partitions {', '.join(map(str, sorted(self._untold[1])))} do not answer"
@@ -103,7 +103,7 @@ class Lookout:
         asked_at = time.monotonic()
         source.follow_login()
         try:
-            # Add the records that wait before the Python stage, because a partition with waiting records is not idle.
+            # Add records that wait for the Python stage, because a partition with such records is not idle.
             before = {} if upstream is None else upstream.unstaged(source.assigned)
             ends = {number: end + before.get(number, 0) for number, end in source.ends().items()}
         except KafkaException:

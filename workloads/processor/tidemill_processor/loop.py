@@ -36,11 +36,10 @@ BATCH_LIMIT = 50_000
 BATCH_BYTES = 32 * 1024 * 1024
 # The number of records to consume and decode together, few enough for the CPU's cache.
 PIECE_LIMIT = 4_000
-# The interval between garbage collections. Few collections are needed, because records and events form no reference
-# cycles.
+# The interval between garbage collections, which is long because records and events form no reference cycles.
 COLLECT_SECONDS = 10.0
 PAUSED_POLL_SECONDS = 0.1
-# The maximum wait of a consume call, so that the loop stops quickly.
+# The maximum wait for records. A short wait lets the loop stop quickly.
 POLL_SECONDS = 0.5
 
 
@@ -85,12 +84,12 @@ class Loop:
             registry=side_inputs.registry,
             lookups=side_inputs.lookups,
         )
-        # If arrays are exploded, read fewer records at once.
+        # The average number of events in a record, because exploded arrays make several events.
         self._events_a_record = 1
         self._rest: Sequence[Message] = ()
         self._held: set[int] = set()
         self._pace = Pace(replay.rate)
-        # Rules over single events are slow, so their batches are smaller, and Kafka is polled in time.
+        # Anomaly rules over single events are slow, so use smaller batches.
         self._limit = BATCH_LIMIT // (1 + sum(rule.field is not None for rule in config.spec.anomalies))
         self._flush_seconds = parse_ms(config.spec.processor.flush_interval) / 1000
         self.kafka = KafkaHealth(guards.kafka_consumer, source.renew)
@@ -169,7 +168,7 @@ class Loop:
             polled = self._source.poll(records, min(max(0.0, left), POLL_SECONDS))
             self._note(polled)
             if generation != self._source.generation:
-                # After a rebalance, drop the pieces, because all partitions are read again from their stored positions.
+                # After a rebalance, all partitions are read again from the stored positions, so drop the pieces.
                 pieces.clear()
                 break
             if polled.messages:
@@ -215,7 +214,7 @@ class Loop:
     def _note(self, polled: Polled) -> None:
         if polled.out_of_range:
             self._source.stop(polled.out_of_range)
-        # Received records may have been prefetched, so they do not prove that Kafka answers.
+        # Only record failures: received records may be prefetched, and do not prove that Kafka answers.
         if polled.failed is not None:
             self.kafka.failed(polled.failed)
 
@@ -230,12 +229,12 @@ class Loop:
             try:
                 committed = self.link.committer.commit(batch, self.assignment.positions)
             except Fenced as fenced:
-                log.warning("%s; the positions are read again", fenced)
+                log.warning("%s; reading the positions again", fenced)
                 metrics.FENCED.inc()
                 self._source.stop(fenced.partitions)
                 batch = batch.without(fenced.partitions)
             except Superseded as superseded:
-                log.warning("%s; waiting to be replaced", superseded)
+                log.warning("%s; this process waits until a new process replaces it", superseded)
                 self.superseded = str(superseded)
                 return
             except Exception as error:

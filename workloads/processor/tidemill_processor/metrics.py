@@ -15,7 +15,7 @@ _BATCH_EVENTS = (1, 10, 100, 500, 1_000, 5_000, 10_000, 25_000, 50_000, 100_000)
 
 EVENTS_CONSUMED = Counter("tidemill_events_consumed_total", "Kafka records in committed batches.")
 EVENTS_FILTERED = Counter("tidemill_events_filtered_total", "Events that the transform's filter removed.")
-DUPLICATES = Counter("tidemill_duplicates_total", "Events that were left out because their id had counted before.")
+DUPLICATES = Counter("tidemill_duplicates_total", "Events that were not counted, because their id had counted before.")
 EVENTS_LATE = Counter(
     "tidemill_events_late_total", "Events that arrived after their window was closed.", ("aggregation", "policy")
 )
@@ -35,16 +35,18 @@ FRESHNESS_SECONDS = Histogram(
 WATERMARK_TIMESTAMP = Gauge("tidemill_watermark_timestamp_seconds", "The watermark, as a Unix time.")
 KEEPER_PASSED = Gauge(
     "tidemill_keeper_pass_timestamp_seconds",
-    "Unix time of the keeper's last completed pass (close, scan, publish), or of its start before the first pass.",
+    "Unix time when the keeper last completed a pass (close, scan, publish), or when it started.",
 )
 BATCH_EVENTS = Histogram("tidemill_batch_events", "Events per batch.", buckets=_BATCH_EVENTS)
 BATCH_SECONDS = Histogram(
     "tidemill_batch_seconds", "Time to decode, aggregate and commit a batch.", buckets=_BATCH_SECONDS
 )
-CLOSINGS = Counter("tidemill_closings_total", "Number of times that closed_until of an aggregation was advanced.")
+CLOSINGS = Counter("tidemill_closings_total", "Number of times that windows of an aggregation were closed.")
 FENCED = Counter("tidemill_fenced_batches_total", "Batches rolled back because another processor had moved a position.")
 ROLLED_BACK = Counter(
-    "tidemill_rolled_back_batches_total", "Rolled back batches other than fenced batches.", ("reason",)
+    "tidemill_rolled_back_batches_total",
+    "Batches rolled back because Postgres failed or refused an event.",
+    ("reason",),
 )
 REBALANCES = Counter("tidemill_rebalances_total", "Changes of the assigned partitions.")
 RESULTS_PUBLISHED = Counter("tidemill_results_published_total", "Records written to the output topics.")
@@ -64,7 +66,7 @@ ANOMALIES_DETECTED = Counter("anomalies_detected_total", "Anomalies found by the
 
 LOOKUP_ROWS = Gauge("tidemill_lookup_rows", "Rows of a lookup in memory.", ("lookup",))
 LOOKUP_AGE_SECONDS = Gauge(
-    "tidemill_lookup_age_seconds", "Time since a lookup was last read, or 0 before it was read once.", ("lookup",)
+    "tidemill_lookup_age_seconds", "Time since a lookup was last read, or 0 before the first time.", ("lookup",)
 )
 LOOKUP_STALE = Gauge(
     "tidemill_lookup_stale",
@@ -81,7 +83,7 @@ def watch_lookup(name: str, *, rows: Callable[[], float], age: Callable[[], floa
 
 
 def count_anomalies(pipeline: str, by_rule: Mapping[str, int]) -> None:
-    """Count committed anomalies in the metrics."""
+    """Count the anomalies of a committed batch or scan."""
     for rule, number in by_rule.items():
         ANOMALIES_DETECTED.labels(pipeline, rule).inc(number)
 

@@ -1,9 +1,8 @@
-"""Lets a replay catch up with the live processors, which then take over its partitions.
+"""Lets a replay catch up with the live processors, which then take over the replay's partitions.
 
-1. A replay stores only events that the live processors have counted: its batch is cut at the live position.
-2. The live position is locked while a batch up to this position is stored.
-3. The same transaction marks the live position. After the mark, live processors also count records for the replay's
-   versions.
+A replay stores only events before the live processors' position in a partition. When a batch of the replay reaches the
+live processors' position, the batch's transaction locks and marks this position. After the mark, live processors also
+count the partition's events for the replay's aggregation versions.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class ReplayOptions:
     """How a replay reads the topic.
 
     Attributes:
-        start_from: the start of the replay, or an empty string for the spec's `startFrom`.
+        start_from: where the replay starts, or an empty string to start at the spec's `startFrom`.
         rate: the maximum number of events per second, or 0 for no limit.
     """
 
@@ -36,7 +35,7 @@ class ReplayOptions:
 
 
 class Handover:
-    """Compares a replay's positions with the live positions, and hands over the partitions with equal positions."""
+    """Lets live processors take over the partitions in which a replay has reached the live position."""
 
     def __init__(self, database: Database, versions: Iterable[int]) -> None:
         self._schema = database.schema
@@ -47,12 +46,12 @@ class Handover:
     def cut(
         self, connection: psycopg.Connection[Any], batch: Batch, starts: Mapping[int, int]
     ) -> tuple[Batch, frozenset[int]]:
-        """Cut a batch at the live positions, and mark the partitions that are handed over.
+        """Cut a batch at the live positions, and mark the partitions that live processors take over.
 
         Call this method in the batch's transaction, after locking the replay's positions and before locking the
         aggregations.
         """
-        # Leave out partitions that another process of this replay has handed over.
+        # Leave out partitions that live processors took over from another process of this replay.
         left = self.handed(connection) & set(batch.next_offsets)
         live = self._live(connection, set(batch.next_offsets) - left)
         reached = {p for p, at in live.items() if batch.next_offsets[p] >= at}
@@ -66,7 +65,7 @@ class Handover:
     def meet(
         self, connection: psycopg.Connection[Any], positions: Mapping[int, int], ends: Mapping[int, int]
     ) -> frozenset[int]:
-        """Hand over the partitions with nothing left to read, and return them."""
+        """Let live processors take over the partitions without unread records, and return these partitions."""
 
         def meets(partition: int, live: int | None) -> bool:
             own = positions[partition]
@@ -87,7 +86,7 @@ class Handover:
         return met
 
     def handed(self, connection: psycopg.Connection[Any]) -> frozenset[int]:
-        """Return the partitions that were handed over."""
+        """Return the partitions that live processors have taken over."""
         return frozenset(p for (p,) in connection.execute(offsets.fed(self._schema), (self._versions,)))
 
     def _live(
@@ -117,23 +116,23 @@ class Course:
         return partitions - handover.handed(connection) - self._resume_at.keys()
 
     def wait(self, partitions: Iterable[int]) -> None:
-        """Exclude `partitions` from reading for half a second."""
+        """Do not read `partitions` for `ASK_SECONDS`."""
         self._resume_at |= dict.fromkeys(partitions, time.monotonic() + ASK_SECONDS)
 
 
 class Pace:
-    """Limits the rate at which a replay reads (events per second, or 0 for no limit)."""
+    """Limits the number of events that a replay reads per second (0 for no limit)."""
 
     def __init__(self, rate: int) -> None:
         self._rate = rate
         self._free_at = time.monotonic()
 
     def limit(self, most: int) -> int:
-        """Return how many events to read at once, at most `most`."""
+        """Return how many events to read now (at most `most`)."""
         return min(most, max(1, self._rate // 2)) if self._rate else most
 
     def rest(self, events: int) -> None:
-        """Wait until the given number of events has taken as long as the maximum rate requires."""
+        """Sleep after reading `events` events, so that the rate does not exceed the maximum."""
         if self._rate:
             self._free_at = max(self._free_at, time.monotonic() - 1.0) + events / self._rate
             time.sleep(max(0.0, self._free_at - time.monotonic()))

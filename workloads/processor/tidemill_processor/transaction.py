@@ -1,10 +1,10 @@
-"""The transaction that counts each event exactly once, because rows and offsets change together.
+"""The transaction that stores a batch. Windows and offsets change together, so that each event counts exactly once.
 
-1. Lock the `_offsets` rows of the batch's partitions in partition order.
-2. Check that each partition still has the position that this process last stored.
-3. COPY the partial results into temporary tables, store the ids of the events (see `merge/dedupe`), then take the
-   aggregations' locks in id order.
-4. Read `closed_until` again under the locks. If `closed_until` has changed, aggregate again.
+1. Lock the `_offsets` rows of the batch's partitions, in the order of partitions.
+2. Check that each stored position is the position at which the batch starts.
+3. Copy the partial results into temporary tables, store the ids of events (see `merge/dedupe`), and lock the
+   aggregations in the order of ids.
+4. If windows were closed in the meantime, aggregate the events again.
 5. Merge the windows, write dead letters, raw events and anomalies, advance the offsets, and commit.
 """
 
@@ -40,21 +40,21 @@ class Fenced(Exception):
     """Raised if another process has advanced the positions of some partitions. Nothing was written."""
 
     def __init__(self, partitions: set[int]) -> None:
-        super().__init__(f"partitions {sorted(partitions)} have a newer owner")
+        super().__init__(f"another process has advanced the positions of partitions {sorted(partitions)}")
         self.partitions = partitions
 
 
 class Superseded(Exception):
-    """Raised if the schema has a newer spec than this process, which must then stop."""
+    """Raised if Postgres has a newer spec than this process. The process must then stop."""
 
 
 class _Marked(Exception):
-    """Raised if events also count for versions that this process does not know yet."""
+    """Raised if events also count for aggregation versions that this process does not know yet."""
 
 
 @dataclass(frozen=True)
 class Position:
-    """The offset of the next record in a partition, as last read or committed by this process."""
+    """The offset of the next record to read in a partition, and the epoch of the partition."""
 
     next_offset: int
     epoch: int
@@ -62,7 +62,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Change:
-    """The rows that a commit changed in one aggregation. Times are epoch ms."""
+    """Which rows of an aggregation a commit changed. Times are epoch milliseconds."""
 
     aggregation: str
     rev: int
@@ -78,7 +78,7 @@ class Committed:
         positions: the new position of each partition.
         late: the number of late events by (aggregation, policy).
         anomalies: the number of anomalies in single events, by rule.
-        handed: the partitions that a replay has handed over to live processors.
+        handed: the partitions that live processors take over from a replay.
         duplicates: the number of events that were left out as duplicates.
     """
 
@@ -98,7 +98,7 @@ class _Offset:
     Attributes:
         last_event_at: the wall time at which events last arrived (epoch ms).
         clock_ms: the time on the server's clock (epoch ms).
-        feeds: the versions that also count the partition's events, besides those of the spec.
+        feeds: further aggregation versions that count the partition's events (from replays).
     """
 
     partition: int
@@ -145,7 +145,7 @@ class Committer:
             self._prepare(store)
         self._reader = database.reader
         self.handover = Handover(database, [s.id for s in stores]) if self._reader != LIVE else None
-        # The marked versions of each partition as last read, and the stores of these versions.
+        # Further versions that count a partition's events: the ids by partition, and the stores by id.
         self._marks: dict[int, frozenset[int]] = {}
         self._others: dict[int, AggregationStore] = {}
 
@@ -153,8 +153,8 @@ class Committer:
         """Store a batch that starts at `positions`.
 
         Raises:
-            Fenced: partitions have a newer owner.
-            Superseded: the spec is newer.
+            Fenced: another process has advanced the positions of some partitions.
+            Superseded: Postgres has a newer spec.
             psycopg.DataError, psycopg.IntegrityError: Postgres refuses values of an event.
             psycopg.Error: the batch may have been committed, so the positions must be read again.
         """
@@ -164,7 +164,7 @@ class Committer:
             except _Marked:
                 self._learn()
             except Overtaken:
-                continue  # another processor has counted events with the same ids, so count the others
+                continue  # another processor has counted events with the same ids, so count only the remaining events
 
     def _commit(self, batch: Batch, positions: dict[int, Position]) -> Committed:
         epochs = {p: position.epoch for p, position in positions.items()}
@@ -196,7 +196,7 @@ class Committer:
         return Committed(moved, tuple(changes), late, rows_written, by_rule(judged.found), handed, firsts.left_out)
 
     def attempt(self, batch: Batch, positions: dict[int, Position]) -> None:
-        """Store a batch's rows, then roll back."""
+        """Try to store a batch, and roll back, to find out whether Postgres accepts the events."""
         epochs = {p: position.epoch for p, position in positions.items()}
         _, works, kept, judged = self._ready(batch, positions, epochs)
         with self._connection.transaction() as transaction:
@@ -211,7 +211,7 @@ class Committer:
     def _ready(
         self, batch: Batch, positions: dict[int, Position], epochs: dict[int, int]
     ) -> tuple[Firsts, list[Work], pl.DataFrame | None, Judged]:
-        """Compute what the transaction writes: the events that count, their partials, raw events and anomalies."""
+        """Prepare what the transaction writes: the events that count, partial results, raw events and anomalies."""
         further = {store.reader: self._marked(id_) for id_, store in self._others.items()}
         firsts = self._ids.look(self._connection, batch, self._stores, further)
         works = self._aggregate(firsts, epochs)
@@ -219,7 +219,6 @@ class Committer:
         return firsts, works, kept, self._watcher.judge(self._connection, firsts.batch, positions, epochs)
 
     def _marked(self, id_: int) -> list[int]:
-        """Return the partitions that are marked for a version."""
         return [p for p, ids in self._marks.items() if id_ in ids]
 
     def _aggregate(self, firsts: Firsts, epochs: dict[int, int]) -> list[Work]:
@@ -293,7 +292,6 @@ class Committer:
             self._connection.execute(self._database.lock(work.store.id))
 
     def _aggregate_late(self, works: list[Work], epochs: dict[int, int]) -> None:
-        """Aggregate again if windows were closed in the meantime, because more events are late."""
         closed = self._closed()
         for work in works:
             if closed.get(work.store.id) != work.closed_until or work.result.doubtful:
@@ -307,7 +305,7 @@ class Committer:
         for work in works:
             if work.result.rows.height:
                 change = self._merge_one(work)
-                if work.store.id not in self._others:  # a replay's versions have no listeners yet
+                if work.store.id not in self._others:  # no client reads a replay's versions yet
                     changes.append(change)
         return changes
 
@@ -355,5 +353,5 @@ class Committer:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Return whether an error means that Postgres refuses values of an event (SQLSTATE class 22, 23 or 54)."""
+    """Return whether Postgres refuses a value of an event (SQLSTATE class 22, 23 or 54)."""
     return isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] in ("22", "23", "54")

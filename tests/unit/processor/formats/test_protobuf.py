@@ -176,8 +176,8 @@ def test_what_cannot_be_read_is_a_dead_letter_that_says_so(registry: SchemaRegis
     of = decoder(registry, [{"name": "id", "type": "integer"}, {"name": "amount", "type": "number"}])
     broken = {
         good[:-1]: ("unreadable", f"the bytes do not match the schema {number} (shop.Order): "),
-        good[:5] + b"\x02\x14" + good[6:]: ("unreadable", f"the record names no message of schema {number}"),
-        good[:5] + b"\x80": ("unreadable", "the record names no message"),
+        good[:5] + b"\x02\x14" + good[6:]: ("unreadable", f"the record's message is not in schema {number}"),
+        good[:5] + b"\x80": ("unreadable", "the record's message is not in schema"),
         b"\0\0\0\x7f\xff" + good[5:]: ("unknown_schema", "has no schema 32767"),
         b"\0" + avro.to_bytes(4) + b"\0": ("unknown_schema", f"schema {avro} cannot be used: the type is AVRO"),
         b"\0" + text.to_bytes(4) + b"\0": ("unknown_schema", "the registry gives the text of the .proto file"),

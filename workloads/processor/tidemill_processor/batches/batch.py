@@ -30,7 +30,7 @@ class Batch:
         times: the event times and partitions of all valid events, in the order of consumption.
         next_offsets: the offset after the last record, by partition.
         arrived: when the first record arrived in Kafka (epoch ms), by partition.
-        elements: the record and array element of each event, or None without an exploded array.
+        elements: the record and array element of each event, or None if the pipeline explodes no array.
     """
 
     frame: pl.DataFrame
@@ -77,7 +77,7 @@ class Batch:
         event_time: int | None = None,
         windows: tuple[int, ...] | None = None,
     ) -> DeadLetter:
-        """Return a dead letter for a valid event."""
+        """Return a dead letter for a valid event that is not counted, such as a late event."""
         message, element = self.message(index), self.element(index)
         value = message.value() or b""
         if self.elements is not None and element is not None:
@@ -105,7 +105,7 @@ class Batch:
         )
 
     def until(self, ends: Mapping[int, int]) -> Batch:
-        """Return the records before the offset in `ends` of each partition."""
+        """Cut the batch in each partition at the offset in `ends`."""
         cut = {p: end for p, end in ends.items() if end < self.next_offsets[p]}
         if not cut:
             return self

@@ -26,7 +26,7 @@ from tidemill_processor.lookups.lookups import Lookups
 MOST_BYTES, LEAST_BYTES = 1024 * 1024, 16 * 1024
 MOST_ELEMENTS = 8_000
 KEPT_BYTES = 640
-"""A stored event of more than this many bytes counts as several elements."""
+"""If raw events are stored, an element of n times this size in bytes counts as n elements."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class _Records:
 
     Attributes:
         at: the indexes of the valid records.
-        times: the event times (epoch ms) of all records, or empty if elements have the event time.
+        times: the event times (epoch ms) of all records, or an empty list if the array's elements have event times.
     """
 
     messages: Sequence[Message]
@@ -86,7 +86,7 @@ class ExplodingReader(BatchReader):
         return self._decode(messages, now_ms, bounded=False)
 
     def decode_some(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> tuple[Piece, Sequence[Message]]:
-        """Decode as many records from the start as fit into a piece, and return the remaining records too."""
+        """Decode the first records, and return the decoded piece and the remaining records."""
         sizes = accumulate(len(m.value() or b"") for m in messages)
         some = messages[: max(1, sum(size <= self._bytes for size in sizes))]
         piece = self._decode(some, now_ms, bounded=True)
@@ -119,7 +119,7 @@ class ExplodingReader(BatchReader):
         weights = accumulate(map(self._weight, arrays, (len(raws[index]) for index in at)))
         taken = sum(weight <= MOST_ELEMENTS for weight in weights)
         number = len(raws) if taken == len(at) else max(1, at[taken])
-        # Let the next call decode fewer records, because records that do not fit are decoded twice.
+        # Adapt the size of the next piece, because records that do not fit into a piece are decoded twice.
         size = sum(map(len, raws[:number])) * (2 if number == len(raws) else 1)
         self._bytes = min(MOST_BYTES, max(LEAST_BYTES, size))
         return found.first(number)

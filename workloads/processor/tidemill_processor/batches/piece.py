@@ -1,4 +1,4 @@
-"""A piece of a micro-batch: the decoded records of one consume call."""
+"""A piece of a micro-batch: records that were decoded together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tidemill_processor.letters import DeadLetter, Message
 
 @dataclass(frozen=True)
 class Piece:
-    """The decoded records of one consume call, before the transform."""
+    """A decoded part of a micro-batch, before the transform."""
 
     size: int
     frame: pl.DataFrame
@@ -34,9 +34,9 @@ class Piece:
 
 
 def progress(messages: Sequence[Message], partitions: list[int]) -> tuple[dict[int, int], ...]:
-    """Return the next offset, the number of records and the first record's arrival, each by partition.
+    """Return the next offset, the number of records, and the time of the first record (epoch ms), each by partition.
 
-    A record with a negative timestamp arrives now, because a number near -2^63 would overflow in Postgres.
+    The current time replaces a negative timestamp, which could overflow in Postgres.
     """
     now_ms = time.time_ns() // 1_000_000
     place = pl.col(INDEX)

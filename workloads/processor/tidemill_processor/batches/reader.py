@@ -46,13 +46,13 @@ class BatchReader:
 
         Args:
             spec: the pipeline's spec.
-            offsets: whether frames always have the column `_o`.
+            offsets: whether frames always contain the offsets of records (column `_o`).
             registry: the client of the schema registry, or None if the record format needs no registry.
             lookups: the lookups of the pipeline, or None if the pipeline has no lookup.
         """
         self._lookups = lookups
         self._ordered = any(kept_in_order(m) for a in spec.aggregations for m in a.metrics)
-        # Only in JSON topics, a special first byte marks invalid events.
+        # In JSON topics, ingest marks an invalid event with a special first byte.
         self._marks = spec.source.written.type == "json"
         derived = derived_types(spec)
         conditional = conditional_columns(spec, field_types(spec, derived))
@@ -77,7 +77,7 @@ class BatchReader:
         self._decoder = RecordDecoder(spec, exact=self._ordered, reader=self._schemas)
 
     def waiting(self, messages: Sequence[Message]) -> dict[int, int]:
-        """Return the offset of the first record in each partition that needs a schema from the registry."""
+        """Return the offset of each partition's first record whose schema is still unknown."""
         found: dict[int, int] = {}
         if self._schemas is not None:
             frames = self._schemas.waiting(m.value() or b"" for m in messages)
@@ -95,14 +95,14 @@ class BatchReader:
         return self.join(pieces)
 
     def decode_some(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> tuple[Piece, Sequence[Message]]:
-        """Decode all records into one piece, so that no records remain."""
+        """Return one piece with all records decoded, and no remaining records."""
         return self.decode(messages, now_ms, first), ()
 
     def decode(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> Piece:
-        """Decode the next records of a batch after the `first` records.
+        """Decode records into a piece of a batch.
 
         Raises:
-            RegistryAwayError: a record has to wait for its schema.
+            RegistryAwayError: the registry does not answer, and a record's schema is still unknown.
         """
         raws = [m.value() or b"" for m in messages]
         largest = max(map(len, raws), default=0)
@@ -143,7 +143,7 @@ class BatchReader:
             known = verdict.reason is Reason.DELETED
             return dead_letter(message, b"", verdict if known else InvalidEvent(verdict.reason, None, TOMBSTONE))
         if self._marks and value.startswith(QUARANTINE_PREFIX):
-            # Validate with the clock at arrival, because an event time in the future may be valid by now.
+            # Use the clock at arrival, because an event time that was too far in the future may be valid now.
             when = message.timestamp()[1]
             refusal = partial(self._decoder.refusal, now_ms=when if when > 0 else now_ms, record=message)
             ingests = quarantine.verdict_of(value, message.headers() or (), refusal)
@@ -152,7 +152,7 @@ class BatchReader:
         return dead_letter(message, value, verdict)
 
     def join(self, pieces: Sequence[Piece]) -> Batch:
-        """Join one or more decoded pieces into a batch."""
+        """Join decoded pieces into a batch, and apply the transform."""
         batch = self._joined(pieces)
         return self._transformed(batch) if self._transforms else batch
 

@@ -1,4 +1,4 @@
-"""The schema registry and the lookups that a batch needs."""
+"""The schema registry and the lookups of a pipeline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tidemill_processor.lookups.lookups import Lookups
 
 @dataclass(frozen=True)
 class SideInputs:
-    """The schema registry and the lookups of a pipeline, or None without a registry or lookups."""
+    """A pipeline's schema registry and lookups, each None if the pipeline does not use it."""
 
     registry: Registry | None = None
     lookups: Lookups | None = None
@@ -21,11 +21,11 @@ class SideInputs:
         return self.lookups is None or self.lookups.ready
 
     def begin_turn(self) -> None:
-        """Note that a turn of the loop begins."""
+        """Start a new time limit for requests to the schema registry."""
         if self.registry is not None:
             self.registry.begin_turn()
 
     @property
     def registry_answers(self) -> bool:
-        """Whether the registry answered the last request, or true without a registry."""
+        """False while the schema registry does not answer."""
         return self.registry is None or not self.registry.error

@@ -21,7 +21,7 @@ from tidemill_processor.detect.detectors import State, Verdict
 from tidemill_processor.keeper.quotas import Kept, left, note
 
 CLEARED = "cleared"
-"""The severity of a former anomaly that late events have made normal."""
+"""The severity of an anomaly whose window became normal because of late events."""
 ANOMALY_BYTES = 500
 """The estimated size in bytes of a stored anomaly, without its group."""
 _LONG = re.compile(r"(?<![.\d])\d{17}")
@@ -29,13 +29,13 @@ _LONG = re.compile(r"(?<![.\d])\d{17}")
 
 @dataclass(frozen=True)
 class Anomaly:
-    """A verdict on a window of a group or on a single event, for a row of the table `_anomalies`.
+    """An anomaly in a window or a single event, as stored in the table `_anomalies`.
 
     Attributes:
         group: the group columns as JSON text.
         start: the start of the window, or the time of the event, in RFC 3339.
         end: the end of the window, or the time of the event, in RFC 3339.
-        record: the epoch, partition, offset and array index of an event, or four times None for a window.
+        record: the epoch, partition, offset and array index of an event, or four None values for a window.
     """
 
     rule: str
@@ -62,7 +62,7 @@ class Known:
 
 
 def by_rule(found: Iterable[Anomaly]) -> Counter[str]:
-    """Return the number of anomalies by rule, without cleared anomalies."""
+    """Count the anomalies of each rule, except cleared anomalies."""
     return Counter(anomaly.rule for anomaly in found if anomaly.verdict.severity != CLEARED)
 
 
@@ -80,7 +80,7 @@ def insert_anomalies(
 
 
 def scanner_place(aggregation_id: int) -> int:
-    """Return the scanner's key in `_kept` for the anomalies of an aggregation's windows."""
+    """Return the key in `_kept` for anomalies in windows of an aggregation."""
     return -1 - aggregation_id
 
 
@@ -108,13 +108,13 @@ def _insert(connection: psycopg.Connection[Any], schema: str, found: Sequence[An
 def read_states(
     connection: psycopg.Connection[Any], schema: str, rules: Collection[str], place: int, groups: Collection[str]
 ) -> dict[tuple[str, str], State]:
-    """Return the stored states of detectors, by rule and group."""
+    """Return the stored detector states, by rule and group."""
     rows = connection.execute(detectors.read(schema), (list(rules), place, list(groups)))
     return {(rule, group): parse_state(text) for rule, group, text in rows}
 
 
 def known_groups(connection: psycopg.Connection[Any], schema: str, rule: str, place: int) -> list[str]:
-    """Return the groups with a stored state of this rule, the most recent group last."""
+    """Return the groups for which a state of this rule is stored, from the oldest to the most recent."""
     return [group for (group,) in connection.execute(detectors.groups(schema), (rule, place))]
 
 
@@ -126,7 +126,7 @@ def forget_states(
 
 
 def parse_state(text: str) -> State:
-    """Parse a stored state. Postgres writes some floats as integers, which become floats again."""
+    """Parse a stored state. Integers of 17 or more digits become floats, which Postgres stores like integers."""
     state: State = json.loads(text, parse_int=_number if _LONG.search(text) else int)
     return state
 

@@ -1,7 +1,7 @@
 """Anomaly rules over single events. Each partition has its own detectors.
 
-Detector states are stored in the transaction that advances the partition's position, so verdicts do not depend on batch
-boundaries, replicas or restarts.
+The transaction that stores a batch also stores the detector states, so verdicts do not depend on batch boundaries,
+replicas or restarts.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ HELD_STATES = 5_000
 """The maximum number of detector states in memory between batches."""
 
 Groups = OrderedDict[str, State | None]
-"""The detector states of a rule in a partition, by group. None stands for a state that is only in Postgres."""
+"""The detector states of a rule in a partition, by group. A state that is only in Postgres is None."""
 
 _VALUE = "_v"
 
 
 @dataclass
 class Judged:
-    """The effect of a batch on detectors.
+    """The anomalies in a batch, and the detector states after the batch.
 
     Attributes:
-        groups: the states after the batch, by partition and rule.
+        groups: the detector states after the batch, by partition and rule.
         changed: the rows of `_detectors` to write.
-        gone: the rows of `_detectors` to delete, as (rule, `aggregation_id`, groups).
-        found: the anomalies.
+        gone: the rows of `_detectors` to delete, as tuples of rule, `aggregation_id` and groups.
+        found: the anomalies in the batch.
     """
 
     groups: dict[int, dict[str, Groups]] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Watcher:
         live = database.reader == LIVE
         self._rules = [rule for rule in config.spec.anomalies if rule.field is not None and live]
         self._types = field_types(config.spec, derived_types(config.spec))
-        # The position of each partition, with the detector states at that position.
+        # The position of each partition, and the detector states at this position.
         self._held: dict[int, tuple[object, dict[str, Groups]]] = {}
 
     def judge(
@@ -110,7 +110,7 @@ class Watcher:
             insert_anomalies(connection, self._database, of_it, partition)
 
     def keep(self, judged: Judged, positions: Mapping[int, object]) -> None:
-        """Keep the states in memory for the next batch, which starts at `positions`."""
+        """Keep the detector states in memory for the batch that starts at `positions`."""
         for partition, by_rule in judged.groups.items():
             self._held[partition] = (positions[partition], by_rule)
         share = HELD_STATES // max(1, sum(len(by_rule) for _, by_rule in self._held.values()))
@@ -134,7 +134,7 @@ class Watcher:
         missing = [group for group in wanted if group in groups and groups[group] is None]
         if missing:
             states = read_states(connection, self._schema, [rule.name], place, missing)
-            # The rule may have watched another field when the state was stored.
+            # Ignore a state that was stored while the rule watched another field.
             groups.update((g, s if s.get("field") == rule.field else {}) for (_, g), s in states.items())
         return groups
 

@@ -24,12 +24,12 @@ from tidemill_processor.windows.reader import WindowReader
 from tidemill_processor.windows.salvage import Salvage
 
 KEPT_WINDOWS = 24
-"""Detector states are stored for this many of a group's latest windows."""
+"""The number of each group's latest windows for which detector states are stored."""
 
 
 @dataclass(frozen=True)
 class ClosedWindow:
-    """A closed window, with its group as JSON. A session that was merged into another session has no `metrics`."""
+    """A closed window, with the group as JSON. After a session was merged into another session, `metrics` is empty."""
 
     group: str
     start: str
@@ -64,7 +64,7 @@ def _epoch_ms(text: str) -> int:
 
 
 class Rescorer:
-    """Judges the corrected windows of one aggregation, in the scanner's transaction."""
+    """Judges the changed windows of one aggregation again, in the scanner's transaction."""
 
     def __init__(
         self, database: Database, store: AggregationStore, rules: list[AnomalySpec], reader: WindowReader
@@ -76,7 +76,7 @@ class Rescorer:
         self._wall_ms = store.layout.grid.wall_ms
 
     def remember(self, connection: psycopg.Connection[Any], before: Iterable[tuple[str, ClosedWindow, State]]) -> None:
-        """Store the detectors' states before these windows, if windows can be reopened."""
+        """Store the detector states from before each window, in case late events change the window."""
         if self._store.layout.reopen_ms is None:
             return
         connection.cursor().executemany(
@@ -88,7 +88,7 @@ class Rescorer:
         )
 
     def forget(self, connection: psycopg.Connection[Any], scanned_until: int) -> None:
-        """Delete the stored states of windows that are too old."""
+        """Delete the states of windows that are too old to be judged again."""
         plan = self._store.layout
         if plan.reopen_ms is not None:
             kept = plan.size_ms + KEPT_WINDOWS * (plan.gap_ms or plan.pane_ms)
@@ -97,7 +97,7 @@ class Rescorer:
     def run(
         self, connection: psycopg.Connection[Any], scanned_until: int, *, careful: bool = False
     ) -> Sequence[Anomaly]:
-        """Judge some of the corrected windows again, and return the written anomalies."""
+        """Judge some of the windows again that late events have changed, and return the stored anomalies."""
         corrected = self._noted.due(connection)
         if corrected is None:
             return ()

@@ -1,4 +1,7 @@
-"""Anomaly rules over closed windows. Detector states, anomalies and `scanned_until` change in one transaction."""
+"""Anomaly rules over closed windows.
+
+One transaction stores detector states, anomalies and `scanned_until`, the time up to which windows were scanned.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ from tidemill_processor.windows.reader import Span, WindowReader
 from tidemill_processor.windows.salvage import Salvage
 
 SPAN_PANES = 64
-"""The maximum number of panes to scan in one transaction."""
+"""The maximum number of panes (parts of hopping windows) to scan in one transaction."""
 PIECE_WINDOWS = 2_000
 _SHRINK = 8
 
@@ -50,7 +53,7 @@ class Scanner:
         self._duty = Duty("scan", store.name, store.version)
 
     def rescore(self, connection: psycopg.Connection[Any], closed_until: int) -> int:
-        """Judge again the windows that late events changed, and return the number of written anomalies."""
+        """Judge windows again that late events have changed, and return the number of stored anomalies."""
         if self._store.layout.reopen_ms is None:
             return 0
         try:
@@ -77,7 +80,7 @@ class Scanner:
             except Exception as error:
                 panes, fault = self._panes, is_fault(error)
                 if fault or isinstance(error, psycopg.Error):
-                    # After a timeout, try a shorter span, which may be read in time.
+                    # Scan fewer panes next time, because the error may be a timeout.
                     self._panes = panes // _SHRINK if fault else max(1, panes // _SHRINK)
                 if not fault or panes == 0 or connection.closed:
                     raise
@@ -87,12 +90,12 @@ class Scanner:
                 return found.total()
 
     def _turn(self, connection: psycopg.Connection[Any]) -> tuple[bool, int | None]:
-        """Try to take the scanning lock for this transaction. Return success, and `scanned_until`."""
+        """Try to lock the scan for this transaction. Return success, and `scanned_until`."""
         row = connection.execute(
             aggregations.scanned(self._schema),
             (f"{self._schema}/scan", self._store.id),
         ).fetchone()
-        # Only processors of the newer generation can read the columns that they write.
+        # Processors of a newer generation may write columns that this process cannot read.
         if row is None or not row[1] or self._database.newer_generation(connection) is not None:
             return False, None
         return True, row[0]
@@ -147,7 +150,6 @@ class Scanner:
     def _judge(
         self, rule: AnomalySpec, known: State, window: ClosedWindow, skips: list[Skip]
     ) -> tuple[Verdict | None, State]:
-        """Return the verdict and the next state."""
         value = window.metrics[rule.watched]
         try:
             return judge(rule.detector, known, self._store.layout.grid.wall_ms(window.start_ms), number(value))

@@ -30,7 +30,7 @@ from tidemill_processor.formats.registry import Schema
 from tidemill_processor.formats.schema_reader import Plan, SchemaReader, with_changed
 
 MANY = 256
-"""From this number of records on, all records are read together, member by member."""
+"""The number of records from which numpy reads all records together."""
 _STREAM = re.compile(r" from <[^>]*>")
 
 
@@ -47,7 +47,7 @@ _encode = msgspec.json.Encoder(decimal_format="number", enc_hook=_other).encode
 
 @cache
 def _keep_values_without_a_type() -> None:
-    """Let fastavro return a value unchanged if its logical type does not allow the value, such as the year 10000."""
+    """Make fastavro return a number instead of an error for a time out of range, such as the year 10000."""
     for name, read in list(LOGICAL_READERS.items()):
         LOGICAL_READERS[name] = partial(_read_leniently, read, 1000 if name.endswith("timestamp-micros") else 1)
 
@@ -56,12 +56,12 @@ def _read_leniently(read: Callable[..., Any], per_millisecond: int, data: Any, *
     try:
         return read(data, *schemas)
     except Exception:
-        # The decoder reads times as milliseconds, and refuses times outside the years 1 to 9999.
+        # Return a number, because the decoder refuses a time outside the years 1 to 9999 later.
         return data // per_millisecond if isinstance(data, int) else data
 
 
 class AvroReader(SchemaReader):
-    """Reads Avro records with the framing of a registry's serializers."""
+    """Reads Avro records that start with a schema id, as written by a registry's serializers."""
 
     def plan(self, schema: Schema, number: int) -> Plan:
         """Return the decoding plan for an Avro schema."""
@@ -172,7 +172,7 @@ class _AvroPlan(Plan):
 
     def _unreadable(self, why: str) -> InvalidEvent:
         name = shown(str(self._schema.parsed.get("name", "")).encode())
-        remedy = "write with the schema whose id the record names"
+        remedy = "write the record with the schema whose id the record contains"
         return InvalidEvent(
             Reason.UNREADABLE, None, f"the bytes do not match the schema {self._number} ({name}): {why[:120]}; {remedy}"
         )

@@ -32,7 +32,7 @@ class Wanted:
 
     Attributes:
         steps: the path of the member.
-        type: the spec type of the field.
+        type: the type of the field in the pipeline's spec.
         scale: the digits after the point, if the field is a decimal.
     """
 
@@ -42,7 +42,7 @@ class Wanted:
 
 
 def size(x: bytes, p: int) -> tuple[int, int]:
-    """Return twice the length at index `p`, and the index after the length."""
+    """Return the length at index `p` in zigzag encoding (twice the length), and the next index."""
     found, p = (x[p], p + 1) if x[p] < 128 else long(x, p)
     if found & 1:
         raise BrokenError
@@ -50,7 +50,7 @@ def size(x: bytes, p: int) -> tuple[int, int]:
 
 
 def long(x: bytes, p: int) -> tuple[int, int]:
-    """Return the number at index `p` in zigzag encoding, and the index after the number."""
+    """Return the number at index `p` in zigzag encoding, and the next index."""
     found = x[p] - 128
     b = x[p + 1]
     if b < 128:
@@ -81,7 +81,7 @@ def long(x: bytes, p: int) -> tuple[int, int]:
 
 
 def decimal_factor(node: Node, wanted: Wanted) -> int:
-    """Return the factor between an Avro decimal's integers and the field's scaled integers."""
+    """Return the factor that converts an Avro decimal's integer to the scale of the field."""
     digits = wanted.scale - int(node.get("scale", 0))
     if node.get("logicalType") != "decimal" or digits < 0:
         raise UnsupportedError("a decimal with more digits than the field")
@@ -91,20 +91,20 @@ def decimal_factor(node: Node, wanted: Wanted) -> int:
 def generate(
     schema: AvroSchema, wanted: Sequence[Wanted | None], row: type, *, within: Steps = (), told: Steps | None = None
 ) -> Callable[[Sequence[bytes]], tuple[list[Any], list[Any]]]:
-    """Return a function that reads many records with the registry's framing.
+    """Return a function that reads many records, each of which starts with a schema id.
 
     Args:
         schema: the schema of the records.
-        wanted: the member to read for each attribute of a row, or None for an attribute that is null.
-        row: the class of events, which takes the attributes as arguments.
-        within: the path of the record that contains the row.
-        told: the path of a string member to return for each record too, or None.
+        wanted: the member for each argument of `row`, or None for an argument that is always None.
+        row: the class of the events to create.
+        within: the path of the row in a record, or empty if the record is the row.
+        told: the path of a string member to return for each record, or None.
 
     Returns:
-        A function that returns the rows, and for each record the value of the member `told`, or None without a row.
+        A function that returns the rows of all records, and the members at the path `told`.
 
     Raises:
-        UnsupportedError: only fastavro can read records of this schema.
+        UnsupportedError: generated code cannot read this schema, but fastavro can.
     """
     maker = _Maker(schema, wanted, within, told)
     code = compile(maker.code(), "<avro>", "exec")
@@ -244,7 +244,7 @@ class _Maker:
             self._size()
             self._add("q = p + (b >> 1)")
         self._add(f'{name} = int.from_bytes(x[p:q], "big", signed=True); p = q')
-        limit = 10 ** int(node["precision"])  # fastavro would round a number with more digits than the precision.
+        limit = 10 ** int(node["precision"])  # fastavro would round a number with more digits than this precision
         self._add(f"if not -{limit} < {name} < {limit}: raise Broken")
         if factor != 1:
             self._add(f"{name} *= {factor}")
@@ -294,13 +294,13 @@ class _Maker:
             raise UnsupportedError("nested deeply")
         self._number(count)
         self._add(f"if not {count}: break")
-        # A block's size in bytes follows a negative count. The size is not needed.
+        # After a negative count, Avro writes the block's size in bytes. Skip the size.
         self._add(f"if {count} & 1:")
         self._depth += 1
         self._size()
         self._depth -= 1
         self._add(f"{count} = ({count} + 1) >> 1")
-        # In invalid bytes, a huge count could keep the loop busy for years.
+        # Invalid bytes may contain a huge count, which would keep the loop busy for years.
         self._add(f"if {count} > len(x): raise Broken")
         self._add(f"for _ in range({count}):")
         self._depth += 1

@@ -43,9 +43,9 @@ class _Records:
 
     Attributes:
         text: the joined bytes.
-        at: each byte of `text`, and of some padding.
-        doubles, floats: the number that begins at each byte.
-        big: the big-endian integer of eight bytes that begins at each byte.
+        at: the bytes of `text` and some padding, as an array of numbers.
+        doubles, floats: for each byte, the number that begins at the byte.
+        big: for each byte, the big-endian integer of eight bytes that begins at the byte.
     """
 
     def __init__(self, raws: Sequence[bytes]) -> None:
@@ -64,7 +64,7 @@ class _Records:
         if first.max() < 128:
             return first.astype(np.uint64), p + 1
         words = self._little[p]
-        # The last byte of a number does not have its highest bit set.
+        # The highest bit is 0 only in the last byte of a number.
         ends = ~words & _LAST
         lowest = ends & -ends
         kept = lowest | (lowest - _ONE)
@@ -91,7 +91,7 @@ class _Records:
 def columns_reader(
     schema: AvroSchema, wanted: Sequence[Wanted | None], row: type, *, within: Steps = (), told: Steps | None = None
 ) -> Callable[[Sequence[bytes]], tuple[list[Any], list[Any]]]:
-    """Return the reader of many framed records."""
+    """Return a function that reads many records, each of which starts with a schema id."""
     maker = _Maker(schema, within)
     wants = [(slot, each) for slot, each in enumerate(wanted) if each is not None]
     if told is not None:
@@ -166,7 +166,6 @@ def _record(steps: Sequence[Step], records: _Records, p: Places) -> tuple[Places
 
 
 def _union(branches: Sequence[Step], rows: Sequence[bool] | None, records: _Records, p: Places) -> tuple[Places, Found]:
-    """Read a union. The argument `rows` marks the branches that are rows, or is None."""
     indexes, p, number = records.at[p], p + 1, len(p)
     found: Found = {}
     seen = 0

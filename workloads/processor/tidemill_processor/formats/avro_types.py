@@ -1,4 +1,4 @@
-"""Avro schemas: their named types, the type at a path, and which types match a field of the spec."""
+"""Looks up types in Avro schemas, and matches types with fields of the spec."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _COUNTS = {_MICROS: "us", _NANOS: "ns"}
 
 @dataclass(frozen=True)
 class AvroSchema:
-    """A writer's schema, as parsed by fastavro, with its named types by name."""
+    """A writer's schema, as parsed by fastavro, with all named types."""
 
     parsed: Any
     named: Mapping[str, Any]
@@ -54,7 +54,7 @@ class AvroSchema:
         return dict(written)
 
     def record(self, written: Any) -> Node | None:
-        """Return the type if it is a record, the record in a union of a record and null, or else None."""
+        """Return the type of a record, or of the record in a union with null, or None for other types."""
         node = self.node(written)
         if node["type"] == "union":
             others = [self.node(branch) for branch in node["branches"]]
@@ -63,7 +63,7 @@ class AvroSchema:
         return node if node["type"] in ("record", "error") else None
 
     def member(self, written: Any, steps: Steps) -> Node | None:
-        """Return the type at a path of members, or None if the path has no single type."""
+        """Return the type at a path, or None if the member is missing or has several types."""
         for step in steps:
             record = self.record(written)
             if record is None or not isinstance(step, str):
@@ -89,7 +89,7 @@ class AvroSchema:
         return False
 
     def unread(self, written: Any, paths: Sequence[Steps], at: Steps = ()) -> Steps | None:
-        """Return the path of a member that none of `paths` covers, or None if all members are read."""
+        """Return the path of a member outside of `paths`, or None if `paths` covers all members."""
         record = self.record(written)
         for field in record["fields"] if record is not None else ():
             steps = (*at, field["name"])
@@ -104,7 +104,7 @@ class AvroSchema:
 
 
 def written_as(field: FieldSpec, node: Node | None) -> FieldSpec:
-    """Return the field with the format that its values have in JSON documents."""
+    """Return the field with the timestamp format of the JSON documents that are made from Avro records."""
     kind = "" if node is None else str(node.get("logicalType", ""))
     if field.type != "timestamp" or kind not in _TIMES:
         return field
@@ -116,7 +116,7 @@ def written_as(field: FieldSpec, node: Node | None) -> FieldSpec:
 
 
 def counted_as(field: FieldSpec, node: Node | None) -> FieldSpec | None:
-    """Return the field with the format of the generated reader's values, or None without a generated reader."""
+    """Return the field with the timestamp format of generated code, or None if generated code cannot read the field."""
     kind = "" if node is None else str(node.get("logicalType", ""))
     if field.type != "timestamp" or kind not in _TIMES:
         return field
@@ -132,11 +132,11 @@ FITTING: Mapping[str, tuple[str, ...]] = {
     "boolean": ("boolean",),
     "timestamp": ("long", "int", "string"),
 }
-"""The Avro types that the generated code can read, by type of the field in the spec."""
+"""The Avro types that generated code can read, for each field type of the spec."""
 
 
 def fits(field: FieldSpec, node: Node) -> bool:
-    """Return whether the generated reader reads values of this type for a field."""
+    """Return whether generated code can read values of this Avro type for a field."""
     logical = node.get("logicalType")
     if field.type == DECIMAL:
         return logical == "decimal" and int(node.get("scale", 0)) <= (field.scale or 0)

@@ -11,7 +11,7 @@ from tidemill_contract.expressions.values import one_zero
 
 
 def as_column(name: str, values: Sequence[Any], dtype: Any) -> pl.Series:
-    """Return a field's values as a column, with timestamps as epoch ms."""
+    """Create a column from a field's values, where timestamps are epoch milliseconds."""
     stored = pl.Int64 if isinstance(dtype, pl.Datetime) else dtype
     column = pl.Series(name, values, dtype=stored)
     if dtype == pl.Float64:

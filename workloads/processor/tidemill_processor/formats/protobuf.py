@@ -45,13 +45,13 @@ _FITTING: Mapping[str, set[int]] = {
     "boolean": {FieldDescriptor.TYPE_BOOL},
     "timestamp": _INTEGERS | {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE},
 }
-"""The Protobuf types that can be read in columns, by type of the field in the spec."""
+"""The Protobuf types that can be read in columns, for each field type of the spec."""
 
 _encode = msgspec.json.Encoder().encode
 
 
 class ProtobufReader(SchemaReader):
-    """Reads Protobuf records with the framing of a registry's serializers."""
+    """Reads Protobuf records that start with a schema id, as written by a registry's serializers."""
 
     def plan(self, schema: Schema, number: int) -> Plan:
         """Return the decoding plan for a Protobuf schema."""
@@ -68,7 +68,7 @@ class _ProtobufPlan(Plan):
         self._messages: dict[bytes, _MessagePlan] = {}
 
     def together(self, raws: Sequence[bytes], now_ms: int) -> Decoded | None:
-        # In nearly all files, records use only the first message, whose index is a single zero byte.
+        # Most records use the first message of the .proto file, whose index is written as a zero byte.
         heads = {raw[FRAME_BYTES : FRAME_BYTES + 1] for raw in raws}
         if heads != {b"\0"}:
             return None
@@ -89,7 +89,7 @@ class _ProtobufPlan(Plan):
             _, start = indexes_of(raw, FRAME_BYTES)
             return self._first(raw[FRAME_BYTES:start], raw), start
         except (IndexError, ValueError) as error:
-            detail = f"the record names no message of schema {self._number} ({error}); write it with its serializer"
+            detail = f"the record's message is not in schema {self._number} ({error}); use the schema's serializer"
             raise InvalidEvent(Reason.UNREADABLE, None, detail) from None
 
     def single(self, raw: bytes, now_ms: int) -> Decoded | None:
@@ -172,7 +172,7 @@ class _MessagePlan:
             detail = (
                 f"the bytes do not match the schema {self._number} ({self._descriptor.full_name}): {str(error)[:120]}"
             )
-            remedy = "write with the schema whose id the record names"
+            remedy = "write the record with the schema whose id the record contains"
             raise InvalidEvent(Reason.UNREADABLE, None, f"{detail}; {remedy}") from None
         row: Any = message
         if self._reader.changes:
@@ -235,6 +235,6 @@ def _at(message: Any, field: FieldSpec) -> Any:
         return None
     try:
         return plain(value, found, single=single)
-    except ValueError as error:  # for example, a Duration beyond its limits within a message
-        detail = f"{field.name}: has no form in JSON ({str(error)[:120]}); send a value within the limits of its type"
+    except ValueError as error:  # for example, if a nested message contains a Duration out of range
+        detail = f"{field.name}: cannot be converted to JSON ({str(error)[:120]}); send a value within its limits"
         raise InvalidEvent(Reason.OUT_OF_RANGE, field.name, detail) from None

@@ -57,7 +57,7 @@ class ProtobufSchema:
             raise ValueError(f"{type(error).__name__}: {error}") from None
 
     def message(self, indexes: Sequence[int]) -> type[Message]:
-        """Return a message by its index in the file, followed by the indexes of nested messages."""
+        """Return the message with these indexes: first the index in the file, then the indexes of nested messages."""
         descriptor = list(self._file.message_types_by_name.values())[indexes[0]]
         for index in indexes[1:]:
             descriptor = descriptor.nested_types[index]
@@ -69,7 +69,7 @@ def _file(text: str, name: str) -> FileDescriptorProto:
     try:
         file = FileDescriptorProto.FromString(base64.b64decode(text, validate=True))
     except (binascii.Error, ValueError):
-        # Registries other than Confluent's ignore the parameter `format=serialized`.
+        # Some registries ignore the parameter `format=serialized`.
         remedy = "use a registry that supports format=serialized, or let writers register descriptors"
         raise ValueError(f"the registry gives the text of the .proto file, not its descriptor: {remedy}") from None
     if name:
@@ -78,7 +78,7 @@ def _file(text: str, name: str) -> FileDescriptorProto:
 
 
 def indexes_of(raw: bytes, start: int) -> tuple[tuple[int, ...], int]:
-    """Return the indexes of a record's message in its file, and the index of the message's first byte."""
+    """Return the indexes that identify a record's message, and the position of the message's first byte."""
     count, at = _varint(raw, start)
     if count == 0:
         return (0,), at
@@ -113,7 +113,7 @@ def is_map(field: FieldDescriptor) -> bool:
 
 
 def member(descriptor: Descriptor, steps: Steps) -> FieldDescriptor | None:
-    """Return the member at a path through messages, or None without such a member."""
+    """Return the member at a path, or None if the member does not exist."""
     found: FieldDescriptor | None = None
     inner: Descriptor | None = descriptor
     for step in steps:
@@ -138,7 +138,7 @@ def absent(descriptor: Descriptor, steps: Steps) -> bool:
 
 
 def unread(descriptor: Descriptor, paths: Sequence[Steps], at: Steps = ()) -> Steps | None:
-    """Return the path of a member that none of `paths` covers, or None if all members are read."""
+    """Return the path of a member outside of `paths`, or None if `paths` covers all members."""
     for field in descriptor.fields:
         steps = (*at, field.name)
         if steps in paths:
@@ -153,7 +153,7 @@ def unread(descriptor: Descriptor, paths: Sequence[Steps], at: Steps = ()) -> St
 
 
 def value_of(message: Message, field: FieldDescriptor) -> Any:
-    """Return the value of a member, or None for an unset member with presence."""
+    """Return the value of a member, or None if an optional member is unset."""
     if field.has_presence and not message.HasField(field.name):
         return None
     return getattr(message, field.name)
@@ -177,7 +177,7 @@ def plain(value: Any, field: FieldDescriptor, *, single: bool = False) -> Any:
 
 
 def _moment(message: Any) -> str | int:
-    """Return a Timestamp whose nanoseconds or year are out of range as RFC 3339, or else as epoch milliseconds."""
+    """Return an out-of-range Timestamp as RFC 3339 text if possible, or else as epoch milliseconds."""
     micros = message.seconds * 10**6 + message.nanos // 1000
     try:
         return (_EPOCH + dt.timedelta(microseconds=micros)).isoformat()

@@ -22,14 +22,14 @@ log = logging.getLogger(__name__)
 ASK_SECONDS = 3.0
 """The timeout in seconds of a request to the schema registry."""
 TURN_SECONDS = 5.0
-"""How long (seconds) requests may take in one turn of the loop."""
+"""The time limit in seconds for all requests to the registry in one round of the loop."""
 _MOST_UNKNOWN = 10_000
 _UNKNOWN_SECONDS = 10.0
 """An unknown schema id is requested again after this many seconds."""
 _NOT_FOUND = 40403
 _MOST_REFERENCES = 100
 USERNAME, PASSWORD, CA, CERTIFICATE, KEY = "username", "password", "ca.crt", "tls.crt", "tls.key"
-"""The optional keys of the Secret, as in Kubernetes' Secret types `basic-auth` and `tls`."""
+"""The optional keys of the Secret, named as in Kubernetes' Secret types `basic-auth` and `tls`."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Schema:
     Attributes:
         text: the text of the schema, as it was registered.
         kind: one of AVRO, PROTOBUF and JSON.
-        references: the texts of the referenced schemas, each after the schemas to which it refers.
+        references: the texts of the referenced schemas, each after the schemas that it references.
         names: the names of the referenced schemas, in the same order.
     """
 
@@ -72,7 +72,7 @@ class Registry:
         self.error = ""
 
     def begin_turn(self) -> None:
-        """Allow requests for TURN_SECONDS more, so that records with many unknown ids do not stop the loop."""
+        """Start a new time limit (TURN_SECONDS), so that many unknown schema ids do not stop the loop."""
         self._spent, self._limited = 0.0, True
 
     def schema(self, number: int) -> Schema:
@@ -80,7 +80,7 @@ class Registry:
 
         Raises:
             UnknownSchemaError: the registry does not have the schema.
-            RegistryAwayError: the registry does not answer, or the requests of this turn take too long.
+            RegistryAwayError: the registry does not answer, or requests have used up the time limit.
         """
         known = self._known.get(number)
         if known is not None:
@@ -93,7 +93,7 @@ class Registry:
                 self._missing.add(number)
                 raise RegistryAwayError(self.error)
             if self._limited and self._spent >= TURN_SECONDS:
-                raise RegistryAwayError("the requests of this turn have taken too long")
+                raise RegistryAwayError("reading unknown schemas takes too long")
             began = time.monotonic()
             try:
                 return self._fetch(number)
@@ -101,7 +101,7 @@ class Registry:
                 self._spent += time.monotonic() - began
 
     def away(self, numbers: Iterable[int]) -> frozenset[int]:
-        """Return the ids of unknown schemas while the registry does not answer."""
+        """Return the ids of schemas that cannot be read now, because the registry does not answer."""
         found = set()
         for number in numbers:
             try:

@@ -1,7 +1,7 @@
 """Reads records whose schemas are in a registry, with one decoding plan for each schema id.
 
-A plan first decodes all records of a batch together, then smaller groups, and then single records. Unusual records are
-validated as JSON.
+A plan decodes all records of a batch together. If this fails, the plan decodes smaller groups, and finally single
+records. A record that the fast decoder cannot read is converted to JSON and validated.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ class SchemaReader(ABC):
     """Decodes the values of one pipeline's records. The class implements `Reader`.
 
     Attributes:
-        flat: the spec for the events that `document` returns, with each field in the member of its name.
-        exact: whether `Decoded` has the microseconds of event times.
+        flat: the spec for the events that `document` returns, where each field is a member of the same name.
+        exact: whether to decode event times in microseconds too.
         strict: whether to refuse schemas with members that no field reads.
         changes: whether records are change events of Debezium.
-        at_row: the path of the row in a record, which is `after` in a change event.
+        at_row: the path of the row in a record (`after` in a change event, or else empty).
         paths: the path of each field in a record, by the field's name.
     """
 
@@ -72,7 +72,7 @@ class SchemaReader(ABC):
         Args:
             spec: the pipeline's spec.
             registry: the client of the registry with the schemas.
-            exact: whether `Decoded` has the microseconds of event times.
+            exact: whether to decode event times in microseconds too.
             needed: the names of the fields to read, or None for all fields.
         """
         self.registry, self.exact = registry, exact
@@ -103,29 +103,29 @@ class SchemaReader(ABC):
         """
 
     def row(self, change: Mapping[str, Any]) -> Any:
-        """Return the row to use as the event of a change, or None if the policy for deletes ignores the change."""
+        """Return the row that a change event contains, or None if the policy for deletes ignores the change."""
         op = change.get("op")
         if op is None:
             raise no_envelope(list(change), EXPECTED)
         return row_of(op, change.get("before"), change.get("after"), self.deletes)
 
     def refusal(self, unread: Steps | None) -> InvalidEvent | None:
-        """Return the verdict on records with a member that no field reads, or None if all members are read."""
+        """Return the error for records with the member `unread`, or None if `unread` is None."""
         known = [field.member for field in self.fields if field.origin == "value"]
         return None if unread is None else undeclared(unread[len(self.at_row) :], known)
 
     def waiting(self, raws: Iterable[bytes]) -> frozenset[bytes]:
-        """Return the frames (first bytes of records) with unknown schemas while the registry is unavailable."""
+        """Return the frames (first bytes of records) whose schemas are unknown while the registry does not answer."""
         frames = {raw[:FRAME_BYTES] for raw in raws}.difference(self._plans)
         numbers = {frame: int.from_bytes(frame[1:]) for frame in frames if len(frame) == FRAME_BYTES and frame[0] == 0}
         away = self.registry.away(numbers.values()) if numbers else frozenset()
         return frozenset(frame for frame, number in numbers.items() if number in away)
 
     def read(self, raws: Sequence[bytes], now_ms: int, tombstones: Collection[int]) -> Decoded:
-        """Decode the values of records at wall time `now_ms`. `tombstones` has the indexes of records without a value.
+        """Decode the values of records. `tombstones` has the indexes of records without a value.
 
         Raises:
-            RegistryAwayError: a schema is unknown.
+            RegistryAwayError: the registry does not answer, and a schema was not read before.
         """
         frames = {raw[:FRAME_BYTES] for raw in raws}
         if len(frames) == 1 and not tombstones:
@@ -208,7 +208,7 @@ class SchemaReader(ABC):
         return self._plain.values(events, name)
 
     def put(self, events: Sequence[Any], name: str, values: Sequence[Any]) -> None:
-        """Set a field that is not read from the events."""
+        """Set a field of the events, such as the partition or the key of a record."""
         self._plain.put(events, name, values)
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
@@ -236,7 +236,7 @@ def _moved(field: FieldSpec) -> FieldSpec:
 
 
 def _alone(plan: Plan, raw: bytes, now_ms: int) -> Decoded | None:
-    """Decode one record with the fast reader, so that the verdict does not depend on other records of the batch."""
+    """Decode one record with the same decoder as a batch, so that the result does not depend on other records."""
     try:
         _check_size(raw)
         return plan.together([raw], now_ms) or plan.single(raw, now_ms)

@@ -1,4 +1,4 @@
-"""Adapts the format of timestamp fields to the unit in the schema."""
+"""Gives timestamp fields the format that a schema uses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tidemill_contract.resource.source import FieldSpec
 
 
 def retimed(field: FieldSpec, written: str | None, zone: str | None = None) -> FieldSpec:
-    """Return the field with another format, and its default written in that format."""
+    """Return the field with another format, and with the default converted to this format."""
     default = field.default
     if default is not None:
         own, value = TimeFormat.of(field), default_of(field)

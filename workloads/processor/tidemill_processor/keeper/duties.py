@@ -1,4 +1,4 @@
-"""Runs each of the keeper's duties separately, so that a failing duty does not block the others."""
+"""Runs the keeper's tasks ("duties") separately, so that a failed task does not stop other tasks."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ KINDS: tuple[Kind, ...] = (
 )  # fmt: skip
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = {True: 30.0, False: 4.0}
-"""The maximum pause in seconds before a retry, by whether the cause is in data or code."""
+"""The maximum pause in seconds before a retry (True: the cause is in data or code, False: in a server)."""
 TOLD_AFTER_SECONDS = 60.0
-"""A failure of a lock or a server is written to `_held_up` after this many seconds."""
+"""A failure that a server or a lock causes is written to `_held_up` after this many seconds."""
 
 
 @dataclass(frozen=True)
 class Duty:
-    """A repeated task of the keeper for one aggregation, or for the whole pipeline if `aggregation` is empty."""
+    """A task that the keeper repeats, for one aggregation, or for the pipeline if `aggregation` is empty."""
 
     kind: Kind
     aggregation: str = ""
@@ -39,21 +39,21 @@ class Duty:
 
 
 Attempt = Callable[[psycopg.Connection[Any], Duty, Callable[[], int]], int]
-"""A function that runs a duty: `at_once` or `Trials.run`."""
+"""A function that runs a task: `at_once` or `Trials.run`."""
 
 
 def at_once(connection: psycopg.Connection[Any], duty: Duty, work: Callable[[], int]) -> int:
-    """Run a duty without handling its errors."""
+    """Run a task, and let errors propagate."""
     return work()
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """The failure of a duty.
+    """The current failure of a task.
 
     Attributes:
-        fault: whether the cause is in data or code.
-        kafka: whether Kafka did not accept records.
+        fault: whether data or code is the cause.
+        kafka: whether Kafka is the cause.
         since: the time of the first failure (monotonic seconds).
         again_at: the time of the next attempt (monotonic seconds).
         told: whether the failure was written to `_held_up`.
@@ -69,7 +69,7 @@ class Trouble:
 
 
 class Trials:
-    """Runs duties over the keeper's connection, and remembers failures."""
+    """Runs tasks, and retries failed tasks after growing pauses."""
 
     def __init__(self, schema: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._schema, self._clock = schema, clock
@@ -83,16 +83,16 @@ class Trials:
 
     @property
     def troubles(self) -> Mapping[Duty, Trouble]:
-        """The current failures, by duty."""
+        """The current failures, by task."""
         with self._lock:
             return dict(self._troubles)
 
     def trouble(self, duty: Duty) -> Trouble | None:
-        """Return the failure of a duty, or None."""
+        """Return the current failure of a task, or None."""
         return self._troubles.get(duty)
 
     def run(self, connection: psycopg.Connection[Any], duty: Duty, work: Callable[[], int]) -> int:
-        """Run a duty and return its result, or 0 if the duty fails or waits for its next attempt."""
+        """Run a task and return the result, or 0 if the task fails or must wait before a retry."""
         known = self._troubles.get(duty)
         if known is not None and self._clock() < known.again_at:
             return 0
@@ -116,7 +116,7 @@ class Trials:
         if known is None or known.reason != text:
             # A traceback says more than the text of an error in our own code.
             log.warning(
-                "%s of %s: %s; again in %.1f s", duty.kind, duty.aggregation or "the pipeline", text, wait,
+                "%s of %s: %s; retry in %.1f s", duty.kind, duty.aggregation or "the pipeline", text, wait,
                 exc_info=fault and not isinstance(error, psycopg.Error),
             )  # fmt: skip
         trouble = Trouble(text, fault, isinstance(error, PublishFailed), since, tries, now + wait, told)
@@ -141,7 +141,6 @@ class Trials:
         metrics.HELD_UP.labels(duty=duty.kind).set(failing)
 
     def _write(self, connection: psycopg.Connection[Any], text: str, values: tuple[Any, ...]) -> None:
-        """Write to the table of failures."""
         try:
             connection.execute(text, values)
         except psycopg.Error as error:

@@ -1,7 +1,7 @@
-"""Deletes remembered ids (`spec.source.dedupe`) that the watermark has passed, a limited number at a time.
+"""Deletes remembered event ids (`spec.source.dedupe`) that the watermark has passed, a limited number at a time.
 
-It also does so after dedupe was taken out of the spec, until no id is left. All replicas may run it, because each skips
-the rows that another one is deleting.
+If dedupe was removed from the spec, all ids are deleted in this way. All replicas can delete ids at the same time,
+because each replica skips rows that another replica is deleting.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from tidemill_contract.tables.readers import LIVE
 from tidemill_processor.database import Database
 
 MOST = 10_000
-"""The maximum number of ids to delete at once."""
+"""The maximum number of ids of one reader to delete in one pass."""
 ALL = 2**63 - 1
 
 
 class Forgetter:
-    """Deletes the ids of one pipeline over one connection."""
+    """Deletes the old event ids of one pipeline."""
 
     def __init__(self, database: Database, config: PipelineConfig) -> None:
         self._schema = database.schema
@@ -32,12 +32,12 @@ class Forgetter:
 
     @classmethod
     def of(cls, connection: psycopg.Connection[Any], database: Database, config: PipelineConfig) -> Forgetter | None:
-        """Return the object for a pipeline, or None if the pipeline has never had dedupe."""
+        """Return the forgetter of a pipeline, or None if the pipeline never had dedupe."""
         row = connection.execute(dedupe.exists(database.schema)).fetchone()
         return cls(database, config) if row is not None and row[0] else None
 
     def run(self, connection: psycopg.Connection[Any]) -> int:
-        """Delete ids, and return their number. If it is `MOST` or more, there may be further ones to delete."""
+        """Delete old ids, and return how many were deleted. After `MOST` or more, further ids may remain."""
         row = connection.execute(readers.watermark(self._schema), (LIVE,)).fetchone()
         watermark = row[0] if row is not None else None
         gone = 0

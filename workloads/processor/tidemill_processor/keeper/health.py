@@ -1,4 +1,4 @@
-"""The keeper's part of /health: which duties of which aggregations are failing, and why."""
+"""The keeper's part of /health: which tasks fail, and why."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tidemill_processor.keeper.keeper import Keeper
 
 _MOST = 16
 _LASTING = 3
-"""The process is `degraded` after this many failures in a row."""
+"""The process is `degraded` after a task has failed this many times in a row."""
 _WORDS = {
     "closing": ("close",),
     "scanning": ("scan", "rescore"),
@@ -19,7 +19,7 @@ _WORDS = {
     "forgetting": ("forget",),
 }
 _IF_FAILING = ("forgetting",)
-"""Words that are left out unless something fails, because few pipelines have these duties."""
+"""Keys that /health has only during a failure, because few pipelines have these tasks."""
 
 
 @dataclass(frozen=True)

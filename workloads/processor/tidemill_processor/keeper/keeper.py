@@ -1,6 +1,6 @@
 """The keeper: a thread that closes windows, scans them for anomalies, publishes them and sends live changes.
 
-Every replica has a keeper with its own connection. Duties are idempotent, or take a lock that only one replica gets.
+Every replica has a keeper. A task that must not run twice takes a lock.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HELD_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Duties:
-    """The objects that run the duties over one connection."""
+    """The objects that do the keeper's tasks over one connection."""
 
     closer: Closer
     scanners: list[Scanner]
@@ -48,12 +48,12 @@ class Duties:
 
 
 class Keeper(threading.Thread):
-    """Runs the duties every `interval_seconds` until stopped.
+    """Runs the keeper's tasks every `interval_seconds` until stopped.
 
     Attributes:
         error: why the last pass failed, or an empty string.
-        database_error: the reason if Postgres is the cause, or else an empty string.
-        held: a function that returns whether to wait, because Postgres does not answer.
+        database_error: why the last pass failed if Postgres is the cause, or else an empty string.
+        held: a function that returns true while the keeper must wait, because Postgres does not answer.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Keeper(threading.Thread):
 
     @property
     def alive_at(self) -> float:
-        """The time of the last progress (monotonic seconds), such as an answer from Postgres."""
+        """When the keeper last completed a task or got an answer from Postgres (monotonic seconds)."""
         return max(self._passed_at, getattr(self._serving, "heard_at", 0.0))
 
     def stop(self, timeout_seconds: float = 10.0) -> None:
@@ -103,7 +103,7 @@ class Keeper(threading.Thread):
                 self.error = reason(error)
                 self.database_error = self.error if isinstance(error, psycopg.OperationalError | OSError) else ""
                 log.warning(
-                    "keeper: %s; again in %.1f s", self.error, self._backoff,
+                    "keeper: %s; retry in %.1f s", self.error, self._backoff,
                     exc_info=not isinstance(error, psycopg.Error | OSError | LookupError),
                 )  # fmt: skip
                 self._serving, self._passed_at = None, time.monotonic()
@@ -133,7 +133,7 @@ class Keeper(threading.Thread):
             self._try(connection, duty, work)
         published, results_fail = 0, False
         for duty, work in duties.publisher.duties(connection, clock.closed):
-            # All results go to one topic, so a refused result ends the publishing of results in this pass.
+            # All results go to one topic, so if Kafka fails, skip the results of other aggregations in this pass.
             if results_fail and duty.aggregation:
                 continue
             published += self._try(connection, duty, work)

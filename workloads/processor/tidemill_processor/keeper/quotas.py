@@ -20,7 +20,7 @@ from tidemill_processor.letters import DeadLetter
 MAX_BATCH_VALUES = 16 * 1024 * 1024
 """The maximum size in bytes of all values in a batch's dead letters."""
 SPARE_SHARE = 8
-"""Dead letters without value may exceed the quota by 1 / SPARE_SHARE of the quota."""
+"""Dead letters without value may exceed the quota by a share of 1 / SPARE_SHARE."""
 LETTER_BYTES = 300
 """The estimated size in bytes of a stored dead letter, without value, key and texts."""
 BARE_KEY_BYTES = 1024
@@ -29,13 +29,13 @@ REPORT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Fit:
-    """The dead letters of a batch to store.
+    """The dead letters of a batch that fit into the quota.
 
     Attributes:
         stored: the dead letters to store, with their sizes in bytes.
         bare: the number of dead letters that are stored without value, by partition.
         counted: the number of dead letters that are only counted, by partition.
-        full: whether dead letters are bare or only counted because of the quota.
+        full: whether the quota is the reason why some dead letters are not stored in full.
     """
 
     stored: list[tuple[DeadLetter, int]] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Fit:
 
 
 def fit(letters: Iterable[DeadLetter], room: int, spare: int) -> Fit:
-    """Choose the dead letters that fit into `room` bytes. Dead letters without value may use `spare` more bytes."""
+    """Choose the dead letters that fit into `room` bytes, plus `spare` bytes for dead letters without value."""
     found = Fit()
     values, full = MAX_BATCH_VALUES, False
     for letter in letters:
@@ -94,7 +94,7 @@ class Kept:
 
 
 def note(connection: psycopg.Connection[Any], database: Database, kind: str, place: int, kept: Kept) -> None:
-    """Add to the numbers in a row of `_kept`, in the transaction that stores dead letters or anomalies."""
+    """Add to the numbers in a row of `_kept`. Call this function in the transaction that stores the rows."""
     connection.execute(
         kept_rows.add(database.schema),
         (kind, place, kept.rows, kept.bytes, kept.bare, kept.counted, kept.full),
@@ -102,7 +102,7 @@ def note(connection: psycopg.Connection[Any], database: Database, kind: str, pla
 
 
 class Report:
-    """Reports to /metrics and /health how many rows were stored, and how many were not stored."""
+    """Reports in /metrics and /health how many dead letters and anomalies are stored, and how many are not."""
 
     def __init__(self, database: Database, config: PipelineConfig) -> None:
         self._query = QUERY.format(f"{database.schema}._kept")
@@ -111,7 +111,7 @@ class Report:
         self.texts: dict[str, str] = {}
 
     def run(self, connection: psycopg.Connection[Any]) -> None:
-        """Update metrics and texts every five seconds."""
+        """Update the metrics and the texts for /health, at most every five seconds."""
         if time.monotonic() - self._told_at < REPORT_SECONDS:
             return
         self._told_at = time.monotonic()

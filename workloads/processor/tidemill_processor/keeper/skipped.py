@@ -20,12 +20,12 @@ NAMED = 100
 
 @dataclass(frozen=True)
 class Skip:
-    """Values, windows or a record that were skipped.
+    """Values, windows or a record that a task of the keeper could not process.
 
     Attributes:
-        start: the start of the window in RFC 3339, or None if unknown.
-        last: the start of the last window, if there are several.
-        group: the group as JSON, or None for an unknown group or several groups.
+        start: the start of the first skipped window in RFC 3339, or None if unknown.
+        last: the start of the last skipped window, or None if only one window was skipped.
+        group: the group as JSON, or None if unknown or if several groups were skipped.
         metrics: the metrics with skipped values, or empty if the whole window was skipped.
     """
 
@@ -37,7 +37,7 @@ class Skip:
 
 
 def record(connection: psycopg.Connection[object], schema: str, duty: Duty, skips: Sequence[Skip]) -> None:
-    """Store what a duty skipped, in the transaction that stores the duty's progress."""
+    """Store what a task skipped. Call this function in the transaction that stores the task's progress."""
     if not skips:
         return
     rows = [

@@ -41,7 +41,7 @@ class FileSource:
         """Return the rows, or None if the file has not changed."""
         try:
             mark = self._mark()
-            # A file that has just changed may be incomplete, so wait until its size and time have stopped changing.
+            # A file that is being written may be incomplete, so wait until two calls see the same size and time.
             settled = self._content is None or mark == self._seen
             self._seen = mark
             if mark == self._read or not settled:
@@ -70,7 +70,7 @@ class FileSource:
             return self._csv(text)
         decoder = RowDecoder(self._spec, self._lookup, row_spec(self._spec, self._lookup))
         if self._suffix != ".json":
-            # `splitlines` would also split at characters that may occur in JSON strings, such as U+2028.
+            # Do not use `splitlines`, which also splits at characters that JSON strings may contain (such as U+2028).
             lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
             return decoder.table((line.encode() for _, line in lines), "line", [number for number, _ in lines])
         try:

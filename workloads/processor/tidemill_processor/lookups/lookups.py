@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = 2.0
 """The maximum wait in seconds after a failed load."""
 STALE_REFRESHES = 3
-"""Rows of a lookup count as stale after this many refresh intervals."""
+"""The rows of a lookup count as outdated after this many refresh intervals."""
 _LEAST_STALE_SECONDS = 5.0
 _MOST_DETAIL = 500
 FIRST_SECONDS = 30.0
@@ -56,7 +56,7 @@ class PolledLookup:
 
     @property
     def place(self) -> str:
-        """The server or the file, for messages."""
+        """The name of the server or file in messages."""
         return self._source.place
 
     def run(self, stopping: threading.Event) -> None:
@@ -68,7 +68,7 @@ class PolledLookup:
             stopping.wait(max(0.1, every - (time.monotonic() - began)))
 
     def _loaded(self) -> bool:
-        # The age of rows counts from the time of the request.
+        # The age of the rows counts from the start of the load.
         asked_at = time.monotonic()
         try:
             table = self._source.load()
@@ -115,7 +115,7 @@ class Lookups:
         while not self._stopping.is_set():
             try:
                 lookup.source.run(self._stopping)
-            except Exception as error:  # without this thread, the lookup's rows would become outdated
+            except Exception as error:  # keep the thread, because the lookup's rows would become outdated without it
                 log.exception("lookup %s", lookup.spec.name)
                 lookup.source.error = f"{type(error).__name__}: {error}"
                 self._stopping.wait(RETRY_SECONDS)
@@ -126,7 +126,7 @@ class Lookups:
         return all(lookup.source.table is not None for lookup in self._lookups)
 
     def join(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Return the frame with the fields of all lookups added, from their current rows."""
+        """Add the fields of all lookups to each event, from the current rows."""
         for lookup in self._lookups:
             table = lookup.source.table
             if table is None:
@@ -139,11 +139,11 @@ class Lookups:
         return [_dependency(lookup.spec.name, lookup.source) for lookup in self._lookups]
 
     def troubles(self) -> dict[str, dict[str, str] | None]:
-        """Return the problems of each lookup, by name and duty, or None during the first load."""
+        """Return the problems of each lookup by name, or None while a lookup is read for the first time."""
         return {lookup.spec.name: _troubles(lookup.source, time.monotonic() - self._began) for lookup in self._lookups}
 
     def figures(self) -> dict[str, dict[str, Any]]:
-        """Return the number of rows and the age in seconds of each lookup, by name."""
+        """Return the number of rows and their age in seconds for each lookup, by name."""
         return {
             lookup.spec.name: {
                 "rows": None if (table := lookup.source.table) is None else table.height,
@@ -175,7 +175,7 @@ def _dependency(name: str, source: PolledLookup | TopicLookup) -> Dependency:
     age = _age_of(source)()
     if age > source.stale_seconds:
         why = source.error or "no answer"
-        detail = f"{source.place}: {why}; stale: events get the rows of {age:.0f} s ago"
+        detail = f"{source.place}: {why}; outdated: events get rows that are {age:.0f} s old"
         return Dependency(f"lookup {name}", False, False, detail)
     why = source.error or source.unreadable
     return Dependency(f"lookup {name}", not source.unreadable, False, f"{source.place}: {why}" if why else "")

@@ -33,17 +33,17 @@ _PARTS = {
     "password": ("password",),
     "sslmode": ("sslmode",),
 }
-"""The connection settings, and their keys in the Secret."""
+"""The keys of the Secret for each connection setting."""
 _FILES = {"sslrootcert": "ca.crt", "sslcert": "tls.crt", "sslkey": "tls.key"}
 
 
 class PostgresSource:
-    """The table or the query of one lookup."""
+    """Reads the table or the query of one lookup."""
 
     def __init__(self, spec: PipelineSpec, lookup: LookupSpec, folder: Path) -> None:
-        """Prepare the statement. The folder contains a file for each key of the Secret."""
+        """Prepare the query. `folder` contains a file for each key of the Secret."""
         self._source, self._folder = lookup.source, folder
-        # row_to_json writes a `timestamp without time zone` without a UTC offset.
+        # Read timestamps without a time zone as UTC, because row_to_json writes no UTC offset for them.
         rows = row_spec(spec, lookup, zone="UTC")
         self._decoder = RowDecoder(spec, lookup, rows)
         self._columns = tuple(dict.fromkeys(str(field.member[0]) for field in rows.source.fields))
@@ -111,7 +111,7 @@ class PostgresSource:
                     number += 1
                     if text is None:
                         message = f"row {number} has more than {MOST_ROW_BYTES >> 10} KiB as JSON"
-                        raise LookupFault(f"{message}, the limit of a row; name shorter columns")
+                        raise LookupFault(f"{message}, the limit of a row; look up shorter values")
                     yield text.encode()
                 if time.monotonic() - began > LOAD_SECONDS:
                     remedy = "look up fewer rows, or make the query faster"
@@ -122,7 +122,7 @@ class PostgresSource:
         if self._source.table is not None:
             rows: sql.Composable = sql.Identifier(*self._source.table.split("."))
         else:
-            # The line break ends a possible comment at the end of the query.
+            # The line break ends a comment, if the query ends with a comment.
             query = (self._source.query or "").strip().rstrip(";")
             rows = sql.SQL("({}\n) AS q").format(sql.SQL(query))
         return sql.SQL(

@@ -20,19 +20,19 @@ from tidemill_processor.formats.columns import as_column
 from tidemill_processor.lookups.table import KEY, LookupFault, Table, check_size, table_of
 
 _NAME = "_key"
-"""The name of the key among the fields of a lookup's row."""
+"""The name of the field that contains the key of a row."""
 PIECE_ROWS, PIECE_BYTES = 5_000, 8 * 1024 * 1024
-"""The maximum number and bytes of rows that are decoded together."""
+"""The maximum number of rows that are decoded together, and the maximum size of these rows in bytes."""
 
 
 def row_spec(spec: PipelineSpec, lookup: LookupSpec, *, keyed: bool = True, zone: str | None = None) -> PipelineSpec:
-    """Return the spec of a pipeline with the rows of a lookup as events.
+    """Return a pipeline spec whose events are the rows of a lookup.
 
     Args:
         spec: the spec of the pipeline.
         lookup: the lookup.
-        keyed: whether the rows contain the key.
-        zone: the time zone of timestamps without zone and format in the lookup.
+        keyed: whether the key is part of a row.
+        zone: the time zone of timestamp fields for which the lookup sets neither zone nor format.
     """
     fields = [field.in_rows for field in lookup.fields]
     if zone is not None:
@@ -48,7 +48,7 @@ def row_spec(spec: PipelineSpec, lookup: LookupSpec, *, keyed: bool = True, zone
 
 
 def key_field(spec: PipelineSpec, lookup: LookupSpec) -> FieldSpec:
-    """Return a lookup's key as a field of its rows, with the type of the field to look up."""
+    """Return the field for the key of a lookup's rows. The type is the type of the event field that is looked up."""
     path = None if lookup.source.key is None else (lookup.source.key,)
     kind: Any = spec.field_kinds[lookup.on]
     return FieldSpec.model_construct(name=_NAME, type=kind, path=path)
@@ -58,7 +58,7 @@ class RowDecoder:
     """Decodes rows in JSON."""
 
     def __init__(self, spec: PipelineSpec, lookup: LookupSpec, rows: PipelineSpec) -> None:
-        """Create the decoder for rows with the spec from `row_spec`."""
+        """Create the decoder. `rows` is the spec from `row_spec`."""
         self._decoder = EventDecoder(rows)
         self._keyed = any(field.name == _NAME for field in rows.source.fields)
         self._key = lookup.source.key or "the record key"
@@ -66,7 +66,7 @@ class RowDecoder:
         self.schema = pl.Schema({KEY: POLARS_TYPES[spec.field_kinds[lookup.on]], **self._fields})
 
     def decode(self, raws: Sequence[bytes]) -> tuple[pl.DataFrame, dict[int, str]]:
-        """Return the valid rows, and what is wrong with other rows by index."""
+        """Return the valid rows, and a message for each invalid row, by index."""
         decoded = self._decoder.decode_all(raws, time.time_ns() // 1_000_000)
         valid = [event for event in decoded.events if event is not None]
         return self.frame(valid), {index: self.text(verdict) for index, verdict in decoded.invalid.items()}
@@ -79,7 +79,7 @@ class RowDecoder:
         return pl.DataFrame(found)
 
     def text(self, verdict: InvalidEvent) -> str:
-        """Return a message about an invalid row, with the key named as in the source."""
+        """Return the message for an invalid row, with the name that the key has in the source."""
         text = verdict.detail or str(verdict.reason)
         return text.replace(_NAME, self._key) if verdict.field == _NAME else text
 

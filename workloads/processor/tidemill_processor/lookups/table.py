@@ -25,7 +25,7 @@ class Table:
 
     Attributes:
         rows: a frame with the fields and the key, which is unique and not null.
-        changes: later changes, with an additional column `?gone`.
+        changes: later changes to the rows, with a column `?gone` that is true for a deleted row.
     """
 
     rows: pl.DataFrame
@@ -33,11 +33,11 @@ class Table:
 
     @property
     def height(self) -> int:
-        """The number of rows, where changed rows count twice."""
+        """The number of rows. A changed row may count twice."""
         return self.rows.height + (0 if self.changes is None else self.changes.height)
 
     def join(self, frame: pl.DataFrame, on: str) -> pl.DataFrame:
-        """Return the frame with the lookup's fields added, or null in events without a matching row."""
+        """Add the lookup's fields to each event, with null in events without a matching row."""
         keys = frame.select(pl.col(on).alias(KEY)).unique()
         rows = self.rows
         if rows.height > _LARGE:
@@ -52,7 +52,7 @@ class Contents:
     """The rows of a lookup, kept up to date by applying changes in order."""
 
     def __init__(self, schema: pl.Schema) -> None:
-        """Create empty contents with the columns of `schema`."""
+        """Create contents without rows, with the columns of `schema`."""
         self._rows = pl.DataFrame(schema=schema)
         self._changes = pl.DataFrame(schema={**schema, GONE: pl.Boolean()})
 
@@ -78,19 +78,19 @@ def _applied(rows: pl.DataFrame, changes: pl.DataFrame) -> pl.DataFrame:
 
 
 def check_size(rows: int, size: int) -> None:
-    """Check the number of rows and their size in memory."""
+    """Raise `LookupFault` if a lookup has too many rows or uses too much memory."""
     if rows > MOST_ROWS:
         remedy = "look up fewer rows, for example with a query"
         raise LookupFault(f"has more than {MOST_ROWS:,} rows, the limit of a lookup; {remedy}")
     if size > MOST_BYTES:
-        remedy = "name fewer fields, or look up fewer rows"
+        remedy = "look up fewer fields or fewer rows"
         raise LookupFault(f"has more than {MOST_BYTES >> 20} MiB in memory, the limit of a lookup; {remedy}")
 
 
 def table_of(frames: Sequence[pl.DataFrame]) -> Table:
-    """Return a table of all rows with a key."""
+    """Join frames into a table, without rows whose key is null."""
     rows = pl.concat(frames).filter(pl.col(KEY).is_not_null()).rechunk()
     if rows[KEY].n_unique() != rows.height:
         twice = str(rows.filter(pl.col(KEY).is_duplicated())[KEY][0])[:_SHOWN]
-        raise LookupFault(f"the key {twice!r} has several rows; name a column whose values are unique")
+        raise LookupFault(f"the key {twice!r} has several rows; use a key whose values are unique")
     return Table(rows)

@@ -50,7 +50,7 @@ class _Again(Exception):
 
 
 class TopicReader:
-    """Decodes the records of a lookup's topic to changes of rows."""
+    """Decodes the records of a lookup's topic."""
 
     def __init__(self, spec: PipelineSpec, lookup: LookupSpec) -> None:
         self._rows = RowDecoder(spec, lookup, row_spec(spec, lookup, keyed=False))
@@ -60,7 +60,7 @@ class TopicReader:
         self.unreadable: dict[bytes, str] = {}
 
     def changes(self, records: Sequence[Message]) -> pl.DataFrame:
-        """Return the changes from records in order. A record that cannot be read deletes the row of its key."""
+        """Return the changes that the records make to the rows. An unreadable record deletes the row of its key."""
         keys = self._keys_of(records)
         at = [index for index, key in enumerate(keys) if key is not None]
         valued = [index for index in at if records[index].value() is not None]
@@ -83,7 +83,7 @@ class TopicReader:
             try:
                 key = as_json(_key(record), self._field) if record.key() else b"null"
             except InvalidEvent:
-                key = b"[]"  # an invalid key, which is refused below
+                key = b"[]"  # an array is never a valid key, so the record is refused below
             documents.append(msgspec.json.encode({self._field.name: msgspec.Raw(key)}))
         decoded = self._keys.decode_all(documents, 0)
         valid = iter(self._keys.values([e for e in decoded.events if e is not None], self._field.name))
@@ -92,7 +92,7 @@ class TopicReader:
             if value is None:
                 verdict = decoded.invalid.get(index)
                 kind = self._field.type
-                text = "has no key" if verdict is None else f"its key is no {kind} written as text"
+                text = "has no key" if verdict is None else f"its key is not the text of a value of type {kind}"
                 self._note(records[index], f"{text}; write the key of the record as text of type {kind}")
         return found
 
@@ -112,12 +112,12 @@ class TopicLookup:
     """Follows the topic of one lookup in a separate thread.
 
     Attributes:
-        place: the topic, for messages.
-        table: the rows, or None until the topic was first read to its end.
-        confirmed_at: when all records of the topic were last read (monotonic seconds).
+        place: the name of the topic in messages.
+        table: the rows, or None before the topic was read to the end for the first time.
+        confirmed_at: when the topic last had no unread records (monotonic seconds).
         error: why the rows may be outdated, or an empty string.
-        unreadable: which records could not be read, or an empty string.
-        stale_seconds: the age at which the rows become stale.
+        unreadable: a message about the records that could not be read, or an empty string.
+        stale_seconds: the age in seconds after which the rows count as outdated.
     """
 
     stale_seconds = 15.0

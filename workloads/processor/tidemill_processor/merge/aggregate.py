@@ -1,4 +1,4 @@
-"""Aggregates events to mergeable partial results, and finds late events."""
+"""Aggregates events into partial results, which can be merged, and finds late events."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Aggregated:
     """The partial results and the late events of one batch and one aggregation.
 
     Attributes:
-        rows: the partial results, which count only for windows that end after the column `_after_ms`.
-        late: the columns `_i`, `_t` and `_pane` of events that are late for at least one window.
-        doubtful: whether `late` depends on stored sessions that may have changed.
-        reopening: the number of events that changed closed windows.
+        rows: the partial results, each of which counts only for windows that end after `_after_ms`.
+        late: the events that are late for at least one window.
+        doubtful: whether `late` may be wrong, because stored sessions may have changed.
+        reopening: the number of late events that change closed windows.
     """
 
     rows: pl.DataFrame
@@ -51,20 +51,20 @@ class Aggregated:
 def aggregate(
     frame: pl.DataFrame, plan: AggregationLayout, *, closed_until: int | None, epochs: dict[int, int]
 ) -> Aggregated:
-    """Return the partial results of a frame for one aggregation.
+    """Aggregate the events of a frame for one aggregation.
 
     Args:
         frame: valid events.
         plan: the aggregation's layout.
-        closed_until: the time (epoch ms) up to which windows are closed, or None if no window is closed.
-        epochs: the epoch of each partition's topic, which orders events for `first` and `last`.
+        closed_until: the time (epoch ms) up to which windows are closed, or None before the first window is closed.
+        epochs: the epoch of each partition, which orders events for `first` and `last`.
     """
     frame = frame.with_columns(_panes(frame, plan).alias(PANE))
     late = frame.select(INDEX, TIME, PANE).clear()
     cut = pl.lit(NO_CUT, dtype=pl.Int64).alias(AFTER)
     shut = plan.shut(closed_until)
-    # An event is late for its first window if its pane has ended, and late for all its windows if its last window has
-    # ended.
+    # An event is late for its first window if the event's pane has ended. If the event's last window has ended too,
+    # the event is late for all its windows.
     if shut is not None and frame.height:
         missed = pl.col(PANE) < plan.grid.start_of(shut)
         late = frame.filter(missed).select(INDEX, TIME, PANE)
@@ -95,7 +95,7 @@ def _panes(frame: pl.DataFrame, plan: AggregationLayout) -> pl.Expr:
 
 
 def revised(rows: pl.DataFrame, plan: AggregationLayout, late: pl.Expr | None) -> pl.DataFrame:
-    """Return the rows with a column for the revision: 1 for a row that changes a closed window, or else 0."""
+    """Add the column of revisions: 1 in a row that changes a closed window, or else 0."""
     if plan.reopen_ms is None:
         return rows
     late = pl.lit(False) if late is None else late
@@ -103,14 +103,14 @@ def revised(rows: pl.DataFrame, plan: AggregationLayout, late: pl.Expr | None) -
 
 
 def reopening(rows: pl.DataFrame) -> int:
-    """Return the number of events in the rows that change closed windows."""
+    """Return the number of events that change closed windows."""
     return int(rows.filter(pl.col(REVISION) > 0)["_count"].sum()) if REVISION in rows.columns else 0
 
 
 def partials(
     frame: pl.DataFrame, plan: AggregationLayout, keys: list[str], epochs: dict[int, int], *further: pl.Expr
 ) -> pl.DataFrame:
-    """Return one row per key, with the partial results and the values of the expressions in `further`."""
+    """Group a frame by `keys`, and return the partial results and the columns in `further` for each group."""
     if any(p.kind in ORDERED_KINDS for p in plan.partials):
         frame = _ordered(frame, epochs)
     frame = exact_sums.deviating(frame, plan, keys)
@@ -185,7 +185,7 @@ def _histogram(field: _Field) -> pl.Expr:
 def _reaching(field: _Field, bound: float) -> pl.Expr:
     if not field.frame.schema[field.name].is_integer():
         return field.value >= bound
-    # Compare as integers, because a large value as a double may be rounded up to the bound.
+    # Compare integers, because a large value could be rounded up to the bound as a double.
     scale = scale_of(field.partial.noted[1]) if field.partial.noted else None
     least = math.ceil(bound) if scale is None else math.ceil(Decimal(repr(bound)).scaleb(scale))
     return field.column >= least if abs(least) < 2**63 else field.column.is_not_null() & pl.lit(least < 0)
@@ -217,6 +217,6 @@ _KINDS: dict[str, Callable[[_Field], pl.Expr]] = {
 
 
 def missed_windows(pane: int, plan: AggregationLayout, closed_until: int) -> tuple[int, ...]:
-    """Return the ascending starts of the closed windows that contain an event in this pane."""
+    """Return the starts of the closed windows that contain this pane, in ascending order."""
     starts = (plan.grid.shift(pane, -back) for back in range(plan.panes - 1, -1, -1))
     return tuple(takewhile(lambda start: plan.end_of(start) <= closed_until, starts))

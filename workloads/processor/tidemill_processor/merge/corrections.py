@@ -15,7 +15,7 @@ MOST = 50
 
 @dataclass(frozen=True)
 class Corrected:
-    """The closed windows that start in [first, last] (epoch ms) and have one of the revisions `revs`."""
+    """The closed windows that late events changed: start in [`first_ms`, `last_ms`], and revision in `revs`."""
 
     revs: list[int]
     first_ms: int
@@ -40,14 +40,14 @@ def note(
 
 
 class Corrections:
-    """The recorded corrections of one aggregation that one duty (publishing or scanning) has to handle."""
+    """The corrections of one aggregation that remain for one task (publishing or scanning)."""
 
     def __init__(self, database: Database, store: AggregationStore, duty: corrections.Duty) -> None:
         self._schema, self._store, self._duty = database.schema, store, duty
         self._other: corrections.Duty = "scanned" if duty == "published" else "published"
 
     def due(self, connection: psycopg.Connection[Any]) -> Corrected | None:
-        """Return the oldest corrections that this duty has not handled."""
+        """Return the oldest corrections that remain for this task, or None."""
         if self._store.layout.reopen_ms is None:
             return None
         rows = connection.execute(corrections.due(self._schema, self._duty, MOST), (self._store.id,)).fetchall()
@@ -57,7 +57,7 @@ class Corrections:
         return Corrected(list(revs), min(firsts), max(lasts))
 
     def done(self, connection: psycopg.Connection[Any], corrected: Corrected) -> None:
-        """Mark corrections as handled, and delete corrections that both duties have handled."""
+        """Mark corrections as done for this task, and delete corrections that are done for both tasks."""
         these = (self._store.id, corrected.revs)
         connection.execute(corrections.set_done(self._schema, self._duty), these)
         connection.execute(corrections.remove_done(self._schema, self._other), these)

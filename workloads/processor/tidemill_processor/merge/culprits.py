@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 
 
 def without_culprits(batch: Batch, error: Exception, storable: Callable[[Batch], bool]) -> Batch:
-    """Find the events that Postgres refuses by bisection, and turn them into dead letters.
+    """Find the events that Postgres refuses by bisection, and return the batch with these events as dead letters.
 
     Raises:
-        Exception: `error`, if Postgres accepts each event.
+        Exception: the given `error`, if Postgres refuses none of the events.
     """
     kept = batch.frame.clear()
     culprits: list[int] = []

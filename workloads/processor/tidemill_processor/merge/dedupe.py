@@ -1,13 +1,14 @@
-"""Leaves out events whose id has counted already (`spec.source.dedupe`), and remembers the ids of the others.
+"""Leaves out duplicate events (`spec.source.dedupe`), and remembers the ids of events that count.
 
-1. Before the batch's transaction, read which ids of the batch are remembered, and find the events that count. The first
-   event with an id counts. An event is a duplicate if an event with its id has counted whose event time differs by at
-   most the window.
-2. In the transaction, lock the memory and store the ids of the events that count. If another processor has stored such
-   an id since step 1, roll back and begin again (`Overtaken`).
+The first event with an id counts. A later event with the same id is a duplicate if the event times differ by at most
+the window.
 
-Ids are stored in the transaction that stores the positions, so after a crash, both or neither are there. Each reader
-has a separate memory, because a replay counts earlier events again, for other versions (see `tables/inputs/dedupe`).
+Before the batch's transaction, the process reads which ids are remembered, and finds the events that count. In the
+transaction, the process locks the remembered ids, and stores the ids of events that count. If another processor has
+stored some of these ids meanwhile, the transaction is rolled back, and the process begins again (`Overtaken`).
+
+Ids and positions are stored in the same transaction, so a crash cannot separate them. Each reader (the live processors,
+or a replay) remembers ids separately, because a replay counts the same events again (see `tables/inputs/dedupe`).
 """
 
 from __future__ import annotations
@@ -30,22 +31,22 @@ from tidemill_processor.database import AggregationStore, Database, names_litera
 
 ID = "_id"
 LONGEST = 63
-"""The maximum number of bytes of an id that is stored as it was sent. Of longer ids, the SHA-256 is stored, which has
-more characters, so it differs from all ids."""
+"""The maximum size in bytes of an id that is stored unchanged. For a longer id, the SHA-256 is stored. Its 64
+characters cannot be equal to an unchanged id."""
 
 
 class Overtaken(Exception):
-    """Raised if another processor has counted events with ids of the batch. Nothing was written."""
+    """Raised if another processor has counted events with the same ids. The transaction is rolled back."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a reader remembers about a batch.
+    """What one reader (the live processors, or a replay) remembers about the ids of a batch.
 
     Attributes:
-        reader: the reader.
-        partitions: the partitions whose events count for its versions, or None for all partitions.
-        known: the remembered ids of the batch, with their event times.
+        reader: the name of the reader.
+        partitions: the partitions whose events count for the reader's versions, or None for all partitions.
+        known: the ids in the batch that the reader remembers, with the event times.
     """
 
     reader: str
@@ -58,10 +59,9 @@ class Judge:
     """Decides which events of a batch are duplicates.
 
     Attributes:
-        field: the field with the id.
-        numbered: whether the index in the exploded array belongs to the id. It does if the field is outside of the
-            array, and thus equal in all events of a record.
-        window_ms: the maximum difference of event times.
+        field: the name of the field with the id.
+        numbered: whether to add the array index to the id, because all events of a record have the same id.
+        window_ms: the maximum difference between the event times of duplicates.
     """
 
     field: str
@@ -84,7 +84,7 @@ class Judge:
         return found.select(INDEX, PARTITION, TIME, ID)
 
     def judge(self, batch: Batch, memories: Sequence[Memory]) -> Firsts:
-        """Return the events of a batch that count. The first memory is the one of the process itself."""
+        """Find the events of a batch that count. The first memory belongs to the reader of this process."""
         ids = self.ids(batch.frame)
         frames, new, duplicates = {}, {}, Counter[int]()
         for memory in memories:
@@ -105,12 +105,12 @@ class Firsts:
     """The events of a batch that count.
 
     Attributes:
-        batch: the batch with these events.
-        frames: by reader, the events that count for its versions. Empty without dedupe.
-        new: by reader, the ids to remember.
-        duplicates: by partition, the number of events that were left out.
-        judge: what has decided, or None without dedupe.
-        memories: by what it has decided.
+        batch: the batch without duplicates.
+        frames: the events that count for the versions of each reader, or empty without dedupe.
+        new: the ids that each reader must remember.
+        duplicates: the number of duplicates in each partition.
+        judge: the judge that found the duplicates, or None without dedupe.
+        memories: the memories that the judge used.
     """
 
     batch: Batch
@@ -122,7 +122,7 @@ class Firsts:
 
     @property
     def left_out(self) -> int:
-        """The number of events that were left out."""
+        """The number of duplicates, which were left out."""
         return self.duplicates.total()
 
     def frame(self, reader: str) -> pl.DataFrame:
@@ -130,12 +130,12 @@ class Firsts:
         return self.frames.get(reader, self.batch.frame)
 
     def cut(self, batch: Batch) -> Firsts:
-        """Return the events that count of a part of the batch. The part must be of the whole batch, with duplicates."""
+        """Find the events that count in a part of the original batch (with duplicates)."""
         return Firsts(batch) if self.judge is None else self.judge.judge(batch, self.memories)
 
 
 class Ids:
-    """The remembered ids of one pipeline. Without `spec.source.dedupe`, it leaves out and remembers nothing."""
+    """The remembered ids of one pipeline. Without `spec.source.dedupe`, all events count and no ids are remembered."""
 
     def __init__(self, database: Database, config: PipelineConfig) -> None:
         self._database, self._schema = database, database.schema
@@ -156,19 +156,19 @@ class Ids:
         stores: Iterable[AggregationStore],
         further: Mapping[str, Collection[int]],
     ) -> Firsts:
-        """Return the events of a batch that count. Call this outside of the batch's transaction.
+        """Find the events of a batch that count. Call this method before the batch's transaction.
 
         Args:
-            connection: a connection.
+            connection: the connection to Postgres.
             batch: the batch.
-            stores: the versions for which all events of the batch count.
-            further: by reader of further versions, the partitions whose events count for them.
+            stores: the versions for which all partitions of the batch count.
+            further: for each reader of further versions, the partitions that count.
         """
         if self._judge is None:
             return Firsts(batch)
         readers: dict[str, frozenset[int] | None] = {r: frozenset(partitions) for r, partitions in further.items()}
         own = sorted({store.reader for store in stores})
-        # Stored events and rules about single events belong to the live reader, even if no version does.
+        # Raw events and anomaly rules over single events use the live reader's ids, even without a live version.
         if self._database.reader == LIVE and (self._keeps or not own):
             own = sorted({LIVE, *own})
         readers = dict.fromkeys(own) | {r: found for r, found in readers.items() if r not in own}
@@ -177,14 +177,14 @@ class Ids:
         return self._judge.judge(batch, memories)
 
     def remember(self, connection: psycopg.Connection[Any], firsts: Firsts, reached: Iterable[int | None]) -> None:
-        """Store the ids of events that count, in the batch's transaction.
+        """Store the ids of events that count. Call this in the batch's transaction, before aggregations are locked.
 
-        An id is remembered until the watermark has passed both its event time and `reached` by the window.
+        An id is remembered until the watermark is more than the window after both the event time and `reached`.
 
         Args:
-            connection: the connection, in the transaction. It must not hold the lock of an aggregation.
+            connection: the connection to Postgres.
             firsts: the events that count.
-            reached: the event times that the batch's partitions have reached before the batch.
+            reached: the greatest event times of the batch's partitions before the batch.
 
         Raises:
             Overtaken: another processor has stored some of the ids.
@@ -195,7 +195,7 @@ class Ids:
         for reader, new in sorted(firsts.new.items()):
             if not new.height:
                 continue
-            new = new.sort(ID)  # the order of the index, in which Postgres inserts faster
+            new = new.sort(ID)  # inserting in the order of the index is faster
             values = {
                 "reader": reader,
                 "place": self._place,
@@ -205,7 +205,7 @@ class Ids:
                 "reached": newest,
             }
             connection.execute(dedupe.lock(self._schema_name), (reader,))
-            # A prepared statement would keep a plan that was made when the table was still small.
+            # Do not prepare the statement, because Postgres would keep a plan from when the table was small.
             if connection.execute(dedupe.remember(self._schema), values, prepare=False).rowcount != new.height:
                 raise Overtaken
 
@@ -224,7 +224,6 @@ class Ids:
 
 
 def _repeated(ids: pl.DataFrame, known: pl.DataFrame, window_ms: int) -> list[bool]:
-    """Return for each event, in the order of consumption, whether it is a duplicate."""
     contested = ids[ID].is_duplicated() | ids[ID].is_in(known[ID].implode())
     repeated = [False] * ids.height
     if not contested.any():
@@ -248,7 +247,7 @@ def _digest(text: str) -> str:
 
 
 def _texts(values: pl.Series) -> str:
-    """Return one or more texts as the text of a Postgres array, which is sent faster than a list."""
+    """Return texts as one literal of a Postgres array, which is faster to send than a list."""
     if values.str.contains_any(['"', "\\"]).any():
         values = values.str.replace_all("\\", "\\\\", literal=True).str.replace_all('"', '\\"', literal=True)
     joined = values.str.join('","').item()

@@ -18,7 +18,7 @@ def numeric(name: str, frame: pl.DataFrame) -> pl.Expr:
 
 
 def widest(name: str, frame: pl.DataFrame) -> int:
-    """Return the greatest absolute value of an integer field, or 0 for other fields."""
+    """Return the greatest absolute value of an integer column, or 0 for a column of another type."""
     edges = (frame[name].min(), frame[name].max())
     return max((abs(edge) for edge in edges if isinstance(edge, int)), default=0)
 
@@ -45,7 +45,7 @@ def squares(name: str) -> pl.Expr:
 
 
 def settled(rows: pl.DataFrame, frame: pl.DataFrame, plan: AggregationLayout, keys: Sequence[str]) -> pl.DataFrame:
-    """Return the rows with means and sums in their stored form."""
+    """Return the rows with the columns of means and sums that Postgres stores."""
     means = {p.source: p.column for p in plan.partials if p.kind == "mean"}
     lows = {p.source: p.column for p in plan.partials if p.kind == "low"}
     exact = [part for field, mean in means.items() for part in _mean(rows, mean, lows[field])]
@@ -62,8 +62,8 @@ def _mean(rows: pl.DataFrame, mean: str, low: str) -> tuple[pl.Expr, pl.Expr]:
     if rows.schema[low] == pl.Float64:
         high, rest = pivot, deviation
     else:
-        # The upper and the lower 32 bits of an integer are exact as doubles, and `_two_sum` returns the exact error of
-        # their sum.
+        # Split the integer into its upper and lower 32 bits, which are exact as doubles. `_two_sum` returns the exact
+        # error of the sum.
         lower = pivot & _LOW_BITS
         high, lost = _two_sum((pivot - lower).cast(pl.Float64), lower.cast(pl.Float64))
         rest = deviation + lost

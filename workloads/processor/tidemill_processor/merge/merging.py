@@ -21,7 +21,7 @@ SKETCH_BYTES = 16 * 1024
 
 @dataclass
 class Work:
-    """The changes of a batch to one version of an aggregation."""
+    """The results of a batch for one version of an aggregation."""
 
     store: AggregationStore
     closed_until: int | None
@@ -57,7 +57,7 @@ def _plain(sql_type: str) -> str:
 def merge_sql(database: Database, store: AggregationStore) -> str:
     """Return the statement that merges the temporary table into the window table.
 
-    Columns of the result: window start, oid of the table, ctid, sketches to compact.
+    The statement returns these columns: window start, oid of the table, ctid, sketches to compact.
     """
     plan = store.layout
     if plan.sessions:
@@ -67,7 +67,7 @@ def merge_sql(database: Database, store: AggregationStore) -> str:
     columns_of_sketches = [quote(p.column) for p in sketched(store)]
     if columns_of_sketches:
         long = " OR ".join(_has_grown(f"t.{column}") for column in columns_of_sketches)
-        # Return only rows with sketches to compact, because Postgres keeps the result in memory during the merge.
+        # Return only rows with large sketches, because Postgres keeps all returned rows in memory during the merge.
         listed = ", ".join(f"CASE WHEN {long} THEN t.{column} END AS {column}" for column in columns_of_sketches)
         merge = f"{merge} RETURNING t.window_start, t.tableoid::bigint, t.ctid::text, {listed}"
         before = ", ".join([*([before] if before else []), f"merged AS ({merge})"])
@@ -117,7 +117,7 @@ def copy(connection: psycopg.Connection[Any], store: AggregationStore, rows: pl.
     """Copy partial results (see `Aggregated`) into the temporary table."""
     if not rows.height:
         return
-    # Sort the rows, because Postgres merges faster in the order of the index.
+    # Sort the rows like the index, which makes the merge faster.
     rows = rows.sort([*(name for name, _ in store.layout.group_by), PANE])
     stored = []
     for name, dtype in rows.schema.items():

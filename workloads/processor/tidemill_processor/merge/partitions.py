@@ -19,20 +19,20 @@ from tidemill_processor.batches.batch import DATA, ELEMENT, OFFSET, PARTITION, T
 from tidemill_processor.database import Database
 
 MADE_AT_ONCE = 20
-"""The maximum number of tables to create in one transaction, because each table needs several locks."""
+"""The maximum number of partitions to create in one transaction, because each partition needs several locks."""
 
 
 class Partitions:
-    """Creates missing partitions before the batch's transaction, so that the transaction does not hold their locks."""
+    """Creates the missing time partitions of tables."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._held: dict[str, set[int]] = {}
 
     def ensure(self, connection: psycopg.Connection[Any], table: str, width: int, times: pl.Series) -> None:
-        """Create the partitions that a table needs for `times` (epoch ms), usually with a width of `width` days.
+        """Create the partitions of `width` days that a table needs for `times` (epoch ms).
 
-        Call this method outside of the batch's transaction.
+        Call this method before the batch's transaction, because creating partitions takes locks.
         """
         held = self._held.setdefault(table, set())
         days = set((times // DAY_MS).unique().to_list()) - held
@@ -65,7 +65,7 @@ class KeptEvents:
         self._retention_ms = parse_ms(config.spec.events.retention)
 
     def prepare(self, connection: psycopg.Connection[Any], batch: Batch) -> pl.DataFrame | None:
-        """Create the partitions for a batch's raw events, and return the events to store or None."""
+        """Create the partitions for a batch's raw events. Return the events to store, or None if there are none."""
         if not self._wanted or DATA not in batch.frame.columns or not batch.frame.height:
             return None
         row = connection.execute(readers.watermark(self._database.schema), (LIVE,)).fetchone()

@@ -24,7 +24,7 @@ from tidemill_processor.merge.merging import Work
 def late(
     connection: psycopg.Connection[Any], database: Database, batch: Batch, works: Sequence[Work]
 ) -> tuple[list[DeadLetter], dict[tuple[str, str], int]]:
-    """Count late events, and return their dead letters and their numbers by (aggregation, policy)."""
+    """Count the late events, and return their dead letters and the number of late events by (aggregation, policy)."""
     letters: list[DeadLetter] = []
     found: dict[tuple[str, str], int] = {}
     for work in works:
@@ -34,10 +34,10 @@ def late(
         if not number:
             continue
         if policy == "reopen":
-            policy = "deadLetter"  # an event that is too old to reopen its window
+            policy = "deadLetter"  # the event is too old to reopen its window
         found[name, policy] = number
         update = aggregations.count_late(database.schema, "late_dropped" if policy == "drop" else "late_dead")
-        # Read the current retention, because a new retention does not restart the processor.
+        # The statement returns the current retention, which can change while the processor runs.
         row = connection.execute(update, (number, work.store.id)).fetchone()
         if policy != "drop":
             letters += _letters(batch, work, retention_ms=row[0] if row else 0)
@@ -73,7 +73,7 @@ def _verdict(work: Work, time: int, missed: int, retention_ms: int) -> InvalidEv
 def write(
     connection: psycopg.Connection[Any], database: Database, letters: Sequence[DeadLetter], epochs: Mapping[int, int]
 ) -> None:
-    """Store as many of the dead letters as their quota allows."""
+    """Store as many of the dead letters as the quota allows."""
     if not letters:
         return
     fitting = fit(letters, left(connection, database, DEAD_LETTERS), database.quotas[DEAD_LETTERS] // SPARE_SHARE)

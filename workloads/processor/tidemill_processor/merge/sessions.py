@@ -1,7 +1,7 @@
 """Session windows: a session consists of the events of a group that follow each other within the gap.
 
-An event is late if its own session ends by `closed_until` and the event joins no open session. An event within a closed
-session is also late.
+An event within a closed session is late. An event that joins no open session is late if a session with only this event
+would already be closed.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _groups(plan: AggregationLayout) -> list[str]:
 def _numbered(frame: pl.DataFrame, plan: AggregationLayout) -> pl.DataFrame:
     groups = _groups(plan)
     frame = frame.sort([*groups, TIME], maintain_order=True)
-    # Ends ascend within a group, so an event before the previous event's end continues the session.
+    # An event that is before the end of the previous event's session continues this session.
     fresh = pl.col(TIME) >= pl.col(END).shift(1)
     for name in groups:
         fresh = fresh | pl.col(name).ne_missing(pl.col(name).shift(1))
@@ -97,12 +97,12 @@ class SessionMerger:
         self._table, self._temp = database.qualified(store.table), f"pg_temp.{temp}"
 
     def reopened(self, connection: psycopg.Connection[Any], closed_until: int) -> bool:
-        """Return whether `take_in` has moved closed sessions."""
+        """Return whether the batch changes closed sessions. Call this method after `take_in`."""
         query = f"SELECT 1 FROM {self._temp} WHERE {OLD} AND {END} <= %s LIMIT 1"
         return connection.execute(query, (closed_until,)).fetchone() is not None
 
     def standing(self, connection: psycopg.Connection[Any], events: pl.DataFrame, shut: int) -> pl.DataFrame:
-        """Return whether each event joins an open session, and whether the event is within a closed session."""
+        """Return for each event whether the event joins an open session, and whether it is within a closed session."""
         closed, found = from_ms(str(shut)), []
         for nulls, part in _by_nulls(events, self._plan):
             columns = {INDEX: "bigint", TIME: "bigint", END: "bigint"}
@@ -122,7 +122,7 @@ class SessionMerger:
         )
 
     def take_in(self, connection: psycopg.Connection[Any], rows: pl.DataFrame, closed_until: int | None) -> None:
-        """Move stored sessions that overlap with the batch and can still change into the temporary table."""
+        """Move stored sessions into the temporary table, if they overlap with the batch and may still change."""
         columns = [*(quote(name) for name, _ in self._plan.group_by), *(quote(p.column) for p in self._plan.partials)]
         taken = [f"t.{column}" for column in ("window_start", "window_end", "_since", *columns)]
         kinds = dict(self._plan.group_by)
@@ -134,7 +134,7 @@ class SessionMerger:
         takes = "true" if shut is None else f"t.window_end > {from_ms(str(shut))}"
         if self._plan.reopen_ms is not None and closed_until is not None:
             closed = f"(window_end <= {from_ms(str(closed_until))})::integer"
-            values[-1] = f"coalesce({quote(REVISION)}, 0) + {closed}"  # a row's last partial is its revision
+            values[-1] = f"coalesce({quote(REVISION)}, 0) + {closed}"  # the last partial is always the revision
         for nulls, part in _by_nulls(rows, self._plan):
             connection.execute(
                 f"WITH gone AS (DELETE FROM {self._table} AS t USING {self._temp} AS b"
@@ -145,9 +145,9 @@ class SessionMerger:
             )
 
     def put_sql(self) -> tuple[str, str]:
-        """Return CTEs and an INSERT that merge overlapping sessions in the temporary table and store the result.
+        """Return the CTEs and the INSERT that merge overlapping sessions and store the merged sessions.
 
-        An empty row with end = start replaces a session that was merged into an earlier session.
+        A session that was merged into an earlier session remains as an empty row, whose end is its start.
         """
         plan = self._plan
         groups = [quote(name) for name, _ in plan.group_by]
@@ -199,7 +199,6 @@ class SessionMerger:
         return " AND ".join(found)
 
     def _reach(self, rows: pl.DataFrame, start: str) -> str:
-        """Return an SQL condition on the start of sessions that may overlap with `rows`."""
         first, last = int(rows[start].min()) - self._plan.size_ms, int(rows[END].max())  # type: ignore[arg-type]
         return f"t.window_start > {from_ms(str(first))} AND t.window_start < {from_ms(str(last))}"
 

@@ -1,6 +1,6 @@
 """Converts values of group columns between frames and Postgres.
 
-Times are sent as epoch milliseconds, and decimals as scaled integers.
+Times are sent to Postgres as epoch milliseconds, and decimals as scaled integers.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from tidemill_contract.tables.definition import from_ms, to_ms
 
 
 def sent_as(kind: str) -> str:
-    """Return the SQL type in which a value of a spec type is sent."""
+    """Return the SQL type for sending values of a spec type to Postgres."""
     integers = kind == "timestamp" or scale_of(kind) is not None
     return "bigint" if integers else SQL_TYPES[kind]
 
 
 def stored(kind: str, sent: str) -> str:
-    """Return SQL that converts a sent value to its stored form."""
+    """Return SQL that converts a sent value to the type of the column."""
     if kind == "timestamp":
         return from_ms(sent)
     scale = scale_of(kind)
@@ -25,7 +25,7 @@ def stored(kind: str, sent: str) -> str:
 
 
 def sent_again(kind: str, stored: str) -> str:
-    """Return SQL that converts a stored value to the form in which it is sent."""
+    """Return SQL that converts a stored value to the type for sending."""
     if kind == "timestamp":
         return to_ms(stored)
     scale = scale_of(kind)

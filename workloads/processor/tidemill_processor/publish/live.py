@@ -29,19 +29,19 @@ log = logging.getLogger(__name__)
 
 MAX_ROWS = 5_000
 ENTRY_BYTES = 256 * 1024
-"""The maximum size in bytes of the rows in a stream entry. Larger changes are divided into several entries."""
+"""The maximum size in bytes of the rows in one stream entry. A larger change is divided into several entries."""
 CHANGE_BYTES = 4 * 1024 * 1024
-"""The maximum size in bytes of a change that is sent with its rows."""
+"""The maximum size in bytes of a change that is sent with rows. For a larger change, clients read the tables."""
 STREAM_LENGTH = 10_000
 STREAM_BYTES = 16 * 1024 * 1024
-"""The maximum size in bytes of a processor's stream entries. Older entries are removed."""
+"""The maximum size in bytes of all entries that one processor keeps in the stream. Older entries are removed."""
 ASK_SECONDS = 1.0
 
 Entry = dict[str, Any]
 
 
 class Live:
-    """Sends the rows that commits changed, and the times up to which windows are closed."""
+    """Sends changed rows to live clients, and the times up to which windows are closed."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Live:
                 entries: list[Entry] = []
                 duty = Duty("live", name, self._stores[name].version)
                 attempt(connection, duty, partial(self._read, connection, name, list_, clock, entries))
-                # If sending fails, listeners notice the gap in the revisions and read the tables.
+                # If sending fails, clients notice the missing revision and read the tables.
                 for entry in entries:
                     self._send(entry)
             for name, until in clock.newly_closed.items():
@@ -131,7 +131,7 @@ class Live:
         }  # fmt: skip
         try:
             with connection.transaction():
-                # Do not read rows of a newer generation, because its processors may write unknown columns.
+                # Do not read rows of a newer generation, which may have unknown columns.
                 if self._database.newer_generation(connection) is not None:
                     return 0
                 rows = list(self._readers[name].read(connection, first, last, revs=revs, limit=MAX_ROWS + 1))

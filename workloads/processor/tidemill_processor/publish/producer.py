@@ -18,14 +18,14 @@ log = logging.getLogger(__name__)
 FLUSH_SECONDS = 8.0
 """The maximum wait for acknowledgements in seconds, less than `idle_in_transaction_session_timeout`."""
 RENEW_SECONDS = 5.0
-"""After a failure that is not fatal, a producer younger than this many seconds is kept."""
+"""A producer is replaced after a failure only if it is older than this many seconds, or if the failure is fatal."""
 _OF_THE_RECORD = frozenset({
     KafkaError.MSG_SIZE_TOO_LARGE,
     KafkaError.RECORD_LIST_TOO_LARGE,
     KafkaError.INVALID_MSG_SIZE,
     KafkaError.INVALID_RECORD,
 })  # fmt: skip
-"""Errors with which a broker always refuses a record."""
+"""Errors that a retry cannot fix, because the broker refuses the record itself."""
 
 
 class PublishFailed(Exception):
@@ -33,7 +33,7 @@ class PublishFailed(Exception):
 
 
 class RecordRefused(Exception):
-    """Raised for a record that is larger than Kafka accepts."""
+    """Raised if a record is too large for Kafka."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Outlet:
             self._error = error
 
     def settle(self, headers_of: Callable[[Refused], Any] | None = None) -> list[Refused]:
-        """Wait until Kafka has acknowledged or finally refused all records, and return the refused records."""
+        """Wait for Kafka's answer to all records, and return the refused records."""
         deadline = time.monotonic() + FLUSH_SECONDS
         self._flush(FLUSH_SECONDS)
         refused, self._refused = self._refused, []

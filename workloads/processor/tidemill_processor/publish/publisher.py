@@ -1,6 +1,6 @@
-"""Publishes results, anomalies and dead letters from their tables to their topics, at least once.
+"""Publishes results, anomalies and dead letters from Postgres to Kafka, at least once.
 
-A table row counts as published only after Kafka has acknowledged its record. After a crash, records are published again
+A row counts as published after Kafka has acknowledged the record. If a crash comes first, the record is published again
 with the same `id` header.
 """
 
@@ -94,7 +94,7 @@ class Publisher:
     def duties(
         self, connection: psycopg.Connection[Any], closed: dict[str, int | None]
     ) -> Iterator[tuple[Duty, Callable[[], int]]]:
-        """Yield the publishing duties of the pipeline."""
+        """Yield the publishing tasks of the pipeline."""
         yield (found := Duty("dead letters")), partial(self._dead_letters, connection, found)
         yield (found := Duty("anomalies")), partial(self._anomalies, connection, found)
         for store in self._stores:
@@ -114,7 +114,7 @@ class Publisher:
                 self._outlet.forget()
                 fault = is_fault(error)
                 if fault or isinstance(error, psycopg.Error):
-                    # After a timeout, try a smaller piece, which may be read in time.
+                    # Read fewer windows next time, because the error may be a timeout.
                     self._spans[store.id] = panes // _SHRINK if fault else max(1, panes // _SHRINK)
                 if not fault or panes == 0 or connection.closed:
                     raise
@@ -129,7 +129,7 @@ class Publisher:
             row = connection.execute(aggregations.published(self._schema), (store.id,)).fetchone()
             if row is None or (row[0] is not None and row[0] >= closed_until):
                 return 0
-            # Only processors of the newer generation can read the columns that they write.
+            # Processors of a newer generation may write columns that this process cannot read.
             if self._database.newer_generation(connection) is not None:
                 return 0
             span = reader.span(connection, row[0], closed_until, panes)
@@ -193,7 +193,7 @@ class Publisher:
         return count
 
     def _shorten(self, refused: Refused) -> Skip:
-        """Publish a window that is too large for Kafka with null for its longest metrics, and return these metrics."""
+        """Publish a window that is too large for Kafka, with null for the longest metrics, and return these metrics."""
         window = msgspec.json.decode(refused.value or b"{}")
         values, missing = window["metrics"], list[str]()
         at, group = window["window_start"], json.dumps(window["group"], sort_keys=True)

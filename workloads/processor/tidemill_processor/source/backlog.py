@@ -10,7 +10,7 @@ from tidemill_processor.source.consumer import Source
 from tidemill_processor.transaction import Position
 
 FRESH_SECONDS = 20.0
-"""The lag counts as unknown after this many seconds without the ends of the partitions."""
+"""The lag is unknown if Kafka has returned no end offsets for this many seconds."""
 
 
 class Backlog:
@@ -24,7 +24,7 @@ class Backlog:
         self._news: tuple[dict[int, int], float] | None = None
 
     def reached(self, partition: int, position: Position) -> int:
-        """Return the offset of the next expected record, after transaction markers that were read."""
+        """Return the offset of the next record, after transaction markers that the consumer has already read."""
         read = self._source.end_read(partition)
         if read > position.next_offset:
             self._read_to[partition] = position, read
@@ -32,7 +32,7 @@ class Backlog:
         return at if known == position else position.next_offset
 
     def measure(self, ends: dict[int, int], asked_at: float) -> None:
-        """Update the lag with the ends that Kafka reported for a request at `asked_at` (`time.monotonic()`)."""
+        """Update the lag with the end offsets that Kafka returned for a request at `asked_at` (monotonic seconds)."""
         positions, lag = dict(self._positions), {}
         for partition in self._source.assigned:
             position = positions.get(partition)
@@ -42,7 +42,7 @@ class Backlog:
         self._asked_at, self._news = asked_at, (ends, asked_at)
 
     def expire(self) -> None:
-        """Make the lag unknown if Kafka has not reported the ends for too long."""
+        """Set the lag to unknown if Kafka has not returned end offsets for `FRESH_SECONDS`."""
         if time.monotonic() - self._asked_at > FRESH_SECONDS:
             self._show(None)
 
@@ -54,7 +54,7 @@ class Backlog:
         self._lag = lag
 
     def news(self) -> tuple[dict[int, int], float] | None:
-        """Return the latest ends and the time of their request, or None without new ends since the last call."""
+        """Return new end offsets and the time of the request, or None if Kafka has not answered since the last call."""
         news, self._news = self._news, None
         return news
 

@@ -22,10 +22,10 @@ PRODUCER_TUNING: Mapping[str, Any] = {
     "acks": "all",
     "enable.idempotence": True,
     "linger.ms": 20,
-    # Report only failures, because delivery reports take time.
+    # Report only failed deliveries, because delivery reports take time.
     "delivery.report.only.error": True,
     "compression.type": "lz4",
-    # The output topics have the same limit for a record.
+    # The output topics accept records up to the same size.
     "message.max.bytes": MAX_RECORD_BYTES,
     "partitioner": "murmur2_random",
     **RECONNECTING,
@@ -37,8 +37,8 @@ class SourceLogin:
     """The client settings for the Kafka cluster with the source topic.
 
     Attributes:
-        servers: the brokers in `source.kafka`, or empty.
-        error: what is wrong with the Secret, or empty.
+        servers: the brokers in `source.kafka`, or an empty string if the platform's Kafka has the source topic.
+        error: what is wrong with the Secret, or an empty string.
     """
 
     def __init__(self, settings: WorkloadSettings, config: PipelineConfig) -> None:
@@ -48,12 +48,12 @@ class SourceLogin:
         self._known: dict[str, Any] | None = None
 
     def current(self) -> dict[str, Any]:
-        """Return the client settings. If the Secret is wrong, the settings contain no login."""
+        """Return the client settings, without a login if the Secret is invalid."""
         self._known = self._read()
         return self._known
 
     def changed(self) -> bool:
-        """Return whether the settings differ from those that `current` last returned."""
+        """Return whether the settings have changed since the last call of `current`."""
         return self._kafka is not None and self._read() != self._known
 
     def _read(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Outputs:
         try:
             self._admin.describe_cluster(request_timeout=ASK_SECONDS).result(ASK_SECONDS + 1)
         except (KafkaException, TimeoutError) as error:
-            self._admin = None  # The old client may know outdated addresses.
+            self._admin = None  # A new client reads the addresses of the brokers again.
             if time.monotonic() - self._answered_at >= _SILENCE_SECONDS:
                 cause = error.args[0] if error.args else None
                 self.error = cause.str() if isinstance(cause, KafkaError) else "no answer in time"

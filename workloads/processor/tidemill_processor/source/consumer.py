@@ -1,7 +1,6 @@
 """Reads the source topic with Quix Streams' consumer.
 
-The assign callback pauses newly assigned partitions. The loop then reads their positions from Postgres, seeks and
-resumes.
+Newly assigned partitions are paused. The loop reads their positions from Postgres, seeks, and resumes the partitions.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ from tidemill_processor.source.topic_admin import TopicAdmin
 log = logging.getLogger(__name__)
 
 CONSUMER_TUNING: Mapping[str, Any] = {
-    # The default of 1 s would stall a fast consumer whenever its queue is full.
+    # With the default of 1 s, a fast consumer would have to wait each time its queue was full.
     "fetch.queue.backoff.ms": 5,
     "queued.min.messages": 200_000,
     # This setting limits the memory of prefetched records.
     "queued.max.messages.kbytes": 32_768,
     "fetch.message.max.bytes": 4 * 1024 * 1024,
-    # A fetch from a broker with lost packets ends after this time, and the consumer connects again.
+    # If a broker does not answer a fetch in this time, the consumer connects again.
     "socket.timeout.ms": 30_000,
     **RECONNECTING,
     "enable.partition.eof": True,
@@ -46,7 +45,7 @@ CONSUMER_TUNING: Mapping[str, Any] = {
     "partition.assignment.strategy": "range",
 }
 
-# With a list of topics, new partitions are detected after this time.
+# The time in which new partitions are detected if a pipeline has a list of topics.
 _SEVERAL_TUNING: Mapping[str, Any] = {"topic.metadata.refresh.interval.ms": 15_000}
 
 LEAVE_SECONDS = 3.0
@@ -59,8 +58,8 @@ class Polled:
 
     Attributes:
         messages: the records of ready partitions.
-        out_of_range: the partitions with a position that Kafka no longer has.
-        failed: the first error of the connection or the topic, or None.
+        out_of_range: the partitions in which Kafka no longer has the requested offset.
+        failed: the first error that concerns the connection or the topic, or None.
     """
 
     messages: list[Any] = field(default_factory=list)
@@ -72,7 +71,7 @@ class Source:
     """Consumes one topic as a member of the pipeline's consumer group.
 
     Attributes:
-        heard_at: when Kafka last answered a request about offsets (monotonic seconds).
+        heard_at: when Kafka last answered a request for offsets (monotonic seconds).
         lost_at: when the consumer group removed this process, or None while the process is a member.
     """
 
@@ -95,7 +94,7 @@ class Source:
         self._had: frozenset[int] = frozenset({0})
 
     def subscribe(self, slots: Slots | None = None) -> None:
-        """Join the consumer group for the topics of `slots`, by default the current slots."""
+        """Join the consumer group for the topics of `slots` (by default, of the current slots)."""
         topics = list((self.slots if slots is None else slots).topics)
         if not topics:  # none of the listed topics exists
             self._consumer.unsubscribe()  # type: ignore[no-untyped-call]
@@ -103,11 +102,11 @@ class Source:
         self._consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     def learn(self, slots: Slots) -> None:
-        """Use these slots for a list of topics, and pause all partitions if the slots differ."""
+        """Use new slots, and pause all partitions if the slots have changed."""
         if slots == self.slots:
             return
         if slots.topics != self.slots.topics:
-            self.subscribe(slots)  # After a failure, the slots stay as they are, and the next call tries again.
+            self.subscribe(slots)  # If `subscribe` fails, the next call of `learn` tries again.
         log.info("topics: %s", ", ".join(slots.topics) or "none")
         self.stop()
         self.slots = slots
@@ -117,7 +116,7 @@ class Source:
     def follow_login(self) -> None:
         """Use changed client settings.
 
-        Call this method regularly, in the thread that calls `ends`.
+        Call this method regularly, in the same thread as `ends`.
         """
         if self.login.changed():
             log.info("the login for the Kafka cluster %s has changed", self.login.servers)
@@ -126,7 +125,7 @@ class Source:
             self._outdated = True
 
     def renew(self) -> None:
-        """Replace an unusable consumer, so that its partitions are assigned again."""
+        """Replace the consumer after a fatal error. The partitions are assigned again."""
         self._on_revoke(self._consumer, [])
         self._consumer.close()  # type: ignore[no-untyped-call]
         self._consumer = self._application.get_consumer(auto_commit_enable=False)
@@ -134,8 +133,8 @@ class Source:
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         for partition in partitions:
-            # Pause the partition until the loop has called seek. For a logical offset, librdkafka would ask Kafka, and
-            # the answer could override the seek.
+            # Set a fixed offset: for a logical offset such as OFFSET_STORED, librdkafka would ask Kafka, and the answer
+            # could override the loop's seek.
             partition.offset = 0
         consumer.assign(partitions)
         consumer.pause(partitions)
@@ -163,7 +162,7 @@ class Source:
         return frozenset(self._ready)
 
     def poll(self, limit: int, timeout_seconds: float) -> Polled:
-        """Return at most `limit` records, after at most `timeout_seconds`. Errors are returned in `failed`."""
+        """Wait up to `timeout_seconds` for up to `limit` records. An error is returned in `failed`."""
         if self._outdated:
             self._outdated = False
             self._application = _application(self._settings, self._config, self._connection)
@@ -176,13 +175,13 @@ class Source:
             polled.failed = error.args[0]
             return polled
         if generation != self.generation:
-            # Drop records that may belong to an earlier assignment, because all records are read again.
+            # Drop the records, which may belong to an earlier assignment. All records are read again.
             polled.failed = next((found for message in messages if kafka_fatal(found := message.error())), None)
             return polled
         if self._several:
             messages = slotted(messages, self.slots)  # type: ignore[assignment]
         if self._seeks.sought:
-            # Pause partitions at a wrong offset, so that the next `start` seeks again.
+            # Pause partitions that started at a wrong offset. The next `start` seeks again.
             self.stop(self._seeks.failed(messages))
         # Remove messages with an error, because the value of such a message is the error's text.
         troubled = [message for message in messages if message.error() is not None]
@@ -242,17 +241,17 @@ class Source:
             log.debug("offsets not reported: %s", error)
 
     def ends(self) -> dict[int, int]:
-        """Return the end offsets of the assigned partitions, or else of the last assigned partitions."""
+        """Return the end offsets of the assigned partitions (after a revocation, of the previous partitions)."""
         asked = self.assigned or self._had
         return self._admin.ends({at: p for p in asked if (at := self.slots.place(p)) is not None})
 
     def untold(self, ends: Mapping[int, int]) -> frozenset[int]:
-        """Return the partitions that are read but missing from `ends`."""
+        """Return the partitions for which `ends` has no end offset."""
         missing = (self.assigned or self._had) - ends.keys()
         return frozenset(p for p in missing if self.slots.place(p) is not None)
 
     def end_read(self, partition: int) -> int:
-        """Return the end offset that the consumer last reached, or -1 if the consumer reached no end."""
+        """Return the end offset that the consumer last reached in a partition, or -1."""
         return self._ends_read.get(partition, -1)
 
     def describe(self) -> dict[str, tuple[str, int]]:

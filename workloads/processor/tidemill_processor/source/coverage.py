@@ -1,4 +1,4 @@
-"""Checks that the consumer group reads all partitions of its topic, and joins the group again for unread partitions."""
+"""Joins the consumer group again if some partitions are not read by any member of the group."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_PATIENCE_SECONDS = 600.0
 
 
 class Coverage:
-    """Joins the consumer group again, after growing pauses, while some partitions are not read."""
+    """Joins the consumer group again while some partitions are not read, with growing pauses."""
 
     def __init__(self, join: Callable[[], None]) -> None:
         self._join = join
@@ -22,7 +22,7 @@ class Coverage:
         self._since: float | None = None
 
     def note(self, untaken: frozenset[int]) -> None:
-        """Join the consumer group again if nobody has read the partitions in `untaken` for some time."""
+        """Join the consumer group again if some partitions (`untaken`) have not been read for too long."""
         if not untaken:
             self._since, self._patience = None, PATIENCE_SECONDS
             return
@@ -30,6 +30,6 @@ class Coverage:
         if self._since is None:
             self._since = now
         elif now - self._since >= self._patience:
-            log.warning("nobody reads partitions %s; joining the group again", sorted(untaken))
+            log.warning("no processor reads partitions %s; joining the consumer group again", sorted(untaken))
             self._since, self._patience = now, min(2 * self._patience, MAX_PATIENCE_SECONDS)
             self._join()

@@ -16,11 +16,11 @@ log = logging.getLogger(__name__)
 
 
 class KafkaHealth:
-    """The state of Kafka, and the circuit breaker that stops the loop from reading while Kafka fails.
+    """The state of Kafka, with a circuit breaker: the loop does not read while Kafka fails.
 
     Attributes:
         error: why Kafka fails, or an empty string.
-        answered_at: when the last answered request was sent (monotonic seconds).
+        answered_at: when the last answered request was sent to Kafka (monotonic seconds).
     """
 
     def __init__(self, guard: Guard, renew: Callable[[], None]) -> None:
@@ -31,22 +31,22 @@ class KafkaHealth:
         self.answered_at = 0.0
 
     def allows(self) -> bool:
-        """Return whether the circuit breaker allows the loop to read."""
+        """Return whether the loop may read."""
         return self._guard.allow()
 
     def failed(self, error: Any) -> None:
-        """Record a failure. A fatal failure replaces the consumer."""
+        """Record an error, and replace the consumer after a fatal error."""
         text = error.str() if isinstance(error, KafkaError) else str(error)
         if self.error != text:
             log.warning("kafka: %s", text)
         self.error, self._failed_at = text, time.monotonic()
         self._guard.failure()
         if kafka_fatal(error):
-            # A static member may have got a new member id after an outage (FENCED_INSTANCE_ID).
+            # For example, a static member gets a new member id after an outage (FENCED_INSTANCE_ID).
             self._renew()
 
     def answered(self, asked_at: float) -> None:
-        """Record an answer to a request that was sent at `asked_at` (monotonic seconds)."""
+        """Record that Kafka answered a request, which was sent at `asked_at` (monotonic seconds)."""
         if asked_at < self._failed_at:
             return
         self.error, self.answered_at = "", asked_at

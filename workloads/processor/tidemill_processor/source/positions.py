@@ -1,6 +1,7 @@
-"""Determines the position from which to read each partition, from `_offsets`, Kafka's ranges and `startFrom`.
+"""Determines where to read each partition: at the stored position, or else at `startFrom`.
 
-A new epoch starts if a topic was deleted and created again. Offsets that Kafka no longer has are recorded in `_lost`.
+If a topic was deleted and created again, the partition gets a new epoch. Offsets that Kafka deleted before they were
+read are recorded in the table `_lost`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tidemill_processor.transaction import Position
 log = logging.getLogger(__name__)
 
 TRUNCATED_SECONDS = 10.0
-"""After this many seconds, an end in Kafka before the stored position is accepted."""
+"""If a partition ends before the stored position for this many seconds, Kafka has lost records."""
 
 
 class Positions:
@@ -39,21 +40,20 @@ class Positions:
     def take_up(
         self, connection: psycopg.Connection[Any], partitions: Iterable[int], ids: Mapping[int, str]
     ) -> dict[int, Position]:
-        """Return the positions from which to read `partitions`, as far as known.
+        """Return the positions at which to read `partitions`, except partitions that cannot be read yet.
 
         Raises:
             KafkaException, psycopg.Error: Kafka or Postgres failed.
         """
         query = offsets.read(self._schema, self._reader)
         wanted = [partition for partition in partitions if partition in ids]
-        # Forget partitions that are no longer assigned, so that their waiting time starts again with the next
-        # assignment.
+        # Forget partitions that are no longer assigned, so that a later assignment starts a new waiting time.
         self._short_since = {p: since for p, since in self._short_since.items() if p in wanted}
         positions = {}
         for partition, known_id, epoch, next_offset, former in connection.execute(query, (wanted,)).fetchall():
             topic_id = ids[partition]
             if topic_id in former:
-                log.warning("topic %s: a broker answers with an earlier id; asking again", self._source.topic)
+                log.warning("topic %s: a broker returned the id of a deleted topic; asking again", self._source.topic)
                 continue
             position = self._position(connection, partition, known_id, epoch, next_offset, topic_id)
             if position is not None:
@@ -64,7 +64,7 @@ class Positions:
         return positions
 
     def untaken(self, connection: psycopg.Connection[Any], ids: Mapping[int, str]) -> frozenset[int]:
-        """Return the partitions with these topic ids that no processor has read yet.
+        """Return the partitions that no processor has read yet. `ids` has the topic id of each partition.
 
         Raises:
             psycopg.Error: Postgres failed.
@@ -107,7 +107,7 @@ class Positions:
             )
             self._record_loss(connection, partition, epoch, high, next_offset, "truncated")
             return self._move(connection, partition, before, topic_id, epoch + 1, high)
-        if known_id is None:  # events of an added partition may have arrived before its row
+        if known_id is None:  # events may arrive in a new partition before the partition's row is written
             return self._move(connection, partition, before, topic_id, epoch, next_offset)
         return Position(next_offset, epoch)
 
@@ -142,7 +142,7 @@ class Positions:
     def confirm_ends(
         self, connection: psycopg.Connection[Any], caught_up: dict[int, Position], age_seconds: float
     ) -> None:
-        """Record that partitions with these positions were read to their ends `age_seconds` ago."""
+        """Record that partitions with these positions had no unread records `age_seconds` ago."""
         if not caught_up:
             return
         connection.execute(

@@ -1,4 +1,4 @@
-"""Checks that reading started at the requested offset."""
+"""Checks that the consumer starts at the requested offset after a seek."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from confluent_kafka import KafkaError
 log = logging.getLogger(__name__)
 
 GAP_SIGHTINGS = 2
-"""A gap after the requested offset is accepted if this many seeks find the same gap."""
+"""If this many seeks lead to the same later offset, this offset is accepted."""
 
 
 class Seeks:
-    """The requested offsets of a consumer's seeks, until a record is read."""
+    """The requested offset of each partition, until the first record after the seek is read."""
 
     def __init__(self) -> None:
         self.sought: dict[int, int] = {}
         self._gaps: dict[int, list[tuple[int, int]]] = {}
 
     def clear(self) -> None:
-        """Forget all seeks and gaps."""
+        """Forget all requested offsets."""
         self.sought.clear()
         self._gaps.clear()
 
     def failed(self, messages: Iterable[Any]) -> list[int]:
-        """Return the partitions with a wrong offset in the first record after a seek."""
+        """Return the partitions whose first record after a seek has a wrong offset."""
         again: list[int] = []
         for message in messages:
             partition, error = message.partition(), message.error()

@@ -1,4 +1,4 @@
-"""Slots: the numbers of the partitions of a list of topics."""
+"""Slots: unique numbers for the partitions of several topics."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class OneTopic:
         return self.topic, slot
 
     def added(self, slot: int) -> bool:
-        """Return False, because the operator writes the positions of added partitions."""
+        """Return False, because the operator sets the positions of added partitions."""
         return False
 
     def numbers(self, described: Mapping[str, tuple[str, int]]) -> dict[int, str]:
@@ -73,7 +73,7 @@ class OneTopic:
 
 @dataclass(frozen=True)
 class SeveralTopics:
-    """The slots of a pipeline with a list of topics, as written by the operator."""
+    """The slots of a pipeline with a list of topics. The operator assigns the slots."""
 
     places: Mapping[int, Place] = field(default_factory=dict)
     late: frozenset[int] = frozenset()
@@ -117,7 +117,7 @@ class SeveralTopics:
 
 
 class SlottedMessage:
-    """A Kafka record with its slot as `partition`."""
+    """A Kafka record whose `partition` method returns the slot."""
 
     __slots__ = ("_message", "_slot")
 
@@ -159,7 +159,7 @@ class SlottedMessage:
 
 
 def slotted(messages: Iterable[Any], of: Slots) -> list[SlottedMessage]:
-    """Return a consumer's messages with their slots, or with slot -1 for partitions without a slot."""
+    """Replace the partition of each message with the slot, or with -1 if the partition has no slot."""
     found = []
     for message in messages:
         error = message.error()
@@ -172,19 +172,19 @@ def slotted(messages: Iterable[Any], of: Slots) -> list[SlottedMessage]:
 
 
 def slots_of(config: PipelineConfig) -> tuple[Slots, str]:
-    """Return the initial slots of a pipeline, and the name of its topics for messages."""
+    """Return the slots of a pipeline at the start, and a name for the topics in messages."""
     if config.spec.source.several:
         return SeveralTopics(), ", ".join(config.source_topics)
     return OneTopic(config.read_topic), config.read_topic
 
 
 def numbers(slots: Slots, partitions: Iterable[TopicPartition]) -> frozenset[int]:
-    """Return the slots of partitions, without partitions that have no slot."""
+    """Return the slots of partitions. Partitions without a slot are left out."""
     found = (slots.of(at.topic, at.partition) for at in partitions)
     return frozenset(slot for slot in found if slot is not None)
 
 
 def places(slots: Slots, chosen: Iterable[int], offset: int = OFFSET_INVALID) -> list[TopicPartition]:
-    """Return the partitions of slots, without slots that are not read."""
+    """Return the partitions of slots. Slots that are not read are left out."""
     found = (slots.place(slot) for slot in chosen)
     return [TopicPartition(*place, offset) for place in found if place is not None]

@@ -36,7 +36,7 @@ class StagedMessage:
         return self._message.value()  # type: ignore[no-any-return]
 
     def partition(self) -> int:
-        """Return the partition, which is the same in the source topic."""
+        """Return the partition. The source topic and the stage topic have the same partitions."""
         return self._message.partition()  # type: ignore[no-any-return]
 
     def offset(self) -> int:
@@ -49,14 +49,14 @@ class StagedMessage:
         return [header for header in headers or () if header[0] != ORIGIN_HEADER] or None
 
     def timestamp(self) -> tuple[int, int]:
-        """Return the kind and the time (epoch ms) of the source record's timestamp."""
+        """Return the kind of the timestamp, and the source record's time (epoch ms)."""
         origin = read_origin(self._message.headers())
         kind, written = self._message.timestamp()
         return kind, written if origin is None else origin.time_ms
 
 
 def staged(messages: Sequence[Any]) -> list[Any]:
-    """Return the records of the stage topic in the form that processors read."""
+    """Wrap records of the stage topic, so that each has the timestamp and headers of the source record."""
     return [StagedMessage(message) for message in messages]
 
 
@@ -78,7 +78,7 @@ class Upstream:
             "auto.offset.reset": "error",
             "log_level": 0,
         }
-        # Read positions even while a transaction with newer positions is open.
+        # Read committed positions even while a transaction is open.
         self._positions = Consumer({**self._connection, "isolation.level": "read_uncommitted"})
         self._reader: Consumer | None = None
         self._admin_settings = {**connection, "log_level": 0}
@@ -87,7 +87,7 @@ class Upstream:
         self._empty: dict[int, tuple[int, int]] = {}
 
     def unstaged(self, partitions: Collection[int]) -> dict[int, int]:
-        """Return the number of offsets that the stage has not committed, by partition.
+        """Return how many records the stage has not committed yet, by partition.
 
         Raises:
             KafkaException: Kafka does not answer.
@@ -114,7 +114,7 @@ class Upstream:
         try:
             found = {at.partition: int(future.result(_ASK_SECONDS + 1).offset) for at, future in futures.items()}
         except (KafkaException, TimeoutError) as error:
-            # Replace the client, because the old client would keep using outdated leaders.
+            # Create a new client, because the old client would keep using outdated leaders.
             self._admin = AdminClient(self._admin_settings)
             raise error if isinstance(error, KafkaException) else _unanswered() from None
         if min(found.values()) < 0:
@@ -127,7 +127,7 @@ class Upstream:
         self._seen[partition] = span
         if end <= position or self._empty.get(partition) == span:
             return True
-        if before != span:  # Do not read a partition that has changed since the last call.
+        if before != span:  # Read a partition only if it has not changed since the last call.
             return False
         if self._reader is None:
             self._reader = Consumer(self._connection)

@@ -43,7 +43,7 @@ class TopicAdmin:
         return found
 
     def ends(self, places: Mapping[Place, int]) -> dict[int, int]:
-        """Return the end offsets of partitions, by their numbers in `places`."""
+        """Return the end offsets of partitions, by slot. `places` has the slot of each partition."""
         if not places:
             result_of(self._admin.describe_cluster(request_timeout=ASK_SECONDS))
             return {}
@@ -51,7 +51,7 @@ class TopicAdmin:
         futures = self._admin.list_offsets(asked, request_timeout=ASK_SECONDS)
         found_ends = _known_ends(futures)
         if len(found_ends) < len(futures):
-            # Replace the client, because the old client would keep using outdated leaders for minutes.
+            # Create a new client, because the old client would use outdated leaders for minutes.
             self.connect(self._connection)
         if not found_ends:
             result_of(next(iter(futures.values())), 0.0)
@@ -69,7 +69,7 @@ def describe_topic(admin: AdminClient, topic: str) -> tuple[str, int]:
 def _known_ends(futures: Mapping[TopicPartition, Any]) -> dict[Place, int]:
     done, _ = wait(futures.values(), ASK_SECONDS + 1)
     answered = {at: future for at, future in futures.items() if future in done and not future.exception()}
-    # Ignore negative offsets, which librdkafka returns if a leader does not answer in time.
+    # librdkafka returns a negative offset if a leader does not answer in time.
     return {(at.topic, at.partition): end for at, future in answered.items() if (end := future.result().offset) >= 0}
 
 

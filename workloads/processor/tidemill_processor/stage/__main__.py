@@ -36,10 +36,10 @@ _RUNS_LONG = f"has run for more than {SLOW_SECONDS:.0f} s"
 STUCK_SECONDS = 60.0
 """The stage is restarted if it has not checked its worker for this many seconds."""
 _SILENT_SECONDS = 60.0
-"""A worker process is replaced after this many seconds without a report, plus the timeout of a call."""
+"""A worker that has not reported for this many seconds (plus the timeout of a call) is replaced."""
 _TICK_SECONDS = 0.1
 _END_SECONDS = 7.0
-"""How long (seconds) a worker process may take to end, less than the 10 s of `tidemill up`."""
+"""How long (seconds) a worker may take to end. `tidemill up` waits 10 s for the stage."""
 _FIRST_PAUSE_SECONDS, _MOST_PAUSE_SECONDS = 0.2, 30.0
 
 
@@ -69,11 +69,11 @@ class Stage:
 
     @property
     def waits(self) -> str:
-        """Why no event is processed, or an empty text."""
+        """Why the stage processes no events, or an empty string."""
         return self._slow or self._ended or self._file
 
     def stop(self) -> None:
-        """Let `run` return. Any thread and signal handler may call this method several times."""
+        """Let `run` return. This method can be called from any thread or signal handler."""
         self._stopping.set()
         self._reload.set()
 
@@ -118,7 +118,7 @@ class Stage:
             self._see_progress(call, well=now - began >= 2 * self._timeout + _SILENT_SECONDS)
         self._slow = ""
         patience = 0.0 if clock.seconds(child.call, time.monotonic()) >= SLOW_SECONDS else _END_SECONDS
-        # A worker that is only replaced keeps its partitions, so it does not leave the consumer group.
+        # Leave the consumer group only at the end of the stage, so that a new worker keeps the partitions.
         child.stop(patience, leave=self._stopping.is_set())
 
     def _reported(self, told: Report) -> None:
@@ -144,7 +144,7 @@ class Stage:
         return True
 
     def _after_silence(self, child: Child) -> None:
-        """Replace a worker that does not report, for example because a thread of the function keeps Python's lock."""
+        """Replace a worker that does not report, for example because the function never releases Python's GIL."""
         child.kill()
         self._ended = f"the process of {self.function.place} did not answer, and was replaced"
         log.error("%s", self._ended)
@@ -193,12 +193,12 @@ class Stage:
         )
 
     def ready(self) -> bool:
-        """Return whether this process was ever healthy, does not wait, and the function returns in time."""
+        """Return whether the stage was ever healthy, and can process events now."""
         self._was_well = self._was_well or self.health()[0] == 200
         return self._was_well and not self.waits
 
     def live(self) -> bool:
-        """Return whether this process watches its worker."""
+        """Return whether the stage has checked its worker in the last `STUCK_SECONDS`."""
         return time.monotonic() - self._looked_at < STUCK_SECONDS
 
 

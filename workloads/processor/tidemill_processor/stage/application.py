@@ -32,11 +32,11 @@ COMMIT_RECORDS = 10_000
 """The maximum number of source records in a transaction."""
 
 ABORT_SECONDS = 5.0
-"""How long (seconds) the transaction of lost partitions may take to abort."""
+"""The timeout in seconds for aborting a transaction after partitions were lost."""
 LEAVE_SECONDS = 5.0
 """How long (seconds) the process may take to leave the consumer group."""
 _ROOM_MS = 10_000
-"""A transaction may be open this many milliseconds longer than one call and one flush interval."""
+"""The timeout of a transaction is this many milliseconds longer than one call and one flush interval."""
 _LEAST_POLL_MS = 300_000
 
 _CONSUMER: Mapping[str, Any] = {
@@ -47,7 +47,7 @@ _CONSUMER: Mapping[str, Any] = {
     # New partitions of the topic are detected after this time.
     "topic.metadata.refresh.interval.ms": 10_000,
     "isolation.level": "read_committed",
-    # A fetch from a broker with lost packets ends after this time, and the consumer connects again.
+    # If a broker does not answer a fetch in this time, the consumer connects again.
     "socket.timeout.ms": 30_000,
     "log_level": 3,
 }
@@ -67,7 +67,7 @@ class _Leaving(Application):
     leaves = True
 
     def _on_lost(self, consumer: Any, topic_partitions: list[Any]) -> None:
-        # Another process may read these partitions already, so the open transaction must not be committed.
+        # Abort the transaction, because another process may already read these partitions.
         self._processing_context.producer.abort_transaction(ABORT_SECONDS)
         self._processing_context.init_checkpoint()  # type: ignore[no-untyped-call]
         super()._on_lost(consumer, topic_partitions)
@@ -129,16 +129,16 @@ class StageApplication:
             producer_extra_config={
                 **connection,
                 **_PRODUCER,
-                # A transaction may stay open as long as one call. Kafka ends the open transaction of a killed stage
-                # after this time.
+                # A transaction stays open during a call. Kafka aborts the transaction of a killed stage after this
+                # time.
                 "transaction.timeout.ms": timeout_ms + flush_ms + _ROOM_MS,
-                # A process that starts with the same id ends the open transaction of its predecessor.
+                # When a process starts with the same id, Kafka aborts the open transaction of the previous process.
                 "transactional.id": f"{group}.{settings.instance or uuid.uuid4()}",
             },
         )
         topic = self._application.topic(config.events_topic, value_deserializer="bytes", key_deserializer="bytes")
         frame = self._application.dataframe(topic)
-        # Each record keeps its source record's partition, which `to_topic` cannot choose.
+        # Do not use `to_topic`, which cannot choose the partition. A record keeps the source record's partition.
         self._context = frame.processing_context
         self._producer = self._context.producer
         frame.update(self._rewrite, metadata=True)
@@ -174,7 +174,7 @@ class StageApplication:
                 topic=self._target,
                 value=record.value,
                 key=record.key,
-                headers=cast(Any, record.headers),  # a header may be null, despite the annotation
+                headers=cast(Any, record.headers),  # Kafka allows null headers, but the annotation does not
                 partition=at.partition,
             )
         metrics.note(rewritten.outcome, len(rewritten.records), seconds)

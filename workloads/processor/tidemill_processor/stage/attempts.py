@@ -1,4 +1,4 @@
-"""Counts how often the user's function did not return from a record."""
+"""Counts for each record how often the user's function failed to return."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ class Place:
     offset: int
 
     def before(self, other: Place) -> bool:
-        """Return whether this record comes before another record of its partition."""
+        """Return whether both records are in the same partition, and this record comes first."""
         if self.partition != other.partition:
             return False
         return self.topic_id != other.topic_id or self.offset < other.offset
 
 
 class Attempts:
-    """Counts the failed attempts of records."""
+    """Counts the failed attempts to process records."""
 
     def __init__(self) -> None:
         self._failed = Counter[Place]()
         self.given_up: dict[Place, str] = {}
 
     def failed(self, place: Place, what: str) -> str:
-        """Note a failed attempt, and return what happens to the record."""
+        """Count a failed attempt, and return a message about what happens to the record next."""
         self._pass_before(place)
         number = self._failed.pop(place, 0) + 1
         if number < ATTEMPTS:
             self._failed[place] = number
             for known in list(self._failed)[:-_MOST]:
                 del self._failed[known]
-            return f"attempt {number} of {ATTEMPTS}; after the last one, the event becomes a dead letter"
+            return f"attempt {number} of {ATTEMPTS}; after the last attempt, the event becomes a dead letter"
         self.given_up[place] = f"{what}, as in {ATTEMPTS - 1} attempts before"
         return f"attempt {number} of {ATTEMPTS}; the event becomes a dead letter"
 

@@ -18,7 +18,7 @@ class Call:
     """A call of the user's function, or the import of the user's file.
 
     Attributes:
-        number: a number that changes at the beginning and at the end of each call, and is odd during a call.
+        number: a counter that grows by one at the start and at the end of each call, so that it is odd during a call.
         partition: the partition of the record, or -1 during the import and before the first call.
     """
 
@@ -59,12 +59,12 @@ class CallMemory:
             self._file.close()
 
     def begin(self, partition: int = _IMPORT, offset: int = 0) -> None:
-        """Note that a call begins. Without a partition, the call is the import of the file."""
+        """Record the start of a call. Without arguments, record the start of the import."""
         self._number += 1
         _LAYOUT.pack_into(self._memory, 0, self._number, partition, offset)
 
     def end(self) -> None:
-        """Note that the call has ended."""
+        """Record the end of the call."""
         self._number += 1
         _NUMBER.pack_into(self._memory, 0, self._number)
 
@@ -75,7 +75,7 @@ class CallMemory:
 
 
 class CallClock:
-    """Measures the duration of calls, without time in which the stage was suspended."""
+    """Measures how long a call runs. Time in which the stage was suspended does not count."""
 
     def __init__(self, most_seconds: float) -> None:
         self._most = most_seconds
@@ -84,7 +84,7 @@ class CallClock:
         self._seconds = 0.0
 
     def seconds(self, call: Call, now: float) -> float:
-        """Return the seconds for which the call was seen to run, or 0 after its end."""
+        """Return for how many seconds the call has run, or 0 after the call has ended."""
         if call.number != self._number or not call.runs:
             self._seconds = 0.0
         else:

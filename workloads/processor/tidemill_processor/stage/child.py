@@ -34,7 +34,7 @@ class Child:
         self._reported = reported
         self._calls = CallMemory()
         self._stack, stack = os.pipe()
-        # This process keeps the writing end of the pipe open too, see `_end_reports`.
+        # This process keeps the writing end of the pipe open, to write a last line in `_end_reports`.
         self._reports, self._reports_end = os.pipe()
         refused = tuple(Refusal(place, why) for place, why in given_up.items())
         order = Order(os.getpid(), self._calls.descriptor, self._reports_end, stack, refused)
@@ -56,16 +56,16 @@ class Child:
 
     @property
     def call(self) -> Call:
-        """The current call of the function, or the last call."""
+        """The current or last call of the function."""
         return self._calls.call
 
     @property
     def exit_code(self) -> int | None:
-        """The exit status, minus the signal's number, or None while the process is alive."""
+        """The exit status (negative for a signal), or None while the process runs."""
         return self._process.poll()
 
     def line_in(self, file: Path) -> str:
-        """Return the current line of the worker in a file, or an empty text if the worker runs no line of the file."""
+        """Return which line of a file the worker runs now, or an empty string if the worker runs other code."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGUSR1)
         text, deadline = "", time.monotonic() + _LINE_SECONDS
@@ -79,7 +79,7 @@ class Child:
         return ""
 
     def stop(self, seconds: float, *, leave: bool) -> None:
-        """Ask the worker to end, and kill the worker if it still runs after `seconds`."""
+        """Let the worker end, and kill the worker after `seconds`."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM if leave else signal.SIGUSR2)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -87,8 +87,8 @@ class Child:
         self.kill()
 
     def kill(self) -> None:
-        """Kill the worker and its process group, take its last report, and release everything."""
-        # macOS refuses to signal a group of ended processes.
+        """Kill the worker and the processes that it started, and read the last report."""
+        # On macOS, sending a signal to a group of ended processes fails.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
@@ -99,7 +99,6 @@ class Child:
         self._calls.close()
 
     def _reap(self) -> None:
-        """Reap the other processes of the group, because process 1 of a container becomes their parent."""
         deadline = time.monotonic() + _KILLED_SECONDS
         with contextlib.suppress(ChildProcessError):
             while time.monotonic() < deadline:
@@ -107,8 +106,7 @@ class Child:
                     time.sleep(_PAUSE_SECONDS)
 
     def _end_reports(self) -> None:
-        """Let the thread that reads reports end, even if another process keeps the pipe open."""
-        # The first line break ends an incomplete line, which a killed process may leave.
+        # End the thread that reads reports. The line break ends an incomplete line of a killed process.
         os.write(self._reports_end, b"\n" + _NO_MORE)
         self._reader.join(_KILLED_SECONDS)
         os.close(self._reports_end)

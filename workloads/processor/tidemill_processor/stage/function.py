@@ -38,7 +38,7 @@ class UserFunction:
 
     @property
     def imported(self) -> list[Path]:
-        """Other imported files in the same folder."""
+        """The files in the same folder that the user's file has imported."""
         start, found = f"{self.path.parent}/", []
         for name, module in list(sys.modules.items()):
             file = getattr(module, "__dict__", {}).get("__file__")
@@ -56,14 +56,14 @@ class UserFunction:
         """
         code = self._compiled()
         sys.dont_write_bytecode = True
-        # Add the folder at the end, so that a user's file never replaces a module of Python or Tidemill.
+        # Add the folder last, so that a user's file cannot hide a module of Python or Tidemill.
         sys.path.append(str(self.path.parent))
         module = ModuleType(_MODULE)
         module.__file__ = str(self.path)
         sys.modules[_MODULE] = module
         try:
             exec(code, module.__dict__)  # noqa: S102 - running the user's code is the purpose of the stage
-        except BaseException as error:  # Panics in polars and cancellations in asyncio are not subclasses of Exception.
+        except BaseException as error:  # A panic in polars or a cancellation in asyncio is no Exception.
             raise LoadError(f"{self.path.name} cannot be imported: {self._told(error)}") from error
         self._call = self._found(getattr(module, self.name, None))
 
@@ -103,7 +103,7 @@ class UserFunction:
         event = _event(raw)
         try:
             returned = self._call(event)
-            # A subclass of list may run the user's code here.
+            # `list` runs the user's code if the function returns a subclass of list.
             results = [] if returned is None else list(returned) if isinstance(returned, list) else None
         except BaseException as error:
             raise _failed(self._told(error)) from error
@@ -115,12 +115,12 @@ class UserFunction:
         if not isinstance(event, dict):
             kind = type(event).__name__
             if listed:
-                remedy = "leave it out of the list; a list has events (dict) only, and None alone drops the event"
+                remedy = "a list may contain only events (dict); return None to drop the event"
                 raise _failed(f"{self.place} returned a list with {kind}; {remedy}")
             raise _failed(f"{self.place} returned {kind}; return an event (dict), a list of events, or None")
         try:
             text = _ENCODER.encode(event).encode()
-        except BaseException as error:  # a subclass of dict may run the user's code here
+        except BaseException as error:  # user code runs here if the event is a subclass of dict
             raise _failed(f"{self.place} returned an event that is no JSON: {_last_line(error)}") from error
         if len(text) > MAX_EVENT_BYTES:
             raise _failed(f"{self.place} returned an event of {len(text):,} bytes; at most {MAX_EVENT_BYTES:,} fit")
@@ -148,7 +148,7 @@ def _no_number(text: str) -> Any:
     raise ValueError(f"{text} is no JSON")
 
 
-# `json.loads` and `json.dumps` would create a decoder and an encoder for each event.
+# Created once, because `json.loads` and `json.dumps` would create a decoder and an encoder for each event.
 _DECODER = json.JSONDecoder(parse_constant=_no_number)
 _ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
@@ -156,7 +156,7 @@ _ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(","
 def _last_line(error: BaseException) -> str:
     try:
         text = " ".join(traceback.format_exception_only(error)[-1].split())
-    except Exception:  # formatting the user's exception may itself fail
+    except Exception:  # the exception's `__str__` may fail
         text = type(error).__name__
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 

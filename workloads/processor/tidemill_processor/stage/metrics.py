@@ -22,7 +22,7 @@ STAGE_LOST = Counter(
 )
 STAGE_ENDED = Counter(
     "tidemill_stage_ended_calls_total",
-    "Calls of the user's function that took longer than its timeout, or ended the process that runs it.",
+    "Calls of the user's function that took longer than the timeout or ended the worker process.",
 )
 STAGE_LAG = Gauge("tidemill_stage_lag_events", "Records of the source topic that the stage has not committed yet.")
 
@@ -49,7 +49,7 @@ def totals() -> dict[str, float]:
 
 
 def count(before: Mapping[str, float], now: Mapping[str, float]) -> None:
-    """Add what a worker has counted between two reports to the counters of this process."""
+    """Add the difference between two reports of a worker to the counters."""
     plain = {metric._name: metric for metric in (STAGE_WRITTEN, FUNCTION_SECONDS, STAGE_LOST)}
     for name, value in now.items():
         counter = plain.get(name) or STAGE_RECORDS.labels(name)

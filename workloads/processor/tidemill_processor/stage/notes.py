@@ -1,6 +1,6 @@
 """Tells the operator why the stage is waiting.
 
-The stage commits the reason as the metadata of an offset in a separate consumer group, which the operator reads.
+The stage commits an offset in a separate consumer group. The offset's metadata is the reason, which the operator reads.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from tidemill_contract.staged import RUNS
 
 _MOST_CHARACTERS = 1_000
 _AGAIN_SECONDS = 3_600.0
-"""A note is repeated after this many seconds, because Kafka deletes offsets of a group without members."""
+"""The reason is written again after this many seconds, because Kafka deletes offsets of a group without members."""
 _WAITS_AGAIN_SECONDS = 10.0
-"""A waiting replica repeats its reason after this many seconds, because another replica may have replaced it."""
+"""A waiting stage writes the reason again after this many seconds, because another replica may have replaced it."""
 
 
 class Notes:

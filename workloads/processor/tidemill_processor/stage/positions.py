@@ -1,6 +1,6 @@
 """Determines where the stage starts reading.
 
-If the positions of the consumer group are lost, the last records of the stage topic show how far the stage has read.
+If Kafka has lost the consumer group's positions, the stage determines the positions from the end of the stage topic.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class Places:
         self._consumer.close()
 
     def prepare(self, partitions: int, topic_id: str, start_from: str) -> None:
-        """Commit positions for partitions without a position, except for partitions that are read from the beginning.
+        """Commit a start position for each partition that needs one.
 
         Raises:
-            PositionsLost: the last read offset of a partition is unknown.
+            PositionsLost: the position in a partition cannot be determined.
         """
         asked = [TopicPartition(self._source, number) for number in range(partitions)]
         committed = {at.partition: at.offset for at in self._consumer.committed(asked, timeout=ASK_SECONDS)}
@@ -62,7 +62,7 @@ class Places:
         found = {number: self._read_before(number, topic_id, must=offset < 0) for number, offset in committed.items()}
         starts = {number: offset for number, offset in found.items() if offset is not None}
         starts = {number: offset for number, offset in starts.items() if offset > committed[number]}
-        # Partitions that were added later are read from the beginning.
+        # `startFrom` applies only to a new stage. Partitions that are added later are read from the beginning.
         if len(missing) == partitions and not starts and start_from != "earliest":
             starts = self._starts(missing, start_from)
         if not starts:
@@ -74,7 +74,7 @@ class Places:
                 asynchronous=False,
             )
         except KafkaException as error:
-            # UNKNOWN_MEMBER_ID and ILLEGAL_GENERATION mean that members of the consumer group have set the positions.
+            # UNKNOWN_MEMBER_ID or ILLEGAL_GENERATION: the group has members, which have already committed positions.
             if error.args[0].code() not in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION):
                 raise
 
@@ -109,7 +109,7 @@ class Places:
             if high - step <= low:
                 break
             step *= 10
-        # Without deleted records, the partition has only records of aborted transactions.
+        # If no record was deleted, the partition only has records of aborted transactions.
         if not must or low == 0:
             return None
         raise PositionsLost(
@@ -124,7 +124,7 @@ class Places:
         deadline = time.monotonic() + _READ_SECONDS
         try:
             while time.monotonic() < deadline:
-                # The call waits until 500 messages have arrived, so use a short timeout.
+                # Use a short timeout, because the call waits for all 500 messages.
                 for message in self._consumer.consume(500, 0.05):
                     error = message.error()
                     if error is not None and error.code() == KafkaError._PARTITION_EOF:
@@ -134,7 +134,7 @@ class Places:
                     found = read_origin(message.headers()) or found
                     if (message.offset() or 0) >= end - 1:
                         return found
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "the stage topic is not read in time"))
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "reading the stage topic takes too long"))
         finally:
             self._consumer.unassign()
 

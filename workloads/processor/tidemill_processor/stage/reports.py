@@ -1,4 +1,4 @@
-"""The order that a worker gets at its start, and the worker's reports, as lines of JSON."""
+"""What the stage sends to a worker at the start (`Order`), and what the worker sends (`Report`), as lines of JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tidemill_processor.stage.attempts import Place
 
 @dataclass(frozen=True)
 class Refusal:
-    """A record that the user's function does not get, and the reason."""
+    """A record that becomes a dead letter without a call of the user's function, and the reason."""
 
     place: Place
     why: str
@@ -20,7 +20,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Order:
-    """The order that the worker gets at its start.
+    """What a worker needs to know at the start.
 
     Attributes:
         parent: the process id of the stage.
@@ -41,8 +41,8 @@ class Report:
     """The state of a worker.
 
     Attributes:
-        waits: why the worker waits, or empty.
-        failed: the error after which processing begins again, or empty.
+        waits: why the worker waits, or an empty string.
+        failed: the error because of which processing starts again, or an empty string.
         topic_id: the source topic's id in Kafka, or empty if unknown.
         partitions: the number of the source topic's partitions, or 0 if unknown.
     """

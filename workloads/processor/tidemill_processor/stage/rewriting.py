@@ -11,7 +11,7 @@ from tidemill_contract.staged import ORIGIN_HEADER, Headers, Origin
 from tidemill_processor.stage.function import UserFunction
 
 KEPT_BYTES = 64 * 1024
-"""An event that is too large is truncated to this many bytes."""
+"""The dead letter of an event that is too large contains only the first bytes, up to this size."""
 _ROOM_BYTES = 4 * 1024
 
 
@@ -44,8 +44,8 @@ class Rewriter:
     def rewrite(self, value: bytes | None, key: bytes | None, headers: Headers | None, origin: Origin) -> Rewritten:
         """Return the records for the stage topic that replace one record of the source topic.
 
-        Records without a value and records that ingest has refused are passed on unchanged. Records that are not events
-        get the mark and headers of a refused event, because processors may accept JSON that Python refuses.
+        Records without a value and events that ingest has refused are copied. A record that is not JSON becomes a
+        refused event, because processors may accept JSON that Python does not.
         """
         kept = list(headers or ())
         if value is None or value.startswith(QUARANTINE_PREFIX):
@@ -66,7 +66,7 @@ class Rewriter:
     def refuse(
         self, value: bytes | None, key: bytes | None, headers: Headers | None, origin: Origin, *, why: str
     ) -> Rewritten:
-        """Return the dead letter of a record for which the function did not return."""
+        """Return a refused event for a record on which the function failed to return."""
         verdict = InvalidEvent(Reason.TRANSFORM_FAILED, None, why)
         return Rewritten([_refused(value or b"", key, list(headers or ()), origin, verdict)], "failed")
 
@@ -74,7 +74,7 @@ class Rewriter:
 def _record(value: bytes | None, key: bytes | None, headers: list[tuple[str, bytes | None]], origin: Origin) -> Written:
     size = len(value or b"") + len(key or b"") + sum(len(name) + len(text or b"") for name, text in headers)
     if size > MAX_RECORD_BYTES - _ROOM_BYTES:
-        # Kafka would refuse a larger record, and the stage would try again forever.
+        # Kafka would refuse this record, and the stage would retry forever.
         detail = f"the record with its key and headers has {size:,} bytes; send smaller records"
         return _refused(value or b"", None, [], origin, InvalidEvent(Reason.TRANSFORM_FAILED, None, detail))
     return Written(value, key, [*headers, (ORIGIN_HEADER, origin.encode())])

@@ -84,9 +84,9 @@ class Worker:
                 break
             except PositionsLost as error:
                 self._wait(str(error))
-            except Exception as error:  # No record is lost by an error of Kafka or Quix Streams.
+            except Exception as error:  # After an error of Kafka or Quix Streams, start again. No record is lost.
                 self._failed = " ".join(str(error).split()) or type(error).__name__
-                log.warning("processing has stopped and starts again: %s", self._failed)
+                log.warning("processing has failed and starts again: %s", self._failed)
             self._application = None
             self._stopping.wait(_AGAIN_SECONDS)
         self._report()
@@ -131,7 +131,6 @@ class Worker:
         return {(at.partition, at.offset): why for at, why in places if at.topic_id == topic_id}
 
     def _reports(self) -> None:
-        """Report until the process ends."""
         while True:
             try:
                 self._report()
@@ -162,11 +161,11 @@ def _end_with(parent: int) -> None:
 
 
 def _part_from_forks(order: Order) -> None:
-    """Keep the worker's pipes and signals out of the processes that the function starts."""
+    """Let processes that the function starts inherit neither pipes nor signal handlers of the worker."""
     for descriptor in (order.calls, order.reports, order.stack):
         os.set_inheritable(descriptor, False)
 
-    # Delay a signal that comes right after the fork until the child has removed the worker's handlers.
+    # Block signals during a fork, until the child has removed the worker's handlers.
     signals, former = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2), threading.local()
 
     def before() -> None:

@@ -1,6 +1,6 @@
-"""Advances the watermark and closes windows in short transactions, which any replica may run at any time.
+"""Advances the watermark and closes windows, in short transactions that any replica may run.
 
-`closed_until` changes only under the lock that writers hold while they merge.
+`closed_until`, the time up to which windows are closed, changes under the same lock as the windows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tidemill_processor.time.watermark import PartitionTime, ReaderTime, advance
 
 @dataclass(frozen=True)
 class Clock:
-    """The result of a pass, with times in epoch ms."""
+    """The watermark, and the times up to which windows are closed, all in epoch milliseconds."""
 
     watermark: int | None
     closed: dict[str, int | None]
@@ -40,7 +40,7 @@ class Closer:
         self._idle_timeout_ms = parse_ms(times.idle_timeout)
 
     def run(self, connection: psycopg.Connection[Any], attempt: Attempt = at_once) -> Clock:
-        """Run one pass. Each aggregation's windows are closed in a separate attempt."""
+        """Advance the watermark, and then close the windows of each aggregation."""
         watermark = self._advance(connection)
         until = dict(connection.execute(aggregations.closed(self._schema)).fetchall())
         closed: dict[str, int | None] = {store.name: until[store.id] for store in self._stores}

@@ -12,7 +12,7 @@ from tidemill_processor.time.watermark import PartitionTime
 def observed(
     batch: Batch, partitions: Iterable[PartitionTime], max_advance_ms: int, now_ms: int
 ) -> dict[int, PartitionTime]:
-    """Return the progress of the batch's partitions after the batch, by partition.
+    """Return the progress of each partition after a batch.
 
     Args:
         batch: the batch.

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from tidemill_contract.grids import Grid
 
 CONFIRMATIONS = 3
-"""A jump of event time is accepted after this many events in a row beyond maxAdvance."""
+"""Suspect event times are accepted after this many events in a row beyond maxAdvance."""
 
 STALE_MS = 10_000
-"""The confirmation of a partition's end is valid for this many milliseconds."""
+"""An idle partition must have been found empty in the last STALE_MS milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class PartitionTime:
 
     Attributes:
         maximum: the greatest accepted event time.
-        suspects: event times too far ahead to be accepted yet, in order of arrival.
+        suspects: event times that are too far ahead to be accepted yet, in order of arrival.
         last_event_at: the wall time at which events last arrived.
-        end_confirmed_at: the last wall time at which all records of the partition had been read.
+        end_confirmed_at: the wall time at which the partition last had no unread records.
     """
 
     partition: int
@@ -35,11 +35,11 @@ class PartitionTime:
     end_confirmed_at: int | None = None
 
     def observe(self, times: Sequence[int], *, max_advance_ms: int, now_ms: int) -> PartitionTime:
-        """Return the progress after the arrival of events with `times` (in offset order) at wall time `now_ms`.
+        """Return the progress after events with these event times (in offset order) arrived at wall time `now_ms`.
 
-        An event time that exceeds the maximum by more than maxAdvance plus the time without events is suspect. An event
-        within the limit drops the suspect event times. CONFIRMATIONS events in a row beyond the limit confirm their
-        event times.
+        The limit for an event time is the maximum, plus maxAdvance, plus the time since events last arrived. An event
+        time beyond the limit is suspect. CONFIRMATIONS suspect event times in a row are accepted. An event time within
+        the limit drops the suspect event times.
         """
         if not times:
             return self
@@ -67,7 +67,7 @@ class ReaderTime:
 
     Attributes:
         watermark: the time before which no more events are expected.
-        candidate: a watermark that idle partitions still have to confirm.
+        candidate: the next watermark, which waits until idle partitions are found empty again.
         active_since: the wall time at which the current period of activity began.
         idle_since: the wall time since which all partitions are idle.
         idle_base: the watermark at `idle_since`.
@@ -93,12 +93,13 @@ def is_idle(partition: PartitionTime, reader: ReaderTime, *, idle_timeout_ms: in
 def advance(
     reader: ReaderTime, partitions: Iterable[PartitionTime], *, max_disorder_ms: int, idle_timeout_ms: int, now_ms: int
 ) -> ReaderTime:
-    """Advance the clock to wall time `now_ms`.
+    """Return the clock at wall time `now_ms`.
 
-    1. Every partition that is not idle limits the watermark to its maximum minus maxDisorder. A partition without an
-       accepted event time stops the watermark.
-    2. Each idle partition must be found empty again after the candidate watermark was set.
-    3. If all partitions are idle, the watermark advances with the wall clock, starting from the greatest event time.
+    The watermark is the smallest `maximum` of all partitions that are not idle, minus maxDisorder. While such a
+    partition has no accepted event time, the watermark does not advance.
+
+    If some partitions are idle, the watermark advances only after each idle partition was found empty again. If all
+    partitions are idle, the watermark advances with the wall clock, starting from the greatest event time.
     """
     rows = list(partitions)
     latest = max((p.last_event_at for p in rows if p.last_event_at is not None), default=None)
@@ -131,7 +132,7 @@ def advance(
 
 def _all_idle(reader: ReaderTime, rows: Sequence[PartitionTime], *, max_disorder_ms: int, now_ms: int) -> ReaderTime:
     if reader.idle_since is None or reader.idle_base is None:
-        # For a partition without a maximum, accept the least suspect, because there is no maximum for comparison.
+        # For a partition without a maximum, use the least suspect event time.
         times = [p.maximum if p.maximum is not None else min(p.suspects, default=None) for p in rows]
         base = max((t for t in times if t is not None), default=None)
         if base is None:

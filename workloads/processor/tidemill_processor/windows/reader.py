@@ -25,7 +25,7 @@ Query = tuple[str, tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Span:
-    """Closed windows that end in [first, last] (epoch ms) and are read together."""
+    """The closed windows that end in [`first_ms`, `last_ms`], which are read together."""
 
     first_ms: int
     last_ms: int
@@ -38,9 +38,9 @@ class Cut:
     Attributes:
         first_ms: the earliest start (epoch ms), or None for no limit.
         last_ms: the latest start (epoch ms), or None for no limit.
-        depth: the number of bits of a group's hash to compare.
-        bits: the last bits of the hash of a selected group.
-        without: metrics to leave out as null.
+        depth: how many bits of the hash of a group must match, or 0 to select all groups.
+        bits: the value that the last `depth` bits of the hash must have.
+        without: the metrics to replace with null.
     """
 
     first_ms: int | None = None
@@ -75,7 +75,7 @@ class WindowReader:
         self._end = _one_after_another(lambda start: rfc3339_ms(plan.end_of(epoch_ms(start))))
 
     def span(self, connection: psycopg.Connection[Any], after_ms: int | None, until_ms: int, panes: int) -> Span | None:
-        """Return the next span of windows that end in (after, until], or None without windows."""
+        """Return the next windows to read that end after `after_ms` and by `until_ms`, or None if there are none."""
         plan = self._store.layout
         if plan.gap_ms is not None:
             low = "true" if after_ms is None else f"window_end > {from_ms(str(after_ms))}"
@@ -88,7 +88,7 @@ class WindowReader:
         pane = self._least(connection, "window_start", f"{low} AND window_start <= {from_ms(str(last))}")
         if pane is None:
             return None
-        # The first window that contains this pane ends with the pane.
+        # The first of the windows that contain the pane ends with the pane.
         first = grid.shift(pane, 1)
         if after_ms is not None:
             first = max(first, grid.shift(after_ms, 1))
@@ -99,17 +99,16 @@ class WindowReader:
         return row[0] if row else None
 
     def _may_start(self, first_end_ms: int | None) -> str:
-        """Return an SQL condition on the start of sessions that end after a time, so that few partitions are read."""
         if first_end_ms is None:
             return ""
         return f" AND window_start >= {from_ms(str(first_end_ms - self._store.layout.size_ms))}"
 
     def closed(self, connection: psycopg.Connection[Any], span: Span) -> Iterator[list[Any]]:
-        """Yield the windows of a span, ordered by end, in the form of `rows`."""
+        """Yield the windows of a span like `rows`, ordered by end."""
         return self.rows(connection, self.of_closed(span))
 
     def of_closed(self, span: Span, cut: Cut = WHOLE) -> Query:
-        """Return the query for `closed`, or for a part of its windows."""
+        """Return the query of `closed`, limited to the windows that `cut` selects."""
         plan = self._store.layout
         if not plan.sessions:
             first, last = (plan.grid.shift(end, -plan.panes) for end in (span.first_ms, span.last_ms))
@@ -128,14 +127,14 @@ class WindowReader:
     def corrected(
         self, connection: psycopg.Connection[Any], first_ms: int, last_ms: int, revs: list[int], closed_until: int
     ) -> Iterator[list[Any]]:
-        """Yield closed windows that start in [first, last] and were changed by the revisions `revs`.
+        """Yield closed windows that start in [`first_ms`, `last_ms`] and have one of the revisions `revs`.
 
-        Sessions that were merged into another session are included as empty windows.
+        A session that was merged into another session is an empty window.
         """
         return self.rows(connection, self.of_corrected(first_ms, last_ms, revs, closed_until))
 
     def of_corrected(self, first_ms: int, last_ms: int, revs: list[int], closed_until: int, cut: Cut = WHOLE) -> Query:
-        """Return the query for `corrected`, or for a part of its windows."""
+        """Return the query of `corrected`, limited to the windows that `cut` selects."""
         closed = f"{self._store.layout.end_sql} <= {from_ms(str(closed_until))}"
         return self._started(first_ms, last_ms, revs=revs, further=closed, revised=self.revised, cut=cut)
 
@@ -209,8 +208,8 @@ class WindowReader:
 
         Args:
             row: a row from `fetch`.
-            unread: a dict for each metric that cannot be converted, with the reason. Without the dict, the error is
-                raised.
+            unread: a dict that gets the name and the error of each metric that cannot be converted, or None to raise
+                the error.
         """
         values, keys = list(row), len(self._keys)
         for index, plain in self._plain:

@@ -21,7 +21,7 @@ from tidemill_processor.detect.detectors.reading import Reading, State
 __all__ = ["COOLDOWN_WINDOWS", "Reading", "State", "Verdict", "decide", "judge", "number", "observe", "severity"]
 
 COOLDOWN_WINDOWS = 24
-"""After an anomaly, this many windows or events of the group are not reported by default."""
+"""The default number of windows or events after an anomaly in which the group's anomalies are not reported."""
 GREATEST = 1e140
 """Greater values are replaced with this value, so that sums of squares stay finite."""
 
@@ -49,7 +49,7 @@ class Verdict:
     Attributes:
         score: the score in the detector's unit, which is at least the threshold.
         severity: info, warning (at least 1.5 thresholds) or critical (at least 3 thresholds).
-        expected: the least surprising value, or None if unknown.
+        expected: the value that the detector expected, or None if unknown.
         lower: the lowest value that is not anomalous, or None if unknown.
         upper: the highest value that is not anomalous, or None if unknown.
     """
@@ -62,7 +62,7 @@ class Verdict:
     upper: float | None
 
     def within(self, least: float, greatest: float) -> Verdict:
-        """Return the verdict with its expected value and bounds limited to the metric's range."""
+        """Return the verdict with the expected value and bounds limited to [`least`, `greatest`]."""
         expected, lower, upper = (
             None if bound is None else min(max(bound, least), greatest)
             for bound in (self.expected, self.lower, self.upper)
@@ -104,7 +104,7 @@ def number(value: float | Decimal | str) -> float:
 def decide(
     spec: DetectorSpec, state: State, following: State, reading: Reading | None, at_ms: int, value: float
 ) -> tuple[Verdict | None, State]:
-    """Apply threshold, warm-up and cooldown to a reading from `observe`."""
+    """Apply threshold, warm-up and cooldown to a reading, and return the verdict and the next state."""
     n, quiet = following["n"], state.get("quiet", {}) if state.get("of") == following["of"] else {}
     if _is_quiet(spec, quiet, n, at_ms):
         return None, {**following, "quiet": quiet}
@@ -117,7 +117,7 @@ def decide(
 
 
 def observe(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """Return the reading of a value before threshold, warm-up and cooldown apply, and the next state."""
+    """Return a value's score without threshold, warm-up and cooldown, and the next state."""
     of = spec.signature
     known = state if state.get("of") == of else {}
     reading, learnt = _DETECTORS[spec.type](spec, known, at_ms, max(-GREATEST, min(GREATEST, value)))

@@ -1,7 +1,7 @@
 """The detector `auto`, which needs no tuning: scores how rare a value and its recent average are.
 
-The method follows Lavin and Ahmad (2015, arXiv 1510.03336). The score is half the sum of four surprises, which are the
--log10 of the tail probabilities (tail.py) of prediction errors.
+The method follows Lavin and Ahmad (2015, arXiv 1510.03336). The score is half the sum of four surprises. A surprise is
+-log10 of the probability (see tail.py) of a prediction error.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _LEAST = 10
 _STEPS = 30
 
 View = list[Any]
-"""The errors of one predictor: [moments of the errors, tail of the sizes of errors]."""
+"""The state of one predictor: [moments of the errors, tail of the absolute errors]."""
 
 
 def step(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """Score the value by half the sum of the four surprises."""
+    """Score a value, and return the reading and the next state."""
     n = state.get("n", 0)
     before = state.get("slow", value)
     rhythms = state.get("rhythms") or [rhythm.start("day"), rhythm.start("day")]

@@ -18,7 +18,7 @@ BEFORE = 288
 
 
 def step(_spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """Score the value by -log10 of the tail probability of the distance between the two means."""
+    """Score a value, and return the reading and the next state."""
     distances = state.get("distances", [])
     # Nine digits are precise enough, and keep the state small.
     recent = [*state.get("recent", [])[-(LATEST + BEFORE - 1) :], float(f"{value:.9g}")]

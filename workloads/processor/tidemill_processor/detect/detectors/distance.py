@@ -2,8 +2,7 @@
 
 - zscore: mean and standard deviation of all values so far (Welford 1962).
 - ewma: exponentially weighted mean and variance (Roberts 1959; Finch 2009).
-- mad: median and median absolute deviation of the last values (Hampel 1974), or the winsorised mean absolute deviation
-  if the latter is larger (Iglewicz and Hoaglin 1993; Tukey 1962).
+- mad: median and median absolute deviation of the last values (Hampel 1974; Iglewicz and Hoaglin 1993; Tukey 1962).
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ MAD_SPAN = 300
 _MEDIAN_TO_SIGMA = 1.4826
 _MEAN_TO_SIGMA = 1.2533
 OUTLIERS = 0.02
-"""The share of all deviations that is limited, starting with the largest deviation."""
+"""The share of the largest deviations that is winsorised."""
 _MOST = 5.0
-"""The largest deviations are limited to this multiple of the largest other deviation."""
+"""Winsorising limits the largest deviations to this multiple of the largest remaining deviation."""
 
 
 def zscore(spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:

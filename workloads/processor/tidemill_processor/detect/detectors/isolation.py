@@ -1,7 +1,7 @@
 """The detector `isolation`: finds unusual combinations of the value, its change and its recent average.
 
 The method is half-space trees (Tan, Ting and Liu, IJCAI 2011). A point in a region with few earlier points is unusual.
-The trees are made from a fixed seed.
+The trees are random, with a fixed seed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def trees() -> tuple[Tree, ...]:
 
 
 def step(spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """Score the value by -log10 of the tail probability of the few earlier points in its region."""
+    """Score a value, and return the reading and the next state."""
     n = state.get("n", 0)
     slow, last = state.get("slow", value), state.get("last", value)
     slow += max(1 / (n + 1), 1 / SLOW) * (value - slow)
@@ -85,7 +85,7 @@ def _counted(counts: list[int], leaf: int) -> list[int]:
 
 
 def _squeeze(deviation: float) -> float:
-    """Map a deviation to a number between 0 and 1, and usual deviations to numbers from 0.25 to 0.75."""
+    """Map a deviation to a number between 0 and 1, with 0.5 for no deviation."""
     return 0.5 + math.atan(deviation / 2) / math.pi
 
 

@@ -11,7 +11,7 @@ Moments = list[Any]
 def learn(moments: Moments, value: float, memory: float = math.inf) -> Moments:
     """Return the moments with one more value.
 
-    The first `memory` values have equal weights (Welford 1962). The weights of later values decay exponentially (Finch
+    The first `memory` values have equal weights (Welford 1962). After this, old values lose weight exponentially (Finch
     2009).
     """
     count, mean, variance = moments or (0, 0.0, 0.0)
@@ -27,5 +27,5 @@ def spread(moments: Moments, level: float = 0.0) -> float:
 
 
 def floored(deviation: float, level: float) -> float:
-    """Return the deviation, but at least a millionth of the level, and never 0."""
+    """Return the deviation, but at least a millionth of the level and at least 1e-9."""
     return max(deviation, abs(level) * 1e-6, 1e-9)

@@ -1,7 +1,10 @@
 """Learns the usual value for each hour of the day or week: the mean over the latest occurrences of the hour.
 
-A rhythm is {"hour", "count", "sum", "usual"}. `hour` is the current hour since the epoch. `count` and `sum` describe
-the values of this hour so far. `usual` contains [occurrences, mean] or null for each hour of the period.
+A rhythm is a dict with these keys:
+
+- hour: the current hour since the epoch.
+- count, sum: the number and the sum of the values in the current hour.
+- usual: [occurrences, mean] or null for each hour of the day or week.
 """
 
 from __future__ import annotations
@@ -28,11 +31,11 @@ def usual(rhythm: State, at_ms: int) -> float | None:
 
 
 def learn(rhythm: State, at_ms: int, value: float) -> State:
-    """Return the rhythm with one more value. Values of an earlier hour, up to a day ago, are ignored."""
+    """Return the rhythm with one more value. A late value (of an earlier hour, by less than a day) is ignored."""
     hour = at_ms // HOUR_MS
     if hour == rhythm["hour"]:
         return {**rhythm, "count": rhythm["count"] + 1, "sum": rhythm["sum"] + value}
-    # After a jump of a day or more back in time, continue from the earlier time.
+    # If the time has jumped back by a day or more, continue from the new time.
     if rhythm["count"] and 0 < rhythm["hour"] - hour < HOURS["day"]:
         return rhythm
     return {"hour": hour, "count": 1, "sum": value, "usual": _settled(rhythm) if rhythm["count"] else rhythm["usual"]}

@@ -1,7 +1,7 @@
 """Estimates how rare a size is in a stream, by the method of Weissman (1978) with Hill's estimator (1975).
 
-Of n sizes, the k largest are kept, and u is the smallest kept size. For x above u, P(size > x) ≈ k/n · (x/u)^(-1/ξ),
-where ξ is the mean of ln(kept / u). A tail is [n, kept sizes in ascending order].
+A tail is [n, the k largest of n sizes in ascending order]. With u as the smallest kept size, P(size > x) ≈ k/n ·
+(x/u)^(-1/ξ) for x > u, where ξ is the mean of ln(kept size / u).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 Tail = list[Any]
 KEPT = 50
 SHARE = 20
-"""The tail keeps 1 / SHARE of all sizes, within the limits LEAST and KEPT."""
+"""The tail keeps 1 / SHARE of all sizes, but at least LEAST and at most KEPT sizes."""
 LEAST = 5
 MEMORY = 8_000
-"""After this many sizes, half of the sizes are forgotten."""
+"""When this many sizes were added, half of the sizes are removed."""
 RAREST = 12.0
 _THINNEST = 0.02
 _NOTHING = 1e-6
