@@ -19,7 +19,7 @@ class Rule:
     Attributes:
         rule: CEL expression that is true for valid resources.
         message: the message for the documentation.
-        text: CEL expression that computes the message with the values of the resource.
+        text: CEL expression that returns the error message.
         at: path of the wrong member, or an empty string for the whole object.
     """
 
@@ -41,10 +41,10 @@ def say(template: str, *values: str) -> str:
 
 
 def known(names: str) -> str:
-    """Return a CEL expression that lists the known names, or gives an empty string for more than 16 names."""
+    """Return a CEL expression that lists the known names if there are at most 16."""
     return f"({names} != [] && size({names}) <= {_MOST_LISTED} ? {say('; known are %s', names)} : '')"
 
 
 def first(items: str, wrong: str, text: str) -> str:
-    """Return a CEL expression for the message `text` about the first item `i` for which `wrong` is true."""
+    """Return a CEL expression for the message about the first wrong item `i`."""
     return f"{items}.map(i, {wrong}, {text})[0]"

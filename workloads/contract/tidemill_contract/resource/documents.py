@@ -41,7 +41,7 @@ class _Loader(yaml.SafeLoader):
         self._merged = 0
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Merge the mappings of a `<<` key, or raise ConstructorError for too many members."""
+        """Merge the mappings of a `<<` key, up to a maximum number of values."""
         super().flatten_mapping(node)
         self._merged += len(node.value)
         if self._merged > _MAX_NODES:
@@ -150,7 +150,7 @@ def _judge(document: Any, number: int) -> Fault | None:
 
 
 def _count(value: Any, budget: int) -> int:
-    """Count the nested values, and stop above `budget`. Each use of a YAML alias counts."""
+    """Count nested values, and stop counting once the count exceeds `budget`. Each use of a YAML alias counts."""
     stack, count = [value], 0
     while stack and count <= budget:
         item = stack.pop()

@@ -12,7 +12,7 @@ _SHOWN = 60
 
 
 class Absent:
-    """The type of `ABSENT`, which is the value of a fault if the document has no value at the path."""
+    """The type of the marker `ABSENT`."""
 
 
 ABSENT = Absent()

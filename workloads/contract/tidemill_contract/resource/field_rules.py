@@ -158,7 +158,7 @@ def _path(field: FieldSpec, path: str, read: dict[Steps, FieldSpec]) -> Iterator
 
 
 def _parting(steps: Steps, other: Steps) -> int | None:
-    """Return the index of the first different step, or None if a path is the beginning of the other path."""
+    """Return the index of the first step in which two paths differ, if any."""
     return next((at for at, pair in enumerate(zip(steps, other, strict=False)) if pair[0] != pair[1]), None)
 
 

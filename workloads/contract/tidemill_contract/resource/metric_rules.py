@@ -101,7 +101,7 @@ def answer_types(aggregation: AggregationPart, columns: Columns) -> tuple[dict[s
             needed = in_order(models, metric.name)
             unread = {name for one in needed for name in operands(models[one])} - models.keys()
             if len(models) < len(aggregation.metrics) and unread:
-                continue  # the used metric may be a metric whose name could not be read
+                continue  # the unknown name may belong to a metric with an invalid name
             if any(types[name] is None for name in needed if not is_composed(models[name])):
                 continue
             known = {name: kind for name, kind in types.items() if kind is not None}

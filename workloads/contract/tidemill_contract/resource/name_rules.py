@@ -11,7 +11,7 @@ SYSTEM_COLUMNS = ("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid")
 
 
 def system_columns(group_by: Iterable[tuple[str, str]]) -> Iterator[Fault]:
-    """Yield a fault for each group column, given as (path, name), with the name of a Postgres system column."""
+    """Yield a fault for each group column that is named like a Postgres system column."""
     for path, name in group_by:
         if name in SYSTEM_COLUMNS:
             remedy = f"add a derive with another name, {{name: by_{name}, expression: {name}}}, and group by the derive"

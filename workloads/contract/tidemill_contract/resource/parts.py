@@ -37,7 +37,7 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Part(Generic[M]):
-    """An item of a list. An invalid name or item has None as `name` or `model`."""
+    """An item of a list. `name` is None if the name is invalid, and `model` if the item is invalid."""
 
     path: str
     name: str | None
@@ -46,7 +46,7 @@ class Part(Generic[M]):
 
 @dataclass(frozen=True)
 class AggregationPart:
-    """The members of an aggregation. `window` and `metrics` are not converted to their kinds."""
+    """The members of an aggregation. `window` and `metrics` may have the members of any kind."""
 
     path: str
     name: str | None
@@ -76,7 +76,7 @@ class Parts:
     topics: tuple[str, ...] | None  # None if the document has no list of topics
     topic_pattern: str | None
     kafka: KafkaSpec | None
-    elsewhere: bool  # whether the document has `source.kafka`, even an invalid `source.kafka`
+    elsewhere: bool  # whether the document has a `source.kafka`, valid or not
     format: FormatSpec | None
     fields: tuple[Part[FieldSpec], ...]
     key: str | None

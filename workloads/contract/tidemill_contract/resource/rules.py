@@ -48,7 +48,7 @@ _OWNED_CONFIGS = {
 
 @dataclass(frozen=True)
 class Limits:
-    """The source topics that pipelines may use, besides topics with the prefix `<namespace>.`.
+    """Source topics that pipelines may use in addition to those that start with `<namespace>.`.
 
     Attributes:
         topic_prefixes: prefixes of topics that pipelines may manage.
@@ -65,8 +65,8 @@ class Limits:
     def readable(self, topic: str) -> bool:
         """Return whether all pipelines may read a topic.
 
-        An output topic of a pipeline is readable only if `readable_topics` contains the full name. Topics of Kafka
-        Connect workers are never readable.
+        Wildcards in `readable_topics` do not match the output topics of pipelines. Topics of Kafka Connect workers are
+        never readable.
         """
         if names.of_connect_workers(topic):
             return False

@@ -21,7 +21,7 @@ _BOUNDS = {
 def scaling_faults(
     scaling: ScalingSpec, partitions: int | None, *, flush_ms: int, path: str = "spec.processor.scaling"
 ) -> Iterator[Fault]:
-    """Yield a fault for each broken rule about scaling. `partitions` is None without a number in the spec."""
+    """Yield a fault for each broken rule about scaling. `partitions` is None if the spec does not set it."""
     for member, value in (("minReplicas", scaling.min_replicas), ("maxReplicas", scaling.max_replicas)):
         if partitions is not None and value is not None and value > partitions:
             message = f"is more than the topic's {partitions} partitions"

@@ -102,12 +102,12 @@ class FieldSpec(Model):
 
     @property
     def steps(self) -> Steps:
-        """The path of the value in an event, or a name such as `<header> region` for a value outside the event."""
+        """The path in the event, or a label such as `<header> region`."""
         return self.member if self.origin == "value" else (f"<{self.origin}> {self.name}",)
 
     @property
     def member(self) -> Steps:
-        """The path of the value in the event or in the envelope, depending on `origin`."""
+        """The path in the spec, or the name of the field if there is no path."""
         return (self.name,) if self.path is None else read_path(self.path)
 
     @property

@@ -1,4 +1,4 @@
-"""The rules of `spec.source.connectors`: configs that only Tidemill may set, secrets in plain text, files, and formats.
+"""The rules of `spec.source.connectors`.
 
 No message shows the value of a config, because the value could be a secret.
 """

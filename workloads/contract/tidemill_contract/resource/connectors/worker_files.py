@@ -14,7 +14,7 @@ _SEPARATORS = re.compile(r"[\s,;:=?&|\"'()<>\[\]{}]+")
 
 
 def worker_folder(value: str) -> str | None:
-    """Return the folder of `FOLDERS` to which the value of a config refers, or None.
+    """Return the folder of `FOLDERS` that contains a path in the value, or None.
 
     Relative paths are read from the root folder.
     """

@@ -1,4 +1,4 @@
-"""The interface of the platform's limits for topics."""
+"""The interface for checking which topics a pipeline may use."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class MqttSpec(Model):
 
     @property
     def subscriptions(self) -> tuple[str, ...]:
-        """The topics to subscribe to. Topics that another topic includes are left out to avoid duplicate messages."""
+        """The topic filters to subscribe to, without those that another filter covers."""
         return tuple(each for each in self.topics if not any(_includes(o, each) for o in self.topics if o != each))
 
     def faults(self, path: str) -> Iterator[Fault]:

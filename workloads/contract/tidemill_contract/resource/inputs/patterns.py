@@ -1,6 +1,6 @@
 """The pattern of `spec.source.topicPattern`, which is a regular expression of polars (Rust's regex).
 
-Matching takes linear time, so no pattern delays the operator.
+This engine matches every pattern in linear time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def pattern_error(pattern: str) -> str:
     """Return the error in a regular expression, or an empty string for a valid expression."""
     if not pattern.isascii() or not pattern.isprintable() or " " in pattern:
         return "the expression has a character that is not allowed in topic names"
-    for text in (pattern, _whole(pattern)):  # also check the text alone, because `a)|(b` is valid only in parentheses
+    for text in (pattern, _whole(pattern)):  # `a)|(b` is wrong, but valid in the parentheses of `_whole`
         try:
             pl.Series([""]).str.contains(text)
         except ComputeError as error:
@@ -38,7 +38,7 @@ def matching(pattern: str, topics: Iterable[str]) -> list[str]:
 
 
 def candidates(topics: Iterable[str], *, namespace: str, limits: Names) -> list[str]:
-    """Return the topics that a pattern may match.
+    """Return the topics that patterns are matched against.
 
     Kafka's internal topics, and topics that Tidemill names (such as `shop.orders.events`), are left out.
     """
@@ -52,7 +52,7 @@ def candidates(topics: Iterable[str], *, namespace: str, limits: Names) -> list[
 
 
 def candidates_elsewhere(topics: Iterable[str], outputs: Collection[str]) -> list[str]:
-    """Return the topics of another cluster that a pattern may match.
+    """Return the topics of another cluster that patterns are matched against.
 
     Kafka's internal topics, and the pipeline's output topics (`outputs`), are left out.
     """
@@ -60,7 +60,7 @@ def candidates_elsewhere(topics: Iterable[str], outputs: Collection[str]) -> lis
 
 
 def chosen(pattern: str, topics: Iterable[str], known: Sequence[str], most: int) -> tuple[list[str], list[str]]:
-    """Return the topics to read, and the matching topics that exceed the limit `most`.
+    """Return up to `most` topics to read, and the matching topics that are not read.
 
     Topics that the pipeline has read before (`known`) take precedence over new topics.
     """

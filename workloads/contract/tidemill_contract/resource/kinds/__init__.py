@@ -1,1 +1,1 @@
-"""The kinds of windows, detectors and metrics, with a class for the members of each kind."""
+"""The kinds of windows, detectors and metrics, each with its own class."""

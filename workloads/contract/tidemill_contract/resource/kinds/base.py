@@ -1,8 +1,7 @@
-"""The base of windows, detectors and metrics, which have several kinds (such as tumbling and session windows).
+"""Base classes for windows, detectors and metrics, which have several kinds.
 
-A member of the document, the tag (such as `type`), contains the name of the kind. Pydantic first reads a value as an
-instance of a class with the members of all kinds, which is also in the CRD. The instance is then converted to the class
-of the kind.
+The tag, a member such as `type`, names the kind. Pydantic first reads a value into a class that has the members of all
+kinds. The instance is then converted to the class of its kind.
 """
 
 from __future__ import annotations
@@ -59,8 +58,8 @@ class Words:
     """Functions that return the message and the remedy for a fault.
 
     Attributes:
-        missing: function for a required member that is missing.
-        foreign: function for a member that the kind does not have.
+        missing: called if a required member is missing.
+        foreign: called if the kind does not have a given member.
     """
 
     missing: Callable[[str, Member], tuple[str, str]]
@@ -130,7 +129,7 @@ class Kinds(Generic[K]):
                 yield fault
 
     def __get_pydantic_core_schema__(self, _source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        # Two validators, because a single wrap-validator would lose pydantic's alias settings.
+        # A wrap validator would lose pydantic's alias settings, so use two validators.
         taken = core_schema.no_info_before_validator_function(self._taken, handler.generate_schema(self.written))
         as_it_is = core_schema.simple_ser_schema("any")
         return core_schema.no_info_after_validator_function(self._read, taken, serialization=as_it_is)
@@ -182,7 +181,7 @@ class Kinds(Generic[K]):
 
 
 def type_of(info: FieldInfo) -> Any:
-    """Return a member's type, with its constraints and without None."""
+    """Return a member's type without None, but with its constraints."""
     kind: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
     if get_origin(kind) in (Union, UnionType):
         return Union[tuple(part for part in get_args(kind) if part is not NoneType)]  # noqa: UP007 - of a tuple

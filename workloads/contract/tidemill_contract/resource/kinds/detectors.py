@@ -1,6 +1,6 @@
 """The detectors and their settings.
 
-Each class is a detector, and the class attribute `standard` is the default threshold of the detector.
+The class attribute `standard` is the detector's default threshold.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class DetectorSpec(Model):
 
     @property
     def signature(self) -> str:
-        """A text such as `ewma 0.02`. If the text changes, the detector discards its stored state."""
+        """A text such as `ewma 0.02`. A detector whose signature changes discards its stored state."""
         return self.type
 
 

@@ -57,9 +57,9 @@ class Cut:
 
     Attributes:
         size_ms: the length of a window, or the maximum length of sessions and calendar windows.
-        pane_ms: the time that a stored row covers, or the minimum of this time for calendar windows.
+        pane_ms: the duration of a stored row, or the minimum duration for calendar windows.
         gap_ms: the time without events after which a session ends, or None for other windows.
-        panes: the number of stored rows per window, or 0 if the number is `size_ms // pane_ms`.
+        panes: the number of stored rows per window, or 0 for `size_ms // pane_ms` rows.
     """
 
     size_ms: int
@@ -71,7 +71,7 @@ class Cut:
 
     @property
     def grid(self) -> Steps | Calendar:
-        """The start times of stored rows."""
+        """The times at which stored rows can start."""
         return self.calendar or Steps(self.pane_ms, self.offset_ms)
 
     @property
@@ -109,7 +109,7 @@ class ClockWindow(Model):
 
     @property
     def cut(self) -> Cut:
-        """How windows are stored. A stored row covers the time between the starts of two windows."""
+        """How windows are stored. Each row covers the time from one window's start to the next."""
         offset_ms = parse_ms(self.offset or "0s")
         if not self.by_calendar:
             return Cut(parse_ms(self.size), parse_ms(self.step), offset_ms=offset_ms)

@@ -42,7 +42,7 @@ class Namespaced(Protocol):
 
 
 def lookup_types(lookups: Sequence[Part[LookupSpec]]) -> dict[str, str | None]:
-    """Return the types of the fields that lookups add, by name. A decimal without a scale has None."""
+    """Return the types of the fields that lookups add, by name. The type is None for a decimal without `scale`."""
     fields = [field for lookup in lookups if lookup.model is not None for field in lookup.model.fields]
     return {field.name: None if field.kind == DECIMAL else field.kind for field in fields}
 
