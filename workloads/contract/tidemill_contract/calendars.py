@@ -1,6 +1,6 @@
 """Compute where days, weeks, months, quarters and years of a time zone start.
 
-Python computes all starts, because Postgres finds other starts if a clock change skips or repeats midnight.
+Python computes all starts, because Postgres treats clock changes at midnight differently.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def _first_instant(wall: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
     before, after = local.utcoffset() or _NONE, local.replace(fold=1).utcoffset() or _NONE
     earliest = wall - before
     if before >= after:
-        # The local time is not skipped, and `before` is the UTC offset at the first occurrence of the local time.
+        # The local time exists, and its first occurrence has the UTC offset `before`.
         return earliest
     # A clock change skips the local time, so bisection finds the time of the clock change.
     low, high = wall - after, earliest
@@ -180,7 +180,7 @@ def _chunk(calendar: Calendar, chunk: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Runs:
-    """The starts of consecutive calendar units, in runs.
+    """The starts of consecutive calendar units, grouped into runs.
 
     A new run begins after each unit of unusual length, such as a day of 23 hours.
 

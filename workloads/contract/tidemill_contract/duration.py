@@ -45,7 +45,7 @@ def calendar_units(text: str) -> tuple[Literal["day", "month"], int] | None:
     Other units, such as hours, give None.
 
     Raises:
-        ValueError: the length exceeds 3650 days, with 31 days for each month.
+        ValueError: the length exceeds 3650 days (a month counts as 31 days).
     """
     found = re.fullmatch(r"([1-9][0-9]{0,8})(d|w|mo|q|y)", text, re.ASCII)
     if found is None or text.endswith("\n"):
@@ -58,10 +58,10 @@ def calendar_units(text: str) -> tuple[Literal["day", "month"], int] | None:
 
 
 def least_ms(text: str) -> int:
-    """Return the milliseconds of a window length, with 28 days for each month.
+    """Return a window length in milliseconds (a month counts as 28 days).
 
     Raises:
-        ValueError: the text is not a window length, or exceeds 3650 days, with 31 days for each month.
+        ValueError: the text is not a window length, or exceeds 3650 days (a month counts as 31 days).
     """
     units = calendar_units(text)
     return parse_ms(text) if units is None else units[1] * _DAYS[units[0]][0] * UNITS_MS["d"]

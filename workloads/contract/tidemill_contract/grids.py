@@ -22,7 +22,7 @@ class Grid(Protocol):
 
     @property
     def offset_ms(self) -> int:
-        """The milliseconds from local midnight (calendar) or the epoch (fixed steps) to the start of a step."""
+        """The milliseconds from local midnight (calendars) or from the epoch (fixed steps) to the start of any step."""
 
     def start_of(self, time_ms: int) -> int:
         """Return the start of the step that contains a time."""
@@ -36,7 +36,7 @@ class Grid(Protocol):
 
 @dataclass(frozen=True)
 class Steps:
-    """Steps of a fixed length. `offset_ms` is the start of any step, in epoch ms."""
+    """Steps of a fixed length. A step starts at `offset_ms` (epoch ms)."""
 
     length_ms: int
     offset_ms: int = 0
@@ -85,7 +85,7 @@ class GridSql(Protocol):
 def grid_sql(grid: Steps | Calendar, years: tuple[int, int] | None = None) -> GridSql:
     """Return the SQL of a grid.
 
-    `years` are the first and the last year of a calendar, by default all years with valid events.
+    `years` are the first and the last year of a calendar. The default covers all valid event times.
     """
     if isinstance(grid, Steps):
         return StepsSql(grid.length_ms, grid.offset_ms)

@@ -17,7 +17,9 @@ Headers = Sequence[tuple[str, bytes | None]]
 
 @dataclass(frozen=True)
 class Origin:
-    """The source record of a record in the stage topic. Both records have the same partition number.
+    """The source record from which the Python stage made a record.
+
+    The partition is left out, because both records have the same partition number.
 
     Attributes:
         topic_id: the id of the source topic.

@@ -49,7 +49,7 @@ def answer_range(metric: MetricSpec, field_type: str | None) -> tuple[float, flo
 
 
 def evaluator(metric: MetricSpec, field_type: str | None) -> Decoder | None:
-    """Return the function that converts the SQL result to the metric's value, or None if not needed."""
+    """Return the function that converts the SQL result to the metric's value, or None for no conversion."""
     return None if is_composed(metric) else FUNCTIONS[metric.function].decoder(metric, field_type)
 
 
@@ -76,7 +76,7 @@ def window_source(
         where: an SQL condition on stored rows, which must include all panes of the last wanted window.
         first: the SQL of the start of the first wanted window.
         last: the SQL of the start of the last wanted window.
-        vanished: whether to include sessions that were joined to an earlier session, and so have an empty row.
+        vanished: whether to include the empty rows of sessions that were joined to an earlier session.
 
     Returns:
         A FROM item `w` with the group columns, `window_start`, `window_end` (for sessions), `_rev` and partials.
@@ -89,8 +89,8 @@ def window_source(
     if not plan.hopping:
         listed = ", ".join([*columns, "window_start", "_rev", *plan.stored])
         return f"(SELECT {listed} FROM {table} WHERE {where}) AS w"
-    # A pane has a separate row for events that were late for some windows. The row counts only for windows that end
-    # after `_after`.
+    # Events that were late for some windows have a separate row in their pane. The separate row counts only for windows
+    # that end after `_after`.
     newest = own_partial("max", "rev", "bigint")
     starts = grid_sql(plan.grid).windows("p.window_start", plan.panes, first=first, last=last)
     spread = (
@@ -107,7 +107,7 @@ def window_source(
 def answer_columns(plan: AggregationLayout, end: str | None = None) -> list[tuple[str, str, str]]:
     """Return for each metric the output name, the spec type, and the SQL expression over merged partials.
 
-    `end` is the SQL of a window's end, by default the end in the layout.
+    `end` is the SQL of a window's end, by default `plan.end_sql`.
     """
     seconds = f"extract(epoch FROM {end or plan.end_sql} - window_start)::double precision"
     metrics = {metric.name: metric for metric, _ in plan.metrics}

@@ -18,7 +18,7 @@ from tidemill_contract.events.shapes import Shape
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
 from tidemill_contract.resource.source import FieldSpec
 
-# The typed decoder reads texts as Python's decimals, which may contain underscores and the digits of all scripts.
+# The typed decoder also accepts texts with underscores or with digits of other scripts.
 _PLAIN_TEXT = re.compile(r"[\s0-9eE+.\-]*", re.ASCII)
 _OTHER_TEXT = rb'"[\s0-9eE+.\-]*(?:_|\\|[\x80-\xff])'
 _UNDERSCORE = re.compile(rb'_[\s0-9eE+.\-_]*"')
@@ -26,7 +26,7 @@ _ESCAPED_NAME = re.compile(rb'\\[^":,]*"\s*:')
 
 
 def is_plain(text: str) -> bool:
-    """Return whether a text has only characters of decimals, such as ASCII digits, signs, a point and `e`."""
+    """Return whether a text contains only ASCII digits, signs, points, white space, `e` and `E`."""
     return _PLAIN_TEXT.fullmatch(text) is not None
 
 
@@ -107,12 +107,12 @@ class Decimals:
         return bool(self._other.search(raw) or (escapes and _ESCAPED_NAME.search(raw)))
 
     def scale_all(self, shape: Shape, events: Sequence[Any]) -> None:
-        """Replace the decimals in several events, or raise ArithmeticError or ValueError for an invalid decimal."""
+        """Replace the decimals in several events with scaled integers, or raise ArithmeticError or ValueError."""
         for name, written in self._formats.items():
             shape.put(events, name, written.all_scaled(shape.values(events, name)))
 
     def scale(self, shape: Shape, event: Any) -> None:
-        """Replace the decimals in one event, or raise InvalidEvent."""
+        """Replace the decimals in one event with scaled integers, or raise InvalidEvent."""
         for name, written in self._formats.items():
             (value,) = shape.values((event,), name)
             if value is not None:
@@ -120,7 +120,7 @@ class Decimals:
 
 
 def _other_texts(names: set[str], *, items: bool) -> re.Pattern[bytes]:
-    """Return a pattern for texts such as `"1_000"` in members with these names."""
+    """Return a pattern that finds texts such as `"1_000"` in members with these names."""
     found = [re.escape(msgspec.json.encode(name)) + rb"\s*:\s*" + _OTHER_TEXT for name in sorted(names)]
     if items:
         found.append(rb"[\[,]\s*" + _OTHER_TEXT + rb'[^"]*"\s*[,\]]')

@@ -171,7 +171,7 @@ class EventDecoder:
                 kinds = set(map(type, values))
                 if kinds != {int}:
                     if rounded is None and dt.datetime in kinds:
-                        # The events are not converted yet, because fields with a format come last.
+                        # No time is converted yet, because fields with a format come last.
                         rounded = any(map(may_be_rounded, parts))
                         if rounded and not whole:
                             return None

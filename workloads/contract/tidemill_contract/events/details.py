@@ -108,7 +108,7 @@ def refused(
     try:
         found = members(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as broken:
-        return not_json(raw, broken)  # the decoder had stopped at a wrong value before the invalid JSON
+        return not_json(raw, broken)  # the decoder reported an earlier error, and did not reach the invalid JSON
     envelope = envelope_of(found, kinds) if envelope is None else envelope
     hint = f"; {envelope}" if envelope else ""
     if named is not None:
@@ -184,7 +184,7 @@ def unit_hint(value: int | float) -> str | None:
 
 
 def counts_seconds(name: str | None, value: int) -> InvalidEvent:
-    """Return an InvalidEvent for a time in seconds, in the field `name` or (for None) in the record's timestamp."""
+    """Return an InvalidEvent for a time in seconds. For the record's timestamp, `name` is None."""
     detail = f"{name or 'record time'}: {value} means {_day(value)} in milliseconds; {unit_hint(value)}"
     return InvalidEvent(Reason.OUT_OF_RANGE, name, detail)
 

@@ -25,7 +25,7 @@ MAX_RECORD_BYTES = 2 * MAX_EVENT_BYTES + 128 * 1024
 
 
 def with_fields(spec: PipelineSpec, fields: Sequence[FieldSpec], **source: Any) -> PipelineSpec:
-    """Return a copy of the spec with only these fields. `source` are further changes to `spec.source`."""
+    """Return a copy of the spec with only these fields, and with the changes `source` to `spec.source`."""
     time = spec.source.event_time
     if time.field not in {field.name for field in fields}:
         time = time.model_copy(update={"field": None})
@@ -41,7 +41,7 @@ class EventFields:
         counts: the fields of type timestamp whose values are numbers in a unit, such as seconds.
         group_strings: the fields of type string that an aggregation or an anomaly rule groups by.
         checked: the names of the fields and of the exploded array, which are all null if an event is an envelope.
-        may_be_envelope: whether the detail for a refused event mentions that the event is an envelope.
+        may_be_envelope: whether to check if an invalid event is an envelope.
         takes_any: whether no field is required, so that an envelope could pass as an event.
     """
 

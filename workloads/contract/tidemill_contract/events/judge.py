@@ -71,7 +71,7 @@ class EventJudge:
 
     def cut(self, raw: bytes, event: Any) -> Any:
         """Truncate the times of an event to microseconds, because msgspec may have rounded the times up."""
-        # If rounding up has changed the milliseconds of a time, the remaining microseconds are 0.
+        # After rounding up to the next millisecond, a time has no further microseconds.
         for name in self._fields.timestamps:
             moment = self._value(event, name)
             if moment.__class__ is dt.datetime and (self._fields.exact or moment.microsecond % 1000 == 0):
@@ -109,7 +109,7 @@ class EventJudge:
         except msgspec.ValidationError as still:
             error = still
         except BROKEN:
-            pass  # the error of the first attempt is raised
+            pass  # `error` is still the error of the first attempt
         raise self._refused(raw, error) from None
 
     def _read_extracted(self, raw: bytes) -> Any:

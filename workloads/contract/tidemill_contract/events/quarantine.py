@@ -47,7 +47,7 @@ def verdict_of(
         return None
     reason = Reason(texts[REASON_HEADER])
     own = refusal(value[len(QUARANTINE_PREFIX) :])
-    # A marked event can be valid, if it was too far in the future for ingest or the Python stage failed.
+    # Events that were marked for these two reasons can be valid.
     if own is None and reason not in (Reason.TOO_FAR_IN_THE_FUTURE, Reason.TRANSFORM_FAILED):
         detail = (
             f"begins with a zero byte, which marks events that ingest has refused ({reason}), but a valid event"

@@ -29,7 +29,7 @@ class Leaf:
         default: the value in decoded events if the field is absent or null.
         beside: whether the value comes from outside the event.
         unread: whether the JSON reader accepts the member, but ignores the value.
-        holds: for the exploded array, the name of a field in the elements, which messages mention.
+        holds: for the exploded array, the name of a field in the elements, for messages.
     """
 
     name: str
@@ -226,7 +226,7 @@ class Shape:
 
 
 def unread(kept: Mapping[str, Steps], leaves: Sequence[Leaf]) -> list[Leaf]:
-    """Return layout entries that let strict events contain the json fields `kept`."""
+    """Return layout entries for the json fields `kept`, which the JSON reader accepts but ignores."""
     found = list(leaves)
     for name, steps in sorted(kept.items(), key=lambda item: len(item[1])):
         if not any(leaf.steps[: len(steps)] == steps[: len(leaf.steps)] for leaf in found):

@@ -71,7 +71,7 @@ class TimeFormat:
         type: the type that the JSON reader accepts.
         name: the format and the zone, for messages.
         counts: whether the values are numbers in a unit, such as seconds since 1970.
-        guesses: whether numbers that are probably seconds are refused.
+        guesses: whether to refuse numbers that are probably seconds.
     """
 
     def __init__(self, text: str, zone: str | None) -> None:

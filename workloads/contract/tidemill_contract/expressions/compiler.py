@@ -61,7 +61,7 @@ def _with_column(frame: pl.DataFrame, expression: pl.Expr) -> pl.DataFrame:
         return frame.with_columns(expression)
     except pl.exceptions.InvalidOperationError:
         values = frame.select(expression).to_series()
-        # If all rows are equal, polars may compute a single value.
+        # For an expression that is equal in all rows, polars may return a single value.
         if len(values) != 1:
             raise
         return frame.with_columns(values.new_from_index(0, frame.height))
@@ -110,7 +110,7 @@ def check(text: str, types: Mapping[str, str], *, as_filter: bool = False) -> st
     expression, kind = (compile_condition(text, types), "boolean") if as_filter else _derive(text, types)
     known = {name: POLARS_TYPES[own] for name, own in types.items() if own in POLARS_TYPES}
     try:
-        # The expression is computed without rows, because an expression that polars refuses would stop a processor.
+        # Evaluate the expression without rows, to find out whether polars accepts the expression.
         pl.DataFrame(schema=known).select(expression)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = str(error).partition("\n")[0]

@@ -139,7 +139,7 @@ def constant(name: str, argument: Typed, what: str, kind: str, low: int = 0, hig
 def unify(name: str, args: Sequence[Typed], *, compared: bool = False) -> tuple[str, list[pl.Expr]]:
     """Return the common type of a function's arguments, and the arguments converted to this type.
 
-    If `compared` is true, decimals may get 128 bits, and `chosen` must convert the result back to 64 bits.
+    With `compared`, decimals may be converted to 128 bits. Then `chosen` must convert the result to 64 bits.
 
     Raises:
         ExpressionError: the arguments have no common type.
@@ -200,7 +200,7 @@ def timed(argument: Typed) -> Typed:
 
 
 def varying_first(a: Typed, b: Typed) -> bool:
-    """Return whether polars can compare `a` with `b`. If only `a` is constant, the operands must be swapped."""
+    """Return False if only `a` is constant, because polars cannot compare `a` with `b` in this order."""
     return b.fixed or not a.fixed
 
 

@@ -92,7 +92,7 @@ class PartialKind:
         merge: a function that returns SQL for merging the values (or nulls) of the rows `old` and `new`.
         rollup: a function that returns an SQL aggregate for merging the values of many rows.
         ordered: whether processors must read events in the order of event time to fill the column.
-        refining: whether the column only makes another column more precise. A null then means 0.
+        refining: whether the column only makes another column more precise.
     """
 
     name: str
@@ -220,5 +220,5 @@ class Function:
         return -math.inf, math.inf
 
     def decoder(self, metric: Metric, field_type: str | None) -> Callable[[Any], Any] | None:
-        """Return the function that converts the SQL result to the metric's value, or None if not needed."""
+        """Return the function that converts the SQL result to the metric's value, or None for no conversion."""
         return None

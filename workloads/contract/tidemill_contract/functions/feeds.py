@@ -1,7 +1,7 @@
-"""Find out which stored rows contain all events of a metric whose columns were added or removed later.
+"""Find out which stored rows contain all events of a metric.
 
-Each set of filled columns has a number, the layout. The column `_since` of a row has the lowest layout of the
-processors that wrote the row.
+A layout is a number, which increases whenever processors begin or stop filling a column. The column `_since` of a row
+contains the lowest layout of the processors that wrote the row.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ SINCE = "_since"
 
 @dataclass(frozen=True)
 class Feed:
-    """The layouts (numbers of sets of columns) in which one column is filled, by default every layout.
+    """The layouts in which processors fill one column, by default all layouts.
 
     Attributes:
-        since: the layout from which on the column is filled, or None if the column is no longer filled.
-        before: for each earlier removal, the layout from which on the column was filled, and the time (epoch ms)
-            up to which windows were closed at the removal.
+        since: the first layout in which processors fill the column, or None if they stopped.
+        before: for each time that processors stopped, the earlier `since`, and the time (epoch ms) up to which windows
+            were closed.
     """
 
     since: int | None = 0
@@ -45,7 +45,7 @@ class Feed:
         return f"({' OR '.join(found)})" if found else "false"
 
     def left(self, closed_until: int | None) -> Feed:
-        """Return a copy for a column that is no longer filled."""
+        """Return the feed after processors stop filling the column."""
         if self.since is None or closed_until is None:
             return replace(self, since=None)
         return Feed(None, (*self.before, (self.since, closed_until)))
@@ -56,8 +56,8 @@ class Feeds:
     """The columns of a window table that processors fill.
 
     Attributes:
-        layout: the number of the current set of columns, which increases with each change.
-        columns: by name, the layouts of each column that was added or removed after the first row.
+        layout: the current layout.
+        columns: the feeds of the columns that were added or removed after the first row, by name.
     """
 
     layout: int = 0
@@ -85,7 +85,7 @@ class Feeds:
     def changed(
         self, known: Collection[str], wanted: Collection[str], *, there: Collection[str], closed_until: int | None
     ) -> Feeds:
-        """Return a copy for a change of the filled columns from `known` to `wanted`.
+        """Return the feeds after the filled columns change from `known` to `wanted`.
 
         Args:
             known: the columns that were filled before the change.
@@ -111,7 +111,7 @@ class Feeds:
 
 
 def guarded(plan: AggregationLayout, feeds: Feeds) -> AggregationLayout:
-    """Return the plan for queries, in which a metric is null if a row lacks some of the metric's events."""
+    """Return the plan for queries. If a row lacks events of a metric, the metric is null."""
     whole = []
     metrics = [metric for metric, _ in plan.metrics]
     for metric in metrics:

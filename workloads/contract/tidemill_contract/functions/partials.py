@@ -172,7 +172,7 @@ class AggregationLayout:
         pane_ms: the length of a pane (the period of a stored row), or the minimum length for calendar windows.
         gap_ms: the time without events after which a session ends, or None for other windows.
         reopen_ms: how long late events can change a closed window, or None if closed windows do not change.
-        whole: for metrics whose events may be missing in rows, the name and an SQL condition for complete rows.
+        whole: the name of each metric that may lack events in some rows, and an SQL condition for complete rows.
     """
 
     name: str
@@ -205,7 +205,7 @@ class AggregationLayout:
 
     @property
     def reach_ms(self) -> int:
-        """The longest time from the start of a window to the pane of an event in the window."""
+        """The longest time from the start of a window to its last pane, or to the end of a session."""
         return self.size_ms if self.sessions else self.spread_ms
 
     @property
@@ -229,7 +229,7 @@ class AggregationLayout:
     def key_columns(self) -> tuple[str, ...]:
         """The unquoted columns of the unique key.
 
-        If a window has several panes, `_after` is in the key, because late events of a pane have a separate row.
+        If windows have several panes, `_after` distinguishes the separate rows for late events.
         """
         after = ("_after",) if self.hopping else ()
         return (*(name for name, _ in self.group_by), "window_start", *after)
@@ -339,7 +339,7 @@ def fields_of(metric: Metric) -> set[str]:
 
 
 def conditionals(metric: Metric) -> set[Conditional]:
-    """Return the conditional data frame columns that a metric is computed from."""
+    """Return the data frame columns that a metric with a condition needs."""
     return {Conditional(need.where, need.field) for need in _needs(metric) if need.where is not None}
 
 
@@ -362,7 +362,7 @@ def rollup_select(partials: Sequence[Partial], source: str, keys: Sequence[tuple
         keys: the keys, as pairs of SQL expression and output name. Without keys, the result is a single row.
 
     Returns:
-        SQL whose output columns are the keys by name, then every partial by its column name.
+        A SELECT of the keys, followed by the partials.
     """
     names = [quote(name) for _, name in keys]
     selected = [f"{expression} AS {name}" for (expression, _), name in zip(keys, names, strict=True)]

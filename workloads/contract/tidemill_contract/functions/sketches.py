@@ -72,7 +72,7 @@ def build(partial: StoredColumn, values: Sequence[Any]) -> bytes | None:
 def compact(partial: StoredColumn, stored: bytes) -> bytes:
     """Merge the frames of a stored value into a single frame.
 
-    Quantiles of doubles and integers need two frames.
+    Quantiles may need two frames, one for doubles and one for integers.
     """
     match partial.kind:
         case "quantiles":
@@ -103,7 +103,7 @@ def quantile_reader(q: float) -> Callable[[bytes | None], float | int | None]:
 
 
 def read_distinct(stored: bytes | None) -> int | None:
-    """Return the number of different values in a stored sketch, which is None for null and 0 for empty bytes."""
+    """Return the number of different values in a stored sketch, or None for null."""
     if not stored:
         return None if stored is None else 0
     estimate: float = _uniques(stored).get_estimate()

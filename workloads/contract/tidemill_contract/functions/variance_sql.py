@@ -36,7 +36,7 @@ def merged(kind: str, column: Column, old: str, new: str) -> str:
     near = make(kind, column, old, new, f"(({b} - {a}) + ({rest_b} - {rest_a}))")
     far = make(kind, column, old, new, f"({_difference((b, rest_b), (a, rest_a))})")
     if kind == "m2":
-        # M2 grows by the squared difference times na * nb / (na + nb), which is less than least(na, nb).
+        # The factor of the squared difference, na * nb / (na + nb), is less than least(na, nb).
         limit = f"sqrt({_MOST} / least({na}, {nb}))"
         far = f"CASE WHEN abs({_difference((b, rest_b), (a, rest_a))}) >= {limit} THEN {INFINITE} ELSE {far} END"
     return (
@@ -80,7 +80,7 @@ def rolled(kind: str, column: Column) -> str:
     if kind != "m2":
         return _sum(kind, f"max({column('centre')})", f"(max({column('rest')}) + {move})")
     squares = total(column("squares"))
-    # The centre differs a little from the mean, which makes the sum of squares too large by `excess`.
+    # The centre is not exactly the mean, so the sum of squares is too large by `excess`.
     excess = f"CASE WHEN abs({moments}) > 1e-150 THEN {moments} * {move} ELSE 0 END"
     return f"CASE WHEN {squares} < {INFINITE} THEN greatest({squares} - {excess}, 0) ELSE {squares} END"
 

@@ -3,7 +3,7 @@
 - `closed_until`: the event time up to which windows are closed.
 - `rev`: the number of merged batches.
 - `layout`: the number of the current set of columns for metrics.
-- `fed`: for columns that were added or removed later, the values of `layout` in which a column was filled.
+- `fed`: the layouts in which processors filled the columns that were added or removed later.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def count_late(schema: str, column: Literal["late_dead", "late_dropped"]) -> str
 
 
 def scanned(schema: str) -> str:
-    """Select the end of the scanned windows, and try to lock the scanning until the transaction ends.
+    """Select the time (epoch ms) up to which windows were scanned, and try to get the lock for scanning.
 
     The second column says whether the transaction got the lock.
     """
@@ -108,7 +108,7 @@ _FEEDS = "to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed'"
 
 
 def state(schema: str) -> str:
-    """Select the state of a version. Query results stay the same as long as the state stays the same."""
+    """Select the state of a version. While the state is unchanged, query results are unchanged."""
     return (
         f"SELECT a.id || '@' || extract(epoch FROM a.created_at), a.rev, a.closed_until, r.watermark, {_FEEDS}"
         f" FROM {schema}._aggregations AS a LEFT JOIN {schema}._readers AS r ON r.reader = a.reader"

@@ -1,4 +1,4 @@
-"""`_corrections`: batches of late events that changed closed windows, which must be published and scanned again."""
+"""`_corrections`: ranges of closed windows that late events changed, to publish and scan again."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def insert(schema: str) -> str:
 
 
 def due(schema: str, duty: Duty, limit: int) -> str:
-    """Select the oldest corrections whose column `duty` is false."""
+    """Select the oldest corrections for which `duty` is not done."""
     return (
         f"SELECT rev, first_start, last_start FROM {schema}._corrections WHERE aggregation_id = %s AND NOT {duty}"
         f" ORDER BY rev LIMIT {limit}"
@@ -46,5 +46,5 @@ def set_done(schema: str, duty: Duty) -> str:
 
 
 def remove_done(schema: str, other: Duty) -> str:
-    """Delete corrections whose column `other` is true."""
+    """Delete corrections for which the `other` duty is also done."""
     return f"DELETE FROM {schema}._corrections WHERE aggregation_id = %s AND rev = ANY(%s) AND {other}"

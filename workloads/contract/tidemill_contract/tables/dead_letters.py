@@ -1,6 +1,6 @@
 """`_dead_letters`: events that could not be counted, and the outbox of the topic of dead letters.
 
-`aggregation` is the aggregation for which the event was late, or empty if no aggregation contains the event.
+`aggregation` is the aggregation for which the event was late, or empty for other reasons.
 """
 
 from __future__ import annotations

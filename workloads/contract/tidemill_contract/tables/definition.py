@@ -31,7 +31,7 @@ class Table:
         constraints: the SQL of the table constraints, which are created with the table.
         partition_by: the SQL of the partitioning, such as `RANGE ("window_start")`, or None.
         indexes: the name of each index, and the SQL after `ON <table>`.
-        key: the columns that later versions of Tidemill added to the key (the first constraint).
+        key: the columns of the key (the first constraint) that older versions of Tidemill lacked.
     """
 
     name: str

@@ -56,7 +56,7 @@ def skip(schema: str) -> str:
 
 
 def trim(schema: str, kept: int) -> str:
-    """Delete old rows of skipped data, and keep about the newest `kept` rows."""
+    """Delete the oldest rows of skipped data, so that about `kept` rows remain."""
     return f"DELETE FROM {schema}._skipped WHERE id <= (SELECT max(id) FROM {schema}._skipped) - {kept}"
 
 

@@ -1,6 +1,6 @@
 """`_generation`: the generation of the accepted spec, and the accepted spec as the user wrote it.
 
-A processor with an older config stops before it commits.
+A processor with an older generation stops without a commit.
 """
 
 from __future__ import annotations

@@ -146,7 +146,10 @@ def fed(schema: str) -> str:
 
 
 def feed(schema: str) -> str:
-    """Let the live events of partitions count for further versions. The first and the last parameter are the ids."""
+    """Let the live events of partitions count for further versions.
+
+    Parameters: version ids, partitions, the same version ids.
+    """
     return (
         f"UPDATE {schema}._offsets SET feeds = feeds || %s::integer[]"
         f" WHERE reader = '{LIVE}' AND partition = ANY(%s) AND NOT feeds @> %s::integer[]"

@@ -1,4 +1,4 @@
-"""`_readers`: the readers of the source topic, which are `live` and a reader for each replay.
+"""`_readers`: the readers of the source topic: `live`, and one reader for each replay.
 
 A replay has no watermark. `switched_at` is the time at which queries switched to the versions that the replay filled.
 """
@@ -42,7 +42,7 @@ def watermark(schema: str) -> str:
 
 
 def move(schema: str, reader: str) -> str:
-    """Store a reader's watermark. Each of the three timestamps needs two equal parameters, in epoch ms."""
+    """Store a reader's watermark. Pass each of the three timestamps (epoch ms) twice."""
     at = from_ms("%s::bigint")
     return (
         f"UPDATE {schema}._readers SET watermark = %s, candidate = %s, candidate_at = {at},"

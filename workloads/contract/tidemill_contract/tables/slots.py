@@ -1,7 +1,7 @@
 """`_slots`: the partitions of a pipeline with a list of topics. Other pipelines lack this table.
 
-A slot is a number for one partition of one topic. The other tables of such a pipeline have the slot in the column
-`partition`.
+Each partition of each topic has a unique number, the slot. The other tables of such a pipeline have the slot in the
+column `partition`.
 """
 
 from __future__ import annotations
@@ -36,5 +36,5 @@ def place(schema: str) -> str:
 
 
 def reads(schema: str, column: str) -> str:
-    """Return an SQL condition that is true if the partition of the slot in `column` is read."""
+    """Return an SQL condition that is true if processors read the slot in `column`."""
     return f"EXISTS (SELECT FROM {schema}._slots s WHERE s.slot = {column} AND s.reading)"

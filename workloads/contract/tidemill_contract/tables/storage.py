@@ -21,7 +21,7 @@ Span = tuple[int, int]
 def partition_days(retention_ms: int) -> int:
     """Return the width of a time partition in days, at least 1.
 
-    Partitions of this width cover the retention with fewer than 2 * MAX_PARTITION_TABLES partitions.
+    The retention then needs fewer than 2 * MAX_PARTITION_TABLES partitions.
     """
     return max(1, -(-retention_ms // DAY_MS) // MAX_PARTITION_TABLES)
 

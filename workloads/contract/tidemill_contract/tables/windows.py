@@ -15,14 +15,14 @@ def window_table(name: str, plan: AggregationLayout) -> Table:
         columns.append(Column("window_end", "timestamptz NOT NULL"))
     if plan.hopping:
         columns.append(Column("_after", "timestamptz NOT NULL DEFAULT '-infinity'"))
-    # Rows that are older than the column SINCE have 0 in the column.
+    # Rows from before the column SINCE was added have the default 0.
     columns += [Column("_rev", "bigint NOT NULL"), Column(SINCE, "bigint NOT NULL DEFAULT 0")]
     columns += [Column(p.column, p.sql_type) for p in plan.partials]
     # Nulls are not distinct in the key, because null is a group like any other.
     unique = ", ".join(quote(column) for column in plan.key_columns)
     indexes = [(f"{name}_by_time"[:63], '("window_start")')]
     if plan.sessions:
-        # The first index is for closing sessions, and the second index for finding sessions that an event can join.
+        # Processors use `_by_end` to close sessions, and `_open` to find the sessions that an event can join.
         ends = ", ".join(quote(column) for column in (*(group for group, _ in plan.group_by), "window_end"))
         indexes += [(f"{name}_by_end"[:63], '("window_end")'), (f"{name}_open"[:63], f"({ends})")]
     return Table(

@@ -1,10 +1,10 @@
 """`_dedupe`: the ids that `spec.source.dedupe` remembers. Only pipelines with dedupe have this table.
 
-- `reader`: the reader of the versions for which the event counted (see `_aggregations`). Versions that a replay fills
-  have a separate memory, because the replay counts earlier events again.
+- `reader`: the reader of the aggregation versions in which the event counted. The versions of a replay have separate
+  rows, because a replay counts earlier events again.
 - `place`: where the ids are in a record, such as `order.id`. Ids from different places are never compared.
 - `id`: the id as text. An id of 64 bytes or more is stored as its SHA-256 in hex, which has exactly 64 bytes. If
-  the elements of an array share the id of their record, the index of the element and a space precede the id.
+  the elements of an array share one id, the index of the element and a space precede the id.
 - `event_time`: the time of the event that counted (epoch ms).
 - `until`: the row is deleted once the watermark has passed this time (epoch ms).
 """
@@ -24,9 +24,9 @@ TABLE = Table(
         ("event_time", "bigint NOT NULL"),
         ("until", "bigint NOT NULL"),
     ),
-    # The id is the first column of the key, because it decides most comparisons in the index.
+    # The id comes first in the key, because ids differ more often than the other columns.
     ("PRIMARY KEY (id, place, reader, event_time)",),
-    # Each row is deleted in the end, so its space is needed for new rows soon.
+    # Many rows are deleted, so autovacuum runs more often than by default.
     storage="autovacuum_vacuum_scale_factor = 0.05",
     indexes=(("_dedupe_by_end", "(reader, until)"),),
     # FOR UPDATE needs a privilege to update, although no row is ever updated.
@@ -56,7 +56,7 @@ def known(schema: str) -> str:
 
 
 def lock(schema_name: str) -> str:
-    """Lock the memory of a reader until the end of the transaction.
+    """Lock the remembered ids of a reader until the end of the transaction.
 
     Args:
         schema_name: the name of the schema as a part of a string literal.
@@ -67,9 +67,9 @@ def lock(schema_name: str) -> str:
 
 
 def remember(schema: str) -> str:
-    """Store ids, except those that are remembered with an event time within the window.
+    """Store ids, except ids that are already remembered within the window.
 
-    The number of stored rows says whether all ids were new. The memory must be locked.
+    If fewer rows than ids are stored, some ids were duplicates. Call `lock` earlier in the same transaction.
 
     Parameters: reader, place, ids and event times (arrays as text), window (ms), the newest event time reached (epoch
     ms).
@@ -84,13 +84,13 @@ def remember(schema: str) -> str:
 
 
 def progress(schema: str, *, several: bool = False) -> str:
-    """Select how far the readers with remembered ids are.
+    """Select the progress of each reader with remembered ids.
 
-    With `several`, the pipeline has a list of topics, and slots that are not read are left out.
+    `several` says that the pipeline has a list of topics. Partitions that are no longer read are left out.
+    Partitions that live processors have taken over from the reader are also left out.
 
-    Columns: reader, whether it still exists, whether it follows the watermark (it is live, or its replay is complete),
-    the earliest of the event times that its partitions have reached and not handed over (epoch ms), whether some of
-    these partitions have not reached any event time.
+    Columns: reader, whether the reader exists, whether the reader is live or its replay is complete, the earliest event
+    time that the partitions have reached (epoch ms), whether a partition has not reached any event time.
     """
     reads = f" AND {slots.reads(schema, 'o.partition')}" if several else ""
     return (
