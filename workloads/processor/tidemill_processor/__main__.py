@@ -146,7 +146,7 @@ class Processor:
         partly = f"{at}{told}" if kafka_ok and (told := self._lookout.kafka_partly) else ""
         silent_database = loop.link.error or (keeper.database_error if keeper is not None else "") or loop.link.slow
         return [
-            # While some brokers answer, Kafka is optional, because the processor still reads their partitions.
+            # The processor keeps reading while some brokers answer.
             Dependency(
                 "source_kafka" if at else "kafka",
                 kafka_ok and not partly,
@@ -173,7 +173,7 @@ class Processor:
         return dependencies
 
     def ready(self) -> bool:
-        """Return whether the processor was ever healthy, and has the current configuration."""
+        """Return whether the processor has been healthy once and its configuration is current."""
         self._was_well = self._was_well or self.health()[0] == 200
         return self._was_well and not self.loop.superseded
 

@@ -92,8 +92,7 @@ class Assignment:
         described = self._source.describe()
         self._kafka.answered(self._topic_checked_at)
         if any(self._topic_ids.get(topic, topic_id) != topic_id for topic, (topic_id, _) in described.items()):
-            # Replace the consumer, because the old consumer still uses the leaders of the deleted topic and would read
-            # nothing.
+            # The old consumer would not read the new topic.
             self._source.renew()
         self._topic_ids |= {topic: topic_id for topic, (topic_id, _) in described.items()}
         self._ids = self._source.slots.numbers(described)
@@ -115,7 +114,7 @@ class Assignment:
         """Update the positions after a batch was committed."""
         self.positions.update(committed.positions)
         self._leave(committed.handed)
-        # Pause partitions whose batch was cut, because a replay must not pass the live processors' position.
+        # A replay stops at the position of the live processors.
         ahead = [p for p, at in committed.positions.items() if at.next_offset < batch.next_offsets[p]]
         self._source.stop(ahead)
         self._course.wait(ahead)

@@ -1,4 +1,4 @@
-"""Classifies errors by cause: a server, which may recover, or data and code, which fail again."""
+"""Decides whether an error is temporary, or is caused by data or code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_REASON = 500
 
 
 def is_fault(error: BaseException) -> bool:
-    """Return whether a retry would fail again, because the error is in data, a table or code."""
+    """Return whether a retry cannot help, because data, a table or code causes the error."""
     if isinstance(error, PublishFailed | redis.RedisError | BreakerOpen | OSError):
         return False
     if isinstance(error, psycopg.Error):

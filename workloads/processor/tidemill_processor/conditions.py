@@ -1,4 +1,4 @@
-"""Columns for metrics with a condition (`where`), with null in each row that does not meet the condition."""
+"""Columns for metrics with a condition (`where`)."""
 
 from __future__ import annotations
 

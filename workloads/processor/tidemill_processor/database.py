@@ -28,7 +28,7 @@ CONNECT_SECONDS = 5.0
 class AggregationStore:
     """A version of an aggregation, as registered in the table `_aggregations`.
 
-    If a replay has created the version, `reader` is the name of the replay, or else `live`.
+    `reader` is the name of the replay that created the version, or `live`.
     """
 
     id: int

@@ -82,7 +82,7 @@ class DatabaseLink:
         log.warning("postgres: %s; retry in %.1f s", text, self._backoff)
         metrics.ROLLED_BACK.labels(reason="postgres").inc()
         self.error = text
-        # Remember a refused write, because a server with a full disk still accepts connections.
+        # A server with a full disk accepts connections, but refuses writes.
         self._writes_refused = database_refuses_writes(error)
         self.silent = isinstance(error, psycopg.OperationalError | OSError) and database_failed(error)
         self._guard.failure(error)

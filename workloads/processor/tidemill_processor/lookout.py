@@ -57,7 +57,7 @@ class Lookout:
 
     @property
     def kafka_partly(self) -> str:
-        """A message if some brokers do not answer for PARTLY_SECONDS while other brokers answer, or else empty."""
+        """A message if some brokers have not answered for PARTLY_SECONDS, or else empty."""
         before = time.monotonic() - PARTLY_SECONDS
         if self._untold is not None and self._untold[0] <= before:
             return f"leaders of partitions {', '.join(map(str, sorted(self._untold[1])))} do not answer"
@@ -103,7 +103,7 @@ class Lookout:
         asked_at = time.monotonic()
         source.follow_login()
         try:
-            # Add records that wait for the Python stage, because a partition with such records is not idle.
+            # Count records that wait for the Python stage as unread.
             before = {} if upstream is None else upstream.unstaged(source.assigned)
             ends = {number: end + before.get(number, 0) for number, end in source.ends().items()}
         except KafkaException:

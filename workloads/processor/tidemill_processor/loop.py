@@ -36,7 +36,7 @@ BATCH_LIMIT = 50_000
 BATCH_BYTES = 32 * 1024 * 1024
 # The number of records to consume and decode together, few enough for the CPU's cache.
 PIECE_LIMIT = 4_000
-# The interval between garbage collections, which is long because records and events form no reference cycles.
+# The interval between garbage collections.
 COLLECT_SECONDS = 10.0
 PAUSED_POLL_SECONDS = 0.1
 # The maximum wait for records. A short wait lets the loop stop quickly.
@@ -84,7 +84,7 @@ class Loop:
             registry=side_inputs.registry,
             lookups=side_inputs.lookups,
         )
-        # The average number of events in a record, because exploded arrays make several events.
+        # The average number of events in a record.
         self._events_a_record = 1
         self._rest: Sequence[Message] = ()
         self._held: set[int] = set()
@@ -168,7 +168,7 @@ class Loop:
             polled = self._source.poll(records, min(max(0.0, left), POLL_SECONDS))
             self._note(polled)
             if generation != self._source.generation:
-                # After a rebalance, all partitions are read again from the stored positions, so drop the pieces.
+                # After a rebalance, drop the pieces, which will be read again.
                 pieces.clear()
                 break
             if polled.messages:
@@ -214,7 +214,7 @@ class Loop:
     def _note(self, polled: Polled) -> None:
         if polled.out_of_range:
             self._source.stop(polled.out_of_range)
-        # Only record failures: received records may be prefetched, and do not prove that Kafka answers.
+        # Record only failures, because received records may have been prefetched.
         if polled.failed is not None:
             self.kafka.failed(polled.failed)
 

@@ -89,7 +89,7 @@ def count_anomalies(pipeline: str, by_rule: Mapping[str, int]) -> None:
 
 
 def begin_at_zero(config: PipelineConfig) -> None:
-    """Export each counter with the value 0, because Prometheus notices an increase only in an existing series."""
+    """Export each counter with the value 0, before the first increase."""
     for rule in config.spec.anomalies:
         ANOMALIES_DETECTED.labels(config.name, rule.name)
     for aggregation in config.spec.aggregations:

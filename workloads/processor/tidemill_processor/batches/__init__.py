@@ -1,1 +1,1 @@
-"""Micro-batches: turn Kafka records into a data frame of valid events, and dead letters for invalid events."""
+"""Micro-batches of valid events and dead letters, made from Kafka records."""

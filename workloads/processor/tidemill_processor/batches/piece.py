@@ -36,7 +36,7 @@ class Piece:
 def progress(messages: Sequence[Message], partitions: list[int]) -> tuple[dict[int, int], ...]:
     """Return the next offset, the number of records, and the time of the first record (epoch ms), each by partition.
 
-    The current time replaces a negative timestamp, which could overflow in Postgres.
+    A negative timestamp is replaced by the current time.
     """
     now_ms = time.time_ns() // 1_000_000
     place = pl.col(INDEX)

@@ -143,7 +143,7 @@ class BatchReader:
             known = verdict.reason is Reason.DELETED
             return dead_letter(message, b"", verdict if known else InvalidEvent(verdict.reason, None, TOMBSTONE))
         if self._marks and value.startswith(QUARANTINE_PREFIX):
-            # Use the clock at arrival, because an event time that was too far in the future may be valid now.
+            # Compare the event time with the time of arrival, as ingest did.
             when = message.timestamp()[1]
             refusal = partial(self._decoder.refusal, now_ms=when if when > 0 else now_ms, record=message)
             ingests = quarantine.verdict_of(value, message.headers() or (), refusal)

@@ -126,7 +126,7 @@ def forget_states(
 
 
 def parse_state(text: str) -> State:
-    """Parse a stored state. Integers of 17 or more digits become floats, which Postgres stores like integers."""
+    """Parse a stored state. Integers of 17 or more digits become floats."""
     state: State = json.loads(text, parse_int=_number if _LONG.search(text) else int)
     return state
 

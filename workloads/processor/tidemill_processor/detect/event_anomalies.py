@@ -1,7 +1,6 @@
 """Anomaly rules over single events. Each partition has its own detectors.
 
-The transaction that stores a batch also stores the detector states, so verdicts do not depend on batch boundaries,
-replicas or restarts.
+The transaction that stores a batch also stores the detector states.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ KEPT_WINDOWS = 24
 
 @dataclass(frozen=True)
 class ClosedWindow:
-    """A closed window, with the group as JSON. After a session was merged into another session, `metrics` is empty."""
+    """A closed window. `group` is JSON. `metrics` is empty for a session that was merged into another session."""
 
     group: str
     start: str
@@ -76,7 +76,7 @@ class Rescorer:
         self._wall_ms = store.layout.grid.wall_ms
 
     def remember(self, connection: psycopg.Connection[Any], before: Iterable[tuple[str, ClosedWindow, State]]) -> None:
-        """Store the detector states from before each window, in case late events change the window."""
+        """Store the detector states from before each window, to judge changed windows again."""
         if self._store.layout.reopen_ms is None:
             return
         connection.cursor().executemany(
@@ -97,7 +97,7 @@ class Rescorer:
     def run(
         self, connection: psycopg.Connection[Any], scanned_until: int, *, careful: bool = False
     ) -> Sequence[Anomaly]:
-        """Judge some of the windows again that late events have changed, and return the stored anomalies."""
+        """Judge some of the changed windows again, and return the stored anomalies."""
         corrected = self._noted.due(connection)
         if corrected is None:
             return ()

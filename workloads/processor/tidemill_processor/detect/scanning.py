@@ -53,7 +53,7 @@ class Scanner:
         self._duty = Duty("scan", store.name, store.version)
 
     def rescore(self, connection: psycopg.Connection[Any], closed_until: int) -> int:
-        """Judge windows again that late events have changed, and return the number of stored anomalies."""
+        """Judge the changed windows again, and return the number of stored anomalies."""
         if self._store.layout.reopen_ms is None:
             return 0
         try:

@@ -56,7 +56,7 @@ def _read_leniently(read: Callable[..., Any], per_millisecond: int, data: Any, *
     try:
         return read(data, *schemas)
     except Exception:
-        # Return a number, because the decoder refuses a time outside the years 1 to 9999 later.
+        # Return the number, because Python has no times outside the years 1 to 9999.
         return data // per_millisecond if isinstance(data, int) else data
 
 

@@ -42,7 +42,7 @@ class Wanted:
 
 
 def size(x: bytes, p: int) -> tuple[int, int]:
-    """Return the length at index `p` in zigzag encoding (twice the length), and the next index."""
+    """Return twice the length that is stored at index `p`, and the next index."""
     found, p = (x[p], p + 1) if x[p] < 128 else long(x, p)
     if found & 1:
         raise BrokenError

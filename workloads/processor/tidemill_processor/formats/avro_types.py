@@ -104,7 +104,7 @@ class AvroSchema:
 
 
 def written_as(field: FieldSpec, node: Node | None) -> FieldSpec:
-    """Return the field with the timestamp format of the JSON documents that are made from Avro records."""
+    """Return the field with the timestamp format that is used when a record is converted to JSON."""
     kind = "" if node is None else str(node.get("logicalType", ""))
     if field.type != "timestamp" or kind not in _TIMES:
         return field

@@ -68,7 +68,7 @@ class _ProtobufPlan(Plan):
         self._messages: dict[bytes, _MessagePlan] = {}
 
     def together(self, raws: Sequence[bytes], now_ms: int) -> Decoded | None:
-        # Most records use the first message of the .proto file, whose index is written as a zero byte.
+        # A zero byte stands for the first message of the .proto file.
         heads = {raw[FRAME_BYTES : FRAME_BYTES + 1] for raw in raws}
         if heads != {b"\0"}:
             return None

@@ -72,7 +72,7 @@ class Registry:
         self.error = ""
 
     def begin_turn(self) -> None:
-        """Start a new time limit (TURN_SECONDS), so that many unknown schema ids do not stop the loop."""
+        """Start a new time limit (TURN_SECONDS) for requests."""
         self._spent, self._limited = 0.0, True
 
     def schema(self, number: int) -> Schema:

@@ -1,7 +1,7 @@
 """Reads records whose schemas are in a registry, with one decoding plan for each schema id.
 
-A plan decodes all records of a batch together. If this fails, the plan decodes smaller groups, and finally single
-records. A record that the fast decoder cannot read is converted to JSON and validated.
+A plan decodes all records of a batch together. If decoding a batch fails, the plan decodes smaller groups, and finally
+single records. A record that the fast decoder cannot read is converted to JSON and validated.
 """
 
 from __future__ import annotations
@@ -110,12 +110,12 @@ class SchemaReader(ABC):
         return row_of(op, change.get("before"), change.get("after"), self.deletes)
 
     def refusal(self, unread: Steps | None) -> InvalidEvent | None:
-        """Return the error for records with the member `unread`, or None if `unread` is None."""
+        """Return the error for a member that no field reads, or None if `unread` is None."""
         known = [field.member for field in self.fields if field.origin == "value"]
         return None if unread is None else undeclared(unread[len(self.at_row) :], known)
 
     def waiting(self, raws: Iterable[bytes]) -> frozenset[bytes]:
-        """Return the frames (first bytes of records) whose schemas are unknown while the registry does not answer."""
+        """Return the frames (first bytes of records) whose schemas cannot be read now."""
         frames = {raw[:FRAME_BYTES] for raw in raws}.difference(self._plans)
         numbers = {frame: int.from_bytes(frame[1:]) for frame in frames if len(frame) == FRAME_BYTES and frame[0] == 0}
         away = self.registry.away(numbers.values()) if numbers else frozenset()

@@ -114,7 +114,7 @@ class Trials:
         wait = min(MAX_BACKOFF_SECONDS[fault], FIRST_BACKOFF_SECONDS * 2 ** min(tries - 1, 10))
         told = fault or now - since >= TOLD_AFTER_SECONDS or (known is not None and known.told)
         if known is None or known.reason != text:
-            # A traceback says more than the text of an error in our own code.
+            # Log the traceback of a fault, except for an error from Postgres.
             log.warning(
                 "%s of %s: %s; retry in %.1f s", duty.kind, duty.aggregation or "the pipeline", text, wait,
                 exc_info=fault and not isinstance(error, psycopg.Error),

@@ -1,7 +1,7 @@
-"""Deletes remembered event ids (`spec.source.dedupe`) that the watermark has passed, a limited number at a time.
+"""Deletes old event ids (`spec.source.dedupe`), a limited number at a time.
 
-If dedupe was removed from the spec, all ids are deleted in this way. All replicas can delete ids at the same time,
-because each replica skips rows that another replica is deleting.
+If dedupe was removed from the spec, all ids are deleted. All replicas can delete ids at the same time, because each
+replica skips rows that another replica is deleting.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Forgetter:
         return cls(database, config) if row is not None and row[0] else None
 
     def run(self, connection: psycopg.Connection[Any]) -> int:
-        """Delete old ids, and return how many were deleted. After `MOST` or more, further ids may remain."""
+        """Delete old ids, and return how many were deleted. If the number is at least `MOST`, old ids may remain."""
         row = connection.execute(readers.watermark(self._schema), (LIVE,)).fetchone()
         watermark = row[0] if row is not None else None
         gone = 0

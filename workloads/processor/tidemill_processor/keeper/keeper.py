@@ -133,7 +133,7 @@ class Keeper(threading.Thread):
             self._try(connection, duty, work)
         published, results_fail = 0, False
         for duty, work in duties.publisher.duties(connection, clock.closed):
-            # All results go to one topic, so if Kafka fails, skip the results of other aggregations in this pass.
+            # If Kafka fails for one aggregation's results, skip the other results in this pass.
             if results_fail and duty.aggregation:
                 continue
             published += self._try(connection, duty, work)

@@ -1,4 +1,4 @@
-"""Stores in Postgres which lookups cannot be read. The operator shows this in the pipeline's conditions."""
+"""Stores in Postgres which lookups cannot be read. The operator shows these lookups in the pipeline's conditions."""
 
 from __future__ import annotations
 

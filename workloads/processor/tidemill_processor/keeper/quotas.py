@@ -45,7 +45,7 @@ class Fit:
 
 
 def fit(letters: Iterable[DeadLetter], room: int, spare: int) -> Fit:
-    """Choose the dead letters that fit into `room` bytes, plus `spare` bytes for dead letters without value."""
+    """Choose the dead letters to store: `room` bytes for whole letters, and `spare` bytes for letters without value."""
     found = Fit()
     values, full = MAX_BATCH_VALUES, False
     for letter in letters:

@@ -122,7 +122,7 @@ class PostgresSource:
         if self._source.table is not None:
             rows: sql.Composable = sql.Identifier(*self._source.table.split("."))
         else:
-            # The line break ends a comment, if the query ends with a comment.
+            # The line break ends a comment at the end of the query.
             query = (self._source.query or "").strip().rstrip(";")
             rows = sql.SQL("({}\n) AS q").format(sql.SQL(query))
         return sql.SQL(

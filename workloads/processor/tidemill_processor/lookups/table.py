@@ -33,7 +33,7 @@ class Table:
 
     @property
     def height(self) -> int:
-        """The number of rows. A changed row may count twice."""
+        """The number of rows and changes."""
         return self.rows.height + (0 if self.changes is None else self.changes.height)
 
     def join(self, frame: pl.DataFrame, on: str) -> pl.DataFrame:

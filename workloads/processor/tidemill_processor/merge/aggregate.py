@@ -36,7 +36,7 @@ class Aggregated:
     """The partial results and the late events of one batch and one aggregation.
 
     Attributes:
-        rows: the partial results, each of which counts only for windows that end after `_after_ms`.
+        rows: the partial results, for windows that end after `_after_ms`.
         late: the events that are late for at least one window.
         doubtful: whether `late` may be wrong, because stored sessions may have changed.
         reopening: the number of late events that change closed windows.
@@ -185,7 +185,7 @@ def _histogram(field: _Field) -> pl.Expr:
 def _reaching(field: _Field, bound: float) -> pl.Expr:
     if not field.frame.schema[field.name].is_integer():
         return field.value >= bound
-    # Compare integers, because a large value could be rounded up to the bound as a double.
+    # Compare integers, because doubles round large values.
     scale = scale_of(field.partial.noted[1]) if field.partial.noted else None
     least = math.ceil(bound) if scale is None else math.ceil(Decimal(repr(bound)).scaleb(scale))
     return field.column >= least if abs(least) < 2**63 else field.column.is_not_null() & pl.lit(least < 0)

@@ -8,7 +8,7 @@ transaction, the process locks the remembered ids, and stores the ids of events 
 stored some of these ids meanwhile, the transaction is rolled back, and the process begins again (`Overtaken`).
 
 Ids and positions are stored in the same transaction, so a crash cannot separate them. Each reader (the live processors,
-or a replay) remembers ids separately, because a replay counts the same events again (see `tables/inputs/dedupe`).
+or a replay) remembers ids separately (see `tables/inputs/dedupe`).
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class Ids:
             return Firsts(batch)
         readers: dict[str, frozenset[int] | None] = {r: frozenset(partitions) for r, partitions in further.items()}
         own = sorted({store.reader for store in stores})
-        # Raw events and anomaly rules over single events use the live reader's ids, even without a live version.
+        # Raw events and rules over single events always use the live reader's ids.
         if self._database.reader == LIVE and (self._keeps or not own):
             own = sorted({LIVE, *own})
         readers = dict.fromkeys(own) | {r: found for r, found in readers.items() if r not in own}
@@ -179,7 +179,7 @@ class Ids:
     def remember(self, connection: psycopg.Connection[Any], firsts: Firsts, reached: Iterable[int | None]) -> None:
         """Store the ids of events that count. Call this in the batch's transaction, before aggregations are locked.
 
-        An id is remembered until the watermark is more than the window after both the event time and `reached`.
+        An id is deleted after the watermark has passed the event time and `reached` by more than the window.
 
         Args:
             connection: the connection to Postgres.

@@ -37,7 +37,7 @@ def late(
             policy = "deadLetter"  # the event is too old to reopen its window
         found[name, policy] = number
         update = aggregations.count_late(database.schema, "late_dropped" if policy == "drop" else "late_dead")
-        # The statement returns the current retention, which can change while the processor runs.
+        # The retention can change while the processor runs.
         row = connection.execute(update, (number, work.store.id)).fetchone()
         if policy != "drop":
             letters += _letters(batch, work, retention_ms=row[0] if row else 0)

@@ -1,7 +1,7 @@
 """Session windows: a session consists of the events of a group that follow each other within the gap.
 
-An event within a closed session is late. An event that joins no open session is late if a session with only this event
-would already be closed.
+An event within a closed session is late. An event that joins no open session is late if its own session would already
+be closed.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _groups(plan: AggregationLayout) -> list[str]:
 def _numbered(frame: pl.DataFrame, plan: AggregationLayout) -> pl.DataFrame:
     groups = _groups(plan)
     frame = frame.sort([*groups, TIME], maintain_order=True)
-    # An event that is before the end of the previous event's session continues this session.
+    # An event before the end of the previous event's session belongs to that session.
     fresh = pl.col(TIME) >= pl.col(END).shift(1)
     for name in groups:
         fresh = fresh | pl.col(name).ne_missing(pl.col(name).shift(1))
@@ -134,7 +134,7 @@ class SessionMerger:
         takes = "true" if shut is None else f"t.window_end > {from_ms(str(shut))}"
         if self._plan.reopen_ms is not None and closed_until is not None:
             closed = f"(window_end <= {from_ms(str(closed_until))})::integer"
-            values[-1] = f"coalesce({quote(REVISION)}, 0) + {closed}"  # the last partial is always the revision
+            values[-1] = f"coalesce({quote(REVISION)}, 0) + {closed}"  # the revision is the last value
         for nulls, part in _by_nulls(rows, self._plan):
             connection.execute(
                 f"WITH gone AS (DELETE FROM {self._table} AS t USING {self._temp} AS b"
@@ -147,7 +147,7 @@ class SessionMerger:
     def put_sql(self) -> tuple[str, str]:
         """Return the CTEs and the INSERT that merge overlapping sessions and store the merged sessions.
 
-        A session that was merged into an earlier session remains as an empty row, whose end is its start.
+        A session that was merged into an earlier session becomes an empty row with the same start and end.
         """
         plan = self._plan
         groups = [quote(name) for name, _ in plan.group_by]

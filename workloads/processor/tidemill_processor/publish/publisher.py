@@ -193,7 +193,7 @@ class Publisher:
         return count
 
     def _shorten(self, refused: Refused) -> Skip:
-        """Publish a window that is too large for Kafka, with null for the longest metrics, and return these metrics."""
+        """Publish a window that is too large for Kafka, with null for its longest metrics."""
         window = msgspec.json.decode(refused.value or b"{}")
         values, missing = window["metrics"], list[str]()
         at, group = window["window_start"], json.dumps(window["group"], sort_keys=True)

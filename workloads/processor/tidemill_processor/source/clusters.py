@@ -25,7 +25,7 @@ PRODUCER_TUNING: Mapping[str, Any] = {
     # Report only failed deliveries, because delivery reports take time.
     "delivery.report.only.error": True,
     "compression.type": "lz4",
-    # The output topics accept records up to the same size.
+    # Records of the output topics have the same maximum size.
     "message.max.bytes": MAX_RECORD_BYTES,
     "partitioner": "murmur2_random",
     **RECONNECTING,

@@ -29,7 +29,7 @@ from tidemill_processor.source.topic_admin import TopicAdmin
 log = logging.getLogger(__name__)
 
 CONSUMER_TUNING: Mapping[str, Any] = {
-    # With the default of 1 s, a fast consumer would have to wait each time its queue was full.
+    # The default of 1 s is too long for a fast consumer.
     "fetch.queue.backoff.ms": 5,
     "queued.min.messages": 200_000,
     # This setting limits the memory of prefetched records.
@@ -45,7 +45,7 @@ CONSUMER_TUNING: Mapping[str, Any] = {
     "partition.assignment.strategy": "range",
 }
 
-# The time in which new partitions are detected if a pipeline has a list of topics.
+# How often the consumer looks for new partitions of several topics.
 _SEVERAL_TUNING: Mapping[str, Any] = {"topic.metadata.refresh.interval.ms": 15_000}
 
 LEAVE_SECONDS = 3.0
@@ -94,7 +94,7 @@ class Source:
         self._had: frozenset[int] = frozenset({0})
 
     def subscribe(self, slots: Slots | None = None) -> None:
-        """Join the consumer group for the topics of `slots` (by default, of the current slots)."""
+        """Join the consumer group for the topics of `slots`, or of the current slots if None."""
         topics = list((self.slots if slots is None else slots).topics)
         if not topics:  # none of the listed topics exists
             self._consumer.unsubscribe()  # type: ignore[no-untyped-call]
@@ -133,8 +133,7 @@ class Source:
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         for partition in partitions:
-            # Set a fixed offset: for a logical offset such as OFFSET_STORED, librdkafka would ask Kafka, and the answer
-            # could override the loop's seek.
+            # With a logical offset, librdkafka could override the loop's seek.
             partition.offset = 0
         consumer.assign(partitions)
         consumer.pause(partitions)
@@ -241,7 +240,7 @@ class Source:
             log.debug("offsets not reported: %s", error)
 
     def ends(self) -> dict[int, int]:
-        """Return the end offsets of the assigned partitions (after a revocation, of the previous partitions)."""
+        """Return the end offsets of the assigned partitions, or else of the previously assigned partitions."""
         asked = self.assigned or self._had
         return self._admin.ends({at: p for p in asked if (at := self.slots.place(p)) is not None})
 

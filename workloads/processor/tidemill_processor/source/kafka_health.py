@@ -20,7 +20,7 @@ class KafkaHealth:
 
     Attributes:
         error: why Kafka fails, or an empty string.
-        answered_at: when the last answered request was sent to Kafka (monotonic seconds).
+        answered_at: when the last successful request was sent to Kafka (monotonic seconds).
     """
 
     def __init__(self, guard: Guard, renew: Callable[[], None]) -> None:
@@ -42,7 +42,7 @@ class KafkaHealth:
         self.error, self._failed_at = text, time.monotonic()
         self._guard.failure()
         if kafka_fatal(error):
-            # For example, a static member gets a new member id after an outage (FENCED_INSTANCE_ID).
+            # A fatal error such as FENCED_INSTANCE_ID requires a new consumer.
             self._renew()
 
     def answered(self, asked_at: float) -> None:

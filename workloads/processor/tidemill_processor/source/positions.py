@@ -47,7 +47,7 @@ class Positions:
         """
         query = offsets.read(self._schema, self._reader)
         wanted = [partition for partition in partitions if partition in ids]
-        # Forget partitions that are no longer assigned, so that a later assignment starts a new waiting time.
+        # Forget partitions that are no longer assigned.
         self._short_since = {p: since for p, since in self._short_since.items() if p in wanted}
         positions = {}
         for partition, known_id, epoch, next_offset, former in connection.execute(query, (wanted,)).fetchall():
@@ -142,7 +142,7 @@ class Positions:
     def confirm_ends(
         self, connection: psycopg.Connection[Any], caught_up: dict[int, Position], age_seconds: float
     ) -> None:
-        """Record that partitions with these positions had no unread records `age_seconds` ago."""
+        """Record that the partitions in `caught_up` had no unread records `age_seconds` ago."""
         if not caught_up:
             return
         connection.execute(

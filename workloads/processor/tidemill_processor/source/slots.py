@@ -172,7 +172,7 @@ def slotted(messages: Iterable[Any], of: Slots) -> list[SlottedMessage]:
 
 
 def slots_of(config: PipelineConfig) -> tuple[Slots, str]:
-    """Return the slots of a pipeline at the start, and a name for the topics in messages."""
+    """Return the slots of a pipeline and its topics as text for messages."""
     if config.spec.source.several:
         return SeveralTopics(), ", ".join(config.source_topics)
     return OneTopic(config.read_topic), config.read_topic

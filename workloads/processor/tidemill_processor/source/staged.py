@@ -1,4 +1,4 @@
-"""Reads the stage topic of a pipeline with a Python stage, and the backlog before the stage."""
+"""Reads the stage topic of a pipeline, and counts the records that wait for the Python stage."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class StagedMessage:
         return self._message.value()  # type: ignore[no-any-return]
 
     def partition(self) -> int:
-        """Return the partition. The source topic and the stage topic have the same partitions."""
+        """Return the partition, which is the same in the source topic and the stage topic."""
         return self._message.partition()  # type: ignore[no-any-return]
 
     def offset(self) -> int:
@@ -127,7 +127,7 @@ class Upstream:
         self._seen[partition] = span
         if end <= position or self._empty.get(partition) == span:
             return True
-        if before != span:  # Read a partition only if it has not changed since the last call.
+        if before != span:  # Read the partition only after two calls have seen the same offsets.
             return False
         if self._reader is None:
             self._reader = Consumer(self._connection)

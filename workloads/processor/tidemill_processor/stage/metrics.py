@@ -31,7 +31,7 @@ _noted = dict.fromkeys((*OUTCOMES, _WRITTEN, _SECONDS), 0.0)
 
 
 def begin_at_zero() -> None:
-    """Export each counter with the value 0, because Prometheus notices an increase only in an existing series."""
+    """Export each counter with the value 0, before the first increase."""
     for outcome in OUTCOMES:
         STAGE_RECORDS.labels(outcome)
 

@@ -1,6 +1,6 @@
 """Tells the operator why the stage is waiting.
 
-The stage commits an offset in a separate consumer group. The offset's metadata is the reason, which the operator reads.
+The reason is the metadata of an offset in a separate consumer group.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class Places:
                 asynchronous=False,
             )
         except KafkaException as error:
-            # UNKNOWN_MEMBER_ID or ILLEGAL_GENERATION: the group has members, which have already committed positions.
+            # These errors mean that members of the group have already committed positions.
             if error.args[0].code() not in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION):
                 raise
 
@@ -109,7 +109,7 @@ class Places:
             if high - step <= low:
                 break
             step *= 10
-        # If no record was deleted, the partition only has records of aborted transactions.
+        # If no record was deleted, all records are from aborted transactions.
         if not must or low == 0:
             return None
         raise PositionsLost(
@@ -124,7 +124,7 @@ class Places:
         deadline = time.monotonic() + _READ_SECONDS
         try:
             while time.monotonic() < deadline:
-                # Use a short timeout, because the call waits for all 500 messages.
+                # The call waits for 500 messages or until the timeout.
                 for message in self._consumer.consume(500, 0.05):
                     error = message.error()
                     if error is not None and error.code() == KafkaError._PARTITION_EOF:

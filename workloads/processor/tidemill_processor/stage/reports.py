@@ -42,7 +42,7 @@ class Report:
 
     Attributes:
         waits: why the worker waits, or an empty string.
-        failed: the error because of which processing starts again, or an empty string.
+        failed: the error that interrupted processing, or an empty string.
         topic_id: the source topic's id in Kafka, or empty if unknown.
         partitions: the number of the source topic's partitions, or 0 if unknown.
     """

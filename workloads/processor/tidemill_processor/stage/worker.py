@@ -74,7 +74,7 @@ class Worker:
         finally:
             self._calls.end()
         if not self._loaded:
-            # Import the file again even without a change, because a module that the file imports may have been missing.
+            # Import the file again, because a missing module may be available now.
             self._report()
             self._stopping.wait(_LOAD_AGAIN_SECONDS)
             return
@@ -161,7 +161,7 @@ def _end_with(parent: int) -> None:
 
 
 def _part_from_forks(order: Order) -> None:
-    """Let processes that the function starts inherit neither pipes nor signal handlers of the worker."""
+    """Keep the worker's pipes and signal handlers out of processes that the function starts."""
     for descriptor in (order.calls, order.reports, order.stack):
         os.set_inheritable(descriptor, False)
 

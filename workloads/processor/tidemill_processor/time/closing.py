@@ -1,6 +1,6 @@
 """Advances the watermark and closes windows, in short transactions that any replica may run.
 
-`closed_until`, the time up to which windows are closed, changes under the same lock as the windows.
+The aggregation's lock protects its windows and `closed_until`, the time up to which windows are closed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Advances the event times of partitions by the events of a batch."""
+"""Updates the event-time progress of partitions after a batch."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ class PartitionTime:
         """Return the progress after events with these event times (in offset order) arrived at wall time `now_ms`.
 
         The limit for an event time is the maximum, plus maxAdvance, plus the time since events last arrived. An event
-        time beyond the limit is suspect. CONFIRMATIONS suspect event times in a row are accepted. An event time within
-        the limit drops the suspect event times.
+        time beyond the limit is suspect. CONFIRMATIONS consecutive suspect event times are accepted. An event time
+        within the limit clears the list of suspect event times.
         """
         if not times:
             return self
@@ -67,7 +67,7 @@ class ReaderTime:
 
     Attributes:
         watermark: the time before which no more events are expected.
-        candidate: the next watermark, which waits until idle partitions are found empty again.
+        candidate: the next watermark, which is used after a check that idle partitions are empty.
         active_since: the wall time at which the current period of activity began.
         idle_since: the wall time since which all partitions are idle.
         idle_base: the watermark at `idle_since`.
@@ -95,10 +95,10 @@ def advance(
 ) -> ReaderTime:
     """Return the clock at wall time `now_ms`.
 
-    The watermark is the smallest `maximum` of all partitions that are not idle, minus maxDisorder. While such a
-    partition has no accepted event time, the watermark does not advance.
+    The watermark is the smallest `maximum` of all partitions that are not idle, minus maxDisorder. A partition that is
+    not idle and has no accepted event time holds the watermark back.
 
-    If some partitions are idle, the watermark advances only after each idle partition was found empty again. If all
+    If some partitions are idle, the watermark advances only after a check that these partitions are still empty. If all
     partitions are idle, the watermark advances with the wall clock, starting from the greatest event time.
     """
     rows = list(partitions)
@@ -132,7 +132,7 @@ def advance(
 
 def _all_idle(reader: ReaderTime, rows: Sequence[PartitionTime], *, max_disorder_ms: int, now_ms: int) -> ReaderTime:
     if reader.idle_since is None or reader.idle_base is None:
-        # For a partition without a maximum, use the least suspect event time.
+        # A partition without an accepted event time counts with its smallest suspect event time.
         times = [p.maximum if p.maximum is not None else min(p.suspects, default=None) for p in rows]
         base = max((t for t in times if t is not None), default=None)
         if base is None:

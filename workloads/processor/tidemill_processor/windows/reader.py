@@ -25,7 +25,7 @@ Query = tuple[str, tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Span:
-    """The closed windows that end in [`first_ms`, `last_ms`], which are read together."""
+    """The closed windows that end in [`first_ms`, `last_ms`]."""
 
     first_ms: int
     last_ms: int
@@ -88,7 +88,7 @@ class WindowReader:
         pane = self._least(connection, "window_start", f"{low} AND window_start <= {from_ms(str(last))}")
         if pane is None:
             return None
-        # The first of the windows that contain the pane ends with the pane.
+        # The first window that contains the pane ends with the pane.
         first = grid.shift(pane, 1)
         if after_ms is not None:
             first = max(first, grid.shift(after_ms, 1))
@@ -104,7 +104,7 @@ class WindowReader:
         return f" AND window_start >= {from_ms(str(first_end_ms - self._store.layout.size_ms))}"
 
     def closed(self, connection: psycopg.Connection[Any], span: Span) -> Iterator[list[Any]]:
-        """Yield the windows of a span like `rows`, ordered by end."""
+        """Yield the windows of a span, ordered by end."""
         return self.rows(connection, self.of_closed(span))
 
     def of_closed(self, span: Span, cut: Cut = WHOLE) -> Query:

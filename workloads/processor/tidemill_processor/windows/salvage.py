@@ -1,4 +1,4 @@
-"""Reads the readable windows of a query that fails because of some windows."""
+"""Reads as many windows as possible if some windows make the query fail."""
 
 from __future__ import annotations
 

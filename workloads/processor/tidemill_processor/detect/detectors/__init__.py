@@ -71,7 +71,7 @@ class Verdict:
 
 
 def judge(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Verdict | None, State]:
-    """Judge one value, then learn the value.
+    """Judge one value, and update the state.
 
     Args:
         spec: the detector's settings.
@@ -87,7 +87,7 @@ def judge(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[V
     try:
         reading, following = observe(spec, state, at_ms, value)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-        # No detector can have written this state, so start again with an empty state.
+        # The state is invalid, so start again with an empty state.
         state = {}
         reading, following = observe(spec, state, at_ms, value)
     return decide(spec, state, following, reading, at_ms, value)

@@ -1,7 +1,7 @@
 """The detector `auto`, which needs no tuning: scores how rare a value and its recent average are.
 
-The method follows Lavin and Ahmad (2015, arXiv 1510.03336). The score is half the sum of four surprises. A surprise is
--log10 of the probability (see tail.py) of a prediction error.
+The method follows Lavin and Ahmad (2015, arXiv 1510.03336). The score is twice the mean of
+-log10 of each prediction error's probability (see tail.py).
 """
 
 from __future__ import annotations

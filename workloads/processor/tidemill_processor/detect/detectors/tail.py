@@ -38,11 +38,11 @@ def learn(tail: Tail, size: float) -> Tail:
     n += 1
     room = max(LEAST, min(KEPT, n // SHARE))
     if len(kept) < room or size > kept[0]:
-        # Six digits are precise enough, and keep the state small.
+        # Round the size to six digits, to keep the state small.
         kept = list(kept)
         bisect.insort(kept, max(float(f"{size:.6g}"), _NOTHING))
         kept = kept[-room:]
     if n >= MEMORY:
-        # Remove every second kept size, including the greatest size, so that no size stays forever.
+        # Keep every second size, but not the greatest.
         n, kept = n // 2, kept[::2][: len(kept) // 2]
     return [n, kept]
