@@ -176,10 +176,7 @@ class Runtime(Protocol):
     """The actuator for workloads, which are processes or Deployments."""
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Make a pipeline's workloads match the plan, and remove its other workloads.
-
-        In a workload that several pipelines share, the configs of the other pipelines stay unchanged.
-        """
+        """Make a pipeline's workloads match the plan, and remove its other workloads."""
         ...
 
     def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:

@@ -1,7 +1,7 @@
 """Store a pipeline's passwords and API keys as files, and rotate the logins.
 
 The writer and the reader have two logins each, an active login and an inactive login. A rotation stores new passwords
-for the inactive logins in `rotation.json`. The next steps activate these logins, and disable the replaced logins.
+for the inactive logins in `rotation.json`. Later steps activate the new logins, and then disable the old logins.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _staged(
     asked = bool(rotate) and rotate != known.done
     if asked and fresh:
         return Rotation(done=rotate)
-    # Earlier versions used the role itself as the only login.
+    # Earlier versions logged in as the role itself.
     outdated = any(login.user == roles[file] for file, login in in_force.items())
     if known.switched_at is not None or not (asked or outdated):
         return known
@@ -97,7 +97,7 @@ def _other(user: str, role: str) -> str:
 
 
 def switched(files: Files, now: dt.datetime) -> dict[str, str]:
-    """Return the files that activate the staged logins, or no files if no login is staged."""
+    """Return the files that activate new logins, or an empty mapping if there are no new logins."""
     known = _rotation(files)
     if not known.following:
         return {}
@@ -136,7 +136,7 @@ def new_login(user: str) -> PostgresCredentials:
 
 
 def new_api_key() -> tuple[ApiKeys, str]:
-    """Create an API key with both scopes. Return its hash and the key."""
+    """Create an API key with both scopes, and return its hash and the key."""
     # Use letters and digits only, because `_` separates the parts of a key.
     key_id, secret = secrets.token_hex(4), secrets.token_hex(_PASSWORD_BYTES)
     digest = hashlib.sha256(secret.encode()).hexdigest()

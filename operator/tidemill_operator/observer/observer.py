@@ -37,7 +37,7 @@ from tidemill_operator.plan.postgres.lookups import unread
 
 log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 5.0
-# Short timeouts let a round end well before its figures are too old.
+# Short timeouts keep a round short, so that its figures stay current.
 _POSTGRES_SECONDS, KAFKA_SECONDS = 3.0, 4.0
 _PAUSE_SECONDS = 0.5
 
@@ -171,8 +171,7 @@ class Observer:
     def _compare(self, known: Mapping[Key, _Pipeline]) -> dict[Key, str]:
         now = self._clock()
         positions = {key: pipeline.standing.as_of(now) for key, pipeline in known.items() if pipeline.standing}
-        # Read the stages before the processors, so that a record that the stage writes meanwhile is counted twice
-        # instead of missed.
+        # Read the stages first, so that records in transit are counted twice instead of missed.
         stages = self._stages.look(
             {key: known[key].source for key in positions if known[key].source},
             {key: sorted(at) for key, at in positions.items()},
@@ -284,7 +283,7 @@ def _still(dated: Arrivals, wanted: Mapping[int, int]) -> Arrivals:
 
 
 def _put(asked: list[dict[Place, int]], place: Place, offset: int) -> None:
-    """Add an offset to the first request that has no other offset of the partition."""
+    """Add an offset to a request. Each request has at most one offset per partition."""
     for places in asked:
         if places.setdefault(place, offset) == offset:
             return

@@ -18,14 +18,14 @@ from tidemill_operator.keys import Key
 from tidemill_operator.observer.stages import read_topics
 
 log = logging.getLogger(__name__)
-# A pipeline whose events wait this many seconds without progress (or three flush intervals, if longer) is not ready.
+# A pipeline is not ready after this many seconds (or three flush intervals, if longer) without progress.
 STILL_SECONDS = 20.0
 _FLUSHES = 3
 # The seconds without progress after which the operator checks whether Postgres refuses to write.
 _SUSPECT_SECONDS = 3.0
 # The seconds of unknown progress after which a pipeline is no longer ready.
 SILENT_SECONDS = 10.0
-# The seconds for which leaders of partitions may be silent. Kafka elects new leaders within a shorter time.
+# Leaders of partitions may be silent for this many seconds, which is longer than an election.
 UNTOLD_SECONDS = 12.0
 # The seconds without counted events after which Kafka's controllers are checked.
 _IDLE_SECONDS = 5.0
@@ -142,7 +142,7 @@ class ProgressWatch:
             self._watched.pop(key, None)
 
     def error(self, key: Key) -> TidemillError | None:
-        """Return the error if events of a pipeline wait and are not counted, or if this is unknown."""
+        """Return the error of a pipeline whose events wait uncounted, or whose progress is unknown."""
         with self._lock:
             known = self._watched.get(key)
             if known is None or known.error is not None or self._clock() - known.told_at < _BLIND_SECONDS:

@@ -108,7 +108,7 @@ class FiguresReader:
         with connected(self._postgres, f"reading figures of schema {watched.schema}") as session:
             session.connection.hurry(_SECONDS)
             saturated = _saturated(session, watched.writer, replicas=ready)
-            # Read positions before ends, so that the lag is never negative.
+            # Read the positions before the end offsets, so that the lag is never negative.
             positions = read_positions(session, watched.schema, slots=watched.listed)
         partitions = partitions_of(log, watched.topic, positions)
         arrived = log.arrivals({positions[n].at(watched.topic, n): at for n, at in oldest(partitions).items()})
@@ -152,7 +152,7 @@ def _rebalancing(log: KafkaLog, name: str, ready: int) -> bool:
 
 
 def together(partitions: Partitions, positions: Mapping[int, Position]) -> Partitions:
-    """Add up the figures of all partitions with the same number in a list of topics.
+    """Add up the figures of partitions that have the same number in different topics.
 
     Kafka's range assignor gives all partitions with the same number to the same processor.
     """

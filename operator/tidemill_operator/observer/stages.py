@@ -35,7 +35,7 @@ class StageLook:
 
     @property
     def error(self) -> TidemillError | None:
-        """Return the reason why no event is counted, or None if the stage does not wait."""
+        """Return an error if the stage waits, or else None."""
         if not self.waits:
             return None
         remedy = "correct the cause; the stage then continues by itself, and no event is lost"

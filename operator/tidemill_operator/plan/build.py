@@ -40,8 +40,8 @@ def build_plan(
 ) -> Plan:
     """Return the plan of a valid resource.
 
-    If processors would get the same settings as before, the plan keeps the earlier generation. With `switch`, the API
-    reads the new versions of a completed replay.
+    The plan keeps the earlier generation if the processors' settings are unchanged. With `switch`, the API reads the
+    new versions of a completed replay.
     """
     facts = live or LiveFacts()
     config = resolve(pipeline, platform, generation, facts)
@@ -98,7 +98,7 @@ def _with_topics(schema: Schema, topics: tuple[Topic, ...], config: PipelineConf
 
 
 def _slots(config: PipelineConfig, platform: Platform, facts: LiveFacts, *, asked: bool) -> tuple[Slot, ...]:
-    """Return the slots of a pipeline with several topics. A slot is the number of one partition of one topic.
+    """Return the slots of a pipeline with several topics. A slot numbers one partition of one of these topics.
 
     If `asked` is true, the user has confirmed that missing topics are gone for good.
     """
@@ -164,13 +164,13 @@ def _belongs_to_others(topic: TopicSpec, spec: PipelineSpec, platform: Platform,
 
 
 def _kept(config: PipelineConfig, pipeline: AnalyticsPipeline, platform: Platform, live: LiveFacts) -> int | None:
-    """Return the last accepted generation if processors would get the same config, else None."""
+    """Return the last accepted generation if the processors' config is unchanged, else None."""
     schema = live.schema
     if schema is None or schema.accepted is None or schema.owner != owner_of(pipeline, platform):
         return None
     try:
         accepted = PipelineSpec.model_validate(schema.accepted)
-    except ValidationError:  # the current rules of Tidemill refuse the earlier spec
+    except ValidationError:  # the earlier spec is invalid under the current rules
         return None
     before = resolve(pipeline.model_copy(update={"spec": accepted}), platform, schema.generation, live)
     return schema.generation if read_by_processors(before) == read_by_processors(config) else None

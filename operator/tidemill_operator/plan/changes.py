@@ -97,10 +97,10 @@ def _schema(schema: Schema, live: LiveSchema | None) -> Iterator[Change]:
 
 
 def _recounted(before: Plan, after: Plan) -> bool:
-    """Return whether the plan changes how events are counted without new versions of aggregations."""
+    """Return whether existing versions of aggregations would count events differently."""
     old, new = (json.loads(plan.config)["spec"] for plan in (before, after))
     sources = old["source"], new["source"]
-    # A replay reads the records that the Python stage has written, and does not call its function.
+    # A replay does not call the Python function, so ignore changes of the function.
     transforms = [{**spec.get("transform", {}), "python": None} for spec in (old, new)]
     if transforms[0] != transforms[1] or sources[0].get("format") != sources[1].get("format"):
         return True
@@ -226,7 +226,7 @@ def _compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Di
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Any]:
-    """Return the leaf values by path without nulls, such as `a[x].size` for an item of `a` with the name `x`."""
+    """Return the non-null leaf values by path, e.g. `a[x].size` for the item of `a` named `x`."""
     if isinstance(value, dict):
         members = {(f"{path}.{key}" if path else str(key)): member for key, member in value.items()}
     elif isinstance(value, list) and all(isinstance(item, dict) and "name" in item for item in value):

@@ -40,7 +40,7 @@ class LiveReplay:
     """The live state of a replay.
 
     Attributes:
-        handed: number of partitions whose events the live processors already count for the versions of the replay.
+        handed: number of partitions that live processors already count for the replay's versions.
     """
 
     switched: bool = False
@@ -76,7 +76,7 @@ class Failing:
 
 @dataclass(frozen=True)
 class Slot:
-    """A slot, the number under which a partition of one of several topics is stored."""
+    """A partition of one of several topics, with its number `slot` in the pipeline."""
 
     slot: int
     topic: str
@@ -124,7 +124,7 @@ class LiveSchema:
 
 @dataclass(frozen=True)
 class LiveFacts:
-    """The live state on which a plan depends. Every default stands for an unknown value.
+    """The live state on which a plan depends. A default means that the value is unknown.
 
     Attributes:
         gone: topics that every broker reports as missing.

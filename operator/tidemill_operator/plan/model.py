@@ -24,7 +24,7 @@ class Topic:
         of_others: whether the pipeline may only read the topic.
         staged: whether the Python stage writes the topic.
         listed: whether the topic is one of several topics of the pipeline.
-        awaited: whether windows of the pipeline stay open until the topic was read.
+        awaited: whether windows of the pipeline stay open until the topic is read.
     """
 
     name: str
@@ -110,7 +110,7 @@ class Schema:
 
 @dataclass(frozen=True)
 class Probe:
-    """An HTTP check of a workload."""
+    """An HTTP health check of a workload."""
 
     path: str
     port: str
@@ -185,7 +185,7 @@ class Replay:
 
     Attributes:
         rate: limit in events per second, or 0 for no limit.
-        handed: number of partitions whose events the live processors already count for the new versions.
+        handed: number of partitions that live processors already count for the new versions.
     """
 
     reader: str
@@ -200,7 +200,7 @@ class Plan:
     """The desired state of one pipeline.
 
     Attributes:
-        unread: topics that match the pattern but exceed the maximum number of topics.
+        unread: matching topics beyond the maximum number of topics.
     """
 
     namespace: str

@@ -41,7 +41,7 @@ def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[T
 
 
 def _unborn(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
-    """Yield an error for each missing topic that the operator may not create, before the pipeline runs."""
+    """Yield an error for each missing topic that a new pipeline may only read."""
     runs = live.schema is not None and live.schema.accepted is not None
     for source in plan.topics:
         if source.of_others and live.brokers is not None and source.name not in live.topics and not runs:
@@ -74,7 +74,7 @@ def _partitions(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Ite
         )
     if not topic.managed:
         return
-    # If the field is unchanged, another user added the partitions, and the pipeline reads them too.
+    # If the field is unchanged, another user added partitions, which is no error.
     before = _topic_before(live.schema) or {}
     if known and asked is not None and asked < known.partitions and asked != before.get("partitions"):
         yield TidemillError(

@@ -43,7 +43,7 @@ def read_by_processors(config: PipelineConfig) -> str:
     for path in (*UNREAD, _STAGE):
         _take(told["spec"], path.split("."))
     if config.spec.source.several:
-        # Processors read the slots of the topics from Postgres, and notice new slots while they run.
+        # Running processors notice new slots in Postgres without a restart.
         told["spec"]["source"]["topics"] = True
         _take(told["spec"], ["source", "topic", "partitions"])
     return json.dumps(told, sort_keys=True)

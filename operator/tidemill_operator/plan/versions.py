@@ -42,7 +42,7 @@ def versions_filled(reader: str, live: LiveSchema | None) -> dict[str, int]:
 
 
 def live_versions(spec: PipelineSpec, live: LiveSchema | None) -> dict[str, int]:
-    """Return the version of each aggregation. If the shape in the spec has changed, this is the next version."""
+    """Return the version of each aggregation. A changed shape gets the next version."""
     types = field_types(spec, derived_types(spec))
     found = {}
     for aggregation in spec.aggregations:

@@ -59,7 +59,7 @@ def desired_workloads(
 
 
 def _bridge(config: PipelineConfig, platform: Platform, spec: MqttSpec) -> Workload:
-    """Return the bridge from an MQTT broker. The broker disconnects a bridge when another bridge connects."""
+    """Return the bridge from an MQTT broker. Only one bridge can be connected at a time."""
     read = f"{config.events_topic}\n{spec.model_dump_json()}"
     return replace(
         _workload(config, platform, "mqtt", own=True),

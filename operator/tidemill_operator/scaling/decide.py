@@ -16,7 +16,7 @@ MAX_PATIENCE = 4
 
 @dataclass(frozen=True)
 class _Poll:
-    """The inputs of a decision. `target` is the needed number of replicas within the bounds."""
+    """The inputs of a decision. `target` is the number of replicas for the load, limited by the bounds."""
 
     settings: Settings
     state: State
@@ -39,7 +39,7 @@ class _Poll:
 
     @cached_property
     def spareable(self) -> tuple[int, float]:
-        """Return the number of replicas that was enough for the whole waiting time, and this time in seconds."""
+        """Return the number of replicas that must remain, and the waiting time in seconds."""
         waits = [
             _wait(self.settings, self.state, current=self.current, spared=spared)
             for spared in range(self.current - self.target, 0, -1)
@@ -182,7 +182,7 @@ def _down(poll: _Poll) -> _Choice:
 
 
 def _goes_on_falling(poll: _Poll, most: int, wait: float) -> bool:
-    """Return whether the load still falls, so that one later removal can replace two removals."""
+    """Return whether the load still falls, so that it is better to wait."""
     further = poll.settings.scale_down_stabilization_seconds
     return _most(poll, wait - further) < most and _most(poll, wait + further) >= poll.current
 
@@ -256,7 +256,7 @@ def _stabilization(settings: Settings, state: State) -> float:
 
 
 def _wait(settings: Settings, state: State, *, current: int, spared: int) -> float:
-    """Return the seconds to wait before removing `spared` replicas, which are more for a smaller removal."""
+    """Return the seconds to wait before `spared` replicas are removed. Small removals wait longer."""
     return _stabilization(settings, state) * max(1.0, (current - settings.floor) / spared)
 
 

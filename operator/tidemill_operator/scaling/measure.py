@@ -71,7 +71,7 @@ def _taken_in(
     if seconds <= 0:
         return state
     changed = state.changed_at is not None and state.changed_at > now - seconds
-    # A rebalance or rollout may have ended within the interval, so check the beginning of the interval too.
+    # `state.moving` shows a rebalance or rollout at the beginning of the interval.
     moving = figures.rebalancing or figures.rolling_out or state.moving
     steady = not (changed or moving) and 0 < current == figures.ready
     arrived, consumed = (sum(pair[i] for pair in moved.values()) / seconds for i in (0, 1))
@@ -138,7 +138,7 @@ def _rate_per_replica(samples: Sequence[Sample], before: float | None, *, done: 
 def _standing(state: State, figures: Figures, moved: Mapping[int, tuple[int, int]], *, now: float) -> dict[int, float]:
     """Return the partitions that have lag but do not advance, and the time of the first such poll.
 
-    While no partition advances, no partition is added, because the cause is an outage.
+    While all partitions stand still (an outage), no partition is added.
     """
     going = any(consumed for _, consumed in moved.values())
     kept = {}

@@ -206,7 +206,7 @@ class Need:
 
     Attributes:
         replicas: required number of replicas.
-        useful: required number if no partition counts for more than one replica.
+        useful: required number if each partition occupies at most one replica.
         by_lag: fraction of a replica that the lag of each partition requires.
         by_rate: fraction of a replica that the arrivals of each partition require.
     """

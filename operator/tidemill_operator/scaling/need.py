@@ -19,10 +19,10 @@ T = TypeVar("T")
 BAND = 0.15
 # The tolerated excess over the target utilisation after a removal of replicas.
 ROOMY_BAND = 0.05
-# Unevenly loaded partitions raise the number of replicas to at most this multiple.
+# For uneven partitions, the number of replicas is raised at most by this factor.
 UNEVEN_FACTOR = 2
 LEAST_STEP = 4
-# Before replicas are added, rising arrivals are extrapolated over this number of `lookback` periods.
+# Rising arrivals are extrapolated over this number of `lookback` periods.
 RISE_LOOKBACKS = 2
 
 
@@ -37,13 +37,13 @@ def need(settings: Settings, load: Load, *, current: int) -> Need:
         # Without a known speed, lag cannot be converted to time, so ask for one more replica.
         by_lag = [(current + 1) / len(load.partitions)] * len(load.partitions)
     wanted = _summed(settings, by_lag, [])
-    # Without a known speed, remove no replica that is needed at the highest speed measured so far.
+    # Keep the replicas that the load requires at the highest speed measured so far.
     kept = min(current, _summed(settings, [], _by_rate(settings, load, load.proven)).useful)
     return replace(wanted, replicas=max(wanted.replicas, kept), useful=max(wanted.useful, kept))
 
 
 def rise_seconds(settings: Settings) -> float:
-    """Return for how many seconds the growth of the arrivals is extrapolated before replicas are added."""
+    """Return for how many seconds rising arrivals are extrapolated."""
     return RISE_LOOKBACKS * settings.lookback_seconds
 
 

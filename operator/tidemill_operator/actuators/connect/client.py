@@ -17,7 +17,7 @@ from tidemill_operator.plan.connect.states import LiveConnector, LiveTask, maske
 
 _CONNECT_SECONDS = 3.0
 _READ_SECONDS = 10.0
-# The timeout of calls in which Connect checks a config and may query a database.
+# A check of a config may query a database, so its timeout is longer.
 _CHECK_SECONDS = 60.0
 _MOST_BYTES = 16 * 1024 * 1024
 _LONGEST_ERROR = 600

@@ -52,7 +52,7 @@ class KafkaConnect:
             owner: the pipeline.
             adopt: whether to take over connectors of another owner.
             renewed: connectors to restart, because their secrets have changed.
-            keep: further connectors that are not deleted.
+            keep: names of other connectors that are not deleted.
         """
         live = set(self._names(needed=bool(connectors)))
         outcomes = [
@@ -167,7 +167,7 @@ class KafkaConnect:
             )
         waits = states.unfinished(live, wanted)
         if live.pending or waits:
-            # A running connector keeps running until Connect applies a change.
+            # While a change is pending, a running connector continues to run.
             serving = bool(live.state) and not waits
             return waiting(Component.CONNECTORS, wanted.name, live.pending or waits, observed=observed, serving=serving)
         self._restarts.well(wanted.name)

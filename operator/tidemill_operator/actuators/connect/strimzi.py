@@ -15,11 +15,11 @@ class StrimziConnectors:
 
     def __init__(self, api: Api, *, namespace: str, cluster: str) -> None:
         self._api, self._namespace, self._cluster = api, namespace, cluster
-        # A `KafkaConnector` requests the restart of one task at a time, so remember the last task.
+        # The task whose restart was requested last, by connector.
         self._restarted: dict[str, int] = {}
 
     def names(self) -> list[str]:
-        """Return the names of all connectors in the namespace, also of other Connect clusters."""
+        """Return the names of all connectors in the namespace, including those of other Connect clusters."""
         try:
             found = self._api.list(KAFKA_CONNECTOR, self._namespace, metadata_only=True)
         except NotFound:
@@ -57,7 +57,7 @@ class StrimziConnectors:
         self._merge(name, {"spec": {"state": "running"}})
 
     def restart(self, name: str, *, only_failed: bool = True) -> None:
-        """Ask for a restart of the next failed task, or of the connector if no task failed."""
+        """Request a restart of one failed task, or of the connector if no task failed."""
         failed = strimzi.failed_tasks(self._needed(name)) if only_failed else []
         if not failed:
             self._annotate(name, strimzi.RESTART, "true")

@@ -84,7 +84,7 @@ class Cluster:
         return self._asked(lambda: self._topic(name, own_id))
 
     def _asked(self, ask: Callable[[], T]) -> T:
-        """Send a request, unless the cluster has not answered within the last 10 seconds."""
+        """Send a request, or raise the last UNREACHABLE error again if it is less than 10 seconds old."""
         silent = self._silent
         if silent is not None and time.monotonic() - silent[0] < _PAUSE_SECONDS:
             raise TidemillError(silent[1].reason, silent[1].message, silent[1].remedy)

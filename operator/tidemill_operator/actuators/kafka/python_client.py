@@ -60,7 +60,7 @@ def told(doing: str, brokers: str) -> Iterator[None]:
     """Raise errors of kafka-python as TidemillError.
 
     Args:
-        doing: the action, with which the message begins.
+        doing: beginning of the error message.
         brokers: addresses of the brokers, for the message.
     """
     from kafka import errors

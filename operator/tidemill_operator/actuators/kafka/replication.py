@@ -104,7 +104,7 @@ class Replication:
             writes += self._elect(topic, step.elect)
         if step.finish:
             writes += self._free(brokers, moving)
-            # Remove the config LEADERS last. While LEADERS is set, the next pass continues the change of replicas.
+            # Remove LEADERS last, because it marks an unfinished change.
             self._session.set_configs(ResourceType.TOPIC, topic, {LEADERS: None, FOLLOWERS: None})
             self._session.settle(lambda: not self._session.configs(ResourceType.TOPIC, [topic])[topic].get(LEADERS))
             writes += 1

@@ -86,7 +86,7 @@ class KafkaSession:
     def set_configs(self, kind: ResourceType, name: str, configs: Mapping[str, str | None]) -> bool:
         """Set configs of a topic or a broker. None removes a config.
 
-        Returns whether Kafka showed the changed configs within 15 seconds.
+        Returns whether Kafka reported the new values within 15 seconds.
         """
         entries = [
             ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
@@ -164,7 +164,7 @@ class KafkaSession:
         return found
 
     def shows(self, topic: str, config: Mapping[str, str]) -> bool:
-        """Return whether Kafka shows the given configs of a topic."""
+        """Return whether a topic has the given configs."""
         try:
             return config.items() <= self.configs(ResourceType.TOPIC, [topic])[topic].items()
         except TidemillError as error:
@@ -208,7 +208,7 @@ class KafkaSession:
             self.client.poll(0)
 
     def _gone(self, doing: str, how: str, client: AdminClient) -> TidemillError:
-        """Return the error for a request without an answer. The next request creates a new client."""
+        """Return the error for a request without an answer, and discard the client."""
         self._served()
         if self.client is client:
             self.client = None

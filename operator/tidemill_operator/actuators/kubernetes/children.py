@@ -98,7 +98,7 @@ class Children:
         return self._api.replace(body)
 
     def _hand_over_replicas(self, wanted: Document, live: Document) -> None:
-        """Move the field `replicas` to another field manager, because Kubernetes resets a field without a manager."""
+        """Give the field `replicas` to another field manager, so that Kubernetes keeps its value."""
         if wanted["kind"] != DEPLOYMENT.kind or "replicas" in wanted["spec"]:
             return
         if holds(live, MANAGER, "f:spec", "f:replicas"):
@@ -172,7 +172,7 @@ class Children:
 
 
 def owners(live: Document | None, alive: Mapping[str, str], owner: OwnerReference) -> list[OwnerReference]:
-    """Return the owners of a shared object that still exist, and the given owner."""
+    """Return the existing owners of a shared object, and the given owner."""
     references = live["metadata"].get("ownerReferences", []) if live else []
     known = [reference.get("uid", "") for reference in references]
     return sorted({owner, *(OwnerReference(uid, alive[uid]) for uid in known if uid in alive)})
@@ -187,7 +187,7 @@ def _label(item: Document) -> str:
 
 
 def _marked(manifest: Document) -> Document:
-    """Annotate a manifest with a hash of its content. A later pass then notices removed fields."""
+    """Annotate a manifest with a hash of its content."""
     said = {
         **{name: value for name, value in manifest.items() if name != "data"},
         "metadata": {name: value for name, value in manifest["metadata"].items() if name != "ownerReferences"},

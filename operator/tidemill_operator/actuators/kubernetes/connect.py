@@ -136,7 +136,7 @@ class NamespaceConnect:
 
     def remove(self, *, owner: Owner) -> list[Outcome]:
         """Delete all connectors of the pipeline, and then the workers if no other pipeline needs them."""
-        # Without running workers, no connector can be deleted. Workers that start later delete the connectors.
+        # If no worker runs, workers that start later delete the connectors.
         live = self._api.get(DEPLOYMENT, self._namespace, workers.NAME)
         if live is not None and not _available(live):
             self._retried(self._remove_idle)
@@ -203,7 +203,7 @@ class NamespaceConnect:
             live = children.ensure(manifest)
         made = {manifest["kind"] for manifest in manifests}
         for kind in _OBJECTS:
-            if kind.kind not in made:  # for example, the chart may disable the NetworkPolicy
+            if kind.kind not in made:  # the chart can disable the NetworkPolicy
                 children.drop(kind, workers.NAME)
         mark = marks.digest(str(written["metadata"].get("resourceVersion", "")))
         reload_files(self._api, self._namespace, workers.NAME, mark=mark, shown=self._locks.shown)
@@ -236,8 +236,7 @@ class NamespaceConnect:
             for attempt in range(_ATTEMPTS):
                 children, alive = Children(self._api, self._namespace, self._owner), self._api.alive(self._namespace)
                 if not children.sharing() <= {*alive, self._owner.uid}:
-                    # Read the list without the cache, because a pipeline that is missing in the list would lose its
-                    # files.
+                    # Do not use the cache, because a pipeline missing from the list would lose its files.
                     alive = self._api.alive(self._namespace, sure=True)
                 try:
                     return act(children, alive)

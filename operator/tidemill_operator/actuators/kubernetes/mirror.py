@@ -1,6 +1,6 @@
 """A cache of watched objects.
 
-The cache never returns a version older than the last version that this process read or wrote.
+A read never returns a version older than one that this process has already read or written.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Mirror:
         return _unpacked(found.packed)
 
     def owned(self, kind: Kind, namespace: str, uids: Collection[str]) -> tuple[list[Document], list[str]]:
-        """Return the cached objects of the given owners, and the names of objects with only cached metadata."""
+        """Return the owners' fully cached objects, and the names of objects with metadata only."""
         with self._lock:
             found = [(n, copy) for n, copy in self._copies[kind.kind, namespace].items() if copy.owner in uids]
         whole = [_unpacked(copy.packed) for _, copy in found if copy.packed is not None]

@@ -39,7 +39,7 @@ _SALT = "salt"
 
 @dataclass
 class Pass:
-    """The state of a namespace during one pass. `kept` holds the needed objects as (kind, name)."""
+    """The state of a namespace during one pass. `kept` lists objects that must not be deleted, as (kind, name)."""
 
     api: Api
     placement: Placement
@@ -63,7 +63,7 @@ class Pass:
         """Read all objects of the namespace."""
         children, alive = Children(api, namespace, owner), api.alive(namespace)
         if not children.sharing() <= {*alive, owner.uid}:
-            # Read the list without the cache, because a pipeline that is missing in the list would lose its files.
+            # Do not use the cache, because a pipeline missing from the list would lose its files.
             alive = api.alive(namespace, sure=True)
         return cls(api, placement, owner, namespace, children, alive, shown)
 
@@ -84,7 +84,7 @@ class Pass:
     def leave(self, components: Iterable[Component], *, configs: bool, all_of_it: bool = False) -> None:
         """Remove the pipeline's own objects, except those in `kept`, and the pipeline's files in shared objects."""
         name = self.owner.name
-        # A newer pipeline of the same name uses the same file names, so the files must stay.
+        # Keep the files if a newer pipeline with the same name uses them.
         replaced = any(other == name and uid != self.owner.uid for uid, other in self.alive.items())
         if configs:
             files = [] if replaced else [f"{name}.json"]
@@ -103,7 +103,7 @@ class Pass:
     def _drop_workers(self) -> None:
         found = self.children.shared(connect.COMPONENT)
         if found:
-            # Delete the Secrets first. If the pass then fails, the remaining objects cause another attempt.
+            # Delete the Secrets first, because the other objects cause a retry if the pass fails.
             for secret in (connect.SECRETS, connect.WORKER):
                 self.children.drop(SECRET, secret)
         for kind, name in found:

@@ -20,7 +20,7 @@ class References:
         return self.root / namespace / name
 
     def place(self, pipeline: str, folder: Path) -> None:
-        """Set the folder in which the ConfigMaps of a pipeline are looked up if they have no separate folder."""
+        """Set the fallback folder for a pipeline's ConfigMaps."""
         self._folders[pipeline] = folder
 
     def config_map(self, workload: Workload, name: str) -> Path:

@@ -22,7 +22,7 @@ class _Running:
 
 
 class LocalRuntime:
-    """The thread-safe runtime of this machine. Call `start` before processes can run."""
+    """The thread-safe runtime of this machine. No process runs before `start` is called."""
 
     def __init__(self, specs: ProcessSpecs) -> None:
         self._specs = specs
@@ -92,7 +92,7 @@ class LocalRuntime:
             return changed + self._trim(workload.namespace, workload.name, workload.replicas)
 
     def is_ready(self, workload: Workload) -> bool:
-        """Return whether exactly the desired replicas run as specified and are ready."""
+        """Return whether the desired number of replicas runs, and all are ready and current."""
         states = self.replicas(workload.namespace, workload.name)
         return len(states) == workload.replicas and all(state.ready and state.current for state in states)
 

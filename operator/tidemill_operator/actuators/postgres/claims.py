@@ -49,7 +49,7 @@ def take(session: Session, schema: Schema, owner: Owner, *, gone: Callable[[Owne
 
 
 def rivals(session: Session, schema: Schema, owner: Owner) -> Iterator[tuple[Claim, TidemillError]]:
-    """Yield the other pipelines that claim a topic of this pipeline, each with an error."""
+    """Yield each claim of another pipeline on this pipeline's topics, with an error."""
     if _settled(session, schema):
         return
     # Topics on other Kafka clusters have no owner.
@@ -90,7 +90,7 @@ def _written(session: Session, schema: Schema) -> Iterator[Claim]:
 
 
 def _settled(session: Session, schema: Schema) -> bool:
-    """Return whether no check for conflicts is needed, because the pipeline already uses its topics."""
+    """Return whether the pipeline already uses its topics, so that conflicts need no check."""
     marked = _marked(session, schema)
     return marked == _mark(schema) or (marked == "" and not schema.managed)
 

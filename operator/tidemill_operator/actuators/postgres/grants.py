@@ -41,7 +41,7 @@ def parse_privileges(text: str) -> set[tuple[str, str]]:
 
 
 def wanted_grants(schema: Schema) -> set[Grant]:
-    """Return all privileges of writer and reader."""
+    """Return the privileges that the writer and the reader should have."""
     grants = {Grant("SCHEMA", schema.name, "", role, "USAGE") for role in (schema.writer, schema.reader)}
     for table in schema.tables:
         for role, text in ((schema.writer, table.writer), (schema.reader, table.reader)):

@@ -60,7 +60,7 @@ def _evict(session: Session, schema: str, kept: KeptRows, excess: int) -> int:
         " WHERE coalesce(before, 0) < %(excess)s"
     ).format(sql.Identifier(schema, kept.table))
     rows, size = _delete(session, schema, kept.table, due, "evicted", {"chunk": CHUNK_ROWS, "excess": excess})
-    # Rows of earlier versions have no size, so return at least 1 for deleted rows.
+    # Rows of earlier versions count as 0 bytes, so return at least 1 after a deletion.
     return max(size, 1) if rows else 0
 
 
@@ -109,7 +109,7 @@ def _forget_groups(session: Session, schema: str) -> None:
         "SELECT NOT EXISTS (SELECT FROM {kept} WHERE kind = '_detectors' AND place = %s"
         f" AND full_at >= now() - interval '{DETECTORS_EVERY}')"
     ).format(**parts)
-    # An upsert that changes nothing is still a write, so query first.
+    # Query first, to avoid a needless write.
     if session.connection.execute(due, (OPERATOR,)).fetchone() != (True,):
         return
     turn = sql.SQL(
@@ -118,7 +118,7 @@ def _forget_groups(session: Session, schema: str) -> None:
     ).format(**parts)
     if not session.connection.execute(turn, (OPERATOR,)).rowcount:
         return
-    # Rows of earlier versions do not have the time of the group's last window. Use the end of the last scan instead.
+    # In rows of earlier versions, set the missing time to the end of the last scan.
     session.write_rows(
         sql.SQL(
             "UPDATE {detectors} d SET seen = ARRAY[0, a.scanned_until] FROM {aggregations} a"

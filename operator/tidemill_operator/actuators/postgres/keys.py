@@ -24,6 +24,6 @@ def widen_keys(session: Session, schema: Schema, live: LiveSchema | None) -> Non
     if live is None or not schema.explodes:
         return
     for name, key, columns in session.rows(_KEYS, (schema.name, list(tables))):
-        # A key on an identity column does not prevent duplicates, so it stays.
+        # Keep keys that consist only of the identity column `id`.
         if columns != ["id"] and not set(tables[name].key) <= set(columns):
             session.write("{}", sql.SQL(replace_key(schema.name, tables[name], key)))

@@ -17,13 +17,13 @@ from tidemill_operator.plan.kafka.claims import TOPICS
 from tidemill_operator.plan.live import Failing, LiveSchema, Loss, Slot
 from tidemill_operator.plan.postgres.migration import as_noted_today
 
-# Report the latest loss for one day. Replicas record the same loss within a few minutes.
+# Report the latest loss for one day, with all rows of the five minutes before it.
 _LOST = """
 WITH lately AS (SELECT max(noticed_at) AS at FROM {0} WHERE reader = 'live')
 SELECT reason, partition, epoch, from_offset, to_offset FROM {0}, lately
  WHERE reader = 'live' AND noticed_at > lately.at - interval '5 minutes' AND lately.at > now() - interval '1 day'
 """
-# Ignore rows without a retry in the last five minutes, because their processors have ended.
+# Rows without a retry for five minutes belong to processors that have ended.
 _HELD_UP = """
 SELECT aggregation, duty, reason FROM {} WHERE tried_at > now() - interval '5 minutes' ORDER BY since, aggregation, duty
 """

@@ -50,8 +50,7 @@ def exclusive(address: PostgresAddress, schema: str, leadership: Leadership | No
             try:
                 check_epoch(session, schema, leadership)
             except psycopg.Error:
-                # Take the lock again. This fails if another operator has led meanwhile, because the epoch in the schema
-                # is then later.
+                # Take the lock again, or fail if another operator has become the leader.
                 session = stack.enter_context(_locked(address, schema, leadership))
 
         yield confirm
@@ -61,7 +60,7 @@ def exclusive(address: PostgresAddress, schema: str, leadership: Leadership | No
 def _locked(address: PostgresAddress, schema: str, leadership: Leadership | None) -> Iterator[Session]:
     with connected(address, f"waiting for other operators at schema {schema}") as session:
         try:
-            # Postgres ends a transaction that is silent for too long, and so releases the lock.
+            # Postgres ends an idle transaction after HELD_MS, which releases the lock.
             session.connection.execute("BEGIN")
             session.connection.execute(f"SET LOCAL idle_in_transaction_session_timeout = {HELD_MS}")
             session.rows("SELECT pg_advisory_xact_lock(hashtext('tidemill-pipeline'), hashtext(%s))", (schema,))

@@ -16,7 +16,7 @@ def observe_replays(session: Session, schema: str, columns: Mapping[str, Collect
     """Return the replays of a schema, by reader."""
     if not {"_readers", "_aggregations"} <= columns.keys() or "feeds" not in columns.get("_offsets", ()):
         return {}
-    # Partitions that live processors already count for the replay's versions do not add to the lag.
+    # The lag excludes partitions that live processors already count for the new versions.
     query = sql.SQL(
         "SELECT r.reader, r.switched_at IS NOT NULL, count(*) FILTER (WHERE l.feeds @> v.ids),"
         " coalesce(sum(o.consumed), 0)::bigint, coalesce(sum(greatest(l.next_offset - o.next_offset, 0))"
@@ -57,7 +57,7 @@ def end_replays(session: Session, schema: Schema) -> None:
     """Delete the versions of cancelled replays."""
     aggregations, offsets = sql.Identifier(schema.name, "_aggregations"), sql.Identifier(schema.name, "_offsets")
     for reader in schema.abandoned:
-        # Live processors must stop writing to the tables of a cancelled replay before the tables are dropped.
+        # Stop live processors from writing to the tables before the tables are dropped.
         session.write_rows(
             sql.SQL(
                 "UPDATE {} o SET feeds = (SELECT coalesce(array_agg(f), '{{}}') FROM unnest(o.feeds) f"
@@ -76,7 +76,7 @@ def end_replays(session: Session, schema: Schema) -> None:
 
 
 def switch(session: Session, schema: Schema) -> None:
-    """Complete a replay. Live processors stop counting for versions that are not in the plan."""
+    """Complete a replay. Live processors stop filling versions that are not in the plan."""
     offsets = sql.Identifier(schema.name, "_offsets")
     if schema.switched:
         readers = sql.Identifier(schema.name, "_readers")
@@ -85,8 +85,7 @@ def switch(session: Session, schema: Schema) -> None:
             (schema.switched,),
         )
         session.write_rows(sql.SQL("DELETE FROM {} WHERE reader = %s").format(offsets), (schema.switched,))
-    # Keep the ids of new versions in `feeds` until the next switch. Running processors count a new version only while
-    # `feeds` contains the id of the version.
+    # Live processors fill the new versions whose ids are in `feeds`.
     session.write_rows(
         sql.SQL(
             "UPDATE {} o SET feeds = (SELECT coalesce(array_agg(f), '{{}}') FROM unnest(o.feeds) f"

@@ -20,7 +20,7 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.live import Owner
 from tidemill_operator.plan.model import Schema
 
-# These timeouts release the locks of a lost node within about ten seconds.
+# If a node is lost, its locks are released within about ten seconds.
 _LOST_NODE = {
     "idle_in_transaction_session_timeout": "10s",
     "tcp_keepalives_count": "3",

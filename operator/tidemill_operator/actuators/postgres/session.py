@@ -17,12 +17,12 @@ from tidemill_operator.errors import Reason, TidemillError
 Row = tuple[Any, ...]
 LOCK_MS = 5_000
 STATEMENT_MS = 60_000
-# Postgres ends a transaction that is idle for this many ms, because the process of the operator then hangs.
+# Postgres ends a transaction that is idle for this many ms.
 IDLE_MS = 20_000
 
 
 class LockBusy(TidemillError):
-    """A lock was not free in time, so nothing was changed."""
+    """A lock was not acquired in time."""
 
 
 class NoDatabase(TidemillError):

@@ -79,7 +79,7 @@ def secret_file(pipeline: str, name: str, key: str) -> str:
 
 
 def check_secret(name: str, key: str, text: str) -> None:
-    """Refuse a value in the Secret `name` that refers to a file of Connect itself.
+    """Refuse a secret value that refers to files of Connect's workers.
 
     Raises:
         TidemillError: the value refers to a folder of Connect's workers.

@@ -55,7 +55,7 @@ def written_by_pipelines(
 
 
 def disputes(schema: Schema, owner: Owner, claims: Iterable[Claim]) -> Iterator[tuple[Claim, TidemillError]]:
-    """Yield the other pipelines that use a topic in conflict with this pipeline, each with an error.
+    """Yield each conflicting claim of another pipeline, with an error.
 
     Only one pipeline may manage a topic. Several pipelines may read a topic that no pipeline manages.
     """
@@ -101,8 +101,7 @@ def _taken(claim: Claim) -> TidemillError:
 def made(topics: Sequence[Topic], live: LiveFacts, *, namespace: str, name: str) -> tuple[str, ...]:
     """Return the topics to record as created by the operator.
 
-    Earlier versions of Tidemill recorded no topics. For pipelines of earlier versions, existing topics that are named
-    after the pipeline are included.
+    Earlier versions recorded no topics, so existing topics named after the pipeline are then included.
     """
     if live.brokers is None:
         return ()

@@ -44,7 +44,7 @@ class _Layout:
         return sum(self.rack(held) == self.rack(broker) for held in others)
 
     def turn(self, broker: int) -> int:
-        """Return a broker's position in an order that differs per topic, so that small topics use different brokers."""
+        """Return a sort key of a broker, which differs between topics."""
         return zlib.crc32(f"{self.topic}/{broker}".encode())
 
 
@@ -81,8 +81,8 @@ def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, reb
     for partition in layout.replicas:
         _leave(layout, partition)
     hosts = brokers.hosts
-    # Added replicas may move to any broker. If replicas were removed, a kept replica may move to a broker that lost its
-    # replica.
+    # Added replicas may move to any broker. After a removal, kept replicas may move to the brokers of the removed
+    # replicas.
     choices: Choices = {}
     for partition, held in layout.replicas.items():
         before = set(held)
@@ -197,7 +197,7 @@ def _swap(layout: _Layout, choices: Choices, partition: int, old: int, new: int)
 def _spread_leaders(layout: _Layout, changed: set[int]) -> None:
     """Distribute the leaders of partitions evenly over the brokers.
 
-    Leadership moves along chains of brokers (optimal semi-matching; Harvey and others, 2006).
+    The algorithm is optimal semi-matching (Harvey and others, 2006).
     """
     leads = Counter({broker: 0 for broker in layout.brokers.hosts})
     leads.update(held[0] for held in layout.replicas.values() if held)

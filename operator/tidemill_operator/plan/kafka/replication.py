@@ -1,6 +1,6 @@
 """Compute the next step of a change of replicas from the state in Kafka.
 
-The topic's list of throttled replicas marks an unfinished change.
+While a change is unfinished, the topic has a list of throttled replicas.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Spread:
 
 
 def is_calm(partitions: Mapping[int, Held], wish: Wish, *, ours: bool) -> bool:
-    """Return whether the replicas need no change. No request is sent to Kafka."""
+    """Return whether the replicas need no change."""
     if ours or wish.rebalance:
         return False
     return wish.factor is None or all(len(held.replicas) == wish.factor for held in partitions.values())
@@ -112,7 +112,7 @@ def next_step(
     wanted = place(topic, after, factor, brokers, rebalance=wish.rebalance)
     todo = {number: wanted[number] for number in wanted if wanted[number] != after[number] and number not in moving}
     if not todo and not (moving and ours):
-        # Elect for all partitions, because the broker that answered may not yet know the current leaders.
+        # Elect leaders for all partitions, because the reported leaders may be outdated.
         return Step(elect=tuple(sorted(partitions)) if ours else (), finish=ours)
     start = dict(list(todo.items())[: max(0, batch - len(moving))])
     done = len(partitions) - len(todo) - len(moving)
@@ -130,8 +130,7 @@ def replicas_in_sync(partitions: Mapping[int, Held]) -> int:
 def _stale(moving: Mapping[int, Held], factor: int, brokers: Brokers) -> tuple[int, ...]:
     """Return the partitions whose reassignment should be cancelled.
 
-    These partitions move to an unwanted broker, or to a broker that does not answer although another broker is
-    available.
+    Their target is an unwanted broker, or a silent broker that another broker can replace.
     """
 
     def unwanted(held: Held) -> bool:
@@ -149,7 +148,7 @@ def _throttled(partitions: Mapping[int, Held], moves: Assignment) -> Mapping[str
         there = partitions[number].before
         senders += [f"{number}:{broker}" for broker in there]
         fetchers += [f"{number}:{broker}" for broker in wanted if broker not in there]
-    # Neither list may be empty. If no broker is added, FOLLOWERS contains the same brokers as LEADERS.
+    # If no broker is added, repeat the list of LEADERS, because neither list may be empty.
     return {LEADERS: ",".join(senders), FOLLOWERS: ",".join(fetchers or senders)}
 
 

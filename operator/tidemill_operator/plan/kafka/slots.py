@@ -43,7 +43,7 @@ def _reads(slot: Slot, live: LiveFacts, schema: LiveSchema, certain: Collection[
         return slot.reading and slot.topic not in certain
     if slot.partition < found.partitions:
         return True
-    # A topic has fewer partitions than before only if it was created again with another id.
+    # A topic that was created again with fewer partitions has another id.
     known = {slot.topic_id or view(schema, slot.topic).read_from, *schema.read_before} - {""}
     return slot.reading and found.id in known
 
@@ -60,7 +60,7 @@ def only_topic(schema: LiveSchema | None, default: str) -> str:
 def known_slots(schema: LiveSchema, former: str) -> tuple[Slot, ...]:
     """Return the slots that a schema stores.
 
-    If the schema stores no slots, the partitions of the topic `former` are the slots.
+    Without stored slots, return a slot for each partition of the topic `former`.
     """
     if schema.slots or not former:
         return schema.slots

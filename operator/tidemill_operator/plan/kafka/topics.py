@@ -42,7 +42,7 @@ def read_topic(topics: Sequence[Topic], namespace: str, name: str) -> Topic:
 
 
 def bereave(topics: tuple[Topic, ...], live: LiveFacts) -> tuple[Topic, ...]:
-    """Mark deleted topics that were read before as lost."""
+    """Mark topics as lost that the pipeline has read and that no longer exist."""
     schema, looked = live.schema, live.brokers is not None
     if not looked or schema is None:
         return topics
@@ -109,7 +109,7 @@ def _output(name: str, config: PipelineConfig, platform: Platform, live: LiveFac
 
 
 def _settings(replicas: int, retention_ms: int) -> dict[str, str]:
-    # With CreateTime, a record with an old timestamp would exceed the retention at once.
+    # With CreateTime, Kafka could delete records with old timestamps at once.
     return {
         "cleanup.policy": "delete",
         "max.message.bytes": str(MAX_RECORD_BYTES),

@@ -11,7 +11,7 @@ from tidemill_operator.plan.live import LiveSchema
 from tidemill_operator.plan.model import Schema
 
 _MOST = 8
-# The tables that every schema has had since the first version, and the data that a table contains.
+# The tables that every schema has, with descriptions of their data.
 _SYSTEM = {
     "_aggregations": "the versions of aggregations, and the marks of final windows",
     "_offsets": "the positions up to which events are counted",

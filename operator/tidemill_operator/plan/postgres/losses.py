@@ -40,7 +40,7 @@ def _unnoted(known: LiveTopic | None, schema: LiveSchema) -> Iterator[Loss]:
     """Yield a loss for each stored position, if the topic was deleted and created again."""
     if known is None or not known.id or not schema.read_from or schema.read_from == known.id:
         return
-    # An earlier topic id proves no loss, because a broker with outdated metadata may still return that id.
+    # A former topic id proves no loss, because the metadata may be outdated.
     if known.id in schema.read_before:
         return
     for partition, offset in schema.read_to.items():

@@ -1,7 +1,6 @@
 """Translate the records of earlier versions about window tables into the current format.
 
-Example: an earlier version used the column name `_first_at_x` both for `first` of the field `at_x` and for the order of
-`first` of the field `x`. Only the ordering column has the type bigint[].
+For example, an earlier version used the column name `_first_at_x` for two different purposes.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _ORDER = "bigint[]"
 
 
 def as_noted_today(live: LiveSchema) -> LiveSchema:
-    """Return the schema with current column names. `renames` lists columns with a former name in Postgres."""
+    """Return the schema with current column names. `renames` lists columns whose name in Postgres is outdated."""
     renames = {}
     columns, shapes, feeds = dict(live.columns), dict(live.shapes), dict(live.feeds)
     types = _accepted_types(live.accepted) if any("types" not in json.loads(text) for text in shapes.values()) else {}
@@ -48,7 +47,7 @@ def as_noted_today(live: LiveSchema) -> LiveSchema:
 
 
 def with_types_of(shape: str, before: str | None) -> str:
-    """Add the column types of an earlier shape to a shape. These columns may get values again later."""
+    """Add the column types of an earlier shape to a shape."""
     if before is None:
         return shape
     told = json.loads(shape)
@@ -79,5 +78,5 @@ def _accepted_types(accepted: Mapping[str, Any] | None) -> Mapping[str, str]:
     try:
         spec = PipelineSpec.model_validate(accepted)
         return field_types(spec, derived_types(spec))
-    except (ValidationError, ExpressionError):  # the current rules of Tidemill refuse the earlier spec
+    except (ValidationError, ExpressionError):  # the earlier spec is invalid under the current rules
         return {}

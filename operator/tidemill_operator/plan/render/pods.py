@@ -259,7 +259,7 @@ def _references(workload: Workload) -> list[tuple[tuple[str, str], str]]:
 def _pipelines(workload: Workload) -> dict[str, Any]:
     if workload.pipeline is not None:
         return {"configMap": {"name": marks.config_map(workload.pipeline)}}
-    # Volume sources that depend on the pipelines would restart the shared ingest for each new pipeline.
+    # List all shared ConfigMaps, so that a new pipeline does not restart the shared ingest.
     sources = [{"configMap": {"name": name, "optional": True}} for name in marks.shared_configs()]
     return {"projected": {"sources": sources}}
 
@@ -285,7 +285,7 @@ def probe(check: Probe, *, failures: int, period: int | None = None) -> dict[str
 
 
 def _resources(workload: Workload) -> dict[str, dict[str, str]]:
-    """Return the resources from the spec, or else the component's defaults. No request exceeds its limit."""
+    """Return the resources from the spec, or else the component's defaults. Requests are capped at the limits."""
     found = {kind: dict(amounts) for kind, amounts in _RESOURCES[workload.component].items()}
     asked = workload.resources
     for kind, amounts in asked.items():
