@@ -32,7 +32,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
     """An encoded JSON answer.
 
     Attributes:
-        version: the version of the data. Answers with the same key and version are equal.
+        version: the version of the data.
         final: whether no later event can change the answer.
         computed_at: the Unix time at which the answer was last known to be current.
     """
@@ -59,7 +59,7 @@ class Slot:
     """The cache entry of one query.
 
     Attributes:
-        fresh_until: the time up to which the answer is used without a query to the database (monotonic clock).
+        fresh_until: the monotonic time at which the answer becomes stale.
     """
 
     key: str
@@ -112,7 +112,7 @@ class AnswerCache:
     def _landed(self, key: str, flight: asyncio.Task[tuple[Slot, bool]]) -> None:
         self._flights.pop(key, None)
         if not flight.cancelled():
-            flight.exception()  # retrieves the exception, so that asyncio does not log it
+            flight.exception()  # otherwise, asyncio would log the exception
 
     def _old(self, key: str) -> Slot | None:
         slot = self._slots.get(key)
@@ -173,7 +173,7 @@ class AnswerCache:
             self.redis_error = ""
             return msgspec.msgpack.decode(found, type=Answer) if isinstance(found, bytes) else None
         except msgspec.DecodeError:
-            return None  # an API process of another version has written the value
+            return None  # another release of the API wrote the value
         except (redis.RedisError, BreakerOpen, OSError) as error:
             self.note(error)
             return None

@@ -41,7 +41,7 @@ class AggregationModel:
 
     @cached_property
     def metrics(self) -> dict[str, tuple[Column, str]]:
-        """The column of each metric, and the SQL that computes the metric from merged rows, by the metric's name."""
+        """The column and the SQL of each metric, by the metric's name."""
         decode = decoders(self.layout)
         members = {metric.name: _members(metric.function, kind) for metric, kind in self.layout.metrics}
         return {

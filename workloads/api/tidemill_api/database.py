@@ -67,8 +67,7 @@ class Pool:
             healthy = not connection.closed
             raise
         finally:
-            # A connection with an interrupted statement is not reused, because the next answer could belong to that
-            # statement.
+            # Do not reuse a connection with an interrupted statement.
             await self._give_back(connection, healthy)
 
     async def _in_time(self, connection: BoundedAsyncConnection, work: Work[T]) -> T:
@@ -77,8 +76,7 @@ class Pool:
             async with timer:
                 return await work(connection)
         except TimeoutError:
-            # Postgres itself ends a statement after `statement_timeout`. If the statement has run longer than that,
-            # Postgres does not answer.
+            # Postgres ends a statement after `statement_timeout`. A later timeout means that Postgres does not answer.
             if not timer.expired() or time.monotonic() - connection.asked_at >= self._query_seconds:
                 raise
             raise QueryTooLong(self._query_seconds) from None
@@ -220,7 +218,7 @@ class Database:
         """Return whether Postgres answers a query, or accepts a TCP connection if no pipeline has a login yet."""
         for pipeline in pipelines:
             try:
-                # The probe ignores the limit of concurrent queries, which waiting requests may have reached.
+                # The probe ignores the limit of concurrent queries.
                 await self.guard.alook(self.pool(pipeline).run, _nothing)
                 self._answered()
                 return True

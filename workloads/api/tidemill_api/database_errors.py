@@ -61,7 +61,7 @@ def outage(error: BaseException) -> bool:
 
 
 def of_one_table(error: BaseException) -> bool:
-    """Return whether an error affects a single table, such as an unreadable value."""
+    """Return whether an error may affect only one table."""
     return (getattr(error, "sqlstate", None) or "")[:2] in ("42", "XX") or not outage(error)
 
 

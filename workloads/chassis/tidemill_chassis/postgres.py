@@ -33,7 +33,7 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
 
     Attributes:
         answer_seconds: the maximum time for one answer of the server.
-        heard_at: the end of the client's latest wait for the server (`time.monotonic()`).
+        heard_at: when the latest wait for the server ended (`time.monotonic()`).
     """
 
     answer_seconds = _ANSWER_SECONDS

@@ -29,7 +29,7 @@ class Records:
     Attributes:
         values: the values of the records. The values of invalid events have the prefix QUARANTINE_PREFIX.
         keys: the record keys, or None if the pipeline has no record keys.
-        headers: the headers of the records that have headers, by the event's index in the request.
+        headers: the record headers, by the event's index in the request.
         invalid: the reason why each invalid event is invalid, by the event's index in the request.
     """
 

@@ -38,7 +38,7 @@ class Format:
     Attributes:
         suffix: the suffix of paths in this format, without the dot.
         writer: the function that creates the writer of a streamed answer, or None if answers are pages.
-        of_items: whether OpenAPI describes the body row by row (`itemSchema`), as for NDJSON.
+        of_items: whether the OpenAPI document has an `itemSchema` for the body.
     """
 
     name: str

@@ -52,7 +52,7 @@ class Front:
         self.app: App | None = None
 
     def learn(self, scope: Scope, known: Known) -> None:
-        """Store the path and query string of a request, so that the next equal request is answered from the cache."""
+        """Remember a request by its path and query string."""
         line = (scope["path"], scope["query_string"])
         if len(line[0]) + len(line[1]) > MAX_LINE_BYTES:
             return
@@ -99,7 +99,7 @@ class Front:
 
 
 async def _send(send: Send, slot: Slot, if_none_match: str | None, *, shared: bool) -> None:
-    # Read headers and body of the answer before the first await, because the cache may replace the answer later.
+    # The cache may replace the answer during an `await`.
     answer, headers = slot.answer, slot_headers(slot, shared=shared)
     status, body = 200, answer.body
     if if_none_match is not None and matches(if_none_match, answer.etag):

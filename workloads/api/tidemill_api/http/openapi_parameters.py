@@ -84,7 +84,7 @@ def query(name: str, description: str, schema: Schema = STRING, *, example: Any 
 
 
 def filters(what: str, schema: Schema) -> Any:
-    """Return the filter parameters. The name of a filter is a column, or a column and an operator."""
+    """Return the OpenAPI description of the filter parameters."""
     operators = ", ".join(f"`__{name}`" for name in OPERATORS if name != "eq")
     how = f"`column=value`, or `column` with an operator: {operators}. The values of `__in` are separated by commas."
     return {
@@ -94,7 +94,7 @@ def filters(what: str, schema: Schema) -> Any:
 
 
 def any_filters(reserved: Iterable[str]) -> Schema:
-    """Return the schema of filters for any column name. `reserved` lists the other parameters."""
+    """Return the schema of filters for any column name. `reserved` lists the names that are not filters."""
     names = {"pattern": _FILTER, "not": {"enum": list(reserved)}}
     return {"type": "object", "propertyNames": names, "additionalProperties": TEXT}
 
@@ -202,7 +202,7 @@ def _combined() -> list[Any]:
 
 
 def listing_parameters(listing: listings.Listing | None, *, stream: bool = False) -> list[Any]:
-    """Return the OpenAPI descriptions of all parameters of a listing. For kept events, `listing` is None."""
+    """Return the OpenAPI descriptions of all parameters of a listing."""
     time = listing.time if listing else "event_time"
     columns = listing.columns if listing else listings.EVENT_COLUMNS
     names = [column.name for column in columns if column.comparable]

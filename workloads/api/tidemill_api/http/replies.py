@@ -95,14 +95,14 @@ class Slow(Exception):
 class Allowance:
     """Limits how slowly a client may read a streamed answer.
 
-    The client has PATIENCE_SECONDS at first, and gets more time (up to PATIENCE_SECONDS) for each byte that it reads.
+    Each byte that is read gives the client more time, up to PATIENCE_SECONDS.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._left = clock, PATIENCE_SECONDS
 
     async def take(self, send: Awaitable[None], size: int) -> None:
-        """Await `send`, which sends `size` bytes to the client.
+        """Wait until `send` has sent `size` bytes to the client.
 
         Raises:
             Slow: the client reads too slowly.

@@ -7,7 +7,7 @@ from starlette.types import Scope
 
 
 class TemplateRoute(Route):
-    """A route that puts itself into the request's ASGI scope, where HTTP metrics read its path template."""
+    """A route that stores itself in the ASGI scope as `route`."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Return whether the route matches a request, and the scope with the path's parameters."""

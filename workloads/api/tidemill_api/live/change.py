@@ -64,8 +64,8 @@ class Entry(msgspec.Struct, frozen=True):
         revs: the revisions (numbers of commits) that changed the rows.
         truncated: whether the entry lacks rows because there were too many changes.
         begin: whether the entry only reports that a processor starts to write to the stream.
-        part_of: the name of the aggregation, if a large entry was split and this entry is not its last part.
-        parts: the number of parts that were written before this entry, if this entry is the last part.
+        part_of: the aggregation's name, in all parts of a split entry except the last.
+        parts: the number of earlier parts, in the last part of a split entry.
     """
 
     aggregation: str = ""
@@ -101,7 +101,7 @@ class Parts:
         self._waiting: dict[tuple[str, int | None, int], list[tuple[Row, ...]]] = {}
 
     def take(self, entry: Entry) -> Entry | None:
-        """Return the entry with the rows of all parts, or None if further parts follow."""
+        """Return the complete entry, or None for all parts except the last."""
         if entry.part_of:
             key = (entry.part_of, entry.version, entry.rev)
             self._waiting.setdefault(key, []).append(entry.rows)

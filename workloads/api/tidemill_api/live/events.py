@@ -60,7 +60,7 @@ class EventStream(Response):
             with self._upstream.subscribed(self._listener):
                 carrier = _Carrier(receive, send)
                 ending = await serve(self._listener, carrier, self._allowed, self._patience)
-                # A slow client would not read the last chunk either, so the chunk is not sent.
+                # A slow client would not read the last chunk.
                 if ending is not None and ending.code != "slow_client":
                     await send({"type": "http.response.body", "body": b""})
         finally:

@@ -1,6 +1,6 @@
 """Tracks which revisions of an aggregation were sent to the clients of live changes.
 
-Each commit increments the revision by one, so a gap between revisions means that a change is missing.
+A gap between revisions means that a change is missing.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ class Ledger:
     """The revisions of one aggregation that were sent to the clients of live changes.
 
     Attributes:
-        complete: the revision up to which all revisions were sent.
+        complete: the revision up to which no change is missing.
         label: the highest revision that was sent.
-        expected: the newest revision that the last query to the database found.
+        expected: the newest revision in the database at the last query.
     """
 
     def __init__(self, aggregation: str, table: int, rev: int, closed_until_ms: int | None) -> None:
@@ -34,11 +34,11 @@ class Ledger:
 
     @property
     def mark(self) -> Mark:
-        """The position that a resume token stores for a client that has received all changes so far."""
+        """The position of a client that has received all changes so far."""
         return Mark(self.table, self.complete, self._closed_until_ms)
 
     def take(self, revs: Iterable[int], rows: dict[Key, Row]) -> Change | None:
-        """Return a change with rows from the Redis stream, or None if all revisions in `revs` were sent already."""
+        """Return the change to send for rows of the Redis stream, or None if there is nothing new."""
         fresh = {rev for rev in revs if rev > self.complete}
         if not fresh:
             return None
@@ -55,7 +55,7 @@ class Ledger:
         return self._change(rev, rows)
 
     def fill(self, rev: int, rows: dict[Key, Row]) -> Change | None:
-        """Return a change with rows from the database, after which all revisions up to `rev` count as sent."""
+        """Return the change to send for rows of the database, which are complete up to `rev`."""
         self.complete = max(self.complete, rev)
         self._seen = {seen for seen in self._seen if seen > self.complete}
         if not self._seen:
@@ -63,10 +63,10 @@ class Ledger:
         return self._change(rev, rows)
 
     def look(self, rev: int, closed_until_ms: int | None) -> None:
-        """Note the newest revision that a query found in the database, and up to when windows are closed."""
+        """Store the newest revision in the database, and the time up to which windows are closed."""
         self.expected = rev
         if self.complete >= rev:
-            # commits after `rev` change no window that ends before this time
+            # later commits change no window before this time
             self._closed_until_ms = closed_until_ms
 
     def _change(self, rev: int, rows: dict[Key, Row]) -> Change | None:

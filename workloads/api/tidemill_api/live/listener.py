@@ -56,7 +56,7 @@ class Pending:
 
     Attributes:
         label: the highest revision of the changes.
-        only: the waiting change, or None if no change or several changes are waiting.
+        only: the change, if exactly one change is waiting.
         rows: the revision and the encoded row of each changed window, if several changes are waiting.
     """
 
@@ -65,7 +65,7 @@ class Pending:
     rows: dict[Key, tuple[int, bytes]] = field(default_factory=dict)
 
     def add(self, change: Change, wanted: RowFilter) -> None:
-        """Add a change, with rows that replace older rows of the same windows."""
+        """Add a change, whose rows replace older rows of the same windows."""
         self.label = max(self.label, change.label)
         if not self.rows and self.only is None:
             self.only = change
@@ -74,7 +74,7 @@ class Pending:
         self._merge(change, wanted)
 
     def drop(self, rev: int, wanted: RowFilter) -> None:
-        """Drop the rows of commits up to `rev`, which the client gets in a snapshot."""
+        """Drop the rows of revisions up to `rev`."""
         self._spread(wanted)
         self.rows = {key: row for key, row in self.rows.items() if row[0] > rev}
 
@@ -103,7 +103,7 @@ class Listener:
         self._pending: dict[str, Pending] = {}
         self._lost: dict[str, str] = {}
         self._floors: dict[str, int] = {}
-        # For each aggregation that could not be read: the error that the client got, and the time of the next attempt.
+        # The error and the time of the next attempt, by unreadable aggregation.
         self._unread: dict[str, tuple[str, float]] = {}
         self._sent: Progress | None = None
         self._fault: Message | None = None
@@ -213,7 +213,7 @@ class Listener:
                     found[name] = (rev, [Message("upsert", text) for text in texts])
             return found
 
-        # `offer` got only committed changes so far, so the rows in `read` contain these changes.
+        # The query finds all changes that `offer` got before the query.
         read = await self._database.run(model.name, work)
         for name, (rev, _) in read.items():
             self._settle(name, rev)
@@ -243,14 +243,13 @@ class Listener:
             if self._unread.pop(name, None):
                 self._sent = None  # send a `progress` message with a token that includes this aggregation
             if name in self._lost:
-                continue  # changes were lost meanwhile, so the client needs another snapshot
+                continue  # the client needs another snapshot
             self._settle(name, snapshot.rev)
             if reason:
                 reset = {"type": "reset", "aggregation": name, "reason": reason}
                 messages.append(Message("reset", msgspec.json.encode(reset)))
             messages += [Message(kind, data) for kind, data in snapshot.messages]
-        # There must be no `await` from here to the return: progress that arrives meanwhile would include changes that
-        # the client has not received.
+        # No `await` from here on: new progress could include changes that `messages` lacks.
         pending, self._pending = self._pending, {}
         for name, waiting in pending.items():
             messages += [Message("upsert", data) for data in waiting.messages(name, self._query.wanted[name])]
@@ -258,7 +257,7 @@ class Listener:
         if not self._lost and (progress is not self._sent or not messages):
             self._sent = progress
             if self._unread:
-                # The token must not contain the unreadable aggregations, because the client has no rows of them yet.
+                # The client has no rows of unreadable aggregations, so the token omits them.
                 marks = {name: mark for name, mark in progress.marks.items() if name not in self._unread}
                 progress = replace(progress, marks=marks)
             messages.append(Message("progress", progress.message, progress.resume))

@@ -21,7 +21,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         table: the OID of the aggregation's table.
         rev: the newest revision that the client has received.
-        closed_until: a time (epoch ms). Later revisions change no window that ends before or at this time.
+        closed_until: the time up to which windows were closed at this position (epoch ms).
     """
 
     table: int

@@ -17,10 +17,10 @@ class Patience:
     """The time limits for a client, in seconds.
 
     Attributes:
-        slow: maximum time in which a client must read a message, or be disconnected.
-        last: maximum time in which a client must read the last message.
-        auth: maximum wait for the client's first message, which contains the API key.
-        allowed: interval of checks whether the client's API key is still valid.
+        slow: the maximum wait until the client reads a message.
+        last: the maximum wait until the client reads the last message.
+        auth: the maximum wait for the client's first message, which contains the API key.
+        allowed: the interval between checks of the client's API key.
     """
 
     slow: float = 20.0
@@ -62,7 +62,7 @@ async def serve(
     try:
         await asyncio.wait({sending, leaving, ended}, return_when=asyncio.FIRST_COMPLETED)
         if not (sending.done() or leaving.done()):
-            # Before the server ends the connection, `_send` has time to send the reason to the client.
+            # Give `_send` time to send the reason to the client.
             await asyncio.wait({sending, leaving}, timeout=patience.last, return_when=asyncio.FIRST_COMPLETED)
         if not sending.done():
             return None if leaving.done() else listener.ending

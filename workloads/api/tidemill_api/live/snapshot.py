@@ -48,7 +48,7 @@ class Snapshots:
         flight = self._flights.get(key)
         if flight is not None:
             found = await asyncio.shield(flight.task)
-            # An older snapshot may lack changes that were passed to the subscribers before, and are not repeated.
+            # An older snapshot may lack changes, which are not repeated.
             if found.rev >= rev:
                 return found
         task = asyncio.create_task(self._read(model, model.aggregations[aggregation], wanted))
@@ -76,6 +76,6 @@ class Snapshots:
 
 
 def _heard(task: asyncio.Task[Snapshot]) -> None:
-    # Retrieve the exception, so that asyncio does not log it if no request waits for the snapshot.
+    # Otherwise, asyncio would log the exception if no request waits for the snapshot.
     if not task.cancelled():
         task.exception()

@@ -38,7 +38,7 @@ class ChangeStream:
         self._listened_at = 0.0
 
     async def read(self) -> tuple[list[Entry], bool]:
-        """Return the next entries after at most BLOCK_MS, and whether earlier entries may be missing.
+        """Wait at most BLOCK_MS, and return new entries, and whether earlier entries may be missing.
 
         Raises:
             Unreachable: Redis does not answer.

@@ -58,10 +58,10 @@ class Subscriber(Protocol):
         """Handle a change."""
 
     def lose(self, aggregation: str) -> None:
-        """Handle missed changes of an aggregation. The subscriber then needs a snapshot."""
+        """Handle a loss of changes, after which the subscriber needs a snapshot."""
 
     def advance(self, progress: Progress) -> None:
-        """Handle new progress, after `offer` was called with all changes up to this progress."""
+        """Handle new progress. All changes up to this progress were offered before."""
 
     def end(self, ending: Ending) -> None:
         """Stop, because there will be no further changes."""
@@ -174,7 +174,7 @@ class Upstream:
                 log.warning("%s: live changes are polled from Postgres; Redis: %s", self._pipeline, error)
             self._stream_error, self._urgent = str(error), True
             await asyncio.sleep(POLL_SECONDS if self._ready.is_set() else 0)
-        # Even urgent queries wait for POLL_SECONDS, so that many gaps in the stream do not overload the database.
+        # Even urgent queries are at least POLL_SECONDS apart.
         if time.monotonic() - self._looked_at >= (POLL_SECONDS if self._urgent else LOOK_SECONDS):
             await self._look(model)
         self._advance(None, {})
@@ -215,7 +215,7 @@ class Upstream:
         ledger = self._ledgers.get(name)
         if ledger is None or _replaced(ledger, standing):
             return _Found(standing)
-        # Changes after the last query may still come from the Redis stream, and are read here only if `_urgent` is set.
+        # The newest changes may still come from the Redis stream, so only urgent queries read them.
         until = standing.state.rev if self._urgent else ledger.expected
         if ledger.complete >= until:
             return _Found(standing)
@@ -281,7 +281,7 @@ def _replaced(ledger: Ledger, standing: Standing) -> bool:
 
 
 def of_another_version(entry: Entry, model: PipelineModel) -> bool:
-    """Return whether a stream entry has rows of a version of the aggregation that is not the current version."""
+    """Return whether a stream entry and the current aggregation have different versions."""
     aggregation = model.aggregations.get(entry.aggregation)
     return aggregation is not None and entry.version not in (None, aggregation.version)
 

@@ -38,7 +38,7 @@ class AggregateQuery:
 
     Attributes:
         bucket: the roll-up into longer windows, or None to return the stored windows.
-        fill: the value of metrics in windows without events, or `none` to add no windows.
+        fill: the value of metrics in empty windows, or `none` to leave out empty windows.
         closed: True for closed windows only, False for open windows only, or None for all windows.
         having: filters on metrics.
     """
@@ -83,11 +83,11 @@ class AggregateQuery:
         return self.bucket is None and self.group_by == tuple(self.model.groups)
 
     def final_by(self, closed_until_ms: int | None) -> bool:
-        """Return whether no later event can change the windows of the answer."""
+        """Return whether later events cannot change the answer."""
         if closed_until_ms is None or self.until is None or self.model.spec.late_policy == "reopen":
             return False
         plan = self.model.layout
-        # The last pane gets events until its last window ends, which is up to `size_ms` later.
+        # The last pane can get events for another `size_ms`.
         reach = 0 if self.bucket is None else self.bucket.reach_ms
         last = (self.until - EPOCH) // dt.timedelta(milliseconds=1) + reach + plan.size_ms
         return last <= closed_until_ms
@@ -106,7 +106,7 @@ def take_query(model: AggregationModel, parameters: Parameters, *, stream: bool 
     fill = parameters.choice("fill", ("none", "null", "zero")) or "none"
     closed = parameters.parsed("closed", lambda text: bool(parse_value(text, "boolean")))
     numbers = parameters.choice("decimals", DECIMALS) == "number"
-    # If there is a metric named `a__lt`, the parameter `a__lt=1` filters this metric. Otherwise, it means `a < 1`.
+    # The parameter `a__lt=1` means `a < 1`, unless a metric is named `a__lt`.
     answered = model.groups | {name: column for name, (column, _) in model.metrics.items()}
     given_filters = take_filters(parameters, answered, RESERVED)
     filters = [wanted for wanted in given_filters if wanted.column in model.groups]

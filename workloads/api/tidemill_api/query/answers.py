@@ -92,7 +92,7 @@ class Stream:
 
     Attributes:
         pieces: the body, as chunks of bytes.
-        cursor: the cursor of the rows after `limit`, or an empty text if there are no further rows.
+        cursor: the cursor of further rows, or an empty text without further rows.
     """
 
     pieces: AsyncGenerator[bytes, None]
@@ -138,7 +138,7 @@ class Answers:
             )
 
         ttl = parse_ms(model.config.spec.api.cache_ttl) / 1000
-        # The key contains the version of the aggregation, because a replay can switch the version without a new spec.
+        # A replay can change the version of the aggregation without a new spec.
         what = f"aggregates\n{query.model.name}\n{query.model.version}\n{query.key}"
         return await self._get(model, what, "aggregates", ttl, compute)
 

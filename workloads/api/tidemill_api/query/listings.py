@@ -33,7 +33,7 @@ class Listing:
 
     Attributes:
         relation: a SELECT of `columns` and `hidden`, in which {schema} stands for the quoted schema.
-        unique: the columns that identify a row. Rows are always sorted by these columns last.
+        unique: the columns that identify a row.
         hidden: columns that filters can use, but that are not part of the answer.
     """
 
@@ -69,7 +69,7 @@ def _decoded(value: bytes) -> str | None:
 
 
 def _data(text: str) -> Any:
-    # Raw keeps all digits of a number, which a float would round.
+    # A float would round the number.
     return json.loads(text, parse_float=lambda digits: msgspec.Raw(digits.encode()))
 
 

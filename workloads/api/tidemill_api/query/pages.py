@@ -27,7 +27,7 @@ class State:
     """The state of an aggregation, read in the same snapshot as its rows.
 
     Attributes:
-        identity: a text that changes with the spec, and when the table is created again.
+        identity: a text that is different for each spec and each table.
         feeds: the periods in which processors wrote to each column of the table.
     """
 

@@ -101,7 +101,7 @@ def _filter(parameters: Parameters, name: str, column: Column, operator: str) ->
 
 
 def condition(wanted: Filter, binder: Binder, expression: str | None = None) -> str:
-    """Return the SQL of a filter. A null passes only the operators `ne` and `isnull`."""
+    """Return the SQL of a filter. Only `ne` and `isnull` can match a null."""
     column = expression or quote(wanted.column)
     if wanted.operator == "isnull":
         return f"{column} IS {'' if wanted.values[0] else 'NOT '}NULL"
@@ -134,7 +134,7 @@ class Page:
     Attributes:
         order: the columns to sort by: the requested columns, and then the columns that identify a row.
         limit: the maximum number of rows.
-        after: the sorted values of the previous page's last row, or None on the first page.
+        after: the values of the `order` columns in the previous page's last row, or None on the first page.
         fingerprint: a text that identifies the query, so that a cursor is valid only for this query.
     """
 
@@ -162,7 +162,7 @@ class Page:
         return f"({' OR '.join(f'({branch})' for branch in branches)})" if branches else "false"
 
     def sql(self) -> str:
-        """Return ORDER BY and LIMIT. LIMIT is one row more than `limit`, to find out whether there are more rows."""
+        """Return ORDER BY and LIMIT, with one row more than the page."""
         return f"ORDER BY {', '.join(order.sql for order in self.order)} LIMIT {self.limit + 1}"
 
     def cursor(self, row: Mapping[str, Any]) -> str:
@@ -210,7 +210,7 @@ def _take_order(
     if len({name for name, _ in wanted}) != len(wanted):
         raise bad_parameter("order", "a column is named twice; name each column once")
     named = {name for name, _ in wanted}
-    # All columns in `unique` get the direction of the last requested column, so that Postgres can use one index.
+    # Columns in `unique` get the direction of the last requested column.
     down = wanted[-1][1] if wanted else False
     wanted += [(name, down) for name in unique if name not in named]
     return [Order(columns[name], descending) for name, descending in wanted]

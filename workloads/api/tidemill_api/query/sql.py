@@ -40,7 +40,7 @@ def narrowed(query: AggregateQuery) -> AggregateQuery:
 
 
 def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
-    """Return SQL that finds a bound for the start times on a page of hopping windows, or None for other queries."""
+    """Return SQL for a time that limits a page of hopping windows, or None for other queries."""
     page, plan = query.page, query.model.layout
     first = page.order[0]
     if not (plan.hopping and query.natural) or first.column.name != "window_start":
@@ -48,7 +48,7 @@ def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
     if query.having or query.closed is not None or query.fill != "none":
         return None
     stored = [*_bounds(query, binder, reach_ms=0), *_dimension_filters(query, binder), "_after = '-infinity'"]
-    # Windows that start at the cursor's time do not count, because the previous page may have all these windows.
+    # The previous page may contain all windows that start at the cursor's time.
     if page.after is not None:
         stored.append(f"window_start {'<' if first.descending else '>'} {binder.bind(page.after[0], 'timestamp')}")
     direction = " DESC" if first.descending else ""
@@ -112,8 +112,7 @@ def _closed_sql(query: AggregateQuery, binder: Binder, closed_until: dt.datetime
         return "false"
     plan = query.model.layout
     if query.bucket is not None and plan.hopping:
-        # A bucket is closed when its last pane can get no more events, which is when the last window of this pane is
-        # closed.
+        # A bucket is closed when all windows with its last pane are closed.
         until_ms = plan.grid.shift(epoch_ms(closed_until), 1 - plan.panes)
         closed_until = EPOCH + until_ms * _MILLISECOND
     return f"(window_end <= {binder.bind(closed_until, 'timestamp')})"
@@ -183,7 +182,7 @@ def _filled(query: AggregateQuery, binder: Binder, relation: str) -> str:
     return (
         f"WITH d AS MATERIALIZED ({relation}), t AS ({times}), g AS ({distinct})"
         f" SELECT {', '.join(listed)} FROM g CROSS JOIN t LEFT JOIN d ON d.window_start = t.start{''.join(same)}"
-        # with too many groups, the answer has no rows, and the caller finds the reason with `filled_groups_sql`
+        # with too many groups, the answer has no rows
         f" WHERE (SELECT count(*) FROM g) <= {MAX_FILL_ROWS // max(1, query.fill_points)}"
     )
 

@@ -107,7 +107,7 @@ def cast(value: Any, kind: str) -> str:
 
 
 def encoder(kind: str, *, numbers: bool = False) -> Callable[[Any], Any] | None:
-    """Return the function that makes database values of a type ready for JSON, or None for values that are ready."""
+    """Return the function that converts database values of a type for JSON, or None if no conversion is needed."""
     scale = scale_of(kind)
     if scale is not None:
         return partial(_decimal_number if numbers else _decimal, scale)

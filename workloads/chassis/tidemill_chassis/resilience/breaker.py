@@ -34,7 +34,7 @@ class BreakerOpen(Exception):
 
 
 class _Failure(Exception):
-    """Raised inside pybreaker instead of the caller's error, whose traceback pybreaker would change."""
+    """Raised inside pybreaker in place of the caller's error."""
 
 
 def _fail() -> None:

@@ -133,8 +133,8 @@ class ResilienceConfig(_Section):
     @classmethod
     def load(cls, path: Path | None, environ: Mapping[str, str]) -> ResilienceConfig:
         """Return the settings of a YAML file, or the defaults without a file."""
-        # Merge the file into the defaults of the whole config. Pydantic would use the defaults of each section's class,
-        # which are wrong for the section `redis`.
+        # Merge the file into the defaults of the whole config. The defaults of a section's class are wrong for the
+        # section `redis`.
         document = _merged(cls().model_dump(), _read(path) if path is not None else {})
         variables, faults = _override(document, environ)
         try:
@@ -210,7 +210,7 @@ def _merged(base: dict[str, Any], over: dict[Any, Any]) -> dict[str, Any]:
     for key, value in over.items():
         below = base.get(key)
         if isinstance(below, dict):
-            # An empty section changes nothing. A value that is not a section is kept, so that validation rejects it.
+            # An empty section changes nothing. A wrong value is kept, so that validation reports it.
             value = below if value is None else _merged(below, value) if isinstance(value, dict) else value
         result[str(key)] = value
     return result

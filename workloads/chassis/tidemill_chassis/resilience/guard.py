@@ -124,7 +124,7 @@ class Guard:
         """Return `fn(*args)`, with retries according to the policy.
 
         Args:
-            fn: the function, which must have its own timeout, such as `timeout_seconds`.
+            fn: the function, which must have its own timeout.
             args: the arguments of the function.
             deadline: the time after which no retry starts.
             retry: whether the call may be repeated.
@@ -279,7 +279,7 @@ class Guard:
         return result
 
     def _judge(self, ticket: int, error: BaseException) -> None:
-        # Cancellation and SystemExit are not subclasses of Exception, and say nothing about the dependency.
+        # Cancellation and SystemExit say nothing about the dependency.
         if isinstance(error, Exception) and self.policy.is_failure(error):
             self._breaker.failed(ticket)
         else:

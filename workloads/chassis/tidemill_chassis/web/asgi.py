@@ -92,9 +92,7 @@ class HttpMetrics:
             if message["type"] == "http.response.start":
                 status = str(message["status"])
                 if _is_event_stream(message):
-                    ended = (
-                        self._clock()
-                    )  # the duration of an event stream depends on the client, so only the time to its start counts
+                    ended = self._clock()  # for an event stream, only the time to its start counts
             await send(message)
 
         try:

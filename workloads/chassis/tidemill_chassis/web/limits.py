@@ -41,7 +41,7 @@ class HttpLimits:
 
 
 class _TooLarge(Exception):
-    """The error for headers that exceed a limit. uvicorn's parser catches this error and raises another error."""
+    """The error for headers that exceed a limit."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -81,7 +81,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self.transport.is_closing() or self not in self.connections:
             return  # the connection was closed or became a WebSocket
-        # If a request body ended in this data, the rest may be part of the next head, but is not counted.
+        # Bytes after a request body in the same data are not counted.
         if cycle is before and (before is None or before.response_complete):
             self._waited_for += len(data)
         if self._waited_for > self.limits.header_bytes:

@@ -21,7 +21,7 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         total: the number of events in the batch.
         invalid: [reason, field, detail] of each invalid event, by the event's index in the batch.
-        failed: the number of Kafka's error for each event that must be sent again, by the event's index.
+        failed: the Kafka error code of each event that must be sent again, by the event's index.
         places: [partition, offset] of each written event, by the event's index, if requested.
         unsure: whether an event may be written twice.
     """
@@ -34,7 +34,7 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def nothing(self) -> bool:
-        """Whether certainly no event was written. The next request is then treated as the first request."""
+        """Whether it is certain that no event was written."""
         return len(self.failed) == self.total and not self.unsure
 
     def outcome(self, ids: list[str | None] | None) -> Outcome:
@@ -51,7 +51,7 @@ def _verdict(reason: str, field: str | None, detail: str) -> InvalidEvent:
 def merge(before: Known | None, indexes: list[int], records: Records, delivery: Delivery) -> Known:
     """Return the outcome of a batch, combined from earlier attempts and another attempt.
 
-    The new attempt has sent only the events with these `indexes`.
+    `indexes` lists the events that the new attempt has sent.
     """
     invalid = {} if before is None else {i: row for i, row in before.invalid.items() if i not in before.failed}
     places = {} if before is None else dict(before.places)
@@ -67,14 +67,14 @@ def merge(before: Known | None, indexes: list[int], records: Records, delivery: 
 
 
 def lost(before: Known | None, total: int) -> Known:
-    """Return the outcome of a batch if the sending process has ended, so that the result is unknown."""
+    """Return the outcome of a batch whose sending process has ended without a result."""
     if before is not None:
         return msgspec.structs.replace(before, unsure=True)
     return Known(total, failed=dict.fromkeys(range(total), KafkaError._PURGE_INFLIGHT), unsure=True)
 
 
 def bounded(known: Known) -> Known:
-    """Return the outcome, without positions and details if it would exceed MAX_BYTES."""
+    """Return the outcome, and omit positions and details if MAX_BYTES would be exceeded."""
     if len(msgspec.msgpack.encode(known)) <= MAX_BYTES:
         return known
     invalid = {i: (reason, field and field[:_FIELD_CHARACTERS], "") for i, (reason, field, _) in known.invalid.items()}

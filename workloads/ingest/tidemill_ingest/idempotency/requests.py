@@ -1,7 +1,7 @@
 """Handles requests with an Idempotency-Key, so that a repeated request writes each event once.
 
-A repeated request waits until the first attempt ends, and gets the known outcome. Only events that certainly were not
-written are sent again.
+A repeated request waits until the first attempt ends, and gets the known outcome. Events that are known to be written
+are not sent again.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Replays:
                 raise _not_acknowledged(batch) if mine else under_way("Kafka has not acknowledged all events yet")
             if mine:
                 return task.result()
-            await asyncio.sleep(0)  # the callback of the other task now stores the outcome
+            await asyncio.sleep(0)  # let the callback of the other task store the outcome
 
     async def _until(self, entry: _Entry, task: asyncio.Task[Found], deadline: Deadline, *, wait: bool) -> None:
         async def first(*awaited: asyncio.Future[Any]) -> None:
@@ -189,7 +189,7 @@ class Replays:
             self._shared.settle(batch, claim.known)
             raise
         entry.queued.set_result(attempt.queued)
-        # If this process is cancelled here, Redis keeps it as the owner of the key, because the outcome is unknown.
+        # After a cancellation here, the process stays the owner, because the outcome is unknown.
         known = await attempt.end
         self._shared.settle(batch, None if known.nothing else bounded(known))
         return Found(known, False)

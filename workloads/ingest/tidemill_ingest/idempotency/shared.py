@@ -1,8 +1,8 @@
 """Shares Idempotency-Keys between all ingest processes of a namespace, through Redis.
 
 In Redis, the value of a key is either its owner (the process that is sending the batch), or the outcome of the batch.
-Processes write values by compare-and-set. An owner sends heartbeats. If these stop for `LEASE_SECONDS`, another process
-can become the owner.
+Processes write values by compare-and-set. An owner sends heartbeats. After `LEASE_SECONDS` without heartbeats, another
+process can become the owner.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Claim(msgspec.Struct, frozen=True):
 
     Attributes:
         known: the outcome of earlier attempts.
-        done: whether there are no events left to send.
+        done: whether no events remain to be sent.
     """
 
     known: Known | None = None
@@ -129,7 +129,7 @@ class SharedKeys:
             mine = msgspec.msgpack.encode(_Value(batch.fingerprint, self._owner, known))
             try:
                 current = await self._call(partial(self._put, batch.place, expected, mine))
-                # If Redis already has this value, the Redis client has repeated the write after a lost answer.
+                # Redis already has this value if the client has repeated the write.
                 if current is None or (current == mine and batch.place not in self._own):
                     self._own[batch.place] = mine
                     return Claim(known)
@@ -151,7 +151,7 @@ class SharedKeys:
                 continue
             expected = current
             if value is None:
-                continue  # another version of ingest wrote the value
+                continue  # another release of ingest wrote the value
             known = value.known
             if value.owner:
                 log.warning("%s: process %s ended during a batch; the batch is sent again", batch.pipeline, value.owner)

@@ -1,4 +1,4 @@
-"""The limits of the queue to Kafka: of all records, and of the records of each topic."""
+"""Limits of the queue to Kafka, in total and for each topic."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Queue:
     """Counts the records that are on their way to Kafka.
 
     Attributes:
-        records: the number of records in the queue. A request's records count until all are acknowledged.
+        records: the number of records in the queue.
     """
 
     def __init__(self, topic_bytes: int) -> None:

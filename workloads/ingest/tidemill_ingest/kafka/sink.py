@@ -37,7 +37,7 @@ class Sink:
 
     Attributes:
         publish_seconds: the publish timeout of requests without an Idempotency-Key.
-        down: the error for which the sink regards Kafka as down, or an empty text.
+        down: why Kafka counts as down, or an empty text.
         acknowledged_at: when Kafka last acknowledged records (monotonic seconds).
         asked_at: when a request last tried to send records (monotonic seconds).
     """

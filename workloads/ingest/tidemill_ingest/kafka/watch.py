@@ -62,7 +62,7 @@ class Watch:
         waited = max(self._sink.waited, self._sink.unheard)
         if not self.up or waited < STUCK_SECONDS:
             return Dependency("kafka", self.up, True, detail, self._guard.state, self._latency_ms)
-        # If Kafka has acknowledged other records meanwhile, only some brokers or partitions are down.
+        # Kafka is only partly down if it has acknowledged other records meanwhile.
         partly = time.monotonic() - self._sink.acknowledged_at < waited
         detail = f"records have waited for {waited:.0f} s to be acknowledged"
         return Dependency("kafka", False, not partly, detail, self._guard.state, self._latency_ms)

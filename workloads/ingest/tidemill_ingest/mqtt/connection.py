@@ -133,7 +133,7 @@ class Connection:
             options = SubscribeOptions(qos=qos, retainHandling=_ONLY_NEW)
             wanted = [(topic, options) for topic in topics]
         self._client.subscribe(wanted)
-        # An earlier version of the bridge or of the spec may have subscribed to these topics in the same session.
+        # The session may still contain these subscriptions from earlier.
         if included := [topic for topic in self._spec.topics if topic not in topics]:
             self._client.unsubscribe(included)
 
