@@ -12,7 +12,7 @@ from tidemill_contract import trust
 _VARIABLE, _CA = "TIDEMILL_POSTGRES_URL", "TIDEMILL_POSTGRES_CA"
 _CHECKING = ("require", "verify-ca", "verify-full")
 _MODES = ("disable", "allow", "prefer", *_CHECKING)
-# These URL parameters may be ignored, because Tidemill sets them to other values.
+# These URL parameters are ignored, because Tidemill sets its own values.
 _LEFT_OUT = ("application_name", "connect_timeout", "fallback_application_name", "keepalives", "tcp_user_timeout")
 
 
@@ -88,7 +88,7 @@ class PostgresAddress:
 def _trusted(said: Mapping[str, str], ca: str) -> str:
     for name in said:
         if name not in ("sslmode", "sslrootcert") and not name.startswith(_LEFT_OUT):
-            # Other parameters are refused, because the user would expect them to have an effect.
+            # Other parameters are refused, rather than silently ignored.
             raise ValueError(
                 f"{_VARIABLE}: the parameter {name} is not supported; remove it (supported: sslmode, sslrootcert)"
             )

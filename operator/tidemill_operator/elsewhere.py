@@ -38,7 +38,7 @@ def first_plan(
 
 
 def observe(plan: Plan, own: Sequence[str], actuators: Actuators) -> dict[str, LiveTopic]:
-    """Return the topics in `own` that exist on the platform's Kafka, and the plan's topics on other clusters."""
+    """Return the existing topics: `own` on the platform's Kafka, and the plan's topics on other clusters."""
     there = dict(actuators.kafka.observe(own))
     for topic in plan.topics:
         if topic.kafka is not None and (live := actuators.clusters.topic(plan.namespace, topic.kafka, topic.name)):
@@ -68,7 +68,7 @@ def _gone(
 ) -> frozenset[str]:
     """Return the source topics that no longer exist, according to all brokers of the topics' cluster.
 
-    A topic is checked only if windows still wait for events of the topic.
+    Only topics that windows still wait for are checked.
     """
     awaited = {slot.topic for slot in schema.slots if slot.reading} - topics.keys() if schema is not None else set()
     missing = [topic for topic in plan.topics if topic.listed and topic.name in awaited]

@@ -59,7 +59,7 @@ class Reason(StrEnum):
 
 
 class TidemillError(Exception):
-    """An error with a reason for conditions, a message, and a remedy, which is empty if only waiting helps."""
+    """An error with a reason, a message, and a remedy (empty if the user can only wait)."""
 
     def __init__(self, reason: Reason, message: str, remedy: str = "") -> None:
         super().__init__(f"{message}; {remedy}" if remedy else message)

@@ -49,7 +49,7 @@ class Outcome:
 
     Attributes:
         observed: facts about the object, such as the partitions of a topic, which the status shows.
-        serving: whether the component works as before while the rank is WAITING.
+        serving: whether the component still works while the rank is WAITING.
     """
 
     rank: Rank

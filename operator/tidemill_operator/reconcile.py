@@ -358,14 +358,14 @@ def _ensure(
 
 
 def _readable(plan: Plan, live: LiveFacts) -> bool:
-    """Return whether all topics exist. Of the topics in a list, one existing topic is enough."""
+    """Return whether all topics exist, or, for topics in a list, at least one."""
     listed = [topic.name in live.topics for topic in plan.topics if topic.listed]
     others = all(topic.name in live.topics for topic in plan.topics if not topic.listed)
     return others and (any(listed) or not listed)
 
 
 def _expire(plan: Plan, actuators: Actuators) -> None:
-    """Delete expired data, and only log an error."""
+    """Delete expired data. An error is only logged."""
     try:
         actuators.postgres.expire(plan.schema)
     except TidemillError as error:

@@ -86,7 +86,7 @@ class Running:
 
     @property
     def watched(self) -> Watched | WatchedStage:
-        """Return the description of the figures that scaling reads for this component."""
+        """Return which figures scaling reads for this component."""
         return Watched.of(self.config) if self.component == "processor" else WatchedStage.of(self.config)
 
 
@@ -98,12 +98,12 @@ class Memory:
     replicas: int | None = None
 
     def to_json(self) -> str:
-        """Return the memory as JSON. Equal memories give equal texts."""
+        """Return the state as JSON. Equal states give equal texts."""
         return json.dumps({"replicas": self.replicas, "state": json.loads(self.state.to_json())})
 
     @classmethod
     def from_json(cls, text: str) -> Memory:
-        """Parse the JSON of `to_json`, or return an empty memory if the text is invalid."""
+        """Parse the JSON of `to_json`, or return an empty state if the text is invalid."""
         try:
             record = json.loads(text)
             replicas = record["replicas"]

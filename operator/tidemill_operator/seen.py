@@ -48,7 +48,7 @@ def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsP
         return None
     metadata = {key: document["metadata"][key] for key in ("name", "namespace", "uid") if document["metadata"].get(key)}
     if replayed := (document["metadata"].get("annotations") or {}).get(REPLAY):
-        metadata["annotations"] = {REPLAY: replayed}  # so that a replay continues while a newer spec is refused
+        metadata["annotations"] = {REPLAY: replayed}  # keeps a replay running while a newer spec is refused
     if live.owner.uid != (metadata.get("uid") or ""):
         return None
     known = {key: document.get(key) for key in ("apiVersion", "kind")}
@@ -69,7 +69,7 @@ def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) 
         schema = actuators.postgres.observe(name)
     pipeline = accepted(document, schema)
     if pipeline is None and outcomes:
-        # The accepted spec is unknown, but the current spec gives the same names of topics and workloads.
+        # The accepted spec is unknown, so observe what the current spec names.
         pipeline, _ = check({**document, "status": None}, _ANY_TOPIC)
     if pipeline is None:
         return None
@@ -92,7 +92,7 @@ def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) 
 
 
 def running(plan: Plan, actuators: Actuators, absent: Callable[[Component], Outcome]) -> list[Outcome]:
-    """Return the outcomes of a plan's workloads. `absent` makes the outcome of a component without workloads."""
+    """Return the outcomes of a plan's workloads, or `absent(component)` if a component has none."""
     outcomes: list[Outcome] = []
     with _told(outcomes, *RUNNING):
         outcomes += actuators.runtime.observe(plan.workloads)

@@ -176,7 +176,7 @@ def _component(component: Component, report: Report, before: Mapping[str, Condit
         case Rank.WAITING if whole.serving:
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.FAILED if whole.reason == Reason.UNREACHABLE and served and watched:
-            # One request without an answer proves no failure. The observer reports if events are not counted.
+            # The component may still work. If events are no longer counted, the observer reports it.
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.DONE:
             return _condition(kind, "True", whole.reason, whole.message)
@@ -227,7 +227,7 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
         found.append(_condition("Stalled", "True", stuck[0]["reason"], text))
     elif not report.judged and "Stalled" in before and not _of_components(before):
         found.append(before["Stalled"])
-    # A component that is blocked by a stuck component cannot complete, so it does not count as reconciling.
+    # A component that is blocked by a stuck component does not count as reconciling.
     waiting = [part for part in bad if part not in stuck and not (stuck and part["reason"] == Reason.BLOCKED)]
     if report.accepted and waiting:
         found.append(_condition("Reconciling", "True", *_told(waiting)))

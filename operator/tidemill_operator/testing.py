@@ -139,7 +139,7 @@ class MemoryClusters(MemoryPart):
         return LiveTopic(self.partitions, 1, self.ids.get(servers, f"{servers}/{name}")) if self.partitions else None
 
     def gone(self, namespace: str, kafka: KafkaSpec, names: Sequence[str]) -> frozenset[str]:
-        """Return all of `names` if `partitions` is 0, or else no topics."""
+        """Return `names` if `partitions` is 0, because then no topic exists, or else an empty set."""
         self._called("gone")
         return frozenset() if self.partitions else frozenset(names)
 
@@ -177,7 +177,7 @@ class MemorySchemas(MemoryPart):
         adopt: bool = False,
         exists: Exists | None = None,
     ) -> list[Outcome]:
-        """Create or change a schema, and refuse what the actuator for Postgres refuses."""
+        """Create or change a schema, or fail as the actuator for Postgres would."""
         self._called("ensure")
         live = self.schemas.get(schema.name)
         if self.busy:

@@ -65,7 +65,7 @@ class World:
         return PostgresSchemas(self.platform.postgres, read_only=True).observe(name)
 
     def conflicts(self, schema: Schema, owner: Owner) -> list[TidemillError]:
-        """Return an error for each of the schema's topics and roles that another pipeline owns.
+        """Return an error for each topic or role of the schema that another pipeline owns.
 
         Raises:
             TidemillError: Postgres does not answer.

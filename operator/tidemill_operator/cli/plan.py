@@ -52,7 +52,7 @@ class Planned:
 
     Attributes:
         refused: why the plan cannot be applied, or empty if it can.
-        runs_on: whether an earlier spec of the pipeline runs, and keeps running if this plan is refused.
+        runs_on: whether an earlier spec of the pipeline keeps running if this plan is refused.
     """
 
     plan: Plan
@@ -145,7 +145,7 @@ def _refused(
     yield from (error for _, error in disputes(plan.schema, owner, taken))
     if (pipeline.metadata.annotations or {}).get(ADOPT) != "true":
         strange = list(foreign(plan.schema.name, live.schema.owner, owner)) if live.schema is not None else []
-        # the topics and roles belong to the schema's owner, so the message about the schema is enough
+        # if another pipeline owns the schema, report neither its topics nor its roles
         yield from strange or world.conflicts(plan.schema, owner)
     yield from refusals(pipeline, plan, live)
     if world.kafka is not None:

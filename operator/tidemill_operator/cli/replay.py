@@ -21,7 +21,7 @@ from tidemill_operator.plan.replay import DONE, REPLAY, family_of, read_request
 EXIT_MISSED = 3
 _LOOK_SECONDS = 0.5
 _TELL_SECONDS = 5.0
-# `up` may finish another pass first, before it handles the request.
+# `up` may have to finish a running pass before it handles the request.
 _BEGIN_SECONDS = 60.0
 _DESCRIPTION = """\
 Fill the next version of aggregations from the events that the topic still holds, with the current spec, and switch to

@@ -45,7 +45,7 @@ class Retained:
 
 
 class _NothingRuns:
-    """A runtime for deleted pipelines, whose workloads no longer exist."""
+    """A runtime without workloads, for deleted pipelines."""
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
         return []

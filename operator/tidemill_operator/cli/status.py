@@ -73,7 +73,7 @@ def is_running(state: Mapping[str, Any]) -> bool:
 
 
 def _add_telemetry(state: dict[str, Any]) -> None:
-    """Add the status, lag, freshness and watermark of each process, as in its /health."""
+    """Add each process's status, lag, freshness and watermark, which its /health returns."""
     with httpx.Client(timeout=2.0, trust_env=False) as client:
         for process in state["workloads"].values():
             try:

@@ -128,7 +128,7 @@ class Controller:
             now = self._world.api.get(PIPELINE, metadata["namespace"], metadata["name"], sure=True)
             if now is None or _essence(now) != _essence(document):
                 raise
-            # Only the observer's part of the status has changed since the read, so this status can be applied.
+            # Only the observer's figures have changed, so retry with the current resource version.
             metadata["resourceVersion"] = now["metadata"]["resourceVersion"]
             self._world.api.apply(body, subresource="status")
         except NotFound:
@@ -149,7 +149,7 @@ class Controller:
 
 
 def _scale(runtime: KubernetesRuntime, previous: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the members of the status about running replicas."""
+    """Return the status fields about running replicas, such as `replicas` and `selector`."""
     scale = {name: known for name, known in previous.items() if name in ("replicas", "selector", "stageReplicas")}
     if runtime.scale:
         scale |= {"replicas": runtime.scale.replicas, "selector": runtime.scale.selector}
@@ -159,7 +159,7 @@ def _scale(runtime: KubernetesRuntime, previous: Mapping[str, Any]) -> dict[str,
 
 
 def _repairs(runtime: KubernetesRuntime, previous: Document | None, status: Document) -> list[str]:
-    """Return messages about the changes and deletions by others that the pass has undone."""
+    """Return a message for each change or deletion by others that the pass has undone."""
     before = {condition["type"]: condition for condition in (previous or {}).get("conditions", ())}
     settled = before.get(PROGRESSING, {}).get("reason") == Reason.APPLIED
     same = (previous or {}).get("observedGeneration") == status["observedGeneration"]

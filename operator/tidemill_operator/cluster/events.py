@@ -104,7 +104,7 @@ def changed(previous: Document | None, status: Document) -> Iterator[dict[str, A
 
 
 def _changed(previous: Document | None, status: Document) -> Iterator[dict[str, Any]]:
-    """Yield the conditions with a changed status. A removed condition has the status False."""
+    """Yield the conditions with a changed status. A removed condition counts as False."""
     before = {condition["type"]: condition for condition in (previous or {}).get("conditions", ())}
     now = {condition["type"]: condition for condition in status.get("conditions", ())}
     for kind, condition in now.items():

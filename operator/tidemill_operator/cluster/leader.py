@@ -127,7 +127,7 @@ class Elector:
             try:
                 self._api.replace({**lease, "spec": {**spec, "leaseTransitions": max(seen, _transitions(lease))}})
             except Conflict:
-                continue  # the renewal thread of this process has written the Lease in between
+                continue  # the renewal thread of this process has just written the Lease
             self._epoch = max(self._epoch, seen + 1)
             return self._epoch
         raise NotOurTurn(Reason.WAITING, f"a newer leader is active (leader epoch {seen}, ours is {self._epoch})")
@@ -160,7 +160,7 @@ class Elector:
 
     def _try(self) -> None:
         if self._held is not None:
-            # Replace the version that this process wrote last, without reading the Lease first.
+            # This process wrote the Lease last, so it can renew the Lease without reading it.
             held, self._held, asked_at = self._held, None, time.monotonic()
             self._hold(self._api.replace(self._wanted(held)))
             self._term.renewed(asked_at)

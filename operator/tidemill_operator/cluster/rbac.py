@@ -27,9 +27,10 @@ def pipeline_rules() -> list[Rule]:
         _rule("", ["configmaps", "services", "serviceaccounts"], _CHILD),
         _rule("policy", ["poddisruptionbudgets"], _CHILD),
         _rule("networking.k8s.io", ["networkpolicies", "ingresses"], _CHILD),
-        # The operator reads Secrets by name only. Without `list` and `watch`, the operator cannot find other Secrets.
+        # The operator reads Secrets by name only, so it needs neither `list` nor `watch`.
         _rule("", ["secrets"], ["get", "create", "patch", "update", "delete"]),
-        # `list` shows whether a pipeline's last pods have ended. `patch` annotates pods, which then reload files.
+        # `list` shows whether a pipeline's last pods have ended. `patch` changes an annotation, so that nodes
+        # update the pods' mounted files at once.
         _rule("", ["pods"], ["list", "patch"]),
         _rule("", ["events"], ["create"]),
     ]

@@ -40,7 +40,6 @@ Target = Scalable[Key]
 INTERVAL_SECONDS = 60.0
 _FILE = "memory.json"
 _WORKERS = 4
-# These delays apply unless a poll has set the time of the next poll.
 _DELAYS = Delays(drift=3600.0, most=15.0)
 _SAID = ("mode", "desired", "reason")
 
@@ -219,7 +218,7 @@ class ClusterScaling:
                 self._queue.add(target, delay=self._scaler.rest(target))
 
     def status(self, key: Key, previous: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-        """Return the last scaling decision of each component, by the name of the member in the status."""
+        """Return the status fields with each component's last scaling decision."""
         members = ((target, STATUS_MEMBERS[target.component]) for target in targets(key))
         return {member: self._told(target, previous.get(member) or {}) for target, member in members}
 

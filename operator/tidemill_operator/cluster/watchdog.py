@@ -1,4 +1,4 @@
-"""Checks that watches report all changes. After two minutes, a missing event fails the liveness probe."""
+"""Checks that watches report all changes. An event that is missing for two minutes fails the liveness probe."""
 
 from __future__ import annotations
 
@@ -57,5 +57,5 @@ class Watchdog:
 
 
 def _number(version: str) -> int:
-    """Return a resource version as a number, or 0 (never seen) if it is not a number."""
+    """Return a resource version as a number, or 0 if it is not a number."""
     return int(version) if version.isascii() and version.isdigit() else 0

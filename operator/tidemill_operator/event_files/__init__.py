@@ -1,1 +1,1 @@
-"""Files of events: CSV, NDJSON, JSON arrays and Parquet, with or without gzip."""
+"""Reads files of events in CSV, NDJSON, JSON or Parquet, optionally compressed with gzip."""

@@ -32,7 +32,7 @@ class RowWriter:
     def __init__(self, dialect: Dialect, fields: Sequence[FieldSpec]) -> None:
         """Match each column to the field with the same path or name."""
         own = [field for field in fields if field.origin == "value"]
-        # Several fields may read one column. A field with a type other than json decides how its cells are read.
+        # Several fields may read one column. Then a field of another type takes precedence over a json field.
         own.sort(key=lambda field: field.type != JSON)
         by_path = {show_path(field.steps): field for field in own}
         by_member = {field.steps[0]: field for field in own if len(field.steps) == 1}
@@ -57,9 +57,9 @@ class RowWriter:
         return not self._cells
 
     def write(self, row: Sequence[str], line: int) -> bytes:
-        """Return a row as a JSON object, or as a JSON string if the row has too many cells.
+        """Return a row as a JSON object.
 
-        Ingest refuses the string and stores it as a dead letter.
+        A row with too many cells becomes a JSON string, which ingest stores as a dead letter.
         """
         if len(row) > self._width and any(cell.strip() for cell in row[self._width :]):
             told = f"line {line} has {len(row)} cells, there are {self._width} columns: {row}"

@@ -75,7 +75,7 @@ class Content:
         self.stream.seek(0)
 
     def _read_on(self, source: Any) -> None:
-        """Read the head from a pipe, and make a stream that begins with the head and continues with the pipe."""
+        """Read the head of a pipe, and make a stream that returns the head again before the rest."""
         first = source.read1(HEAD_BYTES)
         rejoined: Any = _Rejoined(first, source)
         self.stream = io.BufferedReader(rejoined)

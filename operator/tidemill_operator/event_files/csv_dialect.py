@@ -74,7 +74,7 @@ def _find_delimiter(text: str) -> str:
     fitness = {each: _fitness(text, each) for each in DELIMITERS}
     if max(fitness.values()) > 0:
         return max(DELIMITERS, key=lambda each: fitness[each])
-    return min(DELIMITERS, key=text.count)  # in a file with one column, the rarest delimiter splits the fewest cells
+    return min(DELIMITERS, key=text.count)  # a single column: the rarest delimiter splits the fewest cells
 
 
 def _fitness(text: str, delimiter: str) -> float:
@@ -87,8 +87,8 @@ def _fitness(text: str, delimiter: str) -> float:
     ((width, often),) = Counter(map(len, rows)).most_common(1) or [(1, 0)]
     if width == 1 or width > MOST_COLUMNS or len(rows[0]) == 1:
         return 0.0
-    # Some programs end rows, but not the header, with a delimiter. So a header of another length only halves the
-    # fitness.
+    # Some programs end rows, but not the header, with a delimiter. A header with a different number of cells
+    # therefore only halves the fitness.
     fitting = often / len(rows) * (1.0 if len(rows[0]) == width else 0.5)
     if fitting < _LEAST_FITTING:
         return 0.0

@@ -125,7 +125,7 @@ class EventFile:
         return self._lines.unfinished if isinstance(self._lines, NdjsonFile) else None
 
     def members(self) -> Iterator[tuple[int, Any]]:
-        """Yield each event's position and Python value, which is None for a line that is not JSON."""
+        """Yield each event's position and value. A line that is not JSON has the value None."""
         return self._to_end(self._members())
 
     def events(self, fields: Sequence[FieldSpec], skip: int = 0, *, growing: bool = False) -> Iterator[Event]:

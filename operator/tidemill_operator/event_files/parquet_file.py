@@ -53,7 +53,7 @@ class ParquetFile:
             raise self._unreadable(error) from None
 
     def lines(self, skip: int = 0, local: Collection[str] = ()) -> Iterator[tuple[int, bytes]]:
-        """Yield the rows as JSON. Times without a zone are read as UTC, except in the columns `local`."""
+        """Yield the rows as JSON. Times without a zone are taken as UTC, except in the columns that `local` names."""
         for number, row in self.rows(skip):
             yield number, _encode({name: _known(value, name in local) for name, value in row.items()})
 

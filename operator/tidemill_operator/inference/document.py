@@ -36,7 +36,7 @@ class Origin:
         described: the format of the file or topic.
         namespace: the pipeline's namespace, or None for the default.
         topic: the existing topic, or None if events will be sent.
-        assumed: whether the zone is a default, not named by the user.
+        assumed: whether the time zone is the default, because the user named none.
         envelope: the envelope around each event, as in `source.format.envelope`.
     """
 

@@ -1,4 +1,4 @@
-"""Recognises envelopes around sampled events: Debezium, Kafka Connect with schemas, and CloudEvents."""
+"""Detects and removes the envelopes of sampled events (Debezium, Kafka Connect, CloudEvents)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _LEAST = 0.9
 
 
 def unwrapped(events: Iterable[Any]) -> tuple[str, Iterator[Any]]:
-    """Return the envelope of most events, as in `source.format.envelope`, and the events without it.
+    """Return the events' envelope, as in `source.format.envelope`, and the unwrapped events.
 
-    The envelope is found from the first events. Deletes of Debezium are left out.
+    The first events determine the envelope. Debezium's delete events are left out.
     """
     first = list(itertools.islice(iterator := iter(events), _LOOKED_AT))
     found = Counter(_envelope(event) for event in first if isinstance(event, Mapping))
@@ -39,7 +39,7 @@ def _envelope(event: Mapping[str, Any]) -> str:
 
 
 def _row(event: Any, envelope: str) -> Any:
-    """Return the event in an envelope, or the value itself if it has another envelope or none."""
+    """Return the event in the given envelope, or None if the value has no such envelope."""
     if not isinstance(event, Mapping) or _envelope(event) != envelope:
         return None
     if envelope == "cloudevents":

@@ -134,7 +134,7 @@ def _of_values(name: str, column: Column, zone: str) -> FieldDraft:
             note = "numbers in quotes: TRY_CAST in a derive converts them to numbers"
         return FieldDraft(name, STRING, column, note=note, **told)  # type: ignore[arg-type]
     if kind in (INTEGER, NUMBER):
-        # A decimal of hundreds of digits becomes an infinite float, but an integer raises an error.
+        # float() returns infinity for a very long decimal, but raises an error for a very long integer.
         counted = find_count_form([float(decimal.Decimal(value)) for value in fitting], name)
         if counted is not None:
             return _of_times(name, column, counted, fitting, zone)

@@ -18,7 +18,7 @@ from tidemill_operator.observer.observers import Observers
 
 
 class LocalFigures:
-    """Measures the figures of one run of `up`, such as the lag, in a thread."""
+    """Measures figures, such as the lag of each pipeline, in a thread of `up`."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class LocalFigures:
         self._watched = set(wanted)
 
     def status(self, stored: Stored) -> Mapping[str, Any]:
-        """Return the members of a pipeline's status that hold the figures, empty before the first measurement."""
+        """Return the figures for a pipeline's status, or an empty mapping before the first measurement."""
         return self._told.get(key_of(stored), {})
 
     def target(self, host: str) -> dict[str, object]:

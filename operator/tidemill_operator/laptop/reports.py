@@ -23,7 +23,7 @@ from tidemill_operator.status import interrupted
 
 
 class CurrentConditions:
-    """The conditions of each pipeline: from the last pass, or with Ready false if events are no longer counted."""
+    """The current conditions of each pipeline. Ready is false if events are no longer counted."""
 
     def __init__(self, progress: ProgressWatch) -> None:
         self._progress = progress
@@ -46,7 +46,7 @@ class CurrentConditions:
         return list(interrupted(stored.status, error, since).get("conditions", ()))
 
     def interrupted(self, stored: Stored) -> bool:
-        """Return whether a pipeline's events were no longer counted when `of` was last called."""
+        """Return whether the last call of `of` found that the pipeline's events are no longer counted."""
         return stored.key in self._interrupted
 
 

@@ -117,7 +117,7 @@ class Run:
                 self._seen = seen
                 self._session.nudge()
             self._passes.start()
-            # After a short wait, this round can report the result, because most passes are short.
+            # Most passes are short, so wait briefly to report the result in this round.
             self._passes.wait(_PASS_SECONDS)
             self._passed = self._seen if self._passes.idle else self._passed
         self._figures.watch(self._session.pipelines.values())
@@ -129,7 +129,7 @@ class Run:
             self._reports.announce()
 
     def _sees(self) -> object:
-        """Return the state whose changes require a pass: readiness, scaling, requests and errors."""
+        """Return what triggers a pass when it changes: readiness, scaling, requests and errors."""
         ready = {name: state.ready for name, state in self._runtime.states().items()}
         asked = {key: self._requests.read(one.namespace, one.name) for key, one in self._session.pipelines.items()}
         return ready, self._scaling.decisions(), asked, self._progress.errors()

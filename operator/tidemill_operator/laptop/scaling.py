@@ -117,7 +117,7 @@ class LocalScaling:
         return {component: replicas for component, replicas in found.items() if replicas is not None}
 
     def status(self, namespace: str, name: str) -> dict[str, Mapping[str, Any]]:
-        """Return the last decision of each component, by the name of the member in the status."""
+        """Return the status fields with each component's last scaling decision."""
         known = targets((namespace, name))
         return {STATUS_MEMBERS[one.component]: told for one in known if (told := self._scaler.status(one))}
 
@@ -130,7 +130,7 @@ class LocalScaling:
         return self._scaler.history(Scalable((namespace, name), component))
 
     def described(self, namespace: str, name: str) -> dict[str, Any]:
-        """Return the members of `status.json` about scaling: the last and the earlier decisions."""
+        """Return the last and the earlier scaling decisions, as `status.json` shows them."""
         return {
             "scaling": {},
             **self.status(namespace, name),

@@ -28,7 +28,7 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def obstacle(port: int, host: str = "127.0.0.1") -> str:
-    """Return why no server could listen on the port, or an empty text if a server could."""
+    """Return why a server cannot listen on the port, or an empty text if the port is usable."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -42,7 +42,7 @@ def obstacle(port: int, host: str = "127.0.0.1") -> str:
 
 
 def is_served_by(port: int, pids: Iterable[int]) -> bool:
-    """Return whether one of the processes listens on the port. Where this is unknown (not on Linux), return True."""
+    """Return whether one of the processes listens on the port, or True if this is unknown (not on Linux)."""
     sockets = _listening(port)
     return not sockets or any(not (held := _sockets(pid)) or held & sockets for pid in pids)
 

@@ -41,7 +41,7 @@ class Order:
 
     @property
     def batch(self) -> int:
-        """The maximum number of events in a batch: with a rate, at most the events of half a second."""
+        """The maximum number of events in a batch. A rate limits a batch to the events of half a second."""
         return MOST_EVENTS if self.rate is None else max(1, min(MOST_EVENTS, int(self.rate / _STEPS_A_SECOND)))
 
     @property
@@ -82,7 +82,7 @@ class Sender:
         self.summary = Summary()
 
     def stop(self) -> None:
-        """Make `run` raise an error soon."""
+        """Make `run` stop with an error."""
         self._stopped.set()
         self._client.stop()
 

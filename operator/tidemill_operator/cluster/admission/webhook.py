@@ -141,7 +141,7 @@ def load(context: ssl.SSLContext, certificates: Certificates) -> None:
 
 
 class _Server(ThreadingHTTPServer):
-    """Does each TLS handshake in the thread of its client, so that a silent client does not block others."""
+    """Runs each TLS handshake in its client's thread, so that a silent client does not block others."""
 
     daemon_threads, block_on_close = True, False
 
@@ -198,4 +198,4 @@ class _Handler(BaseHTTPRequestHandler):
         return 200, {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Log nothing for each request."""
+        """Suppress the log line of each request."""

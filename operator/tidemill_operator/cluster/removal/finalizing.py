@@ -87,7 +87,7 @@ class Finalizing:
 
 
 def needed(document: Document) -> bool:
-    """Return whether a resource leaves something behind that Kubernetes would not delete."""
+    """Return whether the resource needs the finalizer, e.g. to delete topics or connectors."""
     deletes = (document.get("spec") or {}).get("reclaimPolicy") == "Delete"
     return deletes or needs_workers(document) or Component.CONNECTORS in concerned(document.get("status"))
 

@@ -36,7 +36,7 @@ def waiting(api: Api, namespaces: tuple[str, ...]) -> list[Document]:
 def reclaim(
     find: Callable[[], list[Document]], let_go: Callable[[Document], object], *, seconds: float = _WORK_SECONDS
 ) -> list[str]:
-    """Try to delete the waiting pipelines' data, until no pipeline is left or the time is over.
+    """Try to delete the data of all waiting pipelines, for up to `seconds`.
 
     Returns:
         The pipelines whose data is not deleted yet, as `namespace/name`.

@@ -30,7 +30,7 @@ def secrets_folder(data_dir: Path) -> Path:
 
 
 def secret_reference(data_dir: Path) -> str:
-    """Return the reference with which connector configs refer to a key of a Secret."""
+    """Return the template for connector configs' references to a key of a Secret."""
     return f"${{{_PROVIDER}:{secrets_folder(data_dir)}/{{namespace}}/{{name}}:{{key}}}}"
 
 
@@ -70,7 +70,7 @@ def _properties(data_dir: Path, port: int, brokers: str, plugins: Iterable[str],
         **stored(GROUP, brokers=brokers, replicas=1, partitions={"offset": 4, "status": 1}),
         "listeners": f"http://127.0.0.1:{port}",
         "plugin.path": ",".join(plugins),
-        # Connect scans all classes of a plugin that may lack a service manifest, which takes seconds.
+        # Scan only if a plugin may lack a service manifest, because scanning takes seconds.
         "plugin.discovery": "hybrid_warn" if scan else "service_load",
         "config.providers": _PROVIDER,
         f"config.providers.{_PROVIDER}.class": "org.apache.kafka.common.config.provider.DirectoryConfigProvider",

@@ -166,7 +166,7 @@ def _format(java_command: list[str], folder: Path, cluster: str) -> None:
 
 
 def _answers(port: int, bootstrap: str, count: int) -> bool:
-    if is_free(port):  # a client would log each refused connection
+    if is_free(port):  # do not connect yet, because the client would log each refused connection
         return False
     try:
         admin = AdminClient(

@@ -26,7 +26,7 @@ from tidemill_operator.processes.ports import Ports
 
 _ADMIN = "postgres"
 _DATABASE = "tidemill"
-# used if root starts Postgres for a user that may not enter the given data folder
+# holds Postgres data if the user that runs Postgres cannot enter the data folder
 _ROOT_HOME = Path("/var/lib/tidemill")
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
