@@ -218,7 +218,7 @@ def test_longer_units_of_the_same_zone_are_put_together(site: Site) -> None:
     ("aggregation", "parameters", "words"),
     [
         ("days", {"granularity": "36h"}, "not a multiple of the window size 1d; write e.g. 2d"),
-        ("days", {"granularity": "1d", "tz": "UTC"}, "cut in Europe/Oslo"),
+        ("days", {"granularity": "1d", "tz": "UTC"}, "the windows follow the time zone Europe/Oslo"),
         ("months", {"granularity": "1w"}, "not a multiple of the window size 1mo; write e.g. 2mo"),
         ("months", {"granularity": "60d"}, "not a multiple of the window size 1mo"),
         ("pairs", {"granularity": "1h"}, "not a multiple of the hop 1d"),

@@ -292,7 +292,8 @@ def test_the_api_server_refuses_with_the_words_of_validate(
     source = {"topic": {"partitions": 2, "replicationFactor": 1}, "fields": fields}
     with pytest.raises(TidemillError) as error:
         make("orders", namespace, source=source)
-    assert "spec.source.fields[0].name: is a boolean, not a text (got true); put it in quotes" in str(error.value)
+    refusal = "spec.source.fields[0].name: is a boolean, not a text (got true); put the value in quotes"
+    assert refusal in str(error.value)
     key = make("orders", namespace)
     cluster.await_ready(key)
 
