@@ -174,7 +174,7 @@ def test_messages_become_records(broker: Mosquitto, make_bridge: Callable[..., B
 
 def test_nothing_is_lost_when_either_end_is_killed(broker: Mosquitto, make_bridge: Callable[..., Bridge]) -> None:
     """QoS 1: each message is in Kafka at least once, whoever ends in the middle."""
-    bridge = make_bridge(pipeline_config("killed", f"mqtt://127.0.0.1:{broker.port}", maxInFlight=50))
+    bridge = make_bridge(pipeline_config("either-end", f"mqtt://127.0.0.1:{broker.port}", maxInFlight=50))
     bridge.start()
     bridge.connected()
     count = 3000

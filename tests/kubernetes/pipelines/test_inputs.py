@@ -50,7 +50,7 @@ def test_the_secret_of_a_webhook_is_copied_and_a_missing_one_is_named(
         passes.once(inputs)
         found = {c["type"]: c for c in cluster.get(inputs)["status"]["conditions"]}
         ready = found["Ready"]["status"] == "True"
-        return ready and "Secret hooks has no key one; add it" in found["IngestReady"]["message"]
+        return ready and "Secret hooks has no key one; add the key for" in found["IngestReady"]["message"]
 
     eventually(told, what="it is ready without the Secret")
     assert "inputs.webhook-github" not in shared(cluster, namespace)

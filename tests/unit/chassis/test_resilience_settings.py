@@ -153,7 +153,7 @@ def test_the_page_shows_the_defaults() -> None:
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")
     ]
-    numbers = {row[0]: [float(n) for cell in row[1:] for n in re.findall(r"[\d.]+", cell)] for row in rows}
+    numbers = {row[0]: [float(n) for cell in row[1:] for n in re.findall(r"\d+(?:\.\d+)?", cell)] for row in rows}
     for title, guard in zip(
         ("Kafka producer", "Kafka consumer", "Postgres", "Redis"), ResilienceConfig().guards(), strict=True
     ):
