@@ -6,7 +6,6 @@ import json
 import random
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -15,17 +14,14 @@ import pytest
 from bench import MakeBench
 from kafka_records import RawRecord
 from pipeline_schema import connect_admin
-from tidemill_contract.functions.partials import quote
+from played_processor import PlayedProcessor, begin_replay, make_replay_tables
 from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_contract.runtime import AggregationRef, PipelineConfig, WorkloadSettings
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.tables.inputs import dedupe
-from tidemill_operator.plan.model import Replay
-from tidemill_operator.plan.postgres.schema import desired_schema
 from tidemill_processor import replay
-from tidemill_processor.batches.reader import BatchReader
 from tidemill_processor.database import Database
 from tidemill_processor.keeper.forgetting import Forgetter
-from tidemill_processor.transaction import Committed, Committer, Fenced, Position
+from tidemill_processor.transaction import Committed
 from waiting import eventually
 
 pytestmark = pytest.mark.integration
@@ -86,58 +82,20 @@ def logged(*partitions: list[Event]) -> Logs:
     }
 
 
-class Process:
-    """A processor whose loop is played by the test. It forgets everything when it is started again."""
+class Process(PlayedProcessor):
+    """A processor of the pipeline."""
 
     def __init__(self, connection: psycopg.Connection[Any], reader: str = "live") -> None:
-        self.connection = connection
-        self.database = Database(WorkloadSettings(reader=reader), CONFIG, 10)
-        self.reader = BatchReader(SPEC, offsets=reader != "live")
-        self.start()
+        super().__init__(connection, CONFIG, reader)
 
-    def start(self) -> None:
-        self.committer = Committer(self.connection, self.database, self.database.aggregations(self.connection), CONFIG)
-        rows = self.connection.execute(
-            f"SELECT partition, next_offset, epoch FROM {self.database.schema}._offsets WHERE reader = %s",
-            (self.database.reader,),
-        )
-        self.positions = {p: Position(offset, epoch) for p, offset, epoch in rows}
-        if self.committer.handover is not None:
-            self._leave(self.committer.handover.handed(self.connection))
-
-    def step(self, logs: Logs, sizes: dict[int, int], *, dies: bool = False) -> Committed | None:
-        """Commit the next records of partitions. With `dies`, the process ends before the commit."""
+    def take(self, logs: Logs, sizes: dict[int, int], *, dies: bool = False) -> Committed | None:
+        """Commit the next records of partitions, at most `sizes` of each."""
         taken = [
             record
             for p, position in self.positions.items()
             for record in logs[p][position.next_offset : position.next_offset + sizes.get(p, 0)]
         ]
-        if not taken:
-            return None
-        batch = self.reader.read(taken, NOW)
-        if dies:
-            with self.connection.transaction() as transaction:
-                with suppress(Fenced):
-                    self.committer.commit(batch, self.positions)
-                raise psycopg.Rollback(transaction)
-            self.start()
-            return None
-        try:
-            committed = self.committer.commit(batch, self.positions)
-        except Fenced:
-            self.start()
-            return None
-        self.positions |= committed.positions
-        self._leave(committed.handed)
-        return committed
-
-    def meet(self) -> None:
-        assert self.committer.handover is not None
-        at = {p: position.next_offset for p, position in self.positions.items()}
-        self._leave(self.committer.handover.meet(self.connection, at, {}))
-
-    def _leave(self, partitions: frozenset[int]) -> None:
-        self.positions = {p: position for p, position in self.positions.items() if p not in partitions}
+        return self.step(taken, NOW, dies=dies)
 
 
 @pytest.fixture
@@ -170,15 +128,15 @@ def test_what_counts(schema: Any) -> None:
         [event("b", HOUR + 1), event('"\\,{}', 0), event('"\\,{}', 1), event("a", 0)],
     )
     process = Process(connection)
-    process.step(logs, {0: 2})
+    process.take(logs, {0: 2})
     assert totals(connection, name) == (1, 1)
-    process.step(logs, {0: 9}, dies=True)
-    process.step(logs, {0: 9})
+    process.take(logs, {0: 9}, dies=True)
+    process.take(logs, {0: 9})
     process.start()
-    process.step(logs, {1: 9})
+    process.take(logs, {1: 9})
     # b at 1h is a copy of b at 0 (the window includes its ends), the filtered c is none.
     assert totals(connection, name) == (7, 8)
-    process.step(logs, {2: 9})
+    process.take(logs, {2: 9})
     # b at 1h and 1 ms is a new event: b at 1h did not count.
     assert totals(connection, name) == (9, 10)
     assert connection.execute(f"SELECT sum(n) FROM (SELECT _count n FROM {name}.hourly_v1) h").fetchone() == (9,)
@@ -196,11 +154,11 @@ def test_a_copy_that_another_processor_counts_meanwhile(servers: Any, schema: An
         first, other = Process(connection), Process(second)
         with connection.transaction():
             connection.execute(dedupe.lock(CONFIG.schema_name), ("live",))
-            thread = threading.Thread(target=other.step, args=(logs, {1: 2}))
+            thread = threading.Thread(target=other.take, args=(logs, {1: 2}))
             thread.start()
             waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
             eventually(lambda: connection.execute(waiting).fetchone() == (1,), what="the other one waits")
-            first.step(logs, {0: 2})
+            first.take(logs, {0: 2})
         thread.join(30)
     assert totals(connection, name) == (3, 13)
     query = f"SELECT partition, consumed, duplicates FROM {name}._offsets ORDER BY 1"
@@ -219,7 +177,7 @@ def test_two_processors_at_once_count_each_id_once(servers: Any, schema: Any) ->
         try:
             with connect_admin(servers) as own:
                 process = Process(own)
-                while process.step(logs, {partition: 100}) is not None:
+                while process.take(logs, {partition: 100}) is not None:
                     pass
         except BaseException as error:
             errors.append(error)
@@ -241,7 +199,7 @@ def test_ids_are_forgotten_once_the_watermark_has_passed(schema: Any) -> None:
         [event("new", 5 * HOUR), event("old", 0)], [event("old", 0), event("new", 5 * HOUR), event("x", 9 * HOUR)]
     )
     process = Process(connection)
-    process.step(logs, {0: 2})
+    process.take(logs, {0: 2})
     forgetter = Forgetter.of(connection, process.database, CONFIG)
     assert forgetter is not None
 
@@ -251,7 +209,7 @@ def test_ids_are_forgotten_once_the_watermark_has_passed(schema: Any) -> None:
         return int(connection.execute(f"SELECT count(*) FROM {name}._dedupe").fetchone()[0])  # type: ignore[index]
 
     assert left_at(6) == 2
-    process.step(logs, {1: 2})
+    process.take(logs, {1: 2})
     assert totals(connection, name) == (2, 2)
     assert left_at(7) == 0
     connection.execute(
@@ -265,25 +223,8 @@ def replayed(schema: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The tables of a second version, which a replay fills."""
     monkeypatch.setattr(replay, "ASK_SECONDS", 0.0)
     connection, name = schema
-    plan = desired_schema(CONFIG, Replay(READER, {a.name: 2 for a in SPEC.aggregations}))
-    for table in plan.tables:
-        if table.name.endswith("_v2"):
-            columns = ", ".join([*(f"{quote(c.name)} {c.definition}" for c in table.columns), *table.constraints])
-            connection.execute(f"CREATE TABLE {name}.{quote(table.name)} ({columns}) PARTITION BY {table.partition_by}")
-    connection.execute(f"INSERT INTO {name}._readers (reader) VALUES (%s)", (READER,))
-    connection.execute(
-        f"INSERT INTO {name}._offsets (reader, partition, topic_id, next_offset)"
-        f" SELECT %s, partition, topic_id, 0 FROM {name}._offsets",
-        (READER,),
-    )
-    for row in plan.aggregations:
-        if row.reader == READER:
-            connection.execute(
-                f"INSERT INTO {name}._aggregations"
-                " (name, version, table_name, reader, shape, partition_days, retention_ms)"
-                " VALUES (%s, %s, %s, %s, %s, %s, %s)",
-                (row.name, row.version, row.table_name, row.reader, row.shape, row.partition_days, row.retention_ms),
-            )
+    rows = make_replay_tables(connection, name, CONFIG, READER)
+    begin_replay(connection, name, rows, READER)
     return connection, name
 
 
@@ -311,10 +252,10 @@ def test_a_replay_counts_the_same(replayed: Any, seed: int) -> None:
             forgetter.run(connection)
         else:
             sizes = {p: rnd.randrange(9) for p in range(PARTITIONS)}
-            process.step(logs, sizes, dies=action == "dies")
-    while live.step(logs, dict.fromkeys(logs, 50)) is not None:
+            process.take(logs, sizes, dies=action == "dies")
+    while live.take(logs, dict.fromkeys(logs, 50)) is not None:
         pass
-    while filling.step(logs, dict.fromkeys(logs, 50)) is not None:
+    while filling.take(logs, dict.fromkeys(logs, 50)) is not None:
         pass
     filling.meet()
     assert filling.positions == {}, "every partition is handed over"

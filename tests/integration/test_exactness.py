@@ -11,7 +11,6 @@ import os
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,15 +20,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kafka_records import KafkaRecord
-from tidemill_contract.functions.partials import quote
+from played_processor import PlayedProcessor, begin_replay, make_replay_tables
 from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_contract.runtime import AggregationRef, PipelineConfig, WorkloadSettings
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.times import rfc3339_ms
-from tidemill_operator.plan.model import Replay
-from tidemill_operator.plan.postgres.schema import desired_schema
 from tidemill_processor import replay
 from tidemill_processor.batches.exploding import batch_reader
-from tidemill_processor.batches.reader import BatchReader
 from tidemill_processor.database import Database
 from tidemill_processor.merge import merging
 from tidemill_processor.transaction import Committer, Fenced, Position
@@ -385,7 +381,8 @@ def follow(
     """Play a script with these logs, and hold the windows against the model."""
     wipe(connection, database)
     stores = database.aggregations(connection)
-    committer = Committer(connection, database, stores, CONFIG.model_copy(update={"spec": spec}))
+    config = CONFIG.model_copy(update={"spec": spec})
+    committer = Committer(connection, database, stores, config)
     reader, model = batch_reader(spec), Model()
     positions = {p: Position(0, 0) for p in logs}
     for action, size, minutes in [*script, *[("commit", 1_000, 0)] * 2]:
@@ -401,6 +398,8 @@ def follow(
             with connection.transaction() as transaction:
                 committer.commit(read, positions)
                 raise psycopg.Rollback(transaction)
+            # The next process does not know the partitions of tables that were made and rolled back.
+            committer = Committer(connection, database, stores, config)
             continue
         positions.update(committer.commit(read, positions).positions)
         model.add_batch([event for record in batch for event in getattr(record, "elements", [record])])
@@ -477,54 +476,16 @@ READER = "replay-x-1"
 NOW = BASE + 86_400_000
 
 
-class Process:
-    """A processor of one reader, its loop played by the test: it forgets everything when it is started anew."""
+class Process(PlayedProcessor):
+    """A processor of one reader of the pipeline."""
 
     def __init__(self, connection: psycopg.Connection[Any], reader: str) -> None:
-        self.connection = connection
-        self.database = Database(WorkloadSettings(reader=reader), CONFIG, 10)
-        self.reader = BatchReader(CONFIG.spec, offsets=reader != "live")
-        self.start()
+        super().__init__(connection, CONFIG, reader)
 
-    def start(self) -> None:
-        self.committer = Committer(self.connection, self.database, self.database.aggregations(self.connection), CONFIG)
-        rows = self.connection.execute(
-            f"SELECT partition, next_offset, epoch FROM {self.database.schema}._offsets WHERE reader = %s",
-            (self.database.reader,),
-        )
-        self.positions = {p: Position(offset, epoch) for p, offset, epoch in rows}
-        if self.committer.handover is not None:
-            self._leave(self.committer.handover.handed(self.connection))
-
-    def step(self, logs: dict[int, list[Record]], size: int, rnd: random.Random, *, crash: bool) -> None:
+    def take(self, logs: dict[int, list[Record]], size: int, rnd: random.Random, *, crash: bool) -> None:
         """One batch from where it stands; `crash`: it dies before the commit."""
         starts = {p: position.next_offset for p, position in self.positions.items()}
-        batch = take({p: log for p, log in logs.items() if p in starts}, starts, size, rnd)
-        if not batch:
-            return
-        read = self.reader.read(batch, NOW)
-        if crash:
-            with self.connection.transaction() as transaction:
-                with suppress(Fenced):
-                    self.committer.commit(read, self.positions)
-                raise psycopg.Rollback(transaction)
-            self.start()
-            return
-        try:
-            committed = self.committer.commit(read, self.positions)
-        except Fenced:
-            self.start()
-            return
-        self.positions |= committed.positions
-        self._leave(committed.handed)
-
-    def meet(self) -> None:
-        assert self.committer.handover is not None
-        at = {p: position.next_offset for p, position in self.positions.items()}
-        self._leave(self.committer.handover.meet(self.connection, at, {}))
-
-    def _leave(self, partitions: frozenset[int]) -> None:
-        self.positions = {p: position for p, position in self.positions.items() if p not in partitions}
+        self.step(take({p: log for p, log in logs.items() if p in starts}, starts, size, rnd), NOW, dies=crash)
 
 
 @pytest.fixture
@@ -534,16 +495,7 @@ def replayed(
     """The tables of both versions."""
     monkeypatch.setattr(replay, "ASK_SECONDS", 0.0)
     connection, database = make_schema(CONFIG)
-    versions = {aggregation.name: 2 for aggregation in CONFIG.spec.aggregations}
-    plan = desired_schema(CONFIG, Replay(READER, versions))
-    known = {table.name for table in desired_schema(CONFIG).tables}
-    for table in plan.tables:
-        if table.name not in known:
-            columns = ", ".join([*(f"{quote(c.name)} {c.definition}" for c in table.columns), *table.constraints])
-            connection.execute(
-                f"CREATE TABLE {database.schema}.{quote(table.name)} ({columns}) PARTITION BY {table.partition_by}"
-            )
-    return connection, database, [row for row in plan.aggregations if row.reader == READER]
+    return connection, database, make_replay_tables(connection, database.schema, CONFIG, READER)
 
 
 def wipe_both(connection: Any, database: Database, rows: Any) -> None:
@@ -553,20 +505,9 @@ def wipe_both(connection: Any, database: Database, rows: Any) -> None:
     connection.execute(f"DELETE FROM {schema}._aggregations WHERE reader = %s", (READER,))
     connection.execute(f"DELETE FROM {schema}._offsets WHERE reader = %s", (READER,))
     connection.execute(f"UPDATE {schema}._offsets SET feeds = '{{}}'")
-    connection.execute(f"INSERT INTO {schema}._readers (reader) VALUES (%s) ON CONFLICT DO NOTHING", (READER,))
-    connection.execute(
-        f"INSERT INTO {schema}._offsets (reader, partition, topic_id, next_offset)"
-        f" SELECT %s, partition, topic_id, 0 FROM {schema}._offsets",
-        (READER,),
-    )
     for row in rows:
         connection.execute(f"TRUNCATE {schema}.{row.table_name}")
-        connection.execute(
-            f"INSERT INTO {schema}._aggregations"
-            " (name, version, table_name, reader, shape, partition_days, retention_ms)"
-            " VALUES (%s, %s, %s, %s, %s, %s, %s)",
-            (row.name, row.version, row.table_name, row.reader, row.shape, row.partition_days, row.retention_ms),
-        )
+    begin_replay(connection, schema, rows, READER)
 
 
 REPLAY_ACTION = st.sampled_from([
@@ -603,17 +544,17 @@ def test_both_versions_equal_a_naive_model(
         elif what == "starts":
             process.start()
         else:
-            process.step(logs, size, rnd, crash=what == "dies")
+            process.take(logs, size, rnd, crash=what == "dies")
     # Live reads on; the replay comes closer, and is done before live is, or after.
     for _ in range(number + 2):
         if not filling.positions:
             break
-        live.step(logs, rnd.randint(1, 100), rnd, crash=False)
-        filling.step(logs, rnd.randint(1, 100), rnd, crash=False)
+        live.take(logs, rnd.randint(1, 100), rnd, crash=False)
+        filling.take(logs, rnd.randint(1, 100), rnd, crash=False)
         filling.meet()
-        other.step(logs, rnd.randint(1, 100), rnd, crash=False)
+        other.take(logs, rnd.randint(1, 100), rnd, crash=False)
     while any(p.next_offset < len(logs[at]) for at, p in live.positions.items()):
-        live.step(logs, 1_000, rnd, crash=False)
+        live.take(logs, 1_000, rnd, crash=False)
     filling.meet()
     assert filling.positions == {}, "every partition is handed over"
     model = Model()
@@ -631,8 +572,8 @@ def test_a_process_that_did_not_notice_the_handover(replayed: Any) -> None:
     live, filling, other = (Process(connection, reader) for reader in ("live", READER, READER))
     filling.meet()
     assert (filling.positions, len(other.positions)) == ({}, 3)
-    live.step(logs, 1_000, rnd, crash=False)
-    other.step(logs, 1_000, rnd, crash=False)
+    live.take(logs, 1_000, rnd, crash=False)
+    other.take(logs, 1_000, rnd, crash=False)
     assert other.positions == {}
     model = Model()
     model.add_batch([record for log in logs.values() for record in log])
