@@ -12,6 +12,7 @@ from tidemill_operator.errors import TidemillError
 from tidemill_operator.outcome import Component, Outcome, done, failed
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.kafka.replication import Spread
+from tidemill_operator.plan.kafka.slots import read_topics
 from tidemill_operator.plan.live import LiveFacts, LiveSchema, LiveTopic
 from tidemill_operator.plan.model import Plan, Topic
 from tidemill_operator.plan.refusals import missing, topics_concerned
@@ -70,7 +71,7 @@ def _gone(
 
     Only topics that windows still wait for are checked.
     """
-    awaited = {slot.topic for slot in schema.slots if slot.reading} - topics.keys() if schema is not None else set()
+    awaited = read_topics(schema.slots) - topics.keys() if schema is not None else frozenset()
     missing = [topic for topic in plan.topics if topic.listed and topic.name in awaited]
     others = [topic.name for topic in missing if topic.of_others]
     gone = actuators.kafka.gone(others) if others else frozenset()

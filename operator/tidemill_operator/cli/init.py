@@ -7,11 +7,8 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from tidemill_contract.events.timestamps import check_zone
 from tidemill_contract.files import read_text
@@ -23,7 +20,7 @@ from tidemill_operator.cli.options import add_data_dir
 from tidemill_operator.cli.status import is_running, read_state
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.event_files.content import EventFileError
-from tidemill_operator.event_files.event_file import FORMATS, EventFile, Reading
+from tidemill_operator.event_files.event_file import FORMATS, EventFile, Reading, decoded
 from tidemill_operator.inference.columns import Sample, collect
 from tidemill_operator.inference.document import NothingFound, Origin, draft
 from tidemill_operator.inference.envelopes import unwrapped
@@ -191,7 +188,7 @@ def _of_topic(args: argparse.Namespace, name: str, zone: str) -> str:
         remedy = "write source.format with its type and registry (docs/record-formats.md), and the fields of the schema"
         reason = "its records were written with a schema registry, and only JSON is sampled"
         raise CommandError(f"{topic}: {reason}; {remedy}")
-    envelope, rows = unwrapped(_decoded(values))
+    envelope, rows = unwrapped(map(decoded, values))
     sample: Sample = collect(rows)
     namespace = topic.partition(".")[0] if "." in topic else None
     prefixed = topic.startswith(f"{namespace}.") and pipeline_name(namespace or "") == namespace
@@ -217,14 +214,6 @@ def _platform() -> Platform:
         return Platform.from_env(os.environ)
     except ValueError as error:
         raise CommandError(str(error), code=EXIT_USAGE) from None
-
-
-def _decoded(values: Iterable[bytes]) -> Iterable[Any]:
-    for value in values:
-        try:
-            yield msgspec.json.decode(value)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            yield None
 
 
 def _now_ms() -> int:

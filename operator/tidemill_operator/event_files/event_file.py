@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from tidemill_contract.events.members import BROKEN
 from tidemill_contract.resource.source import FieldSpec
 from tidemill_operator.event_files.cells import RowWriter
 from tidemill_operator.event_files.content import Content, EventFileError
@@ -155,7 +156,7 @@ class EventFile:
             yield from self._rows.rows()
         elif self._lines is not None:
             for line, data in self._lines.lines():
-                yield line, _decoded(data)
+                yield line, decoded(data)
 
     def _events(self, fields: Sequence[FieldSpec], skip: int, growing: bool) -> Iterator[Event]:
         if self.table is not None:
@@ -198,11 +199,12 @@ def _form(content: Content) -> str:
     if not start.startswith(b"{"):
         return CSV
     # a .json file may hold a single object that spans many lines
-    return NDJSON if _decoded(start.partition(b"\n")[0]) is not None or ".json" not in suffixes else JSON
+    return NDJSON if decoded(start.partition(b"\n")[0]) is not None or ".json" not in suffixes else JSON
 
 
-def _decoded(data: bytes) -> Any:
+def decoded(data: bytes) -> Any:
+    """Return the value of a JSON text, or None if the bytes are not JSON."""
     try:
         return _decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except BROKEN:
         return None

@@ -34,21 +34,16 @@ class ParquetFile:
     def rows(self, skip: int = 0) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Yield the rows after the first `skip` rows, with their numbers."""
         for start in range(skip, self.total, _ROWS):
-            rows = self._part(start)
-            number = start
-            while True:
-                try:
-                    row = next(rows)
-                except StopIteration:
-                    break
-                except _DAMAGED as error:  # for example, a time outside the years 1 to 9999
-                    raise self._unreadable(error, f", row {number + 1:,}") from None
-                number += 1
-                yield number, row
+            rows, number = self._part(start).iter_rows(named=True), start
+            try:
+                for number, row in enumerate(rows, start + 1):
+                    yield number, row
+            except _DAMAGED as error:  # for example, a time outside the years 1 to 9999
+                raise self._unreadable(error, f", row {number + 1:,}") from None
 
-    def _part(self, start: int) -> Iterator[dict[str, Any]]:
+    def _part(self, start: int) -> pl.DataFrame:
         try:
-            return iter(self._frame.slice(start, _ROWS).collect().iter_rows(named=True))
+            return self._frame.slice(start, _ROWS).collect()
         except _DAMAGED as error:
             raise self._unreadable(error) from None
 

@@ -15,7 +15,7 @@ from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_operator.plan.connect.connectors import desired_connectors
 from tidemill_operator.plan.kafka.claims import made
 from tidemill_operator.plan.kafka.patterns import topics_of
-from tidemill_operator.plan.kafka.slots import desired_slots, only_topic
+from tidemill_operator.plan.kafka.slots import desired_slots, only_topic, read_topics
 from tidemill_operator.plan.kafka.topics import bereave, desired_topics
 from tidemill_operator.plan.live import LiveFacts, Owner, Slot
 from tidemill_operator.plan.model import Plan, Schema, Topic
@@ -65,7 +65,7 @@ def build_plan(
     topics = desired_topics(
         config, platform, facts, replicated=pipeline.spec.source.topic.replication_factor is not None
     )
-    awaited = {slot.topic for slot in slots if slot.reading}
+    awaited = read_topics(slots)
     topics = tuple(replace(topic, awaited=topic.name in awaited) for topic in topics)
     if not asked:
         schema = bereaved(schema, facts.schema)

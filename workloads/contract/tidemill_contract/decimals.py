@@ -5,10 +5,12 @@ Tidemill stores a decimal as a scaled integer, which is the value times 10^scale
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from decimal import Decimal
 
 DECIMAL = "decimal"
+_PLAIN = re.compile(r"[\s0-9eE+.\-]*", re.ASCII)
 MOST_DIGITS = 18
 """The maximum precision. Every integer with this many digits fits in 64 bits."""
 _SCALES = {f"{DECIMAL}({scale})": scale for scale in range(MOST_DIGITS + 1)}
@@ -29,6 +31,14 @@ def scale_of(kind: str | None) -> int | None:
 def family(kind: str) -> str:
     """Return a type without the scale, such as `decimal` for `decimal(2)`."""
     return DECIMAL if kind in _SCALES else kind
+
+
+def is_plain(text: str) -> bool:
+    """Return whether a text has only characters of decimals: ASCII digits, signs, a point, an exponent and blanks.
+
+    Python's Decimal also reads underscores and the digits of other scripts.
+    """
+    return _PLAIN.fullmatch(text) is not None
 
 
 def value_sql(scaled: str, scale: int) -> str:

@@ -17,7 +17,8 @@ OUTPUT_TOPICS = ("results", "anomalies", "dead-letters", "stage")
 
 CONNECT_WORKERS = "tidemill-connect"
 """The name of the Kafka Connect workers that the operator runs in a namespace."""
-_CONNECT_TOPICS = ("-configs", "-offsets", "-statuses")
+CONNECT_TOPICS = ("configs", "offsets", "statuses")
+"""How the names of the workers' topics end."""
 
 
 def _digest(*parts: str) -> str:
@@ -69,7 +70,7 @@ def connect_workers(namespace: str, cluster_id: str) -> str:
 def of_connect_workers(topic_name: str) -> bool:
     """Return whether a topic has the name of an internal topic of Tidemill's Kafka Connect workers."""
     name = topic_name.rpartition(".")[2]
-    return name.startswith(f"{CONNECT_WORKERS}-") and name.endswith(_CONNECT_TOPICS)
+    return name.startswith(f"{CONNECT_WORKERS}-") and name.endswith(tuple(f"-{kind}" for kind in CONNECT_TOPICS))
 
 
 def consumer_group(namespace: str, name: str, reader: str = "live") -> str:

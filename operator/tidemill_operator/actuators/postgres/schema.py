@@ -85,15 +85,7 @@ class PostgresSchemas:
         adopt: bool = False,
         exists: Exists | None = None,
     ) -> list[Outcome]:
-        """Make the schema match the plan.
-
-        Args:
-            schema: the desired schema.
-            owner: the pipeline that owns the schema.
-            secrets: the logins.
-            adopt: whether to take over objects of another owner.
-            exists: function that returns whether a pipeline exists. Topics of existing pipelines are not taken over.
-        """
+        """Make the schema match the plan. The arguments are those of `Schemas.ensure`."""
 
         def act(session: Session) -> Outcome:
             live = observe(session, schema.name)

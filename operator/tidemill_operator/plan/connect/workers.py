@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tidemill_contract.names import CONNECT_WORKERS, connect_workers
+from tidemill_contract.names import CONNECT_TOPICS, CONNECT_WORKERS, connect_workers
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.model import Topic
 from tidemill_operator.settings import Platform
@@ -26,8 +26,9 @@ appender.out.layout.pattern = %d{ISO8601} %p %c{1} %m%n
 """The log4j configuration for warnings only, because Connect logs the configs of connectors as information."""
 _PROVIDERS = "org.apache.kafka.common.config.provider"
 _JSON = "org.apache.kafka.connect.json.JsonConverter"
+_CONFIGS, _OFFSETS, _STATUSES = CONNECT_TOPICS
 # The topic's name and number of partitions for each setting. Connect requires one partition for configs.
-_TOPICS = {"config": ("configs", 1), "offset": ("offsets", 25), "status": ("statuses", 5)}
+_TOPICS = {"config": (_CONFIGS, 1), "offset": (_OFFSETS, 25), "status": (_STATUSES, 5)}
 _MECHANISMS = {
     "PLAIN": "org.apache.kafka.common.security.plain.PlainLoginModule",
     "SCRAM-SHA-256": "org.apache.kafka.common.security.scram.ScramLoginModule",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from tidemill_operator.plan.live import LiveFacts, LiveSchema, Slot
@@ -46,6 +46,11 @@ def _reads(slot: Slot, live: LiveFacts, schema: LiveSchema, certain: Collection[
     # A topic that was created again with fewer partitions has another id.
     known = {slot.topic_id or view(schema, slot.topic).read_from, *schema.read_before} - {""}
     return slot.reading and found.id in known
+
+
+def read_topics(slots: Iterable[Slot]) -> frozenset[str]:
+    """Return the topics of the slots that are read."""
+    return frozenset(slot.topic for slot in slots if slot.reading)
 
 
 def only_topic(schema: LiveSchema | None, default: str) -> str:

@@ -19,15 +19,9 @@ from tidemill_contract.events.verdicts import InvalidEvent, Reason
 from tidemill_contract.resource.source import FieldSpec
 
 # The typed decoder also accepts texts with underscores or with digits of other scripts.
-_PLAIN_TEXT = re.compile(r"[\s0-9eE+.\-]*", re.ASCII)
 _OTHER_TEXT = rb'"[\s0-9eE+.\-]*(?:_|\\|[\x80-\xff])'
 _UNDERSCORE = re.compile(rb'_[\s0-9eE+.\-_]*"')
 _ESCAPED_NAME = re.compile(rb'\\[^":,]*"\s*:')
-
-
-def is_plain(text: str) -> bool:
-    """Return whether a text contains only ASCII digits, signs, points, white space, `e` and `E`."""
-    return _PLAIN_TEXT.fullmatch(text) is not None
 
 
 class DecimalFormat:
@@ -84,14 +78,14 @@ class Decimals:
     `names` are the decimal fields in the event. `element` says that the events are elements of an array.
     """
 
-    def __init__(self, fields: Sequence[FieldSpec], first: Mapping[str, str], *, element: bool) -> None:
+    def __init__(self, fields: Sequence[FieldSpec], first: Mapping[str, str], *, part: bool) -> None:
         own = [field for field in fields if field.origin == "value" and field.name not in first]
         found = {field.name: DecimalFormat.of(field) for field in own}
         self._formats = {name: written for name, written in found.items() if written is not None}
         self.names = tuple(self._formats)
         ends = {field.steps[-1] for field in own if field.name in self._formats}
         names = {end for end in ends if isinstance(end, str)}
-        self._other = _other_texts(names, items=element or names != ends)
+        self._other = _other_texts(names, items=part or names != ends)
         self.shown: Mapping[str, Callable[[int], str]] = {
             field.name: partial(scaled_text, scale=field.scale or 0) for field in fields if field.type == DECIMAL
         }

@@ -89,7 +89,7 @@ def _looks_like(raw: bytes) -> str:
         return "JSON has no NaN and no Infinity; send null"
     if _CONTROL.search(raw[:256]) or not is_utf8(raw):
         return (
-            "is binary, such as Avro, Protobuf or MessagePack, or contains other bytes than UTF-8; send JSON in UTF-8"
+            "is binary, such as Avro, Protobuf or MessagePack, or contains bytes that are not UTF-8; send JSON in UTF-8"
         )
     return "is not JSON; send one JSON object per record"
 

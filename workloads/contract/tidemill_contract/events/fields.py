@@ -74,7 +74,7 @@ class EventFields:
         self.timestamps = tuple(sorted(formats, key=lambda name: formats[name] is not None))
         self.formats = {name: written for name, written in formats.items() if written is not None}
         self.counts = tuple(name for name, written in self.formats.items() if written.counts)
-        self.decimals = Decimals(spec.source.fields, first, element=part)
+        self.decimals = Decimals(spec.source.fields, first, part=part)
         self.strings = tuple(field.name for field in fields if field.type == "string")
         self.lists = tuple(field.name for field in fields if field.type == STRINGS)
         groups = {first.get(name, name) for name in spec.group_columns}

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from tidemill_contract.events.decimals import is_plain
+from tidemill_contract.decimals import is_plain
 from tidemill_contract.events.details import envelope_of, failed, misfit, miswritten, not_json, refused, with_path
 from tidemill_contract.events.fields import MAX_EVENT_BYTES, MAX_KEY_BYTES, EventFields
 from tidemill_contract.events.members import BROKEN, as_object, may_be_rounded, members, mended

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from tidemill_contract.events.decimals import DecimalFormat, is_plain
+from tidemill_contract.decimals import is_plain
+from tidemill_contract.events.decimals import DecimalFormat
 from tidemill_contract.events.details import (
     AS_WRITTEN,
     SECONDS_FROM,

@@ -18,6 +18,7 @@ from tidemill_contract.decimals import (
     MOST_DIGITS,
     common_scales,
     decimal_type,
+    is_plain,
     scale_of,
     scaled_text,
     value_of,
@@ -36,7 +37,6 @@ from tidemill_contract.expressions.values import (
 DECIMAL_NAMES = ("DECIMAL", "NUMERIC")
 """The names of decimal types in TRY_CAST."""
 _TYPE = re.compile(r"(?:DECIMAL|NUMERIC)\((\d{1,4})(?:,(\d{1,4}))?\)", re.ASCII)
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 _ROUNDING = Context(prec=400, rounding=ROUND_HALF_UP)
 """The context for rounding a double to the scale of a decimal. A double has at most 309 digits before the point."""
@@ -132,10 +132,9 @@ def from_decimal(source: Typed, kind: str) -> Built:
 def _number(written: float | str) -> Decimal:
     if isinstance(written, float):
         return Decimal(repr(written))
-    # Decimal also reads digits of other scripts, and underscores.
-    if not _NUMBER.fullmatch(text := written.strip(" \t\n\r\f\v")):
+    if not is_plain(written):
         raise InvalidOperation
-    return Decimal(text)
+    return Decimal(written)
 
 
 def _converted(read: Callable[[Any], Decimal], precision: int, scale: int, value: Any) -> int | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
+from tidemill_contract.calendars import DAY_MS
 from tidemill_contract.duration import Duration, parse_ms
 from tidemill_contract.functions.base import Name
 from tidemill_contract.resource.faults import Fault
@@ -13,7 +14,7 @@ from tidemill_contract.resource.kinds.base import Model
 
 TYPES = ("string", "integer")
 """The allowed types of the field with the id of an event."""
-LEAST_MS, MOST_MS = 1_000, 30 * 86_400_000
+LEAST_MS, MOST_MS = 1_000, 30 * DAY_MS
 """The minimum and the maximum of `window`."""
 
 
