@@ -20,7 +20,11 @@ from tidemill_operator.settings import Platform
 
 
 def found(pipeline: AnalyticsPipeline, platform: Platform, kafka: Topics, clusters: OtherClusters) -> tuple[str, ...]:
-    """Return the existing topics that a pattern of the pipeline may match."""
+    """Return the existing topics that a pattern of the pipeline may match.
+
+    Raises:
+        TidemillError: a cluster does not answer, or cannot be read.
+    """
     metadata, source = pipeline.metadata, pipeline.spec.source
     if source.topic_pattern is None:
         return ()
@@ -39,7 +43,11 @@ def first_plan(
 
 
 def observe(plan: Plan, own: Sequence[str], actuators: Actuators) -> dict[str, LiveTopic]:
-    """Return the existing topics: `own` on the platform's Kafka, and the plan's topics on other clusters."""
+    """Return the existing topics: `own` on the platform's Kafka, and the plan's topics on other clusters.
+
+    Raises:
+        TidemillError: a cluster does not answer, or cannot be read.
+    """
     there = dict(actuators.kafka.observe(own))
     for topic in plan.topics:
         if topic.kafka is not None and (live := actuators.clusters.topic(plan.namespace, topic.kafka, topic.name)):
@@ -81,7 +89,11 @@ def _gone(
 
 
 def ensure(plan: Plan, actuators: Actuators, *, spread: Spread | None) -> list[Outcome]:
-    """Make the platform's topics match the plan, and check source topics on other clusters."""
+    """Make the platform's topics match the plan, and check source topics on other clusters.
+
+    Raises:
+        TidemillError: the platform's Kafka does not answer.
+    """
     outcomes = [_checked(topic, plan.namespace, actuators) for topic in plan.topics if topic.kafka is not None]
     own = [topic for topic in plan.topics if topic.kafka is None]
     return [*outcomes, *actuators.kafka.ensure(own, spread=spread)]

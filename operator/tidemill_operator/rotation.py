@@ -33,7 +33,11 @@ class Logins:
     _known: PipelineSecrets | None = field(default=None, repr=False)
 
     def ensure(self) -> list[Outcome]:
-        """Ensure the schema and its roles, and activate new logins as soon as Postgres has them."""
+        """Ensure the schema and its roles, and activate new logins as soon as Postgres has them.
+
+        Raises:
+            TidemillError: a server does not answer, or a secret has invalid content.
+        """
         schema, secrets = self.plan.schema, self.actuators.secrets
         self._known = secrets.ensure(
             self.plan.namespace, self.plan.name, writer=schema.writer, reader=schema.reader, rotate=self.rotate
@@ -47,7 +51,11 @@ class Logins:
         return [replace(outcome, changed=outcome.changed + changed) for outcome in outcomes]
 
     def retire(self, running: Iterable[Outcome]) -> list[Outcome]:
-        """Retire the former logins, once all workloads have had time to notice the new logins."""
+        """Retire the former logins, once all workloads have had time to notice the new logins.
+
+        Raises:
+            TidemillError: for the same reasons as `ensure`.
+        """
         known = self._known
         if known is None or known.retire_at is None or self.now < known.retire_at:
             return []

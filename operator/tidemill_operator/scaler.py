@@ -184,7 +184,11 @@ class Scaler(Generic[K]):
             return max(0.0, scaled.due - time.monotonic()) if scaled else 0.0
 
     def replicas(self, key: K) -> int | None:
-        """Return the number of replicas that scaling has decided on, else the running number, else None."""
+        """Return the number of replicas that scaling has decided on, else the running number, else None.
+
+        Raises:
+            TidemillError: the stored state cannot be read.
+        """
         scaled = self._entry(key)
         if scaled.memory.replicas is None:
             return self._site.remembered(key).replicas

@@ -117,7 +117,11 @@ def retired(files: Files) -> dict[str, str]:
 
 
 def told(files: Files, *, patience_seconds: float, changed: int) -> PipelineSecrets:
-    """Return the logins that are stored in the files of a pipeline."""
+    """Return the logins that are stored in the files of a pipeline.
+
+    Raises:
+        TidemillError: a file has invalid content.
+    """
     rotation = _rotation(files)
     at = rotation.switched_at
     return PipelineSecrets(

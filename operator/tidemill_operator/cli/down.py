@@ -41,7 +41,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Stop `up`, and delete the data if requested."""
+    """Stop `up`, and delete the data if requested.
+
+    Raises:
+        CommandError: `up` does not stop in time, or the folder is in use.
+    """
     data_dir: Path = args.data_dir
     state = read_state(data_dir)
     if state is not None and is_running(state):

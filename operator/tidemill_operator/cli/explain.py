@@ -54,7 +54,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def find_pipeline(pipelines: Mapping[str, Mapping[str, Any]], wanted: str) -> tuple[str, Mapping[str, Any]]:
-    """Return the key and the state of the pipeline with a given name or key (`namespace/name`)."""
+    """Return the key and the state of the pipeline with a given name or key (`namespace/name`).
+
+    Raises:
+        CommandError: no pipeline has that name, or several have it.
+    """
     found = [key for key in pipelines if wanted in (key, key.partition("/")[2])]
     if len(found) == 1:
         return found[0], pipelines[found[0]]

@@ -94,7 +94,11 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
 
 
 def reading_of(args: argparse.Namespace) -> Reading:
-    """Return the options for reading a file."""
+    """Return the options for reading a file.
+
+    Raises:
+        CommandError: the delimiter is not a single character.
+    """
     delimiter = "\t" if args.delimiter in ("\\t", "tab") else args.delimiter
     if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
         raise CommandError(f"--delimiter {args.delimiter!r}: write one character, or tab", code=EXIT_USAGE)
@@ -102,7 +106,11 @@ def reading_of(args: argparse.Namespace) -> Reading:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draft the pipeline, write or print it, and run it if requested."""
+    """Draft the pipeline, write or print it, and run it if requested.
+
+    Raises:
+        CommandError: there is no such file or topic, or it has no event; or the output exists with different content.
+    """
     if args.go_on and (args.source == "-" or Path(args.source).is_fifo()):
         problem = "--run reads the file twice, and a pipe can be read only once: write its content to a file"
         raise CommandError(problem, code=EXIT_USAGE)

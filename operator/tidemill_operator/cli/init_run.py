@@ -28,7 +28,14 @@ _END_SECONDS = 10.0
 
 
 def run_and_send(args: argparse.Namespace, output: Path, name: str, path: Path | None) -> int:
-    """Run the pipeline until a signal arrives, and send the file as soon as the pipeline is ready."""
+    """Run the pipeline until a signal arrives, and send the file as soon as the pipeline is ready.
+
+    Args:
+        args: the arguments of `init`.
+        output: the file with the pipeline.
+        name: the pipeline's name.
+        path: the file with the events, or None if the events are already in the topic.
+    """
     with tempfile.TemporaryDirectory(prefix="tidemill-init-") as folder:
         ready = Path(folder) / "ready.json"
         arguments = ["up", "-f", str(output), "--data-dir", str(args.data_dir), "--ready-file", str(ready)]

@@ -86,7 +86,11 @@ class World:
         return elsewhere.found(pipeline, self.platform, kafka, self._clusters())
 
     def facts(self, plan: Plan, schema: LiveSchema | None, found: tuple[str, ...] = ()) -> tuple[LiveFacts, Configs]:
-        """Return what Kafka reports about a plan's topics, and the configs of the topics."""
+        """Return what Kafka reports about a plan's topics, and the configs of the topics.
+
+        Raises:
+            TidemillError: Kafka does not answer.
+        """
         if self.kafka is None:
             return LiveFacts(schema=schema), {}
         kafka = KafkaTopics(self.kafka, config=self.platform.kafka_config, timeout_seconds=ANSWER_SECONDS)
@@ -106,7 +110,12 @@ class World:
 
 
 def find_world(data_dir: Path, environ: Mapping[str, str]) -> World:
-    """Return the servers that the environment names, or else the servers of a running `up`."""
+    """Return the servers that the environment names, or else the servers of a running `up`.
+
+    Raises:
+        CommandError: the login of the Postgres that the running `up` uses is unknown.
+        ValueError: a variable has a wrong value.
+    """
     platform, references = Platform.from_env(environ), data_dir / "secret-refs"
     state = read_state(data_dir)
     if state is None or not is_running(state):

@@ -76,7 +76,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan the pipelines of a file, and print the plans."""
+    """Plan the pipelines of a file, and print the plans.
+
+    Raises:
+        CommandError: the file is invalid, or a server does not answer.
+    """
     try:
         world = find_world(args.data_dir, os.environ)
     except ValueError as error:
@@ -93,7 +97,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def plan_documents(documents: Iterable[Mapping[str, Any]], world: World) -> list[Planned]:
-    """Plan all pipelines of a file. If two pipelines claim the same topic, the first pipeline gets it."""
+    """Plan all pipelines of a file. If two pipelines claim the same topic, the first pipeline gets it.
+
+    Raises:
+        TidemillError: a server does not answer.
+    """
     planned, taken = [], list[Claim]()
     for document in documents:
         one = plan_document(document, world, taken)
@@ -105,7 +113,11 @@ def plan_documents(documents: Iterable[Mapping[str, Any]], world: World) -> list
 
 
 def plan_document(document: Mapping[str, Any], world: World, taken: Iterable[Claim] = ()) -> Planned:
-    """Plan one pipeline and compare it with the servers."""
+    """Plan one pipeline and compare it with the servers.
+
+    Raises:
+        TidemillError: a server does not answer.
+    """
     metadata = document["metadata"]
     schema = world.schema(names.schema(metadata.get("namespace", "default"), metadata["name"]))
     document = {**document, "status": None, "metadata": {**metadata, "uid": _uid(metadata, world, schema)}}

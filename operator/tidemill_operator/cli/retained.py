@@ -64,7 +64,11 @@ class _NothingRuns:
 
 
 def run(args: argparse.Namespace) -> int:
-    """List retained data, or remove the data of one pipeline."""
+    """List retained data, or remove the data of one pipeline.
+
+    Raises:
+        CommandError: the existing pipelines are unknown, or a server does not answer.
+    """
     try:
         world = find_world(args.data_dir, os.environ)
         if not world.postgres or not world.kafka:
@@ -82,7 +86,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def retained(world: World, living: Mapping[str, str]) -> Iterator[Retained]:
-    """Yield the retained data of this cluster's deleted pipelines."""
+    """Yield the retained data of this cluster's deleted pipelines.
+
+    Raises:
+        TidemillError: a server does not answer.
+    """
     kafka = _topics(world)
     for schema, owner in owned_schemas(world.platform.postgres).items():
         if owner.cluster != world.platform.cluster_id or living.get(f"{owner.namespace}/{owner.name}") == owner.uid:

@@ -104,7 +104,11 @@ class Target:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Send the file, and print how many of its events were accepted."""
+    """Send the file, and print how many of its events were accepted.
+
+    Raises:
+        CommandError: the file, the pipeline or ingest does not exist, or an option is wrong.
+    """
     _check(args)
     path = None if args.file == "-" else Path(args.file)
     reading = reading_of(args)
@@ -135,7 +139,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def send(file: EventFile, client: Client, order: Order, *, api: str, sender: Sender | None = None) -> int:
-    """Send an open file, print the summary, and return the exit code."""
+    """Send an open file, print the summary, and return the exit code.
+
+    Args:
+        file: the open file.
+        client: the client of ingest.
+        order: which pipeline gets the events, and how they are sent.
+        api: URL of the API, for the message about dead letters, or empty if it is unknown.
+        sender: sends the events, or None to create one from `client` and `order`.
+    """
     if file.table is not None:
         _tell_columns(file, order)
     sender = sender or Sender(file, client, order, Progress(lambda: file.share))

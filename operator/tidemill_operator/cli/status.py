@@ -40,7 +40,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the state of a running `up`."""
+    """Print the state of a running `up`.
+
+    Raises:
+        CommandError: no `up` runs with the data folder.
+    """
     if args.remove and not args.retained:
         raise CommandError("--remove deletes retained data; write --retained as well")
     if args.retained:

@@ -81,7 +81,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the pipelines until a signal arrives."""
+    """Run the pipelines until a signal arrives.
+
+    Raises:
+        CommandError: a file is invalid, the data folder or a port is in use, or a server cannot be started.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     options = Options.of(args)
     try:

@@ -51,7 +51,12 @@ class Controller:
         self._finalizing = Finalizing(world, recorder, self._locks, write=self._write)
 
     def work(self, key: Key) -> Result:
-        """Run a pass over a resource, and return how the pass ended."""
+        """Run a pass over a resource, and return how the pass ended.
+
+        Raises:
+            TidemillError: the cluster's API does not answer, or somebody else has written the resource since it was
+                read.
+        """
         with self._measures.pass_of(key) as doing:
             try:
                 doing.result = self._work(key)

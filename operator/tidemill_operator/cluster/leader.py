@@ -52,7 +52,12 @@ class Term:
         return self._renewed_at is not None and now - self._renewed_at >= self._timing.deadline
 
     def may_take(self, lease: Document | None, now: float) -> bool:
-        """Return whether the Lease is free, expired, or held by this replica."""
+        """Return whether the Lease is free, expired, or held by this replica.
+
+        Args:
+            lease: the live Lease, or None if it does not exist.
+            now: monotonic seconds.
+        """
         spec = (lease or {}).get("spec") or {}
         sign = (spec.get("holderIdentity"), spec.get("renewTime"), spec.get("leaseTransitions"))
         if sign != self._seen:

@@ -28,7 +28,11 @@ class ObservedStatus:
         self._shown: set[Key] = set()
 
     def show(self, key: Key, seen: Observation) -> None:
-        """Write the figures if they have changed."""
+        """Write the figures if they have changed.
+
+        Raises:
+            TidemillError: the cluster's API does not answer.
+        """
         document = self._api.get(PIPELINE, key.namespace, key.name)
         if document is None or document["metadata"]["uid"] != key.uid or document["metadata"].get("deletionTimestamp"):
             self._written.pop(key, None)

@@ -148,6 +148,11 @@ def is_news(told: Mapping[str, Any] | None, found: Mapping[str, Any], seconds: f
     """Return whether to write a decision to the status.
 
     A new decision is written at once, and changed figures at most once per INTERVAL_SECONDS.
+
+    Args:
+        told: the `status.scaling` that was written last, or None.
+        found: the `status.scaling` of the current decision.
+        seconds: the time since the last write.
     """
     if told is None or any(found.get(name) != told.get(name) for name in _SAID):
         return True
@@ -193,7 +198,11 @@ class ClusterScaling:
         self._queue.stop()
 
     def replicas(self, key: Key, running: AnalyticsPipeline) -> Mapping[ScaledComponent, int]:
-        """Return the number of replicas that scaling has decided on, for each component with a decision."""
+        """Return the number of replicas that scaling has decided on, for each component with a decision.
+
+        Raises:
+            TidemillError: the stored state cannot be read.
+        """
         found: dict[ScaledComponent, int] = {}
         for target in targets(key):
             scaling = running.spec.scaling_of(target.component)

@@ -44,7 +44,11 @@ class Content:
     """The unpacked bytes of a file or of the standard input."""
 
     def __init__(self, path: Path | None) -> None:
-        """Open the file, or the standard input if `path` is None."""
+        """Open the file, or the standard input if `path` is None.
+
+        Raises:
+            EventFileError: the file cannot be read, or is empty.
+        """
         self.name = str(path) if path is not None else "standard input"
         self.path = path
         self._raw: io.BufferedReader | None = None
@@ -102,7 +106,11 @@ class Content:
             self._raw.close()
 
     def encoding(self) -> str:
-        """Return the encoding that a byte order mark names, else UTF-8 if the text is valid UTF-8, else cp1252."""
+        """Return the encoding that a byte order mark names, else UTF-8 if the text is valid UTF-8, else cp1252.
+
+        Raises:
+            EventFileError: the file is not text.
+        """
         for start, what in _FOREIGN:
             if self.head.startswith(start):
                 raise EventFileError(f"{self.name} {what}")
@@ -121,7 +129,11 @@ class Content:
         return "utf-8"
 
     def known_encoding(self, encoding: str | None) -> str:
-        """Return the name of `encoding`, or the detected encoding if `encoding` is None."""
+        """Return the name of `encoding`, or the detected encoding if `encoding` is None.
+
+        Raises:
+            EventFileError: there is no such encoding, or the file is not text.
+        """
         if encoding is None:
             return self.encoding()
         try:

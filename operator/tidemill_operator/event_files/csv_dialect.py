@@ -41,7 +41,15 @@ class Dialect:
 
 
 def find_dialect(text: str, delimiter: str | None = None) -> Dialect:
-    """Return the dialect of a CSV file, detected from its first lines."""
+    """Return the dialect of a CSV file, detected from its first lines.
+
+    Args:
+        text: the whole lines at the beginning of the file.
+        delimiter: the delimiter that the user has named, or None to find it.
+
+    Raises:
+        csv.Error: a cell is too long, perhaps because a quote is not closed.
+    """
     named = _SEPARATOR_LINE.match(text)
     if named is not None:  # Excel writes `sep=;` above the header
         text, delimiter = text[named.end() :], delimiter or named[1]

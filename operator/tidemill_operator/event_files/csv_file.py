@@ -41,7 +41,11 @@ class CsvFile:
     """
 
     def __init__(self, content: Content, *, encoding: str | None = None, delimiter: str | None = None) -> None:
-        """Open a CSV file, and detect `encoding` and `delimiter` if they are None."""
+        """Open a CSV file, and detect `encoding` and `delimiter` if they are None.
+
+        Raises:
+            EventFileError: the file is not a CSV file, or has no column.
+        """
         self._content = content
         self.encoding = content.known_encoding(encoding)
         self.warnings: list[str] = []
@@ -57,7 +61,11 @@ class CsvFile:
         return self.dialect.columns
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield the rows that are not blank, each with the number of its first line."""
+        """Yield the rows that are not blank, each with the number of its first line.
+
+        Raises:
+            EventFileError: a line cannot be decoded, or a quote is not closed.
+        """
         text = io.TextIOWrapper(self._content.stream, self.encoding, newline="")
         lines = _Lines(text)
         reader = csv.reader(lines, delimiter=self.dialect.delimiter)

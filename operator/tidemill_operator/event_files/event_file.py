@@ -56,7 +56,11 @@ class EventFile:
     """An open file of events."""
 
     def __init__(self, path: Path | None, reading: Reading = Reading()) -> None:
-        """Open a file, or the standard input if `path` is None."""
+        """Open a file, or the standard input if `path` is None.
+
+        Raises:
+            EventFileError: the file cannot be read, or has none of the formats.
+        """
         self._content = Content(path)
         self.name = self._content.name
         self.format = reading.format or _form(self._content)
@@ -126,13 +130,20 @@ class EventFile:
         return self._lines.unfinished if isinstance(self._lines, NdjsonFile) else None
 
     def members(self) -> Iterator[tuple[int, Any]]:
-        """Yield each event's position and value. A line that is not JSON has the value None."""
+        """Yield each event's position and value. A line that is not JSON has the value None.
+
+        Raises:
+            EventFileError: the file cannot be read to its end.
+        """
         return self._to_end(self._members())
 
     def events(self, fields: Sequence[FieldSpec], skip: int = 0, *, growing: bool = False) -> Iterator[Event]:
         """Yield the events in the form in which they are sent, after the first `skip` events.
 
         If another program may still write the file (`growing`), an incomplete last line of NDJSON is left out.
+
+        Raises:
+            EventFileError: the file cannot be read to its end.
         """
         return self._to_end(self._events(fields, skip, growing))
 
@@ -173,7 +184,11 @@ class EventFile:
                 yield Event(line, data)
 
     def writer(self, fields: Sequence[FieldSpec]) -> RowWriter:
-        """Return the writer that makes events from the rows of a CSV file."""
+        """Return the writer that makes events from the rows of a CSV file.
+
+        Raises:
+            EventFileError: no field reads any column of the file.
+        """
         assert self.table is not None  # noqa: S101 - the caller has checked it
         writer = RowWriter(self.table.dialect, fields)
         if writer.fills_nothing:

@@ -24,7 +24,11 @@ class NdjsonFile:
     """A file with one JSON object per line."""
 
     def __init__(self, content: Content, *, encoding: str | None = None) -> None:
-        """Find the encoding, which is UTF-8 by default."""
+        """Find the encoding, which is UTF-8 by default.
+
+        Raises:
+            EventFileError: the file is not text.
+        """
         self._content = content
         found = content.known_encoding(encoding)
         self.encoding = "utf-8" if encoding is None and found == "cp1252" else found
@@ -34,6 +38,9 @@ class NdjsonFile:
         """Yield the lines that are not blank, in UTF-8, with their numbers.
 
         If another program may still write the file (`growing`), an incomplete last line is left out.
+
+        Raises:
+            EventFileError: a line cannot be decoded.
         """
         if self.encoding in _UTF8:
             for number, line, ended in _binary_lines(self._content.stream):
@@ -83,7 +90,11 @@ class JsonFile:
         self._content = content
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """Yield the events, each on one line, with their positions in the array from 1."""
+        """Yield the events, each on one line, with their positions in the array from 1.
+
+        Raises:
+            EventFileError: the file is too large, or is not JSON.
+        """
         name = self._content.name
         body = self._content.stream.read(MOST_ARRAY_BYTES + 1)
         if len(body) > MOST_ARRAY_BYTES:

@@ -22,7 +22,11 @@ class ParquetFile:
     """A Parquet file."""
 
     def __init__(self, path: Path) -> None:
-        """Read the schema of the file."""
+        """Read the schema of the file.
+
+        Raises:
+            EventFileError: the file is not a Parquet file.
+        """
         self._path = path
         try:
             self._frame = pl.scan_parquet(path)
@@ -32,7 +36,11 @@ class ParquetFile:
             raise self._unreadable(error) from None
 
     def rows(self, skip: int = 0) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """Yield the rows after the first `skip` rows, with their numbers."""
+        """Yield the rows after the first `skip` rows, with their numbers.
+
+        Raises:
+            EventFileError: the file is damaged.
+        """
         for start in range(skip, self.total, _ROWS):
             rows, number = self._part(start).iter_rows(named=True), start
             try:

@@ -54,7 +54,12 @@ class Sample:
 
 
 def collect(events: Iterable[Any], *, decimals: Mapping[str, str] | None = None) -> Sample:
-    """Return the columns of the first events."""
+    """Return the columns of the first events.
+
+    Args:
+        events: decoded events. A value that is not an object counts as broken.
+        decimals: the decimal marks of the columns of CSV, or None if the values have types.
+    """
     columns: dict[Steps, Column] = {}
     if decimals is not None:
         columns = {(name,): Column((name,), True, mark) for name, mark in decimals.items()}

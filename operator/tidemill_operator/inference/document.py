@@ -56,7 +56,11 @@ class NothingFound(Exception):
 
 
 def draft(sample: Sample, origin: Origin, now_ms: int) -> str:
-    """Return the YAML of a valid pipeline for sampled events."""
+    """Return the YAML of a valid pipeline for sampled events.
+
+    Raises:
+        NothingFound: there is no event, or no member of the events can become a field.
+    """
     if not sample.events:
         broken = f"; {sample.broken:,} are not JSON objects" if sample.broken else ""
         remedy = "; check the format, and --encoding if it is not UTF-8" if sample.broken else ""

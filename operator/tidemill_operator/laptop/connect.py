@@ -59,7 +59,11 @@ class LocalConnect:
         self._closed = False
 
     def ensure(self, connectors: Sequence[Connector], *, owner: Owner, adopt: bool = False) -> list[Outcome]:
-        """Make a pipeline's connectors match the plan."""
+        """Make a pipeline's connectors match the plan.
+
+        Raises:
+            TidemillError: the worker is still starting, cannot be started, or does not answer.
+        """
         connect = self._worker(connectors)
         wanted, without, renewed = [], [], set()
         for connector in connectors:
@@ -75,11 +79,19 @@ class LocalConnect:
         return [*connect.ensure(wanted, owner=owner, adopt=adopt, renewed=renewed, keep=keep), *without]
 
     def observe(self, connectors: Sequence[Connector]) -> list[Outcome]:
-        """Return the outcomes of the running connectors."""
+        """Return the outcomes of the running connectors.
+
+        Raises:
+            TidemillError: the worker is still starting, cannot be started, or does not answer.
+        """
         return self._worker(connectors).observe(connectors)
 
     def remove(self, *, owner: Owner) -> list[Outcome]:
-        """Delete all connectors of a pipeline."""
+        """Delete all connectors of a pipeline.
+
+        Raises:
+            TidemillError: the worker is still starting, cannot be started, or does not answer.
+        """
         return self._worker(()).remove(owner=owner)
 
     def close(self) -> None:

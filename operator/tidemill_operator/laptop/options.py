@@ -46,7 +46,11 @@ class Options:
 
 
 def platform_of(options: Options, servers: Servers, environ: Mapping[str, str]) -> Platform:
-    """Return the platform's settings with the addresses of the running servers."""
+    """Return the platform's settings with the addresses of the running servers.
+
+    Raises:
+        ValueError: a TIDEMILL_ variable has a wrong value.
+    """
     given = Platform.from_env({**environ, "TIDEMILL_RUNTIME": "local"})
     return replace(
         given,

@@ -58,7 +58,12 @@ class WantedPorts:
         return [f"--port-{component}={port}" for component, port in self._asked() if port is not None]
 
     def check(self, data_dir: Path, host: str, say: Callable[[str], None]) -> None:
-        """End leftover processes of a killed run, and check that the requested ports are free."""
+        """End leftover processes of a killed run, and check that the requested ports are free.
+
+        Raises:
+            ServerError: a requested port is in use; the message names the port, the process that uses it, and the
+                option.
+        """
         if self.ingest and self.ingest == self.api:
             raise ServerError(f"--port-ingest and --port-api are both {self.api}: write two different ports")
         for pid_file in (data_dir / "run").glob("*.*-*.pid"):

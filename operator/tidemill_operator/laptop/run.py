@@ -75,7 +75,12 @@ class Run:
 
     @classmethod
     def start(cls, options: Options, *, environ: Mapping[str, str], say: Say) -> Run:
-        """Start the servers and the supervision of the workloads."""
+        """Start the servers and the supervision of the workloads.
+
+        Raises:
+            ServerError: another process uses a requested port, or a server cannot be started.
+            ValueError: a TIDEMILL_ variable has a wrong value.
+        """
         Platform.from_env(environ)  # raises an error for wrong settings before a server starts
         options.ports.check(options.data_dir, options.host, say)
         reserved = options.ports.named.values()

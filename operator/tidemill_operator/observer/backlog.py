@@ -135,7 +135,11 @@ def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]
 
 
 def partitions_of(log: KafkaLog, topic: str, positions: Mapping[int, Position]) -> Partitions:
-    """Compare the positions of one pipeline with the ends of its partitions."""
+    """Compare the positions of one pipeline with the ends of its partitions.
+
+    Raises:
+        TidemillError: Kafka does not report the end of a partition.
+    """
     found = against(log, {"": (topic, positions)})[""]
     if found.fault:
         raise TidemillError(Reason.UNREACHABLE, found.fault)
@@ -148,7 +152,12 @@ def oldest(partitions: Partitions) -> dict[int, int]:
 
 
 def freshness_seconds(positions: Mapping[int, Position], ages: Mapping[int, float]) -> float | None:
-    """Return the freshness of the slowest partition in seconds, or None if no events arrive."""
+    """Return the freshness of the slowest partition in seconds, or None if no events arrive.
+
+    Args:
+        positions: the positions by partition.
+        ages: seconds since the arrival of the oldest event that is not counted, for partitions that have such an event.
+    """
     done = [
         at.freshness_ms / 1000 for at in positions.values() if at.freshness_ms is not None and at.silent_ms < RECENT_MS
     ]
@@ -175,7 +184,11 @@ class NotThere(str):
 
 
 def read_standings(postgres: PostgresAddress, schemas: Collection[str]) -> dict[str, Standing | str]:
-    """Return the progress of each schema's processors, or why the progress is unknown."""
+    """Return the progress of each schema's processors, or why the progress is unknown.
+
+    Raises:
+        TidemillError: Postgres does not answer.
+    """
     found: dict[str, Standing | str] = {}
     with connected(postgres, "reading positions", timeout_seconds=_CONNECT_SECONDS, read_only=True) as session:
         session.connection.hurry(_HURRY_SECONDS)

@@ -99,7 +99,11 @@ class FiguresReader:
         self._own = KafkaLog(brokers, config=config)
 
     def read(self, watched: Watched | WatchedStage, *, ready: int, rolling_out: bool) -> Figures:
-        """Return the current figures, given the number of ready replicas and whether the replicas are changing."""
+        """Return the current figures, given the number of ready replicas and whether the replicas are changing.
+
+        Raises:
+            TidemillError: a server does not answer, or the schema or topic does not exist yet.
+        """
         if isinstance(watched, WatchedStage):
             return self._staging(watched, ready=ready, rolling_out=rolling_out)
         log = self._own

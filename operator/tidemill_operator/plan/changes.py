@@ -43,7 +43,14 @@ class Change:
 def changes(
     plan: Plan, live: LiveFacts, *, before: Plan | None, configs: Mapping[str, Mapping[str, str]]
 ) -> tuple[Change, ...]:
-    """Return all changes that applying a plan would make."""
+    """Return all changes that applying a plan would make.
+
+    Args:
+        plan: the desired state.
+        live: the live facts.
+        before: the plan of the accepted spec, or None if there is none.
+        configs: config values of existing topics. The configs of other topics are not compared.
+    """
     return (
         *_topics(plan, live, configs),
         *_schema(plan.schema, live.schema),

@@ -24,7 +24,11 @@ _MEMBERS = {"aggregations", "from", "rate", "at"}
 
 
 def asked(pipeline: AnalyticsPipeline) -> dict[str, Any] | None:
-    """Return the requested replay of a resource, or None if no replay is requested."""
+    """Return the requested replay of a resource, or None if no replay is requested.
+
+    Raises:
+        TidemillError: the request is invalid.
+    """
     text = (pipeline.metadata.annotations or {}).get(REPLAY)
     return read_request(text, [aggregation.name for aggregation in pipeline.spec.aggregations]) if text else None
 

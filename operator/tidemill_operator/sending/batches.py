@@ -35,7 +35,14 @@ class Batch:
 
 
 def cut(events: Iterable[Event | None], *, identity: str, first: int = 0, most: int = MOST_EVENTS) -> Iterator[Batch]:
-    """Yield the batches of a file."""
+    """Yield the batches of a file.
+
+    Args:
+        events: the events of the file. A None ends the current batch early.
+        identity: identifies the file and the pipeline. This text is part of the keys.
+        first: how many events of the file precede `events`.
+        most: the maximum number of events in a batch. A different maximum changes the keys.
+    """
     lines: list[int] = []
     data: list[bytes] = []
     size = 0

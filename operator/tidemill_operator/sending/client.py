@@ -89,7 +89,11 @@ class Client:
         self._stopped.set()
 
     def send(self, batch: Batch) -> Outcome:
-        """Send a batch until ingest has accepted it."""
+        """Send a batch until ingest has accepted it.
+
+        Raises:
+            SendError: ingest refuses it, or was busy or silent for too long.
+        """
         attempts = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Again),
             wait=_wait,

@@ -33,7 +33,11 @@ class Position:
 
     @classmethod
     def load(cls, resume: Path, path: Path, pipeline: str, batch: int) -> Position:
-        """Read the position from a resume file, or return the beginning if no resume file exists."""
+        """Read the position from a resume file, or return the beginning if no resume file exists.
+
+        Raises:
+            EventFileError: the resume file is for another file or pipeline, or cannot be read.
+        """
         fresh = cls.start(path, pipeline, batch)
         try:
             known = cls(**json.loads(read_text(resume)))

@@ -87,7 +87,12 @@ class Sender:
         self._client.stop()
 
     def run(self) -> None:
-        """Send the file."""
+        """Send the file.
+
+        Raises:
+            EventFileError: the file cannot be read to its end, or the resume file is for another file.
+            SendError: ingest does not accept the events, or `stop` was called.
+        """
         order, began = self._order, time.monotonic()
         batch = order.batch
         if order.resume is not None and order.path is not None:

@@ -91,7 +91,11 @@ class AnswerCache:
         return slot
 
     async def get(self, key: str, operation: str, ttl_seconds: float, compute: Compute) -> tuple[Slot, bool]:
-        """Return the cache entry of a query, and whether its answer is stale."""
+        """Return the cache entry of a query, and whether its answer is stale.
+
+        Raises:
+            Exception: the error of `compute`, if there is no older answer.
+        """
         slot = self.fresh(key)
         if slot is not None:
             metrics.CACHE_HITS.labels(operation).inc()

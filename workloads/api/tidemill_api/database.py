@@ -44,7 +44,11 @@ class Pool:
         self._closed = False
 
     async def run(self, work: Work[T]) -> T:
-        """Run `work` in a read-only transaction with one snapshot of the database, and return its result."""
+        """Run `work` in a read-only transaction with one snapshot of the database, and return its result.
+
+        Raises:
+            psycopg.Error: Postgres cannot be reached, or returns an error.
+        """
         connection, used = await self._take()
         try:
             return await self._work(connection, work)

@@ -47,7 +47,11 @@ class Services:
 
 
 def make_services(settings: WorkloadSettings, environ: Mapping[str, str]) -> Services:
-    """Create the services of a process, without connecting to servers."""
+    """Create the services of a process, without connecting to servers.
+
+    Raises:
+        ConfigError: the resilience settings are wrong.
+    """
     resilience = ResilienceConfig.load(settings.resilience_file, environ)
     guards = resilience.guards(is_failure={"database": failed}, is_retryable={"database": retryable})
     fallbacks = resilience.fallbacks

@@ -52,6 +52,9 @@ def report(
     The status is `unhealthy` (503) while a required dependency is down. The status is `degraded` (200) while only
     optional dependencies are down, or if the argument `degraded` is true. In all other cases, the status is `healthy`
     (200).
+
+    Raises:
+        ValueError: `extra` contains `status`, `component` or `dependencies`.
     """
     if taken := _RESERVED & set(extra or ()):
         raise ValueError(f"extra holds {', '.join(sorted(taken))}, which /health writes itself: choose another name")

@@ -20,6 +20,10 @@ RECONNECTING: Mapping[str, Any] = {
 
 
 def own_connection(settings: WorkloadSettings) -> dict[str, Any]:
-    """Return the client settings for the platform's own Kafka."""
+    """Return the client settings for the platform's own Kafka.
+
+    Raises:
+        OSError, ValueError: the file with client settings cannot be read.
+    """
     extra = json.loads(read_text(settings.kafka_config)) if settings.kafka_config else {}
     return {"bootstrap.servers": settings.kafka_brokers, **extra}

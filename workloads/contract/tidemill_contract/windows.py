@@ -28,6 +28,11 @@ def answer_expression(metric: MetricSpec, field_type: str | None, seconds: str) 
     """Return SQL that computes a metric's value (or the input of the metric's decoder) from merged columns.
 
     `seconds` is the SQL of the window's length in seconds, as a double.
+
+    Args:
+        metric: a metric of the layout, with a function.
+        field_type: the spec type of the metric's field, or None if the metric has no field.
+        seconds: the SQL of the window's length in seconds, as a double.
     """
     answer = FUNCTIONS[metric.function].answer(Merged(columns_by_kind(metric), field_type, seconds))
     scale = scale_of(answer_type(metric, field_type))

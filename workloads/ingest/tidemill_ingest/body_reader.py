@@ -76,7 +76,12 @@ async def read_body(request: Request, held: Held) -> bytes:
 
 
 async def decompressed(request: Request, body: bytes, held: Held) -> bytes:
-    """Return the body of a request, decompressed as its Content-Encoding header says."""
+    """Return the body of a request, decompressed as its Content-Encoding header says.
+
+    Raises:
+        Problem: the body is too large (413) or damaged (400), its encoding is unknown (415), or the limit of all
+            requests is reached (503).
+    """
     encoding = request.headers.get("content-encoding", "")
     if len(body) > _INLINE_BYTES and encoding:
         plain = await asyncio.to_thread(decompress, body, encoding)
@@ -88,7 +93,12 @@ async def decompressed(request: Request, body: bytes, held: Held) -> bytes:
 
 
 async def receive(request: Request, held: Held) -> bytes:
-    """Return the body as sent by the client."""
+    """Return the body as sent by the client.
+
+    Raises:
+        Problem: the body is too large (413), or the limit of all requests is reached (503).
+        ClientDisconnect: the client disconnected.
+    """
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > MAX_BODY_BYTES and "expect" in request.headers:
         raise _last_word()

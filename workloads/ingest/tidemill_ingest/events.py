@@ -46,7 +46,11 @@ class Options:
 
     @classmethod
     def of(cls, request: Request) -> Options:
-        """Parse the query parameters of a request."""
+        """Parse the query parameters of a request.
+
+        Raises:
+            Problem: a parameter is unknown or wrong (400).
+        """
         given = dict(request.query_params)
         options = cls(
             wait=_boolean("wait", given.pop("wait", "true")),
@@ -96,7 +100,11 @@ class Sent:
         return self.options.everything and self.options.wait
 
     def judged(self) -> Records:
-        """Return the records of the events."""
+        """Return the records of the events.
+
+        Raises:
+            _NothingSentError: some events are invalid, and `accept_partial` is false.
+        """
         records = self.pipeline.judge.judge(self.events.values, int(time.time() * 1000), self.headers)
         if records.invalid and not self.options.accept_partial:
             self.pipeline.count({results.REJECTED: len(records.values)})
@@ -156,7 +164,12 @@ class EventsHandler:
         return self._memory.hold()
 
     def read(self, request: Request, pipeline: Pipeline, options: Options, body: bytes) -> Sent:
-        """Split a decompressed body into events."""
+        """Split a decompressed body into events.
+
+        Raises:
+            Problem: the type is unknown (415), the body is unreadable or empty (400), or there are too many events
+                (413).
+        """
         events = split(body, request.headers, whole=pipeline.judge.whole)
         metrics.INGEST_BYTES.labels(pipeline.name).inc(len(body))
         metrics.INGEST_BATCH_EVENTS.observe(len(events.values))

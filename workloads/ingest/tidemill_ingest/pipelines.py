@@ -84,7 +84,11 @@ class Pipelines:
         return self._pipeline(config)
 
     def webhook(self, name: str, webhook: str) -> tuple[Pipeline, WebhookSpec]:
-        """Return a pipeline and one of its webhooks."""
+        """Return a pipeline and one of its webhooks.
+
+        Raises:
+            Problem: there is no such webhook (404). The answer does not say whether there is such a pipeline.
+        """
         config = self._directory.get(name) if not self._only or name == self._only else None
         if config is not None and config.spec.takes_http:
             for found in config.spec.source.webhooks or ():

@@ -87,7 +87,16 @@ class Quota:
         self._policy = ", ".join(rate.policy for rate in self._rates)
 
     def take(self, pipeline: str, events: int, size: int) -> dict[str, str]:
-        """Charge a request to the quotas, and return the RateLimit headers of the answer."""
+        """Charge a request to the quotas, and return the RateLimit headers of the answer.
+
+        Args:
+            pipeline: the pipeline of the events.
+            events: the number of events.
+            size: the size of all events, in bytes.
+
+        Raises:
+            Problem: a quota is used up (429).
+        """
         if not self._rates:
             return {}
         now = self._clock()

@@ -32,7 +32,11 @@ class WriterConnection(BoundedConnection):
         self._waited = 0.0
 
     def wait(self, gen: PQGen[T], interval: float = INTERVAL_SECONDS, timeout: float | None = None) -> T:
-        """Wait for the answer to a statement."""
+        """Wait for the answer to a statement.
+
+        Raises:
+            psycopg.errors.ConnectionTimeout: there was no answer in time, and the connection was closed.
+        """
         began = self._waits_since = time.monotonic()
         try:
             return super().wait(gen, interval, timeout)

@@ -65,13 +65,21 @@ class Database:
         self.quotas = {kind: parse_bytes(quota_of(config.spec, kind)) for kind in (DEAD_LETTERS, ANOMALIES)}
 
     def look(self, seconds: float) -> None:
-        """Raise an error if Postgres does not answer within `seconds`."""
+        """Raise an error if Postgres does not answer within `seconds`.
+
+        Raises:
+            psycopg.OperationalError: Postgres cannot be reached or refuses the login.
+        """
         with self.connect(seconds) as connection:
             connection.answer_seconds = seconds
             connection.execute("SELECT 1")
 
     def connect(self, seconds: float | None = None) -> WriterConnection:
-        """Open a connection in autocommit mode and UTC."""
+        """Open a connection in autocommit mode and UTC.
+
+        Raises:
+            psycopg.OperationalError: Postgres cannot be reached or refuses the login.
+        """
         login = self._settings.credentials(self._config.name, "writer")
         statement_ms = int(self._timeout * 1000)
         connection = WriterConnection.connect(
@@ -94,7 +102,11 @@ class Database:
         return connection
 
     def aggregations(self, connection: psycopg.Connection[tuple[Any, ...]]) -> list[AggregationStore]:
-        """Return the aggregation versions that this process writes, ordered by id."""
+        """Return the aggregation versions that this process writes, ordered by id.
+
+        Raises:
+            LookupError: the schema has no row for a version, because the operator has not written it yet.
+        """
         found = self._versions(connection)
         if self.reader != LIVE:
             filled = [store for reader, store in found if reader == self.reader]

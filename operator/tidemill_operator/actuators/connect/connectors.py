@@ -53,6 +53,9 @@ class KafkaConnect:
             adopt: whether to take over connectors of another owner.
             renewed: connectors to restart, because their secrets have changed.
             keep: names of other connectors that are not deleted.
+
+        Raises:
+            TidemillError: Connect does not answer.
         """
         live = set(self._names(needed=bool(connectors)))
         outcomes = [
@@ -62,11 +65,19 @@ class KafkaConnect:
         return [*outcomes, *self._delete(live - listed - set(keep), owner)]
 
     def observe(self, connectors: Sequence[Connector]) -> list[Outcome]:
-        """Return the state of each existing connector, without changing the connectors."""
+        """Return the state of each existing connector, without changing the connectors.
+
+        Raises:
+            TidemillError: Connect does not answer.
+        """
         return [self._guarded(wanted, partial(self._look, wanted)) for wanted in connectors]
 
     def remove(self, *, owner: Owner) -> list[Outcome]:
-        """Delete all connectors that a pipeline owns."""
+        """Delete all connectors that a pipeline owns.
+
+        Raises:
+            TidemillError: Connect does not answer, or is busy.
+        """
         return self._delete(set(self._names(needed=False)), owner)
 
     def sweep(self, *, cluster: str, namespace: str, alive: Collection[str]) -> None:
@@ -76,6 +87,9 @@ class KafkaConnect:
             cluster: id of the cluster.
             namespace: namespace of the pipelines.
             alive: UIDs of the existing pipelines.
+
+        Raises:
+            TidemillError: Connect does not answer, or is busy.
         """
         for name in sorted(name for name in self._backend.names() if name.startswith(f"{namespace}.")):
             live = self._backend.get(name)

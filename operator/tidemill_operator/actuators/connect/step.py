@@ -33,7 +33,11 @@ class ConnectorStep:
         return (Component.CONNECTORS,) if self.plan.connectors or had else ()
 
     def ensure(self) -> list[Outcome]:
-        """Make the connectors match the plan."""
+        """Make the connectors match the plan.
+
+        Raises:
+            TidemillError: the platform has no Kafka Connect, or Kafka Connect does not answer.
+        """
         if not self.components:
             return []
         return connected(self.actuators).ensure(self.plan.connectors, owner=self.owner, adopt=self.adopt)

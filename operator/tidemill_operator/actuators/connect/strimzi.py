@@ -19,7 +19,11 @@ class StrimziConnectors:
         self._restarted: dict[str, int] = {}
 
     def names(self) -> list[str]:
-        """Return the names of all connectors in the namespace, including those of other Connect clusters."""
+        """Return the names of all connectors in the namespace, including those of other Connect clusters.
+
+        Raises:
+            TidemillError: the API does not answer or refuses, or Strimzi's CRD does not exist.
+        """
         try:
             found = self._api.list(KAFKA_CONNECTOR, self._namespace, metadata_only=True)
         except NotFound:

@@ -71,7 +71,11 @@ class Cluster:
         return KafkaLog(servers, config=settings, timeout_seconds=ANSWER_SECONDS, name=self.name)
 
     def names(self, own_id: Callable[[], str]) -> list[str]:
-        """Return the names of all topics that the login may describe."""
+        """Return the names of all topics that the login may describe.
+
+        Raises:
+            TidemillError: the cluster does not answer, refuses, or is the platform's own.
+        """
 
         def names() -> list[str]:
             self._check(own_id)
@@ -80,7 +84,11 @@ class Cluster:
         return self._asked(names)
 
     def topic(self, name: str, own_id: Callable[[], str]) -> LiveTopic | None:
-        """Return a topic, or None if it does not exist or the login may not describe it."""
+        """Return a topic, or None if it does not exist or the login may not describe it.
+
+        Raises:
+            TidemillError: the cluster does not answer, refuses, or is the platform's own.
+        """
         return self._asked(lambda: self._topic(name, own_id))
 
     def _asked(self, ask: Callable[[], T]) -> T:
@@ -119,7 +127,11 @@ class Clusters:
         self._lock = threading.Lock()
 
     def open(self, namespace: str, kafka: KafkaSpec) -> Cluster:
-        """Return the clients of a cluster, which use the current login in the Secret."""
+        """Return the clients of a cluster, which use the current login in the Secret.
+
+        Raises:
+            TidemillError: the Secret is missing or wrong, or cannot be read.
+        """
         connection = self._connection(namespace, kafka)
         key = namespace, kafka
         with self._lock:
@@ -132,11 +144,20 @@ class Clusters:
         return known
 
     def names(self, namespace: str, kafka: KafkaSpec) -> list[str]:
-        """Return the names of all topics that the login may describe."""
+        """Return the names of all topics that the login may describe.
+
+        Raises:
+            TidemillError: as `topic`.
+        """
         return self.open(namespace, kafka).names(self._own_id)
 
     def topic(self, namespace: str, kafka: KafkaSpec, name: str) -> LiveTopic | None:
-        """Return a topic, or None if it does not exist or the login may not describe it."""
+        """Return a topic, or None if it does not exist or the login may not describe it.
+
+        Raises:
+            TidemillError: the Secret is missing or wrong, or the cluster does not answer, refuses, or is the platform's
+                own.
+        """
         return self.open(namespace, kafka).topic(name, self._own_id)
 
     def gone(self, namespace: str, kafka: KafkaSpec, names: Sequence[str]) -> frozenset[str]:

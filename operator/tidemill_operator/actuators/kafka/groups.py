@@ -24,7 +24,11 @@ class Group:
 
 
 def describe_group(config: Mapping[str, Any], name: str, timeout_seconds: float) -> Group:
-    """Return the state of a consumer group. A group that does not exist has no members."""
+    """Return the state of a consumer group. A group that does not exist has no members.
+
+    Raises:
+        TidemillError: Kafka does not answer the request.
+    """
     doing = f"describing consumer group {name}"
     with (
         connected(config, timeout_seconds, doing) as client,
@@ -47,7 +51,11 @@ class Committed:
 def committed_offsets(
     config: Mapping[str, Any], groups: Sequence[str], timeout_seconds: float
 ) -> dict[str, dict[tuple[str, int], Committed]]:
-    """Return the committed offsets of consumer groups, by topic and partition."""
+    """Return the committed offsets of consumer groups, by topic and partition.
+
+    Raises:
+        TidemillError: Kafka does not answer the request.
+    """
     doing = f"reading offsets of consumer groups {', '.join(groups[:3])}{' …' if len(groups) > 3 else ''}"
     with (
         connected(config, timeout_seconds, doing) as client,

@@ -27,7 +27,11 @@ class KafkaMoves:
         self._client, self._brokers = client, brokers
 
     def of(self, topic: str, partitions: Sequence[int]) -> Mapping[int, Moving]:
-        """Return the partitions of a topic that are being reassigned."""
+        """Return the partitions of a topic that are being reassigned.
+
+        Raises:
+            TidemillError: Kafka does not answer, or refuses.
+        """
         with self._told("listing the replicas that are being moved"):
             found = self._client.list_partition_reassignments({topic: list(partitions)})
         return {
@@ -38,7 +42,11 @@ class KafkaMoves:
         }
 
     def any(self) -> bool:
-        """Return whether any partition of the cluster is being reassigned."""
+        """Return whether any partition of the cluster is being reassigned.
+
+        Raises:
+            TidemillError: Kafka does not answer, or refuses.
+        """
         with self._told("listing the replicas that are being moved"):
             return bool(self._client.list_partition_reassignments())
 
@@ -48,6 +56,9 @@ class KafkaMoves:
         Args:
             topic: name of the topic.
             wanted: brokers of each partition, or None to cancel the reassignment of the partition.
+
+        Raises:
+            TidemillError: Kafka does not answer, or refuses one of the reassignments.
         """
         import kafka.errors
 
@@ -76,6 +87,10 @@ class KafkaMoves:
 
 @contextmanager
 def moves(config: Mapping[str, Any], timeout_seconds: float) -> Iterator[KafkaMoves]:
-    """Yield a client for reassignments."""
+    """Yield a client for reassignments.
+
+    Raises:
+        TidemillError: Kafka does not answer.
+    """
     with connected(config, timeout_seconds, "connecting to move replicas") as client:
         yield KafkaMoves(client, str(config["bootstrap.servers"]))

@@ -27,7 +27,11 @@ _SAME = {
 
 @contextmanager
 def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> Iterator[Any]:
-    """Yield a `kafka.KafkaAdminClient`."""
+    """Yield a `kafka.KafkaAdminClient`.
+
+    Raises:
+        TidemillError: Kafka does not answer.
+    """
     import kafka
 
     from tidemill_operator.actuators.kafka.python_connections import Connections

@@ -69,7 +69,11 @@ class Replication:
         *,
         leaving: frozenset[int] = frozenset(),
     ) -> Advance:
-        """Take the next step of changing a topic's replicas."""
+        """Take the next step of changing a topic's replicas.
+
+        Raises:
+            TidemillError: Kafka does not answer, or refuses.
+        """
         ours = bool(config.get(LEADERS))
         if is_calm(partitions, wish, ours=ours):
             return Advance()
@@ -86,7 +90,11 @@ class Replication:
             return Advance(step.change, self._take(topic, step, config, brokers, moving))
 
     def relieve(self) -> None:
-        """Remove the brokers' throttle if no replica is moving."""
+        """Remove the brokers' throttle if no replica is moving.
+
+        Raises:
+            TidemillError: Kafka does not answer, or refuses.
+        """
         with moves(self._session.config, self._session.timeout) as moving:
             self._free(Brokers(self._racks()), moving)
 

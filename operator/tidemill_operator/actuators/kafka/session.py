@@ -58,7 +58,11 @@ class KafkaSession:
         self._refused: tuple[str, float] | None = None
 
     def admin(self) -> AdminClient:
-        """Return the client."""
+        """Return the client.
+
+        Raises:
+            TidemillError: no broker is known.
+        """
         if not self.brokers:
             raise TidemillError(Reason.UNREACHABLE, "no Kafka address is configured", "set TIDEMILL_KAFKA_BROKERS")
         if self.client is None:
@@ -79,7 +83,11 @@ class KafkaSession:
                     raise
 
     def cluster_id(self) -> str:
-        """Return the cluster's id."""
+        """Return the cluster's id.
+
+        Raises:
+            TidemillError: Kafka does not answer, or refuses.
+        """
         with self.told("describing the cluster"):
             return str(self.wait(self.admin().describe_cluster(request_timeout=self.timeout)).cluster_id or "")
 
@@ -87,6 +95,9 @@ class KafkaSession:
         """Set configs of a topic or a broker. None removes a config.
 
         Returns whether Kafka reported the new values within 15 seconds.
+
+        Raises:
+            TidemillError: Kafka does not answer, or refuses.
         """
         entries = [
             ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
@@ -107,7 +118,11 @@ class KafkaSession:
         return self.settle(shows)
 
     def described(self, topics: Sequence[str]) -> dict[str, Any]:
-        """Return the client's descriptions of existing topics."""
+        """Return the client's descriptions of existing topics.
+
+        Raises:
+            TidemillError: Kafka does not answer, or refuses.
+        """
         if not topics:
             return {}
         found = {}
@@ -123,7 +138,11 @@ class KafkaSession:
         return found
 
     def names(self) -> list[str]:
-        """Return the names of all topics that the login may describe."""
+        """Return the names of all topics that the login may describe.
+
+        Raises:
+            TidemillError: Kafka does not answer, or refuses.
+        """
         with self.told("listing topics"):
             return sorted(self.admin().list_topics(timeout=self.timeout).topics)
 
@@ -150,7 +169,11 @@ class KafkaSession:
         return found
 
     def configs(self, kind: ResourceType, names: list[str]) -> Mapping[str, Mapping[str, str]]:
-        """Return all config values of existing topics or brokers."""
+        """Return all config values of existing topics or brokers.
+
+        Raises:
+            TidemillError: Kafka does not answer, or refuses.
+        """
         if not names:
             return {}
         found = {}
@@ -164,7 +187,11 @@ class KafkaSession:
         return found
 
     def shows(self, topic: str, config: Mapping[str, str]) -> bool:
-        """Return whether a topic has the given configs."""
+        """Return whether a topic has the given configs.
+
+        Raises:
+            TidemillError: Kafka does not answer.
+        """
         try:
             return config.items() <= self.configs(ResourceType.TOPIC, [topic])[topic].items()
         except TidemillError as error:
@@ -173,7 +200,11 @@ class KafkaSession:
             return False
 
     def known_to_controller(self, topics: Sequence[str]) -> frozenset[str]:
-        """Return the topics that the controller knows. A broker may not know a new topic yet."""
+        """Return the topics that the controller knows. A broker may not know a new topic yet.
+
+        Raises:
+            TidemillError: Kafka does not answer.
+        """
         if not topics:
             return frozenset()
         known = set()

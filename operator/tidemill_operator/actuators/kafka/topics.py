@@ -48,18 +48,30 @@ class KafkaTopics:
         self._replication = Replication(self._session, throttle_bytes=throttle_bytes)
 
     def brokers(self) -> int:
-        """Return the number of brokers that answer."""
+        """Return the number of brokers that answer.
+
+        Raises:
+            TidemillError: Kafka does not answer.
+        """
         session = self._session
         with session.told("describing the cluster"):
             described = session.wait(session.admin().describe_cluster(request_timeout=session.timeout))
         return len(described.nodes)
 
     def names(self) -> list[str]:
-        """List all topic names."""
+        """List all topic names.
+
+        Raises:
+            TidemillError: Kafka does not answer.
+        """
         return self._session.names()
 
     def observe(self, names: Sequence[str]) -> Mapping[str, LiveTopic]:
-        """Return the existing topics by name."""
+        """Return the existing topics by name.
+
+        Raises:
+            TidemillError: Kafka does not answer, or its brokers disagree on which topics exist.
+        """
         return {name: live_topic(described) for name, described in self._session.existing(names).items()}
 
     def gone(self, names: Sequence[str]) -> frozenset[str]:
@@ -67,11 +79,23 @@ class KafkaTopics:
         return unknown_to_all(self._session.config, names, self._session.timeout)
 
     def configs(self, names: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
-        """Return all config values of existing topics."""
+        """Return all config values of existing topics.
+
+        Raises:
+            TidemillError: Kafka does not answer, or refuses.
+        """
         return self._session.configs(ResourceType.TOPIC, list(names))
 
     def ensure(self, topics: Sequence[Topic], *, spread: Spread | None = None) -> list[Outcome]:
-        """Make the topics match the plan, and return one outcome for each topic."""
+        """Make the topics match the plan, and return one outcome for each topic.
+
+        Args:
+            topics: the topics of the plan.
+            spread: how to spread the replicas over the brokers. If None, replicas are moved only if necessary.
+
+        Raises:
+            TidemillError: Kafka does not answer.
+        """
         live = self._session.described([topic.name for topic in topics])
         configs = self.configs([topic.name for topic in topics if topic.managed and topic.name in live])
         outcomes = []
@@ -101,7 +125,11 @@ class KafkaTopics:
             log.warning("%s", error)
 
     def release(self, topics: Sequence[Topic], reclaim: Reclaim) -> list[Outcome]:
-        """Delete the topics that the operator manages, if `reclaim` is "Delete"."""
+        """Delete the topics that the operator manages, if `reclaim` is "Delete".
+
+        Raises:
+            TidemillError: Kafka does not answer.
+        """
         doomed = [topic.name for topic in topics if topic.managed and reclaim == "Delete"]
         existing = self.observe(doomed)
         moving = [name for name, config in self.configs(list(existing)).items() if config.get(LEADERS)]

@@ -98,7 +98,11 @@ class Api:
         self._timeout = timeout_seconds
 
     def get(self, kind: Kind, namespace: str | None, name: str, *, sure: bool = False) -> Document | None:
-        """Return an object, or None if it does not exist. `sure` bypasses the cache."""
+        """Return an object, or None if it does not exist. `sure` bypasses the cache.
+
+        Raises:
+            TidemillError: the API does not answer, or refuses the request.
+        """
         try:
             return self._call("GET", _path(kind, namespace, name))
         except NotFound:
@@ -107,7 +111,11 @@ class Api:
     def list(
         self, kind: Kind, namespace: str | None = None, *, selector: str = "", metadata_only: bool = False
     ) -> list[Document]:
-        """Return the objects of a kind in one namespace, or in all namespaces."""
+        """Return the objects of a kind in one namespace, or in all namespaces.
+
+        Raises:
+            TidemillError: the API does not answer, or refuses the request.
+        """
         return self._pages(kind, namespace, selector=selector, metadata_only=metadata_only)[0]
 
     def _pages(self, kind: Kind, namespace: str | None, *, selector: str, metadata_only: bool) -> tuple[Documents, str]:
@@ -125,20 +133,37 @@ class Api:
             query["continue"] = metadata["continue"]
 
     def recent(self, kind: Kind, namespace: str, name: str) -> Document | None:
-        """Return an object, or None if it does not exist. A subclass may use a cache."""
+        """Return an object, or None if it does not exist. A subclass may use a cache.
+
+        Raises:
+            TidemillError: the API does not answer, or refuses the request.
+        """
         return self.get(kind, namespace, name)
 
     def owned(self, kind: Kind, namespace: str, uids: Sequence[str]) -> Sequence[Document]:
-        """Return the objects in a namespace that carry one of the owner UIDs as a label."""
+        """Return the objects in a namespace that carry one of the owner UIDs as a label.
+
+        Raises:
+            TidemillError: the API does not answer, or refuses the request.
+        """
         return self.list(kind, namespace, selector=f"{marks.OWNER_UID} in ({','.join(uids)})")
 
     def alive(self, namespace: str, *, sure: bool = False) -> dict[str, str]:
-        """Return the names of a namespace's pipelines by UID. `sure` bypasses the cache."""
+        """Return the names of a namespace's pipelines by UID. `sure` bypasses the cache.
+
+        Raises:
+            TidemillError: the API does not answer, or refuses the request.
+        """
         found = self.list(PIPELINE, namespace, metadata_only=True)
         return {item["metadata"]["uid"]: item["metadata"]["name"] for item in found}
 
     def create(self, body: Document) -> Document:
-        """Create an object."""
+        """Create an object.
+
+        Raises:
+            Conflict: the object already exists.
+            TidemillError: the API does not answer, or refuses the request.
+        """
         path = _path(_kind(body), body["metadata"].get("namespace"))
         return self._call("POST", path, body=body, query={"fieldManager": MANAGER})
 
@@ -169,7 +194,11 @@ class Api:
         return self._call("PATCH", _path(kind, namespace, name), body=patch, query=query, content=_MERGE)
 
     def delete(self, kind: Kind, namespace: str | None, name: str, *, uid: str = "") -> bool:
-        """Delete an object and its dependents, and return whether the object existed."""
+        """Delete an object and its dependents, and return whether the object existed.
+
+        Raises:
+            TidemillError: the API does not answer, or refuses the request.
+        """
         body: Document = {"propagationPolicy": "Background"}
         if uid:
             body["preconditions"] = {"uid": uid}
@@ -216,7 +245,11 @@ class Api:
 
 
 def load(environ: Mapping[str, str] = os.environ) -> client.Configuration:
-    """Return the API's address and credentials, from the pod's service account or from the file in KUBECONFIG."""
+    """Return the API's address and credentials, from the pod's service account or from the file in KUBECONFIG.
+
+    Raises:
+        TidemillError: there is neither a service account nor such a file.
+    """
     configuration = client.Configuration()
     try:
         if environ.get("KUBERNETES_SERVICE_HOST") and not environ.get("KUBECONFIG"):

@@ -54,7 +54,11 @@ class Children:
         return self._live.get((kind, name))
 
     def get(self, kind: Kind, name: str) -> Document | None:
-        """Return an object, or None if it does not exist."""
+        """Return an object, or None if it does not exist.
+
+        Raises:
+            TidemillError: the API does not answer.
+        """
         known = self.known(kind.kind, name)
         if known is None:
             known = self._api.recent(kind, self._namespace, name)
@@ -63,7 +67,11 @@ class Children:
         return known
 
     def ensure(self, manifest: Document) -> Document:
-        """Make an object match its manifest, and return the live object."""
+        """Make an object match its manifest, and return the live object.
+
+        Raises:
+            TidemillError: the object has another owner, or the API does not answer or refuses.
+        """
         kind, name = KINDS[manifest["kind"]], manifest["metadata"]["name"]
         wanted = _marked(manifest)
         live = self.get(kind, name)

@@ -98,7 +98,11 @@ class NamespaceConnect:
         self._connect = settings.clients.of(namespace)
 
     def ensure(self, connectors: Sequence[Connector], *, owner: Owner, adopt: bool = False) -> list[Outcome]:
-        """Make the workers and the pipeline's connectors match the plan."""
+        """Make the workers and the pipeline's connectors match the plan.
+
+        Raises:
+            TidemillError: the workers are still starting, cannot be started, or do not answer.
+        """
         if not connectors:
             return self.remove(owner=owner)
         client = json.loads(self._settings.placement.connections.get("kafka.json") or "{}")
@@ -131,11 +135,19 @@ class NamespaceConnect:
             self._settings.clients.swept[self._namespace] = uid
 
     def observe(self, connectors: Sequence[Connector]) -> list[Outcome]:
-        """Return the outcomes of the live connectors."""
+        """Return the outcomes of the live connectors.
+
+        Raises:
+            TidemillError: the workers do not answer.
+        """
         return self._connect.observe(connectors)
 
     def remove(self, *, owner: Owner) -> list[Outcome]:
-        """Delete all connectors of the pipeline, and then the workers if no other pipeline needs them."""
+        """Delete all connectors of the pipeline, and then the workers if no other pipeline needs them.
+
+        Raises:
+            TidemillError: the workers do not answer, or they do not run and another pipeline needs them.
+        """
         # If no worker runs, workers that start later delete the connectors.
         live = self._api.get(DEPLOYMENT, self._namespace, workers.NAME)
         if live is not None and not _available(live):

@@ -101,7 +101,14 @@ class Mirror:
             return self._clock() - self._whole.get((kind.kind, scope), -seconds) < seconds
 
     def listed(self, kind: Kind, scope: str | None, items: Sequence[Document], version: str) -> None:
-        """Store the result of a list, and drop objects that are not in the list. None means all namespaces."""
+        """Store the result of a list, and drop objects that are not in the list. None means all namespaces.
+
+        Args:
+            kind: the kind of the objects.
+            scope: the listed namespace, or None if all namespaces were listed.
+            items: the objects, at least their metadata.
+            version: the resource version of the list.
+        """
         at, now = _number(version), self._clock()
         with self._lock:
             there = {(item["metadata"].get("namespace", ""), item["metadata"]["name"]) for item in items}

@@ -59,7 +59,11 @@ class KubernetesRuntime:
         self.made: list[str] = []
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Make a pipeline's workloads match the plan, and remove its other workloads."""
+        """Make a pipeline's workloads match the plan, and remove its other workloads.
+
+        Raises:
+            TidemillError: the API does not answer.
+        """
         self._serving = {workload.component for workload in workloads}
         if not workloads:
             return []
@@ -76,7 +80,11 @@ class KubernetesRuntime:
         return self._retried(workloads[0].namespace, act)
 
     def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Return the state of each workload that has a Deployment."""
+        """Return the state of each workload that has a Deployment.
+
+        Raises:
+            TidemillError: the API does not answer.
+        """
         outcomes = []
         for workload in workloads:
             live = self._api.get(DEPLOYMENT, workload.namespace, workload.name)
@@ -94,7 +102,11 @@ class KubernetesRuntime:
             self.scale = Scale(int(live.get("status", {}).get("replicas", 0)), told)
 
     def remove(self, namespace: str, pipeline: str) -> None:
-        """Remove a pipeline's workloads, and the pipeline's files from shared workloads."""
+        """Remove a pipeline's workloads, and the pipeline's files from shared workloads.
+
+        Raises:
+            TidemillError: the API does not answer, or pods are still terminating (reason Waiting).
+        """
 
         def act(doing: Pass) -> list[Outcome]:
             doing.leave(SHARING, configs=True, all_of_it=True)
@@ -119,7 +131,11 @@ class KubernetesRuntime:
         }
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Return whether the resource exists, or True if the operator may not read the resource."""
+        """Return whether the resource exists, or True if the operator may not read the resource.
+
+        Raises:
+            TidemillError: the API does not answer.
+        """
         try:
             return self._api.get(PIPELINE, namespace, pipeline) is not None
         except TidemillError as error:

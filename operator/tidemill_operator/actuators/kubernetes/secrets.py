@@ -29,7 +29,11 @@ class KubernetesSecrets:
         self._api, self._owner, self._patience = api, owner, patience_seconds
 
     def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
-        """Create missing logins and API keys, and start a requested rotation."""
+        """Create missing logins and API keys, and start a requested rotation.
+
+        Raises:
+            TidemillError: the Secret has another owner or invalid content, or the API does not answer.
+        """
         return self._rewritten(
             namespace,
             pipeline,
@@ -37,11 +41,19 @@ class KubernetesSecrets:
         )
 
     def switch(self, namespace: str, pipeline: str, *, now: dt.datetime) -> PipelineSecrets:
-        """Activate the staged logins."""
+        """Activate the staged logins.
+
+        Raises:
+            TidemillError: the Secret has another owner or invalid content, or the API does not answer.
+        """
         return self._rewritten(namespace, pipeline, lambda files: credentials.switched(files, now))
 
     def retire(self, namespace: str, pipeline: str) -> PipelineSecrets:
-        """Disable the replaced logins."""
+        """Disable the replaced logins.
+
+        Raises:
+            TidemillError: the Secret has another owner or invalid content, or the API does not answer.
+        """
         return self._rewritten(namespace, pipeline, credentials.retired)
 
     def remove(self, namespace: str, pipeline: str) -> None:
@@ -104,7 +116,11 @@ def keys_in_cluster(api: Api) -> Keys:
 
 
 def decoded(secret: Document) -> dict[str, str]:
-    """Return the files of a Secret."""
+    """Return the files of a Secret.
+
+    Raises:
+        TidemillError: a file is not text.
+    """
     try:
         return {name: base64.b64decode(text).decode() for name, text in (secret.get("data") or {}).items()}
     except (binascii.Error, UnicodeDecodeError):

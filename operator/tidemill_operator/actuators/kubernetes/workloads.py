@@ -60,7 +60,11 @@ class Pass:
         namespace: str,
         shown: dict[tuple[str, str], str],
     ) -> Pass:
-        """Read all objects of the namespace."""
+        """Read all objects of the namespace.
+
+        Raises:
+            TidemillError: the API does not answer.
+        """
         children, alive = Children(api, namespace, owner), api.alive(namespace)
         if not children.sharing() <= {*alive, owner.uid}:
             # Do not use the cache, because a pipeline missing from the list would lose its files.
@@ -68,7 +72,11 @@ class Pass:
         return cls(api, placement, owner, namespace, children, alive, shown)
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Make the workloads match the plan, and remove the pipeline's other objects."""
+        """Make the workloads match the plan, and remove the pipeline's other objects.
+
+        Raises:
+            TidemillError: the API does not answer.
+        """
         try:
             files = decoded(self.api.recent(SECRET, self.namespace, marks.credentials(self.owner.name)) or {})
             revisions = Revisions(marks.digest(files.get(WRITER, "")), self._common())

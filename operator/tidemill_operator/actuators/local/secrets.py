@@ -25,7 +25,11 @@ class FileSecrets:
         self._root, self._patience = root, patience_seconds
 
     def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
-        """Create missing logins and API keys, and start a requested rotation."""
+        """Create missing logins and API keys, and start a requested rotation.
+
+        Raises:
+            TidemillError: a file cannot be written, or has invalid content.
+        """
         return self._rewritten(
             namespace,
             pipeline,
@@ -33,11 +37,19 @@ class FileSecrets:
         )
 
     def switch(self, namespace: str, pipeline: str, *, now: dt.datetime) -> PipelineSecrets:
-        """Activate the staged logins."""
+        """Activate the staged logins.
+
+        Raises:
+            TidemillError: a file cannot be written, or has invalid content.
+        """
         return self._rewritten(namespace, pipeline, lambda files: credentials.switched(files, now))
 
     def retire(self, namespace: str, pipeline: str) -> PipelineSecrets:
-        """Disable the replaced logins."""
+        """Disable the replaced logins.
+
+        Raises:
+            TidemillError: a file cannot be written, or has invalid content.
+        """
         return self._rewritten(namespace, pipeline, credentials.retired)
 
     def remove(self, namespace: str, pipeline: str) -> None:

@@ -9,6 +9,13 @@ _NOT_FOR_CODE = ("TIDEMILL_POSTGRES_", "TIDEMILL_REDIS_", "TIDEMILL_SECRETS_")
 
 
 def stage_environment(environment: Mapping[str, str], *, process: str, folder: Path | None) -> dict[str, str]:
-    """Return the environment of a process of a Python stage."""
+    """Return the environment of a process of a Python stage.
+
+    Args:
+        environment: the environment of any workload.
+        process: the name of the process. A restarted process has the same name, and so keeps its partitions and its
+            transaction.
+        folder: the folder with the user's file, or None if the file has an absolute path.
+    """
     kept = {name: value for name, value in environment.items() if not name.startswith(_NOT_FOR_CODE)}
     return {**kept, "TIDEMILL_INSTANCE": process, **({} if folder is None else {"TIDEMILL_STAGE_DIR": str(folder)})}

@@ -41,6 +41,9 @@ def exclusive(address: PostgresAddress, schema: str, leadership: Leadership | No
     """Lock a pipeline against other operators.
 
     Yields a function that raises NotOurTurn if the lock was lost.
+
+    Raises:
+        TidemillError: Postgres does not answer.
     """
     with ExitStack() as stack:
         session = stack.enter_context(_locked(address, schema, leadership))

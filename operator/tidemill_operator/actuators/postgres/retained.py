@@ -10,7 +10,11 @@ from tidemill_operator.plan.live import Owner
 
 
 def owned_schemas(address: PostgresAddress) -> dict[str, Owner]:
-    """Return the owner of each of Tidemill's schemas."""
+    """Return the owner of each of Tidemill's schemas.
+
+    Raises:
+        TidemillError: Postgres does not answer.
+    """
     try:
         with connected(address, "looking for schemas", read_only=True) as session:
             rows = session.rows("SELECT nspname, obj_description(oid, 'pg_namespace') FROM pg_namespace ORDER BY 1")

@@ -19,7 +19,14 @@ from tidemill_operator.plan.postgres.migration import with_types_of
 
 
 def ensure_rows(session: Session, schema: Schema, live: LiveSchema | None, *, regress: bool) -> None:
-    """Make the required rows match the plan."""
+    """Make the required rows match the plan.
+
+    Args:
+        session: the session, inside the transaction that made the tables.
+        schema: the schema in the plan.
+        live: the schema before that transaction, or None if it did not exist.
+        regress: accept a lower generation, because a new resource starts at generation 1 again.
+    """
     _ensure_readers(session, schema)
     if schema.listed:
         ensure_slots(session, schema)

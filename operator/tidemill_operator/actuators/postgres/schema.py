@@ -52,11 +52,18 @@ class PostgresSchemas:
         """Lock a pipeline against other operators.
 
         Yields a function that raises NotOurTurn if the lock was lost.
+
+        Raises:
+            TidemillError: Postgres does not answer.
         """
         return exclusive(self._address, schema, self._leadership)
 
     def observe(self, schema: str) -> LiveSchema | None:
-        """Return the live schema, or None if it does not exist."""
+        """Return the live schema, or None if it does not exist.
+
+        Raises:
+            TidemillError: Postgres does not answer.
+        """
         doing = f"looking at schema {schema}"
         try:
             with (
@@ -68,7 +75,11 @@ class PostgresSchemas:
             return None
 
     def conflicts(self, schema: Schema, owner: Owner) -> list[TidemillError]:
-        """Return the errors that `ensure` would raise because topics or roles belong to another owner."""
+        """Return the errors that `ensure` would raise because topics or roles belong to another owner.
+
+        Raises:
+            TidemillError: Postgres does not answer.
+        """
         try:
             with connected(self._address, f"looking at schema {schema.name}", read_only=self._read_only) as session:
                 disputed = [error for _, error in rivals(session, schema, owner)]
@@ -85,7 +96,18 @@ class PostgresSchemas:
         adopt: bool = False,
         exists: Exists | None = None,
     ) -> list[Outcome]:
-        """Make the schema match the plan. The arguments are those of `Schemas.ensure`."""
+        """Make the schema match the plan. The arguments are those of `Schemas.ensure`.
+
+        Args:
+            schema: the schema in the plan.
+            owner: the resource that the schema belongs to.
+            secrets: the logins of writer and reader.
+            adopt: take over a schema and roles that have another owner, and a topic if its pipeline is gone.
+            exists: returns whether a pipeline exists. None means that no other pipeline exists.
+
+        Raises:
+            TidemillError: Postgres does not answer.
+        """
 
         def act(session: Session) -> Outcome:
             live = observe(session, schema.name)
@@ -114,7 +136,11 @@ class PostgresSchemas:
         return [self._guarded(schema.name, "making", act, afterwards=lambda session: end_sessions(session, schema))]
 
     def release(self, schema: Schema, *, owner: Owner, reclaim: Reclaim) -> list[Outcome]:
-        """Drop schema and roles if the policy is Delete."""
+        """Drop schema and roles if the policy is Delete.
+
+        Raises:
+            TidemillError: Postgres does not answer.
+        """
         if reclaim == "Retain":
             return [outcome.skipped(Component.SCHEMA, schema.name, message="kept")]
         with connected(self._address, f"dropping schema {schema.name}") as session:
@@ -136,7 +162,11 @@ class PostgresSchemas:
         return [self._guarded(schema.name, "dropping", act)]
 
     def expire(self, schema: Schema) -> list[Outcome]:
-        """Drop some window partitions and delete some rows that are past their retention."""
+        """Drop some window partitions and delete some rows that are past their retention.
+
+        Raises:
+            TidemillError: Postgres does not answer.
+        """
         with connected(self._address, f"dropping old windows of schema {schema.name}") as session:
             expire(session, schema)
             return [outcome.done(Component.SCHEMA, schema.name, changed=session.changed)]

@@ -72,7 +72,12 @@ class CertificateKeeper:
         self._hosts, self._now = tuple(hosts), now
 
     def ensure(self) -> Certificates:
-        """Return the certificates, created or renewed if necessary."""
+        """Return the certificates, created or renewed if necessary.
+
+        Raises:
+            Conflict: another replica wrote first at every attempt.
+            TidemillError: the API does not answer, or refuses the request.
+        """
         for _ in range(_ATTEMPTS - 1):
             try:
                 return self._ensure()

@@ -93,7 +93,11 @@ class Webhook:
         self._server.server_close()
 
     def publish(self) -> None:
-        """Write the certificate authority into the cluster's webhook configurations."""
+        """Write the certificate authority into the cluster's webhook configurations.
+
+        Raises:
+            TidemillError: the API does not answer, or refuses the request.
+        """
         if self._certificates is None:
             return
         bundle = base64.b64encode(self._certificates.bundle.encode()).decode()

@@ -40,14 +40,24 @@ class Finalizing:
         self._world, self._recorder, self._locks, self._write = world, recorder, locks, write
 
     def prepared(self, document: Document) -> Document:
-        """Add or remove the finalizer as needed, and return the resource."""
+        """Add or remove the finalizer as needed, and return the resource.
+
+        Raises:
+            Conflict: somebody else has written the resource since it was read.
+            TidemillError: the API refuses or does not answer.
+        """
         if is_paused(document):
             return document
         wanted = needed(document)
         return document if wanted == held(document) else self._finalize(document, wanted)
 
     def let_go(self, document: Document) -> Result:
-        """Delete the topics and schema of a resource that is being deleted, then remove the finalizer."""
+        """Delete the topics and schema of a resource that is being deleted, then remove the finalizer.
+
+        Raises:
+            Conflict: somebody else has written the resource since it was read.
+            TidemillError: the API refuses or does not answer.
+        """
         key = Key.of(document["metadata"])
         if not held(document):
             return Result.WAITING  # another finalizer blocks the deletion

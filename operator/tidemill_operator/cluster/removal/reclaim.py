@@ -27,7 +27,11 @@ _PAUSE_SECONDS = 2.0
 
 
 def waiting(api: Api, namespaces: tuple[str, ...]) -> list[Document]:
-    """Return the pipelines that are being deleted and have the finalizer, except paused pipelines."""
+    """Return the pipelines that are being deleted and have the finalizer, except paused pipelines.
+
+    Raises:
+        TidemillError: the API refuses or does not answer.
+    """
     found = [item for namespace in namespaces or (None,) for item in api.list(PIPELINE, namespace)]
     leaving = [item for item in found if item["metadata"].get("deletionTimestamp") and held(item)]
     return [item for item in leaving if not is_paused(item)]
@@ -40,6 +44,9 @@ def reclaim(
 
     Returns:
         The pipelines whose data is not deleted yet, as `namespace/name`.
+
+    Raises:
+        TidemillError: the waiting pipelines cannot be listed.
     """
     deadline = time.monotonic() + seconds
     while left := find():

@@ -46,7 +46,11 @@ class Installation:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Installation:
-        """Read the installation from the environment variables that the chart sets."""
+        """Read the installation from the environment variables that the chart sets.
+
+        Raises:
+            ValueError: one of the first two variables is missing.
+        """
         needed = {name: environ.get(f"TIDEMILL_OPERATOR_{name}", "") for name in ("NAMESPACE", "DEPLOYMENT")}
         for name, value in needed.items():
             if not value:
@@ -62,7 +66,11 @@ class Installation:
 
 
 def uninstall(api: Api, installation: Installation, *, end_seconds: float = _END_SECONDS) -> list[str]:
-    """Remove an installation, and return the pipelines that lost a finalizer, as `namespace/name`."""
+    """Remove an installation, and return the pipelines that lost a finalizer, as `namespace/name`.
+
+    Raises:
+        TidemillError: the API refuses or does not answer, or pods do not end.
+    """
     stop_operator(api, installation, seconds=end_seconds)
     freed = [found for namespace in installation.namespaces or (None,) for found in free_pipelines(api, namespace)]
     for kind in WEBHOOKS if installation.webhook else ():
@@ -73,7 +81,11 @@ def uninstall(api: Api, installation: Installation, *, end_seconds: float = _END
 
 
 def remove_own(api: Api, installation: Installation) -> None:
-    """Remove the objects that the operator created for itself."""
+    """Remove the objects that the operator created for itself.
+
+    Raises:
+        TidemillError: the API refuses or does not answer.
+    """
     home, watched = installation.namespace, installation.namespaces
     canaries = watched[0] if watched and home not in watched else home
     own = [(LEASE, home, installation.lease), (SECRET, home, installation.secret), (CONFIG_MAP, canaries, CANARY)]
@@ -83,7 +95,11 @@ def remove_own(api: Api, installation: Installation) -> None:
 
 
 def stop_operator(api: Api, installation: Installation, *, seconds: float) -> None:
-    """Scale the operator to zero and wait until no pod is left, because a running pod would set finalizers again."""
+    """Scale the operator to zero and wait until no pod is left, because a running pod would set finalizers again.
+
+    Raises:
+        TidemillError: pods are left after `seconds`.
+    """
     try:
         deployment = api.merge(DEPLOYMENT, installation.namespace, installation.deployment, {"spec": {"replicas": 0}})
     except NotFound:
@@ -102,7 +118,11 @@ def stop_operator(api: Api, installation: Installation, *, seconds: float) -> No
 
 
 def free_pipelines(api: Api, namespace: str | None) -> list[str]:
-    """Remove the operator's finalizers from the pipelines of a namespace, or of all namespaces (None)."""
+    """Remove the operator's finalizers from the pipelines of a namespace, or of all namespaces (None).
+
+    Raises:
+        TidemillError: the API refuses or does not answer.
+    """
     try:
         pipelines = api.list(PIPELINE, namespace, metadata_only=True)
     except NotFound:

@@ -43,7 +43,11 @@ def connect_worker(
     environ: Mapping[str, str] = os.environ,
     on_progress: Progress | None = None,
 ) -> Server:
-    """Return a worker that is ready to be started."""
+    """Return a worker that is ready to be started.
+
+    Raises:
+        ServerError: Java or the jars are missing.
+    """
     folder = data_dir / NAME
     secrets_folder(data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
     java, jars = find_java(environ), find_connect_jars(environ, on_progress)

@@ -59,7 +59,11 @@ PLUGINS: Mapping[str, Plugin] = {
 
 
 def find_connect_jars(environ: Mapping[str, str], on_progress: Progress | None = None) -> Path:
-    """Return the folder with the worker's jars, from KAFKA_HOME or else downloaded."""
+    """Return the folder with the worker's jars, from KAFKA_HOME or else downloaded.
+
+    Raises:
+        ServerError: the jars cannot be downloaded.
+    """
     libs = Path(environ.get("KAFKA_HOME") or "/nonexistent") / "libs"
     if any(libs.glob("connect-runtime-*.jar")):
         return libs
@@ -69,7 +73,11 @@ def find_connect_jars(environ: Mapping[str, str], on_progress: Progress | None =
 
 
 def find_plugins(classes: Iterable[str], environ: Mapping[str, str], on_progress: Progress | None = None) -> list[Path]:
-    """Return the plugin folders of the given connector classes."""
+    """Return the plugin folders of the given connector classes.
+
+    Raises:
+        ServerError: a plugin cannot be downloaded, or is not the expected file.
+    """
     wanted = {PLUGINS[name].folder: PLUGINS[name] for name in classes if name in PLUGINS}
     return [_plugin(plugin, environ, on_progress) for _, plugin in sorted(wanted.items())]
 

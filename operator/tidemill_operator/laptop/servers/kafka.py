@@ -43,7 +43,11 @@ def kafka_brokers(
     advertised: Sequence[int] = (),
     on_progress: Progress | None = None,
 ) -> list[Server]:
-    """Return brokers with formatted storage, ready to be started."""
+    """Return brokers with formatted storage, ready to be started.
+
+    Raises:
+        ServerError: Java, Maven or the jars are missing, or formatting failed.
+    """
     home = data_dir / "kafka"
     home.mkdir(parents=True, exist_ok=True)
     java, jars = find_java(environ), find_jars(environ, on_progress)

@@ -18,7 +18,11 @@ FETCH_SECONDS = 600.0
 
 
 def find_java(environ: Mapping[str, str]) -> str:
-    """Return the path of the Java launcher."""
+    """Return the path of the Java launcher.
+
+    Raises:
+        ServerError: Java is not on the PATH.
+    """
     home = environ.get("JAVA_HOME")
     if home and (Path(home) / "bin" / "java").exists():
         return str(Path(home) / "bin" / "java")
@@ -32,7 +36,11 @@ def find_java(environ: Mapping[str, str]) -> str:
 
 
 def find_jars(environ: Mapping[str, str] = os.environ, on_progress: Progress | None = None) -> Path:
-    """Return the folder of the broker's jars, which are downloaded if necessary."""
+    """Return the folder of the broker's jars, which are downloaded if necessary.
+
+    Raises:
+        ServerError: the jars are missing and cannot be downloaded.
+    """
     home = environ.get("KAFKA_HOME")
     if home:
         libs = Path(home) / "libs"
@@ -53,7 +61,11 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
 
 
 def fetched(libs: Path, pom: Path, *, what: str, environ: Mapping[str, str], on_progress: Progress | None) -> Path:
-    """Return a folder of jars in the cache, which is downloaded first if it is missing."""
+    """Return a folder of jars in the cache, which is downloaded first if it is missing.
+
+    Raises:
+        ServerError: the jars cannot be downloaded.
+    """
     if not libs.is_dir():
         with locked(libs.with_name(libs.name + ".lock"), wait_seconds=FETCH_SECONDS):
             if not libs.is_dir():

@@ -55,7 +55,11 @@ def postgres_server(
     settings: Mapping[str, str] | None = None,
     on_progress: Progress | None = None,
 ) -> tuple[Server, PostgresAddress]:
-    """Return a Postgres server, ready to be started, and its address with the administrator's login."""
+    """Return a Postgres server, ready to be started, and its address with the administrator's login.
+
+    Raises:
+        ServerError: the programs are missing, or the data folder cannot be created.
+    """
     programs = find_programs(environ)
     user = server_user()
     home = _home(data_dir, user)
@@ -121,7 +125,11 @@ def _serves(address: PostgresAddress) -> bool:
 
 
 def find_programs(environ: Mapping[str, str]) -> Path:
-    """Return the folder of `initdb` and `postgres`, from the PATH, pg_config or Debian's newest version."""
+    """Return the folder of `initdb` and `postgres`, from the PATH, pg_config or Debian's newest version.
+
+    Raises:
+        ServerError: the programs are not installed.
+    """
     folders: list[Path] = []
     path = environ.get("PATH")
     if found := shutil.which("postgres", path=path):
@@ -140,7 +148,11 @@ def find_programs(environ: Mapping[str, str]) -> Path:
 
 
 def server_user() -> str | None:
-    """Return the user that runs the server, or None for the current user."""
+    """Return the user that runs the server, or None for the current user.
+
+    Raises:
+        ServerError: there is no suitable user.
+    """
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):

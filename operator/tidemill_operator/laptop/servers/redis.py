@@ -19,7 +19,11 @@ from tidemill_operator.processes.ports import Ports
 def redis_server(
     data_dir: Path, ports: Ports, *, environ: Mapping[str, str] = os.environ, on_progress: Progress | None = None
 ) -> Server:
-    """Return a Redis server, ready to be started."""
+    """Return a Redis server, ready to be started.
+
+    Raises:
+        ServerError: `redis-server` is not on the PATH.
+    """
     program = shutil.which("redis-server", path=environ.get("PATH"))
     if program is None:
         raise ServerError(
@@ -54,7 +58,11 @@ def answers(url: str) -> bool:
 
 
 def trouble(url: str, ca: str = "") -> str:
-    """Return why no Redis answers at the URL, or an empty text if Redis answers."""
+    """Return why no Redis answers at the URL, or an empty text if Redis answers.
+
+    Raises:
+        ValueError: a file of certificate authorities is given, but the URL does not use TLS.
+    """
     options = trust.redis_options(url, ca)
     client = redis.Redis.from_url(url, socket_connect_timeout=1.0, socket_timeout=1.0, **options)
     try:

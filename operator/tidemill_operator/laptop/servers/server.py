@@ -51,7 +51,11 @@ class Server:
         return self._child.exit_code
 
     def start(self) -> None:
-        """Start the server if it does not run, and wait until it answers."""
+        """Start the server if it does not run, and wait until it answers.
+
+        Raises:
+            ServerError: the server ended, or did not answer in time. The message contains the end of its log.
+        """
         if not self._child.running:
             self.spawn()
         self.wait_ready()
@@ -61,7 +65,11 @@ class Server:
         self._child.spawn()
 
     def wait_ready(self) -> None:
-        """Wait until the server answers."""
+        """Wait until the server answers.
+
+        Raises:
+            ServerError: the server ended, or did not answer in time.
+        """
         began = time.monotonic()
         while not (self._ready() and self._has_port()):
             if not self._child.running:
@@ -94,7 +102,11 @@ class Server:
         self._child.kill()
 
     def restart(self) -> None:
-        """Stop the server, and start it with the same port and data."""
+        """Stop the server, and start it with the same port and data.
+
+        Raises:
+            ServerError: the server did not become ready.
+        """
         self.stop()
         self.start()
 

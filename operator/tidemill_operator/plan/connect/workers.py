@@ -82,7 +82,11 @@ def stored(name: str, *, brokers: str, replicas: int, partitions: Mapping[str, i
 
 
 def properties(namespace: str, platform: Platform, client: Mapping[str, Any]) -> str:
-    """Return the text of the worker's properties file."""
+    """Return the text of the worker's properties file.
+
+    Raises:
+        TidemillError: a setting cannot be translated for Java.
+    """
     found = {
         **stored(
             connect_workers(namespace, platform.cluster_id),

@@ -16,7 +16,13 @@ _REASONS: Mapping[str, Reason] = {
 
 
 def losses(topic: str, known: LiveTopic | None, schema: LiveSchema) -> list[TidemillError]:
-    """Return the recent losses, one error per reason, the most severe first."""
+    """Return the recent losses, one error per reason, the most severe first.
+
+    Args:
+        topic: the source topic's name.
+        known: the live topic, or None if it does not exist, which is reported elsewhere.
+        schema: the live schema, with the recorded losses.
+    """
     latest: dict[tuple[Reason, int], Loss] = {}
     for loss in sorted([*schema.losses, *_unnoted(known, schema)], key=lambda loss: loss.epoch):
         if loss.reason in _REASONS:

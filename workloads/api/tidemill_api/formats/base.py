@@ -21,7 +21,11 @@ class Writer(Protocol):
         """Return the bytes before the first row."""
 
     def batch(self, rows: Sequence[Row]) -> bytes:
-        """Return the bytes of some rows."""
+        """Return the bytes of some rows.
+
+        Raises:
+            Problem: the format cannot express a value.
+        """
 
     def tail(self) -> bytes:
         """Return the bytes after the last row."""

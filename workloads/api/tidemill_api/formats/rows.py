@@ -15,7 +15,12 @@ log = logging.getLogger(__name__)
 
 
 def json_converter(column: Column, *, numbers: bool | None = None) -> Callable[[Any], Any] | None:
-    """Return the function that converts a column's database values for JSON, or None if no conversion is needed."""
+    """Return the function that converts a column's database values for JSON, or None if no conversion is needed.
+
+    Args:
+        column: the column.
+        numbers: whether decimals become numbers. If it is None, `column.numbers` decides.
+    """
     numbers = column.numbers if numbers is None else numbers
     decode, convert = column.decode, encoder(column.kind, numbers=numbers)
     if column.kind == "array" and numbers and decode is not None:

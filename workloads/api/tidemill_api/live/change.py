@@ -85,7 +85,11 @@ _entry = msgspec.json.Decoder(Entry)
 
 
 def read_entry(data: bytes) -> Entry:
-    """Decode an entry of the stream."""
+    """Decode an entry of the stream.
+
+    Raises:
+        ValueError: the data is not an entry, or a row has no window.
+    """
     entry = _entry.decode(data)
     if not all("window_start" in row for row in entry.rows):
         raise ValueError("a row without window_start")

@@ -22,7 +22,11 @@ class Places:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Places:
-        """Read the limits from TIDEMILL_API_KEYLESS_CONNECTIONS and TIDEMILL_API_KEYLESS_PER_ADDRESS."""
+        """Read the limits from TIDEMILL_API_KEYLESS_CONNECTIONS and TIDEMILL_API_KEYLESS_PER_ADDRESS.
+
+        Raises:
+            ValueError: a variable is not a whole number of at least 0.
+        """
         found = []
         for name, usual in (("CONNECTIONS", MOST), ("PER_ADDRESS", MOST_OF_ADDRESS)):
             text = environ.get(f"TIDEMILL_API_KEYLESS_{name}") or str(usual)

@@ -54,6 +54,12 @@ async def serve(
 
     Returns:
         The reason why the client has to be disconnected, or None if the client disconnected itself.
+
+    Args:
+        listener: the listener, which is subscribed already.
+        carrier: the connection.
+        allowed: a function that returns the reason why the client must be disconnected, or None.
+        patience: the time limits for the client.
     """
     sending = asyncio.create_task(_send(listener, carrier, patience))
     leaving, ended = asyncio.create_task(carrier.left()), asyncio.create_task(listener.ended.wait())

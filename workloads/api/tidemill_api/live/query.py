@@ -29,7 +29,11 @@ class LiveQuery:
 
 
 def take_live(model: PipelineModel, parameters: Parameters, last_event_id: str | None = None) -> LiveQuery:
-    """Return the live query of a request."""
+    """Return the live query of a request.
+
+    Raises:
+        Problem: an aggregation or a column is unknown, or a value is wrong.
+    """
     names = parameters.many("aggregations")
     token = parameters.one("resume")
     chosen = list(model.aggregations) if names is None else list(dict.fromkeys(names))

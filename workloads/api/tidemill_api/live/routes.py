@@ -29,7 +29,14 @@ def live_router(
     patience: Patience | None = None,
     places: Places | None = None,
 ) -> APIRouter:
-    """Return the live routes."""
+    """Return the live routes.
+
+    Args:
+        services: the shared services.
+        origins: the origins whose pages can open a WebSocket. Pages of the same host always can.
+        patience: the time limits for clients, or None for the default limits.
+        places: the limits of connections without an API key, or None for the default limits.
+    """
     router, patience, places = APIRouter(), patience or Patience(), places or Places()
 
     async def socket(websocket: WebSocket, pipeline: str) -> None:

@@ -41,7 +41,12 @@ class Snapshots:
         self._flights: dict[Wanted, _Flight] = {}
 
     async def get(self, model: PipelineModel, aggregation: str, wanted: RowFilter, *, rev: int) -> Snapshot:
-        """Return a snapshot of the latest windows, at revision `rev` or later."""
+        """Return a snapshot of the latest windows, at revision `rev` or later.
+
+        Raises:
+            Exception: the error of the database.
+            Problem: the aggregation's tables do not exist yet.
+        """
         now = time.monotonic()
         self._flights = {key: f for key, f in self._flights.items() if now - f.started_at < KEEP_SECONDS}
         key = (model, aggregation, wanted)

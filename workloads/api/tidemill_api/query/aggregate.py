@@ -94,7 +94,11 @@ class AggregateQuery:
 
 
 def take_query(model: AggregationModel, parameters: Parameters, *, stream: bool = False) -> AggregateQuery:
-    """Return the query of a request."""
+    """Return the query of a request.
+
+    Raises:
+        Problem: a parameter is unknown or wrong.
+    """
     given = Parameters(dict(parameters.given), split=True)
     group_by = _take_group_by(model, parameters)
     _refuse_session_roll_up(model, given, group_by)

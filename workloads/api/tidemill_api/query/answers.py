@@ -40,7 +40,11 @@ QUICK_SECONDS = 1.0
 
 
 async def read_state(connection: Connection, model: PipelineModel, aggregation: str, version: int) -> State:
-    """Read the state of an aggregation."""
+    """Read the state of an aggregation.
+
+    Raises:
+        Problem: the tables of the aggregation do not exist yet.
+    """
     cursor = await connection.execute(aggregations.state(model.schema), (aggregation, version))
     row = await cursor.fetchone()
     if row is None:
@@ -108,7 +112,11 @@ class Answers:
     async def aggregates(
         self, model: PipelineModel, query: AggregateQuery, deadline: Deadline | None
     ) -> tuple[Slot, bool]:
-        """Return a page of windows as JSON, and whether it is stale."""
+        """Return a page of windows as JSON, and whether it is stale.
+
+        Raises:
+            Problem: the database does not answer, and there is no older answer.
+        """
 
         async def compute(known: Answer | None) -> Answer | None:
             started = time.time()
@@ -143,7 +151,11 @@ class Answers:
         return await self._get(model, what, "aggregates", ttl, compute)
 
     async def listing(self, model: PipelineModel, query: ListingQuery, deadline: Deadline | None) -> tuple[Slot, bool]:
-        """Return a page of anomalies, events or dead letters as JSON, and whether it is stale."""
+        """Return a page of anomalies, events or dead letters as JSON, and whether it is stale.
+
+        Raises:
+            Problem: the database does not answer, and there is no older answer.
+        """
 
         async def compute(known: Answer | None) -> Answer | None:
             started = time.time()
@@ -161,7 +173,11 @@ class Answers:
         return await self._get(model, query.key, kind, ttl, compute)
 
     async def describe(self, model: PipelineModel, deadline: Deadline | None) -> tuple[Slot, bool]:
-        """Return a pipeline's description as JSON, and whether it is stale."""
+        """Return a pipeline's description as JSON, and whether it is stale.
+
+        Raises:
+            Problem: the database does not answer, and there is no older answer.
+        """
 
         async def compute(known: Answer | None) -> Answer | None:
             started = time.time()
@@ -191,7 +207,11 @@ class Answers:
     async def stream_windows(
         self, model: PipelineModel, query: AggregateQuery, writer_of: WriterOf, deadline: Deadline | None
     ) -> Stream:
-        """Return windows as a stream. The first rows are read at once, so that an error can set the status code."""
+        """Return windows as a stream. The first rows are read at once, so that an error can set the status code.
+
+        Raises:
+            Problem: the database does not answer, or is busy.
+        """
         cursors: list[str] = []
 
         async def pieces() -> AsyncGenerator[bytes, None]:
@@ -214,7 +234,11 @@ class Answers:
     async def stream_listing(
         self, model: PipelineModel, query: ListingQuery, writer_of: WriterOf, deadline: Deadline | None
     ) -> Stream:
-        """Return a listing as a stream. The first rows are read at once, so that an error can set the status code."""
+        """Return a listing as a stream. The first rows are read at once, so that an error can set the status code.
+
+        Raises:
+            Problem: the database does not answer, or is busy.
+        """
         listing = query.listing
         cursors: list[str] = []
 

@@ -153,7 +153,11 @@ EVENT_ELEMENT = Column("element", "integer", nullable=False)
 
 
 def events_listing(model: PipelineModel) -> Listing:
-    """Return the listing of a pipeline's kept events, with filters on the fields of the events."""
+    """Return the listing of a pipeline's kept events, with filters on the fields of the events.
+
+    Raises:
+        Problem: the pipeline keeps no events (404).
+    """
     if not model.config.spec.events.store:
         raise not_found(
             "events_not_kept", f"{model.name} keeps no events; set events.store: true in its spec to keep them"

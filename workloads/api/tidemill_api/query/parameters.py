@@ -27,7 +27,11 @@ class Member:
     listed: bool = False
 
     def texts(self, name: str, value: Any) -> list[str]:
-        """Return JSON values as texts, as in a query string."""
+        """Return JSON values as texts, as in a query string.
+
+        Raises:
+            Problem: the value has the wrong type.
+        """
         if isinstance(value, list) is not self.listed:
             raise bad_parameter(name, f"write {self.how}")
         return [self._text(name, item) for item in (value if self.listed else [value])]
@@ -55,7 +59,11 @@ class Parameters:
 
     @classmethod
     def from_query(cls, query: bytes) -> Parameters:
-        """Parse a raw query string."""
+        """Parse a raw query string.
+
+        Raises:
+            Problem: the query string is not UTF-8, or has too many parameters.
+        """
         try:
             pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="strict")
         except UnicodeDecodeError:
@@ -69,7 +77,11 @@ class Parameters:
 
     @classmethod
     def from_json(cls, body: bytes, members: Mapping[str, Member]) -> Parameters:
-        """Parse a JSON object of parameters, in which several values of a parameter are a list."""
+        """Parse a JSON object of parameters, in which several values of a parameter are a list.
+
+        Raises:
+            Problem: the body is not such an object.
+        """
         try:
             document = msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -85,7 +97,11 @@ class Parameters:
         return cls(given, split=False)
 
     def one(self, name: str) -> str | None:
-        """Return the value of a parameter that can be given once, or None if it is not given."""
+        """Return the value of a parameter that can be given once, or None if it is not given.
+
+        Raises:
+            Problem: the parameter is given more than once.
+        """
         values = self.given.pop(name, None)
         if values is None:
             return None
@@ -101,7 +117,11 @@ class Parameters:
         return [part for value in values for part in (value.split(",") if self._split else [value])]
 
     def parsed(self, name: str, parse: Callable[[str], T]) -> T | None:
-        """Return the parsed value of a parameter, or None if it is not given."""
+        """Return the parsed value of a parameter, or None if it is not given.
+
+        Raises:
+            Problem: the parameter is given more than once, or `parse` raised a ValueError, whose text is the detail.
+        """
         text = self.one(name)
         if text is None:
             return None
@@ -111,14 +131,22 @@ class Parameters:
             raise bad_parameter(name, str(error)) from None
 
     def choice(self, name: str, choices: Collection[str]) -> str | None:
-        """Return the value of a parameter that must be one of `choices`, or None if it is not given."""
+        """Return the value of a parameter that must be one of `choices`, or None if it is not given.
+
+        Raises:
+            Problem: the parameter is given more than once, or is not one of the choices.
+        """
         text = self.one(name)
         if text is not None and text not in choices:
             raise bad_parameter(name, f"{text!r} is not one of {', '.join(choices)}")
         return text
 
     def refuse_rest(self, known: Collection[str]) -> None:
-        """Refuse parameters that were not used."""
+        """Refuse parameters that were not used.
+
+        Raises:
+            Problem: a parameter is unknown. The detail lists the known parameters.
+        """
         for name in self.given:
             shown = name if len(name) <= 60 else name[:59] + "…"
             raise bad_parameter(

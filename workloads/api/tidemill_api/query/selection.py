@@ -74,7 +74,11 @@ class Binder:
 
 
 def take_filters(parameters: Parameters, columns: Mapping[str, Column], reserved: Collection[str]) -> list[Filter]:
-    """Return the filters among the parameters, such as `column=` and `column__gte=`."""
+    """Return the filters among the parameters, such as `column=` and `column__gte=`.
+
+    Raises:
+        Problem: a value does not have the type of its column, or the column cannot be filtered by.
+    """
     found = []
     for name in list(parameters.given):
         if name in reserved:
@@ -182,7 +186,11 @@ def take_page(
     max_limit: int,
     fingerprint: str,
 ) -> Page:
-    """Read the parameters `order`, `limit` and `cursor` of a request."""
+    """Read the parameters `order`, `limit` and `cursor` of a request.
+
+    Raises:
+        Problem: a column is unknown, the limit is too high or too low, or the cursor belongs to another query.
+    """
     order = _take_order(parameters, columns, default_order, unique)
     limit = parameters.parsed("limit", lambda text: _limit(text, max_limit)) or default_limit
     digest = hashlib.sha256(repr((fingerprint, [(o.column.name, o.descending) for o in order])).encode()).hexdigest()

@@ -132,7 +132,11 @@ class ResilienceConfig(_Section):
 
     @classmethod
     def load(cls, path: Path | None, environ: Mapping[str, str]) -> ResilienceConfig:
-        """Return the settings of a YAML file, or the defaults without a file."""
+        """Return the settings of a YAML file, or the defaults without a file.
+
+        Raises:
+            ConfigError: the file cannot be read, or a key or value of the file or the environment is wrong.
+        """
         # Merge the file into the defaults of the whole config. The defaults of a section's class are wrong for the
         # section `redis`.
         document = _merged(cls().model_dump(), _read(path) if path is not None else {})
@@ -152,7 +156,13 @@ class ResilienceConfig(_Section):
         is_retryable: Mapping[str, Predicate] | None = None,
         clock: Clock = time.monotonic,
     ) -> Guards:
-        """Create the guards of a process."""
+        """Create the guards of a process.
+
+        Args:
+            is_failure: by guard name, predicates that replace those of failures.py for failures.
+            is_retryable: by guard name, predicates that replace those of failures.py for retries.
+            clock: a monotonic clock, in seconds.
+        """
         kinds = {
             "kafka_producer": (
                 self.timeouts.kafka_publish_seconds,

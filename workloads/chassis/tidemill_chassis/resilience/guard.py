@@ -198,6 +198,9 @@ class Guard:
         """Probe the dependency with `fn(*args)`, even while the breaker is open, and return the result.
 
         `fn` must have its own timeout, such as `look_seconds`.
+
+        Raises:
+            Exception: the error of `fn`.
         """
         if self._breaker.state == CLOSED:
             return self.call(fn, *args, retry=False)

@@ -17,6 +17,9 @@ class Hosts:
         """Parse names such as `api.example.com`, `*.example.com` (all subdomains) and `*` (all names).
 
         Without names, all names are allowed.
+
+        Raises:
+            ValueError: a name is not valid.
         """
         found = {name.strip().lower().rstrip(".") for name in names} - {""}
         for name in found:

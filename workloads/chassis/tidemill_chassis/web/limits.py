@@ -30,7 +30,11 @@ class HttpLimits:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> HttpLimits:
-        """Return the default limits, with the number of connections from TIDEMILL_HTTP_CONNECTIONS if it is set."""
+        """Return the default limits, with the number of connections from TIDEMILL_HTTP_CONNECTIONS if it is set.
+
+        Raises:
+            ValueError: the variable is not a whole number of at least 1.
+        """
         text = environ.get("TIDEMILL_HTTP_CONNECTIONS") or str(cls.connections)
         if not (text.isascii() and text.isdigit() and int(text)):
             raise ValueError(f"TIDEMILL_HTTP_CONNECTIONS: {text!r}; write a whole number of at least 1")

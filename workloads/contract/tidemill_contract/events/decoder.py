@@ -106,6 +106,11 @@ class EventDecoder:
         """Decode a batch of events, and validate each event as `decode` does.
 
         If `largest` (the size of the largest record) is None, the method computes the size.
+
+        Args:
+            raws: the records' bytes.
+            now_ms: wall time, epoch milliseconds.
+            largest: the size of the largest record in bytes, or None to compute it.
         """
         largest = max(map(len, raws), default=0) if largest is None else largest
         plain = self.decode_plain(raws, now_ms, largest)
@@ -148,6 +153,13 @@ class EventDecoder:
         """Check decoded events together, or return None if the events must be checked one by one.
 
         `whole` is true if each record is one event.
+
+        Args:
+            events: the events that the JSON reader returned for `raws`.
+            raws: the bytes of the records.
+            now_ms: wall time, epoch milliseconds.
+            largest: the size of the largest record in bytes.
+            whole: whether each record is one event.
         """
         micros, rounded = None, None
         try:

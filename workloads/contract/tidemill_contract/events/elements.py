@@ -57,7 +57,14 @@ class ExplodedArray:
         raws: Sequence[bytes],
         document: Callable[[bytes], bytes],
     ) -> Decoded:
-        """Check the arrays in decoded records. A record with an invalid array becomes an invalid event."""
+        """Check the arrays in decoded records. A record with an invalid array becomes an invalid event.
+
+        Args:
+            decoded: the records.
+            arrays: the arrays of the valid records, in order.
+            raws: the bytes of all records.
+            document: returns the event of a record as JSON.
+        """
         if self.fits(arrays, max(map(len, raws), default=0)):
             return decoded
         at = [index for index, event in enumerate(decoded.events) if event is not None]
@@ -160,7 +167,14 @@ class ElementDecoder:
     def plain(
         self, arrays: Sequence[list[Any] | None], raws: Sequence[bytes], now_ms: int, largest: int
     ) -> Elements | None:
-        """Validate elements that were decoded with the records, or return None if an element may be invalid."""
+        """Validate elements that were decoded with the records, or return None if an element may be invalid.
+
+        Args:
+            arrays: the decoded elements of each record.
+            raws: the bytes of the records.
+            now_ms: wall time, epoch milliseconds.
+            largest: the size of the largest record in bytes.
+        """
         events = list(chain.from_iterable(array or () for array in arrays))
         if self._member is not None:
             make, name = self._decoder.type, self._member

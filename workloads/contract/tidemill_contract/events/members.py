@@ -40,12 +40,20 @@ def is_utf8(raw: bytes) -> bool:
 
 
 def members(raw: bytes) -> Members:
-    """Return the members of an event, or raise an error in `BROKEN` if the bytes are not a JSON object."""
+    """Return the members of an event, or raise an error in `BROKEN` if the bytes are not a JSON object.
+
+    Raises:
+        msgspec.MsgspecError, UnicodeDecodeError, RecursionError: the bytes are not a JSON object.
+    """
     return {name: bytes(value) for name, value in _read(raw).items()}
 
 
 def items(raw: bytes) -> list[bytes]:
-    """Return the JSON texts of an array's items, or raise an error in `BROKEN` if the bytes are not a JSON array."""
+    """Return the JSON texts of an array's items, or raise an error in `BROKEN` if the bytes are not a JSON array.
+
+    Raises:
+        msgspec.MsgspecError, UnicodeDecodeError, RecursionError: the bytes are not a JSON array.
+    """
     return [bytes(value) for value in _read_items(raw)]
 
 

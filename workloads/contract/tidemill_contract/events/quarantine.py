@@ -41,6 +41,11 @@ def verdict_of(
     """Return why a marked event is invalid, or None if the headers contain no reason that ingest can write.
 
     `refusal` is a function that returns why an event's bytes are invalid, or None.
+
+    Args:
+        value: the record's bytes, with the mark.
+        found: the record's headers.
+        refusal: a function that returns the decoder's verdict on an event's bytes, or None if the event is valid.
     """
     texts = {name: raw.decode("utf-8", "replace") for name, raw in found if raw is not None}
     if texts.get(REASON_HEADER) not in _GIVEN:

@@ -157,7 +157,11 @@ class Shape:
                     setattr(holder, attribute, node.type())
 
     def read_flat(self, raw: bytes) -> Any:
-        """Read an event in which each field is the member with the field's name, and return an object of `type`."""
+        """Read an event in which each field is the member with the field's name, and return an object of `type`.
+
+        Raises:
+            msgspec.ValidationError: the event is not valid.
+        """
         flat = self._read_flat(raw)
         return self._filled(self._root, flat) if self.nested else flat
 

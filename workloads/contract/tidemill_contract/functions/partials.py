@@ -222,7 +222,11 @@ class AggregationLayout:
         return self.grid.shift(self.grid.start_of(end_ms), -self.panes)
 
     def shut(self, closed_until: int | None) -> int | None:
-        """Return the time (epoch ms) up to which windows can no longer change, or None if no window is closed."""
+        """Return the time (epoch ms) up to which windows can no longer change, or None if no window is closed.
+
+        Args:
+            closed_until: the time (epoch ms) up to which windows are closed, or None if no window is closed.
+        """
         return closed_until if closed_until is None or self.reopen_ms is None else closed_until - self.reopen_ms
 
     @property

@@ -40,7 +40,10 @@ TABLE = Table(
 
 
 def versions(schema: str) -> str:
-    """Select all versions, in the order of their ids."""
+    """Select all versions, in the order of their ids.
+
+    Columns: name, reader, version, id, table, days per time partition, layout, fed.
+    """
     return (
         "SELECT name, reader, version, id, table_name, partition_days, layout, fed"
         f" FROM {schema}._aggregations ORDER BY id"
@@ -48,12 +51,18 @@ def versions(schema: str) -> str:
 
 
 def closed(schema: str) -> str:
-    """Select the id of each version, and the time (epoch ms) up to which windows are closed."""
+    """Select the id of each version, and the time (epoch ms) up to which windows are closed.
+
+    Columns: id, time (epoch ms).
+    """
     return f"SELECT id, closed_until FROM {schema}._aggregations"
 
 
 def close(schema: str) -> str:
-    """Close windows up to a time (epoch ms), unless later windows are already closed."""
+    """Close windows up to a time (epoch ms), unless later windows are already closed.
+
+    Parameters: time (epoch ms), id, time again.
+    """
     return (
         f"UPDATE {schema}._aggregations SET closed_until = %s"
         " WHERE id = %s AND (closed_until IS NULL OR closed_until < %s)"
@@ -61,12 +70,18 @@ def close(schema: str) -> str:
 
 
 def count_batch(schema: str) -> str:
-    """Count a merged batch. Return the new `rev`."""
+    """Count a merged batch. Return the new `rev`.
+
+    Parameter: id. Column: the new `rev`.
+    """
     return f"UPDATE {schema}._aggregations SET rev = rev + 1 WHERE id = %s RETURNING rev"
 
 
 def count_late(schema: str, column: Literal["late_dead", "late_dropped"]) -> str:
-    """Add to the number of late events, and return the retention of the version."""
+    """Add to the number of late events, and return the retention of the version.
+
+    Parameters: number, id. Column: the version's retention.
+    """
     return f"UPDATE {schema}._aggregations SET {column} = {column} + %s WHERE id = %s RETURNING retention_ms"
 
 
@@ -74,6 +89,9 @@ def scanned(schema: str) -> str:
     """Select the time (epoch ms) up to which windows were scanned, and try to get the lock for scanning.
 
     The second column says whether the transaction got the lock.
+
+    Parameters: name of the lock, id. Columns: time up to which windows were scanned (epoch ms), whether the lock was
+    obtained.
     """
     return (
         f"SELECT scanned_until, pg_try_advisory_xact_lock(hashtext(%s), id) FROM {schema}._aggregations WHERE id = %s"
@@ -81,22 +99,35 @@ def scanned(schema: str) -> str:
 
 
 def set_scanned(schema: str) -> str:
-    """Store the time (epoch ms) up to which windows were scanned."""
+    """Store the time (epoch ms) up to which windows were scanned.
+
+    Parameters: time (epoch ms), id.
+    """
     return f"UPDATE {schema}._aggregations SET scanned_until = %s WHERE id = %s"
 
 
 def published(schema: str) -> str:
-    """Select the time (epoch ms) up to which windows were published."""
+    """Select the time (epoch ms) up to which windows were published.
+
+    Parameter: id. Column: time (epoch ms).
+    """
     return f"SELECT published_until FROM {schema}._aggregations WHERE id = %s"
 
 
 def set_published(schema: str) -> str:
-    """Store the time (epoch ms) up to which windows were published."""
+    """Store the time (epoch ms) up to which windows were published.
+
+    Parameters: time (epoch ms), id.
+    """
     return f"UPDATE {schema}._aggregations SET published_until = %s WHERE id = %s"
 
 
 def progress(schema: str) -> str:
-    """Select how far the windows of all versions are closed, scanned and published, and the numbers of late events."""
+    """Select how far the windows of all versions are closed, scanned and published, and the numbers of late events.
+
+    Columns: name, version, rev, times up to which windows are closed, scanned and published (epoch ms), number of late
+    events that became dead letters, number of late events that were dropped.
+    """
     return (
         "SELECT name, version, rev, closed_until, scanned_until, published_until, late_dead, late_dropped"
         f" FROM {schema}._aggregations"
@@ -108,7 +139,11 @@ _FEEDS = "to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed'"
 
 
 def state(schema: str) -> str:
-    """Select the state of a version. While the state is unchanged, query results are unchanged."""
+    """Select the state of a version. While the state is unchanged, query results are unchanged.
+
+    Parameters: name, version. Columns: an identity that changes if the version is created again, rev, closed until,
+    watermark, layout, fed.
+    """
     return (
         f"SELECT a.id || '@' || extract(epoch FROM a.created_at), a.rev, a.closed_until, r.watermark, {_FEEDS}"
         f" FROM {schema}._aggregations AS a LEFT JOIN {schema}._readers AS r ON r.reader = a.reader"
@@ -117,7 +152,11 @@ def state(schema: str) -> str:
 
 
 def standings(schema: str) -> str:
-    """Select the states of all versions. The parameter is the name of the schema without quotes."""
+    """Select the states of all versions. The parameter is the name of the schema without quotes.
+
+    Parameter: the schema's name, without quotes. Columns: name, version, the table's oid, id, rev, closed until,
+    watermark, layout, fed.
+    """
     return (
         "SELECT a.name, a.version, to_regclass(format('%%I.%%I', %s::text, a.table_name))::oid::bigint,"
         f" a.id, a.rev, a.closed_until, r.watermark, {_FEEDS} FROM {schema}._aggregations AS a"

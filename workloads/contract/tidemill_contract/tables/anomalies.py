@@ -55,7 +55,12 @@ _CONTENT = (
 
 
 def insert(schema: str) -> str:
-    """Store an anomaly. The statement returns no row if the anomaly is stored already."""
+    """Store an anomaly. The statement returns no row if the anomaly is stored already.
+
+    Parameters: anomaly, aggregation, version, metric, group, start and end of the window, value, score, expected,
+    lower, upper, severity, revision, epoch, partition, offset, element, bytes. Column: bytes. There is no row if the
+    anomaly was stored already.
+    """
     return (
         f"INSERT INTO {schema}._anomalies ({_CONTENT}, bytes)"
         f" VALUES ({', '.join(['%s'] * 19)}) ON CONFLICT DO NOTHING"
@@ -64,7 +69,11 @@ def insert(schema: str) -> str:
 
 
 def of_windows(schema: str) -> str:
-    """Select the newest anomaly of each window, for a list of window starts in epoch ms."""
+    """Select the newest anomaly of each window, for a list of window starts in epoch ms.
+
+    Parameters: aggregation, version, list of starts (epoch ms). Columns: anomaly, group, start (epoch ms), value,
+    severity.
+    """
     return (
         f"SELECT DISTINCT ON (anomaly, group_key, window_start) anomaly, group_key, {to_ms('window_start')}, value,"
         f" severity FROM {schema}._anomalies WHERE aggregation = %s AND version = %s"
@@ -74,7 +83,11 @@ def of_windows(schema: str) -> str:
 
 
 def unpublished(schema: str, limit: int) -> str:
-    """Select and lock the next anomalies to publish."""
+    """Select and lock the next anomalies to publish.
+
+    Columns: id, anomaly, aggregation, version, metric, group, start and end of the window, value, score, expected,
+    lower, upper, severity, revision, epoch, partition, offset, element.
+    """
     return (
         f"SELECT id, {_CONTENT} FROM {schema}._anomalies WHERE NOT published ORDER BY id LIMIT {limit}"
         " FOR UPDATE SKIP LOCKED"
@@ -82,12 +95,18 @@ def unpublished(schema: str, limit: int) -> str:
 
 
 def set_published(schema: str) -> str:
-    """Mark anomalies as published."""
+    """Mark anomalies as published.
+
+    Parameter: list of ids.
+    """
     return f"UPDATE {schema}._anomalies SET published = true WHERE id = ANY(%s)"
 
 
 def count(schema: str) -> str:
-    """Count the anomalies."""
+    """Count the anomalies.
+
+    Column: their number.
+    """
     return f"SELECT count(*) FROM {schema}._anomalies"
 
 

@@ -25,7 +25,11 @@ TABLE = Table(
 
 
 def insert(schema: str) -> str:
-    """Store a correction."""
+    """Store a correction.
+
+    Parameters: aggregation's id, rev, first and last start (epoch ms), whether publishing is done, whether scanning
+    is.
+    """
     return (
         f"INSERT INTO {schema}._corrections"
         " (aggregation_id, rev, first_start, last_start, published, scanned) VALUES (%s, %s, %s, %s, %s, %s)"
@@ -33,7 +37,10 @@ def insert(schema: str) -> str:
 
 
 def due(schema: str, duty: Duty, limit: int) -> str:
-    """Select the oldest corrections for which `duty` is not done."""
+    """Select the oldest corrections for which `duty` is not done.
+
+    Parameter: aggregation's id. Columns: rev, first and last start (epoch ms).
+    """
     return (
         f"SELECT rev, first_start, last_start FROM {schema}._corrections WHERE aggregation_id = %s AND NOT {duty}"
         f" ORDER BY rev LIMIT {limit}"
@@ -41,10 +48,16 @@ def due(schema: str, duty: Duty, limit: int) -> str:
 
 
 def set_done(schema: str, duty: Duty) -> str:
-    """Mark corrections as published or as scanned."""
+    """Mark corrections as published or as scanned.
+
+    Parameters: aggregation's id, list of revs.
+    """
     return f"UPDATE {schema}._corrections SET {duty} = true WHERE aggregation_id = %s AND rev = ANY(%s)"
 
 
 def remove_done(schema: str, other: Duty) -> str:
-    """Delete corrections for which the `other` duty is also done."""
+    """Delete corrections for which the `other` duty is also done.
+
+    Parameters: aggregation's id, list of revs.
+    """
     return f"DELETE FROM {schema}._corrections WHERE aggregation_id = %s AND rev = ANY(%s) AND {other}"

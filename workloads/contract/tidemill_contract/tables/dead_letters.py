@@ -51,6 +51,8 @@ def insert(schema: str) -> str:
     """Store dead letters, and return the number and the size of new rows by partition.
 
     Each parameter is a list with a value for each dead letter.
+
+    Columns: partition, number and bytes of the dead letters that were stored.
     """
     names = ", ".join(_TRAVEL)
     arrays = ", ".join(f"%s::{kind}[]" for kind in _TRAVEL.values())
@@ -63,7 +65,11 @@ def insert(schema: str) -> str:
 
 
 def unpublished(schema: str, limit: int) -> str:
-    """Select and lock the next dead letters to publish."""
+    """Select and lock the next dead letters to publish.
+
+    Columns: epoch, partition, offset, element, aggregation, reason, field, detail, key, value, event time (epoch ms),
+    windows.
+    """
     return (
         'SELECT epoch, partition, "offset", element, aggregation, reason, field, detail, key, value, event_time,'
         f" windows FROM {schema}._dead_letters WHERE NOT published"
@@ -73,7 +79,10 @@ def unpublished(schema: str, limit: int) -> str:
 
 
 def set_published(schema: str) -> str:
-    """Mark a dead letter as published."""
+    """Mark a dead letter as published.
+
+    Parameters: epoch, partition, offset, element, aggregation.
+    """
     return (
         f"UPDATE {schema}._dead_letters SET published = true"
         ' WHERE epoch = %s AND partition = %s AND "offset" = %s AND element = %s AND aggregation = %s'

@@ -39,7 +39,10 @@ the earlier state."""
 
 
 def read(schema: str) -> str:
-    """Select states of detectors."""
+    """Select states of detectors.
+
+    Parameters: list of anomalies, `aggregation_id`, list of groups. Columns: anomaly, group, state as text.
+    """
     return (
         f"SELECT anomaly, group_key, state::text FROM {schema}._detectors"
         " WHERE anomaly = ANY(%s) AND aggregation_id = %s AND group_key = ANY(%s)"
@@ -47,17 +50,26 @@ def read(schema: str) -> str:
 
 
 def groups(schema: str) -> str:
-    """Select the groups of a detector, in the order of the last events (`seen`)."""
+    """Select the groups of a detector, in the order of the last events (`seen`).
+
+    Parameters: anomaly, `aggregation_id`. Column: group.
+    """
     return f"SELECT group_key FROM {schema}._detectors WHERE anomaly = %s AND aggregation_id = %s ORDER BY seen"
 
 
 def forget(schema: str) -> str:
-    """Delete states of detectors."""
+    """Delete states of detectors.
+
+    Parameters: anomaly, `aggregation_id`, list of groups.
+    """
     return f"DELETE FROM {schema}._detectors WHERE anomaly = %s AND aggregation_id = %s AND group_key = ANY(%s)"
 
 
 def save(schema: str) -> str:
-    """Store a state of a detector."""
+    """Store a state of a detector.
+
+    Parameters: anomaly, `aggregation_id`, group, state, (epoch, offset) of the group's last event or null.
+    """
     return (
         f"INSERT INTO {schema}._detectors (anomaly, aggregation_id, group_key, state, seen) VALUES (%s, %s, %s, %s, %s)"
         " ON CONFLICT (anomaly, aggregation_id, group_key) DO UPDATE SET state = EXCLUDED.state, seen = EXCLUDED.seen"
@@ -65,7 +77,10 @@ def save(schema: str) -> str:
 
 
 def remember(schema: str) -> str:
-    """Store the state of a detector before a window, unless the state is stored already."""
+    """Store the state of a detector before a window, unless the state is stored already.
+
+    Parameters: anomaly, aggregation's id, group, start of the window (epoch ms), state.
+    """
     return (
         f"INSERT INTO {schema}._detector_history (anomaly, aggregation_id, group_key, window_start, state)"
         " VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
@@ -73,12 +88,18 @@ def remember(schema: str) -> str:
 
 
 def forget_before(schema: str) -> str:
-    """Delete the stored states for windows that start before a time (epoch ms)."""
+    """Delete the stored states for windows that start before a time (epoch ms).
+
+    Parameters: aggregation's id, start of the first window to keep (epoch ms).
+    """
     return f"DELETE FROM {schema}._detector_history WHERE aggregation_id = %s AND window_start < %s"
 
 
 def remembered(schema: str) -> str:
-    """Select the states that detectors had before windows with given starts (epoch ms)."""
+    """Select the states that detectors had before windows with given starts (epoch ms).
+
+    Parameters: aggregation's id, list of starts (epoch ms). Columns: anomaly, group, start, state as text.
+    """
     return (
         f"SELECT anomaly, group_key, window_start, state::text FROM {schema}._detector_history"
         " WHERE aggregation_id = %s AND window_start = ANY(%s)"

@@ -22,7 +22,10 @@ TABLE = Table(
 
 
 def copy(schema: str) -> str:
-    """Copy events into the table."""
+    """Copy events into the table.
+
+    Columns: event time, epoch, partition, offset, element, data.
+    """
     return f'COPY {schema}."_events" (event_time, epoch, partition, "offset", element, data) FROM STDIN'
 
 

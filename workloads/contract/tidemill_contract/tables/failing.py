@@ -47,7 +47,10 @@ LOOKUPS = (UNREAD_LOOKUP, STALE_LOOKUP)
 
 
 def skip(schema: str) -> str:
-    """Store skipped data."""
+    """Store skipped data.
+
+    Parameters: aggregation, version, duty, first and last start, group, metrics, reason.
+    """
     return (
         f"INSERT INTO {schema}._skipped"
         " (aggregation, version, duty, window_start, last_start, group_key, metrics, reason)"
@@ -61,7 +64,10 @@ def trim(schema: str, kept: int) -> str:
 
 
 def hold_up(schema: str) -> str:
-    """Record that a task (such as publishing) fails."""
+    """Record that a task (such as publishing) fails.
+
+    Parameters: aggregation, version, duty, reason.
+    """
     return (
         f"INSERT INTO {schema}._held_up (aggregation, version, duty, reason) VALUES (%s, %s, %s, %s)"
         " ON CONFLICT (aggregation, version, duty)"
@@ -70,5 +76,8 @@ def hold_up(schema: str) -> str:
 
 
 def go_on(schema: str) -> str:
-    """Record that a task (such as publishing) no longer fails."""
+    """Record that a task (such as publishing) no longer fails.
+
+    Parameters: aggregation, version, duty.
+    """
     return f"DELETE FROM {schema}._held_up WHERE aggregation = %s AND version = %s AND duty = %s"

@@ -19,5 +19,8 @@ TABLE = Table(
 
 
 def read(schema: str) -> str:
-    """Select the generation."""
+    """Select the generation.
+
+    Column: generation.
+    """
     return f"SELECT generation FROM {schema}._generation"

@@ -71,12 +71,18 @@ class Kept:
 
 
 def held(schema: str) -> str:
-    """Select the size of the stored rows."""
+    """Select the size of the stored rows.
+
+    Parameter: kind. Column: bytes.
+    """
     return f"SELECT coalesce(sum(bytes), 0)::bigint FROM {schema}._kept WHERE kind = %s"
 
 
 def add(schema: str) -> str:
-    """Add to the numbers of a table (`kind`) and a writer (`place`)."""
+    """Add to the numbers of a table (`kind`) and a writer (`place`).
+
+    Parameters: kind, place, rows, bytes, bare, counted, whether the quota took effect.
+    """
     return (
         f"INSERT INTO {schema}._kept AS k (kind, place, rows, bytes, bare, counted, full_at)"
         " VALUES (%s, %s, %s, %s, %s, %s, CASE WHEN %s THEN now() END) ON CONFLICT (kind, place) DO UPDATE SET"

@@ -54,7 +54,10 @@ LOST = Table(
 
 
 def read(schema: str, reader: str) -> str:
-    """Select positions of partitions."""
+    """Select positions of partitions.
+
+    Parameter: list of partitions. Columns: partition, topic id, epoch, next offset, former topic ids.
+    """
     return (
         f"SELECT partition, topic_id, epoch, next_offset, former_topic_ids FROM {schema}._offsets"
         f" WHERE reader = '{reader}' AND partition = ANY(%s)"
@@ -62,7 +65,10 @@ def read(schema: str, reader: str) -> str:
 
 
 def untaken(schema: str, reader: str) -> str:
-    """Select the partitions whose stored topic id differs from the given topic id."""
+    """Select the partitions whose stored topic id differs from the given topic id.
+
+    Parameters: lists of partitions and of the ids of their topics. Column: partition.
+    """
     return (
         f"SELECT o.partition FROM {schema}._offsets o"
         " JOIN unnest(%s::integer[], %s::text[]) AS known (partition, topic_id) USING (partition)"
@@ -71,7 +77,10 @@ def untaken(schema: str, reader: str) -> str:
 
 
 def move(schema: str, reader: str) -> str:
-    """Set the position of a partition, unless the stored position differs from the expected position."""
+    """Set the position of a partition, unless the stored position differs from the expected position.
+
+    Parameters: new topic id twice, new epoch, new offset, partition, expected topic id, epoch and offset.
+    """
     return (
         f"UPDATE {schema}._offsets SET former_topic_ids = CASE WHEN topic_id <> %s"
         " THEN former_topic_ids || topic_id ELSE former_topic_ids END, topic_id = %s, epoch = %s, next_offset = %s"
@@ -81,7 +90,10 @@ def move(schema: str, reader: str) -> str:
 
 
 def confirm_ends(schema: str, reader: str) -> str:
-    """Record that partitions were read to the end, unless the stored positions have changed."""
+    """Record that partitions were read to the end, unless the stored positions have changed.
+
+    Parameters: seconds, and lists of partitions, next offsets and epochs.
+    """
     return (
         f"UPDATE {schema}._offsets AS o SET end_confirmed_at = clock_timestamp() - %s * interval '1 second'"
         " FROM unnest(%s::integer[], %s::bigint[], %s::integer[]) AS c (partition, next_offset, epoch)"
@@ -91,7 +103,11 @@ def confirm_ends(schema: str, reader: str) -> str:
 
 
 def lock(schema: str, reader: str) -> str:
-    """Select and lock positions, in the order of the partitions."""
+    """Select and lock positions, in the order of the partitions.
+
+    Parameter: list of partitions. Columns: partition, next offset, epoch, newest event time, suspects, arrival of the
+    last event (epoch ms), the server's clock (epoch ms), feeds.
+    """
     return (
         f"SELECT partition, next_offset, epoch, max_event_time, suspects, {to_ms('last_event_at')}, {CLOCK_MS},"
         f" feeds FROM {schema}._offsets WHERE reader = '{reader}' AND partition = ANY(%s)"
@@ -100,7 +116,11 @@ def lock(schema: str, reader: str) -> str:
 
 
 def advance(schema: str, reader: str) -> str:
-    """Advance the position of a partition past a batch."""
+    """Advance the position of a partition past a batch.
+
+    Parameters: next offset, newest event time, suspects, arrival of the oldest record (epoch ms), numbers of records
+    consumed, filtered, invalid and duplicate, partition.
+    """
     return (
         f"UPDATE {schema}._offsets SET next_offset = %s, max_event_time = %s, suspects = %s,"
         f" last_event_at = clock_timestamp(), freshness_ms = greatest(0, {CLOCK_MS} - %s),"
@@ -114,6 +134,9 @@ def times(schema: str, reader: str, *, several: bool = False) -> str:
     """Select the event times of partitions.
 
     In a pipeline with `several` topics, partitions that are no longer read are left out.
+
+    Columns: partition, newest event time, suspects, arrival of the last event (epoch ms), time at which the partition
+    was last read to its end (epoch ms).
     """
     return (
         f"SELECT partition, max_event_time, suspects, {to_ms('last_event_at')}, {to_ms('end_confirmed_at')}"
@@ -123,7 +146,10 @@ def times(schema: str, reader: str, *, several: bool = False) -> str:
 
 
 def lock_next(schema: str) -> str:
-    """Select and lock the positions of a reader, in the order of the partitions."""
+    """Select and lock the positions of a reader, in the order of the partitions.
+
+    Parameters: reader, list of partitions. Columns: partition, next offset.
+    """
     return (
         f"SELECT partition, next_offset FROM {schema}._offsets WHERE reader = %s AND partition = ANY(%s)"
         " ORDER BY partition FOR UPDATE"
@@ -131,7 +157,11 @@ def lock_next(schema: str) -> str:
 
 
 def live_next(schema: str, *, lock: bool = False) -> str:
-    """Select the positions of the live processors in the topic that a replay reads, and lock them if `lock` is true."""
+    """Select the positions of the live processors in the topic that a replay reads, and lock them if `lock` is true.
+
+    Parameters: the replay's reader, list of partitions. Columns: partition, next offset. There is no row for a
+    partition that the live processors have not read yet.
+    """
     query = (
         f"SELECT l.partition, l.next_offset FROM {schema}._offsets l JOIN {schema}._offsets o"
         f" ON o.reader = %s AND o.partition = l.partition AND o.topic_id = l.topic_id WHERE l.reader = '{LIVE}'"
@@ -141,7 +171,10 @@ def live_next(schema: str, *, lock: bool = False) -> str:
 
 
 def fed(schema: str) -> str:
-    """Select the partitions whose live events count for all given versions of aggregations."""
+    """Select the partitions whose live events count for all given versions of aggregations.
+
+    Parameter: list of ids. Column: partition.
+    """
     return f"SELECT partition FROM {schema}._offsets WHERE reader = '{LIVE}' AND feeds @> %s::integer[]"
 
 
@@ -157,7 +190,11 @@ def feed(schema: str) -> str:
 
 
 def progress(schema: str) -> str:
-    """Select the progress of a reader, in the order of the partitions."""
+    """Select the progress of a reader, in the order of the partitions.
+
+    Parameter: reader. Columns: partition, epoch, next offset, newest event time, numbers of records consumed, filtered
+    and invalid, arrival of the last event, time at which the partition was last read to its end, number of duplicates.
+    """
     # `duplicates` is read through to_jsonb, so it is 0 if an older schema lacks it.
     return (
         "SELECT partition, epoch, next_offset, max_event_time, consumed, filtered, invalid, last_event_at,"
@@ -167,7 +204,10 @@ def progress(schema: str) -> str:
 
 
 def lose(schema: str, reader: str) -> str:
-    """Store a lost range of offsets (with null for an unknown end), unless the range is stored already."""
+    """Store a lost range of offsets (with null for an unknown end), unless the range is stored already.
+
+    Parameters: partition, epoch, first offset, end (null if it is unknown), reason.
+    """
     return (
         f"INSERT INTO {schema}._lost (reader, partition, epoch, from_offset, to_offset, reason)"
         f" VALUES ('{reader}', %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
@@ -179,7 +219,10 @@ LOSSES = ("partition", "epoch", "from_offset", "to_offset", "reason")
 
 
 def losses(schema: str) -> str:
-    """Select the first 100 lost ranges of offsets of a reader."""
+    """Select the first 100 lost ranges of offsets of a reader.
+
+    Parameter: reader. Columns: `LOSSES`.
+    """
     return (
         f"SELECT {', '.join(LOSSES)} FROM {schema}._lost WHERE reader = %s"
         " ORDER BY partition, epoch, from_offset LIMIT 100"

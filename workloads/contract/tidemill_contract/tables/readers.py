@@ -28,7 +28,11 @@ TABLE = Table(
 
 
 def lock(schema: str, reader: str) -> str:
-    """Select and lock a reader's row, with times in epoch ms, or no row if the row is locked already."""
+    """Select and lock a reader's row, with times in epoch ms, or no row if the row is locked already.
+
+    Columns: watermark, candidate, candidate_at, active_since, idle_since, idle base, the server's clock. All times are
+    in epoch milliseconds.
+    """
     return (
         f"SELECT watermark, candidate, {to_ms('candidate_at')}, {to_ms('active_since')}, {to_ms('idle_since')},"
         f" idle_base, {CLOCK_MS} FROM {schema}._readers WHERE reader = '{reader}'"
@@ -37,12 +41,19 @@ def lock(schema: str, reader: str) -> str:
 
 
 def watermark(schema: str) -> str:
-    """Select the watermark (epoch ms)."""
+    """Select the watermark (epoch ms).
+
+    Parameter: reader. Column: watermark (epoch ms).
+    """
     return f"SELECT watermark FROM {schema}._readers WHERE reader = %s"
 
 
 def move(schema: str, reader: str) -> str:
-    """Store a reader's watermark. Pass each of the three timestamps (epoch ms) twice."""
+    """Store a reader's watermark. Pass each of the three timestamps (epoch ms) twice.
+
+    Parameters: watermark, candidate, candidate_at twice, active_since twice, idle_since twice, idle base. All times
+    are in epoch milliseconds.
+    """
     at = from_ms("%s::bigint")
     return (
         f"UPDATE {schema}._readers SET watermark = %s, candidate = %s, candidate_at = {at},"

@@ -26,12 +26,18 @@ than the pipeline, so the partition is read from the first record."""
 
 
 def reading(schema: str) -> str:
-    """Select the slots whose partitions are read."""
+    """Select the slots whose partitions are read.
+
+    Columns: slot, topic, partition, added.
+    """
     return f"SELECT slot, topic, partition, added FROM {schema}._slots WHERE reading ORDER BY slot"
 
 
 def place(schema: str) -> str:
-    """Select the topic and the partition of a slot."""
+    """Select the topic and the partition of a slot.
+
+    Parameter: slot. Columns: topic, partition.
+    """
     return f"SELECT topic, partition FROM {schema}._slots WHERE slot = %s"
 
 

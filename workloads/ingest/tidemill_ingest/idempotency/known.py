@@ -52,6 +52,12 @@ def merge(before: Known | None, indexes: list[int], records: Records, delivery: 
     """Return the outcome of a batch, combined from earlier attempts and another attempt.
 
     `indexes` lists the events that the new attempt has sent.
+
+    Args:
+        before: the known outcome before the attempt, or None if this was the first attempt.
+        indexes: the index in the batch for each record of this attempt.
+        records: the records that were sent in this attempt.
+        delivery: the outcome of the delivery of these records.
     """
     invalid = {} if before is None else {i: row for i, row in before.invalid.items() if i not in before.failed}
     places = {} if before is None else dict(before.places)

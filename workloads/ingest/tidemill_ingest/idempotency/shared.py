@@ -115,7 +115,11 @@ class SharedKeys:
         return [Dependency("redis", not self.error, False, self.error, self._guard.state)]
 
     async def claim(self, batch: Batch, before: Known | None, deadline: Deadline) -> Claim:
-        """Become the owner of a batch's key. Wait first if another process owns the key."""
+        """Become the owner of a batch's key. Wait first if another process owns the key.
+
+        Raises:
+            Problem: the key was used for another request (422), or another process still owns the key (503).
+        """
         if self._client is None:
             return Claim(before)
         place = batch.place

@@ -58,7 +58,11 @@ async def finish(
     deadline: Deadline,
     sure: bool = False,
 ) -> Delivery:
-    """Wait until each record is acknowledged or has failed."""
+    """Wait until each record is acknowledged or has failed.
+
+    Raises:
+        TimeoutError: the deadline passed before all outcomes were known.
+    """
     delivery = await _wait(pending, deadline)
     for index, error in list(delivery.failed.items()):
         if error.code() in _TOO_LARGE:

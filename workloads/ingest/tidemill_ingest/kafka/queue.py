@@ -37,7 +37,12 @@ class Queue:
         return self.records > BUSY_SHARE * QUEUE_MESSAGES or self._bytes > BUSY_SHARE * QUEUE_BYTES
 
     def reserve(self, topic: str, count: int, size: int) -> None:
-        """Reserve room in the queue for `count` records with a total of `size` bytes."""
+        """Reserve room in the queue for `count` records with a total of `size` bytes.
+
+        Raises:
+            QueueFullError: the queue has no room for all records.
+            TopicFullError: the topic's share of the queue has no room for all records.
+        """
         if self.records + count > QUEUE_MESSAGES or self._bytes + size > QUEUE_BYTES:
             raise QueueFullError("the queue to Kafka is full")
         held, held_bytes = self._topics.get(topic, (0, 0))

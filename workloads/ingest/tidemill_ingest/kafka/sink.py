@@ -154,6 +154,12 @@ class Sink:
             places: whether to store the partition and offset of each record.
             sure: whether to retry until the outcome of each record is known.
             waited: whether a client waits for the outcome and can send the records again.
+
+        Raises:
+            BreakerOpen: Kafka has been failing. Nothing was sent.
+            KafkaDownError: Kafka does not answer. Nothing was sent.
+            QueueFullError: the queue has no room for all records. Nothing was sent.
+            TopicFullError: the topic's share of the queue has no room for all records. Nothing was sent.
         """
         now = time.monotonic()
         if self._unheard_since is None or self._idles:

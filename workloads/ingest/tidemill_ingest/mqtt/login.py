@@ -22,7 +22,15 @@ class Login:
 
 
 def read_login(folder: Path | None, *, tls: bool) -> Login:
-    """Read the credentials."""
+    """Read the credentials.
+
+    Args:
+        folder: the folder with a file for each key of the Secret, or None if there is no Secret.
+        tls: whether the connection is encrypted.
+
+    Raises:
+        OSError: a file cannot be read, or is not a valid certificate or key (ssl.SSLError).
+    """
     return Login(_text(folder, USERNAME), _text(folder, PASSWORD), _context(folder) if tls else None)
 
 

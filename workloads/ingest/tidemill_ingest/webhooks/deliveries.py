@@ -30,7 +30,11 @@ def is_ping(webhook: WebhookSpec, headers: Mapping[str, str]) -> bool:
 
 
 def refuse_form(webhook: WebhookSpec, headers: Mapping[str, str]) -> None:
-    """Refuse a body in the form encoding, which GitHub uses by default."""
+    """Refuse a body in the form encoding, which GitHub uses by default.
+
+    Raises:
+        Problem: the body is a form (415). The detail says what to set at the service.
+    """
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != _FORM:
         return

@@ -43,7 +43,11 @@ def header_of(webhook: WebhookSpec) -> str:
 
 
 def claimed(webhook: WebhookSpec, headers: Mapping[str, str]) -> Claim:
-    """Read the signature from the headers of a request."""
+    """Read the signature from the headers of a request.
+
+    Raises:
+        Problem: the request has no signature, or a malformed one (401).
+    """
     name = header_of(webhook)
     text = headers.get(name, "").strip()
     if not text:

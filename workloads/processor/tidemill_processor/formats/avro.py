@@ -64,7 +64,11 @@ class AvroReader(SchemaReader):
     """Reads Avro records that start with a schema id, as written by a registry's serializers."""
 
     def plan(self, schema: Schema, number: int) -> Plan:
-        """Return the decoding plan for an Avro schema."""
+        """Return the decoding plan for an Avro schema.
+
+        Raises:
+            ValueError: the schema is not an Avro record.
+        """
         if schema.kind != "AVRO":
             raise ValueError(f"the type is {schema.kind}, not AVRO")
         _keep_values_without_a_type()

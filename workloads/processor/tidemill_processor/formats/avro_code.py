@@ -42,7 +42,11 @@ class Wanted:
 
 
 def size(x: bytes, p: int) -> tuple[int, int]:
-    """Return twice the length that is stored at index `p`, and the next index."""
+    """Return twice the length that is stored at index `p`, and the next index.
+
+    Raises:
+        BrokenError: the length is negative.
+    """
     found, p = (x[p], p + 1) if x[p] < 128 else long(x, p)
     if found & 1:
         raise BrokenError
@@ -50,7 +54,11 @@ def size(x: bytes, p: int) -> tuple[int, int]:
 
 
 def long(x: bytes, p: int) -> tuple[int, int]:
-    """Return the number at index `p` in zigzag encoding, and the next index."""
+    """Return the number at index `p` in zigzag encoding, and the next index.
+
+    Raises:
+        BrokenError: the number has more than 64 bits.
+    """
     found = x[p] - 128
     b = x[p + 1]
     if b < 128:
@@ -81,7 +89,11 @@ def long(x: bytes, p: int) -> tuple[int, int]:
 
 
 def decimal_factor(node: Node, wanted: Wanted) -> int:
-    """Return the factor that converts an Avro decimal's integer to the scale of the field."""
+    """Return the factor that converts an Avro decimal's integer to the scale of the field.
+
+    Raises:
+        UnsupportedError: the type is not a decimal, or has more digits after the point than the field.
+    """
     digits = wanted.scale - int(node.get("scale", 0))
     if node.get("logicalType") != "decimal" or digits < 0:
         raise UnsupportedError("a decimal with more digits than the field")

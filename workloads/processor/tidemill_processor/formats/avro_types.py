@@ -31,7 +31,11 @@ class AvroSchema:
 
     @classmethod
     def of(cls, schema: Schema) -> AvroSchema:
-        """Parse a schema and the schemas to which it refers."""
+        """Parse a schema and the schemas to which it refers.
+
+        Raises:
+            ValueError: one of the schemas is not an Avro schema.
+        """
         named: dict[str, Any] = {}
         try:
             for text in schema.references:

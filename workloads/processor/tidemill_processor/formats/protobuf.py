@@ -54,7 +54,11 @@ class ProtobufReader(SchemaReader):
     """Reads Protobuf records that start with a schema id, as written by a registry's serializers."""
 
     def plan(self, schema: Schema, number: int) -> Plan:
-        """Return the decoding plan for a Protobuf schema."""
+        """Return the decoding plan for a Protobuf schema.
+
+        Raises:
+            ValueError: the schema is not a Protobuf schema, or cannot be loaded.
+        """
         if schema.kind != "PROTOBUF":
             raise ValueError(f"the type is {schema.kind}, not PROTOBUF")
         return _ProtobufPlan(self, ProtobufSchema(schema), number)

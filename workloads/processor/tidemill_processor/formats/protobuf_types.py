@@ -43,7 +43,11 @@ class ProtobufSchema:
     """The messages of a writer's .proto file."""
 
     def __init__(self, schema: Schema) -> None:
-        """Load the file and the files that it imports."""
+        """Load the file and the files that it imports.
+
+        Raises:
+            ValueError: a file is not a descriptor, or is missing.
+        """
         pool = descriptor_pool.DescriptorPool()
         for module in _KNOWN:
             pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
@@ -57,7 +61,11 @@ class ProtobufSchema:
             raise ValueError(f"{type(error).__name__}: {error}") from None
 
     def message(self, indexes: Sequence[int]) -> type[Message]:
-        """Return the message with these indexes: first the index in the file, then the indexes of nested messages."""
+        """Return the message with these indexes: first the index in the file, then the indexes of nested messages.
+
+        Raises:
+            IndexError: no message has these indexes.
+        """
         descriptor = list(self._file.message_types_by_name.values())[indexes[0]]
         for index in indexes[1:]:
             descriptor = descriptor.nested_types[index]
@@ -78,7 +86,12 @@ def _file(text: str, name: str) -> FileDescriptorProto:
 
 
 def indexes_of(raw: bytes, start: int) -> tuple[tuple[int, ...], int]:
-    """Return the indexes that identify a record's message, and the position of the message's first byte."""
+    """Return the indexes that identify a record's message, and the position of the message's first byte.
+
+    Raises:
+        IndexError: the record ends before the message.
+        ValueError: the bytes are not message indexes.
+    """
     count, at = _varint(raw, start)
     if count == 0:
         return (0,), at

@@ -61,7 +61,13 @@ class Registry:
     """The client of one pipeline's registry."""
 
     def __init__(self, spec: RegistrySpec, folder: Path | None = None, *, form: str | None = None) -> None:
-        """Create the client without sending a request."""
+        """Create the client without sending a request.
+
+        Args:
+            spec: the registry in the pipeline's spec.
+            folder: the folder in which each key of the Secret is a file, or None if there is no Secret.
+            form: the form in which schemas are requested, or None for the form in which they were registered.
+        """
         self._url, self._folder, self._form = spec.url, folder, form
         self._lock = threading.Lock()
         self._client: tuple[Any, SchemaRegistryClient] | None = None

@@ -103,7 +103,11 @@ class SchemaReader(ABC):
         """
 
     def row(self, change: Mapping[str, Any]) -> Any:
-        """Return the row that a change event contains, or None if the policy for deletes ignores the change."""
+        """Return the row that a change event contains, or None if the policy for deletes ignores the change.
+
+        Raises:
+            InvalidEvent: the record has to become a dead letter.
+        """
         op = change.get("op")
         if op is None:
             raise no_envelope(list(change), EXPECTED)

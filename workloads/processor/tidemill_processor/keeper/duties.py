@@ -92,7 +92,11 @@ class Trials:
         return self._troubles.get(duty)
 
     def run(self, connection: psycopg.Connection[Any], duty: Duty, work: Callable[[], int]) -> int:
-        """Run a task and return the result, or 0 if the task fails or must wait before a retry."""
+        """Run a task and return the result, or 0 if the task fails or must wait before a retry.
+
+        Raises:
+            psycopg.Error: the connection is closed.
+        """
         known = self._troubles.get(duty)
         if known is not None and self._clock() < known.again_at:
             return 0

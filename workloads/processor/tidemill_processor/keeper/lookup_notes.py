@@ -23,7 +23,11 @@ class LookupNotes:
         self._looked_at = -EVERY_SECONDS
 
     def run(self, connection: psycopg.Connection[Any]) -> None:
-        """Update the rows every five seconds."""
+        """Update the rows every five seconds.
+
+        Raises:
+            psycopg.Error: Postgres does not answer.
+        """
         now = time.monotonic()
         if now - self._looked_at < EVERY_SECONDS:
             return

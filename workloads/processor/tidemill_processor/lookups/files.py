@@ -38,7 +38,11 @@ class FileSource:
         self._content: bytes | None = None
 
     def load(self) -> Table | None:
-        """Return the rows, or None if the file has not changed."""
+        """Return the rows, or None if the file has not changed.
+
+        Raises:
+            LookupFault: the file cannot be read.
+        """
         try:
             mark = self._mark()
             # A file that is being written may be incomplete, so wait until two calls see the same size and time.

@@ -126,7 +126,11 @@ class Lookups:
         return all(lookup.source.table is not None for lookup in self._lookups)
 
     def join(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Add the fields of all lookups to each event, from the current rows."""
+        """Add the fields of all lookups to each event, from the current rows.
+
+        Raises:
+            RuntimeError: a lookup has not been read yet.
+        """
         for lookup in self._lookups:
             table = lookup.source.table
             if table is None:

@@ -84,7 +84,11 @@ class RowDecoder:
         return text.replace(_NAME, self._key) if verdict.field == _NAME else text
 
     def table(self, raws: Iterable[bytes], where: str = "row", numbers: Sequence[int] | None = None) -> Table:
-        """Return the table of all rows."""
+        """Return the table of all rows.
+
+        Raises:
+            LookupFault: a row is not valid, a key has several rows, or there are too many rows.
+        """
         frames = [pl.DataFrame(schema=self.schema)]
         count = size = 0
         for piece in _pieces(raws):

@@ -57,7 +57,11 @@ class Contents:
         self._changes = pl.DataFrame(schema={**schema, GONE: pl.Boolean()})
 
     def apply(self, changes: pl.DataFrame) -> None:
-        """Apply changes."""
+        """Apply changes.
+
+        Raises:
+            LookupFault: there are too many rows, or they are too large.
+        """
         self._changes = pl.concat([self._changes, changes]).unique(KEY, keep="last")
         if self._changes.height >= _CHANGES:
             self._rows = _applied(self._rows, self._changes).rechunk()
@@ -88,7 +92,11 @@ def check_size(rows: int, size: int) -> None:
 
 
 def table_of(frames: Sequence[pl.DataFrame]) -> Table:
-    """Join frames into a table, without rows whose key is null."""
+    """Join frames into a table, without rows whose key is null.
+
+    Raises:
+        LookupFault: a key occurs twice.
+    """
     rows = pl.concat(frames).filter(pl.col(KEY).is_not_null()).rechunk()
     if rows[KEY].n_unique() != rows.height:
         twice = str(rows.filter(pl.col(KEY).is_duplicated())[KEY][0])[:_SHOWN]

@@ -95,7 +95,13 @@ def _panes(frame: pl.DataFrame, plan: AggregationLayout) -> pl.Expr:
 
 
 def revised(rows: pl.DataFrame, plan: AggregationLayout, late: pl.Expr | None) -> pl.DataFrame:
-    """Add the column of revisions: 1 in a row that changes a closed window, or else 0."""
+    """Add the column of revisions: 1 in a row that changes a closed window, or else 0.
+
+    Args:
+        rows: the partials.
+        plan: the aggregation's layout.
+        late: an expression that is true for rows of closed windows, or None if no window is closed.
+    """
     if plan.reopen_ms is None:
         return rows
     late = pl.lit(False) if late is None else late

@@ -45,7 +45,16 @@ def aggregate_sessions(
     epochs: dict[int, int],
     standing: Standing,
 ) -> Aggregated:
-    """Return the partial sessions of a frame, with `_pane` and `_end_ms` as start and end (epoch ms)."""
+    """Return the partial sessions of a frame, with `_pane` and `_end_ms` as start and end (epoch ms).
+
+    Args:
+        frame: valid events.
+        plan: the aggregation's layout.
+        closed_until: the time (epoch ms) up to which windows are closed, or None if no window is closed.
+        epochs: the epoch of each partition, which decides the order for `first` and `last` if the topic was deleted and
+            created again.
+        standing: a function that compares events with stored sessions. It is called only for events that may be late.
+    """
     assert plan.gap_ms is not None  # noqa: S101 - for the type checker
     cut = (pl.col(TIME) // plan.size_ms + 1) * plan.size_ms
     frame = frame.with_columns(pl.min_horizontal(pl.col(TIME) + plan.gap_ms, cut).alias(END))

@@ -86,7 +86,11 @@ class Outlet:
             self._error = error
 
     def settle(self, headers_of: Callable[[Refused], Any] | None = None) -> list[Refused]:
-        """Wait for Kafka's answer to all records, and return the refused records."""
+        """Wait for Kafka's answer to all records, and return the refused records.
+
+        Raises:
+            PublishFailed: a record was not acknowledged within a few seconds.
+        """
         deadline = time.monotonic() + FLUSH_SECONDS
         self._flush(FLUSH_SECONDS)
         refused, self._refused = self._refused, []

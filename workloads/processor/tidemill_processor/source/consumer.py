@@ -204,7 +204,11 @@ class Source:
             polled.failed = error
 
     def start(self, positions: Mapping[int, int]) -> None:
-        """Start reading assigned, paused partitions at the offsets in `positions`."""
+        """Start reading assigned, paused partitions at the offsets in `positions`.
+
+        Raises:
+            KafkaException: seeking failed for another reason.
+        """
         for partition, offset in positions.items():
             try:
                 self._consumer.seek(*places(self.slots, [partition], offset))
@@ -240,7 +244,11 @@ class Source:
             log.debug("offsets not reported: %s", error)
 
     def ends(self) -> dict[int, int]:
-        """Return the end offsets of the assigned partitions, or else of the previously assigned partitions."""
+        """Return the end offsets of the assigned partitions, or else of the previously assigned partitions.
+
+        Raises:
+            KafkaException: no end is known.
+        """
         asked = self.assigned or self._had
         return self._admin.ends({at: p for p in asked if (at := self.slots.place(p)) is not None})
 
@@ -254,7 +262,11 @@ class Source:
         return self._ends_read.get(partition, -1)
 
     def describe(self) -> dict[str, tuple[str, int]]:
-        """Return the id and the number of partitions of each topic."""
+        """Return the id and the number of partitions of each topic.
+
+        Raises:
+            KafkaException: Kafka is not reachable, or the topic does not exist. Of a list, topics may be missing.
+        """
         return self._admin.describe(self.slots.topics, several=self._several)
 
     def range_of(self, partition: int) -> tuple[int, int]:

@@ -22,7 +22,11 @@ class Coverage:
         self._since: float | None = None
 
     def note(self, untaken: frozenset[int]) -> None:
-        """Join the consumer group again if some partitions (`untaken`) have not been read for too long."""
+        """Join the consumer group again if some partitions (`untaken`) have not been read for too long.
+
+        Raises:
+            KafkaException: joining failed.
+        """
         if not untaken:
             self._since, self._patience = None, PATIENCE_SECONDS
             return

@@ -61,7 +61,11 @@ def staged(messages: Sequence[Any]) -> list[Any]:
 
 
 def connection_of(settings: WorkloadSettings) -> dict[str, Any]:
-    """Return client settings for the platform's Kafka."""
+    """Return client settings for the platform's Kafka.
+
+    Raises:
+        OSError, ValueError: the file with client settings cannot be read.
+    """
     return {**RECONNECTING, **own_connection(settings)}
 
 

@@ -26,7 +26,11 @@ class TopicAdmin:
         self._admin = AdminClient({**RECONNECTING, **connection})
 
     def describe(self, topics: Sequence[str], *, several: bool) -> dict[str, tuple[str, int]]:
-        """Return each topic's id and number of partitions."""
+        """Return each topic's id and number of partitions.
+
+        Raises:
+            KafkaException: a topic does not exist, or Kafka is not reachable.
+        """
         if not topics:
             return {}
         admin = self._admin
@@ -43,7 +47,11 @@ class TopicAdmin:
         return found
 
     def ends(self, places: Mapping[Place, int]) -> dict[int, int]:
-        """Return the end offsets of partitions, by slot. `places` has the slot of each partition."""
+        """Return the end offsets of partitions, by slot. `places` has the slot of each partition.
+
+        Raises:
+            KafkaException: no end is known, or, if `places` is empty, Kafka is not reachable.
+        """
         if not places:
             result_of(self._admin.describe_cluster(request_timeout=ASK_SECONDS))
             return {}
@@ -60,7 +68,11 @@ class TopicAdmin:
 
 
 def describe_topic(admin: AdminClient, topic: str) -> tuple[str, int]:
-    """Return the id of a topic and its number of partitions."""
+    """Return the id of a topic and its number of partitions.
+
+    Raises:
+        KafkaException: the topic does not exist, or Kafka does not answer in time.
+    """
     described = admin.describe_topics(TopicCollection([topic]), request_timeout=ASK_SECONDS)
     found = result_of(described[topic])
     return str(found.topic_id), len(found.partitions)

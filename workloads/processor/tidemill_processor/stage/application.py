@@ -144,7 +144,11 @@ class StageApplication:
         frame.update(self._rewrite, metadata=True)
 
     def run(self) -> None:
-        """Process records until `stop()` is called, or until the process gets SIGTERM or SIGINT."""
+        """Process records until `stop()` is called, or until the process gets SIGTERM or SIGINT.
+
+        Raises:
+            Exception: Kafka has failed. Nothing in the open transaction is kept.
+        """
         self._application.run()
 
     def stop(self, *, leave: bool = True) -> None:

@@ -84,7 +84,12 @@ class CallClock:
         self._seconds = 0.0
 
     def seconds(self, call: Call, now: float) -> float:
-        """Return for how many seconds the call has run, or 0 after the call has ended."""
+        """Return for how many seconds the call has run, or 0 after the call has ended.
+
+        Args:
+            call: the call.
+            now: monotonic seconds.
+        """
         if call.number != self._number or not call.runs:
             self._seconds = 0.0
         else:

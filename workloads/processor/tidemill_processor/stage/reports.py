@@ -57,12 +57,20 @@ class Report:
 
 
 def read_order(text: bytes) -> Order:
-    """Parse the order for a worker."""
+    """Parse the order for a worker.
+
+    Raises:
+        msgspec.MsgspecError: the text is no order.
+    """
     return msgspec.json.decode(text, type=Order)
 
 
 def read_report(line: bytes) -> Report:
-    """Parse the report of a worker."""
+    """Parse the report of a worker.
+
+    Raises:
+        msgspec.MsgspecError: the line is no report.
+    """
     return msgspec.json.decode(line, type=Report)
 
 

@@ -43,7 +43,11 @@ class Salvage:
         self.skips: list[Skip] = []
 
     def rows(self) -> Iterator[list[Any]]:
-        """Yield the windows in the form of `WindowReader.rows`."""
+        """Yield the windows in the form of `WindowReader.rows`.
+
+        Raises:
+            Exception: not even an empty part can be read, so the cause is not a row but, for example, a missing column.
+        """
         if (error := self._failure(_NOTHING)) is not None:
             raise error
         parts = [WHOLE]

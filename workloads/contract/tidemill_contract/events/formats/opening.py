@@ -117,11 +117,18 @@ class Opener(ABC):
         """Return the events and the envelopes of many records.
 
         If this method raises an error or finds no event in a record, `open` reads the records one by one.
+
+        Raises:
+            Exception: at least one record cannot be read.
         """
 
     @abstractmethod
     def single(self, raw: bytes) -> Content | None:
-        """Return the event and the envelope of a record, or None if `deletes` ignores the record."""
+        """Return the event and the envelope of a record, or None if `deletes` ignores the record.
+
+        Raises:
+            InvalidEvent: the record cannot be opened.
+        """
 
 
 class Plain(Opener):
