@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 
@@ -85,8 +86,10 @@ def logged(*partitions: list[Event]) -> Logs:
 class Process(PlayedProcessor):
     """A processor of the pipeline."""
 
-    def __init__(self, connection: psycopg.Connection[Any], reader: str = "live") -> None:
-        super().__init__(connection, CONFIG, reader)
+    def __init__(
+        self, connection: psycopg.Connection[Any], reader: str = "live", config: PipelineConfig = CONFIG
+    ) -> None:
+        super().__init__(connection, config, reader)
 
     def take(self, logs: Logs, sizes: dict[int, int], *, dies: bool = False) -> Committed | None:
         """Commit the next records of partitions, at most `sizes` of each."""
@@ -218,6 +221,37 @@ def test_ids_are_forgotten_once_the_watermark_has_passed(schema: Any) -> None:
     assert left_at(7) == 1, "the memory of a replay that is gone goes with it"
 
 
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    [
+        # Element ids: all elements of the first record, and c of the second.
+        ("lines[].id", (4, 1 + 2 + 4 + 5)),
+        # Record ids: all elements of the first record, and the fourth of the second: index 3 is new.
+        ("id", (4, 1 + 2 + 4 + 5)),
+    ],
+)
+def test_elements_of_an_array(make_schema: Any, path: str, wanted: tuple[int, int]) -> None:
+    """Elements are compared by their ids, or by the record's id and their index."""
+    document = SPEC.model_dump(by_alias=True, exclude_unset=True)
+    id_, ts, v = document["source"]["fields"]
+    document["source"]["fields"] = [id_ | {"path": path}, ts, v | {"path": "lines[].v"}]
+    config = CONFIG.model_copy(update={"name": "dedupe-array", "spec": PipelineSpec.model_validate(document)})
+    connection, database = make_schema(config)
+    process = Process(connection, config=config)
+
+    def record(*lines: tuple[str | None, int]) -> Event:
+        return {"id": "r", "ts": BASE, "lines": [{"id": id_, "v": v} for id_, v in lines]}
+
+    first, second = record(("a", 1), ("b", 2), (None, 4)), record(("b", 7), ("a", 8), ("b", 13), ("c", 5))
+    process.take(logged([first], [second]), {0: 1})
+    assert totals(connection, database.schema) == (3, 7)
+    process.take(logged([first], [second]), {1: 1})
+    assert totals(connection, database.schema) == wanted
+    process.take(logged([first, first], [second, second]), {0: 1, 1: 1})
+    again = (1, 4) if path == "lines[].id" else (0, 0)  # the element without an id counts again
+    assert totals(connection, database.schema) == (wanted[0] + again[0], wanted[1] + again[1])
+
+
 @pytest.fixture
 def replayed(schema: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The tables of a second version, which a replay fills."""
@@ -293,3 +327,9 @@ def test_copies_count_once_across_kills(make_bench: MakeBench) -> None:
     assert bench.query("SELECT count(*) FROM {s}._events") == [(number,)]
     assert bench.query("SELECT sum(duplicates) FROM {s}._offsets") == [((PARTITIONS - 1) * number,)]
     assert "tidemill_duplicates_total" in bench.metrics()
+    bench.start(module="tidemill_api")
+    with httpx.Client(base_url=f"http://127.0.0.1:{bench.ports[-1]}", timeout=30) as client:
+        bench.eventually(lambda: bench.health().get("status") == "healthy", what="the API is healthy")
+        progress = client.get("/v1/pipelines/dedupe-kills").json()["progress"]
+    assert (progress["consumed"], progress["duplicates"]) == (PARTITIONS * number, (PARTITIONS - 1) * number)
+    assert sum(partition["duplicates"] for partition in progress["partitions"]) == progress["duplicates"]

@@ -12,7 +12,7 @@ from tidemill_contract.functions.partials import quote
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_operator.plan.model import AggregationRow, Replay
 from tidemill_operator.plan.postgres.schema import desired_schema
-from tidemill_processor.batches.reader import BatchReader
+from tidemill_processor.batches.exploding import batch_reader
 from tidemill_processor.database import Database
 from tidemill_processor.letters import Message
 from tidemill_processor.transaction import Committed, Committer, Fenced, Position
@@ -28,7 +28,7 @@ class PlayedProcessor:
     def __init__(self, connection: psycopg.Connection[Any], config: PipelineConfig, reader: str = "live") -> None:
         self.connection, self._config = connection, config
         self.database = Database(WorkloadSettings(reader=reader), config, 10)
-        self._reader = BatchReader(config.spec, offsets=reader != "live")
+        self._reader = batch_reader(config.spec, offsets=reader != "live")
         self.start()
 
     def start(self) -> None:
