@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import Any
 
 import polars as pl
@@ -88,7 +88,7 @@ class ExplodingReader(BatchReader):
     def decode_some(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> tuple[Piece, Sequence[Message]]:
         """Decode the first records, and return the decoded piece and the remaining records."""
         sizes = accumulate(len(m.value() or b"") for m in messages)
-        some = messages[: max(1, sum(size <= self._bytes for size in sizes))]
+        some = messages[: max(1, _number(sizes, self._bytes))]
         piece = self._decode(some, now_ms, bounded=True)
         return piece, messages[len(piece.messages) :]
 
@@ -117,7 +117,7 @@ class ExplodingReader(BatchReader):
         if not bounded:
             return found
         weights = accumulate(map(self._weight, arrays, (len(raws[index]) for index in at)))
-        taken = sum(weight <= MOST_ELEMENTS for weight in weights)
+        taken = _number(weights, MOST_ELEMENTS)
         number = len(raws) if taken == len(at) else max(1, at[taken])
         # Adapt the size of the next piece to the size of this piece.
         size = sum(map(len, raws[:number])) * (2 if number == len(raws) else 1)
@@ -202,6 +202,11 @@ class ExplodingReader(BatchReader):
         times = frame.select(TIME, PARTITION, OFFSET)
         origins = Origins(starts, self._steps, self._decoder.document, frozenset(ignored))
         return replace(batch, frame=frame, times=times, elements=origins)
+
+
+def _number(growing: Iterable[int], limit: int) -> int:
+    """Return how many numbers are at most `limit`. The numbers after the first greater one are not read."""
+    return sum(1 for _ in takewhile(limit.__ge__, growing))
 
 
 def _merged(text: str, other: str) -> str:
