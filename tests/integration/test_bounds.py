@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from bench import Bench, MakeBench
+from tidemill_contract.calendars import DAY_MS
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
-from tidemill_contract.tables.storage import DAY_MS
 
 pytestmark = pytest.mark.integration
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tidemill_contract.calendars import DAY_MS
 from tidemill_contract.duration import format_ms
 from tidemill_contract.events.timestamps import UNITS
 from tidemill_contract.resource.documents import load_documents
@@ -24,8 +25,8 @@ _PLAIN = re.compile(r"[A-Za-z_][\w %./-]*|[0-9]+(?:s|m|h|d)", re.ASCII)
 _PLAIN_PATH = re.compile(r"[^.\[\]]+")
 _EXAMPLES, _EXAMPLE_CHARACTERS = 3, 24
 _LONG_RETENTION = "3650d"
-_HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
-_KEPT_MS = 60 * _DAY_MS
+_HOUR_MS = 3_600_000
+_KEPT_MS = 60 * DAY_MS
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ def _event_time(choices: Choices, origin: Origin) -> Iterator[str]:
     later = ", which delays the closing of windows" if clock.disorder_ms > _HOUR_MS else ""
     yield f"    # In the sample, events are at most {format_ms(clock.disorder_ms)} out of order{later}."
     settings = {"field": clock.field.name, "maxDisorder": format_ms(clock.disorder_ms)}
-    if clock.advance_ms > _DAY_MS:
+    if clock.advance_ms > DAY_MS:
         settings["maxAdvance"] = format_ms(clock.advance_ms)
     yield f"    eventTime: {_flow(settings)}"
 

@@ -6,7 +6,8 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 
-DAY_MS = 86_400_000
+from tidemill_contract.calendars import DAY_MS
+
 MAX_PARTITION_TABLES = 400
 WIDEN_EVERY = 50
 """If a table has MAX_PARTITION_TABLES partitions, new partitions are twice as wide. The width doubles again after each

@@ -8,12 +8,13 @@ from typing import Any
 import polars as pl
 import psycopg
 
+from tidemill_contract.calendars import DAY_MS
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.tables import events, readers
 from tidemill_contract.tables.definition import NO_ELEMENT
 from tidemill_contract.tables.readers import LIVE
-from tidemill_contract.tables.storage import DAY_MS, new_partitions, partition_days
+from tidemill_contract.tables.storage import new_partitions, partition_days
 from tidemill_contract.times import rfc3339_ms
 from tidemill_processor.batches.batch import DATA, ELEMENT, OFFSET, PARTITION, TIME, Batch
 from tidemill_processor.database import Database
