@@ -33,17 +33,17 @@ export const UNORDERED = new Set({names});
 
 def _decoded() -> list[str]:
     """Return the functions whose values are not computed by SQL."""
-    found = []
+    names = []
     for name, function in FUNCTIONS.items():
         parameters = {**function.example, **dict.fromkeys(function.parameters.fields, "f")}
         metric = METRICS.make(name="m", function=name, field="f", **parameters)
-        found += [name] if evaluator(metric, "number") is not None else []
-    return found
+        names += [name] if evaluator(metric, "number") is not None else []
+    return names
 
 
 def _fields(function: Function) -> str:
-    known = {ANY: "any", WITH_STRINGS: "any, arrays of strings", NUMERIC: "numeric"}
-    kinds = known.get(function.takes, "all but boolean")
+    shown = {ANY: "any", WITH_STRINGS: "any, arrays of strings", NUMERIC: "numeric"}
+    kinds = shown.get(function.takes, "all but boolean")
     return f"{kinds}, or none" if function.alone else kinds
 
 

@@ -57,16 +57,16 @@ def _run(arguments: argparse.Namespace, console: Console, folder: Path) -> int:
     departures = load_departures()
     departures = departures.head(arguments.events) if arguments.events else departures
     begun = time.monotonic()
-    with running(ROOT / "docker-compose.yaml", folder, os.environ) as found:
-        console.print(f"healthy after {time.monotonic() - begun:.1f} s ({_told(found.seconds)})")
-        platform = Composed(found)
+    with running(ROOT / "docker-compose.yaml", folder, os.environ) as stack:
+        console.print(f"healthy after {time.monotonic() - begun:.1f} s ({_told(stack.seconds)})")
+        platform = Composed(stack)
         code = judge(platform, departures, send(platform, departures, console), console)
-        wrong = watch_faults(found, console.print, seconds=_WATCH_SECONDS)
-        wrong += [f"services.{name}: {trouble}" for name, trouble in found.troubles().items()]
-    console.print(f"ended ({_told({name: ended.seconds for name, ended in found.ended.items()})})")
+        wrong = watch_faults(stack, console.print, seconds=_WATCH_SECONDS)
+        wrong += [f"services.{name}: {trouble}" for name, trouble in stack.troubles().items()]
+    console.print(f"ended ({_told({name: ended.seconds for name, ended in stack.ended.items()})})")
     wrong += [
         f"services.{name}: had not ended after {seconds:.0f} s and was killed; give it a longer stop_grace_period"
-        for name, seconds in found.overdue().items()
+        for name, seconds in stack.overdue().items()
     ]
     for fault in wrong:
         console.print(f"[red]{fault}[/red]", highlight=False)

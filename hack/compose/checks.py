@@ -65,8 +65,8 @@ class Prometheus:
     def has_data(self, query: str) -> bool:
         """Return whether a query yields a number within the time range of the dashboards."""
         now = time.time()
-        told = self.ask("query_range", query=query, start=str(now - _RANGE_SECONDS), end=str(now), step="15")
-        return any(not math.isnan(float(value)) for series in told["result"] for _, value in series["values"])
+        answer = self.ask("query_range", query=query, start=str(now - _RANGE_SECONDS), end=str(now), step="15")
+        return any(not math.isnan(float(value)) for series in answer["result"] for _, value in series["values"])
 
 
 def watch_faults(running: Running, say: Callable[[str], None], *, seconds: float) -> list[str]:
@@ -100,17 +100,17 @@ def watch_faults(running: Running, say: Callable[[str], None], *, seconds: float
 
 def _targets(prometheus: Prometheus) -> tuple[int, list[str]]:
     """Return the number of targets, and the faults of targets."""
-    told = prometheus.ask("targets")["activeTargets"]
-    components = {target["labels"].get("component") for target in told}
+    targets = prometheus.ask("targets")["activeTargets"]
+    components = {target["labels"].get("component") for target in targets}
     wrong = [
         f"no {name} among the targets" for name in ("ingest", "processor", "api", "operator") if name not in components
     ]
     wrong += [
         f"{target['labels']['job']} {target['scrapeUrl']}: {target['lastError'] or target['health']}"
-        for target in told
+        for target in targets
         if target["health"] != "up"
     ]
-    return len(told), [f"Prometheus: {fault}" for fault in wrong]
+    return len(targets), [f"Prometheus: {fault}" for fault in wrong]
 
 
 def _rules(prometheus: Prometheus) -> tuple[int, list[str]]:
@@ -142,12 +142,12 @@ def _panels(running: Running) -> tuple[Prometheus, list[Panel]]:
     home = PurePosixPath(grafana.environment["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]).name
     if home not in files:
         raise ValueError(f"services.grafana: its home dashboard {home} is not among {', '.join(files) or 'none'}")
-    found = [
+    panels = [
         Panel(file.stem, title, query)
         for file in files.values()
         for title, query in queries(json.loads(file.read_text()), source["uid"])
     ]
-    return Prometheus(source["url"]), found
+    return Prometheus(source["url"]), panels
 
 
 def queries(dashboard: dict[str, Any], source: str) -> Iterator[tuple[str, str]]:

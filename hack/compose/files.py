@@ -101,16 +101,16 @@ def load(path: Path, environ: Mapping[str, str]) -> dict[str, Service]:
     unknown = [key for key in document if key not in TOP_LEVEL and not key.startswith("x-")]
     if unknown:
         raise ValueError(f"{path.name}: {unknown[0]}: Compose 1 refuses it; write it as an option of the command line")
-    found = {name: _service(path, name, _resolved(body, environ)) for name, body in document["services"].items()}
+    services = {name: _service(path, name, _resolved(body, environ)) for name, body in document["services"].items()}
     volumes = set(document.get("volumes") or {})
-    for service in found.values():
+    for service in services.values():
         for mount in service.mounts:
             if mount.is_volume and mount.source not in volumes:
                 raise ValueError(f"{path.name}: services.{service.name}: the volume {mount.source} is not declared")
         for other in service.after:
-            if other not in found:
+            if other not in services:
                 raise ValueError(f"{path.name}: services.{service.name}.depends_on: there is no service {other}")
-    return found
+    return services
 
 
 def _resolved(value: Any, environ: Mapping[str, str]) -> Any:

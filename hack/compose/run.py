@@ -107,15 +107,15 @@ class Running:
         if service.health is None:
             return ""
         kind, *given = (self.stage.text(service, part) for part in service.health.test)
-        told = environment(self.stage, service)
+        variables = environment(self.stage, service)
         if kind == "CMD-SHELL":
             programs = self.stage.path(service, "/opt")
             arguments = ["/bin/sh", "-c", given[0].replace("/opt/", f"{programs}/")]
         else:
-            arguments = [shutil.which(given[0], path=told["PATH"]) or given[0], *given[1:]]
+            arguments = [shutil.which(given[0], path=variables["PATH"]) or given[0], *given[1:]]
         try:
             done = subprocess.run(
-                arguments, env=told, capture_output=True, text=True, check=False, timeout=service.health.timeout
+                arguments, env=variables, capture_output=True, text=True, check=False, timeout=service.health.timeout
             )
         except subprocess.TimeoutExpired:
             return f"no answer within {service.health.timeout:g} s"
@@ -123,8 +123,8 @@ class Running:
 
     def troubles(self) -> dict[str, str]:
         """Return a fault for each service that was healthy but has ended, or whose check failed in all retries."""
-        found = {name: self._lasting_trouble(name) for name in self.children}
-        return {name: trouble for name, trouble in found.items() if trouble}
+        troubles = {name: self._lasting_trouble(name) for name in self.children}
+        return {name: trouble for name, trouble in troubles.items() if trouble}
 
     def _lasting_trouble(self, name: str) -> str:
         service, child, trouble = self.services[name], self.children[name], ""
@@ -171,9 +171,9 @@ def running(file: Path, folder: Path, environ: Mapping[str, str]) -> Iterator[Ru
     """
     services = load(file, environ)
     stage = Stage.of(services, file.resolve().parent, folder)
-    found = Running(services, stage)
+    stack = Running(services, stage)
     try:
-        found.start()
-        yield found
+        stack.start()
+        yield stack
     finally:
-        found.stop()
+        stack.stop()

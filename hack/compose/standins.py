@@ -36,8 +36,8 @@ def command(stage: Stage, service: Service) -> Command | None:
     """
     repository = service.image.partition(":")[0]
     if repository not in _STAND_INS:
-        known = ", ".join(sorted(_STAND_INS))
-        raise ValueError(f"services.{service.name}.image: {repository} has no stand-in; there are {known}")
+        names = ", ".join(sorted(_STAND_INS))
+        raise ValueError(f"services.{service.name}.image: {repository} has no stand-in; there are {names}")
     stand_in = _STAND_INS[repository]
     return replace(stand_in(stage, service), grace_seconds=service.grace) if stand_in is not None else None
 
@@ -54,45 +54,45 @@ def environment(stage: Stage, service: Service) -> dict[str, str]:
 
 def _kafka(stage: Stage, service: Service) -> Command:
     """Do the same as the image apache/kafka: KAFKA_A_B sets a.b, and the storage is formatted once."""
-    told = environment(stage, service)
+    variables = environment(stage, service)
     properties = {
         name.removeprefix("KAFKA_").lower().replace("_", "."): value
-        for name, value in told.items()
+        for name, value in variables.items()
         if name in service.environment and name.startswith("KAFKA_") and name not in _NO_PROPERTIES
     }
     properties.setdefault("log.dirs", str(stage.home(service) / "kraft-combined-logs"))
     file = stage.home(service) / "server.properties"
     file.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
     jars = find_jars(os.environ)
-    java = [find_java(os.environ), *shlex.split(told.get("KAFKA_HEAP_OPTS", "-Xms64m -Xmx384m")), *_JVM]
+    java = [find_java(os.environ), *shlex.split(variables.get("KAFKA_HEAP_OPTS", "-Xms64m -Xmx384m")), *_JVM]
     tools = [*java, "-cp", f"{jars}/*:{find_tools(jars, os.environ)}", TOOLS[_VERSIONS]]
     program(stage.path(service, f"/opt/kafka/bin/{_VERSIONS}"), tools)
     java += ["-cp", f"{jars}/*"]
-    cluster = told.get("CLUSTER_ID", "5L6g3nShT-eMCtK--X86sw")
+    cluster = variables.get("CLUSTER_ID", "5L6g3nShT-eMCtK--X86sw")
     formatting = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster, "-c", str(file)]
     _run([*java, *formatting])
-    return Command(service.name, [*java, "kafka.Kafka", str(file)], environment=told)
+    return Command(service.name, [*java, "kafka.Kafka", str(file)], environment=variables)
 
 
 def _postgres(stage: Stage, service: Service) -> Command:
     """Do the same as the image postgres: create POSTGRES_USER with POSTGRES_PASSWORD, and the database POSTGRES_DB."""
-    told, user, programs = environment(stage, service), server_user(), find_programs(os.environ)
+    variables, user, programs = environment(stage, service), server_user(), find_programs(os.environ)
     data = stage.path(service, "/var/lib/postgresql/data")
     data.mkdir(parents=True, exist_ok=True)
     password = stage.home(service) / "password"
-    password.write_text(told["POSTGRES_PASSWORD"])
+    password.write_text(variables["POSTGRES_PASSWORD"])
     for path in (data, password):
         if user:
             shutil.chown(path, user)
     data.chmod(0o700)
-    making = [str(programs / "initdb"), "-D", str(data), "-U", told["POSTGRES_USER"], f"--pwfile={password}"]
+    making = [str(programs / "initdb"), "-D", str(data), "-U", variables["POSTGRES_USER"], f"--pwfile={password}"]
     making += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"]
     _run(making, user=user, folder=data)
     password.unlink()
     with (data / "pg_hba.conf").open("a") as logins:
         logins.write("host all all all scram-sha-256\n")
     server = [str(programs / "postgres")]
-    database = f'CREATE DATABASE "{told["POSTGRES_DB"]}";\n\n'
+    database = f'CREATE DATABASE "{variables["POSTGRES_DB"]}";\n\n'
     _run([*server, "--single", "-D", str(data), "-j", "postgres"], user=user, folder=data, stdin=database)
     program(stage.home(service) / "programs" / "pg_isready", [str(programs / "pg_isready")])
     settings = {"listen_addresses": stage.addresses[service.name], "unix_socket_directories": "", "port": "5432"}
@@ -101,7 +101,7 @@ def _postgres(stage: Stage, service: Service) -> Command:
     return Command(
         service.name,
         run,
-        environment=told,
+        environment=variables,
         user=user,
         working_dir=data,
         stop_signal=signal.SIGINT,  # the image's stop signal: a fast shutdown
@@ -118,13 +118,13 @@ def _redis(stage: Stage, service: Service) -> Command:
 
 def _tidemill(stage: Stage, service: Service) -> Command:
     """Run the entry point of hack/images/local, with the file that is built into the image."""
-    told = environment(stage, service)
-    if told.get("TIDEMILL_RESILIENCE_FILE") == "/etc/tidemill/resilience.yaml":
-        told["TIDEMILL_RESILIENCE_FILE"] = str(ROOT / "config" / "resilience.yaml")
+    variables = environment(stage, service)
+    if variables.get("TIDEMILL_RESILIENCE_FILE") == "/etc/tidemill/resilience.yaml":
+        variables["TIDEMILL_RESILIENCE_FILE"] = str(ROOT / "config" / "resilience.yaml")
     run = [sys.executable, "-m", "tidemill_operator.cli", *(stage.text(service, part) for part in service.command)]
     run += [f"--port-ingest={stage.ports[8080]}", f"--port-api={stage.ports[8081]}"]
     program(stage.home(service) / "programs" / "python3", [sys.executable])
-    return Command(service.name, run, environment=told, working_dir=stage.home(service))
+    return Command(service.name, run, environment=variables, working_dir=stage.home(service))
 
 
 def _prometheus(stage: Stage, service: Service) -> Command:
@@ -140,14 +140,14 @@ def _prometheus(stage: Stage, service: Service) -> Command:
 
 def _alertmanager(stage: Stage, service: Service) -> Command:
     """Run Alertmanager if it is installed, otherwise `receiver.py`."""
-    address, told = stage.addresses[service.name], environment(stage, service)
-    found = shutil.which("alertmanager") or shutil.which("prometheus-alertmanager")
-    if found is None:
+    address, variables = stage.addresses[service.name], environment(stage, service)
+    program = shutil.which("alertmanager") or shutil.which("prometheus-alertmanager")
+    if program is None:
         run = [sys.executable, str(Path(__file__).with_name("receiver.py")), address, "9093"]
     else:
-        run = [found, *(stage.text(service, part) for part in service.command)]
+        run = [program, *(stage.text(service, part) for part in service.command)]
         run += [f"--web.listen-address={address}:9093", "--cluster.listen-address="]
-    return Command(service.name, run, environment=told)
+    return Command(service.name, run, environment=variables)
 
 
 def _found(program: str) -> str:

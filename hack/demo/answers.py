@@ -49,9 +49,9 @@ def wait_closed(client: httpx.Client, platform: Platform, newest: datetime) -> N
 
     def closed() -> bool:
         platform.check_alive()
-        told = describe(client, platform)
-        watermark = told["watermark"] and datetime.fromisoformat(told["watermark"])
-        return bool(watermark) and watermark >= wanted and all(a["closed_until"] for a in told["aggregations"])
+        description = describe(client, platform)
+        watermark = description["watermark"] and datetime.fromisoformat(description["watermark"])
+        return bool(watermark) and watermark >= wanted and all(a["closed_until"] for a in description["aggregations"])
 
     until(closed, seconds=_SETTLE_SECONDS, what=f"windows are closed; logs: {platform.logs}")
 

@@ -145,8 +145,8 @@ class ClusterPlatform:
 
     def _make_way(self) -> None:
         """Remove what an earlier demo has left. A namespace of anybody else is left alone."""
-        found = json.loads(self._kubectl("get", "namespaces", "--output", "json"))["items"]
-        for namespace in found:
+        namespaces = json.loads(self._kubectl("get", "namespaces", "--output", "json"))["items"]
+        for namespace in namespaces:
             if namespace["metadata"]["name"] != self.namespace:
                 continue
             if _MARK not in namespace["metadata"].get("labels", {}):
@@ -156,8 +156,8 @@ class ClusterPlatform:
             self.stop()
 
     def _ready(self) -> bool:
-        found = self._get()
-        status = found.get("status", {})
+        resource = self._get()
+        status = resource.get("status", {})
         conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
         stalled = conditions.get("Stalled")
         if stalled and stalled["status"] == "True":
@@ -165,7 +165,7 @@ class ClusterPlatform:
         ready = conditions.get("Ready", {})
         # Old processes serve while new ones start, so wait for the new ones.
         settled = conditions.get("Progressing", {}).get("status") != "True"
-        current = ready.get("observedGeneration") == found["metadata"]["generation"]
+        current = ready.get("observedGeneration") == resource["metadata"]["generation"]
         return bool(ready.get("status") == "True" and settled and current)
 
     def _get(self) -> dict[str, Any]:

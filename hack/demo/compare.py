@@ -107,7 +107,7 @@ def _compared(
     expected: pl.DataFrame, answered: pl.DataFrame, keys: list[str], metrics: Mapping[str, str]
 ) -> tuple[int, int, list[str]]:
     """Return the number of windows that both sides have, the number of differences, and the first of them as text."""
-    wrong, found = 0, []
+    wrong, differences = 0, []
     joined = expected.with_columns(_expected=pl.lit(value=True)).join(
         answered.with_columns(_answered=pl.lit(value=True)),
         on=keys,
@@ -120,16 +120,16 @@ def _compared(
     for what, condition in one_sided.items():
         rest = joined.filter(condition)
         wrong += rest.height
-        found += [f"{_key(row, keys)}: window {what}" for row in rest.head(_SHOWN).iter_rows(named=True)]
+        differences += [f"{_key(row, keys)}: window {what}" for row in rest.head(_SHOWN).iter_rows(named=True)]
     both = joined.filter(pl.col("_expected") & pl.col("_answered"))
     for name, function in {"window_end": "max", **metrics}.items():
         differing = both.filter(_differs(name, function, expected.schema[name]))
         wrong += differing.height
-        found += [
+        differences += [
             f"{_key(row, keys)}: {name} is {row[name + ' answered']!r}, expected {_plain(row[name])}"
             for row in differing.head(_SHOWN).iter_rows(named=True)
         ]
-    return both.height, wrong, found
+    return both.height, wrong, differences
 
 
 def _typed(rows: list[dict[str, Any]], wanted: pl.Schema) -> pl.DataFrame:
@@ -168,19 +168,19 @@ def _differs(name: str, function: str, kind: pl.DataType) -> pl.Expr:
 
 def _closed_flags(pages: list[Page]) -> list[str]:
     """Check that exactly the windows that end by their page's `closed_until` are closed, and that it only increases."""
-    found, before = [], ""
+    differences, before = [], ""
     for page in pages:
         until = page.closed_until or ""
         if until < before:
-            found.append(f"closed_until went back from {before} to {until}")
+            differences.append(f"closed_until went back from {before} to {until}")
         before = until
         wrong = [row for row in page.rows if row["closed"] != (row["window_end"] <= until)]
         if wrong:
             flag = "closed" if wrong[0]["closed"] else "open"
-            found.append(
+            differences.append(
                 f"a window that ends at {wrong[0]['window_end']} is {flag}, closed_until is {until or 'unset'}"
             )
-    return found
+    return differences
 
 
 def _key(row: Mapping[str, Any], keys: list[str]) -> str:

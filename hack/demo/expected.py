@@ -95,8 +95,8 @@ def _by_calendar(window: Mapping[str, Any], frame: pl.DataFrame) -> tuple[list[p
     copies = [frame.with_columns(_start=newest.dt.offset_by(back) + offset) for back in backs]
 
     def moment(wall: pl.Expr) -> pl.Expr:
-        told = wall.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="raise")
-        return told.dt.convert_time_zone("UTC").dt.cast_time_unit("ms")
+        instant = wall.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="raise")
+        return instant.dt.convert_time_zone("UTC").dt.cast_time_unit("ms")
 
     return copies, moment(pl.col("_start")), moment(pl.col("_start").dt.offset_by(size))
 
@@ -131,12 +131,12 @@ def _listed(aggregation: Mapping[str, Any], windows: pl.DataFrame) -> pl.DataFra
     for metric in aggregation["metrics"]:
         if metric.get("function") == "topk":
             name, k = metric["name"], metric.get("k", 10)
-            found = []
+            rows = []
             for values in windows[name].to_list():
                 counts = sorted((-count, value) for value, count in Counter(values).items())[:k]
-                found.append([{"value": value, "count": -count, "error": 0} for count, value in counts] or None)
+                rows.append([{"value": value, "count": -count, "error": 0} for count, value in counts] or None)
             members = {"value": windows.schema[name].inner, "count": pl.Int64(), "error": pl.Int64()}  # type: ignore[attr-defined]
-            windows = windows.with_columns(pl.Series(name, found, dtype=pl.List(pl.Struct(members))))
+            windows = windows.with_columns(pl.Series(name, rows, dtype=pl.List(pl.Struct(members))))
     return _composed(aggregation, windows)
 
 

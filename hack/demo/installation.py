@@ -72,10 +72,10 @@ def program(name: str) -> Path:
         DemoError: neither is there.
     """
     built = binaries.find()
-    found = str(built / name) if built else shutil.which(name)
-    if found is None:
+    path = str(built / name) if built else shutil.which(name)
+    if path is None:
         raise DemoError(f"{name} is not on the path: install it, or build the cluster's programs with `make kube`")
-    return Path(found)
+    return Path(path)
 
 
 def start_cluster(steps: Steps, provider: str) -> tuple[Path, bool]:

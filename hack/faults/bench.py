@@ -156,9 +156,9 @@ class Bench:
         """Set annotations in the file that `up` watches; an empty value removes one."""
 
         def change(_: dict[str, Any]) -> None:
-            known = self.runtime.document["metadata"].setdefault("annotations", {})
-            known |= {f"tidemill.dev/{name.replace('_', '-')}": value for name, value in annotations.items()}
-            self.runtime.document["metadata"]["annotations"] = {name: value for name, value in known.items() if value}
+            present = self.runtime.document["metadata"].setdefault("annotations", {})
+            present |= {f"tidemill.dev/{name.replace('_', '-')}": value for name, value in annotations.items()}
+            self.runtime.document["metadata"]["annotations"] = {name: value for name, value in present.items() if value}
 
         self.runtime.edit(change)
 

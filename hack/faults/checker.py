@@ -130,13 +130,13 @@ class Checker:
             consumer.assign([TopicPartition(self._topic, p, at) for p, at in self._next.items()])
             silent = 0.0
             while any(self._next[p] < end for p, end in ends.items()):
-                messages = [found for found in consumer.consume(_CHUNK, 1.0) if found.error() is None]
+                messages = [message for message in consumer.consume(_CHUNK, 1.0) if message.error() is None]
                 silent = 0.0 if messages else silent + 1.0
                 if silent > _READ_SECONDS:
                     raise RuntimeError(f"{self._topic}: offsets {self._next} of {ends} could be read, and no more")
-                self._take([found.value() or b"" for found in messages])
-                for found in messages:
-                    self._next[int(found.partition() or 0)] = int(found.offset() or 0) + 1
+                self._take([message.value() or b"" for message in messages])
+                for message in messages:
+                    self._next[int(message.partition() or 0)] = int(message.offset() or 0) + 1
         finally:
             consumer.close()
 
@@ -154,8 +154,8 @@ class Checker:
             {"k": [key.decode() for _, key, _ in found], "id": ids, "ts": [int(at) for *_, at in found]}
         )
         start = (pl.col("ts") // 60_000 * 60_000).alias("start")
-        one = [pl.len().cast(pl.Int64).alias("events"), pl.sum("id").alias("ids")]
-        more = events.group_by("k", start).agg(*one, pl.min("id").alias("least"), pl.max("id").alias("most"))
+        sums = [pl.len().cast(pl.Int64).alias("events"), pl.sum("id").alias("ids")]
+        more = events.group_by("k", start).agg(*sums, pl.min("id").alias("least"), pl.max("id").alias("most"))
         self._windows = pl.concat([self._windows, more]).group_by(_KEYS).agg(*_TOTALS)
 
 

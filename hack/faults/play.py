@@ -55,8 +55,8 @@ class Seen:
     @property
     def told(self) -> float | None:
         """The time until the last required component had reported the fault, or None if a component never did."""
-        known = [at for at in self.tells.values() if at is not None]
-        return max(known, default=0.0) if len(known) == len(self.tells) else None
+        times = [at for at in self.tells.values() if at is not None]
+        return max(times, default=0.0) if len(times) == len(self.tells) else None
 
 
 def _is_well(on: Bench) -> bool:
@@ -104,12 +104,12 @@ def play(row: Row, on: Bench, *, events: int, seconds: float) -> Seen:
     until(lambda: _all_well(on, mended), seconds=_GIVEN_UP_SECONDS, what=f"{row.name}: all is well ({_state(on)})")
     (well, last), back = _well_since(on, mended), _back(row, on, begin)
     ended = time.monotonic()
-    told = {who: truth.first(watch.since(who, begin), begin, end, _has(part)) for who, part in row.told.items()}
+    reported = {who: truth.first(watch.since(who, begin), begin, end, _has(part)) for who, part in row.told.items()}
     counted = watch.since("counted", begin - 2)
     inside = truth.stalls(counted, begin, end)
     return Seen(
         lasted=end - begin,
-        tells=told,
+        tells=reported,
         moved=max(0.0, moved - mended),
         well=max(0.0, well - max(moved, mended, back, _writable(on, mended))),
         last=last,
@@ -132,13 +132,13 @@ def _state(on: Bench) -> str:
 
 def _moved(on: Bench, since: float) -> float | None:
     """Return when events were first counted."""
-    known: int | None = None
+    last: int | None = None
     for at, count in on.watch.since("counted", since - 1.0):
         if count is None:
             continue
-        if known is not None and count > known and at >= since:
+        if last is not None and count > last and at >= since:
             return at
-        known = count
+        last = count
     return None
 
 
@@ -160,9 +160,9 @@ def _writable(on: Bench, mended: float) -> float:
 
 
 def _counted(counted: list[tuple[float, Any]], begin: float, end: float) -> int:
-    known = [count for at, count in counted if count is not None and at <= begin]
+    counts = [count for at, count in counted if count is not None and at <= begin]
     inside = [count for at, count in counted if count is not None and begin <= at <= end]
-    return max(0, inside[-1] - known[-1]) if known and inside else 0
+    return max(0, inside[-1] - counts[-1]) if counts and inside else 0
 
 
 def _lies(on: Bench, begin: float, end: float) -> dict[str, float]:
@@ -188,8 +188,8 @@ def _back(row: Row, on: Bench, begin: float) -> float:
 
 def _alarms(on: Bench, begin: float, ended: float) -> dict[str, float]:
     moving = truth.moving(on.watch.since("counted", begin - 2), begin, ended)
-    found = {"ready": truth.longest(on.watch.since("ready", begin), moving, lambda said: said != "True")}
-    return found | {"gauge": truth.longest(on.watch.since("gauge", begin), moving, lambda said: said is None)}
+    alarms = {"ready": truth.longest(on.watch.since("ready", begin), moving, lambda said: said != "True")}
+    return alarms | {"gauge": truth.longest(on.watch.since("gauge", begin), moving, lambda said: said is None)}
 
 
 def settle(on: Bench) -> Verdict:
@@ -211,19 +211,19 @@ def settle(on: Bench) -> Verdict:
 
 def holds(row: Row, seen: Seen, verdict: Verdict) -> list[str]:
     """Return the expectations that are not met; the row passes if all are met."""
-    found = []
+    broken = []
     if seen.told is None and seen.lasted >= TELLS_SECONDS:
-        found.append(f"{' and '.join(who for who, at in seen.tells.items() if at is None)} did not report it")
+        broken.append(f"{' and '.join(who for who, at in seen.tells.items() if at is None)} did not report it")
     late = {who: at for who, at in seen.tells.items() if at is not None and at > TELLS_SECONDS}
-    found += [f"{who} reported it after {at:.0f} s" for who, at in late.items()]
-    found += [f"{who} reported no fault for {at:.0f} s" for who, at in seen.lies.items() if at > TELLS_SECONDS]
-    found += [f"{who} reported a fault for {at:.0f} s" for who, at in seen.alarms.items() if at > RECOVERS_SECONDS]
+    broken += [f"{who} reported it after {at:.0f} s" for who, at in late.items()]
+    broken += [f"{who} reported no fault for {at:.0f} s" for who, at in seen.lies.items() if at > TELLS_SECONDS]
+    broken += [f"{who} reported a fault for {at:.0f} s" for who, at in seen.alarms.items() if at > RECOVERS_SECONDS]
     if seen.well > RECOVERS_SECONDS:
         last = f" ({seen.last})" if seen.last else ""
-        found.append(f"healthy {seen.well:.0f} s after events were counted{last}")
+        broken.append(f"healthy {seen.well:.0f} s after events were counted{last}")
     if row.moves and not row.restarts and seen.still > TELLS_SECONDS:
-        found.append(f"nothing was counted for {seen.still:.0f} s")
-    found += [f"{name} was restarted" for name in seen.restarted if not any(part in name for part in row.restarts)]
+        broken.append(f"nothing was counted for {seen.still:.0f} s")
+    broken += [f"{name} was restarted" for name in seen.restarted if not any(part in name for part in row.restarts)]
     if not verdict.holds:
-        found.append(f"lost {verdict.lost}, doubled {verdict.doubled}, wrong {verdict.wrong}")
-    return found
+        broken.append(f"lost {verdict.lost}, doubled {verdict.doubled}, wrong {verdict.wrong}")
+    return broken

@@ -45,12 +45,12 @@ class Line:
     def cells(self) -> tuple[str, ...]:
         """Return the cells of the table."""
         seen, verdict = self.seen, self.verdict
-        told = "-" if not self.row.told else "not yet" if seen.told is None else _seconds(seen.told)
+        reported = "-" if not self.row.told else "not yet" if seen.told is None else _seconds(seen.told)
         return (
             f"`{self.row.name}`",
             self.row.expected,
             _said(self),
-            told,
+            reported,
             _seconds(seen.still) if seen.still else "-",
             _seconds(seen.moved),
             _seconds(seen.well),
@@ -96,10 +96,10 @@ def machine(now: dt.datetime) -> str:
 
 def keep(path: Path, line: Line, *, about: str) -> None:
     """Write the observations of a fault into a JSON file, in place of earlier ones."""
-    known = _read(path)
-    known[line.row.name] = line.document(about)
+    lines = _read(path)
+    lines[line.row.name] = line.document(about)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(list(known.values()), indent=1, default=str))
+    path.write_text(json.dumps(list(lines.values()), indent=1, default=str))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -21,14 +21,18 @@ def stalls(counted: Sequence[Sample], begin: float, end: float) -> list[Span]:
         end: The end of the observed time in seconds.
     """
     moves = [begin]
-    known = None
+    last = None
     for at, count in counted:
         if count is None:
             continue
-        if known is not None and count > known and begin < at < end:
+        if last is not None and count > last and begin < at < end:
             moves.append(at)
-        known = count
-    return [(one, other) for one, other in zip(moves, [*moves[1:], end], strict=True) if other - one > _GAP_SECONDS]
+        last = count
+    return [
+        (start, following)
+        for start, following in zip(moves, [*moves[1:], end], strict=True)
+        if following - start > _GAP_SECONDS
+    ]
 
 
 def moving(counted: Sequence[Sample], begin: float, end: float) -> list[Span]:
@@ -74,16 +78,16 @@ def increased(counters: Sequence[Sample]) -> tuple[str, ...]:
     Args:
         counters: The values by name, at each time, or None if they are unknown.
     """
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     last: Mapping[str, int] | None = None
     for _, values in counters:
         if values is None:
             continue
         for name, value in values.items():
             if value > (value if last is None else last.get(name, 0)):
-                found[name] = None
+                names[name] = None
         last = values
-    return tuple(found)
+    return tuple(names)
 
 
 def without_true_zeros(lags: Sequence[Sample], waiting: Sequence[Sample]) -> list[Sample]:
@@ -95,11 +99,11 @@ def without_true_zeros(lags: Sequence[Sample], waiting: Sequence[Sample]) -> lis
         lags: The reported lags.
         waiting: The number of acknowledged events that are not counted, at each time, or None if it is unknown.
     """
-    found, times = [], [at for at, _ in waiting]
+    kept, times = [], [at for at, _ in waiting]
     for at, lag in lags:
         index = bisect_right(times, at) - 1
-        found.append((at, None if lag == 0 and index >= 0 and waiting[index][1] == 0 else lag))
-    return found
+        kept.append((at, None if lag == 0 and index >= 0 and waiting[index][1] == 0 else lag))
+    return kept
 
 
 def first(said: Sequence[Sample], begin: float, end: float, holds: Callable[[Any], bool]) -> float | None:

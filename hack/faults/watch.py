@@ -93,11 +93,11 @@ class Watch:
         return max(said, key=lambda text: text != "healthy", default="absent")
 
     def _pipeline(self) -> dict[str, Any]:
-        found: dict[str, Any] = next(iter(self._runtime.status()["pipelines"].values()))
-        return found
+        pipeline: dict[str, Any] = next(iter(self._runtime.status()["pipelines"].values()))
+        return pipeline
 
     def _ready(self) -> str:
-        conditions = {found["type"]: found for found in self._pipeline()["conditions"]}
+        conditions = {condition["type"]: condition for condition in self._pipeline()["conditions"]}
         ready = conditions["Ready"]
         return "True" if ready["status"] == "True" else f"{ready['status']} {ready['reason']}"
 
@@ -138,7 +138,7 @@ class Watch:
             with suppress(KafkaException):
                 partitions = client.list_topics(topic, timeout=_ASK_SECONDS).topics[topic].partitions.values()
                 return bool(partitions) and all(
-                    found.leader >= 0 and len(found.isrs) >= _IN_SYNC for found in partitions
+                    partition.leader >= 0 and len(partition.isrs) >= _IN_SYNC for partition in partitions
                 )
         return False
 

@@ -71,22 +71,22 @@ def _engine() -> Iterator[tuple[Engine, bool]]:
 def _orders(arguments: argparse.Namespace, base: str, development_base: str) -> list[_Order]:
     labels = {"VERSION": version(), "REVISION": revision()}
     tag = arguments.tag or content_tag(TIDEMILL, also=base)
-    found = [_Order(image, f"{image.name}:{tag}", {"BASE_IMAGE": base, **labels}) for image in TIDEMILL]
+    orders = [_Order(image, f"{image.name}:{tag}", {"BASE_IMAGE": base, **labels}) for image in TIDEMILL]
     if "local" in (arguments.only or ()):
         tag = arguments.tag or content_tag((LOCAL,), also=base)
-        found.append(_Order(LOCAL, f"{LOCAL.name}:{tag}", {"BASE_IMAGE": base, **labels}))
+        orders.append(_Order(LOCAL, f"{LOCAL.name}:{tag}", {"BASE_IMAGE": base, **labels}))
     if "connect" in (arguments.only or ()):
         tag = arguments.tag or content_tag((CONNECT,), also=development_base)
-        found.append(_Order(CONNECT, f"{CONNECT.name}:{tag}", {"BASE_IMAGE": development_base}))
+        orders.append(_Order(CONNECT, f"{CONNECT.name}:{tag}", {"BASE_IMAGE": development_base}))
     for image in DEVELOPMENT if arguments.dev else ():
         # Each image has its own tag, so that a change of one does not restart the other servers.
         tag = arguments.tag or content_tag((image,), also=development_base)
-        found.append(_Order(image, f"{image.name}:{tag}", {"BASE_IMAGE": development_base}))
+        orders.append(_Order(image, f"{image.name}:{tag}", {"BASE_IMAGE": development_base}))
     if arguments.only:
-        found = [order for order in found if order.image.name.partition("/")[2] in arguments.only]
-    if not found:
+        orders = [order for order in orders if order.image.name.partition("/")[2] in arguments.only]
+    if not orders:
         raise BuildError(f"--only {' '.join(arguments.only)}: no such image (images of servers need --dev)")
-    return found
+    return orders
 
 
 def _bases(arguments: argparse.Namespace, engine: Engine, *, local: bool) -> tuple[str, str]:
@@ -145,7 +145,7 @@ def _leave(engine: Engine, references: list[str], *, prune: bool) -> list[Path]:
 
     Two archives, as the servers for development seldom change.
     """
-    found = []
+    left = []
     for prefix in ("tidemill/", "tidemill-dev/"):
         group = [reference for reference in references if reference.startswith(prefix)]
         digest = hashlib.sha256(" ".join(group).encode()).hexdigest()[:12]
@@ -154,12 +154,12 @@ def _leave(engine: Engine, references: list[str], *, prune: bool) -> list[Path]:
             continue
         if not archive.exists():
             _save(engine, group, archive)
-        found.append(archive)
+        left.append(archive)
     if prune:
         engine.forget_others(references)
-    for former in set(CACHE.glob("tidemill*.tar")) - set(found) if prune else ():
+    for former in set(CACHE.glob("tidemill*.tar")) - set(left) if prune else ():
         former.unlink()
-    return found
+    return left
 
 
 def _save(engine: Engine, references: list[str], archive: Path) -> None:

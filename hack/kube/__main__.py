@@ -99,12 +99,12 @@ def _down(cluster: Cluster) -> int:
 
 
 def _status(cluster: Cluster) -> int:
-    found = cluster.health()
-    for part in found:
+    health = cluster.health()
+    for part in health:
         print(f"{'ok' if part.well else 'BAD':4} {part.name:24} {part.text}")
-    if not found:
+    if not health:
         print("no cluster is there; `hack/cluster up` starts one")
-    return 0 if found and all(part.well for part in found) else 1
+    return 0 if health and all(part.well for part in health) else 1
 
 
 def _load(cluster: Cluster, images: list[str]) -> int:

@@ -56,10 +56,10 @@ def require() -> Path:
 
 def kubernetes_version() -> str:
     """Return Kubernetes' version with its `v`, from go.mod."""
-    found = re.search(r"^\tk8s\.io/kubernetes (v\S+)$", (MODULE / "go.mod").read_text(), re.MULTILINE)
-    if found is None:
+    version = re.search(r"^\tk8s\.io/kubernetes (v\S+)$", (MODULE / "go.mod").read_text(), re.MULTILINE)
+    if version is None:
         raise ValueError(f"{MODULE / 'go.mod'} requires no k8s.io/kubernetes")
-    return found[1]
+    return version[1]
 
 
 def fingerprint() -> str:

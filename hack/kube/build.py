@@ -121,8 +121,8 @@ def _run(command: Sequence[str], *, on_progress: Callable[[int], None]) -> None:
         process.wait()
         raise
     if code != 0:
-        told = "".join(line for line in lines if not re.fullmatch(r"\S+\n", line))
-        raise BuildError(f"{' '.join(command)} failed:\n{told[-4000:]}")
+        output = "".join(line for line in lines if not re.fullmatch(r"\S+\n", line))
+        raise BuildError(f"{' '.join(command)} failed:\n{output[-4000:]}")
 
 
 def _link(link: Path) -> None:

@@ -68,11 +68,11 @@ class KindCluster:
         """
         if not self._there():
             return []
-        found = []
+        states = []
         for node in _kind("get", "nodes", "--name", self._name).split():
             shown = _run(["docker", "inspect", "--format", "{{.State.Status}}", node]).strip()
-            found.append(Health(node, well=shown == "running", text=shown))
-        return found
+            states.append(Health(node, well=shown == "running", text=shown))
+        return states
 
     def load_images(self, names: Sequence[str], say: Say) -> None:
         """Load images of the Docker engine.

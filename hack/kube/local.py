@@ -125,8 +125,8 @@ class LocalCluster:
         if not self.there():
             return []
         parts = itertools.chain(*stages(self._place, self._api(binaries.FOLDER)))
-        found = [self._health(component) for component in parts]
-        return [*found, self._node_health()]
+        states = [self._health(component) for component in parts]
+        return [*states, self._node_health()]
 
     def load(self, archives: Sequence[Path], say: Say) -> None:
         """Load the images of archives.

@@ -100,12 +100,12 @@ def _cgroups() -> list[Path]:
 
 
 def _pods_processes() -> Iterator[int]:
-    found: set[int] = set()
+    pids: set[int] = set()
     for root in _cgroups():
         for folder, _, _ in os.walk(root):  # which does not mind that cgroups vanish meanwhile
             with contextlib.suppress(OSError):
-                found.update(int(pid) for pid in Path(folder, "cgroup.procs").read_text().split())
-    yield from found
+                pids.update(int(pid) for pid in Path(folder, "cgroup.procs").read_text().split())
+    yield from pids
 
 
 def _shims(place: Layout) -> Iterator[int]:

@@ -110,7 +110,7 @@ def compare(shape: Shape, make: Make = Tidemill) -> Comparison:
         answer = None
         if rival is not None and is_better(rival, own):
             tuned = tuned or [run(shape, other()) for other in TUNED]
-            matching = [one for one in tuned if not is_better(rival, one)]
+            matching = [setting for setting in tuned if not is_better(rival, setting)]
             answer = _cheapest(matching, over_seconds=own.over_seconds)
         rivals.append(Rival(family, rival, answer))
     return Comparison(shape, own, tuple(others), tuple(rivals), fewest_hours(shape, own.changes))
@@ -141,9 +141,9 @@ def totals(comparisons: Sequence[Comparison]) -> tuple[Total, list[Total]]:
     """Return Tidemill over all shapes, and the settings that serve as well in all of them, the cheapest first."""
     own = _total([comparison.own for comparison in comparisons])
     settings = zip(*(comparison.others for comparison in comparisons), strict=True)
-    found = [_total(results) for results in settings]
+    settings_totals = [_total(results) for results in settings]
     allowed = own.over_seconds + POLL_SECONDS * len(comparisons)
-    as_good = [total for total in found if total.over_seconds <= allowed]
+    as_good = [total for total in settings_totals if total.over_seconds <= allowed]
     return own, sorted(as_good, key=lambda total: (total.replica_hours, total.changes))
 
 

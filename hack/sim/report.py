@@ -36,14 +36,14 @@ def tell(comparisons: Sequence[Comparison], console: Console) -> None:
         console.print(_table(comparison))
     console.print(_summary(comparisons))
     console.print(_overall(*totals(comparisons)))
-    found = [text for comparison in comparisons for text in shortfalls(comparison)]
+    texts = [text for comparison in comparisons for text in shortfalls(comparison)]
     console.print(
         f"service: seconds with a total lag of more than {ALLOWED_LAG:,.0f} events; equal: at most one poll"
         f" ({POLL_SECONDS:.0f} s) more than Tidemill's"
     )
-    for text in found:
+    for text in texts:
         console.print(f"not better: {text}")
-    if not found:
+    if not texts:
         console.print("at equal service nobody pays less, and nobody changes less")
 
 

@@ -87,9 +87,9 @@ def _reasons(top: float, trace: Sequence[Point], seconds: float) -> list[str]:
     for point in trace:
         if point.replicas != before:
             x = _LEFT + point.at / seconds * _PLOT
-            told = f"{point.at / 60:.1f} min: {before} → {point.replicas}, {point.reason}"
+            label = f"{point.at / 60:.1f} min: {before} → {point.replicas}, {point.reason}"
             colour = "#2a7f3f" if point.replicas > before else "#a33"
-            title = f"<title>{escape(told)}</title>"
+            title = f"<title>{escape(label)}</title>"
             parts.append(f'<circle cx="{x:.1f}" cy="{top + 10}" r="5" fill="{colour}">{title}</circle>')
         before = point.replicas
     return parts

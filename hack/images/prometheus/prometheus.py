@@ -44,7 +44,7 @@ def targets(pod: dict[str, Any]) -> list[dict[str, Any]]:
     for kind in ("label", "annotation"):
         for name, value in (metadata.get(f"{kind}s") or {}).items():
             common[f"{PREFIX}pod_{kind}_{label_name(name)}"] = value
-    found = []
+    groups = []
     for container in pod["spec"]["containers"]:
         for port in container.get("ports", ()):
             number = str(port["containerPort"])
@@ -53,8 +53,8 @@ def targets(pod: dict[str, Any]) -> list[dict[str, Any]]:
                 f"{PREFIX}pod_container_port_name": port.get("name", ""),
                 f"{PREFIX}pod_container_port_number": number,
             }
-            found.append({"targets": [f"{address}:{number}"], "labels": {**common, **labels}})
-    return found if address else []
+            groups.append({"targets": [f"{address}:{number}"], "labels": {**common, **labels}})
+    return groups if address else []
 
 
 def write(path: Path, text: str) -> None:
