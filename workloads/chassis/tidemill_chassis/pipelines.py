@@ -60,7 +60,7 @@ class PipelineDirectory:
 
     @property
     def faults(self) -> dict[str, str]:
-        """The errors of config files, by pipeline name. The key `.` has the error of the directory."""
+        """The errors of config files, by pipeline name. The key `.` stands for the directory itself."""
         self._refresh()
         return dict(self._faults)
 

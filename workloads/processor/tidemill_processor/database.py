@@ -145,7 +145,7 @@ class Database:
         return found
 
     def newer_generation(self, connection: psycopg.Connection[tuple[Any, ...]]) -> int | None:
-        """Return the stored generation if this process has an older configuration, or else None."""
+        """Return the generation (number) of a newer configuration in Postgres, or None if there is no newer one."""
         row = connection.execute(generation.read(self.schema)).fetchone()
         return row[0] if row and row[0] > self._config.generation else None
 

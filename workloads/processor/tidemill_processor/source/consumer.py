@@ -1,6 +1,7 @@
 """Reads the source topic with Quix Streams' consumer.
 
-Newly assigned partitions are paused. The loop reads their positions from Postgres, seeks, and resumes the partitions.
+Newly assigned partitions are paused. The loop reads the partitions' positions from Postgres, seeks, and resumes the
+partitions.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from tidemill_processor.source.topic_admin import TopicAdmin
 log = logging.getLogger(__name__)
 
 CONSUMER_TUNING: Mapping[str, Any] = {
-    # The default of 1 s is too long for a fast consumer.
+    # The default pause of 1 s after a full queue would slow down a fast consumer.
     "fetch.queue.backoff.ms": 5,
     "queued.min.messages": 200_000,
     # This setting limits the memory of prefetched records.
@@ -102,7 +103,7 @@ class Source:
         self._consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     def learn(self, slots: Slots) -> None:
-        """Use new slots, and pause all partitions if the slots have changed."""
+        """Use new slots (numbers of partitions), and pause all partitions if the slots have changed."""
         if slots == self.slots:
             return
         if slots.topics != self.slots.topics:
@@ -207,7 +208,7 @@ class Source:
         """Start reading assigned, paused partitions at the offsets in `positions`.
 
         Raises:
-            KafkaException: seeking failed for another reason.
+            KafkaException: seeking failed. After the error `_STATE`, the partition only stays paused.
         """
         for partition, offset in positions.items():
             try:
@@ -265,7 +266,7 @@ class Source:
         """Return the id and the number of partitions of each topic.
 
         Raises:
-            KafkaException: Kafka is not reachable, or the topic does not exist. Of a list, topics may be missing.
+            KafkaException: Kafka is not reachable, or the pipeline's only topic does not exist.
         """
         return self._admin.describe(self.slots.topics, several=self._several)
 

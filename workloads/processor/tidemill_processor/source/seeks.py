@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError
 log = logging.getLogger(__name__)
 
 GAP_SIGHTINGS = 2
-"""If this many seeks lead to the same later offset, this offset is accepted."""
+"""After this many seeks that ended at the same greater offset, the greater offset is accepted."""
 
 
 class Seeks:

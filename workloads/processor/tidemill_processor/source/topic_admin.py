@@ -50,7 +50,7 @@ class TopicAdmin:
         """Return the end offsets of partitions, by slot. `places` has the slot of each partition.
 
         Raises:
-            KafkaException: no end is known, or, if `places` is empty, Kafka is not reachable.
+            KafkaException: Kafka reports no end offset. With empty `places`: Kafka is not reachable.
         """
         if not places:
             result_of(self._admin.describe_cluster(request_timeout=ASK_SECONDS))

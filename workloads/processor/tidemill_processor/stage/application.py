@@ -147,7 +147,7 @@ class StageApplication:
         """Process records until `stop()` is called, or until the process gets SIGTERM or SIGINT.
 
         Raises:
-            Exception: Kafka has failed. Nothing in the open transaction is kept.
+            Exception: Kafka has failed, and the open transaction is lost.
         """
         self._application.run()
 

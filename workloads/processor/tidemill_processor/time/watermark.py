@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from tidemill_contract.grids import Grid
 
 CONFIRMATIONS = 3
-"""Suspect event times are accepted after this many events in a row beyond maxAdvance."""
+"""Suspect event times are accepted after this many suspect events in a row."""
 
 STALE_MS = 10_000
 """An idle partition must have been found empty in the last STALE_MS milliseconds."""
@@ -37,9 +37,9 @@ class PartitionTime:
     def observe(self, times: Sequence[int], *, max_advance_ms: int, now_ms: int) -> PartitionTime:
         """Return the progress after events with these event times (in offset order) arrived at wall time `now_ms`.
 
-        The limit for an event time is the maximum, plus maxAdvance, plus the time since events last arrived. An event
-        time beyond the limit is suspect. CONFIRMATIONS consecutive suspect event times are accepted. An event time
-        within the limit clears the list of suspect event times.
+        The limit for an event time is `maximum` plus maxAdvance plus the time since events last arrived. An event time
+        beyond the limit is suspect. After CONFIRMATIONS suspect event times in a row, `maximum` advances to them. An
+        event time within the limit clears the list of suspect event times.
         """
         if not times:
             return self

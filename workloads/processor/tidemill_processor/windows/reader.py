@@ -68,7 +68,7 @@ class WindowReader:
         self._keys = [*(quote(name) for name in self.groups), *times]
         self.columns = [*self.groups, "window_start", "window_end", *self.metrics]
         decode = decoders(plan)
-        # Convert row by row only the few columns that need a conversion for JSON.
+        # Only the few columns that need a conversion for JSON are converted row by row.
         plain = [*(_converter(kind) for _, kind in plan.group_by), *(_one_after_another(rfc3339) for _ in times)]
         plain += [_converter(kind, decode.get(name)) for name, kind, _ in answer_columns(plan)]
         self._plain = [(index, convert) for index, convert in enumerate(plain) if convert is not None]

@@ -46,7 +46,7 @@ class Salvage:
         """Yield the windows in the form of `WindowReader.rows`.
 
         Raises:
-            Exception: not even an empty part can be read, so the cause is not a row but, for example, a missing column.
+            Exception: the query fails even if it selects no windows, for example because a column is missing.
         """
         if (error := self._failure(_NOTHING)) is not None:
             raise error
