@@ -32,8 +32,8 @@ class _Entry:
 class PipelineDirectory:
     """The pipeline configs in a directory, one file `<name>.json` for each pipeline.
 
-    Callers get the same PipelineConfig object until the file changes. An invalid file leaves its last valid config in
-    use.
+    Callers get the same PipelineConfig object until the file changes. While a file is invalid, its last valid config
+    stays in use.
     """
 
     def __init__(

@@ -107,7 +107,7 @@ class Guard:
         metrics.RETRIES.labels(name=name)
         self._sleep, self._async_sleep = sleep, async_sleep
         self._holder: tuple[object, int] | None = None
-        """The thread or task that makes the trial call for `allow`, and the ticket of the trial call."""
+        """The thread or task that may make a trial call after `allow`, and the ticket of the trial call."""
         self._wait = policy.wait()
 
     @property
@@ -167,7 +167,7 @@ class Guard:
         return result
 
     def allow(self) -> bool:
-        """Return whether a loop may call the dependency now. After True, the loop must call `success` or `failure`."""
+        """Return whether a loop may call the dependency now. If `allow` returns True, the loop must report the result."""
         if self._breaker.state == CLOSED:
             return True
         me = _current()

@@ -1,4 +1,4 @@
-"""Limits the number of connections, and the number, size and receiving time of request headers."""
+"""Limits the number of connections, the number and size of request headers, and the time to receive the headers."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse received data. Refuse a head that is too large or takes too long."""
+        """Parse received data. Refuse a request head that is too large."""
         before = self.cycle
         self._large = len(data) + self._waited_for > self.limits.header_bytes
         HttpToolsProtocol.data_received(self, data)

@@ -17,7 +17,7 @@ class Problem(Exception):
     """The error for a refused request.
 
     Attributes:
-        code: the kind of problem in snake case: a stable name that clients can compare.
+        code: a stable name for the kind of problem, in snake case, that clients can compare.
         extra: additional members of the body, such as `parameter`.
     """
 

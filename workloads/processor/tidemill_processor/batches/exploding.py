@@ -119,7 +119,7 @@ class ExplodingReader(BatchReader):
         weights = accumulate(map(self._weight, arrays, (len(raws[index]) for index in at)))
         taken = sum(weight <= MOST_ELEMENTS for weight in weights)
         number = len(raws) if taken == len(at) else max(1, at[taken])
-        # Adapt the size of the next piece to the size of this piece.
+        # The next piece has the size of this piece, or twice the size if all records fitted into this piece.
         size = sum(map(len, raws[:number])) * (2 if number == len(raws) else 1)
         self._bytes = min(MOST_BYTES, max(LEAST_BYTES, size))
         return found.first(number)

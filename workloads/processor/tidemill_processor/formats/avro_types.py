@@ -120,7 +120,7 @@ def written_as(field: FieldSpec, node: Node | None) -> FieldSpec:
 
 
 def counted_as(field: FieldSpec, node: Node | None) -> FieldSpec | None:
-    """Return the field with the timestamp format that generated code reads, or None if the code cannot read the type."""
+    """Return the field with the timestamp format that generated code reads, or None if the type cannot be read."""
     kind = "" if node is None else str(node.get("logicalType", ""))
     if field.type != "timestamp" or kind not in _TIMES:
         return field

@@ -84,7 +84,7 @@ class Judge:
         return found.select(INDEX, PARTITION, TIME, ID)
 
     def judge(self, batch: Batch, memories: Sequence[Memory]) -> Firsts:
-        """Find the events of a batch that count. The result's `batch` and `duplicates` use the first memory."""
+        """Find the events of a batch that count. `Firsts.batch` is the result for the first memory."""
         ids = self.ids(batch.frame)
         frames, new, duplicates = {}, {}, Counter[int]()
         for memory in memories:
@@ -130,7 +130,7 @@ class Firsts:
         return self.frames.get(reader, self.batch.frame)
 
     def cut(self, batch: Batch) -> Firsts:
-        """Find the events that count in a part of the original batch (with duplicates)."""
+        """Find the events that count in a part of the original batch, which still contains duplicates."""
         return Firsts(batch) if self.judge is None else self.judge.judge(batch, self.memories)
 
 

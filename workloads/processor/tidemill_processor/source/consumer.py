@@ -95,7 +95,7 @@ class Source:
         self._had: frozenset[int] = frozenset({0})
 
     def subscribe(self, slots: Slots | None = None) -> None:
-        """Join the consumer group for the topics of `slots`, or of the current slots if None."""
+        """Join the consumer group for the topics of `slots` (by default, the current slots)."""
         topics = list((self.slots if slots is None else slots).topics)
         if not topics:  # none of the listed topics exists
             self._consumer.unsubscribe()  # type: ignore[no-untyped-call]
@@ -245,7 +245,7 @@ class Source:
             log.debug("offsets not reported: %s", error)
 
     def ends(self) -> dict[int, int]:
-        """Return the end offsets of the assigned partitions, or else of the previously assigned partitions.
+        """Return the end offsets of the assigned partitions or, without an assignment, of the previous partitions.
 
         Raises:
             KafkaException: no end is known.
@@ -263,7 +263,7 @@ class Source:
         return self._ends_read.get(partition, -1)
 
     def describe(self) -> dict[str, tuple[str, int]]:
-        """Return the id and the number of partitions of each topic.
+        """Return the id and the number of partitions of each topic. Missing topics of a list are left out.
 
         Raises:
             KafkaException: Kafka is not reachable, or the pipeline's only topic does not exist.

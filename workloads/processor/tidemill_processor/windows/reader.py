@@ -75,7 +75,7 @@ class WindowReader:
         self._end = _one_after_another(lambda start: rfc3339_ms(plan.end_of(epoch_ms(start))))
 
     def span(self, connection: psycopg.Connection[Any], after_ms: int | None, until_ms: int, panes: int) -> Span | None:
-        """Return the next windows to read that end after `after_ms` and by `until_ms`, or None if there are none."""
+        """Return the next windows to read whose end is in (`after_ms`, `until_ms`], or None if there are none."""
         plan = self._store.layout
         if plan.gap_ms is not None:
             low = "true" if after_ms is None else f"window_end > {from_ms(str(after_ms))}"
