@@ -167,7 +167,7 @@ class Guard:
         return result
 
     def allow(self) -> bool:
-        """Return whether a loop may call the dependency now. If `allow` returns True, the loop must report the result."""
+        """Return whether a loop may call the dependency now. A loop that makes this call must report the result."""
         if self._breaker.state == CLOSED:
             return True
         me = _current()

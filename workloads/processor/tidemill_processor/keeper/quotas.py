@@ -49,8 +49,8 @@ def fit(letters: Iterable[DeadLetter], room: int, spare: int) -> Fit:
 
     Args:
         letters: the dead letters of a batch.
-        room: the available size in bytes.
-        spare: the additional size in bytes for letters without value.
+        room: the remaining quota in bytes.
+        spare: the size in bytes by which letters without value may exceed `room`.
     """
     found = Fit()
     values, full = MAX_BATCH_VALUES, False

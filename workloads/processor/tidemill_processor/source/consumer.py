@@ -208,7 +208,7 @@ class Source:
         """Start reading assigned, paused partitions at the offsets in `positions`.
 
         Raises:
-            KafkaException: seeking failed. After the error `_STATE`, the partition only stays paused.
+            KafkaException: seeking failed. The error `_STATE` is not raised: the partition stays paused.
         """
         for partition, offset in positions.items():
             try:
