@@ -32,8 +32,8 @@ class _Entry:
 class PipelineDirectory:
     """The pipeline configs in a directory, one file `<name>.json` for each pipeline.
 
-    Callers get the same PipelineConfig object until the file changes. An invalid file leaves its last valid config in
-    use.
+    Callers get the same PipelineConfig object until the file changes. While a file is invalid, its last valid config
+    stays in use.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class PipelineDirectory:
 
     @property
     def faults(self) -> dict[str, str]:
-        """The errors of config files, by pipeline name. The key `.` has the error of the directory."""
+        """The errors of config files, by pipeline name. The key `.` stands for the directory itself."""
         self._refresh()
         return dict(self._faults)
 

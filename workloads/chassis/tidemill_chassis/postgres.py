@@ -17,7 +17,7 @@ from psycopg.pq import TransactionStatus
 
 T = TypeVar("T")
 MARGIN_SECONDS = 2.0
-"""Time that the client waits longer than the statement timeout, so that a working server reports the timeout first."""
+"""The client waits this much longer than the statement timeout, so that a working server reports the timeout first."""
 KEEPALIVE: dict[str, Any] = {
     "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000,
 }  # fmt: skip

@@ -13,7 +13,7 @@ from tidemill_contract.runtime import WorkloadSettings
 
 
 class Service(Protocol):
-    """The methods of a service, which any thread may call, except `run`."""
+    """The methods that `run_service` needs. All methods except `run` may be called from any thread."""
 
     def run(self) -> None:
         """Run the service until `stop` is called."""

@@ -95,7 +95,7 @@ class StatusServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the server. Repeated calls, and a call without `start`, are allowed."""
+        """Stop the server. Stopping the server twice, or before `start`, does no harm."""
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()

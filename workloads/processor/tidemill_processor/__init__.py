@@ -2,5 +2,5 @@
 
 import os
 
-# One Polars thread is fastest for a few thousand rows. Polars reads this variable on its first import.
+# One Polars thread is fastest for a few thousand rows. Polars reads POLARS_MAX_THREADS only on its first import.
 os.environ.setdefault("POLARS_MAX_THREADS", "1")

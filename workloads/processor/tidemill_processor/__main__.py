@@ -71,7 +71,7 @@ class Processor:
             side_inputs=SideInputs(self._registry, self._lookups),
         )
         interval = min(1.0, parse_ms(config.spec.processor.flush_interval) / 1000)
-        # A replay has no keeper, because only live aggregation versions are closed and published.
+        # A replay has no keeper, because the keeper closes and publishes only live aggregation versions.
         replaying = self._database.reader != LIVE
         trials = Trials(self._database.schema)
         self.keeper = None if replaying else Keeper(self._database.connect, self._duties, trials, interval)
@@ -146,7 +146,7 @@ class Processor:
         partly = f"{at}{told}" if kafka_ok and (told := self._lookout.kafka_partly) else ""
         silent_database = loop.link.error or (keeper.database_error if keeper is not None else "") or loop.link.slow
         return [
-            # The processor keeps reading while some brokers answer.
+            # The processor can still read from Kafka while only some brokers answer.
             Dependency(
                 "source_kafka" if at else "kafka",
                 kafka_ok and not partly,

@@ -93,7 +93,7 @@ class Database:
             connect_timeout=max(2, int(seconds or min(self._timeout, CONNECT_SECONDS))),
             **KEEPALIVE,
             application_name=f"tidemill-processor/{self._config.name}",
-            # Without JIT, because the long merge expressions take longer to compile than to interpret.
+            # JIT is off, because compiling the long merge expressions takes longer than interpreting them.
             options=f"-c TimeZone=UTC -c jit=off -c statement_timeout={statement_ms}"
             f" -c idle_in_transaction_session_timeout=10000 -c lock_timeout={statement_ms}"
             " -c client_min_messages=warning",
@@ -126,7 +126,7 @@ class Database:
     def others(
         self, connection: psycopg.Connection[tuple[Any, ...]], wanted: Collection[int]
     ) -> dict[int, AggregationStore]:
-        """Return the existing versions among `wanted`, by id."""
+        """Return the aggregation versions with an id in `wanted`, by id. Missing versions are left out."""
         return {store.id: store for _, store in self._versions(connection) if store.id in wanted}
 
     def _versions(self, connection: psycopg.Connection[tuple[Any, ...]]) -> list[tuple[str, AggregationStore]]:
@@ -145,7 +145,7 @@ class Database:
         return found
 
     def newer_generation(self, connection: psycopg.Connection[tuple[Any, ...]]) -> int | None:
-        """Return the stored generation if this process has an older configuration, or else None."""
+        """Return the generation (number) of a newer configuration in Postgres, or None if there is no newer one."""
         row = connection.execute(generation.read(self.schema)).fetchone()
         return row[0] if row and row[0] > self._config.generation else None
 

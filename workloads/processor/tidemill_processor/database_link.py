@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 8.0
 HOLDS_SECONDS = 5.0
-"""After a refused write, Postgres counts as healthy after a connection was open for this many seconds."""
+"""After a refused write, a connection must stay open for this many seconds until Postgres counts as healthy."""
 
 
 class DatabaseLink:

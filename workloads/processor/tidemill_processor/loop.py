@@ -168,7 +168,7 @@ class Loop:
             polled = self._source.poll(records, min(max(0.0, left), POLL_SECONDS))
             self._note(polled)
             if generation != self._source.generation:
-                # After a rebalance, drop the pieces, which will be read again.
+                # After a rebalance, drop the decoded records, because their partitions are read again.
                 pieces.clear()
                 break
             if polled.messages:
@@ -214,7 +214,7 @@ class Loop:
     def _note(self, polled: Polled) -> None:
         if polled.out_of_range:
             self._source.stop(polled.out_of_range)
-        # Record only failures, because received records may have been prefetched.
+        # Received records may have been prefetched, so they do not show that Kafka answers.
         if polled.failed is not None:
             self.kafka.failed(polled.failed)
 

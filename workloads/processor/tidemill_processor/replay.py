@@ -1,8 +1,8 @@
 """Lets a replay catch up with the live processors, which then take over the replay's partitions.
 
-A replay stores only events before the live processors' position in a partition. When a batch of the replay reaches this
-position, the batch's transaction marks the position. After the mark, live processors also count the partition's events
-for the replay's aggregation versions.
+A replay stores only events before the live processors' position in a partition. When a batch of the replay reaches the
+live position, the batch's transaction marks the position. After the mark, live processors also count the partition's
+events for the replay's aggregation versions.
 """
 
 from __future__ import annotations

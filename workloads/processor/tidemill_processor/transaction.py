@@ -145,7 +145,7 @@ class Committer:
             self._prepare(store)
         self._reader = database.reader
         self.handover = Handover(database, [s.id for s in stores]) if self._reader != LIVE else None
-        # The ids of further aggregation versions by partition, and these versions by id.
+        # `_marks` has the ids of further aggregation versions by partition, and `_others` has these versions by id.
         self._marks: dict[int, frozenset[int]] = {}
         self._others: dict[int, AggregationStore] = {}
 

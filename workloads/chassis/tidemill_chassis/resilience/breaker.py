@@ -34,7 +34,7 @@ class BreakerOpen(Exception):
 
 
 class _Failure(Exception):
-    """Raised inside pybreaker in place of the caller's error."""
+    """The exception with which `_fail` reports a failed call to pybreaker."""
 
 
 def _fail() -> None:
@@ -89,7 +89,7 @@ class Breaker:
 
     @property
     def state(self) -> BreakerState:
-        """The current state. An open breaker becomes half open when a call is made after the pause."""
+        """The current state. An open breaker becomes half open only with the first call after the pause."""
         return self._state
 
     @property
@@ -171,7 +171,7 @@ class Breaker:
             self._opened_at, self._pause = self._clock(), self._pause_after(self._openings)
         elif state == CLOSED:
             self._openings = 0
-        # The metric shows only the first trial call of an outage as half open, so that graphs show a single outage.
+        # After a failed trial call, the metric shows later trials as open, so that graphs show a single outage.
         shown = OPEN if state == HALF_OPEN and self._openings > 1 else state
         metrics.BREAKER_STATE.labels(name=self.name).set(_GAUGE[shown])
         metrics.BREAKER_TRANSITIONS.labels(name=self.name, state=state).inc()

@@ -46,7 +46,7 @@ class _Section(BaseModel):
 
 
 class BreakerSettings(_Section):
-    """When a circuit breaker opens (`failures` in a row), and its first and longest pause until a trial call."""
+    """The number of failures in a row that opens a circuit breaker, and the first and the longest pause."""
 
     failures: int = Field(5, ge=1, le=1_000_000)
     open_seconds: Seconds = 60.0
@@ -137,8 +137,7 @@ class ResilienceConfig(_Section):
         Raises:
             ConfigError: the file cannot be read, or a key or value of the file or the environment is wrong.
         """
-        # Merge the file into the defaults of the whole config. The defaults of a section's class are wrong for the
-        # section `redis`.
+        # Merge the file into the complete defaults, because the `redis` sections differ from their classes' defaults.
         document = _merged(cls().model_dump(), _read(path) if path is not None else {})
         variables, faults = _override(document, environ)
         try:
@@ -159,8 +158,8 @@ class ResilienceConfig(_Section):
         """Create the guards of a process.
 
         Args:
-            is_failure: by guard name, predicates that replace those of failures.py for failures.
-            is_retryable: by guard name, predicates that replace those of failures.py for retries.
+            is_failure: replacements for the default failure predicates (failures.py), by guard name.
+            is_retryable: replacements for the default retry predicates (failures.py), by guard name.
             clock: a monotonic clock, in seconds.
         """
         kinds = {

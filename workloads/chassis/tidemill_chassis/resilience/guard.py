@@ -75,7 +75,7 @@ class Policy:
         )
 
     def wait(self) -> tenacity.wait.wait_base:
-        """Return the waits before retries, for tenacity."""
+        """Return tenacity's wait strategy for the retries."""
         wait = tenacity.wait_exponential(multiplier=self.initial_seconds, exp_base=self.factor, max=self.max_seconds)
         return wait + tenacity.wait_random(0, self.jitter_seconds) if self.jitter_seconds else wait
 
@@ -83,9 +83,9 @@ class Policy:
 class Guard:
     """A circuit breaker and retries for the calls to one dependency. Threads and tasks can share a guard.
 
-    - `call` and `acall` call a function, and retry the call.
-    - `admit` allows a call whose result arrives later, and returns a ticket. `settle` reports the result of this call.
-    - `allow` allows one turn of a loop. `success` and `failure` report the result of this turn.
+    - `call` and `acall` call a function, and retry a failed call.
+    - `admit` returns a ticket for a call whose result arrives later. `settle` takes the ticket and the result.
+    - `allow` returns whether a loop may call the dependency. The loop reports the result by `success` or `failure`.
     - `look` and `alook` probe the dependency. A successful probe closes the breaker after an outage.
     """
 
@@ -107,7 +107,7 @@ class Guard:
         metrics.RETRIES.labels(name=name)
         self._sleep, self._async_sleep = sleep, async_sleep
         self._holder: tuple[object, int] | None = None
-        """The thread or task to which `allow` has allowed a trial call, and the ticket of this call."""
+        """The thread or task that may make a trial call after `allow`, and the ticket of the trial call."""
         self._wait = policy.wait()
 
     @property
@@ -167,7 +167,7 @@ class Guard:
         return result
 
     def allow(self) -> bool:
-        """Return whether a loop may call the dependency now. If so, the loop must report `success` or `failure`."""
+        """Return whether a loop may call the dependency now. A loop that makes this call must report the result."""
         if self._breaker.state == CLOSED:
             return True
         me = _current()
@@ -224,7 +224,7 @@ class Guard:
         return result
 
     def recovered(self, asked_at: float) -> None:
-        """Close the breaker, because a probe that was sent at `asked_at` (`time.monotonic()`) was answered."""
+        """Close the breaker after a successful probe, which began at `asked_at` (`time.monotonic()`)."""
         self._breaker.recovered(asked_at)
 
     def admit(self) -> int:

@@ -24,7 +24,7 @@ UNMATCHED = "unmatched"
 _KNOWN_HOSTS = 1_000
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_LEFT = "499"
-"""Status of a request with a client that disconnected before the response started, as in nginx."""
+"""The status of a request if the client disconnected before the response started, as in nginx."""
 
 
 def problem(status: int, code: str, detail: str = "", **extra: Any) -> bytes:
@@ -92,7 +92,7 @@ class HttpMetrics:
             if message["type"] == "http.response.start":
                 status = str(message["status"])
                 if _is_event_stream(message):
-                    ended = self._clock()  # for an event stream, only the time to its start counts
+                    ended = self._clock()  # the duration of an event stream is measured only until its start
             await send(message)
 
         try:

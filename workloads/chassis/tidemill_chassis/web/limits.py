@@ -1,4 +1,4 @@
-"""Limits the number of connections, and the number, size and time of the headers of a request."""
+"""Limits the number of connections, the number and size of request headers, and the time to receive the headers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _waited_for = 0
     """Number of bytes received of an incomplete head."""
     _large = False
-    """Whether the head may be too large. Only then, its exact size is computed."""
+    """Whether the head may be too large, so that the exact size of the head must be computed."""
     _too_large = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -74,7 +74,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse received data. Refuse a head that is too large or takes too long."""
+        """Parse received data. Refuse a request head that is too large."""
         before = self.cycle
         self._large = len(data) + self._waited_for > self.limits.header_bytes
         HttpToolsProtocol.data_received(self, data)
@@ -85,7 +85,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self.transport.is_closing() or self not in self.connections:
             return  # the connection was closed or became a WebSocket
-        # Bytes after a request body in the same data are not counted.
+        # Do not count data that also contains the end of an earlier request.
         if cycle is before and (before is None or before.response_complete):
             self._waited_for += len(data)
         if self._waited_for > self.limits.header_bytes:

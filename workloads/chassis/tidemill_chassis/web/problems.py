@@ -17,7 +17,7 @@ class Problem(Exception):
     """The error for a refused request.
 
     Attributes:
-        code: the kind of problem in snake case, which is stable, so that clients can compare it.
+        code: a stable name for the kind of problem, in snake case, that clients can compare.
         extra: additional members of the body, such as `parameter`.
     """
 
@@ -69,6 +69,6 @@ def retry_after(seconds: float) -> dict[str, str]:
 
 
 async def answer_problem(request: Request, error: Exception) -> Response:
-    """Answer a request with a `Problem`, as the application's exception handler."""
+    """Return the response for a `Problem` (an exception handler for FastAPI)."""
     assert isinstance(error, Problem)  # noqa: S101 - registered for this class alone
     return error.response()

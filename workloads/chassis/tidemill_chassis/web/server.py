@@ -28,7 +28,7 @@ class Status:
 
 
 class HttpServer(uvicorn.Server):
-    """Serves an application, and its status on `status_port` if this port is set."""
+    """A uvicorn server that also starts a status server, if `status_port` is set."""
 
     def __init__(self, config: uvicorn.Config, settings: WorkloadSettings, status: Status) -> None:
         super().__init__(config)

@@ -105,7 +105,7 @@ class Batch:
         )
 
     def until(self, ends: Mapping[int, int]) -> Batch:
-        """Cut the batch in each partition at the offset in `ends`."""
+        """Return the batch with only the records before their partition's offset in `ends`."""
         cut = {p: end for p, end in ends.items() if end < self.next_offsets[p]}
         if not cut:
             return self

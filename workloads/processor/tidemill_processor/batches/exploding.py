@@ -26,7 +26,7 @@ from tidemill_processor.lookups.lookups import Lookups
 MOST_BYTES, LEAST_BYTES = 1024 * 1024, 16 * 1024
 MOST_ELEMENTS = 8_000
 KEPT_BYTES = 640
-"""If raw events are stored, an element of n times this size in bytes counts as n elements."""
+"""If raw events are stored, each element of a record with n times this many bytes counts as n elements."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class ExplodingReader(BatchReader):
         weights = accumulate(map(self._weight, arrays, (len(raws[index]) for index in at)))
         taken = _number(weights, MOST_ELEMENTS)
         number = len(raws) if taken == len(at) else max(1, at[taken])
-        # Adapt the size of the next piece to the size of this piece.
+        # The next piece has the size of this piece, or twice the size if all records fitted into this piece.
         size = sum(map(len, raws[:number])) * (2 if number == len(raws) else 1)
         self._bytes = min(MOST_BYTES, max(LEAST_BYTES, size))
         return found.first(number)

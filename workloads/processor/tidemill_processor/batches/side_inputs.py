@@ -27,5 +27,5 @@ class SideInputs:
 
     @property
     def registry_answers(self) -> bool:
-        """False while the schema registry does not answer."""
+        """Whether the schema registry answers, or is not used."""
         return self.registry is None or not self.registry.error

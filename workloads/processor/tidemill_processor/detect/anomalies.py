@@ -80,7 +80,7 @@ def insert_anomalies(
 
 
 def scanner_place(aggregation_id: int) -> int:
-    """Return the key in `_kept` for anomalies in windows of an aggregation."""
+    """Return the key under which the table `_kept` counts the anomalies in an aggregation's windows."""
     return -1 - aggregation_id
 
 

@@ -43,7 +43,7 @@ HELD_STATES = 5_000
 """The maximum number of detector states in memory between batches."""
 
 Groups = OrderedDict[str, State | None]
-"""The detector states of a rule in a partition, by group. A state that is only in Postgres is None."""
+"""The detector states of a rule in a partition, by group. None stands for a state that is only in Postgres."""
 
 _VALUE = "_v"
 

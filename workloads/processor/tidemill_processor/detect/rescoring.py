@@ -76,7 +76,7 @@ class Rescorer:
         self._wall_ms = store.layout.grid.wall_ms
 
     def remember(self, connection: psycopg.Connection[Any], before: Iterable[tuple[str, ClosedWindow, State]]) -> None:
-        """Store the detector states from before each window, to judge changed windows again."""
+        """Store the detector state that preceded each window, so that a changed window can be judged again."""
         if self._store.layout.reopen_ms is None:
             return
         connection.cursor().executemany(
@@ -97,7 +97,7 @@ class Rescorer:
     def run(
         self, connection: psycopg.Connection[Any], scanned_until: int, *, careful: bool = False
     ) -> Sequence[Anomaly]:
-        """Judge some of the changed windows again, and return the stored anomalies."""
+        """Judge the next changed windows again, and return the anomalies that were found."""
         corrected = self._noted.due(connection)
         if corrected is None:
             return ()

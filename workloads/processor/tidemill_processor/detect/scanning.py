@@ -90,12 +90,12 @@ class Scanner:
                 return found.total()
 
     def _turn(self, connection: psycopg.Connection[Any]) -> tuple[bool, int | None]:
-        """Try to lock the scan for this transaction. Return success, and `scanned_until`."""
+        """Try to lock the scan, and return whether this transaction holds the lock, and `scanned_until`."""
         row = connection.execute(
             aggregations.scanned(self._schema),
             (f"{self._schema}/scan", self._store.id),
         ).fetchone()
-        # Processors of a newer generation may write columns that this process cannot read.
+        # Processors with a newer configuration may write columns that this process cannot read.
         if row is None or not row[1] or self._database.newer_generation(connection) is not None:
             return False, None
         return True, row[0]

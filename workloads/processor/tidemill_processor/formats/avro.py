@@ -30,7 +30,7 @@ from tidemill_processor.formats.registry import Schema
 from tidemill_processor.formats.schema_reader import Plan, SchemaReader, with_changed
 
 MANY = 256
-"""The number of records from which numpy reads all records together."""
+"""With at least this many records, numpy reads all records together."""
 _STREAM = re.compile(r" from <[^>]*>")
 
 

@@ -42,7 +42,7 @@ class Wanted:
 
 
 def size(x: bytes, p: int) -> tuple[int, int]:
-    """Return twice the length that is stored at index `p`, and the next index.
+    """Return the zigzag code (twice the value) of the length at index `p`, and the next index.
 
     Raises:
         BrokenError: the length is negative.

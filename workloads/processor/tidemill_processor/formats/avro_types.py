@@ -45,7 +45,7 @@ class AvroSchema:
             raise ValueError(f"{type(error).__name__}: {error}") from None
 
     def node(self, written: Any) -> Node:
-        """Return a type as an object, with names resolved and unions as the type `union`."""
+        """Return the definition of a type as a dict, in which a union has the type `union`."""
         if isinstance(written, str):
             named = self.named.get(written)
             return {"type": written} if named is None else named
@@ -108,7 +108,7 @@ class AvroSchema:
 
 
 def written_as(field: FieldSpec, node: Node | None) -> FieldSpec:
-    """Return the field with the timestamp format that is used when a record is converted to JSON."""
+    """Return the field with the timestamp format that values of this Avro type have after a conversion to JSON."""
     kind = "" if node is None else str(node.get("logicalType", ""))
     if field.type != "timestamp" or kind not in _TIMES:
         return field
@@ -120,7 +120,7 @@ def written_as(field: FieldSpec, node: Node | None) -> FieldSpec:
 
 
 def counted_as(field: FieldSpec, node: Node | None) -> FieldSpec | None:
-    """Return the field with the timestamp format of generated code, or None if generated code cannot read the field."""
+    """Return the field with the timestamp format that generated code reads, or None if the type cannot be read."""
     kind = "" if node is None else str(node.get("logicalType", ""))
     if field.type != "timestamp" or kind not in _TIMES:
         return field

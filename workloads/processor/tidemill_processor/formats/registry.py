@@ -139,7 +139,7 @@ class Registry:
                 self.error = ""
 
     def close(self) -> None:
-        """Close the connections. The next request opens new connections."""
+        """Close the connections. A later request to the registry opens new connections."""
         if self._client is not None:
             self._client[1].__exit__()
             self._client = None

@@ -212,7 +212,7 @@ class SchemaReader(ABC):
         return self._plain.values(events, name)
 
     def put(self, events: Sequence[Any], name: str, values: Sequence[Any]) -> None:
-        """Set a field of the events, such as the partition or the key of a record."""
+        """Set a field of the events to `values`, for example to the keys of the records."""
         self._plain.put(events, name, values)
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:

@@ -24,7 +24,7 @@ KINDS: tuple[Kind, ...] = (
 )  # fmt: skip
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = {True: 30.0, False: 4.0}
-"""The maximum pause in seconds before a retry (True: the cause is in data or code, False: in a server)."""
+"""The maximum pause in seconds before a retry: True for errors in data or code, False for errors of a server."""
 TOLD_AFTER_SECONDS = 60.0
 """A failure that a server or a lock causes is written to `_held_up` after this many seconds."""
 

@@ -18,7 +18,7 @@ from tidemill_contract.tables.readers import LIVE
 from tidemill_processor.database import Database
 
 MOST = 10_000
-"""The maximum number of ids of one reader to delete in one pass."""
+"""The maximum number of ids that one pass deletes for each reader (the live processors, or a replay)."""
 ALL = 2**63 - 1
 
 
@@ -32,7 +32,7 @@ class Forgetter:
 
     @classmethod
     def of(cls, connection: psycopg.Connection[Any], database: Database, config: PipelineConfig) -> Forgetter | None:
-        """Return the forgetter of a pipeline, or None if the pipeline never had dedupe."""
+        """Return a `Forgetter`, or None if the pipeline has never used dedupe."""
         row = connection.execute(dedupe.exists(database.schema)).fetchone()
         return cls(database, config) if row is not None and row[0] else None
 

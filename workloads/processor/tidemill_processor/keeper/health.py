@@ -19,7 +19,7 @@ _WORDS = {
     "forgetting": ("forget",),
 }
 _IF_FAILING = ("forgetting",)
-"""Keys that /health has only during a failure, because few pipelines have these tasks."""
+"""Tasks that /health shows only if they fail, because few pipelines have these tasks."""
 
 
 @dataclass(frozen=True)

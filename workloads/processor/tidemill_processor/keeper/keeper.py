@@ -1,6 +1,6 @@
 """The keeper: a thread that closes windows, scans them for anomalies, publishes them and sends live changes.
 
-Every replica has a keeper. A task that must not run twice takes a lock.
+Every replica has a keeper. A task that only one replica may run at a time takes a lock.
 """
 
 from __future__ import annotations

@@ -45,7 +45,13 @@ class Fit:
 
 
 def fit(letters: Iterable[DeadLetter], room: int, spare: int) -> Fit:
-    """Choose the dead letters to store: `room` bytes for whole letters, and `spare` bytes for letters without value."""
+    """Choose which dead letters to store.
+
+    Args:
+        letters: the dead letters of a batch.
+        room: the remaining quota in bytes.
+        spare: the size in bytes by which letters without value may exceed `room`.
+    """
     found = Fit()
     values, full = MAX_BATCH_VALUES, False
     for letter in letters:

@@ -33,7 +33,7 @@ _PARTS = {
     "password": ("password",),
     "sslmode": ("sslmode",),
 }
-"""The keys of the Secret for each connection setting."""
+"""For each connection setting, the keys under which the Secret may contain the setting."""
 _FILES = {"sslrootcert": "ca.crt", "sslcert": "tls.crt", "sslkey": "tls.key"}
 
 

@@ -79,7 +79,7 @@ class RowDecoder:
         return pl.DataFrame(found)
 
     def text(self, verdict: InvalidEvent) -> str:
-        """Return the message for an invalid row, with the source's name for the key."""
+        """Return the message for an invalid row, which calls the key field by its name in the source."""
         text = verdict.detail or str(verdict.reason)
         return text.replace(_NAME, self._key) if verdict.field == _NAME else text
 

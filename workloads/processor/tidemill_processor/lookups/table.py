@@ -52,7 +52,7 @@ class Contents:
     """The rows of a lookup, kept up to date by applying changes in order."""
 
     def __init__(self, schema: pl.Schema) -> None:
-        """Create contents without rows, with the columns of `schema`."""
+        """Create an empty table with the columns of `schema`."""
         self._rows = pl.DataFrame(schema=schema)
         self._changes = pl.DataFrame(schema={**schema, GONE: pl.Boolean()})
 

@@ -36,7 +36,7 @@ class Aggregated:
     """The partial results and the late events of one batch and one aggregation.
 
     Attributes:
-        rows: the partial results, for windows that end after `_after_ms`.
+        rows: the partial results. A row counts only in windows that end after the row's `_after_ms`.
         late: the events that are late for at least one window.
         doubtful: whether `late` may be wrong, because stored sessions may have changed.
         reopening: the number of late events that change closed windows.
@@ -63,8 +63,8 @@ def aggregate(
     late = frame.select(INDEX, TIME, PANE).clear()
     cut = pl.lit(NO_CUT, dtype=pl.Int64).alias(AFTER)
     shut = plan.shut(closed_until)
-    # An event is late for its first window if the event's pane has ended. If the event's last window has ended too,
-    # the event is late for all its windows.
+    # An event is late for its first window if the event's pane (a part of hopping windows) has ended. If the event's
+    # last window has ended too, the event is late for all its windows.
     if shut is not None and frame.height:
         missed = pl.col(PANE) < plan.grid.start_of(shut)
         late = frame.filter(missed).select(INDEX, TIME, PANE)

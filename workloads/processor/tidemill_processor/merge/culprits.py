@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def without_culprits(batch: Batch, error: Exception, storable: Callable[[Batch], bool]) -> Batch:
-    """Find the events that Postgres refuses by bisection, and return the batch with these events as dead letters.
+    """Return the batch with dead letters in place of the events that Postgres refuses, which a bisection finds.
 
     Raises:
         Exception: the given `error`, if Postgres refuses none of the events.

@@ -1,11 +1,11 @@
 """Leaves out duplicate events (`spec.source.dedupe`), and remembers the ids of events that count.
 
 The first event with an id counts. A later event with the same id is a duplicate if the event times differ by at most
-the window.
+the dedupe window.
 
 Before the batch's transaction, the process reads which ids are remembered, and finds the events that count. In the
 transaction, the process locks the remembered ids, and stores the ids of events that count. If another processor has
-stored some of these ids meanwhile, the transaction is rolled back, and the process begins again (`Overtaken`).
+stored some of these ids meanwhile, the transaction is rolled back (`Overtaken`), and the batch is processed again.
 
 Ids and positions are stored in the same transaction, so a crash cannot separate them. Each reader (the live processors,
 or a replay) remembers ids separately (see `tables/inputs/dedupe`).
@@ -45,7 +45,7 @@ class Memory:
 
     Attributes:
         reader: the name of the reader.
-        partitions: the partitions whose events count for the reader's versions, or None for all partitions.
+        partitions: the partitions whose events count for this reader, or None for all partitions.
         known: the ids in the batch that the reader remembers, with the event times.
     """
 
@@ -84,7 +84,7 @@ class Judge:
         return found.select(INDEX, PARTITION, TIME, ID)
 
     def judge(self, batch: Batch, memories: Sequence[Memory]) -> Firsts:
-        """Find the events of a batch that count. The first memory belongs to the reader of this process."""
+        """Find the events of a batch that count. `Firsts.batch` is the result for the first memory."""
         ids = self.ids(batch.frame)
         frames, new, duplicates = {}, {}, Counter[int]()
         for memory in memories:
@@ -106,11 +106,11 @@ class Firsts:
 
     Attributes:
         batch: the batch without duplicates.
-        frames: the events that count for the versions of each reader, or empty without dedupe.
+        frames: the events that count for each reader, or empty without dedupe.
         new: the ids that each reader must remember.
         duplicates: the number of duplicates in each partition.
         judge: the judge that found the duplicates, or None without dedupe.
-        memories: the memories that the judge used.
+        memories: the remembered ids of each reader, with which the duplicates were found.
     """
 
     batch: Batch
@@ -126,11 +126,11 @@ class Firsts:
         return self.duplicates.total()
 
     def frame(self, reader: str) -> pl.DataFrame:
-        """Return the events that count for the versions of a reader."""
+        """Return the events that count for a reader."""
         return self.frames.get(reader, self.batch.frame)
 
     def cut(self, batch: Batch) -> Firsts:
-        """Find the events that count in a part of the original batch (with duplicates)."""
+        """Find the events that count in a part of the original batch, which still contains duplicates."""
         return Firsts(batch) if self.judge is None else self.judge.judge(batch, self.memories)
 
 
@@ -161,8 +161,8 @@ class Ids:
         Args:
             connection: the connection to Postgres.
             batch: the batch.
-            stores: the versions for which all partitions of the batch count.
-            further: for each reader of further versions, the partitions that count.
+            stores: the aggregation versions that count the events of all partitions.
+            further: for each other reader, the partitions whose events count.
         """
         if self._judge is None:
             return Firsts(batch)
@@ -179,7 +179,7 @@ class Ids:
     def remember(self, connection: psycopg.Connection[Any], firsts: Firsts, reached: Iterable[int | None]) -> None:
         """Store the ids of events that count. Call this in the batch's transaction, before aggregations are locked.
 
-        An id is deleted after the watermark has passed the event time and `reached` by more than the window.
+        An id is kept until the watermark exceeds the event time and all times in `reached` by the dedupe window.
 
         Args:
             connection: the connection to Postgres.

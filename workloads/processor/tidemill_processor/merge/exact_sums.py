@@ -28,7 +28,7 @@ def _spread(plan: AggregationLayout) -> list[str]:
 
 
 def deviating(frame: pl.DataFrame, plan: AggregationLayout, keys: Sequence[str]) -> pl.DataFrame:
-    """Return the frame with a column of deviations for each field with a variance."""
+    """Add a column with the distances from the group's least value, for each field with a variance."""
     found = []
     for name in _spread(plan):
         value = numeric(name, frame)

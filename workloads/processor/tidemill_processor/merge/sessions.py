@@ -53,7 +53,7 @@ def aggregate_sessions(
         closed_until: the time (epoch ms) up to which windows are closed, or None if no window is closed.
         epochs: the epoch of each partition, which decides the order for `first` and `last` if the topic was deleted and
             created again.
-        standing: a function that compares events with stored sessions. It is called only for events that may be late.
+        standing: a function that compares events that may be late with the stored sessions.
     """
     assert plan.gap_ms is not None  # noqa: S101 - for the type checker
     cut = (pl.col(TIME) // plan.size_ms + 1) * plan.size_ms
@@ -81,7 +81,7 @@ def _groups(plan: AggregationLayout) -> list[str]:
 def _numbered(frame: pl.DataFrame, plan: AggregationLayout) -> pl.DataFrame:
     groups = _groups(plan)
     frame = frame.sort([*groups, TIME], maintain_order=True)
-    # An event before the end of the previous event's session belongs to that session.
+    # An event that comes before the previous event's end (`_end_ms`) belongs to the same session.
     fresh = pl.col(TIME) >= pl.col(END).shift(1)
     for name in groups:
         fresh = fresh | pl.col(name).ne_missing(pl.col(name).shift(1))
@@ -143,7 +143,7 @@ class SessionMerger:
         takes = "true" if shut is None else f"t.window_end > {from_ms(str(shut))}"
         if self._plan.reopen_ms is not None and closed_until is not None:
             closed = f"(window_end <= {from_ms(str(closed_until))})::integer"
-            values[-1] = f"coalesce({quote(REVISION)}, 0) + {closed}"  # the revision is the last value
+            values[-1] = f"coalesce({quote(REVISION)}, 0) + {closed}"  # the last of `values` is the revision
         for nulls, part in _by_nulls(rows, self._plan):
             connection.execute(
                 f"WITH gone AS (DELETE FROM {self._table} AS t USING {self._temp} AS b"
@@ -156,7 +156,7 @@ class SessionMerger:
     def put_sql(self) -> tuple[str, str]:
         """Return the CTEs and the INSERT that merge overlapping sessions and store the merged sessions.
 
-        A session that was merged into an earlier session becomes an empty row with the same start and end.
+        A session that was merged into an earlier session becomes an empty row, whose start equals its end.
         """
         plan = self._plan
         groups = [quote(name) for name, _ in plan.group_by]

@@ -41,7 +41,7 @@ Entry = dict[str, Any]
 
 
 class Live:
-    """Sends changed rows to live clients, and the times up to which windows are closed."""
+    """Sends changed rows, and the times up to which windows are closed, to live clients."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class Live:
         }  # fmt: skip
         try:
             with connection.transaction():
-                # Do not read rows of a newer generation, which may have unknown columns.
+                # Do not read rows if there is a newer configuration, because the rows may have unknown columns.
                 if self._database.newer_generation(connection) is not None:
                     return 0
                 rows = list(self._readers[name].read(connection, first, last, revs=revs, limit=MAX_ROWS + 1))

@@ -1,7 +1,7 @@
 """Publishes results, anomalies and dead letters from Postgres to Kafka, at least once.
 
-A row counts as published after Kafka has acknowledged the record. If a crash comes first, the record is published again
-with the same `id` header.
+A row counts as published after Kafka has acknowledged the record. After a crash before the acknowledgement, the record
+is published again with the same `id` header.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class Publisher:
             row = connection.execute(aggregations.published(self._schema), (store.id,)).fetchone()
             if row is None or (row[0] is not None and row[0] >= closed_until):
                 return 0
-            # Processors of a newer generation may write columns that this process cannot read.
+            # Processors with a newer configuration may write columns that this process cannot read.
             if self._database.newer_generation(connection) is not None:
                 return 0
             span = reader.span(connection, row[0], closed_until, panes)

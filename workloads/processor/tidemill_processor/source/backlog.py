@@ -24,7 +24,7 @@ class Backlog:
         self._news: tuple[dict[int, int], float] | None = None
 
     def reached(self, partition: int, position: Position) -> int:
-        """Return the offset of the next record, not counting transaction markers that were already read."""
+        """Return the offset up to which a partition was read, including transaction markers at its end."""
         read = self._source.end_read(partition)
         if read > position.next_offset:
             self._read_to[partition] = position, read

@@ -25,7 +25,7 @@ PRODUCER_TUNING: Mapping[str, Any] = {
     # Report only failed deliveries, because delivery reports take time.
     "delivery.report.only.error": True,
     "compression.type": "lz4",
-    # Records of the output topics have the same maximum size.
+    # The output topics have the same limit for the size of a record.
     "message.max.bytes": MAX_RECORD_BYTES,
     "partitioner": "murmur2_random",
     **RECONNECTING,

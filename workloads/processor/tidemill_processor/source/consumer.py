@@ -1,6 +1,7 @@
 """Reads the source topic with Quix Streams' consumer.
 
-Newly assigned partitions are paused. The loop reads their positions from Postgres, seeks, and resumes the partitions.
+Newly assigned partitions are paused. The loop reads the partitions' positions from Postgres, seeks, and resumes the
+partitions.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from tidemill_processor.source.topic_admin import TopicAdmin
 log = logging.getLogger(__name__)
 
 CONSUMER_TUNING: Mapping[str, Any] = {
-    # The default of 1 s is too long for a fast consumer.
+    # The default pause of 1 s after a full queue would slow down a fast consumer.
     "fetch.queue.backoff.ms": 5,
     "queued.min.messages": 200_000,
     # This setting limits the memory of prefetched records.
@@ -94,7 +95,7 @@ class Source:
         self._had: frozenset[int] = frozenset({0})
 
     def subscribe(self, slots: Slots | None = None) -> None:
-        """Join the consumer group for the topics of `slots`, or of the current slots if None."""
+        """Join the consumer group for the topics of `slots` (by default, the current slots)."""
         topics = list((self.slots if slots is None else slots).topics)
         if not topics:  # none of the listed topics exists
             self._consumer.unsubscribe()  # type: ignore[no-untyped-call]
@@ -102,7 +103,7 @@ class Source:
         self._consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     def learn(self, slots: Slots) -> None:
-        """Use new slots, and pause all partitions if the slots have changed."""
+        """Use new slots (numbers of partitions), and pause all partitions if the slots have changed."""
         if slots == self.slots:
             return
         if slots.topics != self.slots.topics:
@@ -207,7 +208,7 @@ class Source:
         """Start reading assigned, paused partitions at the offsets in `positions`.
 
         Raises:
-            KafkaException: seeking failed for another reason.
+            KafkaException: seeking failed. The error `_STATE` is not raised: the partition stays paused.
         """
         for partition, offset in positions.items():
             try:
@@ -244,7 +245,7 @@ class Source:
             log.debug("offsets not reported: %s", error)
 
     def ends(self) -> dict[int, int]:
-        """Return the end offsets of the assigned partitions, or else of the previously assigned partitions.
+        """Return the end offsets of the assigned partitions or, without an assignment, of the previous partitions.
 
         Raises:
             KafkaException: no end is known.
@@ -262,10 +263,10 @@ class Source:
         return self._ends_read.get(partition, -1)
 
     def describe(self) -> dict[str, tuple[str, int]]:
-        """Return the id and the number of partitions of each topic.
+        """Return the id and the number of partitions of each topic. Missing topics of a list are left out.
 
         Raises:
-            KafkaException: Kafka is not reachable, or the topic does not exist. Of a list, topics may be missing.
+            KafkaException: Kafka is not reachable, or the pipeline's only topic does not exist.
         """
         return self._admin.describe(self.slots.topics, several=self._several)
 

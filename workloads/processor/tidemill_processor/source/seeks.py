@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError
 log = logging.getLogger(__name__)
 
 GAP_SIGHTINGS = 2
-"""If this many seeks lead to the same later offset, this offset is accepted."""
+"""A seek that ends at a greater offset is accepted after this many earlier seeks with the same result."""
 
 
 class Seeks:

@@ -29,7 +29,7 @@ class TopicAdmin:
         """Return each topic's id and number of partitions.
 
         Raises:
-            KafkaException: a topic does not exist, or Kafka is not reachable.
+            KafkaException: a topic does not exist (and `several` is false), or Kafka is not reachable.
         """
         if not topics:
             return {}
@@ -50,7 +50,7 @@ class TopicAdmin:
         """Return the end offsets of partitions, by slot. `places` has the slot of each partition.
 
         Raises:
-            KafkaException: no end is known, or, if `places` is empty, Kafka is not reachable.
+            KafkaException: Kafka reports no end offset, or is not reachable.
         """
         if not places:
             result_of(self._admin.describe_cluster(request_timeout=ASK_SECONDS))

@@ -36,7 +36,7 @@ ABORT_SECONDS = 5.0
 LEAVE_SECONDS = 5.0
 """How long (seconds) the process may take to leave the consumer group."""
 _ROOM_MS = 10_000
-"""The timeout of a transaction is this many milliseconds longer than one call and one flush interval."""
+"""The timeout of a transaction is the timeout of a call plus the flush interval plus this many milliseconds."""
 _LEAST_POLL_MS = 300_000
 
 _CONSUMER: Mapping[str, Any] = {
@@ -147,7 +147,7 @@ class StageApplication:
         """Process records until `stop()` is called, or until the process gets SIGTERM or SIGINT.
 
         Raises:
-            Exception: Kafka has failed. Nothing in the open transaction is kept.
+            Exception: Kafka has failed, and the open transaction is lost.
         """
         self._application.run()
 

@@ -63,7 +63,7 @@ class UserFunction:
         sys.modules[_MODULE] = module
         try:
             exec(code, module.__dict__)  # noqa: S102 - running the user's code is the purpose of the stage
-        except BaseException as error:  # Some errors, such as a panic in Polars, are not an Exception.
+        except BaseException as error:  # Some errors, such as a panic in Polars, do not inherit from Exception.
             raise LoadError(f"{self.path.name} cannot be imported: {self._told(error)}") from error
         self._call = self._found(getattr(module, self.name, None))
 

@@ -1,6 +1,6 @@
 """Tells the operator why the stage is waiting.
 
-The reason is the metadata of an offset in a separate consumer group.
+The reason is stored as the metadata of an offset in a separate consumer group.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MOST_CHARACTERS = 1_000
 _AGAIN_SECONDS = 3_600.0
 """The reason is written again after this many seconds, because Kafka deletes offsets of a group without members."""
 _WAITS_AGAIN_SECONDS = 10.0
-"""A waiting stage writes the reason again after this many seconds, because another replica may have replaced it."""
+"""A waiting stage writes the reason again after this many seconds, because other replicas can overwrite the reason."""
 
 
 class Notes:

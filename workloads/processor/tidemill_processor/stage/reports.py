@@ -1,4 +1,4 @@
-"""What the stage sends to a worker at the start (`Order`), and what the worker sends (`Report`), as lines of JSON."""
+"""The messages between the stage and a worker, as lines of JSON: an `Order` to the worker, and `Report`s back."""
 
 from __future__ import annotations
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from tidemill_contract.grids import Grid
 
 CONFIRMATIONS = 3
-"""Suspect event times are accepted after this many events in a row beyond maxAdvance."""
+"""Suspect event times are accepted after this many suspect events in a row."""
 
 STALE_MS = 10_000
-"""An idle partition must have been found empty in the last STALE_MS milliseconds."""
+"""A partition counts as idle only if the partition was found empty in the last STALE_MS milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class PartitionTime:
     def observe(self, times: Sequence[int], *, max_advance_ms: int, now_ms: int) -> PartitionTime:
         """Return the progress after events with these event times (in offset order) arrived at wall time `now_ms`.
 
-        The limit for an event time is the maximum, plus maxAdvance, plus the time since events last arrived. An event
-        time beyond the limit is suspect. CONFIRMATIONS consecutive suspect event times are accepted. An event time
-        within the limit clears the list of suspect event times.
+        The limit for an event time is `maximum` plus maxAdvance plus the time since events last arrived. An event time
+        beyond the limit is suspect. `maximum` also advances after CONFIRMATIONS suspect event times in a row. An event
+        time within the limit clears the list of suspect event times.
         """
         if not times:
             return self
@@ -95,8 +95,8 @@ def advance(
 ) -> ReaderTime:
     """Return the clock at wall time `now_ms`.
 
-    The watermark is the smallest `maximum` of all partitions that are not idle, minus maxDisorder. A partition that is
-    not idle and has no accepted event time holds the watermark back.
+    The watermark is the smallest `maximum` of all partitions that are not idle, minus maxDisorder. The watermark does
+    not advance while a partition that is not idle has no accepted event time.
 
     If some partitions are idle, the watermark advances only after a check that these partitions are still empty. If all
     partitions are idle, the watermark advances with the wall clock, starting from the greatest event time.

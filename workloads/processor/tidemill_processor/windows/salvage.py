@@ -17,7 +17,7 @@ from tidemill_processor.keeper.skipped import Skip
 from tidemill_processor.windows.reader import WHOLE, Cut, Query, WindowReader
 
 MOST_PROBES = 400
-"""The maximum number of queries (approximately) in a search for unreadable windows."""
+"""The approximate maximum number of queries in a search for unreadable windows."""
 MOST_HALVES = 40
 _NOTHING = Cut(first_ms=1, last_ms=0)
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -46,7 +46,7 @@ class Salvage:
         """Yield the windows in the form of `WindowReader.rows`.
 
         Raises:
-            Exception: not even an empty part can be read, so the cause is not a row but, for example, a missing column.
+            Exception: the query fails even if it selects no windows, for example because a column is missing.
         """
         if (error := self._failure(_NOTHING)) is not None:
             raise error

@@ -27,5 +27,5 @@ def spread(moments: Moments, level: float = 0.0) -> float:
 
 
 def floored(deviation: float, level: float) -> float:
-    """Return the deviation, but at least a millionth of the level and at least 1e-9."""
+    """Return the greatest of `deviation`, a millionth of `level`, and 1e-9."""
     return max(deviation, abs(level) * 1e-6, 1e-9)

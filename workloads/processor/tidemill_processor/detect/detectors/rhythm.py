@@ -31,7 +31,7 @@ def usual(rhythm: State, at_ms: int) -> float | None:
 
 
 def learn(rhythm: State, at_ms: int, value: float) -> State:
-    """Return the rhythm with one more value. A value from one of the previous 23 hours is ignored."""
+    """Return the rhythm with one more value. A value that is 1 to 23 hours before the current hour is ignored."""
     hour = at_ms // HOUR_MS
     if hour == rhythm["hour"]:
         return {**rhythm, "count": rhythm["count"] + 1, "sum": rhythm["sum"] + value}

@@ -13,7 +13,7 @@ from typing import Any
 Tail = list[Any]
 KEPT = 50
 SHARE = 20
-"""The tail keeps 1 / SHARE of all sizes, but at least LEAST and at most KEPT sizes."""
+"""Of n sizes, the tail keeps the greatest n / SHARE, but at least LEAST and at most KEPT sizes."""
 LEAST = 5
 MEMORY = 8_000
 """When this many sizes were added, half of the sizes are removed."""
@@ -43,6 +43,6 @@ def learn(tail: Tail, size: float) -> Tail:
         bisect.insort(kept, max(float(f"{size:.6g}"), _NOTHING))
         kept = kept[-room:]
     if n >= MEMORY:
-        # Keep every second size, but not the greatest.
+        # Remove every second size, and always the greatest.
         n, kept = n // 2, kept[::2][: len(kept) // 2]
     return [n, kept]
