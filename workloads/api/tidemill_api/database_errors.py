@@ -61,7 +61,7 @@ def outage(error: BaseException) -> bool:
 
 
 def of_one_table(error: BaseException) -> bool:
-    """Return whether an error may affect only one table."""
+    """Return whether other tables may be readable in spite of the error."""
     return (getattr(error, "sqlstate", None) or "")[:2] in ("42", "XX") or not outage(error)
 
 

@@ -100,7 +100,7 @@ class Slow(Exception):
 
 
 class Allowance:
-    """Limits how slowly a client may read a streamed answer.
+    """Detects clients that read a streamed answer too slowly.
 
     Each byte that is read gives the client more time, up to PATIENCE_SECONDS.
     """

@@ -29,7 +29,7 @@ class Ledger:
 
     @property
     def seen(self) -> list[int]:
-        """The revisions after `complete` that were sent."""
+        """The sent revisions that are greater than `complete`."""
         return sorted(self._seen)
 
     @property
@@ -63,7 +63,7 @@ class Ledger:
         return self._change(rev, rows)
 
     def look(self, rev: int, closed_until_ms: int | None) -> None:
-        """Store the newest revision in the database, and the time up to which windows are closed."""
+        """Remember the newest revision of the database, and the time up to which windows are closed."""
         self.expected = rev
         if self.complete >= rev:
             # later commits change no window before this time

@@ -36,7 +36,7 @@ T = TypeVar("T")
 FETCH_ROWS = 2_000
 READ_LIMIT = 5_000
 QUICK_SECONDS = 1.0
-"""Time for which descriptions and listings are used without a query to the database."""
+"""Seconds for which the cache answers requests for descriptions and listings without a query to the database."""
 
 
 async def read_state(connection: Connection, model: PipelineModel, aggregation: str, version: int) -> State:
@@ -51,14 +51,14 @@ async def read_state(connection: Connection, model: PipelineModel, aggregation: 
         raise unavailable("pipeline_not_ready", f"{aggregation} is not set up yet; try again in a moment", 5)
     identity, rev, closed_until, watermark, *fed = row
     feeds = Feeds.read(*fed)
-    # The identity contains the generation of the spec, because another spec can give the same names another meaning.
+    # The identity contains the generation of the spec, because a new spec can give the same names a new meaning.
     return State(f"{identity}/{model.config.generation}/{feeds.layout}", rev, closed_until, watermark, feeds)
 
 
 async def read_windows(
     connection: Connection, query: AggregateQuery, state: State
 ) -> tuple[list[tuple[Any, ...]], str]:
-    """Return at most `limit + 1` rows of a query, and its SQL. The last row shows that there are more rows."""
+    """Return the rows and the SQL of a query. A row after the first `limit` rows shows that there is another page."""
     reduced = sql.narrowed(_over(query, state))
     binder = Binder()
     horizon = sql.horizon_sql(reduced, binder)
@@ -207,7 +207,7 @@ class Answers:
     async def stream_windows(
         self, model: PipelineModel, query: AggregateQuery, writer_of: WriterOf, deadline: Deadline | None
     ) -> Stream:
-        """Return windows as a stream. The first rows are read at once, so that an error can set the status code.
+        """Return windows as a stream, after reading the first rows, so that an early error can set the status code.
 
         Raises:
             Problem: the database does not answer, or is busy.
@@ -234,7 +234,7 @@ class Answers:
     async def stream_listing(
         self, model: PipelineModel, query: ListingQuery, writer_of: WriterOf, deadline: Deadline | None
     ) -> Stream:
-        """Return a listing as a stream. The first rows are read at once, so that an error can set the status code.
+        """Return a listing as a stream, after reading the first rows, so that an early error can set the status code.
 
         Raises:
             Problem: the database does not answer, or is busy.

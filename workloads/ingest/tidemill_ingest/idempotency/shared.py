@@ -133,7 +133,7 @@ class SharedKeys:
             mine = msgspec.msgpack.encode(_Value(batch.fingerprint, self._owner, known))
             try:
                 current = await self._call(partial(self._put, batch.place, expected, mine))
-                # Redis already has this value if the client has repeated the write.
+                # Redis already has this value if the Redis client has repeated the write.
                 if current is None or (current == mine and batch.place not in self._own):
                     self._own[batch.place] = mine
                     return Claim(known)
@@ -155,7 +155,7 @@ class SharedKeys:
                 continue
             expected = current
             if value is None:
-                continue  # another release of ingest wrote the value
+                continue  # a value of another release of ingest cannot be decoded
             known = value.known
             if value.owner:
                 log.warning("%s: process %s ended during a batch; the batch is sent again", batch.pipeline, value.owner)
@@ -235,7 +235,7 @@ class SharedKeys:
         return found
 
     async def _put(self, place: Place, expected: bytes, value: bytes, *, force: bool = False) -> bytes | None:
-        """Set a key if it has the expected value (empty for no key), or else return its current value."""
+        """Set a key if the key is absent or has the value `expected`, or else return the current value."""
         pipeline, name = place
         prefix = names.ingest_keys(self._namespace, pipeline)
         keys = [f"{prefix}/{name}", f"{prefix}-index", f"{prefix}-bytes", self._owner_key(self._owner)]

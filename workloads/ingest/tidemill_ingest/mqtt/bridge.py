@@ -82,7 +82,7 @@ class Bridge:
         self._outlet.close()
 
     def _connect(self) -> bool:
-        """Connect once, and serve the connection until its end. Return whether it lasted longer than STABLE_SECONDS."""
+        """Connect once, and serve the connection. Return whether the connection lasted longer than STABLE_SECONDS."""
         try:
             login = read_login(self._secret, tls=self._spec.tls)
             connection = Connection(self._spec, self._client_id, login, self._receive)

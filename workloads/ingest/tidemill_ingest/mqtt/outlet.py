@@ -39,7 +39,7 @@ class Message:
     shrunk: bool = False
 
     def shrink(self) -> None:
-        """Mark a message that is too large as an invalid event, and truncate its value."""
+        """Truncate a message that is too large, and mark the message as an invalid event."""
         verdict = InvalidEvent(Reason.TOO_LARGE, None, f"a message of {len(self.value)} bytes")
         self.shrunk, self.value = True, QUARANTINE_PREFIX + self.value[:KEPT_BYTES]
         self.headers = [*self.headers, *quarantine.headers(verdict)]
