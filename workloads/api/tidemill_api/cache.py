@@ -116,7 +116,7 @@ class AnswerCache:
     def _landed(self, key: str, flight: asyncio.Task[tuple[Slot, bool]]) -> None:
         self._flights.pop(key, None)
         if not flight.cancelled():
-            flight.exception()  # otherwise, asyncio would log the exception
+            flight.exception()  # asyncio logs an exception that nobody retrieves
 
     def _old(self, key: str) -> Slot | None:
         slot = self._slots.get(key)

@@ -21,7 +21,7 @@ class Writer(Protocol):
         """Return the bytes before the first row."""
 
     def batch(self, rows: Sequence[Row]) -> bytes:
-        """Return the bytes of some rows.
+        """Return the bytes of the given rows.
 
         Raises:
             Problem: the format cannot express a value.

@@ -216,7 +216,7 @@ def listing_parameters(listing: listings.Listing | None, *, stream: bool = False
 
 def live_parameters(reserved: Collection[str]) -> list[Any]:
     """Return the OpenAPI descriptions of all parameters of live routes."""
-    what = "Filters on group columns. A filter applies to the aggregations that have its column"
+    what = "Filters on group columns. A filter applies to each aggregation that has the column"
     found = filters(what, any_filters(reserved))
     return [
         query("aggregations", "Names of aggregations, separated by commas. Default: all.", _names(NAME, least=1)),

@@ -1,4 +1,4 @@
-"""Tracks which revisions of an aggregation were sent to the clients of live changes.
+"""Tracks which revisions of an aggregation were sent to the connected clients.
 
 A gap between revisions means that a change is missing.
 """
@@ -12,7 +12,7 @@ from tidemill_api.live.progress import Mark
 
 
 class Ledger:
-    """The revisions of one aggregation that were sent to the clients of live changes.
+    """The revisions of one aggregation that were sent to the connected clients.
 
     Attributes:
         complete: the revision up to which no change is missing.

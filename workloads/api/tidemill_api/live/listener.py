@@ -120,7 +120,7 @@ class Listener:
         pending = self._pending.setdefault(change.aggregation, Pending())
         pending.add(change, wanted)
         if len(pending.rows) > MAX_PENDING_ROWS:
-            self.lose(change.aggregation, "too many changes waited to be read")
+            self.lose(change.aggregation, "too many changes were waiting for the client")
         self._wake.set()
 
     def lose(self, aggregation: str, reason: str = "there were too many changes at once") -> None:
@@ -172,7 +172,7 @@ class Listener:
         resume, lost = self._query.resume, dict.fromkeys(self._query.wanted, "")
         if resume is not None:
             changed = await self._resumed()
-            lost = {name: "the changes since the token are no longer known" for name in lost if name not in changed}
+            lost = {name: "the changes after `resume` are no longer known" for name in lost if name not in changed}
             messages += [message for found in changed.values() for message in found]
         self._lost = {**lost, **self._lost}
         return messages + await self._catch_up()

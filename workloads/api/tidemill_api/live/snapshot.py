@@ -81,6 +81,6 @@ class Snapshots:
 
 
 def _heard(task: asyncio.Task[Snapshot]) -> None:
-    # Otherwise, asyncio would log the exception if no request waits for the snapshot.
+    # asyncio logs an exception that nobody retrieves, for example because no request waits for the snapshot.
     if not task.cancelled():
         task.exception()

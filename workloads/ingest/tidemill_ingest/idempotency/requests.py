@@ -105,7 +105,7 @@ class _Memory:
 
 
 class Replays:
-    """Remembers the batches with an Idempotency-Key of all pipelines."""
+    """Remembers the batches that have an Idempotency-Key, for all pipelines."""
 
     def __init__(
         self,

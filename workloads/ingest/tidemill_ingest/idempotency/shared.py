@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 KEPT_SECONDS = 24 * 3600
 MAX_KEYS, MAX_BYTES = 50_000, 16 * 1024 * 1024
-"""The maximum number and bytes of the keys of each pipeline. The oldest keys are dropped first."""
+"""The maximum number and total bytes of the keys of each pipeline. The oldest keys are dropped first."""
 BEAT_SECONDS, LEASE_SECONDS = 5.0, 30
 AGAIN_SECONDS = 1.0
 _LOOK_SECONDS = 0.2
@@ -272,7 +272,7 @@ def reused() -> Problem:
 
 
 def under_way(why: str) -> Problem:
-    """Return the problem (503) for an Idempotency-Key with a first request that is still running."""
+    """Return the problem (503) for an Idempotency-Key whose first request is still running."""
     detail = f"the batch of this Idempotency-Key is already being sent ({why}): send it again later, with the same key"
     return unavailable("batch_under_way", detail, 1.0)
 
