@@ -116,7 +116,7 @@ class AnswerCache:
     def _landed(self, key: str, flight: asyncio.Task[tuple[Slot, bool]]) -> None:
         self._flights.pop(key, None)
         if not flight.cancelled():
-            flight.exception()  # asyncio logs an exception that nobody retrieves
+            flight.exception()  # retrieve the exception, because asyncio logs unretrieved exceptions
 
     def _old(self, key: str) -> Slot | None:
         slot = self._slots.get(key)
@@ -193,7 +193,7 @@ class AnswerCache:
             self.note(error)
 
     def note(self, error: Exception) -> None:
-        """Store the text of a Redis error for /health. A `BreakerOpen` keeps the earlier text."""
+        """Store the text of a Redis error for /health, unless the error only says that the circuit breaker is open."""
         if not isinstance(error, BreakerOpen):
             self.redis_error = str(error) or type(error).__name__
 

@@ -105,7 +105,7 @@ class Parts:
         self._waiting: dict[tuple[str, int | None, int], list[tuple[Row, ...]]] = {}
 
     def take(self, entry: Entry) -> Entry | None:
-        """Return the joined entry if `entry` is the last part, or None if more parts follow."""
+        """Return the complete entry, or None if more parts of the entry will follow."""
         if entry.part_of:
             key = (entry.part_of, entry.version, entry.rev)
             self._waiting.setdefault(key, []).append(entry.rows)

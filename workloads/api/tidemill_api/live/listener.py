@@ -132,7 +132,7 @@ class Listener:
             self._wake.set()
 
     def advance(self, progress: Progress) -> None:
-        """Wake `next`, which returns the queued changes and the progress."""
+        """Wake the method `next`, which returns the queued changes and the progress."""
         self._wake.set()
 
     def end(self, ending: Ending) -> None:
@@ -257,7 +257,7 @@ class Listener:
         if not self._lost and (progress is not self._sent or not messages):
             self._sent = progress
             if self._unread:
-                # The client has no rows of unreadable aggregations, so the token omits them.
+                # The client has no rows of unreadable aggregations, so the token omits these aggregations.
                 marks = {name: mark for name, mark in progress.marks.items() if name not in self._unread}
                 progress = replace(progress, marks=marks)
             messages.append(Message("progress", progress.message, progress.resume))

@@ -81,6 +81,6 @@ class Snapshots:
 
 
 def _heard(task: asyncio.Task[Snapshot]) -> None:
-    # asyncio logs an exception that nobody retrieves, for example because no request waits for the snapshot.
+    # Retrieve the exception, because asyncio logs unretrieved exceptions.
     if not task.cancelled():
         task.exception()

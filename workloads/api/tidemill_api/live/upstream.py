@@ -117,7 +117,7 @@ class Upstream:
         return self._ready.is_set()
 
     def delivered(self, aggregation: str) -> int:
-        """Return the newest revision that was passed to subscribers, for one aggregation."""
+        """Return the newest revision of `aggregation` that was passed to subscribers."""
         ledger = self._ledgers.get(aggregation)
         return ledger.label if ledger else 0
 
@@ -215,7 +215,7 @@ class Upstream:
         ledger = self._ledgers.get(name)
         if ledger is None or _replaced(ledger, standing):
             return _Found(standing)
-        # Wait for the newest changes from the Redis stream, unless changes may be missing (`_urgent`).
+        # The Redis stream delivers the newest changes, unless changes may be missing (`_urgent`).
         until = standing.state.rev if self._urgent else ledger.expected
         if ledger.complete >= until:
             return _Found(standing)

@@ -112,7 +112,7 @@ class Answers:
     async def aggregates(
         self, model: PipelineModel, query: AggregateQuery, deadline: Deadline | None
     ) -> tuple[Slot, bool]:
-        """Return a page of windows as JSON, and whether it is stale.
+        """Return a page of windows as JSON, and whether the page is stale.
 
         Raises:
             Problem: the database does not answer, and there is no older answer.
@@ -151,7 +151,7 @@ class Answers:
         return await self._get(model, what, "aggregates", ttl, compute)
 
     async def listing(self, model: PipelineModel, query: ListingQuery, deadline: Deadline | None) -> tuple[Slot, bool]:
-        """Return a page of anomalies, events or dead letters as JSON, and whether it is stale.
+        """Return a page of anomalies, events or dead letters as JSON, and whether the page is stale.
 
         Raises:
             Problem: the database does not answer, and there is no older answer.
@@ -173,7 +173,7 @@ class Answers:
         return await self._get(model, query.key, kind, ttl, compute)
 
     async def describe(self, model: PipelineModel, deadline: Deadline | None) -> tuple[Slot, bool]:
-        """Return a pipeline's description as JSON, and whether it is stale.
+        """Return a pipeline's description as JSON, and whether the description is stale.
 
         Raises:
             Problem: the database does not answer, and there is no older answer.
@@ -207,7 +207,9 @@ class Answers:
     async def stream_windows(
         self, model: PipelineModel, query: AggregateQuery, writer_of: WriterOf, deadline: Deadline | None
     ) -> Stream:
-        """Return windows as a stream, after reading the first rows, so that an early error can set the status code.
+        """Return windows as a stream.
+
+        The method reads the first rows before it returns, so that an early error can set the status code.
 
         Raises:
             Problem: the database does not answer, or is busy.
@@ -234,7 +236,9 @@ class Answers:
     async def stream_listing(
         self, model: PipelineModel, query: ListingQuery, writer_of: WriterOf, deadline: Deadline | None
     ) -> Stream:
-        """Return a listing as a stream, after reading the first rows, so that an early error can set the status code.
+        """Return a listing as a stream.
+
+        The method reads the first rows before it returns, so that an early error can set the status code.
 
         Raises:
             Problem: the database does not answer, or is busy.

@@ -25,7 +25,7 @@ MAX_BYTES = 8 * 1024 * 1024
 """The maximum size in bytes of a pipeline's outcomes in this process. The oldest outcomes are dropped first."""
 _ENTRY_BYTES = 512
 _ANSWER_SECONDS = 0.3
-"""Requests are answered this many seconds before their deadline."""
+"""Requests are answered at least this many seconds before the deadline of the request."""
 MAX_KEY_CHARACTERS = 255
 
 

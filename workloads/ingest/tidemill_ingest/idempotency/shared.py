@@ -214,7 +214,7 @@ class SharedKeys:
         if value is None:
             return
         try:
-            # If this process is still sending the batch, its value must not replace the value of another process.
+            # While this process is still sending the batch, the value must not replace the value of another process.
             await self._call(partial(self._put, place, b"", value, force=self._own.get(place) != value))
         except _AWAY:
             return
@@ -252,7 +252,7 @@ class SharedKeys:
         return bool(await self._client.exists(self._owner_key(owner)))
 
     async def _beat(self) -> None:
-        """Renew the owner key of this process, which shows that the process runs."""
+        """Renew the Redis key that shows that this process runs."""
         assert self._client is not None  # noqa: S101 - callers check that there is a client
         key = self._owner_key(self._owner)
         if await self._client.get(key) == REMEMBERED and await self._client.expire(key, self._lease):

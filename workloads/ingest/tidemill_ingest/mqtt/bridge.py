@@ -20,7 +20,7 @@ from tidemill_ingest.mqtt.outlet import Message, Outlet
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
-"""The first and the longest pause in seconds between two connections. Each pause is twice as long as the last pause."""
+"""The first and the longest pause (seconds) between two connections. Each pause doubles the previous pause."""
 STABLE_SECONDS = 10.0
 """A connection counts as stable after this many seconds."""
 FLUSH_SECONDS = 5.0
