@@ -39,7 +39,7 @@ class Server(HttpServer):
         self._services = services
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Disconnect the clients of live changes, and then stop the server."""
+        """Disconnect the WebSocket and SSE clients, and then stop the server."""
         await self._services.upstreams.leave()
         await super().shutdown(sockets)
 
@@ -77,9 +77,9 @@ def main() -> int:
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
         ws_max_size=MAX_CLIENT_MESSAGE_BYTES,
-        ws_per_message_deflate=False,  # each connection would compress the same message again
+        ws_per_message_deflate=False,  # off, because each connection would compress the same message again
     )
-    # After a clean stop, uvicorn raises the signal again. Ignore it, so that `main` returns an exit code.
+    # After a clean stop, uvicorn raises SIGTERM or SIGINT again. Ignore the signal, so that `main` returns a code.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     server = Server(config, services, upkeep)

@@ -51,7 +51,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
 
 
 Compute = Callable[[Answer | None], Awaitable[Answer | None]]
-"""A function that computes an answer, or returns None if the answer in its argument is still current."""
+"""A function that computes an answer, or returns None if the earlier answer (its argument) is still current."""
 
 
 @dataclass
@@ -116,7 +116,7 @@ class AnswerCache:
     def _landed(self, key: str, flight: asyncio.Task[tuple[Slot, bool]]) -> None:
         self._flights.pop(key, None)
         if not flight.cancelled():
-            flight.exception()  # otherwise, asyncio would log the exception
+            flight.exception()  # retrieve the exception, because asyncio logs unretrieved exceptions
 
     def _old(self, key: str) -> Slot | None:
         slot = self._slots.get(key)
@@ -177,7 +177,7 @@ class AnswerCache:
             self.redis_error = ""
             return msgspec.msgpack.decode(found, type=Answer) if isinstance(found, bytes) else None
         except msgspec.DecodeError:
-            return None  # another release of the API wrote the value
+            return None  # a value of another release of the API cannot be decoded
         except (redis.RedisError, BreakerOpen, OSError) as error:
             self.note(error)
             return None
@@ -193,7 +193,7 @@ class AnswerCache:
             self.note(error)
 
     def note(self, error: Exception) -> None:
-        """Store the text of a Redis error for /health. A `BreakerOpen` is not an error of Redis."""
+        """Store the text of a Redis error for /health, unless the error only says that the circuit breaker is open."""
         if not isinstance(error, BreakerOpen):
             self.redis_error = str(error) or type(error).__name__
 

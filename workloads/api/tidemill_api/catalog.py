@@ -55,7 +55,7 @@ class AggregationModel:
         return {metric.name: metric.function for metric, _ in self.layout.metrics}
 
     def fed(self, feeds: Feeds) -> AggregationModel:
-        """Return the aggregation with SQL in which incomplete metrics (such as recently added metrics) are null."""
+        """Return the aggregation with SQL that reads null for incomplete metrics, such as recently added metrics."""
         plan = guarded(self.layout, feeds)
         return self if plan is self.layout else replace(self, layout=plan)
 

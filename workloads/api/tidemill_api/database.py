@@ -28,14 +28,13 @@ MAX_CONNECTIONS = 4
 IDLE_SECONDS = 60.0
 CONNECT_SECONDS = 5
 MAX_STREAMS, SLOT_SECONDS = 2, 10.0
-"""Maximum number of concurrent streamed answers of a pipeline, and maximum wait for a free connection."""
+"""Maximum number of concurrent streamed answers of a pipeline, and maximum seconds to wait for a connection."""
 QUERY_SHARE = 0.8
-"""Share of the guard's timeout after which a query is ended. In the rest of the timeout, Postgres reports the end.
-"""
+"""A query is ended after this share of the guard's timeout, so that Postgres can still report the end."""
 
 
 class Pool:
-    """The connections of one pipeline's reader role to Postgres."""
+    """The Postgres connections of one pipeline, which log in as the pipeline's reader."""
 
     def __init__(self, settings: WorkloadSettings, pipeline: str, query_seconds: float) -> None:
         self._settings, self._pipeline, self._query_seconds = settings, pipeline, query_seconds
@@ -80,7 +79,7 @@ class Pool:
             async with timer:
                 return await work(connection)
         except TimeoutError:
-            # Postgres ends a statement after `statement_timeout`. A later timeout means that Postgres does not answer.
+            # Postgres ends a statement after `statement_timeout`. If a statement runs longer, Postgres does not answer.
             if not timer.expired() or time.monotonic() - connection.asked_at >= self._query_seconds:
                 raise
             raise QueryTooLong(self._query_seconds) from None
@@ -157,7 +156,7 @@ class Pool:
 
 
 class Database:
-    """The connections to Postgres of all pipelines.
+    """The Postgres connections of all pipelines.
 
     Attributes:
         error: the latest failure of Postgres, or an empty text after a success.

@@ -61,7 +61,7 @@ def outage(error: BaseException) -> bool:
 
 
 def of_one_table(error: BaseException) -> bool:
-    """Return whether an error may affect only one table."""
+    """Return whether other tables may be readable in spite of the error."""
     return (getattr(error, "sqlstate", None) or "")[:2] in ("42", "XX") or not outage(error)
 
 
@@ -82,7 +82,7 @@ def as_problem(error: BaseException, pipeline: str) -> Problem | None:
         return unavailable("pipeline_not_ready", f"{pipeline} is not set up yet; try again in a moment", 5)
     if failed(error) or isinstance(error, OSError):
         return unavailable(DATABASE_UNAVAILABLE, "the database does not answer; try again later", 5)
-    if isinstance(error, psycopg.errors.ProgramLimitExceeded):  # the sketches in one row of the answer exceed 1 GB
+    if isinstance(error, psycopg.errors.ProgramLimitExceeded):  # the approximate metrics of a row exceed 1 GB
         return Problem(
             400,
             "query_too_large",

@@ -20,7 +20,7 @@ EVERY_SECONDS = 5.0
 AGAIN_SECONDS = 1.0
 """Interval of probes after a failed probe, or while the breaker is open."""
 PROBED_PIPELINES = 5
-"""Maximum number of pipelines whose logins a probe of Postgres tries."""
+"""Maximum number of pipeline logins that one probe of Postgres tries."""
 
 
 class Upkeep:

@@ -1,4 +1,4 @@
-"""Runs the ingest service of a namespace: `python -m tidemill_ingest`."""
+"""Run the ingest service of a namespace with `python -m tidemill_ingest`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def main() -> int:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    # After a clean stop, uvicorn raises the signal again. Ignore it, so that `main` returns an exit code.
+    # After a clean stop, uvicorn raises SIGTERM or SIGINT again. Ignore the signal, so that `main` returns a code.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     log.info("ingest of %s on port %d", settings.namespace, settings.port)

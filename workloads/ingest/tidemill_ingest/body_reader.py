@@ -79,8 +79,8 @@ async def decompressed(request: Request, body: bytes, held: Held) -> bytes:
     """Return the body of a request, decompressed as its Content-Encoding header says.
 
     Raises:
-        Problem: the body is too large (413) or damaged (400), its encoding is unknown (415), or the limit of all
-            requests is reached (503).
+        Problem: the body is too large (413) or damaged (400), its encoding is unknown (415), or the memory limit
+            is reached (503).
     """
     encoding = request.headers.get("content-encoding", "")
     if len(body) > _INLINE_BYTES and encoding:
@@ -96,7 +96,7 @@ async def receive(request: Request, held: Held) -> bytes:
     """Return the body as sent by the client.
 
     Raises:
-        Problem: the body is too large (413), or the limit of all requests is reached (503).
+        Problem: the body is too large (413), or the memory limit is reached (503).
         ClientDisconnect: the client disconnected.
     """
     announced = request.headers.get("content-length", "")

@@ -42,7 +42,7 @@ class Options:
     accept_partial: bool = True
     everything: bool = False
     signed: bool = False
-    """Whether a webhook received the request. Invalid events are then no reason for an error status."""
+    """Whether a webhook received the request. Invalid events cause no error status in the answer to a webhook."""
 
     @classmethod
     def of(cls, request: Request) -> Options:

@@ -26,7 +26,7 @@ class Pipeline:
         return self.config.name
 
     def count(self, outcomes: dict[str, int]) -> None:
-        """Add numbers of events, by outcome, to the metric of ingested events."""
+        """Count events by outcome in the metric of ingested events."""
         for outcome, events in outcomes.items():
             if events:
                 metrics.EVENTS_INGESTED.labels(self.name, outcome).inc(events)
@@ -87,7 +87,7 @@ class Pipelines:
         """Return a pipeline and one of its webhooks.
 
         Raises:
-            Problem: there is no such webhook (404). The answer does not say whether there is such a pipeline.
+            Problem: there is no such webhook (404). The answer is the same if there is no such pipeline.
         """
         config = self._directory.get(name) if not self._only or name == self._only else None
         if config is not None and config.spec.takes_http:

@@ -67,7 +67,7 @@ class _Rate:
         return left
 
     def take(self, pipeline: str, count: float) -> float:
-        """Remove `count` tokens from the bucket, and return the remaining tokens. `left` must be called first."""
+        """Remove `count` tokens from the bucket, and return the rest. Call `left` first to add the new tokens."""
         left, at = self._buckets[pipeline]
         self._buckets[pipeline] = left - count, at
         return left - count

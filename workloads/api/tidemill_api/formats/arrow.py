@@ -47,7 +47,7 @@ class ArrowWriter:
         return self._schema
 
     def batch(self, rows: Sequence[Row]) -> bytes:
-        """Return a record batch with some rows.
+        """Return a record batch with the given rows.
 
         Raises:
             Problem: an integer has more than 64 bits, or a decimal more than 38 digits.

@@ -21,7 +21,7 @@ class Writer(Protocol):
         """Return the bytes before the first row."""
 
     def batch(self, rows: Sequence[Row]) -> bytes:
-        """Return the bytes of some rows.
+        """Return the bytes of the given rows.
 
         Raises:
             Problem: the format cannot express a value.
@@ -32,7 +32,7 @@ class Writer(Protocol):
 
 
 WriterOf = Callable[[Sequence[Column], Converters], Writer]
-"""A function that returns the writer of an answer, for the answer's columns and their converters."""
+"""A function that returns the writer of an answer. Its parameters are the columns and their converters."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Format:
     Attributes:
         suffix: the suffix of paths in this format, without the dot.
         writer: the function that creates the writer of a streamed answer, or None if answers are pages.
-        of_items: whether the OpenAPI document has an `itemSchema` for the body.
+        of_items: whether the OpenAPI document describes the body by the schema of each item (`itemSchema`).
     """
 
     name: str

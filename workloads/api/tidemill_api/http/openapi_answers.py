@@ -67,10 +67,10 @@ def plain(schema: str, description: str) -> dict[str, Any]:
 
 
 def fresh(schema: str, row: str | None = None, *, cached: bool = True) -> dict[str, Any]:
-    """Return the OpenAPI description of a response that the API may answer from its cache."""
+    """Return the OpenAPI description of a response that may come from the cache of the API."""
     forms = _forms(schema, row)
     names = (*(("ETag",) if cached else ()), *_STALE, *(("Tidemill-Next-Cursor",) if row else ()), "Vary")
-    text = f"A page of rows as JSON, or with `Accept` a stream of all rows up to `limit`: {STREAMED_NAMES}."
+    text = f"A page of rows as JSON, or a stream of up to `limit` rows if `Accept` asks for one of {STREAMED_NAMES}."
     return {
         "description": text if row else "The current state.",
         "headers": headers(*names, required=["Cache-Control"]),

@@ -31,7 +31,7 @@ def _durations() -> str:
 
 
 def _up_to(most: int) -> str:
-    """Return a regular expression for the numbers from 1 to `most`."""
+    """Return a regular expression that matches the whole numbers from 1 to `most`."""
     digits = str(most)
     found = [digits, *([f"[1-9][0-9]{{0,{len(digits) - 2}}}"] if len(digits) > 1 else [])]
     for at, digit in enumerate(digits):
@@ -94,7 +94,7 @@ def filters(what: str, schema: Schema) -> Any:
 
 
 def any_filters(reserved: Iterable[str]) -> Schema:
-    """Return the schema of filters for any column name. `reserved` lists the names that are not filters."""
+    """Return a schema that allows filters on any column. `reserved` lists the parameters that are not filters."""
     names = {"pattern": _FILTER, "not": {"enum": list(reserved)}}
     return {"type": "object", "propertyNames": names, "additionalProperties": TEXT}
 
@@ -216,7 +216,7 @@ def listing_parameters(listing: listings.Listing | None, *, stream: bool = False
 
 def live_parameters(reserved: Collection[str]) -> list[Any]:
     """Return the OpenAPI descriptions of all parameters of live routes."""
-    what = "Filters on group columns. A filter applies to the aggregations that have its column"
+    what = "Filters on group columns. A filter applies to each aggregation that has the column"
     found = filters(what, any_filters(reserved))
     return [
         query("aggregations", "Names of aggregations, separated by commas. Default: all.", _names(NAME, least=1)),

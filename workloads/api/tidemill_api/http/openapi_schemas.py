@@ -155,7 +155,7 @@ _DESCRIPTION = structure(
                 "invalid": INTEGER,
                 "duplicates": INTEGER,
                 "partitions": array(_PARTITION),
-                "lost": array({**OBJECT, "description": "A range of offsets that Kafka deleted before it was read."}),
+                "lost": array({**OBJECT, "description": "A range of unread offsets that Kafka deleted."}),
             },
         ),
         "counts": structure("Totals.", {"anomalies": INTEGER, "dead_letters": INTEGER}),

@@ -23,7 +23,7 @@ FINAL = "max-age=60"
 OPEN = "max-age=1, stale-while-revalidate=5"
 PART_BYTES = 64 * 1024
 PATIENCE_SECONDS, SLOWEST_BYTES_PER_SECOND = 8.0, 64 * 1024
-"""A client is disconnected if it reads nothing for this time, or more slowly than this rate."""
+"""A client is disconnected if the client reads nothing for this many seconds, or less than this rate."""
 NEXT_CURSOR = "tidemill-next-cursor"
 """Header of an incomplete stream, with the cursor of the following rows."""
 STALE_WARNING = '110 - "Response is Stale"'
@@ -100,7 +100,7 @@ class Slow(Exception):
 
 
 class Allowance:
-    """Limits how slowly a client may read a streamed answer.
+    """Detects clients that read a streamed answer too slowly.
 
     Each byte that is read gives the client more time, up to PATIENCE_SECONDS.
     """

@@ -30,7 +30,7 @@ from tidemill_chassis.resilience.config import Deadline
 from tidemill_chassis.web.problems import Problem, denied, not_found
 
 ANSWER_SECONDS, ANSWER_SHARE = 1.0, 0.1
-"""How long (seconds) before a request's deadline its query ends, and the maximum as a share of the time left."""
+"""Seconds reserved to send the answer after a query, and their maximum share of the request's remaining time."""
 PIPELINES = "/v1/pipelines"
 PIPELINE = f"{PIPELINES}/{{pipeline}}"
 AGGREGATE = f"{PIPELINE}/aggregates/{{aggregation}}"

@@ -1,4 +1,4 @@
-"""The changes of aggregations, which are encoded once for all clients with equal filters."""
+"""The changes of aggregations, encoded once for all clients with equal filters."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _WAITING = 16
 
 @dataclass(frozen=True)
 class RowFilter:
-    """Filters on the group columns of rows that are decoded from JSON."""
+    """Filters on the group columns of a row, whose values were decoded from JSON."""
 
     filters: tuple[Filter, ...] = ()
 
     def fits(self, row: Mapping[str, Any]) -> bool:
-        """Return whether a row passes the filters."""
+        """Return whether a row passes all filters."""
         return all(_fits(wanted, row.get(wanted.column)) for wanted in self.filters)
 
 
@@ -63,9 +63,9 @@ class Entry(msgspec.Struct, frozen=True):
     Attributes:
         revs: the revisions (numbers of commits) that changed the rows.
         truncated: whether the entry lacks rows because there were too many changes.
-        begin: whether the entry only reports that a processor starts to write to the stream.
-        part_of: the aggregation's name, in all parts of a split entry except the last.
-        parts: the number of earlier parts, in the last part of a split entry.
+        begin: whether the entry has no rows, but reports that a processor starts to write to the stream.
+        part_of: the aggregation's name in a part of a split entry, or empty in the last part and in other entries.
+        parts: the number of earlier parts in the last part of a split entry, or 0 in other entries.
     """
 
     aggregation: str = ""
@@ -105,7 +105,7 @@ class Parts:
         self._waiting: dict[tuple[str, int | None, int], list[tuple[Row, ...]]] = {}
 
     def take(self, entry: Entry) -> Entry | None:
-        """Return the complete entry, or None for all parts except the last."""
+        """Return the complete entry, or None if more parts of the entry will follow."""
         if entry.part_of:
             key = (entry.part_of, entry.version, entry.rev)
             self._waiting.setdefault(key, []).append(entry.rows)
@@ -122,7 +122,7 @@ class Parts:
 
 
 def keyed(rows: Sequence[Row]) -> dict[Key, Row]:
-    """Return a dictionary of rows. Its keys are the rows' group columns and `window_start`, as JSON."""
+    """Return the rows by key. A key is the JSON text of a row's group columns and `window_start`."""
     if not rows:
         return {}
     # The first columns of a row are the group columns and window_start.

@@ -70,7 +70,7 @@ async def read_changed(
     but: Sequence[int] = (),
     filters: tuple[Filter, ...] = (),
 ) -> list[Row] | None:
-    """Return the windows that have changed since the position `mark`, or None for more than READ_LIMIT windows."""
+    """Return the windows that have changed since the position `mark`, or None if there are more than READ_LIMIT."""
     aggregation = aggregation.fed(state.feeds)
     plan, table = aggregation.layout, aggregation.table
     binder = Binder()
@@ -80,7 +80,7 @@ async def read_changed(
         changed += f" AND _rev NOT IN ({listed})"
     stored = changed
     if mark.closed_until is not None and aggregation.spec.late_policy != "reopen":
-        # Panes that were closed at `mark` have not changed.
+        # Skip the rows whose windows were all closed at `mark`, because these rows have not changed.
         reach = EPOCH + (mark.closed_until - plan.size_ms) * _MS
         stored += f" AND window_start > {binder.bind(reach, 'timestamp')}"
     edges = f"SELECT min(window_start), max(window_start) FROM {table} WHERE {stored}"

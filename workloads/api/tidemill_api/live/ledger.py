@@ -1,4 +1,4 @@
-"""Tracks which revisions of an aggregation were sent to the clients of live changes.
+"""Tracks which revisions of an aggregation were sent to the connected clients.
 
 A gap between revisions means that a change is missing.
 """
@@ -12,7 +12,7 @@ from tidemill_api.live.progress import Mark
 
 
 class Ledger:
-    """The revisions of one aggregation that were sent to the clients of live changes.
+    """The revisions of one aggregation that were sent to the connected clients.
 
     Attributes:
         complete: the revision up to which no change is missing.
@@ -29,7 +29,7 @@ class Ledger:
 
     @property
     def seen(self) -> list[int]:
-        """The revisions after `complete` that were sent."""
+        """The sent revisions that are greater than `complete`."""
         return sorted(self._seen)
 
     @property
@@ -63,7 +63,7 @@ class Ledger:
         return self._change(rev, rows)
 
     def look(self, rev: int, closed_until_ms: int | None) -> None:
-        """Store the newest revision in the database, and the time up to which windows are closed."""
+        """Remember the newest revision of the database, and the time up to which windows are closed."""
         self.expected = rev
         if self.complete >= rev:
             # later commits change no window before this time

@@ -103,7 +103,7 @@ class Listener:
         self._pending: dict[str, Pending] = {}
         self._lost: dict[str, str] = {}
         self._floors: dict[str, int] = {}
-        # The error and the time of the next attempt, by unreadable aggregation.
+        # For each aggregation that cannot be read: the error, and the time of the next attempt.
         self._unread: dict[str, tuple[str, float]] = {}
         self._sent: Progress | None = None
         self._fault: Message | None = None
@@ -113,14 +113,14 @@ class Listener:
         self.ending: Ending | None = None
 
     def offer(self, change: Change) -> None:
-        """Queue a change for the client, unless the client does not want the aggregation or has the change."""
+        """Queue a change, unless the client already has the change or did not ask for the aggregation."""
         wanted = self._query.wanted.get(change.aggregation)
         if wanted is None or change.rev <= self._floors.get(change.aggregation, 0):
             return
         pending = self._pending.setdefault(change.aggregation, Pending())
         pending.add(change, wanted)
         if len(pending.rows) > MAX_PENDING_ROWS:
-            self.lose(change.aggregation, "too many changes waited to be read")
+            self.lose(change.aggregation, "too many changes were waiting for the client")
         self._wake.set()
 
     def lose(self, aggregation: str, reason: str = "there were too many changes at once") -> None:
@@ -132,7 +132,7 @@ class Listener:
             self._wake.set()
 
     def advance(self, progress: Progress) -> None:
-        """Let `next` return the queued changes and the progress."""
+        """Wake the method `next`, which returns the queued changes and the progress."""
         self._wake.set()
 
     def end(self, ending: Ending) -> None:
@@ -172,7 +172,7 @@ class Listener:
         resume, lost = self._query.resume, dict.fromkeys(self._query.wanted, "")
         if resume is not None:
             changed = await self._resumed()
-            lost = {name: "the changes since the token are no longer known" for name in lost if name not in changed}
+            lost = {name: "the changes after `resume` are no longer known" for name in lost if name not in changed}
             messages += [message for found in changed.values() for message in found]
         self._lost = {**lost, **self._lost}
         return messages + await self._catch_up()
@@ -213,7 +213,7 @@ class Listener:
                     found[name] = (rev, [Message("upsert", text) for text in texts])
             return found
 
-        # The query finds all changes that `offer` got before the query.
+        # The query also reads all changes that were passed to `offer` before the query.
         read = await self._database.run(model.name, work)
         for name, (rev, _) in read.items():
             self._settle(name, rev)
@@ -249,7 +249,7 @@ class Listener:
                 reset = {"type": "reset", "aggregation": name, "reason": reason}
                 messages.append(Message("reset", msgspec.json.encode(reset)))
             messages += [Message(kind, data) for kind, data in snapshot.messages]
-        # No `await` from here on: new progress could include changes that `messages` lacks.
+        # Do not use `await` below, because `progress` could then include changes that `messages` lacks.
         pending, self._pending = self._pending, {}
         for name, waiting in pending.items():
             messages += [Message("upsert", data) for data in waiting.messages(name, self._query.wanted[name])]
@@ -257,7 +257,7 @@ class Listener:
         if not self._lost and (progress is not self._sent or not messages):
             self._sent = progress
             if self._unread:
-                # The client has no rows of unreadable aggregations, so the token omits them.
+                # The client has no rows of unreadable aggregations, so the token omits these aggregations.
                 marks = {name: mark for name, mark in progress.marks.items() if name not in self._unread}
                 progress = replace(progress, marks=marks)
             messages.append(Message("progress", progress.message, progress.resume))

@@ -33,7 +33,7 @@ def live_router(
 
     Args:
         services: the shared services.
-        origins: the origins whose pages can open a WebSocket. Pages of the same host always can.
+        origins: the origins whose pages can open a WebSocket, in addition to pages of the API's own host.
         patience: the time limits for clients, or None for the default limits.
         places: the limits of connections without an API key, or None for the default limits.
     """

@@ -53,7 +53,7 @@ class Snapshots:
         flight = self._flights.get(key)
         if flight is not None:
             found = await asyncio.shield(flight.task)
-            # An older snapshot may lack changes, which are not repeated.
+            # An older snapshot may lack changes that are not sent again.
             if found.rev >= rev:
                 return found
         task = asyncio.create_task(self._read(model, model.aggregations[aggregation], wanted))
@@ -81,6 +81,6 @@ class Snapshots:
 
 
 def _heard(task: asyncio.Task[Snapshot]) -> None:
-    # Otherwise, asyncio would log the exception if no request waits for the snapshot.
+    # Retrieve the exception, because asyncio logs unretrieved exceptions.
     if not task.cancelled():
         task.exception()

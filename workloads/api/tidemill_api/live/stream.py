@@ -38,7 +38,7 @@ class ChangeStream:
         self._listened_at = 0.0
 
     async def read(self) -> tuple[list[Entry], bool]:
-        """Wait at most BLOCK_MS, and return new entries, and whether earlier entries may be missing.
+        """Wait up to BLOCK_MS for new entries. Return the new entries, and whether earlier entries may be missing.
 
         Raises:
             Unreachable: Redis does not answer.
@@ -75,7 +75,7 @@ class ChangeStream:
             try:
                 entries.append(read_entry(fields.get(b"d", b"")))
             except ValueError as error:
-                # the next query to the database finds the changes of the skipped entry
+                # the changes of the skipped entry are read from the database later
                 log.warning("%s: entry %s cannot be read: %s", self._stream, position.decode(), error)
         return entries
 

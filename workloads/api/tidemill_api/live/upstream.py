@@ -61,10 +61,10 @@ class Subscriber(Protocol):
         """Handle a loss of changes, after which the subscriber needs a snapshot."""
 
     def advance(self, progress: Progress) -> None:
-        """Handle new progress. All changes up to this progress were offered before."""
+        """Handle new progress, after `offer` received all changes up to this progress."""
 
     def end(self, ending: Ending) -> None:
-        """Stop, because there will be no further changes."""
+        """Handle the end of the changes."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Upstream:
         return self._ready.is_set()
 
     def delivered(self, aggregation: str) -> int:
-        """Return the newest revision of an aggregation that was passed to subscribers."""
+        """Return the newest revision of `aggregation` that was passed to subscribers."""
         ledger = self._ledgers.get(aggregation)
         return ledger.label if ledger else 0
 
@@ -174,7 +174,7 @@ class Upstream:
                 log.warning("%s: live changes are polled from Postgres; Redis: %s", self._pipeline, error)
             self._stream_error, self._urgent = str(error), True
             await asyncio.sleep(POLL_SECONDS if self._ready.is_set() else 0)
-        # Even urgent queries are at least POLL_SECONDS apart.
+        # Query the database more often if changes may be missing (`_urgent`).
         if time.monotonic() - self._looked_at >= (POLL_SECONDS if self._urgent else LOOK_SECONDS):
             await self._look(model)
         self._advance(None, {})
@@ -215,7 +215,7 @@ class Upstream:
         ledger = self._ledgers.get(name)
         if ledger is None or _replaced(ledger, standing):
             return _Found(standing)
-        # The newest changes may still come from the Redis stream, so only urgent queries read them.
+        # The Redis stream delivers the newest changes, unless changes may be missing (`_urgent`).
         until = standing.state.rev if self._urgent else ledger.expected
         if ledger.complete >= until:
             return _Found(standing)
@@ -226,7 +226,7 @@ class Upstream:
         except Exception as error:
             if not of_one_table(error):
                 raise
-            # Without rows, `_settle` makes the subscribers read a snapshot.
+            # If `rows` is None, `_settle` makes the subscribers read a snapshot.
             log.warning("%s: changes of %s cannot be read: %s", self._pipeline, name, error)
             return _Found(standing, True)
         return _Found(standing, True, rows)
@@ -281,7 +281,7 @@ def _replaced(ledger: Ledger, standing: Standing) -> bool:
 
 
 def of_another_version(entry: Entry, model: PipelineModel) -> bool:
-    """Return whether a stream entry and the current aggregation have different versions."""
+    """Return whether a stream entry belongs to another version of its aggregation."""
     aggregation = model.aggregations.get(entry.aggregation)
     return aggregation is not None and entry.version not in (None, aggregation.version)
 

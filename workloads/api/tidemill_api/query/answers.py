@@ -36,7 +36,7 @@ T = TypeVar("T")
 FETCH_ROWS = 2_000
 READ_LIMIT = 5_000
 QUICK_SECONDS = 1.0
-"""Time for which descriptions and listings are used without a query to the database."""
+"""Seconds for which the cache answers requests for descriptions and listings without a query to the database."""
 
 
 async def read_state(connection: Connection, model: PipelineModel, aggregation: str, version: int) -> State:
@@ -51,14 +51,14 @@ async def read_state(connection: Connection, model: PipelineModel, aggregation: 
         raise unavailable("pipeline_not_ready", f"{aggregation} is not set up yet; try again in a moment", 5)
     identity, rev, closed_until, watermark, *fed = row
     feeds = Feeds.read(*fed)
-    # The identity contains the generation of the spec, because another spec can give the same names another meaning.
+    # The identity contains the generation of the spec, because a new spec can give the same names a new meaning.
     return State(f"{identity}/{model.config.generation}/{feeds.layout}", rev, closed_until, watermark, feeds)
 
 
 async def read_windows(
     connection: Connection, query: AggregateQuery, state: State
 ) -> tuple[list[tuple[Any, ...]], str]:
-    """Return at most `limit + 1` rows of a query, and its SQL. The last row shows that there are more rows."""
+    """Return the rows and the SQL of a query. A row after the first `limit` rows shows that there is another page."""
     reduced = sql.narrowed(_over(query, state))
     binder = Binder()
     horizon = sql.horizon_sql(reduced, binder)
@@ -112,7 +112,7 @@ class Answers:
     async def aggregates(
         self, model: PipelineModel, query: AggregateQuery, deadline: Deadline | None
     ) -> tuple[Slot, bool]:
-        """Return a page of windows as JSON, and whether it is stale.
+        """Return a page of windows as JSON, and whether the page is stale.
 
         Raises:
             Problem: the database does not answer, and there is no older answer.
@@ -151,7 +151,7 @@ class Answers:
         return await self._get(model, what, "aggregates", ttl, compute)
 
     async def listing(self, model: PipelineModel, query: ListingQuery, deadline: Deadline | None) -> tuple[Slot, bool]:
-        """Return a page of anomalies, events or dead letters as JSON, and whether it is stale.
+        """Return a page of anomalies, events or dead letters as JSON, and whether the page is stale.
 
         Raises:
             Problem: the database does not answer, and there is no older answer.
@@ -173,7 +173,7 @@ class Answers:
         return await self._get(model, query.key, kind, ttl, compute)
 
     async def describe(self, model: PipelineModel, deadline: Deadline | None) -> tuple[Slot, bool]:
-        """Return a pipeline's description as JSON, and whether it is stale.
+        """Return a pipeline's description as JSON, and whether the description is stale.
 
         Raises:
             Problem: the database does not answer, and there is no older answer.
@@ -207,7 +207,9 @@ class Answers:
     async def stream_windows(
         self, model: PipelineModel, query: AggregateQuery, writer_of: WriterOf, deadline: Deadline | None
     ) -> Stream:
-        """Return windows as a stream. The first rows are read at once, so that an error can set the status code.
+        """Return windows as a stream.
+
+        The method reads the first rows before it returns, so that an early error can set the status code.
 
         Raises:
             Problem: the database does not answer, or is busy.
@@ -234,7 +236,9 @@ class Answers:
     async def stream_listing(
         self, model: PipelineModel, query: ListingQuery, writer_of: WriterOf, deadline: Deadline | None
     ) -> Stream:
-        """Return a listing as a stream. The first rows are read at once, so that an error can set the status code.
+        """Return a listing as a stream.
+
+        The method reads the first rows before it returns, so that an early error can set the status code.
 
         Raises:
             Problem: the database does not answer, or is busy.

@@ -190,8 +190,8 @@ class ListingQuery:
     """A query over a listing.
 
     Attributes:
-        since: the earliest time of a row (the parameter `from`).
-        until: the time before which all rows must be (the parameter `to`).
+        since: the start of the time range, inclusive (the parameter `from`).
+        until: the end of the time range, exclusive (the parameter `to`).
     """
 
     listing: Listing

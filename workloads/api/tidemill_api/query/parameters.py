@@ -51,7 +51,7 @@ _SCALARS = Member(_SCALAR.types, "a list of texts, numbers, true or false; for n
 
 
 class Parameters:
-    """The parameters of a request that are not used yet."""
+    """The parameters of a request that have not been read yet."""
 
     def __init__(self, given: dict[str, list[str]], *, split: bool) -> None:
         self.given = given
@@ -77,10 +77,10 @@ class Parameters:
 
     @classmethod
     def from_json(cls, body: bytes, members: Mapping[str, Member]) -> Parameters:
-        """Parse a JSON object of parameters, in which several values of a parameter are a list.
+        """Parse a JSON object of parameters. A list contains several values of one parameter.
 
         Raises:
-            Problem: the body is not such an object.
+            Problem: the body is not a JSON object, a value has the wrong type, or there are too many parameters.
         """
         try:
             document = msgspec.json.decode(body)

@@ -42,7 +42,7 @@ class Column:
 
     @property
     def comparable(self) -> bool:
-        """Whether filters and orders can use the column. Objects, arrays and sketches cannot be compared."""
+        """Whether requests can filter and sort by the column. Objects, arrays and sketches cannot be compared."""
         return self.kind not in ("object", "array") and self.decode is None
 
 
@@ -63,11 +63,11 @@ class Binder:
         self.values: dict[str, str] = {}
 
     def bind(self, value: Any, kind: str) -> str:
-        """Add a parameter with a value of a field type, and return its placeholder with a cast."""
+        """Add a value of the type `kind` as a parameter, and return the placeholder with a cast."""
         return self.bind_as(to_text(value), cast(value, kind))
 
     def bind_as(self, text: str, sql_type: str) -> str:
-        """Add a parameter, and return its placeholder with a cast, such as `%(p0)s::bigint`."""
+        """Add a parameter, and return the placeholder with a cast, such as `%(p0)s::bigint`."""
         name = f"p{len(self.values)}"
         self.values[name] = text
         return f"%({name})s::{sql_type}"

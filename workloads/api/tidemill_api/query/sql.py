@@ -26,7 +26,7 @@ _STAND_INS = {"string": "''", "integer": "0", "number": "0", "boolean": "false",
 
 
 def narrowed(query: AggregateQuery) -> AggregateQuery:
-    """Return the query for the rows after the cursor, with a smaller time range."""
+    """Return the query with its time range limited to the rows after the cursor."""
     page = query.page
     if page.after is None or page.order[0].column.name != "window_start" or query.fill != "none":
         return query
@@ -40,7 +40,7 @@ def narrowed(query: AggregateQuery) -> AggregateQuery:
 
 
 def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
-    """Return SQL for a time that limits a page of hopping windows, or None for other queries."""
+    """Return a SELECT of the `window_start` at which a page of hopping windows ends, or None for other queries."""
     page, plan = query.page, query.model.layout
     first = page.order[0]
     if not (plan.hopping and query.natural) or first.column.name != "window_start":
@@ -112,7 +112,7 @@ def _closed_sql(query: AggregateQuery, binder: Binder, closed_until: dt.datetime
         return "false"
     plan = query.model.layout
     if query.bucket is not None and plan.hopping:
-        # A bucket is closed when all windows with its last pane are closed.
+        # A bucket is closed when all windows that contain the bucket's last stored row are closed.
         until_ms = plan.grid.shift(epoch_ms(closed_until), 1 - plan.panes)
         closed_until = EPOCH + until_ms * _MILLISECOND
     return f"(window_end <= {binder.bind(closed_until, 'timestamp')})"
@@ -209,7 +209,7 @@ def _distinct(query: AggregateQuery) -> str:
 
 
 def _same(one: str, other: str, kind: str) -> str:
-    """Return SQL for a null-safe comparison of group columns by their type."""
+    """Return SQL that compares two columns of the type `kind`, and treats two nulls as equal."""
     # Postgres cannot use a hash join for IS NOT DISTINCT FROM.
     stand_in = f"{_STAND_INS[family(kind)]}::{SQL_TYPES[kind]}"
     return f"({one} IS NULL) = ({other} IS NULL) AND coalesce({one}, {stand_in}) = coalesce({other}, {stand_in})"

@@ -80,7 +80,7 @@ def lost(before: Known | None, total: int) -> Known:
 
 
 def bounded(known: Known) -> Known:
-    """Return the outcome, and omit positions and details if MAX_BYTES would be exceeded."""
+    """Return the outcome, without positions and details if the encoded outcome exceeds MAX_BYTES."""
     if len(msgspec.msgpack.encode(known)) <= MAX_BYTES:
         return known
     invalid = {i: (reason, field and field[:_FIELD_CHARACTERS], "") for i, (reason, field, _) in known.invalid.items()}

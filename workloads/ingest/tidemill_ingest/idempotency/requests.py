@@ -25,7 +25,7 @@ MAX_BYTES = 8 * 1024 * 1024
 """The maximum size in bytes of a pipeline's outcomes in this process. The oldest outcomes are dropped first."""
 _ENTRY_BYTES = 512
 _ANSWER_SECONDS = 0.3
-"""Requests are answered this many seconds before their deadline."""
+"""Requests are answered at least this many seconds before the deadline of the request."""
 MAX_KEY_CHARACTERS = 255
 
 
@@ -105,7 +105,7 @@ class _Memory:
 
 
 class Replays:
-    """Remembers the batches with an Idempotency-Key of all pipelines."""
+    """Remembers the batches that have an Idempotency-Key, for all pipelines."""
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class Replays:
                 raise _not_acknowledged(batch) if mine else under_way("Kafka has not acknowledged all events yet")
             if mine:
                 return task.result()
-            await asyncio.sleep(0)  # let the callback of the other task store the outcome
+            await asyncio.sleep(0)  # let the callback run that stores the outcome of the other task
 
     async def _until(self, entry: _Entry, task: asyncio.Task[Found], deadline: Deadline, *, wait: bool) -> None:
         async def first(*awaited: asyncio.Future[Any]) -> None:
@@ -189,7 +189,7 @@ class Replays:
             self._shared.settle(batch, claim.known)
             raise
         entry.queued.set_result(attempt.queued)
-        # After a cancellation here, the process stays the owner, because the outcome is unknown.
+        # If this task is cancelled here, the process stays the owner of the key, because the outcome is unknown.
         known = await attempt.end
         self._shared.settle(batch, None if known.nothing else bounded(known))
         return Found(known, False)

@@ -1,4 +1,4 @@
-"""The Lua script that Redis runs atomically."""
+"""The Lua script that sets an Idempotency-Key in Redis atomically."""
 
 from __future__ import annotations
 

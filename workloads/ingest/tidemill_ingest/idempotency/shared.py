@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 KEPT_SECONDS = 24 * 3600
 MAX_KEYS, MAX_BYTES = 50_000, 16 * 1024 * 1024
-"""The maximum number and bytes of the keys of each pipeline. The oldest keys are dropped first."""
+"""The maximum number and total bytes of the keys of each pipeline. The oldest keys are dropped first."""
 BEAT_SECONDS, LEASE_SECONDS = 5.0, 30
 AGAIN_SECONDS = 1.0
 _LOOK_SECONDS = 0.2
@@ -133,7 +133,7 @@ class SharedKeys:
             mine = msgspec.msgpack.encode(_Value(batch.fingerprint, self._owner, known))
             try:
                 current = await self._call(partial(self._put, batch.place, expected, mine))
-                # Redis already has this value if the client has repeated the write.
+                # Redis already has this value if the Redis client has repeated the write.
                 if current is None or (current == mine and batch.place not in self._own):
                     self._own[batch.place] = mine
                     return Claim(known)
@@ -155,7 +155,7 @@ class SharedKeys:
                 continue
             expected = current
             if value is None:
-                continue  # another release of ingest wrote the value
+                continue  # a value of another release of ingest cannot be decoded
             known = value.known
             if value.owner:
                 log.warning("%s: process %s ended during a batch; the batch is sent again", batch.pipeline, value.owner)
@@ -214,7 +214,7 @@ class SharedKeys:
         if value is None:
             return
         try:
-            # If this process is still sending the batch, its value must not replace the value of another process.
+            # While this process is still sending the batch, the value must not replace the value of another process.
             await self._call(partial(self._put, place, b"", value, force=self._own.get(place) != value))
         except _AWAY:
             return
@@ -235,7 +235,7 @@ class SharedKeys:
         return found
 
     async def _put(self, place: Place, expected: bytes, value: bytes, *, force: bool = False) -> bytes | None:
-        """Set a key if it has the expected value (empty for no key), or else return its current value."""
+        """Set a key if the key is absent or has the value `expected`, or else return the current value."""
         pipeline, name = place
         prefix = names.ingest_keys(self._namespace, pipeline)
         keys = [f"{prefix}/{name}", f"{prefix}-index", f"{prefix}-bytes", self._owner_key(self._owner)]
@@ -252,7 +252,7 @@ class SharedKeys:
         return bool(await self._client.exists(self._owner_key(owner)))
 
     async def _beat(self) -> None:
-        """Renew the owner key of this process, which shows that the process runs."""
+        """Renew the Redis key that shows that this process runs."""
         assert self._client is not None  # noqa: S101 - callers check that there is a client
         key = self._owner_key(self._owner)
         if await self._client.get(key) == REMEMBERED and await self._client.expire(key, self._lease):
@@ -272,7 +272,7 @@ def reused() -> Problem:
 
 
 def under_way(why: str) -> Problem:
-    """Return the problem (503) for an Idempotency-Key with a first request that is still running."""
+    """Return the problem (503) for an Idempotency-Key whose first request is still running."""
     detail = f"the batch of this Idempotency-Key is already being sent ({why}): send it again later, with the same key"
     return unavailable("batch_under_way", detail, 1.0)
 

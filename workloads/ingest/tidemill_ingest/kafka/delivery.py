@@ -82,7 +82,7 @@ async def _send_alone(
             delivery.unsure = True
             return
         except (BreakerOpen, KafkaDownError, QueueFullError, TopicFullError):
-            return  # the client sends the failed record again
+            return  # the record remains failed, so the client sends the record again
         error = one.failed.get(0)
         if error is None:
             del delivery.failed[index]

@@ -88,7 +88,7 @@ class Pending:
 
 
 class Ticket:
-    """Reports the outcome of a request to the circuit breaker. Further reports have no effect."""
+    """Reports the outcome of one request to the circuit breaker. Only the first report has an effect."""
 
     def __init__(self, guard: Guard, ticket: int) -> None:
         self._guard, self._ticket = guard, ticket

@@ -58,11 +58,11 @@ class Watch:
     def dependency(self) -> Dependency:
         """Return the entry of Kafka in /health."""
         detail = self._sink.down or ("" if self._seen else self.error)
-        # Kafka may answer probes but acknowledge no records. Then requests wait (`waited`), or have failed (`unheard`).
+        # Kafka may answer probes without acknowledging records. `waited` and `unheard` are the seconds of such a wait.
         waited = max(self._sink.waited, self._sink.unheard)
         if not self.up or waited < STUCK_SECONDS:
             return Dependency("kafka", self.up, True, detail, self._guard.state, self._latency_ms)
-        # Kafka is only partly down if it has acknowledged other records meanwhile.
+        # Kafka is only partly down if Kafka has acknowledged other records during the wait.
         partly = time.monotonic() - self._sink.acknowledged_at < waited
         detail = f"records have waited for {waited:.0f} s to be acknowledged"
         return Dependency("kafka", False, not partly, detail, self._guard.state, self._latency_ms)

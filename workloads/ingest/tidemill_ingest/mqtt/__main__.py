@@ -1,4 +1,4 @@
-"""Runs the MQTT bridge of one pipeline: `python -m tidemill_ingest.mqtt`."""
+"""Run the MQTT bridge of one pipeline with `python -m tidemill_ingest.mqtt`."""
 
 from __future__ import annotations
 

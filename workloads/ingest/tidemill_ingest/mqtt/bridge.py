@@ -20,7 +20,7 @@ from tidemill_ingest.mqtt.outlet import Message, Outlet
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
-"""The first and the longest pause in seconds between two connections. Each pause is twice as long as the last pause."""
+"""The first and the longest pause (seconds) between two connections. Each pause doubles the previous pause."""
 STABLE_SECONDS = 10.0
 """A connection counts as stable after this many seconds."""
 FLUSH_SECONDS = 5.0
@@ -82,7 +82,7 @@ class Bridge:
         self._outlet.close()
 
     def _connect(self) -> bool:
-        """Connect once, and serve the connection until its end. Return whether it lasted longer than STABLE_SECONDS."""
+        """Connect once, and serve the connection. Return whether the connection lasted longer than STABLE_SECONDS."""
         try:
             login = read_login(self._secret, tls=self._spec.tls)
             connection = Connection(self._spec, self._client_id, login, self._receive)

@@ -98,7 +98,7 @@ class Connection:
         return len(self._taken)
 
     def step(self, seconds: float) -> bool:
-        """Read and write for at most `seconds`. Return False if the connection has failed or ended."""
+        """Exchange data with the broker for at most `seconds`. Return False if the connection has failed or ended."""
         # MQTT 3.1.1 has no limit on unacknowledged messages. While the bridge reads nothing, TCP slows the broker down.
         if len(self._taken) < 2 * self._spec.max_in_flight:
             code = self._client.loop(seconds)
@@ -133,7 +133,7 @@ class Connection:
             options = SubscribeOptions(qos=qos, retainHandling=_ONLY_NEW)
             wanted = [(topic, options) for topic in topics]
         self._client.subscribe(wanted)
-        # The session may still contain these subscriptions from earlier.
+        # The broker may still have these subscriptions from an earlier connection.
         if included := [topic for topic in self._spec.topics if topic not in topics]:
             self._client.unsubscribe(included)
 

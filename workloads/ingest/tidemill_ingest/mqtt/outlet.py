@@ -39,7 +39,7 @@ class Message:
     shrunk: bool = False
 
     def shrink(self) -> None:
-        """Mark a message that is too large as an invalid event, and truncate its value."""
+        """Truncate a message that is too large, and mark the message as an invalid event."""
         verdict = InvalidEvent(Reason.TOO_LARGE, None, f"a message of {len(self.value)} bytes")
         self.shrunk, self.value = True, QUARANTINE_PREFIX + self.value[:KEPT_BYTES]
         self.headers = [*self.headers, *quarantine.headers(verdict)]
@@ -79,7 +79,7 @@ class Outlet:
         now = time.monotonic()
         while self._waiting and self._waiting[0][0] <= now:
             self._send(self._waiting.popleft()[1])
-        # A stuck producer is replaced, because its metadata of the topic may be outdated.
+        # A stuck producer is replaced, because the producer's metadata of the topic may be outdated.
         self._waited = now - next(iter(self._began.values()), now)
         stuck = self._waited > _STUCK_SECONDS and now - self._renewed_at > _RENEW_SECONDS
         if stuck and not self._probe.error:
