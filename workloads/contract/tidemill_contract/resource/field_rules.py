@@ -1,4 +1,4 @@
-"""The rules of `spec.source.fields`: origins of values, formats and defaults."""
+"""The rules of `spec.source.fields`: where values come from, their formats and their defaults."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _path(field: FieldSpec, path: str, read: dict[Steps, FieldSpec]) -> Iterator
             if differing := [member for member in _ONE_FOR_ALL if getattr(field, member) != getattr(earlier, member)]:
                 message = f"{field.name} and {name} are both read from {show_path(other)}, but differ in "
                 remedy = (
-                    "use the same settings in both fields, or remove one field; a derive can convert"
+                    "use the same settings in both fields, or replace one field by a derive that converts"
                     " the value to another type"
                 )
                 yield Fault(where, written, message + " and ".join(differing), remedy)

@@ -12,7 +12,7 @@ from tidemill_contract.resource.paths import EACH, exploded, show_path
 
 _PATH = "spec.source.format"
 _ENVELOPES = {"csv": ("none",), "avro": ("none", "debezium"), "protobuf": ("none", "debezium")}
-"""The allowed envelopes of each format that does not allow every envelope."""
+"""The envelopes that csv, avro and protobuf allow. Other formats allow all envelopes."""
 
 
 def format_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:

@@ -18,7 +18,7 @@ RESERVED = "tidemill"
 """The prefix of the names of transforms and predicates that Tidemill adds."""
 _CONVERTER = "value.converter"
 _SET_BY_MEMBERS = {
-    "name": "remove this config; the member name sets the connector's name",
+    "name": "remove this config; spec.source.connectors[].name sets the connector's name",
     "connector.class": "set the member class instead",
     "tasks.max": "set the member tasks instead",
 }
