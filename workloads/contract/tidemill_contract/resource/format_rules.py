@@ -63,7 +63,7 @@ def _registry(written: FormatSpec) -> Iterator[Fault]:
     if registry is None:
         if written.type in WITH_SCHEMAS:
             message = f"records of type {written.type} need a schema registry"
-            yield Fault(path, ABSENT, message, "add the schema registry of the writers as registry: {url: …}")
+            yield Fault(path, ABSENT, message, "add registry: {url: …} with the schema registry that the writers use")
         return
     if written.type not in (*WITH_SCHEMAS, "jsonSchema"):
         yield Fault(

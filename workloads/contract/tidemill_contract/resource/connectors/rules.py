@@ -19,8 +19,8 @@ RESERVED = "tidemill"
 _CONVERTER = "value.converter"
 _SET_BY_MEMBERS = {
     "name": "remove this config; spec.source.connectors[].name sets the connector's name",
-    "connector.class": "set the member class instead",
-    "tasks.max": "set the member tasks instead",
+    "connector.class": "set spec.source.connectors[].class instead",
+    "tasks.max": "set spec.source.connectors[].tasks instead",
 }
 _SINKS = ("topics", "topics.regex")
 # Configs that would make a connector write to the topic or the cluster of another pipeline.

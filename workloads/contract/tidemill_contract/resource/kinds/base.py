@@ -100,7 +100,7 @@ class Kinds(Generic[K]):
         return TypeAdapter(Annotated[Any, self])
 
     def narrow(self, written: Model) -> K | None:
-        """Convert an instance of `written` to its kind, or return None if a required member is missing."""
+        """Convert an instance of `written` to the class of its kind, or return None if a required member is missing."""
         kind: type[K] = self.by_name[getattr(written, self.tag)]
         given = {name: getattr(written, name) for name in kind.model_fields if name in written.model_fields_set}
         if any(given.get(name) is None for name, info in kind.model_fields.items() if info.is_required()):
