@@ -33,7 +33,7 @@ class PipelineConfig(_Config):
     """The config of one pipeline for its workloads.
 
     Attributes:
-        generation: the generation of the latest spec that changed something for processors.
+        generation: the resource's generation at the latest change that affects processors.
         spec: the spec with all defaults resolved (topic name, partitions, auth, …).
         only_read: whether ingest must not write to the source topic, because the topic has another owner.
     """
@@ -122,7 +122,7 @@ class WorkloadSettings(_Config):
     host: str = "127.0.0.1"
     port: int = 8080
     status_port: int = 0
-    """The separate port on which ingest and API serve metrics, full health and probes. 0 means no separate port."""
+    """The separate port on which ingest and API serve metrics, probes and full health reports. 0 means no such port."""
     allowed_hosts: str = ""
     """The host names that clients may use, separated by commas. An empty text allows all names, and IP addresses are
     always allowed."""

@@ -10,7 +10,7 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 ORIGIN_HEADER = "tidemill-origin"
 RUNS = "runs"
-"""The text that a Python stage commits while the stage works. Any other text is the reason why the stage waits."""
+"""While a Python stage works, its committed offsets have this metadata. Other texts say why the stage waits."""
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -19,7 +19,7 @@ Headers = Sequence[tuple[str, bytes | None]]
 class Origin:
     """The source record from which the Python stage made a record.
 
-    The partition is left out, because both records have the same partition number.
+    The partition number is not stored, because the new record has the same partition number.
 
     Attributes:
         topic_id: the id of the source topic.
@@ -51,7 +51,8 @@ def read_origin(headers: Headers | None) -> Origin | None:
 def sent_spec(spec: PipelineSpec) -> PipelineSpec:
     """Return the spec by which ingest validates events.
 
-    With a Python stage, ingest checks only the record key, the headers, and that the event is a JSON object.
+    With a Python stage, the spec has only the fields for headers and for the record key. The event must still be a
+    JSON object.
     """
     if spec.transform.python is None:
         return spec

@@ -19,7 +19,7 @@ _UNKNOWN = re.compile(r"certificate[ _]verify[ _]failed|unknown ca\b", re.IGNORE
 
 
 def remedy(server: str, error: str) -> str:
-    """Return the remedy for a server's refused certificate, or an empty text for another error."""
+    """Return the remedy for an error about a server's certificate, or an empty text for other errors."""
     if server not in AUTHORITIES:
         return ""
     if _OTHER_NAME.search(error):

@@ -1,4 +1,4 @@
-"""Write the SQL that combines stored rows into windows, and computes the values of metrics."""
+"""Generate SQL that combines stored rows into windows, and computes the values of metrics."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ Decoder = Callable[[Any], Any]
 
 
 def answer_expression(metric: MetricSpec, field_type: str | None, seconds: str) -> str:
-    """Return SQL that computes a metric's value (or the input of the metric's decoder) from merged columns.
+    """Return SQL that computes a metric's value from merged columns.
 
-    `seconds` is the SQL of the window's length in seconds, as a double.
+    If the metric has a decoder, the SQL computes the input of the decoder.
 
     Args:
         metric: a metric of the layout, with a function.
@@ -54,12 +54,12 @@ def answer_range(metric: MetricSpec, field_type: str | None) -> tuple[float, flo
 
 
 def evaluator(metric: MetricSpec, field_type: str | None) -> Decoder | None:
-    """Return the function that converts the SQL result to the metric's value, or None for no conversion."""
+    """Return the function that converts an SQL result to the metric's value, or None if no conversion is needed."""
     return None if is_composed(metric) else FUNCTIONS[metric.function].decoder(metric, field_type)
 
 
 def decoders(plan: AggregationLayout) -> dict[str, Decoder]:
-    """Return the functions that convert SQL results to values, by metric, for metrics that need a function."""
+    """Return the decoder of each metric that has a decoder, by the name of the metric."""
     found = {metric.name: evaluator(metric, kind) for metric, kind in plan.metrics}
     return {name: decode for name, decode in found.items() if decode is not None}
 
@@ -73,7 +73,7 @@ def window_source(
     last: str | None = None,
     vanished: bool = False,
 ) -> str:
-    """Return a subquery with the partials of whole windows, combined from the panes in `table`.
+    """Return a subquery that combines the stored rows of `table` into whole windows.
 
     Args:
         table: the window table, quoted and with its schema.
@@ -84,7 +84,8 @@ def window_source(
         vanished: whether to include the empty rows of sessions that were joined to an earlier session.
 
     Returns:
-        A FROM item `w` with the group columns, `window_start`, `window_end` (for sessions), `_rev` and partials.
+        A FROM item `w` with the group columns, `window_start`, `window_end` (for sessions), `_rev`, and columns with
+        partial results (such as a sum), from which metrics are computed.
     """
     columns = [quote(name) for name, _ in plan.group_by]
     if plan.sessions:
@@ -94,8 +95,8 @@ def window_source(
     if not plan.hopping:
         listed = ", ".join([*columns, "window_start", "_rev", *plan.stored])
         return f"(SELECT {listed} FROM {table} WHERE {where}) AS w"
-    # Events that were late for some windows have a separate row in their pane. The separate row counts only for windows
-    # that end after `_after`.
+    # Events that were late for some windows of a pane are in a separate row of the pane. Each row counts only in
+    # windows that end after the row's `_after`.
     newest = own_partial("max", "rev", "bigint")
     starts = grid_sql(plan.grid).windows("p.window_start", plan.panes, first=first, last=last)
     spread = (
@@ -110,7 +111,9 @@ def window_source(
 
 
 def answer_columns(plan: AggregationLayout, end: str | None = None) -> list[tuple[str, str, str]]:
-    """Return for each metric the output name, the spec type, and the SQL expression over merged partials.
+    """Return the name, the spec type and the SQL expression of each metric.
+
+    The expressions read columns with merged partial results, such as sums.
 
     `end` is the SQL of a window's end, by default `plan.end_sql`.
     """

@@ -1,4 +1,4 @@
-"""The rules of `spec.source.fields`: origins of values, formats and defaults."""
+"""The rules of `spec.source.fields`: where values come from, their formats and their defaults."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _kept(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
     given = ("default", field.default), ("format", field.format), ("zone", field.zone)
     for member, value in (*given, ("required", field.required or None), ("from", field.taken_from)):
         if value is not None:
-            yield Fault(f"{path}.{member}", value, f"a field of type json has no {member}", f"remove {member}")
+            yield Fault(f"{path}.{member}", value, f"a field of type json cannot have {member}", f"remove {member}")
 
 
 def _exploded(field: FieldSpec, path: str, parts: Parts, arrays: dict[Steps, str]) -> Iterator[Fault]:
@@ -112,7 +112,7 @@ def _origin(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
     for member, value in (("default", field.default), ("format", field.format), ("zone", field.zone)):
         if value is not None:
             yield Fault(
-                f"{path}.{member}", value, f"a field with from: {field.origin} has no {member}", f"remove {member}"
+                f"{path}.{member}", value, f"a field with from: {field.origin} cannot have {member}", f"remove {member}"
             )
     if parts.event_time is not None and parts.event_time.field == field.name:
         message, remedy = (
@@ -134,7 +134,7 @@ def _path(field: FieldSpec, path: str, read: dict[Steps, FieldSpec]) -> Iterator
             if differing := [member for member in _ONE_FOR_ALL if getattr(field, member) != getattr(earlier, member)]:
                 message = f"{field.name} and {name} are both read from {show_path(other)}, but differ in "
                 remedy = (
-                    "use the same settings in both fields, or remove one field; a derive can convert"
+                    "use the same settings in both fields, or replace one field by a derive that converts"
                     " the value to another type"
                 )
                 yield Fault(where, written, message + " and ".join(differing), remedy)
@@ -214,10 +214,10 @@ def _default(field: FieldSpec, path: str, event_time: str | None) -> Iterator[Fa
     where = f"{path}.default"
     if field.name == event_time:
         remedy = "remove the default, or remove eventTime.field to use the record's timestamp"
-        yield Fault(where, field.default, "the event time has no default", remedy)
+        yield Fault(where, field.default, "the event time cannot have a default", remedy)
     elif field.required:
         remedy = "remove required or default"
-        yield Fault(where, field.default, "a required field has no default", remedy)
+        yield Fault(where, field.default, "a required field cannot have a default", remedy)
     elif _readable(field):
         try:
             check_default(field)

@@ -12,7 +12,7 @@ from tidemill_contract.resource.paths import EACH, exploded, show_path
 
 _PATH = "spec.source.format"
 _ENVELOPES = {"csv": ("none",), "avro": ("none", "debezium"), "protobuf": ("none", "debezium")}
-"""The allowed envelopes of each format that does not allow every envelope."""
+"""The envelopes that csv, avro and protobuf allow. Other formats allow all envelopes."""
 
 
 def format_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
@@ -63,7 +63,7 @@ def _registry(written: FormatSpec) -> Iterator[Fault]:
     if registry is None:
         if written.type in WITH_SCHEMAS:
             message = f"records of type {written.type} need a schema registry"
-            yield Fault(path, ABSENT, message, "add the schema registry of the writers as registry: {url: …}")
+            yield Fault(path, ABSENT, message, "add registry: {url: …} with the schema registry that the writers use")
         return
     if written.type not in (*WITH_SCHEMAS, "jsonSchema"):
         yield Fault(

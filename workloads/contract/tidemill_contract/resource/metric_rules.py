@@ -56,7 +56,7 @@ class Columns:
 
 
 def expression_type(path: str, text: str, columns: Columns, *, as_filter: bool) -> tuple[str | None, Fault | None]:
-    """Return the type of an expression, or a fault. Both are None if a used column has a fault."""
+    """Return the type of an expression, or a fault, or (None, None) if a used column has a fault."""
     known = {name: kind for name, kind in columns.types.items() if kind is not None}
     try:
         used = expressions.columns(text)

@@ -46,7 +46,7 @@ class Part(Generic[M]):
 
 @dataclass(frozen=True)
 class AggregationPart:
-    """The members of an aggregation. `window` and `metrics` may have the members of any kind."""
+    """The members of an aggregation. `window` and `metrics` can contain members that their kind does not have."""
 
     path: str
     name: str | None

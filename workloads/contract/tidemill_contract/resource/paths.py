@@ -25,7 +25,7 @@ def read_path(written: Any) -> Steps:
     """Return the steps of a path in the spec.
 
     Raises:
-        ValueError: the path is wrong. The text has the form `message: remedy`.
+        ValueError: the path is wrong. The error's text has the form `message: remedy`.
     """
     if isinstance(written, str):
         steps = _of_text(written)

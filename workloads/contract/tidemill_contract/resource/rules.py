@@ -348,7 +348,7 @@ def _watched(name: str, path: str, aggregation: AggregationPart, columns: Column
     if told is None:
         return
     if told == "array":
-        remedy = "watch a numeric metric, such as a count, with the field in groupBy"
+        remedy = "watch a numeric metric, such as a count in an aggregation with the field in groupBy"
         yield Fault(path, name, f"the metric is a list of values ({found.model.function}), not a number", remedy)
     elif family(told) not in _WATCHED:
         yield Fault(path, name, f"the metric is of type {told}, not a number", "watch a numeric metric")

@@ -1,9 +1,8 @@
 """`_aggregations`: a row for each version of each aggregation.
 
-- `closed_until`: the event time up to which windows are closed.
-- `rev`: the number of merged batches.
-- `layout`: the number of the current set of columns for metrics.
-- `fed`: the layouts in which processors filled the columns that were added or removed later.
+`closed_until` is the event time up to which windows are closed. `rev` is the number of merged batches. `layout` is a
+number that grows when metric columns are added or removed. `fed` has the layouts in which processors filled the added
+and removed columns.
 """
 
 from __future__ import annotations
@@ -86,12 +85,9 @@ def count_late(schema: str, column: Literal["late_dead", "late_dropped"]) -> str
 
 
 def scanned(schema: str) -> str:
-    """Select the time (epoch ms) up to which windows were scanned, and try to get the lock for scanning.
+    """Select the time (epoch ms) up to which detectors have scanned windows, and try to lock the scan.
 
-    The second column says whether the transaction got the lock.
-
-    Parameters: name of the lock, id. Columns: time up to which windows were scanned (epoch ms), whether the lock was
-    obtained.
+    Parameters: name of the lock, id. Columns: time (epoch ms), whether the transaction got the lock.
     """
     return (
         f"SELECT scanned_until, pg_try_advisory_xact_lock(hashtext(%s), id) FROM {schema}._aggregations WHERE id = %s"
@@ -99,7 +95,7 @@ def scanned(schema: str) -> str:
 
 
 def set_scanned(schema: str) -> str:
-    """Store the time (epoch ms) up to which windows were scanned.
+    """Store the time (epoch ms) up to which detectors have scanned windows.
 
     Parameters: time (epoch ms), id.
     """
@@ -123,7 +119,7 @@ def set_published(schema: str) -> str:
 
 
 def progress(schema: str) -> str:
-    """Select how far the windows of all versions are closed, scanned and published, and the numbers of late events.
+    """Select the progress and the numbers of late events of all versions.
 
     Columns: name, version, rev, times up to which windows are closed, scanned and published (epoch ms), number of late
     events that became dead letters, number of late events that were dropped.
@@ -152,7 +148,7 @@ def state(schema: str) -> str:
 
 
 def standings(schema: str) -> str:
-    """Select the states of all versions. The parameter is the name of the schema without quotes.
+    """Select the states of all versions.
 
     Parameter: the schema's name, without quotes. Columns: name, version, the table's oid, id, rev, closed until,
     watermark, layout, fed.

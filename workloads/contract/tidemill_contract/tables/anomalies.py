@@ -58,8 +58,7 @@ def insert(schema: str) -> str:
     """Store an anomaly. The statement returns no row if the anomaly is stored already.
 
     Parameters: anomaly, aggregation, version, metric, group, start and end of the window, value, score, expected,
-    lower, upper, severity, revision, epoch, partition, offset, element, bytes. Column: bytes. There is no row if the
-    anomaly was stored already.
+    lower, upper, severity, revision, epoch, partition, offset, element, bytes. Column: bytes.
     """
     return (
         f"INSERT INTO {schema}._anomalies ({_CONTENT}, bytes)"

@@ -1,4 +1,4 @@
-"""`_corrections`: ranges of closed windows that late events changed, to publish and scan again."""
+"""`_corrections`: ranges of closed windows that late events changed. Each range is published and scanned again."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ TABLE = Table(
 def insert(schema: str) -> str:
     """Store a correction.
 
-    Parameters: aggregation's id, rev, first and last start (epoch ms), whether publishing is done, whether scanning
-    is.
+    Parameters: aggregation's id, rev, first and last start (epoch ms), `published`, `scanned`.
     """
     return (
         f"INSERT INTO {schema}._corrections"
@@ -37,7 +36,7 @@ def insert(schema: str) -> str:
 
 
 def due(schema: str, duty: Duty, limit: int) -> str:
-    """Select the oldest corrections for which `duty` is not done.
+    """Select the oldest corrections whose column `duty` is false.
 
     Parameter: aggregation's id. Columns: rev, first and last start (epoch ms).
     """
@@ -56,7 +55,7 @@ def set_done(schema: str, duty: Duty) -> str:
 
 
 def remove_done(schema: str, other: Duty) -> str:
-    """Delete corrections for which the `other` duty is also done.
+    """Delete those of the given corrections whose column `other` is true.
 
     Parameters: aggregation's id, list of revs.
     """

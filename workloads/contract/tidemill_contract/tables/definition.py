@@ -31,7 +31,7 @@ class Table:
         constraints: the SQL of the table constraints, which are created with the table.
         partition_by: the SQL of the partitioning, such as `RANGE ("window_start")`, or None.
         indexes: the name of each index, and the SQL after `ON <table>`.
-        key: the columns of the key (the first constraint) that older versions of Tidemill lacked.
+        key: the columns that a later version of Tidemill added to the key (the first constraint).
     """
 
     name: str
@@ -56,7 +56,7 @@ def to_ms(column: str) -> str:
 
 
 def from_ms(expression: str) -> str:
-    """Return SQL that converts epoch milliseconds to timestamptz, exactly for the years 1 to 9999."""
+    """Return SQL that converts epoch milliseconds to timestamptz. The result is exact for the years 1 to 9999."""
     day = 86_400_000
     days, rest = f"({expression}) / {day} * interval '1 day'", f"mod({expression}, {day}) * interval '1 ms'"
     return f"(timestamptz 'epoch' + {days} + {rest})"

@@ -50,7 +50,7 @@ def read(schema: str) -> str:
 
 
 def groups(schema: str) -> str:
-    """Select the groups of a detector, in the order of the last events (`seen`).
+    """Select the groups of a detector, in the order of the groups' last events (`seen`).
 
     Parameters: anomaly, `aggregation_id`. Column: group.
     """
@@ -66,7 +66,7 @@ def forget(schema: str) -> str:
 
 
 def save(schema: str) -> str:
-    """Store a state of a detector.
+    """Store or replace the state of a detector for a group.
 
     Parameters: anomaly, `aggregation_id`, group, state, (epoch, offset) of the group's last event or null.
     """
@@ -77,7 +77,7 @@ def save(schema: str) -> str:
 
 
 def remember(schema: str) -> str:
-    """Store the state of a detector before a window, unless the state is stored already.
+    """Store the state that a detector had before a window, unless a state is stored already.
 
     Parameters: anomaly, aggregation's id, group, start of the window (epoch ms), state.
     """

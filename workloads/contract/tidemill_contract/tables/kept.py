@@ -71,7 +71,7 @@ class Kept:
 
 
 def held(schema: str) -> str:
-    """Select the size of the stored rows.
+    """Select the total size of the stored rows of a table (`kind`).
 
     Parameter: kind. Column: bytes.
     """
@@ -79,7 +79,7 @@ def held(schema: str) -> str:
 
 
 def add(schema: str) -> str:
-    """Add to the numbers of a table (`kind`) and a writer (`place`).
+    """Add numbers to the row for a table (`kind`) and a writer (`place`).
 
     Parameters: kind, place, rows, bytes, bare, counted, whether the quota took effect.
     """
@@ -92,7 +92,7 @@ def add(schema: str) -> str:
 
 
 def quota_of(spec: PipelineSpec, kind: str) -> str:
-    """Return the quota of a table in the spec, such as `1Gi`."""
+    """Return the quota that the spec sets for a table, such as `1Gi`."""
     return spec.dead_letters.quota if kind == DEAD_LETTERS else spec.anomaly_history.quota
 
 

@@ -67,7 +67,7 @@ def read(schema: str, reader: str) -> str:
 def untaken(schema: str, reader: str) -> str:
     """Select the partitions whose stored topic id differs from the given topic id.
 
-    Parameters: lists of partitions and of the ids of their topics. Column: partition.
+    Parameters: list of partitions, list of their topic ids. Column: partition.
     """
     return (
         f"SELECT o.partition FROM {schema}._offsets o"
@@ -92,7 +92,7 @@ def move(schema: str, reader: str) -> str:
 def confirm_ends(schema: str, reader: str) -> str:
     """Record that partitions were read to the end, unless the stored positions have changed.
 
-    Parameters: seconds, and lists of partitions, next offsets and epochs.
+    Parameters: seconds since the ends were read, lists of partitions, next offsets and epochs.
     """
     return (
         f"UPDATE {schema}._offsets AS o SET end_confirmed_at = clock_timestamp() - %s * interval '1 second'"
@@ -105,8 +105,8 @@ def confirm_ends(schema: str, reader: str) -> str:
 def lock(schema: str, reader: str) -> str:
     """Select and lock positions, in the order of the partitions.
 
-    Parameter: list of partitions. Columns: partition, next offset, epoch, newest event time, suspects, arrival of the
-    last event (epoch ms), the server's clock (epoch ms), feeds.
+    Parameter: list of partitions. Columns: partition, next offset, epoch, newest event time, unconfirmed event times
+    (`suspects`), arrival of the last event (epoch ms), the server's clock (epoch ms), ids of versions (`feeds`).
     """
     return (
         f"SELECT partition, next_offset, epoch, max_event_time, suspects, {to_ms('last_event_at')}, {CLOCK_MS},"
@@ -118,8 +118,8 @@ def lock(schema: str, reader: str) -> str:
 def advance(schema: str, reader: str) -> str:
     """Advance the position of a partition past a batch.
 
-    Parameters: next offset, newest event time, suspects, arrival of the oldest record (epoch ms), numbers of records
-    consumed, filtered, invalid and duplicate, partition.
+    Parameters: next offset, newest event time, unconfirmed event times (`suspects`), arrival of the oldest record
+    (epoch ms), numbers of records consumed, filtered, invalid and duplicate, partition.
     """
     return (
         f"UPDATE {schema}._offsets SET next_offset = %s, max_event_time = %s, suspects = %s,"
@@ -135,8 +135,8 @@ def times(schema: str, reader: str, *, several: bool = False) -> str:
 
     In a pipeline with `several` topics, partitions that are no longer read are left out.
 
-    Columns: partition, newest event time, suspects, arrival of the last event (epoch ms), time at which the partition
-    was last read to its end (epoch ms).
+    Columns: partition, newest event time, unconfirmed event times (`suspects`), arrival of the last event (epoch ms),
+    time at which the partition was last read to its end (epoch ms).
     """
     return (
         f"SELECT partition, max_event_time, suspects, {to_ms('last_event_at')}, {to_ms('end_confirmed_at')}"
@@ -157,7 +157,9 @@ def lock_next(schema: str) -> str:
 
 
 def live_next(schema: str, *, lock: bool = False) -> str:
-    """Select the positions of the live processors in the topic that a replay reads, and lock them if `lock` is true.
+    """Select the positions of the live processors in the topic that a replay reads.
+
+    If `lock` is true, lock the selected rows.
 
     Parameters: the replay's reader, list of partitions. Columns: partition, next offset. There is no row for a
     partition that the live processors have not read yet.
@@ -171,7 +173,7 @@ def live_next(schema: str, *, lock: bool = False) -> str:
 
 
 def fed(schema: str) -> str:
-    """Select the partitions whose live events count for all given versions of aggregations.
+    """Select the partitions whose column `feeds` contains all given versions of aggregations.
 
     Parameter: list of ids. Column: partition.
     """
@@ -179,7 +181,9 @@ def fed(schema: str) -> str:
 
 
 def feed(schema: str) -> str:
-    """Let the live events of partitions count for further versions.
+    """Add versions of aggregations to the column `feeds` of partitions.
+
+    Live processors count the events of a partition in the versions that `feeds` contains.
 
     Parameters: version ids, partitions, the same version ids.
     """
@@ -195,7 +199,7 @@ def progress(schema: str) -> str:
     Parameter: reader. Columns: partition, epoch, next offset, newest event time, numbers of records consumed, filtered
     and invalid, arrival of the last event, time at which the partition was last read to its end, number of duplicates.
     """
-    # `duplicates` is read through to_jsonb, so it is 0 if an older schema lacks it.
+    # An older schema may lack `duplicates`, so read the column through to_jsonb.
     return (
         "SELECT partition, epoch, next_offset, max_event_time, consumed, filtered, invalid, last_event_at,"
         " end_confirmed_at, coalesce((to_jsonb(o) ->> 'duplicates')::bigint, 0)"
@@ -204,7 +208,7 @@ def progress(schema: str) -> str:
 
 
 def lose(schema: str, reader: str) -> str:
-    """Store a lost range of offsets (with null for an unknown end), unless the range is stored already.
+    """Store a lost range of offsets, unless the range is stored already.
 
     Parameters: partition, epoch, first offset, end (null if it is unknown), reason.
     """

@@ -1,4 +1,4 @@
-"""`_readers`: the readers of the source topic: `live`, and one reader for each replay.
+"""`_readers`: a row for the live processors, and a row for each replay.
 
 A replay has no watermark. `switched_at` is the time at which queries switched to the versions that the replay filled.
 """
@@ -28,10 +28,10 @@ TABLE = Table(
 
 
 def lock(schema: str, reader: str) -> str:
-    """Select and lock a reader's row, with times in epoch ms, or no row if the row is locked already.
+    """Select and lock a reader's row. If the row is locked already, select no row.
 
-    Columns: watermark, candidate, candidate_at, active_since, idle_since, idle base, the server's clock. All times are
-    in epoch milliseconds.
+    Columns: `watermark`, `candidate`, `candidate_at`, `active_since`, `idle_since`, `idle_base` (the watermark at
+    `idle_since`), the server's clock. All times are in epoch milliseconds.
     """
     return (
         f"SELECT watermark, candidate, {to_ms('candidate_at')}, {to_ms('active_since')}, {to_ms('idle_since')},"
@@ -41,7 +41,7 @@ def lock(schema: str, reader: str) -> str:
 
 
 def watermark(schema: str) -> str:
-    """Select the watermark (epoch ms).
+    """Select a reader's watermark.
 
     Parameter: reader. Column: watermark (epoch ms).
     """
@@ -49,10 +49,10 @@ def watermark(schema: str) -> str:
 
 
 def move(schema: str, reader: str) -> str:
-    """Store a reader's watermark. Pass each of the three timestamps (epoch ms) twice.
+    """Store a reader's watermark.
 
-    Parameters: watermark, candidate, candidate_at twice, active_since twice, idle_since twice, idle base. All times
-    are in epoch milliseconds.
+    Parameters: `watermark`, `candidate`, `candidate_at` twice, `active_since` twice, `idle_since` twice, `idle_base`.
+    All times are in epoch milliseconds.
     """
     at = from_ms("%s::bigint")
     return (

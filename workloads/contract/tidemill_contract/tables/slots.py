@@ -1,7 +1,7 @@
-"""`_slots`: the partitions of a pipeline with a list of topics. Other pipelines lack this table.
+"""`_slots`: unique numbers (slots) for the partitions of all topics of a pipeline.
 
-Each partition of each topic has a unique number, the slot. The other tables of such a pipeline have the slot in the
-column `partition`.
+Only pipelines with a list of topics have this table. In the other tables of these pipelines, the column `partition`
+contains slots.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ than the pipeline, so the partition is read from the first record."""
 
 
 def reading(schema: str) -> str:
-    """Select the slots whose partitions are read.
+    """Select the slots that processors read.
 
-    Columns: slot, topic, partition, added.
+    Columns: slot, topic, partition, whether the slot is newer than the pipeline.
     """
     return f"SELECT slot, topic, partition, added FROM {schema}._slots WHERE reading ORDER BY slot"
 

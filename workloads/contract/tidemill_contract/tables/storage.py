@@ -22,20 +22,20 @@ Span = tuple[int, int]
 def partition_days(retention_ms: int) -> int:
     """Return the width of a time partition in days, at least 1.
 
-    The retention then needs fewer than 2 * MAX_PARTITION_TABLES partitions.
+    With this width, the retention needs fewer than 2 * MAX_PARTITION_TABLES partitions.
     """
     return max(1, -(-retention_ms // DAY_MS) // MAX_PARTITION_TABLES)
 
 
 def new_partitions(days: Collection[int], width: int, held: Sequence[Span]) -> list[Span]:
-    """Return the missing partitions for `days`, in ascending order.
+    """Return new partitions for the days that no existing partition contains, in ascending order.
 
     If many partitions are missing, older days share wider partitions.
 
     Args:
         days: days since the epoch.
         width: the usual width of a partition, in days.
-        held: the first day and the end of each existing partition.
+        held: the first day and the end (excluded) of each existing partition.
     """
     held = sorted(held)
     lows = [low for low, _ in held]

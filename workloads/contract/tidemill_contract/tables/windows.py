@@ -1,4 +1,7 @@
-"""The table for a version of an aggregation, with a row for each group and window, or for each group and pane."""
+"""The table with the windows of one version of an aggregation.
+
+A row contains the results of one group for a window, or for a part of a window (pane).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ def window_table(name: str, plan: AggregationLayout) -> Table:
         columns.append(Column("window_end", "timestamptz NOT NULL"))
     if plan.hopping:
         columns.append(Column("_after", "timestamptz NOT NULL DEFAULT '-infinity'"))
-    # Rows from before the column SINCE was added have the default 0.
+    # Rows that are older than the column SINCE have the default 0.
     columns += [Column("_rev", "bigint NOT NULL"), Column(SINCE, "bigint NOT NULL DEFAULT 0")]
     columns += [Column(p.column, p.sql_type) for p in plan.partials]
     # Nulls are not distinct in the key, because null is a group like any other.

@@ -18,9 +18,9 @@ RESERVED = "tidemill"
 """The prefix of the names of transforms and predicates that Tidemill adds."""
 _CONVERTER = "value.converter"
 _SET_BY_MEMBERS = {
-    "name": "remove this config; the member name sets the connector's name",
-    "connector.class": "set the member class instead",
-    "tasks.max": "set the member tasks instead",
+    "name": "remove this config; spec.source.connectors[].name sets the connector's name",
+    "connector.class": "set spec.source.connectors[].class instead",
+    "tasks.max": "set spec.source.connectors[].tasks instead",
 }
 _SINKS = ("topics", "topics.regex")
 # Configs that would make a connector write to the topic or the cluster of another pipeline.

@@ -16,7 +16,7 @@ _SEPARATORS = re.compile(r"[\s,;:=?&|\"'()<>\[\]{}]+")
 def worker_folder(value: str) -> str | None:
     """Return the folder of `FOLDERS` that contains a path in the value, or None.
 
-    Relative paths are read from the root folder.
+    Relative paths are resolved from `/`.
     """
     for path in _paths(value):
         for folder in FOLDERS:

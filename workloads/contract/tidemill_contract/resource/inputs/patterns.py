@@ -1,6 +1,6 @@
-"""The pattern of `spec.source.topicPattern`, which is a regular expression of polars (Rust's regex).
+"""Check `spec.source.topicPattern`, and match topics with the pattern.
 
-This engine matches every pattern in linear time.
+A pattern is a regular expression of polars, because polars matches every pattern in linear time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def pattern_error(pattern: str) -> str:
     """Return the error in a regular expression, or an empty string for a valid expression."""
     if not pattern.isascii() or not pattern.isprintable() or " " in pattern:
         return "the expression has a character that is not allowed in topic names"
-    for text in (pattern, _whole(pattern)):  # `a)|(b` is wrong, but valid in the parentheses of `_whole`
+    for text in (pattern, _whole(pattern)):  # `_whole` makes the invalid pattern `a)|(b` valid
         try:
             pl.Series([""]).str.contains(text)
         except ComputeError as error:
@@ -38,7 +38,7 @@ def matching(pattern: str, topics: Iterable[str]) -> list[str]:
 
 
 def candidates(topics: Iterable[str], *, namespace: str, limits: Names) -> list[str]:
-    """Return the topics that patterns are matched against.
+    """Return the topics of the platform's Kafka cluster that a pattern may match.
 
     Kafka's internal topics, and topics that Tidemill names (such as `shop.orders.events`), are left out.
     """
@@ -52,7 +52,7 @@ def candidates(topics: Iterable[str], *, namespace: str, limits: Names) -> list[
 
 
 def candidates_elsewhere(topics: Iterable[str], outputs: Collection[str]) -> list[str]:
-    """Return the topics of another cluster that patterns are matched against.
+    """Return the topics of another Kafka cluster that a pattern may match.
 
     Kafka's internal topics, and the pipeline's output topics (`outputs`), are left out.
     """
@@ -60,7 +60,7 @@ def candidates_elsewhere(topics: Iterable[str], outputs: Collection[str]) -> lis
 
 
 def chosen(pattern: str, topics: Iterable[str], known: Sequence[str], most: int) -> tuple[list[str], list[str]]:
-    """Return up to `most` topics to read, and the matching topics that are not read.
+    """Return up to `most` topics to read, and the matching topics beyond this maximum.
 
     Topics that the pipeline has read before (`known`) take precedence over new topics.
     """

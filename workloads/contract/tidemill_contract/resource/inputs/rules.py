@@ -55,7 +55,7 @@ def _dedupe(parts: Parts) -> Iterator[Fault]:
         remedy = "declare the field with type: string" if texts else "use a field of type string or integer"
         yield Fault(path, name, f"is of type {field.type}, which cannot identify events", remedy)
     elif field.origin in ("partition", "offset"):
-        message = f"the copies of an event have different {field.origin}s, because each copy is a record"
+        message = f"copies of an event are separate records, with different {field.origin}s"
         yield Fault(path, name, message, "use a field that the sender sets")
     elif field.default is not None:
         message = "has a default, so all events without an id would count as one event"

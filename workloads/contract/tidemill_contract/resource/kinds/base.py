@@ -1,7 +1,7 @@
 """Base classes for windows, detectors and metrics, which have several kinds.
 
-The tag, a member such as `type`, names the kind. Pydantic first reads a value into a class that has the members of all
-kinds. The instance is then converted to the class of its kind.
+A member such as `type`, the tag, contains the name of the kind. Pydantic first creates an instance of a class with the
+members of all kinds. Then `Kinds` converts this instance to the class of the kind in the tag.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Words:
     """Functions that return the message and the remedy for a fault.
 
     Attributes:
-        missing: called if a required member is missing.
-        foreign: called if the kind does not have a given member.
+        missing: called for a required member that is missing.
+        foreign: called for a member that the kind does not have.
     """
 
     missing: Callable[[str, Member], tuple[str, str]]
@@ -72,8 +72,8 @@ class Kinds(Generic[K]):
     `Annotated[Any, kinds]` is the type of a pydantic field that accepts all kinds.
 
     Attributes:
-        tag: the name of the member that contains the name of the kind, such as `type`.
-        written: the class with the members of all kinds.
+        tag: the member that contains the name of the kind, such as `type`.
+        written: a class that has the members of all kinds.
         members: the members that only some kinds have or require, by name.
     """
 
@@ -100,7 +100,7 @@ class Kinds(Generic[K]):
         return TypeAdapter(Annotated[Any, self])
 
     def narrow(self, written: Model) -> K | None:
-        """Convert an instance of `written` to its kind, or return None if a required member is missing."""
+        """Convert an instance of `written` to the class of its kind, or return None if a required member is missing."""
         kind: type[K] = self.by_name[getattr(written, self.tag)]
         given = {name: getattr(written, name) for name in kind.model_fields if name in written.model_fields_set}
         if any(given.get(name) is None for name, info in kind.model_fields.items() if info.is_required()):
@@ -181,7 +181,7 @@ class Kinds(Generic[K]):
 
 
 def type_of(info: FieldInfo) -> Any:
-    """Return a member's type without None, but with its constraints."""
+    """Return the type of a member with the member's constraints, but without None."""
     kind: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
     if get_origin(kind) in (Union, UnionType):
         return Union[tuple(part for part in get_args(kind) if part is not NoneType)]  # noqa: UP007 - of a tuple

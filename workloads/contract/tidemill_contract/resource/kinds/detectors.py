@@ -44,7 +44,10 @@ class DetectorSpec(Model):
 
     @property
     def signature(self) -> str:
-        """A text such as `ewma 0.02`. A detector whose signature changes discards its stored state."""
+        """The detector's type and settings, such as `ewma 0.02`.
+
+        If the signature changes, the detector's stored state is discarded.
+        """
         return self.type
 
 

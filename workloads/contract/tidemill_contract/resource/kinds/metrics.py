@@ -43,8 +43,8 @@ class ExpressionMetric(MetricSpec):
 
     function: Literal["expression"] = "expression"
     expression: Expression = Field(
-        description="SQL expression over other metrics of the aggregation. The expression replaces function, and"
-        " is computed after windows are merged."
+        description="SQL expression over other metrics of the aggregation. The expression replaces function. If"
+        " windows are merged, the expression is computed from the merged metrics."
     )
 
 

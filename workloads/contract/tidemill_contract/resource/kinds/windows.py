@@ -29,7 +29,7 @@ DEFAULT_MAX_LENGTH = "1d"
 MAX_PANES = 3600
 MIN_WINDOW_MS = 1000
 SESSION_STEP_MS = 1000
-"""The interval of event time at which ended sessions are closed and written."""
+"""Ended sessions are closed and written once per this interval of event time."""
 
 Size = Annotated[
     WindowLength,
@@ -46,8 +46,8 @@ _ZONE_SAYS = (
     " zone, weeks and longer units are in UTC, and a day is 24 hours."
 )
 _OFFSET_SAYS = (
-    "Time that is added to the starts of windows. Without an offset, windows start at multiples of their length"
-    " since the epoch, or at midnight for lengths of the calendar. The offset must be shorter than size and hop."
+    "Time that is added to the starts of windows. The time must be shorter than size and hop. Without an offset,"
+    " calendar windows start at midnight, and other windows start at multiples of their length since the epoch."
 )
 
 
@@ -57,7 +57,7 @@ class Cut:
 
     Attributes:
         size_ms: the length of a window, or the maximum length of sessions and calendar windows.
-        pane_ms: the duration of a stored row, or the minimum duration for calendar windows.
+        pane_ms: the time that a stored row covers, or the minimum of this time for calendar windows.
         gap_ms: the time without events after which a session ends, or None for other windows.
         panes: the number of stored rows per window, or 0 for `size_ms // pane_ms` rows.
     """
@@ -71,7 +71,7 @@ class Cut:
 
     @property
     def grid(self) -> Steps | Calendar:
-        """The times at which stored rows can start."""
+        """The possible start times of stored rows."""
         return self.calendar or Steps(self.pane_ms, self.offset_ms)
 
     @property
@@ -109,7 +109,7 @@ class ClockWindow(Model):
 
     @property
     def cut(self) -> Cut:
-        """How windows are stored. Each row covers the time from one window's start to the next."""
+        """How windows are stored. Each row covers the time between the starts of two successive windows."""
         offset_ms = parse_ms(self.offset or "0s")
         if not self.by_calendar:
             return Cut(parse_ms(self.size), parse_ms(self.step), offset_ms=offset_ms)

@@ -119,7 +119,7 @@ class LookupSource(Model):
 
 def _with_true(schema: dict[str, Any]) -> None:
     """Allow the key `true` in the schema, because kubectl reads an unquoted `on` as `true`."""
-    description = "The same as on, because YAML 1.1 reads the key on without quotes as true."
+    description = "Another name for the key on, because YAML 1.1 reads on without quotes as true."
     schema["properties"]["true"] = {**schema["properties"]["on"], "description": description}
     schema["required"].remove("on")
 

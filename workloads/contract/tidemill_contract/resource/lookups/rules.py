@@ -25,7 +25,7 @@ _MEMBERS = {
     "refresh": _TABLES,
     "key": ("configMap", *_TABLES),
 }
-"""The members of `from` that belong only to some sources, such as `file` to `configMap`."""
+"""Maps each member of `from` that only some sources allow to the names of these sources."""
 _NEEDED = {
     "configMap": {"file": "name a file in the ConfigMap", "key": "name the column with the key"},
     "table": {"secretRef": "name the Secret with the login", "key": "name the column with the key"},

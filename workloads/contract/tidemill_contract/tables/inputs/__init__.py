@@ -1,1 +1,1 @@
-"""Tables that only pipelines with certain members of `spec.source` have."""
+"""Tables that a pipeline has only if `spec.source` contains certain members, such as `dedupe`."""

@@ -1,12 +1,15 @@
 """`_dedupe`: the ids that `spec.source.dedupe` remembers. Only pipelines with dedupe have this table.
 
-- `reader`: the reader of the aggregation versions in which the event counted. The versions of a replay have separate
-  rows, because a replay counts earlier events again.
-- `place`: where the ids are in a record, such as `order.id`. Ids from different places are never compared.
-- `id`: the id as text. An id of 64 bytes or more is stored as its SHA-256 in hex, which has exactly 64 bytes. If
-  the elements of an array share one id, the index of the element and a space precede the id.
-- `event_time`: the time of the event that counted (epoch ms).
-- `until`: the row is deleted once the watermark has passed this time (epoch ms).
+`reader` is the reader whose aggregation versions count the event. The versions of a replay have separate rows, because
+a replay counts earlier events again.
+
+`place` is the path of the id in a record, such as `order.id`. Ids from different places are never compared.
+
+`id` is the id as text. An id of 64 bytes or more is stored as its SHA-256 in hex, which has exactly 64 bytes. If the
+elements of an array share one id, the index of the element and a space precede the id.
+
+`event_time` is the time of the counted event (epoch ms). A row is deleted after the watermark has passed `until` (epoch
+ms).
 """
 
 from __future__ import annotations
@@ -42,9 +45,9 @@ def exists(schema: str) -> str:
 
 
 def known(schema: str) -> str:
-    """Select the remembered ids among a list of ids.
+    """Select those of the given ids that are stored, with their event times.
 
-    `OFFSET 0` makes Postgres look up each id in the index. Otherwise it might read the whole table.
+    Without `OFFSET 0`, Postgres might read the whole table instead of the index.
 
     Parameters: reader, place, ids (an array as text), first and last event time (epoch ms). Columns: id, event time.
     """
@@ -56,7 +59,7 @@ def known(schema: str) -> str:
 
 
 def lock(schema_name: str) -> str:
-    """Lock the remembered ids of a reader until the end of the transaction.
+    """Lock the stored ids of a reader until the end of the transaction.
 
     Args:
         schema_name: the name of the schema as a part of a string literal.
@@ -67,11 +70,11 @@ def lock(schema_name: str) -> str:
 
 
 def remember(schema: str) -> str:
-    """Store ids, except ids that are already remembered within the window.
+    """Store ids, except ids that are already stored within the window.
 
     If fewer rows than ids are stored, some ids were duplicates. Call `lock` earlier in the same transaction.
 
-    Parameters: reader, place, ids and event times (arrays as text), window (ms), the newest event time reached (epoch
+    Parameters: reader, place, ids and event times (arrays as text), window (ms), the newest event time so far (epoch
     ms).
     """
     return (
@@ -84,13 +87,13 @@ def remember(schema: str) -> str:
 
 
 def progress(schema: str, *, several: bool = False) -> str:
-    """Select the progress of each reader with remembered ids.
+    """Select the progress of each reader with stored ids.
 
-    `several` says that the pipeline has a list of topics. Partitions that are no longer read are left out.
-    Partitions that live processors have taken over from the reader are also left out.
+    If the pipeline has a list of topics (`several`), partitions that are no longer read are ignored. Partitions that
+    live processors have taken over from the reader are always ignored.
 
-    Columns: reader, whether the reader exists, whether the reader is live or its replay is complete, the earliest event
-    time that the partitions have reached (epoch ms), whether a partition has not reached any event time.
+    Columns: reader, whether the reader exists, whether the reader is live or its replay is complete, the minimum of the
+    partitions' newest event times (epoch ms), whether a partition has no event time.
     """
     reads = f" AND {slots.reads(schema, 'o.partition')}" if several else ""
     return (
@@ -108,7 +111,7 @@ def progress(schema: str, *, several: bool = False) -> str:
 
 
 def forget(schema: str, limit: int) -> str:
-    """Delete up to `limit` rows of a reader, the earliest first. Parameters: reader, watermark (epoch ms)."""
+    """Delete up to `limit` expired rows of a reader, oldest first. Parameters: reader, watermark (epoch ms)."""
     return (
         f"DELETE FROM {schema}._dedupe WHERE ctid = ANY(ARRAY(SELECT ctid FROM {schema}._dedupe WHERE reader = %s"
         f" AND until < %s ORDER BY until LIMIT {limit} FOR UPDATE SKIP LOCKED))"
