@@ -13,7 +13,7 @@ from tidemill_contract.events.verdicts import InvalidEvent, Reason
 T = TypeVar("T")
 
 NOTHING = (b"", b"null")
-"""The JSON texts that mean that a record contains no event."""
+"""The JSON texts of an absent event: an empty text and null."""
 
 
 @dataclass(frozen=True)
