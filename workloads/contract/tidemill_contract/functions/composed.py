@@ -26,7 +26,7 @@ def operands(metric: Metric) -> frozenset[str]:
 
 
 def in_order(metrics: Mapping[str, Metric], name: str) -> list[str]:
-    """Return the names of a metric and of all metrics that it is computed from, operands before results.
+    """Return the names of a metric and of all its direct and indirect operands, with operands first.
 
     Raises:
         ExpressionError: a metric is computed from itself.
