@@ -35,7 +35,7 @@ class Calendar:
     Attributes:
         unit: the unit of `count`, which is `day` or `month`.
         offset_ms: the time from local midnight to the start of a calendar unit.
-        first_day: the day on which any calendar unit starts, in days after 1970-01-01. For weeks, 4 (a Monday).
+        first_day: the start of one calendar unit, in days after 1970-01-01, such as 4 (a Monday) for weeks.
     """
 
     unit: Literal["day", "month"]
@@ -105,7 +105,7 @@ class Calendar:
         return [*found, *_chunk(self, end)[at : last + 1]]
 
     def wall_ms(self, time_ms: int) -> int:
-        """Return the epoch ms at which clocks in UTC show the local time of `time_ms`."""
+        """Return the local time of `time_ms`, as epoch ms computed as if the local time were UTC."""
         local = (_EPOCH + time_ms * _MS).replace(tzinfo=UTC).astimezone(zoneinfo.ZoneInfo(self.zone))
         return (local.replace(tzinfo=None) - _EPOCH) // _MS
 
@@ -186,7 +186,7 @@ class Runs:
 
     Attributes:
         firsts: the start of the first unit in each run, ascending, in UTC without a zone.
-        lasts: the start of the last unit in each run. The last run has no end, so it has no item.
+        lasts: the start of the last unit in each run, without an item for the last run, which has no end.
         numbers: for each run, the number of units before the run.
     """
 

@@ -34,7 +34,7 @@ def family(kind: str) -> str:
 
 
 def is_plain(text: str) -> bool:
-    """Return whether a text is written with ASCII digits, signs, a point, an exponent and blanks only.
+    """Return whether a text contains only ASCII digits, signs, points, exponents and blanks.
 
     Python's Decimal also accepts underscores and the digits of other scripts.
     """

@@ -31,7 +31,7 @@ class Grid(Protocol):
         """Return the start of the step that is `count` steps later, or earlier if `count` is negative."""
 
     def wall_ms(self, time_ms: int) -> int:
-        """Return the epoch ms at which clocks in UTC show the local time of `time_ms`."""
+        """Return the local time of `time_ms`, as epoch ms computed as if the local time were UTC."""
 
 
 @dataclass(frozen=True)
@@ -77,16 +77,16 @@ class GridSql(Protocol):
     def windows(self, pane: str, count: int, *, first: str | None, last: str | None) -> str:
         """Return a SELECT of the starts and ends (`_start`, `_end`) of the windows that contain a pane.
 
-        `count` is the number of panes in a window. Windows before the start `first` and after the start `last` are left
-        out, unless `first` or `last` is None.
+        `count` is the number of panes in a window. Windows that start before `first` or after `last` are left out. None
+        means no limit.
         """
 
 
 def grid_sql(grid: Steps | Calendar, years: tuple[int, int] | None = None) -> GridSql:
     """Return the SQL of a grid.
 
-    `years` are the first and the last year of the SQL for a calendar. By default, the years include all valid event
-    times.
+    `years` are the first and the last year that the SQL of a calendar supports. By default, the SQL supports all
+    valid event times.
     """
     if isinstance(grid, Steps):
         return StepsSql(grid.length_ms, grid.offset_ms)

@@ -44,8 +44,8 @@ def client_settings(keys: Mapping[str, str]) -> dict[str, str]:
     """Return librdkafka's settings for the keys of a Secret.
 
     Keys that are not in `KEYS` are ignored, because some settings of librdkafka read files, load libraries or run
-    commands. If `security.protocol` is missing, the protocol is SASL_SSL with `sasl.mechanism` or `sasl.username`, SSL
-    with a certificate, and otherwise PLAINTEXT.
+    commands. If `security.protocol` is missing, the other keys decide the protocol: SASL_SSL for `sasl.mechanism` or
+    `sasl.username`, SSL for a certificate, and otherwise PLAINTEXT.
 
     Raises:
         LoginError: a key is missing or has a wrong value.

@@ -18,7 +18,7 @@ OUTPUT_TOPICS = ("results", "anomalies", "dead-letters", "stage")
 CONNECT_WORKERS = "tidemill-connect"
 """The name of the Kafka Connect workers that the operator runs in a namespace."""
 CONNECT_TOPICS = ("configs", "offsets", "statuses")
-"""The endings of the names of the workers' topics."""
+"""The suffixes of the workers' topics."""
 
 
 def _digest(*parts: str) -> str:

@@ -70,7 +70,7 @@ class EventDecoder:
         return self._fields.shape.values(events, name)
 
     def put(self, events: Sequence[Any], name: str, values: Sequence[Any]) -> None:
-        """Set a field's value in each event, for a field from outside the events."""
+        """Set the values of a field that is read from elsewhere, such as from a header."""
         self._fields.shape.put(events, name, values)
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:

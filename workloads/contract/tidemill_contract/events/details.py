@@ -147,7 +147,7 @@ def with_path(verdict: InvalidEvent, steps: Steps | None) -> InvalidEvent:
 
 
 def with_place(verdict: InvalidEvent, steps: Steps, place: str) -> InvalidEvent:
-    """Replace the path `steps` in the detail of an InvalidEvent by `place`, such as "the envelope's op"."""
+    """Return an InvalidEvent in whose detail `place`, such as "the envelope's op", replaces the path `steps`."""
     detail = verdict.detail.removesuffix(_read_from(_shortened(show_path(steps))))
     return InvalidEvent(verdict.reason, verdict.field, detail + _read_from(place))
 

@@ -40,8 +40,8 @@ class EventFields:
         timestamps: the fields of type timestamp, with fields without a format first.
         counts: the fields of type timestamp whose values are numbers in a unit, such as seconds.
         group_strings: the fields of type string that an aggregation or an anomaly rule groups by.
-        checked: the fields and the exploded array, by name. In an envelope, all of them are null.
-        may_be_envelope: whether invalid events are examined for an envelope, to explain the error.
+        checked: the names of the fields and of the exploded array, which are all absent in an envelope.
+        may_be_envelope: whether to look for an unexpected envelope if an event is invalid.
         takes_any: whether an envelope could be accepted as an event, because no field is required.
     """
 

@@ -50,7 +50,7 @@ def verdict_of(
         return None
     reason = Reason(texts[REASON_HEADER])
     own = refusal(value[len(QUARANTINE_PREFIX) :])
-    # For these two reasons, the decoder can find the event valid: time has passed, or only the stage failed.
+    # The decoder may accept events that were marked as too far in the future, or because the stage failed.
     if own is None and reason not in (Reason.TOO_FAR_IN_THE_FUTURE, Reason.TRANSFORM_FAILED):
         detail = (
             f"begins with a zero byte, which marks events that ingest has refused ({reason}), but a valid event"

@@ -22,7 +22,7 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 _TEXTS = ("key", "header")
 _MOST_KNOWN, _KNOWN_BYTES = 4_096, 1_024
-"""The maximum number of cached JSON texts of headers and keys, and the maximum bytes of a cached text."""
+"""The maximum number of cached JSON texts (of headers and keys), and the maximum size of a cached text in bytes."""
 
 
 class Record(Protocol):

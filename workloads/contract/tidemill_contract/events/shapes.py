@@ -233,7 +233,7 @@ class Shape:
 
 
 def unread(kept: Mapping[str, Steps], leaves: Sequence[Leaf]) -> list[Leaf]:
-    """Return leaves for the fields of type json, whose members the JSON reader accepts but ignores."""
+    """Return `Leaf` objects for the fields of type json, whose values the JSON reader ignores."""
     found = list(leaves)
     for name, steps in sorted(kept.items(), key=lambda item: len(item[1])):
         if not any(leaf.steps[: len(steps)] == steps[: len(leaf.steps)] for leaf in found):

@@ -86,7 +86,7 @@ class StoredColumn(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class PartialKind:
-    """A kind of stored column, with its SQL type and the SQL that merges values and never raises an error.
+    """A kind of stored column: its SQL type, and SQL that merges its values without raising an error.
 
     Attributes:
         merge: a function that returns SQL for merging the values (or nulls) of the rows `old` and `new`.

@@ -117,7 +117,7 @@ class Histogram(Function):
     example: ClassVar[Mapping[str, Any]] = {"bounds": [-10, 0, 0.5, 1000]}
     item = Item(
         "HistogramBucket",
-        "An item of a histogram: the number of values at least `from` and less than `to`. Null means no bound.",
+        "An item of a histogram: the number of values that are at least `from` and below `to`. Null means no bound.",
         {
             "from": {"anyOf": [{"type": "number"}, {"type": "null"}]},
             "to": {"anyOf": [{"type": "number"}, {"type": "null"}]},

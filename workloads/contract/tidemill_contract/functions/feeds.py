@@ -1,7 +1,7 @@
 """Find out which stored rows contain all events of a metric.
 
-When the metrics of a pipeline change, processors begin or stop to fill columns. Each such change increases a number,
-the layout. In each row, the column `_since` contains the lowest layout of the processors that wrote the row.
+When the metrics of a pipeline change, processors begin or stop filling columns. Each such change increases the number
+of the layout. In each row, the column `_since` contains the lowest layout of the processors that wrote the row.
 """
 
 from __future__ import annotations

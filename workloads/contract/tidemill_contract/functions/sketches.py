@@ -79,7 +79,7 @@ def compact(partial: StoredColumn, stored: bytes) -> bytes:
             doubles, integers = _quantiles(stored)
             frames: list[bytes] = [] if doubles.is_empty() else [_frame(doubles.serialize())]
             frames += [] if integers.is_empty() else [_frame(_INTEGERS + integers.serialize(_LONGS))]
-            # The longest frame comes first, because a value that is much longer than its first frame is compacted again.
+            # The longest frame comes first. Processors compact values that are much longer than their first frame.
             frames.sort(key=len, reverse=True)
             return b"".join(frames)
         case "frequent":

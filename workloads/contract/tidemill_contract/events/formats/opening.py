@@ -55,7 +55,7 @@ class Deletes:
         if self._policy == "ignore":
             return None
         if self._policy == "deadLetter":
-            remedy = "set source.format.deletes: ignore to skip deletes, or event to count the row before the delete"
+            remedy = "set source.format.deletes to ignore (skips deletes) or event (counts the row before the delete)"
             raise InvalidEvent(Reason.DELETED, None, f"{what}; {remedy}")
         if before is None:
             remedy = (
