@@ -223,7 +223,7 @@ def _nullify(series: pl.Series) -> pl.Series:
 
 def finite(expression: pl.Expr) -> pl.Expr:
     """Return the expression with NULL in place of NaN and infinities."""
-    # `when(x.is_finite()).then(x)` contains x twice, so the size would double with each nested function.
+    # A `when` expression would contain the argument twice, so nested functions would double the size each time.
     return expression.map_batches(_nullify, return_dtype=pl.Float64(), is_elementwise=True)
 
 

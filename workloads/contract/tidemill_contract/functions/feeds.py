@@ -45,7 +45,7 @@ class Feed:
         return f"({' OR '.join(found)})" if found else "false"
 
     def left(self, closed_until: int | None) -> Feed:
-        """Return the feed after processors stop filling the column."""
+        """Return the `Feed` of the column after processors stop filling the column."""
         if self.since is None or closed_until is None:
             return replace(self, since=None)
         return Feed(None, (*self.before, (self.since, closed_until)))

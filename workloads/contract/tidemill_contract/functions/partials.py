@@ -1,4 +1,4 @@
-"""Mergeable partial aggregates (partials): the columns that metrics need, and the SQL that merges their values."""
+"""Partial aggregates (partials): the stored columns that metrics need, and the SQL that merges the columns."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def slots_lg(listed: int) -> int:
 
 
 def build(partial: StoredColumn, values: Sequence[Any]) -> bytes | None:
-    """Return the stored form of a sketch, or None if there are no values."""
+    """Return a sketch of the values as stored bytes, or None if there are no values."""
     if not len(values):
         return None
     if partial.kind == "quantiles":
