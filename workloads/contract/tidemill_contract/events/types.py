@@ -86,7 +86,7 @@ def read_time(name: str, written: TimeFormat | None, value: Any) -> tuple[int, i
     """Return a timestamp as epoch milliseconds and the remaining microseconds (0 to 999).
 
     Raises:
-        InvalidEvent: the time is probably in seconds, does not match the field's format, or is outside the years 1 to 9999.
+        InvalidEvent: the time is probably in seconds, is not in the field's format, or is outside the years 1 to 9999.
     """
     hint = None
     is_number = value.__class__ is int
