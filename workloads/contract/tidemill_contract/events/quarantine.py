@@ -38,7 +38,7 @@ def headers(verdict: InvalidEvent) -> Headers:
 def verdict_of(
     value: bytes, found: Sequence[tuple[str, bytes | None]], refusal: Callable[[bytes], InvalidEvent | None]
 ) -> InvalidEvent | None:
-    """Return why a marked event is invalid, or None if the headers contain no known reason.
+    """Return why a marked event is invalid, or None unless the headers contain a reason that ingest can write.
 
     Args:
         value: the record's bytes, with the mark.
