@@ -1,6 +1,6 @@
 """Compute where days, weeks, months, quarters and years of a time zone start.
 
-Python computes all starts, because Postgres treats clock changes at midnight differently.
+The starts are computed in Python, not in SQL, because Postgres treats clock changes at midnight differently.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FIRST_YEAR, LAST_YEAR = 32, 9968
 """The first and the last year of calendars. Python supports only the years 1 to 9999."""
 _EPOCH, _DAY_ZERO = dt.datetime(1970, 1, 1), dt.date(1970, 1, 1)
 _CHUNK_MS = 3_653 * DAY_MS
-"""The milliseconds (ten years) for which starts of calendar units are computed and cached together."""
+"""The starts of calendar units are computed and cached for periods of this length (ten years, in milliseconds)."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Calendar:
     """The calendar units of one length in one time zone, for example weeks in Europe/Berlin.
 
     Attributes:
-        unit: `day` if `count` is a number of days, or `month` if `count` is a number of months.
+        unit: the unit of `count`, which is `day` or `month`.
         offset_ms: the time from local midnight to the start of a calendar unit.
-        first_day: a day on which a calendar unit starts, as days after 1970-01-01 (4, a Monday, for weeks).
+        first_day: the start of one calendar unit, in days after 1970-01-01, such as 4 (a Monday) for weeks.
     """
 
     unit: Literal["day", "month"]
@@ -105,7 +105,7 @@ class Calendar:
         return [*found, *_chunk(self, end)[at : last + 1]]
 
     def wall_ms(self, time_ms: int) -> int:
-        """Return the epoch ms at which clocks in UTC show the local time of `time_ms`."""
+        """Return the local time of `time_ms`, as epoch ms computed as if the local time were UTC."""
         local = (_EPOCH + time_ms * _MS).replace(tzinfo=UTC).astimezone(zoneinfo.ZoneInfo(self.zone))
         return (local.replace(tzinfo=None) - _EPOCH) // _MS
 
@@ -152,9 +152,9 @@ def _first_instant(wall: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
     before, after = local.utcoffset() or _NONE, local.replace(fold=1).utcoffset() or _NONE
     earliest = wall - before
     if before >= after:
-        # The local time exists, and its first occurrence has the UTC offset `before`.
+        # No clock change skips the local time, so `earliest` is its first occurrence.
         return earliest
-    # A clock change skips the local time, so bisection finds the time of the clock change.
+    # A clock change skips the local time. A bisection finds the time of the clock change.
     low, high = wall - after, earliest
     while high - low > _SECOND:
         middle = low + (high - low) // _SECOND // 2 * _SECOND
@@ -186,8 +186,8 @@ class Runs:
 
     Attributes:
         firsts: the start of the first unit in each run, ascending, in UTC without a zone.
-        lasts: the start of the last unit in each run except the last run, which has no end.
-        numbers: the number of units before each run.
+        lasts: the start of the last unit in each run, without an item for the last run, which has no end.
+        numbers: for each run, the number of units before the run.
     """
 
     firsts: tuple[dt.datetime, ...]

@@ -34,9 +34,9 @@ def family(kind: str) -> str:
 
 
 def is_plain(text: str) -> bool:
-    """Return whether a text has only characters of decimals: ASCII digits, signs, a point, an exponent and blanks.
+    """Return whether a text contains only ASCII digits, signs, points, exponents and blanks.
 
-    Python's Decimal also reads underscores and the digits of other scripts.
+    Python's Decimal also accepts underscores and the digits of other scripts.
     """
     return _PLAIN.fullmatch(text) is not None
 
@@ -64,7 +64,7 @@ def scaled_text(scaled: int, scale: int) -> str:
 def common_scales(kinds: Iterable[str]) -> list[int] | None:
     """Return the scale of each type, with 0 for `integer`.
 
-    The result is None if no type is a decimal, or if a type is neither a decimal nor `integer`.
+    The result is None unless all types are decimals or `integer`, and at least one type is a decimal.
     """
     kinds = list(kinds)
     found = [0 if kind == "integer" else scale_of(kind) for kind in kinds]

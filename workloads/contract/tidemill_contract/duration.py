@@ -28,7 +28,7 @@ def parse_ms(text: str) -> int:
         ValueError: the unit is missing or unknown, there is a sign or a fraction, or the duration exceeds 3650 days.
     """
     if not re.fullmatch(PATTERN, text, re.ASCII) or text.endswith("\n"):
-        hint = "; w, mo, q and y are only for sizes of windows" if _of_calendar(text) else ""
+        hint = "; w, mo, q and y are allowed only in window sizes" if _of_calendar(text) else ""
         raise ValueError(
             f"'{text}' is not a duration: write a whole number and a unit, such as 250ms, 10s, 5m, 1h, 7d{hint}"
         )

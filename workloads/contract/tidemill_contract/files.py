@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 OWN_FILE = 16 * 1024 * 1024
-"""The size limit for files that Tidemill writes, and for files from Secrets and ConfigMaps."""
+"""The maximum size (in bytes) of files that Tidemill writes, and of files from Secrets and ConfigMaps."""
 STATE_FILE = 64 * 1024 * 1024
-"""The size limit for the state file of the local runtime, which grows with the number of pipelines."""
+"""The maximum size (in bytes) of the local runtime's state file, which grows with the number of pipelines."""
 
 
 class FileTooLarge(OSError, ValueError):

@@ -10,7 +10,7 @@ from typing import Protocol
 from tidemill_contract.calendars import DAY_MS, Calendar, Runs, runs
 
 FIRST_YEAR, YEARS_AHEAD = 1970, 11
-"""The first year of valid event times, and how many years an event time can be ahead of the clock."""
+"""The first year of valid event times, and the maximum number of years that an event time can be ahead of the clock."""
 
 
 class Grid(Protocol):
@@ -22,7 +22,7 @@ class Grid(Protocol):
 
     @property
     def offset_ms(self) -> int:
-        """The milliseconds from local midnight (calendars) or from the epoch (fixed steps) to the start of any step."""
+        """The start of a step, in milliseconds after local midnight (calendars) or after the epoch (fixed steps)."""
 
     def start_of(self, time_ms: int) -> int:
         """Return the start of the step that contains a time."""
@@ -31,12 +31,12 @@ class Grid(Protocol):
         """Return the start of the step that is `count` steps later, or earlier if `count` is negative."""
 
     def wall_ms(self, time_ms: int) -> int:
-        """Return the epoch ms at which clocks in UTC show the local time of `time_ms`."""
+        """Return the local time of `time_ms`, as epoch ms computed as if the local time were UTC."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Steps of a fixed length. A step starts at `offset_ms` (epoch ms)."""
+    """Steps of a fixed length. One of the steps starts at `offset_ms` (epoch ms)."""
 
     length_ms: int
     offset_ms: int = 0
@@ -60,7 +60,7 @@ class Steps:
 
 
 class GridSql(Protocol):
-    """The SQL of a grid. Arguments of type str are SQL expressions of times."""
+    """SQL that computes the steps of a grid. Arguments of type str are SQL expressions for times."""
 
     def start(self, time: str) -> str:
         """Return SQL for the start of the step that contains a time."""
@@ -77,15 +77,16 @@ class GridSql(Protocol):
     def windows(self, pane: str, count: int, *, first: str | None, last: str | None) -> str:
         """Return a SELECT of the starts and ends (`_start`, `_end`) of the windows that contain a pane.
 
-        `count` is the number of panes in a window. `first` and `last` are the starts of the first and the last wanted
-        window, or None.
+        `count` is the number of panes in a window. Windows that start before `first` or after `last` are left out. None
+        means no limit.
         """
 
 
 def grid_sql(grid: Steps | Calendar, years: tuple[int, int] | None = None) -> GridSql:
     """Return the SQL of a grid.
 
-    `years` are the first and the last year of a calendar. The default covers all valid event times.
+    `years` are the first and the last year that the SQL of a calendar supports. By default, the SQL supports all
+    valid event times.
     """
     if isinstance(grid, Steps):
         return StepsSql(grid.length_ms, grid.offset_ms)
@@ -137,7 +138,10 @@ class StepsSql:
 
 @dataclass(frozen=True)
 class CalendarSql:
-    """The SQL of calendar units. `firsts`, `lasts` and `numbers` are the SQL arrays of `calendars.Runs`."""
+    """SQL that computes calendar units.
+
+    `firsts`, `lasts` and `numbers` are SQL arrays with the values of `calendars.Runs`.
+    """
 
     length_ms: int
     firsts: str
@@ -188,7 +192,7 @@ class CalendarSql:
         return f"(SELECT {self.firsts} AS _firsts, {self.numbers} AS _numbers) AS _a"
 
     def _numbering(self, start: str, count: int) -> str:
-        """Return a FROM item. `_number` is the number of the calendar unit that starts `count` units after `start`."""
+        """Return a FROM item with `_number`, the number of the calendar unit that is `count` units after `start`."""
         elapsed = f"(extract(epoch FROM {start} - _firsts[_run]) * 1000)::bigint"
         return (
             f"LATERAL (SELECT width_bucket({start}, _firsts) AS _run) AS _s, LATERAL"

@@ -22,7 +22,7 @@ class LoginError(ValueError):
 
 
 def read_keys(folder: Path) -> dict[str, str]:
-    """Return the keys of a Secret from a folder with a file for each key.
+    """Read the keys of a Secret from a folder that contains a file for each key.
 
     Keys without a file are left out.
 
@@ -41,11 +41,11 @@ def read_keys(folder: Path) -> dict[str, str]:
 
 
 def client_settings(keys: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings for librdkafka from the keys in `KEYS`.
+    """Return librdkafka's settings for the keys of a Secret.
 
-    Other keys are ignored, because some settings of librdkafka read files, load libraries or run commands. Without
-    `security.protocol`, the protocol is SASL_SSL if there is `sasl.mechanism` or `sasl.username`, SSL if there is a
-    certificate, and else PLAINTEXT.
+    Keys that are not in `KEYS` are ignored, because some settings of librdkafka read files, load libraries or run
+    commands. If `security.protocol` is missing, the other keys decide the protocol: SASL_SSL for `sasl.mechanism` or
+    `sasl.username`, SSL for a certificate, and otherwise PLAINTEXT.
 
     Raises:
         LoginError: a key is missing or has a wrong value.

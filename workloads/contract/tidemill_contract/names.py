@@ -18,7 +18,7 @@ OUTPUT_TOPICS = ("results", "anomalies", "dead-letters", "stage")
 CONNECT_WORKERS = "tidemill-connect"
 """The name of the Kafka Connect workers that the operator runs in a namespace."""
 CONNECT_TOPICS = ("configs", "offsets", "statuses")
-"""How the names of the workers' topics end."""
+"""The suffixes of the workers' topics."""
 
 
 def _digest(*parts: str) -> str:
@@ -28,7 +28,7 @@ def _digest(*parts: str) -> str:
 def schema(namespace: str, name: str) -> str:
     """Return the name of the Postgres schema, which is `<namespace>__<name>` with hyphens as underscores.
 
-    A name that would be ambiguous, too long or reserved by Postgres gets a hash.
+    A hash is added to names that would be ambiguous, too long or reserved by Postgres.
     """
     plain = f"{namespace}__{name}".replace("-", "_")
     if plain[0].isdigit() or plain.startswith("pg_"):
@@ -55,7 +55,7 @@ def topic(namespace: str, name: str, kind: str) -> str:
 
 def derived_topic(topic_name: str) -> tuple[str, str, str] | None:
     """Return the namespace, pipeline and kind of a derived topic name, or None if the name is not derived."""
-    # Neither namespaces nor names of pipelines have dots, so the name can be split at its dots.
+    # Names of namespaces and pipelines have no dots, so a topic name can be split at the dots.
     parts = topic_name.split(".")
     if len(parts) != 3 or not all(parts) or parts[2] not in ("events", *OUTPUT_TOPICS):
         return None

@@ -28,7 +28,7 @@ def rfc3339(moment: dt.datetime) -> str:
 
 
 def rfc3339_ms(epoch_ms: int) -> str:
-    """Return a time (epoch milliseconds) as text, in the form of `rfc3339`."""
+    """Return a time (epoch milliseconds) as text, in the same format as `rfc3339`."""
     return rfc3339(_EPOCH + dt.timedelta(milliseconds=epoch_ms))
 
 

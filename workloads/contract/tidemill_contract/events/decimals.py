@@ -75,7 +75,7 @@ class DecimalFormat:
 class Decimals:
     """Converts the decimal fields in one pipeline's events to scaled integers.
 
-    `names` are the decimal fields in the event. `element` says that the events are elements of an array.
+    `names` are the decimal fields in the event. `part` is true if each event is an element of an array.
     """
 
     def __init__(self, fields: Sequence[FieldSpec], first: Mapping[str, str], *, part: bool) -> None:
@@ -91,11 +91,11 @@ class Decimals:
         }
 
     def may_be_other(self, raw: bytes) -> bool:
-        """Return whether the bytes of events may contain a decimal such as `"1_000"`, which is valid only in Python."""
+        """Return whether the bytes may contain an invalid decimal that Python accepts, such as `"1_000"`."""
         if not self._formats:
             return False
         escapes = b"\\" in raw
-        # The fastest searches come first, and most events need no further search.
+        # Most events pass these fast checks, and need no search with a pattern.
         if not escapes and raw.isascii() and not (b"_" in raw and _UNDERSCORE.search(raw)):
             return False
         return bool(self._other.search(raw) or (escapes and _ESCAPED_NAME.search(raw)))
@@ -114,7 +114,7 @@ class Decimals:
 
 
 def _other_texts(names: set[str], *, items: bool) -> re.Pattern[bytes]:
-    """Return a pattern that finds texts such as `"1_000"` in members with these names."""
+    """Return a pattern that finds JSON members with these names and with values such as `"1_000"`."""
     found = [re.escape(msgspec.json.encode(name)) + rb"\s*:\s*" + _OTHER_TEXT for name in sorted(names)]
     if items:
         found.append(rb"[\[,]\s*" + _OTHER_TEXT + rb'[^"]*"\s*[,\]]')

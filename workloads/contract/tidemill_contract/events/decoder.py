@@ -70,7 +70,7 @@ class EventDecoder:
         return self._fields.shape.values(events, name)
 
     def put(self, events: Sequence[Any], name: str, values: Sequence[Any]) -> None:
-        """Set the values of a field that is not read from the events."""
+        """Set the values of a field that is read from elsewhere, such as from a header."""
         self._fields.shape.put(events, name, values)
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
@@ -104,8 +104,6 @@ class EventDecoder:
 
     def decode_all(self, raws: Sequence[bytes], now_ms: int, *, largest: int | None = None) -> Decoded:
         """Decode a batch of events, and validate each event as `decode` does.
-
-        If `largest` (the size of the largest record) is None, the method computes the size.
 
         Args:
             raws: the records' bytes.
@@ -183,7 +181,7 @@ class EventDecoder:
                 kinds = set(map(type, values))
                 if kinds != {int}:
                     if rounded is None and dt.datetime in kinds:
-                        # No time is converted yet, because fields with a format come last.
+                        # `cut` needs times that are not converted yet. Fields with a format are converted last.
                         rounded = any(map(may_be_rounded, parts))
                         if rounded and not whole:
                             return None
@@ -207,7 +205,7 @@ class EventDecoder:
         # Most events have no backslash, so the faster search for one byte comes first.
         if any(b"\\" in part and b"\\u0000" in part for part in parts):
             return True
-        # The JSON reader accepts any bytes in members that it skips, so UTF-8 is checked here.
+        # The JSON reader does not check UTF-8 in members that it skips, so UTF-8 is checked here.
         if not all(part.isascii() or is_utf8(part) for part in parts):
             return True
         if self._fields.takes_any and any(b'"payload"' in part or b'"op"' in part for part in parts):

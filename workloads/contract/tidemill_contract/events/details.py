@@ -57,7 +57,7 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 def failed(error: Exception) -> InvalidEvent:
-    """Return an InvalidEvent for an unexpected error in a decoder, or raise the error if it is a MemoryError."""
+    """Return an InvalidEvent for an unexpected error in a decoder. A MemoryError is raised again."""
     if isinstance(error, MemoryError):
         raise error
     detail = f"the event cannot be read, because of a fault in Tidemill ({type(error).__name__}: {str(error)[:120]})"
@@ -108,7 +108,7 @@ def refused(
     try:
         found = members(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as broken:
-        return not_json(raw, broken)  # the decoder reported an earlier error, and did not reach the invalid JSON
+        return not_json(raw, broken)  # the decoder reported another error, before it reached the invalid JSON
     envelope = envelope_of(found, kinds) if envelope is None else envelope
     hint = f"; {envelope}" if envelope else ""
     if named is not None:
@@ -140,14 +140,14 @@ def undeclared(steps: Steps, known: Sequence[Steps]) -> InvalidEvent:
 
 
 def with_path(verdict: InvalidEvent, steps: Steps | None) -> InvalidEvent:
-    """Add the field's path to the detail of an InvalidEvent, unless the path is just the field's name."""
+    """Return an InvalidEvent whose detail contains the field's path, unless the path is only the field's name."""
     if steps is None or steps == (verdict.field,):
         return verdict
     return InvalidEvent(verdict.reason, verdict.field, verdict.detail + _read_from(_shortened(show_path(steps))))
 
 
 def with_place(verdict: InvalidEvent, steps: Steps, place: str) -> InvalidEvent:
-    """Return an InvalidEvent whose detail names `place` (such as "the envelope's op") instead of the path `steps`."""
+    """Return an InvalidEvent in whose detail `place`, such as "the envelope's op", replaces the path `steps`."""
     detail = verdict.detail.removesuffix(_read_from(_shortened(show_path(steps))))
     return InvalidEvent(verdict.reason, verdict.field, detail + _read_from(place))
 
@@ -184,7 +184,10 @@ def unit_hint(value: int | float) -> str | None:
 
 
 def counts_seconds(name: str | None, value: int) -> InvalidEvent:
-    """Return an InvalidEvent for a time in seconds. For the record's timestamp, `name` is None."""
+    """Return an InvalidEvent for a time in seconds.
+
+    `name` is the field, or None if the time is the record's timestamp.
+    """
     detail = f"{name or 'record time'}: {value} means {_day(value)} in milliseconds; {unit_hint(value)}"
     return InvalidEvent(Reason.OUT_OF_RANGE, name, detail)
 
@@ -207,7 +210,7 @@ def miswritten(name: str, kind: str, value: Any) -> InvalidEvent:
 def beyond_years(name: str, value: Any, hint: str | None = None) -> InvalidEvent:
     """Return an InvalidEvent for a timestamp outside the years 1 to 9999.
 
-    If the remedy `hint` is None, the function derives the remedy from the value.
+    `hint` is the remedy, or None to derive a remedy from the value.
     """
     if isinstance(value, dt.datetime):
         detail = f"{name}: {value.isoformat()} is outside the years 1 to 9999 in UTC"

@@ -1,6 +1,6 @@
-"""Decode exploded arrays. Each element becomes an event, which also has the other fields of the record.
+"""Decode exploded arrays: each element becomes an event, which also has the record's other fields.
 
-Each element is validated by itself, so an invalid element does not affect the other elements.
+Elements are validated separately, so an invalid element does not affect the other elements.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ class ExplodedArray:
         raws: Sequence[bytes],
         document: Callable[[bytes], bytes],
     ) -> Decoded:
-        """Check the arrays in decoded records. A record with an invalid array becomes an invalid event.
+        """Check the arrays in decoded records, and return the records with the errors of invalid arrays.
 
         Args:
             decoded: the records.
             arrays: the arrays of the valid records, in order.
             raws: the bytes of all records.
-            document: returns the event of a record as JSON.
+            document: a function that returns the event in a record as JSON.
         """
         if self.fits(arrays, max(map(len, raws), default=0)):
             return decoded
@@ -128,7 +128,7 @@ class Elements:
 class ElementDecoder:
     """Decodes and validates the elements of a pipeline's exploded array.
 
-    `kind` is the type of the array for the JSON reader, or None if records and elements must be decoded separately.
+    `kind` is the array's type for msgspec, or None if the elements cannot be decoded together with the record.
     """
 
     def __init__(self, spec: PipelineSpec, *, exact: bool = False) -> None:
@@ -212,7 +212,7 @@ class ElementDecoder:
 class Origins:
     """Maps the events of exploded arrays to their records.
 
-    `starts` has the index of each record's first event, and then the total number of events.
+    `starts` contains the index of each record's first event, followed by the total number of events.
     """
 
     starts: Sequence[int]

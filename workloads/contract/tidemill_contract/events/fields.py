@@ -20,7 +20,7 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 MAX_EVENT_BYTES = 1024 * 1024
 MAX_KEY_BYTES = 1024
-# A record contains the event, a copy of one field as the key, and up to 128 KiB of headers.
+# Besides the event, a record contains a copy of one field (the key), and at most 128 KiB of headers.
 MAX_RECORD_BYTES = 2 * MAX_EVENT_BYTES + 128 * 1024
 
 
@@ -40,9 +40,9 @@ class EventFields:
         timestamps: the fields of type timestamp, with fields without a format first.
         counts: the fields of type timestamp whose values are numbers in a unit, such as seconds.
         group_strings: the fields of type string that an aggregation or an anomaly rule groups by.
-        checked: the names of the fields and of the exploded array, which are all null if an event is an envelope.
-        may_be_envelope: whether to check if an invalid event is an envelope.
-        takes_any: whether no field is required, so that an envelope could pass as an event.
+        checked: the names of the fields and of the exploded array, which are all absent in an envelope.
+        may_be_envelope: whether to look for an unexpected envelope if an event is invalid.
+        takes_any: whether an envelope could be accepted as an event, because no field is required.
     """
 
     def __init__(self, spec: PipelineSpec, *, exact: bool, array: Leaf | None, part: bool) -> None:
@@ -52,7 +52,7 @@ class EventFields:
         self.names = tuple(field.name for field in fields)
         time = spec.source.event_time.field
         leaves = [Leaf(f.name, f.steps, type_of(f), f.required or f.name == time, default_of(f)) for f in fields]
-        # A Python stage may receive envelopes and unwrap them, so events are not checked for envelopes.
+        # A Python stage may unwrap envelopes, so envelopes are no error in a pipeline with such a stage.
         unwraps = spec.transform.python is not None or spec.source.written.envelope != "none"
         self.may_be_envelope = not part and not unwraps
         self.takes_any = self.may_be_envelope and not any(leaf.required for leaf in leaves)
@@ -63,7 +63,7 @@ class EventFields:
         leaves += unread(kept, leaves) if spec.source.strict else []
         self.shape = Shape(leaves, strict=spec.source.strict)
         self.decode = msgspec.json.Decoder(self.shape.type).decode
-        # If several fields read the same member, only the first field is validated.
+        # If several fields are read from the same member, only the first of these fields is validated.
         first = self.shape.first
         fields = [field for field in fields if field.name not in first]
         self.event_time = first.get(time, time) if time in self.names else None

@@ -71,7 +71,7 @@ class EventJudge:
 
     def cut(self, raw: bytes, event: Any) -> Any:
         """Truncate the times of an event to microseconds, because msgspec may have rounded the times up."""
-        # After rounding up to the next millisecond, a time has no further microseconds.
+        # A time that was rounded up to the next millisecond has no fraction of a millisecond.
         for name in self._fields.timestamps:
             moment = self._value(event, name)
             if moment.__class__ is dt.datetime and (self._fields.exact or moment.microsecond % 1000 == 0):
@@ -109,7 +109,7 @@ class EventJudge:
         except msgspec.ValidationError as still:
             error = still
         except BROKEN:
-            pass  # `error` is still the error of the first attempt
+            pass  # report the error of the first attempt
         raise self._refused(raw, error) from None
 
     def _read_extracted(self, raw: bytes) -> Any:
@@ -166,7 +166,7 @@ class EventJudge:
 
 
 def _check_utf8(raw: bytes) -> None:
-    # The JSON reader accepts any bytes in members that it skips, so UTF-8 is checked here.
+    # The JSON reader does not check UTF-8 in members that it skips, so UTF-8 is checked here.
     try:
         raw.decode()
     except UnicodeDecodeError as error:

@@ -9,7 +9,7 @@ from tidemill_contract.events.verdicts import InvalidEvent, Reason
 from tidemill_contract.resource.paths import Steps
 
 JSON = "json"
-"""The name of the type in the spec."""
+"""The name of the type of these fields in the spec."""
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 

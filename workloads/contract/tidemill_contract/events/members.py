@@ -1,6 +1,6 @@
 """Read events member by member, and rewrite valid values that the typed decoder refuses.
 
-For example, an integer may be written as `200.0`, and a date without a time means midnight UTC.
+Examples are the integer `200.0`, and a timestamp without a time of day, which means midnight UTC.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def is_utf8(raw: bytes) -> bool:
 
 
 def members(raw: bytes) -> Members:
-    """Return the members of an event, or raise an error in `BROKEN` if the bytes are not a JSON object.
+    """Return the JSON texts of the members in a JSON object, by name.
 
     Raises:
         msgspec.MsgspecError, UnicodeDecodeError, RecursionError: the bytes are not a JSON object.
@@ -49,7 +49,7 @@ def members(raw: bytes) -> Members:
 
 
 def items(raw: bytes) -> list[bytes]:
-    """Return the JSON texts of an array's items, or raise an error in `BROKEN` if the bytes are not a JSON array.
+    """Return the JSON texts of the items in a JSON array.
 
     Raises:
         msgspec.MsgspecError, UnicodeDecodeError, RecursionError: the bytes are not a JSON array.
@@ -88,7 +88,7 @@ def as_object(found: Members) -> bytes:
 def whole_number(text: str) -> int | None:
     """Return the exact integer of a JSON number such as `2e2`, or None if the text is not a whole number.
 
-    A number of 20 digits or more gives 10^20 or -10^20, to limit time and memory.
+    A number of 20 or more digits is replaced by 10^20 or -10^20, to limit time and memory.
     """
     try:
         number = Decimal(text)

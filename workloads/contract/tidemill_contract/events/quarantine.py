@@ -1,4 +1,4 @@
-"""Write and read the mark on events that ingest refused, or on which the Python stage failed.
+"""Mark events that ingest refused or that made the Python stage fail, and read these marks.
 
 A sender can forge the mark, but a marked record always becomes a dead letter.
 """
@@ -38,21 +38,19 @@ def headers(verdict: InvalidEvent) -> Headers:
 def verdict_of(
     value: bytes, found: Sequence[tuple[str, bytes | None]], refusal: Callable[[bytes], InvalidEvent | None]
 ) -> InvalidEvent | None:
-    """Return why a marked event is invalid, or None if the headers contain no reason that ingest can write.
-
-    `refusal` is a function that returns why an event's bytes are invalid, or None.
+    """Return why a marked event is invalid, or None unless the headers contain a reason that ingest can write.
 
     Args:
         value: the record's bytes, with the mark.
         found: the record's headers.
-        refusal: a function that returns the decoder's verdict on an event's bytes, or None if the event is valid.
+        refusal: a function that returns why an event's bytes are invalid, or None if the event is valid.
     """
     texts = {name: raw.decode("utf-8", "replace") for name, raw in found if raw is not None}
     if texts.get(REASON_HEADER) not in _GIVEN:
         return None
     reason = Reason(texts[REASON_HEADER])
     own = refusal(value[len(QUARANTINE_PREFIX) :])
-    # Events that were marked for these two reasons can be valid.
+    # The decoder may accept events that were marked as too far in the future, or because the stage failed.
     if own is None and reason not in (Reason.TOO_FAR_IN_THE_FUTURE, Reason.TRANSFORM_FAILED):
         detail = (
             f"begins with a zero byte, which marks events that ingest has refused ({reason}), but a valid event"

@@ -22,11 +22,11 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 _TEXTS = ("key", "header")
 _MOST_KNOWN, _KNOWN_BYTES = 4_096, 1_024
-"""The maximum number of cached JSON texts of headers and keys, and the maximum bytes of a cached text."""
+"""The maximum number of cached JSON texts (of headers and keys), and the maximum size of a cached text in bytes."""
 
 
 class Record(Protocol):
-    """The parts of a record that fields are read from."""
+    """The parts of a Kafka record from which fields are read."""
 
     def value(self) -> bytes | None: ...  # noqa: D102
     def key(self) -> bytes | None: ...  # noqa: D102
@@ -41,7 +41,7 @@ class RecordDecoder:
 
     Attributes:
         event_time_field: the field with the event time, or None if the record's timestamp is the event time.
-        headers: the names of the headers that fields are read from.
+        headers: the names of the headers from which fields are read.
         beside: whether any field is read from outside the record's value, such as from a header.
     """
 
@@ -80,7 +80,10 @@ class RecordDecoder:
     def decode_all(
         self, raws: Sequence[bytes], now_ms: int, *, largest: int | None = None, records: Sequence[Record] = ()
     ) -> Decoded:
-        """Decode events as in `EventDecoder.decode_all`. Without `records`, fields from outside the event are null."""
+        """Decode events as in `EventDecoder.decode_all`.
+
+        If `records` is empty, fields from outside the event (such as headers) are null.
+        """
         if isinstance(self._events, EventDecoder):
             decoded = self._events.decode_all(raws, now_ms, largest=largest)
         else:

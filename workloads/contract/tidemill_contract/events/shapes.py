@@ -1,6 +1,6 @@
 """The layout of events in memory: the typed structs that the JSON reader fills, and the place of each field.
 
-The structs are nested like the event if a field has a path, else a single struct has all fields.
+If a field has a path, the structs are nested like the event. Otherwise a single struct has all fields.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Leaf:
         default: the value in decoded events if the field is absent or null.
         beside: whether the value comes from outside the event.
         unread: whether the JSON reader accepts the member, but ignores the value.
-        holds: for the exploded array, the name of a field in the elements, for messages.
+        holds: for the exploded array, the name of a field in its elements, which error messages mention.
     """
 
     name: str
@@ -69,9 +69,9 @@ class Shape:
 
     Attributes:
         type: the struct that the JSON reader fills.
-        flat: the struct in which each field is an attribute. Without paths, `flat` is `type`.
+        flat: the struct in which each field is an attribute. If no field has a path, `flat` and `type` are the same.
         nested: whether `type` and `flat` differ.
-        first: by field, the name of an earlier field that is read from the same member, if there is any.
+        first: for each field that shares a member with an earlier field, the name of the earlier field.
     """
 
     def __init__(self, leaves: Sequence[Leaf], *, strict: bool) -> None:
@@ -143,7 +143,10 @@ class Shape:
         return found
 
     def put(self, events: Sequence[Any], name: str, values: Sequence[Any]) -> None:
-        """Set a field's value in each event, after `values` was called for the field."""
+        """Set a field's value in each event.
+
+        Call `values` for the field first, because `values` adds missing structs.
+        """
         owner = self._owners[name]
         owners = map(attrgetter(owner[:-1]), events) if owner else events
         deque(map(setattr, owners, repeat(name), values), maxlen=0)
@@ -157,7 +160,7 @@ class Shape:
                     setattr(holder, attribute, node.type())
 
     def read_flat(self, raw: bytes) -> Any:
-        """Read an event in which each field is the member with the field's name, and return an object of `type`.
+        """Read an event in which each field is a top-level member, and return an object of `type`.
 
         Raises:
             msgspec.ValidationError: the event is not valid.
@@ -169,7 +172,7 @@ class Shape:
         values: dict[str, Any] = {}
         for child in node.children.values():
             if isinstance(child, Leaf):
-                values[child.name] = getattr(flat, child.name, None)  # `flat` lacks the fields that are not read
+                values[child.name] = getattr(flat, child.name, None)  # ignored fields are absent in `flat`
             else:
                 values[child.owner[:-1].rpartition(".")[2]] = self._filled(child, flat)
         if not node.is_array:
@@ -179,7 +182,7 @@ class Shape:
     def flattened(self, events: Sequence[Any], shown: Mapping[str, Callable[[Any], str]]) -> Sequence[Any]:
         """Return the events as structs in which each field is an attribute.
 
-        `shown` maps names of fields to functions that convert the values to text.
+        `shown` contains, by field name, functions that convert values to text.
         """
         if not self.nested and not self._defaults and not self.first and not shown:
             return events
@@ -195,7 +198,7 @@ class Shape:
     def extracted(self, raw: bytes) -> Members:
         """Return the JSON text of each field in an event, by name.
 
-        If no field has a path, the result contains all members.
+        If no field has a path, the result also contains the event's undeclared members.
 
         Raises:
             InvalidEvent: a member on a path has the wrong type, or a member is unknown.
@@ -230,7 +233,7 @@ class Shape:
 
 
 def unread(kept: Mapping[str, Steps], leaves: Sequence[Leaf]) -> list[Leaf]:
-    """Return layout entries for the json fields `kept`, which the JSON reader accepts but ignores."""
+    """Return `Leaf` objects for the fields of type json, whose values the JSON reader ignores."""
     found = list(leaves)
     for name, steps in sorted(kept.items(), key=lambda item: len(item[1])):
         if not any(leaf.steps[: len(steps)] == steps[: len(leaf.steps)] for leaf in found):

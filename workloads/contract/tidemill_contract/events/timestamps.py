@@ -21,7 +21,7 @@ from tidemill_contract.times import BeyondYears, read_local
 
 RFC3339 = "rfc3339"
 UNITS = {"s": 6, "ms": 3, "us": 0, "ns": -3}
-"""The power of ten that converts a number in each unit to microseconds."""
+"""For each unit, the exponent of the power of ten that converts the unit to microseconds."""
 _EPOCH, _MICROSECOND = dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.timedelta(microseconds=1)
 _TEXTS_KEPT, _LONGEST_KEPT = 16_384, 64
 """The maximum number of cached texts, and the length of the longest cached text."""
@@ -29,7 +29,7 @@ _MOST_DIGITS, _BEYOND = 25, 10**40
 """A number with more digits than `_MOST_DIGITS` is too late in every unit. `_BEYOND` replaces the number, to limit the
 memory."""
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-# Finds JSON strings that Python may read as numbers, including digits of all scripts.
+# Finds JSON strings that Python may accept as numbers, with the digits of any script.
 _MAYBE_NUMBERS = re.compile(rb'"(?:[\x00- +\-._0-9eE\x80-\xff]|\\u[0-9a-fA-F]{4}|\\[bfnrt])+"')
 _EXACT = decimal.Context(prec=60, rounding=decimal.ROUND_FLOOR, Emin=-(10**6), Emax=10**6)
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
@@ -82,7 +82,7 @@ class TimeFormat:
         self.counts = self._unit is not None
         self.guesses = text == RFC3339
         self.name = text if zone is None else f"{text} in {zone}"
-        # The type includes decimals, because the JSON reader would otherwise read a number with a point as a float.
+        # Numbers with a point are read as decimals, because floats are inexact.
         self.type: Any = int | str if self._unit is None else int | decimal.Decimal
 
     @classmethod
@@ -129,7 +129,7 @@ class TimeFormat:
 
     def hint(self, micros: int) -> str:
         """Return the remedy for a time outside the years 1 to 9999."""
-        # The division of a much larger integer would raise OverflowError.
+        # For a much larger integer, the division would raise OverflowError.
         for name, digits in UNITS.items() if -_BEYOND < micros < _BEYOND else ():
             seconds = micros / 10 ** (self._unit or 0) * 10**digits / 10**6
             if self._unit is not None and digits != self._unit and 631_152_000 <= seconds <= 4_102_444_800:
@@ -144,7 +144,7 @@ def is_number(text: str) -> bool:
 
 
 def may_be_lenient(raw: bytes) -> bool:
-    """Return whether a text in these bytes may be a number for Python, but not for JSON, such as `1_000` or `007`."""
+    """Return whether the bytes contain a text that is a number in Python but not in JSON, such as `1_000` or `007`."""
     for found in _MAYBE_NUMBERS.finditer(raw):
         try:
             text = msgspec.json.decode(found.group(), type=str)

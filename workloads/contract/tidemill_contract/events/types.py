@@ -56,7 +56,7 @@ def epoch_ms(moment: dt.datetime) -> int:
 
 
 def all_epoch_ms(values: list[Any], kinds: set[type]) -> list[Any]:
-    """Convert times from the JSON reader to epoch milliseconds. `kinds` are the types of the values."""
+    """Convert times from the JSON reader to epoch milliseconds. `kinds` is the set of the types of `values`."""
     if kinds != {dt.datetime}:
         return [value if value.__class__ is int or value is None else epoch_ms(value) for value in values]
     spans = map(sub, values, repeat(EPOCH))
@@ -86,7 +86,7 @@ def read_time(name: str, written: TimeFormat | None, value: Any) -> tuple[int, i
     """Return a timestamp as epoch milliseconds and the remaining microseconds (0 to 999).
 
     Raises:
-        InvalidEvent: the time is probably in seconds, lacks the field's format, or is outside the years 1 to 9999.
+        InvalidEvent: the time is probably in seconds, is not in the field's format, or is outside the years 1 to 9999.
     """
     hint = None
     is_number = value.__class__ is int

@@ -36,7 +36,7 @@ class Transform:
     Attributes:
         derives: the name, the spec type and the polars expression of each derive, in order.
         condition: the filter.
-        further: columns that are added to the rows that pass the filter, in order.
+        further: columns that are added after the filter, in order.
     """
 
     derives: tuple[tuple[str, str, pl.Expr], ...]
@@ -61,7 +61,7 @@ def _with_column(frame: pl.DataFrame, expression: pl.Expr) -> pl.DataFrame:
         return frame.with_columns(expression)
     except pl.exceptions.InvalidOperationError:
         values = frame.select(expression).to_series()
-        # For an expression that is equal in all rows, polars may return a single value.
+        # If an expression has the same value in all rows, polars may return this value only once.
         if len(values) != 1:
             raise
         return frame.with_columns(values.new_from_index(0, frame.height))
@@ -168,7 +168,7 @@ def _compile(node: Node, types: Mapping[str, str]) -> Typed:
             typed = case_of(branches, _compile(node.default, types))
         case Call():
             typed = apply_function(node.name, [_compile(argument, types) for argument in node.args])
-    # Some polars expressions contain an argument twice, so nested functions can grow exponentially.
+    # Some functions contain an argument twice in polars, so the size may double with each nested function.
     if typed.size > MAX_SIZE:
         raise ExpressionError("is too large after compilation; split the expression into several derives")
     return typed

@@ -60,7 +60,10 @@ def arithmetic(name: str, args: Sequence[Typed]) -> Built | None:
 
 
 def rounded(name: str, argument: Typed, digits: int) -> Built:
-    """Round a decimal by ROUND (halves away from zero), FLOOR, CEIL or TRUNCATE, to an integer for 0 digits."""
+    """Round a decimal with ROUND (halves away from zero), FLOOR, CEIL or TRUNCATE.
+
+    The result is an integer if `digits` is 0.
+    """
     scale = scale_of(argument.kind) or 0
     kind = decimal_type(min(digits, scale)) if digits else "integer"
     if digits >= scale:

@@ -149,7 +149,7 @@ def _in(name: str, args: Sequence[Typed]) -> Built:
     if not all(argument.is_constant and argument.kind != "null" for argument in args[1:]):
         raise ExpressionError("IN takes constants other than NULL; write = … OR … for other values")
     kind, values = unify(name, args, compared=True)
-    # Comparisons treat NULL as SQL does, unlike `is_in`.
+    # The value is compared with each constant, because `is_in` treats NULL differently from SQL.
     return "boolean", pl.any_horizontal([values[0] == value for value in values[1:]]) if kind != "null" else args[
         0
     ].expression

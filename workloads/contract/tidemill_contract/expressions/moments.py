@@ -89,7 +89,7 @@ def _truncated(name: str, args: Sequence[Typed]) -> Built:
 def _difference(name: str, args: Sequence[Typed]) -> Built:
     unit_ms = _UNITS_MS[_unit(name, args[0], dict(_UNITS_MS))]
     first, last = (_moment(name, argument).dt.epoch("ms") for argument in args[1:])
-    # Doubles hold differences of times exactly, so the cast gives the number of whole units between both times.
+    # A difference of times is exact as a double. The cast drops the fraction of a unit.
     return "integer", ((last - first).cast(pl.Float64()) / float(unit_ms)).cast(pl.Int64())
 
 
@@ -117,7 +117,7 @@ def _read(name: str, args: Sequence[Typed]) -> pl.Expr:
         )
     form = form.replace(".%f", "%.f")  # polars writes a fraction as %.f
     if used & {"%H", "%I"} and "%M" not in used:
-        value, form = value + " 00", f"{form} %M"  # polars reads an hour only together with minutes
+        value, form = value + " 00", f"{form} %M"  # polars reads an hour only if minutes follow
     try:
         pl.Series(["0"]).str.to_datetime(form, strict=False)
     except pl.exceptions.PolarsError as error:

@@ -1,4 +1,4 @@
-"""The normal form of an expression, which is equal for all expressions with the same syntax tree.
+"""Write expressions in a normal form, which is the same text for all expressions with the same syntax tree.
 
 The names of stored columns depend on the normal form, so the form of an existing expression must never change.
 """

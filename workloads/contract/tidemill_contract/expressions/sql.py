@@ -90,12 +90,12 @@ def _column(name: str, columns: Mapping[str, Value]) -> Value:
 
 
 def _bound(template: str, *values: Value) -> str:
-    """Insert SQL of values into a template (`{0}`, `{1}`, …), so that Postgres computes each value once."""
+    """Insert values into an SQL template (`{0}`, `{1}`, …), so that Postgres computes each value only once."""
     if all(value.simple for value in values):
         return f"({template.format(*(value.sql for value in values))})"
     names = [f"o._{n}" for n in range(len(values))]
     listed = ", ".join(f"{value.sql} AS _{n}" for n, value in enumerate(values))
-    # OFFSET keeps Postgres from inlining a value at each use of its name.
+    # Without OFFSET, Postgres would compute a value again at each use of its name.
     return f"(SELECT {template.format(*names)} FROM (SELECT {listed} OFFSET 0) AS o)"
 
 

@@ -37,7 +37,7 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A field, or a derive from an earlier line of the spec."""
+    """The name of a field, or of an earlier derive (computed field) in the spec."""
 
     name: str
 

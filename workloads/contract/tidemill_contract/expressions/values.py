@@ -34,7 +34,7 @@ class Typed:
         kind: the spec type, or `null` for the constant NULL.
         size: the number of nodes in the polars expression.
         constant: the value, if the expression is a constant.
-        fixed: whether the expression uses no column, so that its value is the same for all rows.
+        fixed: whether the expression has the same value in all rows, because it uses no column.
     """
 
     expression: pl.Expr
@@ -48,9 +48,10 @@ class Typed:
 Built = tuple[str, pl.Expr]
 """The result of a function: the spec type and the polars expression."""
 Builder = Callable[[str, Sequence[Typed]], Built]
-"""A callable that builds a function's result from the name and the arguments."""
+"""A callable that takes a function's name and arguments, and returns the function's result."""
 Row = tuple[str, int, int, Builder]
-"""A row in a table of functions: names, separated by commas; minimum and maximum number of arguments; builder."""
+"""A row in a table of functions: the names (separated by commas), the minimum and the maximum number of arguments, and
+the builder."""
 
 
 def column(name: str, kind: str) -> Typed:
@@ -98,7 +99,7 @@ def as_number(name: str, argument: Typed) -> pl.Expr:
 
 
 def with_exact_constants(args: Sequence[Typed]) -> Sequence[Typed]:
-    """Return the arguments, with number constants as exact decimals if any argument is a decimal."""
+    """Return the arguments. If an argument is a decimal, constants of type number become exact decimals."""
     if all(scale_of(argument.kind) is None for argument in args):
         return args
     return [_exact(argument) if argument.kind == "number" and argument.is_constant else argument for argument in args]
@@ -139,7 +140,7 @@ def constant(name: str, argument: Typed, what: str, kind: str, low: int = 0, hig
 def unify(name: str, args: Sequence[Typed], *, compared: bool = False) -> tuple[str, list[pl.Expr]]:
     """Return the common type of a function's arguments, and the arguments converted to this type.
 
-    With `compared`, decimals may be converted to 128 bits. Then `chosen` must convert the result to 64 bits.
+    If `compared` is true, decimals may become scaled integers of 128 bits. In this case, call `chosen` for the result.
 
     Raises:
         ExpressionError: the arguments have no common type.
@@ -158,12 +159,12 @@ def unify(name: str, args: Sequence[Typed], *, compared: bool = False) -> tuple[
         raise ExpressionError(f"{name} mixes {found}; convert one value with TRY_CAST(… AS {_common(kinds)})")
     kind = kinds.pop() if kinds else "null"
     dtype = POLARS_TYPES.get(kind, pl.Boolean())
-    # The constant NULL starts as a boolean, and is cast to the type of the other arguments.
+    # NULL gets the type of the other arguments. If all arguments are NULL, the type is boolean.
     return kind, [pl.lit(None, dtype=dtype) if a.kind == "null" else a.expression.cast(dtype) for a in args]
 
 
 def chosen(kind: str, value: pl.Expr) -> pl.Expr:
-    """Convert an argument from `unify(…, compared=True)` to 64 bits, with NULL for a larger value."""
+    """Convert an argument from `unify(…, compared=True)` to 64 bits, or to NULL if the value does not fit."""
     return narrow(value) if kind in DECIMALS else value
 
 
@@ -200,7 +201,7 @@ def timed(argument: Typed) -> Typed:
 
 
 def varying_first(a: Typed, b: Typed) -> bool:
-    """Return False if only `a` is constant, because polars cannot compare `a` with `b` in this order."""
+    """Return whether polars can compare `a` with `b` in this order. If only `a` is constant, polars cannot."""
     return b.fixed or not a.fixed
 
 
@@ -222,13 +223,13 @@ def _nullify(series: pl.Series) -> pl.Series:
 
 def finite(expression: pl.Expr) -> pl.Expr:
     """Return the expression with NULL in place of NaN and infinities."""
-    # `when(x.is_finite()).then(x)` contains x twice, so the size would double with each nested function.
+    # A `when` expression would contain the argument twice, so nested functions would double the size each time.
     return expression.map_batches(_nullify, return_dtype=pl.Float64(), is_elementwise=True)
 
 
 def _divide(numbers: Sequence[pl.Series]) -> pl.Series:
     dividend, divisor = numbers
-    # For a constant divisor, polars multiplies by the reciprocal, which rounds differently, so the divisor is a column.
+    # polars replaces division by a constant with a less exact product, so the divisor is made a column.
     return _nullify(dividend / (dividend * 0.0 + divisor))
 
 

@@ -58,7 +58,7 @@ class Metric(Protocol):
 
 
 class StoredColumn(Protocol):
-    """The properties of a stored column that the SQL for the column needs."""
+    """A stored column of a window table, with the properties that SQL depends on."""
 
     @property
     def kind(self) -> str:
@@ -86,13 +86,13 @@ class StoredColumn(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class PartialKind:
-    """A kind of stored column: its type, and the SQL that merges its values without errors.
+    """A kind of stored column: its SQL type, and SQL that merges its values without raising an error.
 
     Attributes:
         merge: a function that returns SQL for merging the values (or nulls) of the rows `old` and `new`.
         rollup: a function that returns an SQL aggregate for merging the values of many rows.
         ordered: whether processors must read events in the order of event time to fill the column.
-        refining: whether the column only makes another column more precise.
+        refining: whether the column only adds precision, so that results are correct without the column.
     """
 
     name: str
@@ -120,7 +120,7 @@ class Need:
 
     Attributes:
         field: the metric's field, or None if the column counts events.
-        by: a second field, which distinguishes columns with the same `field`.
+        by: the parameter `by` of the metric (`min_by` or `max_by`), or None.
         source: the field whose values are stored, or None if the values of `field` are stored.
         listed: the maximum number of values that the metric (`topk`) lists.
         where: the normal form of the condition on events, or None for a metric without a condition.
@@ -137,7 +137,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Merged:
-    """The merged columns of a metric, which the SQL of the result uses.
+    """The columns from which SQL computes a metric's result, after rows were merged.
 
     Attributes:
         columns: the quoted column names by kind.
@@ -172,7 +172,7 @@ class Parameters(BaseModel):
 
 @dataclass(frozen=True)
 class Item:
-    """The OpenAPI schema for the items of a result that is a list. An item is an object with `members`."""
+    """The OpenAPI schema of an item, if the result of a function is a list. An item is an object with `members`."""
 
     name: str
     description: str

@@ -26,7 +26,7 @@ def operands(metric: Metric) -> frozenset[str]:
 
 
 def in_order(metrics: Mapping[str, Metric], name: str) -> list[str]:
-    """Return the names of a metric and of all metrics that it is computed from, operands before results.
+    """Return the names of a metric and of all its direct and indirect operands, with operands first.
 
     Raises:
         ExpressionError: a metric is computed from itself.
@@ -103,7 +103,7 @@ def _operand(name: str, kind: str) -> Value:
 
 
 def function_operands(metrics: Sequence[Metric], name: str) -> Iterator[Metric]:
-    """Yield the metrics with a function that a metric depends on, or the metric itself if it has a function."""
+    """Yield the direct and indirect operands that have a function. A metric with a function yields only itself."""
     by_name = {metric.name: metric for metric in metrics}
     for needed in in_order(by_name, name):
         if not is_composed(by_name[needed]):

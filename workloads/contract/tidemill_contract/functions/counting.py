@@ -45,7 +45,7 @@ def _between(column: StoredColumn, old: str, new: str) -> str:
 
 
 def _all_between(column: StoredColumn) -> str:
-    # All arrays have the same length, so n - 1 modulo the length is the index of a count.
+    # The arrays have equal lengths, so the row number `n` gives the index of a count within its array.
     rows = f"unnest(array_agg({column.quoted}) FILTER (WHERE {column.quoted} IS NOT NULL))"
     place = f"mod(u.n - 1, {len(column.bounds) + 1})"
     totals = f"SELECT {place} AS place, sum(u.v)::bigint AS total FROM {rows} WITH ORDINALITY AS u (v, n) GROUP BY 1"
@@ -117,7 +117,7 @@ class Histogram(Function):
     example: ClassVar[Mapping[str, Any]] = {"bounds": [-10, 0, 0.5, 1000]}
     item = Item(
         "HistogramBucket",
-        "An item of a histogram: the number of values at least `from` and less than `to`. Null means no bound.",
+        "An item of a histogram: the number of values that are at least `from` and below `to`. Null means no bound.",
         {
             "from": {"anyOf": [{"type": "number"}, {"type": "null"}]},
             "to": {"anyOf": [{"type": "number"}, {"type": "null"}]},

@@ -26,7 +26,7 @@ KINDS = (MEAN, LOW, M2)
 
 
 class Variance(Function):
-    """The variance of a field's values as a population, not as a sample."""
+    """The population variance of a field's values (not the sample variance)."""
 
     name = "variance"
     value = "the variance of the population"

@@ -1,7 +1,7 @@
 """Find out which stored rows contain all events of a metric.
 
-A layout is a number, which increases whenever processors begin or stop filling a column. The column `_since` of a row
-contains the lowest layout of the processors that wrote the row.
+When the metrics of a pipeline change, processors begin or stop filling columns. Each such change increases the number
+of the layout. In each row, the column `_since` contains the lowest layout of the processors that wrote the row.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ SINCE = "_since"
 
 @dataclass(frozen=True)
 class Feed:
-    """The layouts in which processors fill one column, by default all layouts.
+    """The layouts in which processors fill one column. The default is all layouts.
 
     Attributes:
-        since: the first layout in which processors fill the column, or None if they stopped.
-        before: for each time that processors stopped, the earlier `since`, and the time (epoch ms) up to which windows
-            were closed.
+        since: the first layout in which processors fill the column, or None if processors no longer fill the column.
+        before: for each earlier period in which processors filled the column, the first layout, and the time (epoch
+            ms) up to which windows were closed at the end of the period.
     """
 
     since: int | None = 0
@@ -35,7 +35,7 @@ class Feed:
     def condition(self, end: str) -> str | None:
         """Return an SQL condition for rows in which the column contains all events, or None for all rows.
 
-        Windows that were closed before the column was removed are complete. `end` is the SQL of a window's end.
+        A window is complete if it was closed before the column was removed. `end` is SQL for the end of the window.
         """
         if self.since == 0:
             return None
@@ -45,7 +45,7 @@ class Feed:
         return f"({' OR '.join(found)})" if found else "false"
 
     def left(self, closed_until: int | None) -> Feed:
-        """Return the feed after processors stop filling the column."""
+        """Return the `Feed` of the column after processors stop filling the column."""
         if self.since is None or closed_until is None:
             return replace(self, since=None)
         return Feed(None, (*self.before, (self.since, closed_until)))
@@ -57,7 +57,7 @@ class Feeds:
 
     Attributes:
         layout: the current layout.
-        columns: the feeds of the columns that were added or removed after the first row, by name.
+        columns: by name, a `Feed` for each column that was added or removed after the first row.
     """
 
     layout: int = 0
@@ -65,7 +65,10 @@ class Feeds:
 
     @classmethod
     def read(cls, layout: int | None, fed: Mapping[str, Any] | None) -> Feeds:
-        """Read the columns `layout` and `fed` of `_aggregations`. Both are None in an older schema."""
+        """Read the columns `layout` and `fed` of `_aggregations`.
+
+        In the schema of an older version, `layout` and `fed` are None.
+        """
         columns = {
             name: Feed(item["since"], tuple((since, until) for since, until in item["before"]))
             for name, item in (fed or {}).items()
@@ -74,7 +77,7 @@ class Feeds:
 
     @property
     def fed(self) -> str:
-        """The columns as JSON. Equal objects give equal texts."""
+        """The columns as JSON. The text is the same for equal objects."""
         columns = {name: {"since": feed.since, "before": feed.before} for name, feed in self.columns.items()}
         return json.dumps(columns, sort_keys=True)
 
@@ -111,7 +114,7 @@ class Feeds:
 
 
 def guarded(plan: AggregationLayout, feeds: Feeds) -> AggregationLayout:
-    """Return the plan for queries. If a row lacks events of a metric, the metric is null."""
+    """Return the plan for queries. If rows of a window lack events of a metric, the result of the metric is null."""
     whole = []
     metrics = [metric for metric, _ in plan.metrics]
     for metric in metrics:

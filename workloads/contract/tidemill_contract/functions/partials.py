@@ -1,4 +1,4 @@
-"""Mergeable partial aggregates (partials): the columns that metrics need, and the SQL that merges their values."""
+"""Partial aggregates (partials): the stored columns that metrics need, and the SQL that merges the columns."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ else:
     """The kind of a stored column, which is the first part of the column's name."""
 
 _MAX_LABEL = 46
-"""The maximum bytes of a column's name without the kind. Postgres allows 63 bytes for the whole name."""
+"""The maximum length (in bytes) of a column's name without the kind, because Postgres limits names to 63 bytes."""
 _NUMBERS: Mapping[str, str] = defaultdict(lambda: "number")
 """Placeholder types of fields, for callers that need only the names of columns."""
 SKETCHES = frozenset(name for name, kind in KINDS.items() if kind.sketch)
@@ -83,11 +83,11 @@ def column_of(kind: Kind, field: str) -> str:
 
 @dataclass(frozen=True)
 class Conditional:
-    """A data frame column with a field's values, which is null for events that do not fulfil a condition.
+    """A data frame column for a condition: the field's values where the condition is true, else null.
 
     Attributes:
         where: the condition in its normal form.
-        field: the field, or None if the column is true for the events that fulfil the condition.
+        field: the field, or None if the column contains true instead of a value.
     """
 
     where: str
@@ -110,7 +110,7 @@ class Partial:
 
     Attributes:
         listed: the maximum number of frequent values that a metric lists.
-        by: a second field, which distinguishes columns with the same `field`.
+        by: the parameter `by` of the metric (`min_by` or `max_by`), or None.
         noted: the name and the spec type of the field whose values are stored, or None without a field.
         where: the condition for events that count, or None if all events count.
     """
@@ -126,7 +126,7 @@ class Partial:
 
     @property
     def column(self) -> str:
-        """The column's name, which begins with an underscore and so differs from every name in a spec."""
+        """The column's name, which begins with an underscore, unlike all names in a spec."""
         plain = self.field is None and self.where is None
         return f"_{self.kind}" if plain else column_of(self.kind, self._label)
 
@@ -158,7 +158,7 @@ class Partial:
 
 
 def own_partial(kind: Literal["min", "max"], name: str, sql_type: str) -> Partial:
-    """Return a partial for internal use, whose name cannot occur in a spec."""
+    """Return a stored column for internal use, whose name differs from the columns of all metrics."""
     return Partial(kind, f"0{name}", sql_type)
 
 
@@ -172,7 +172,7 @@ class AggregationLayout:
         pane_ms: the length of a pane (the period of a stored row), or the minimum length for calendar windows.
         gap_ms: the time without events after which a session ends, or None for other windows.
         reopen_ms: how long late events can change a closed window, or None if closed windows do not change.
-        whole: the name of each metric that may lack events in some rows, and an SQL condition for complete rows.
+        whole: for each metric that may lack events in some rows, the name and an SQL condition for complete rows.
     """
 
     name: str
@@ -200,17 +200,17 @@ class AggregationLayout:
 
     @property
     def spread_ms(self) -> int:
-        """The longest time from the start of a window to the start of the last pane in the window."""
+        """The maximum time from a window's start to the start of the window's last pane."""
         return self.size_ms - self.pane_ms if self.hopping else 0
 
     @property
     def reach_ms(self) -> int:
-        """The longest time from the start of a window to its last pane, or to the end of a session."""
+        """The maximum time from a window's start to the start of its last pane, or to the end of a session."""
         return self.size_ms if self.sessions else self.spread_ms
 
     @property
     def end_sql(self) -> str:
-        """The SQL of the end of a window, for rows with `window_start` and (only for sessions) `window_end`."""
+        """SQL for a window's end, from the column `window_start` or (for sessions) `window_end`."""
         return "window_end" if self.sessions else grid_sql(self.grid).shift("window_start", self.panes)
 
     def end_of(self, start_ms: int) -> int:
@@ -233,7 +233,7 @@ class AggregationLayout:
     def key_columns(self) -> tuple[str, ...]:
         """The unquoted columns of the unique key.
 
-        If windows have several panes, `_after` distinguishes the separate rows for late events.
+        If windows have several panes, late events are stored in separate rows, which differ in `_after`.
         """
         after = ("_after",) if self.hopping else ()
         return (*(name for name, _ in self.group_by), "window_start", *after)
@@ -251,7 +251,7 @@ class AggregationLayout:
 
 
 def whole_partial(metric: str) -> Partial:
-    """Return the column that says whether the rows of a window contain all events of a metric."""
+    """Return the column that is true if the rows of a window contain all events of a metric."""
     return Partial("whole", metric, "boolean")
 
 
@@ -358,7 +358,7 @@ def merge_expression(partial: Partial, old: str = "t", new: str = "EXCLUDED") ->
 
 
 def rollup_select(partials: Sequence[Partial], source: str, keys: Sequence[tuple[str, str]]) -> str:
-    """Return a SELECT that merges rows of partials into one row for each key.
+    """Return a SELECT that merges the stored rows with the same key into one row.
 
     Args:
         partials: the columns to merge.

@@ -16,12 +16,12 @@ KINDS: Mapping[str, PartialKind] = {kind.name: kind for family in (*_FAMILIES, b
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of some functions, which is a member of the metrics with these functions.
+    """A parameter of some functions, such as `q`. In a spec, the parameter is a member of the metric.
 
     Attributes:
         alias: the parameter's name in YAML.
         needed: whether the functions need the parameter.
-        takes: the types of fields that the parameter may name, or None if the parameter names no field.
+        takes: if the parameter names a field, the types that the field may have, else None.
         remedy: the remedy in the error message if the parameter is missing.
     """
 

@@ -1,10 +1,10 @@
 """Sketches by DataSketches for quantiles, distinct counts and frequent values, of at most a few kilobytes each.
 
-`quantiles` is a KLL sketch (Karnin, Lang, Liberty 2016, "Optimal quantile approximation in streams") with a k of 400.
+`quantiles` is a KLL sketch (Karnin, Lang, Liberty 2016, "Optimal quantile approximation in streams") with k = 400.
 `uniques` is a HyperLogLog sketch (Flajolet et al. 2007) with 2^13 registers. `frequent` is a frequent items sketch
 (Anderson et al. 2017, "A high-performance algorithm for identifying frequent items in data streams").
 
-A stored value consists of frames. A frame is the length of a sketch (4 bytes, big-endian), and then the sketch.
+A stored value consists of frames. Each frame contains the length of a sketch (4 bytes, big-endian) and the sketch.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ _ALL = datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES
 
 
 def slots_lg(listed: int) -> int:
-    """Return the binary logarithm of the number of slots in a sketch of frequent values that lists `listed` values.
+    """Return the binary logarithm of the number of slots in a sketch for the `listed` most frequent values.
 
-    A sketch with M slots counts up to 0.75 M different values exactly. For more values, the error of each count is at
-    most 3.5 / M times the number of all values.
+    A sketch with M slots counts up to 0.75 M different values exactly. With more different
+    values, the error of each count is at most 3.5 / M times the number of all values.
     """
     return max(9, (16 * listed - 1).bit_length())
 
 
 def build(partial: StoredColumn, values: Sequence[Any]) -> bytes | None:
-    """Return the stored form of a sketch, or None if there are no values."""
+    """Return a sketch of the values as stored bytes, or None if there are no values."""
     if not len(values):
         return None
     if partial.kind == "quantiles":
@@ -70,16 +70,16 @@ def build(partial: StoredColumn, values: Sequence[Any]) -> bytes | None:
 
 
 def compact(partial: StoredColumn, stored: bytes) -> bytes:
-    """Merge the frames of a stored value into a single frame.
+    """Merge the frames of a stored value into as few frames as possible.
 
-    Quantiles may need two frames, one for doubles and one for integers.
+    The result is a single frame, except for quantiles of both doubles and integers, which need two frames.
     """
     match partial.kind:
         case "quantiles":
             doubles, integers = _quantiles(stored)
             frames: list[bytes] = [] if doubles.is_empty() else [_frame(doubles.serialize())]
             frames += [] if integers.is_empty() else [_frame(_INTEGERS + integers.serialize(_LONGS))]
-            # Processors compact a value that is much longer than the first frame, so the longest frame comes first.
+            # The longest frame comes first. Processors compact values that are much longer than their first frame.
             frames.sort(key=len, reverse=True)
             return b"".join(frames)
         case "frequent":
@@ -216,7 +216,7 @@ def _uniques(stored: bytes) -> Any:
 
 
 def _frequent(stored: bytes) -> Any:
-    # Frames are sorted, because SQL may join the frames in any order.
+    # Frames are sorted, so that the result does not depend on the order in which SQL joined the frames.
     parts = [datasketches.frequent_strings_sketch.deserialize(frame) for frame in sorted(_frames(stored))]
     parts.sort(key=lambda part: float(part.epsilon))
     for part in parts[1:]:

@@ -1,8 +1,8 @@
 """SQL that merges means and sums of squared deviations (M2).
 
 The formulas are from Chan, Golub and LeVeque (1979), "Updating formulae and a pairwise algorithm for computing sample
-variances". A mean is stored as two doubles, `mean` + `low`, because the rounding error of one double can exceed the
-deviation of large values.
+variances". A mean is stored as the sum of two doubles, `mean` and `low`. For large values, the rounding error of one
+double could be larger than the deviation.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def merged(kind: str, column: Column, old: str, new: str) -> str:
     near = make(kind, column, old, new, f"(({b} - {a}) + ({rest_b} - {rest_a}))")
     far = make(kind, column, old, new, f"({_difference((b, rest_b), (a, rest_a))})")
     if kind == "m2":
-        # The factor of the squared difference, na * nb / (na + nb), is less than least(na, nb).
+        # M2 grows by na * nb / (na + nb) times the squared difference. This factor is less than least(na, nb).
         limit = f"sqrt({_MOST} / least({na}, {nb}))"
         far = f"CASE WHEN abs({_difference((b, rest_b), (a, rest_a))}) >= {limit} THEN {INFINITE} ELSE {far} END"
     return (
@@ -73,7 +73,7 @@ def _merged_squares(_: str, column: Column, old: str, new: str, delta: str) -> s
 
 
 def rolled(kind: str, column: Column) -> str:
-    """Return an SQL aggregate over rows from `prepared` for the mean, the low part of the mean, or the M2."""
+    """Return an SQL aggregate for the mean, the low part of the mean, or the M2, over the rows from `prepared`."""
     delta, number = column("delta"), f"sum({column('n')}::double precision)"
     moments = f"sum({column('n')} * {delta}) FILTER (WHERE abs({delta}) > {_LEAST})"
     move = divided(f"coalesce({moments}, 0)", number)
@@ -98,7 +98,7 @@ def prepared(fields: Sequence[Column], source: str, selected: Sequence[str], key
     rows = f"(SELECT {', '.join(selected)} FROM {source}) AS r"
     for step in (_centres, _deltas, _squares) if fields else ():
         further = [f"{expression} AS {name}" for field in fields for expression, name in step(field, by)]
-        # OFFSET keeps Postgres from computing an expression again for each use of its column.
+        # Without OFFSET, Postgres would compute an expression again at each use of its column.
         rows = f"(SELECT *, {', '.join(further)} FROM {rows} OFFSET 0) AS r"
     return rows
 

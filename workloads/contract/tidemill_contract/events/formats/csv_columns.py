@@ -1,6 +1,6 @@
 """Read many lines of CSV at once, column by column.
 
-A line that may be invalid is converted to JSON and validated by itself.
+Lines that may be invalid are converted to JSON and validated one by one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _COLUMNS = {
     kind: re.compile(f"(?:(?:{cell})?\n)*")
     for kind, cell in {
         "integer": _INTEGER,
-        # A cell -0 is not read by column, because the JSON reader reads -0 as the integer 0.
+        # The pattern excludes -0, because the JSON reader reads -0 as the integer 0.
         "number": rf"(?:0|-?[1-9][0-9]*|-0(?=\.)){_FRACTION}{_EXPONENT}",
         DECIMAL: f"{_INTEGER}{_FRACTION}",
     }.items()
@@ -39,7 +39,7 @@ _LIMIT = 2**63
 
 
 class UnusualError(Exception):
-    """The error for lines that cannot be read by column."""
+    """The error for lines that must be read one by one."""
 
 
 class CsvReader(OpenedReader):

@@ -21,7 +21,7 @@ _encode = msgspec.json.encode
 
 
 def flat(spec: PipelineSpec) -> PipelineSpec:
-    """Return the spec for events from `CsvLines`, in which each field is the member with the field's name."""
+    """Return a copy of the spec for events from `CsvLines`, in which no field has a path."""
     fields = [
         field.model_copy(update={"path": None}) if field.origin == "value" else field for field in spec.source.fields
     ]

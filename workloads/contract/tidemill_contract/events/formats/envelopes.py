@@ -114,7 +114,7 @@ _KINDS: dict[str, type[Opener]] = {
 
 
 def envelope_for(written: FormatSpec) -> Opener:
-    """Return the opener, which unwraps events from the envelope that the spec names."""
+    """Return the opener for the envelope that the spec names."""
     return _KINDS[written.envelope](Deletes(written.deletes))
 
 
@@ -132,7 +132,10 @@ def _row(written: msgspec.Raw) -> bytes | None:
 
 
 def no_envelope(found: Sequence[str], expected: str) -> InvalidEvent:
-    """Return an InvalidEvent for a record that is not the expected envelope, but has the members `found`."""
+    """Return an InvalidEvent for a record that is not the expected envelope.
+
+    `found` has the names of the record's members.
+    """
     shown_names = ", ".join(found[:_SHOWN]) + (", …" if len(found) > _SHOWN else "")
     came = f"the members {shown(shown_names.encode())}" if found else "an empty object"
     remedy = "correct source.format.envelope (none: each record is an event), or send records in that envelope"

@@ -1,4 +1,4 @@
-"""The framing that serializers of a schema registry write: a zero byte, four bytes for the schema id, the value."""
+"""Read values with the framing of a schema registry: a zero byte, the schema id (four bytes), the value."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check_framed(raw: bytes) -> None:
         remedy = (
             "write records with a serializer of the registry, or correct source.format.type (json: without a registry)"
         )
-        detail = f"expected a zero byte and a schema's id, as serializers of a registry write, got {came}; {remedy}"
+        detail = f"expected a zero byte and a schema id, as serializers of a registry write, got {came}; {remedy}"
         raise InvalidEvent(Reason.UNREADABLE, None, detail)
 
 

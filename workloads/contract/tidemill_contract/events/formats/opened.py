@@ -71,9 +71,9 @@ def joined(
     into: _Fields,
     fields: Mapping[str, FieldSpec],
 ) -> Decoded:
-    """Add fields and errors from another decoder (`by`) to decoded events.
+    """Add the results `found` of another decoder (`by`) to decoded events.
 
-    The result at index `i` of `found` belongs to the event at index `at[i]`.
+    Result number `i` belongs to the event at index `at[i]`.
     """
     events, invalid, micros = list(decoded.events), dict(decoded.invalid), decoded.micros
     for place, refusal in found.invalid.items():

@@ -13,7 +13,7 @@ from tidemill_contract.events.verdicts import InvalidEvent, Reason
 T = TypeVar("T")
 
 NOTHING = (b"", b"null")
-"""The JSON texts that mean that a record contains no event."""
+"""The JSON texts of an absent event: an empty text and null."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Deletes:
         if self._policy == "ignore":
             return None
         if self._policy == "deadLetter":
-            remedy = "set source.format.deletes: ignore to skip deletes, or event to count the row before the delete"
+            remedy = "set source.format.deletes to ignore (skips deletes) or event (counts the row before the delete)"
             raise InvalidEvent(Reason.DELETED, None, f"{what}; {remedy}")
         if before is None:
             remedy = (

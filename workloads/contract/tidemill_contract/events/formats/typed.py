@@ -1,6 +1,6 @@
 """Check events with typed values, such as Avro events.
 
-An event that may be invalid is converted to JSON and validated by itself.
+Events that may be invalid are converted to JSON and validated one by one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class TypedDecoder(EventDecoder):
     """Validates typed events, in which each field is the top-level member with the same name.
 
     Attributes:
-        row: the class of events, whose arguments are the values of `columns` in order.
+        row: the class of typed events. Its arguments are the values of the fields in `columns`, in order.
         columns: the names of all fields, including fields from outside the event.
     """
 
