@@ -21,7 +21,7 @@ class PostgresAddress:
     """A Postgres database and the login that administers it.
 
     Attributes:
-        sslrootcert: PEM file of the trusted authorities, or empty for libpq's default file.
+        sslrootcert: PEM file of trusted certificate authorities (empty: libpq's default file).
     """
 
     host: str
@@ -88,7 +88,6 @@ class PostgresAddress:
 def _trusted(said: Mapping[str, str], ca: str) -> str:
     for name in said:
         if name not in ("sslmode", "sslrootcert") and not name.startswith(_LEFT_OUT):
-            # Other parameters are refused, rather than silently ignored.
             raise ValueError(
                 f"{_VARIABLE}: the parameter {name} is not supported; remove it (supported: sslmode, sslrootcert)"
             )

@@ -92,7 +92,7 @@ def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) 
 
 
 def running(plan: Plan, actuators: Actuators, absent: Callable[[Component], Outcome]) -> list[Outcome]:
-    """Return the outcomes of a plan's workloads, or `absent(component)` if a component has none."""
+    """Return the outcomes of a plan's workloads, and `absent(component)` for each component that does not run."""
     outcomes: list[Outcome] = []
     with _told(outcomes, *RUNNING):
         outcomes += actuators.runtime.observe(plan.workloads)

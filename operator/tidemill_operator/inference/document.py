@@ -118,7 +118,7 @@ def _source(fields: Sequence[FieldDraft], choices: Choices, origin: Origin) -> I
     else:
         yield "    topic: {partitions: 1}  # can be increased later, but not reduced; a processor reads one or more"
     if origin.envelope != "none":
-        yield f"    format: {{envelope: {origin.envelope}}}  # the fields are those of the events in the envelopes"
+        yield f"    format: {{envelope: {origin.envelope}}}  # the fields describe the event inside the envelope"
     yield "    fields:"
     if origin.assumed and any(field.form is not None and field.form.local for field in fields):
         yield f"      # Times without a zone are read as {origin.zone}: correct a wrong `zone`."
@@ -209,7 +209,7 @@ def _aggregation(
     if origin.topic is None:
         yield "      latePolicy: reopen  # late events are added to closed windows, which are published again"
     if origin.topic is None or choices.clock.span_ms > _KEPT_MS:
-        yield f"      retention: {_LONG_RETENTION}  # counted from the newest event"
+        yield f"      retention: {_LONG_RETENTION}  # windows are kept until this long before the newest event"
     yield "      metrics:"
     taken: set[str] = set(groups)
     for metric in choices.metrics:

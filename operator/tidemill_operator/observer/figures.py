@@ -111,7 +111,7 @@ def is_news(shown: Status, found: Status, seconds: float) -> bool:
 
 
 def changed(shown: Status, found: Status) -> bool:
-    """Return whether figures have become known or unknown."""
+    """Return whether the condition about missing figures has appeared or disappeared."""
     return ("conditions" in shown) != ("conditions" in found)
 
 

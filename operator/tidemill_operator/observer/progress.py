@@ -25,7 +25,7 @@ _FLUSHES = 3
 _SUSPECT_SECONDS = 3.0
 # The seconds of unknown progress after which a pipeline is no longer ready.
 SILENT_SECONDS = 10.0
-# Leaders of partitions may be silent for this many seconds, which is longer than an election.
+# The seconds after which partitions without an answer are an error. The election of a leader takes less time.
 UNTOLD_SECONDS = 12.0
 # The seconds without counted events after which Kafka's controllers are checked.
 _IDLE_SECONDS = 5.0

@@ -74,7 +74,7 @@ def _partitions(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Ite
         )
     if not topic.managed:
         return
-    # If the field is unchanged, another user added partitions, which is no error.
+    # An unchanged `partitions` is no error: another user has added partitions to the topic.
     before = _topic_before(live.schema) or {}
     if known and asked is not None and asked < known.partitions and asked != before.get("partitions"):
         yield TidemillError(

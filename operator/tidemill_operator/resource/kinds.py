@@ -119,9 +119,9 @@ def _field() -> Rule:
 def _where() -> Rule:
     return Rule(
         in_its_place(METRICS, METRICS.members["where"], place="self", tag=_FUNCTION),
-        "where belongs to metrics with a function",
+        "only a metric with a function may have where",
         say(
-            "metric %s: an expression has no member where; add where to the metrics that it uses",
+            "metric %s: an expression takes no where; add where to the metrics that it uses",
             "self.name",
         ),
         "where",

@@ -27,7 +27,7 @@ appender.out.layout.pattern = %d{ISO8601} %p %c{1} %m%n
 _PROVIDERS = "org.apache.kafka.common.config.provider"
 _JSON = "org.apache.kafka.connect.json.JsonConverter"
 _CONFIGS, _OFFSETS, _STATUSES = CONNECT_TOPICS
-# The topic's name and number of partitions for each setting. Connect requires one partition for configs.
+# The name and number of partitions of Connect's own topics. Connect requires one partition for configs.
 _TOPICS = {"config": (_CONFIGS, 1), "offset": (_OFFSETS, 25), "status": (_STATUSES, 5)}
 _MECHANISMS = {
     "PLAIN": "org.apache.kafka.common.security.plain.PlainLoginModule",

@@ -1,4 +1,4 @@
-"""Spread replicas over racks, brokers and leaders with as few changes as possible."""
+"""Spread replicas over racks and brokers, and leaders over brokers, with as few changes as possible."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class _Choice:
     """The possible moves of the replicas of a partition.
 
     Attributes:
-        movable: brokers whose replicas may move.
+        movable: brokers that may lose their replica.
         into: brokers that may get a replica.
     """
 
@@ -81,8 +81,8 @@ def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, reb
     for partition in layout.replicas:
         _leave(layout, partition)
     hosts = brokers.hosts
-    # Added replicas may move to any broker. After a removal, kept replicas may move to the brokers of the removed
-    # replicas.
+    # An added replica may be placed on any broker. If replicas are removed, the other replicas may move to the brokers
+    # of the removed replicas.
     choices: Choices = {}
     for partition, held in layout.replicas.items():
         before = set(held)

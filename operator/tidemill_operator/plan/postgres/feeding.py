@@ -1,4 +1,4 @@
-"""Compute which columns of each aggregation version get values after a plan is applied."""
+"""Compute the columns that processors fill, per version of an aggregation, after a plan is applied."""
 
 from __future__ import annotations
 
