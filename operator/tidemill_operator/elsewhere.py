@@ -65,7 +65,7 @@ def facts(plan: Plan, found: tuple[str, ...], schema: LiveSchema | None, actuato
 
     Args:
         plan: the plan that `first_plan` returned.
-        found: the names of existing topics that the function `found` returned.
+        found: the result of the function `found`.
         schema: the state of the schema in Postgres, or None if it does not exist.
         actuators: the actuators.
 
@@ -82,7 +82,7 @@ def _gone(
 ) -> frozenset[str]:
     """Return the source topics that no longer exist, according to all brokers of the topics' cluster.
 
-    Only topics of a list or pattern that the pipeline was reading are checked.
+    The function checks only topics that the pipeline already reads from a list or pattern.
     """
     awaited = read_topics(schema.slots) - topics.keys() if schema is not None else frozenset()
     missing = [topic for topic in plan.topics if topic.listed and topic.name in awaited]

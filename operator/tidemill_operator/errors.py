@@ -37,7 +37,7 @@ class Reason(StrEnum):
     STAGE_WAITS = "StageWaits"
     """The Python stage cannot run the user's function. The events wait in Kafka."""
     LOOKUP_UNREAD = "LookupUnread"
-    """A lookup was not read since a processor started. The events wait in Kafka."""
+    """A processor has started, but cannot read a lookup. The events wait in Kafka."""
     LOOKUP_STALE = "LookupStale"
     """A lookup cannot be read again. The processors use its last rows."""
     DATA_LOSS = "DataLoss"

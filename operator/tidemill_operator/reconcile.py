@@ -104,7 +104,7 @@ def reconcile(
         actuators: the actuators of the platform.
         previous: the status that the last pass returned.
         now: the current time, as an aware datetime.
-        scaled: function that returns the replicas on which scaling has decided, by component.
+        scaled: function that returns the number of replicas that scaling has chosen, by component.
         standing: function that returns why waiting events are not counted. None without an observer.
 
     Returns:

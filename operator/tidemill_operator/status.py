@@ -176,7 +176,7 @@ def _component(component: Component, report: Report, before: Mapping[str, Condit
         case Rank.WAITING if whole.serving:
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.FAILED if whole.reason == Reason.UNREACHABLE and served and watched:
-            # A component may work although a server does not answer. The observer reports when events are no longer counted.
+            # The component may work without this server. The observer reports when events are no longer counted.
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.DONE:
             return _condition(kind, "True", whole.reason, whole.message)

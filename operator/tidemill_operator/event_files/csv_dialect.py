@@ -86,7 +86,7 @@ def _find_delimiter(text: str) -> str:
 
 
 def _fitness(text: str, delimiter: str) -> float:
-    """Return how well a delimiter fits a CSV text."""
+    """Return how well a delimiter splits a CSV text, as a number from 0 (not at all)."""
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         rows = [row for row, _ in zip((row for row in reader if row), range(_LOOKED_AT), strict=False)]

@@ -46,7 +46,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Event:
-    """An event as JSON on one line, with its line or number in the file."""
+    """An event as JSON on one line, with the number of the line or of the event in the file."""
 
     line: int
     data: bytes

@@ -210,7 +210,7 @@ def _untold(partitions: list[int], kafka: str) -> TidemillError:
 def _unled() -> TidemillError:
     return TidemillError(
         Reason.UNREACHABLE,
-        "Kafka's controllers do not answer, and no event is counted: its brokers may not accept events",
+        "Kafka's controllers do not answer, and no event is counted: Kafka's brokers may not accept events",
         "check that a majority of the controllers runs",
     )
 

@@ -207,7 +207,7 @@ def _transform(transform: TransformSpec, partitions: int) -> TransformSpec:
 
 
 def _largest(source: SourceSpec, live: LiveFacts) -> TopicSpec:
-    """Return the topic settings of a source with several topics: the largest topic sets the number of partitions."""
+    """Return the topic settings of a source with several topics, with the largest number of partitions."""
     known = (live.topics.get(name) for name in source.topics or ())
     return source.topic.model_copy(update={"partitions": max((t.partitions for t in known if t), default=1)})
 

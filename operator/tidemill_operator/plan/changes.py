@@ -49,7 +49,7 @@ def changes(
         plan: the desired state.
         live: the live facts.
         before: the plan of the accepted spec, or None if there is none.
-        configs: config values of existing topics. A topic that is missing here is not compared.
+        configs: config values of existing topics. A topic without an entry is not compared.
     """
     return (
         *_topics(plan, live, configs),

@@ -124,7 +124,7 @@ class LiveSchema:
 
 @dataclass(frozen=True)
 class LiveFacts:
-    """The live state on which a plan depends. A member with its default value is unknown.
+    """The live state on which a plan depends. Default values stand for unknown facts.
 
     Attributes:
         gone: topics that every broker reports as missing.

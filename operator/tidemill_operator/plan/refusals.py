@@ -208,7 +208,7 @@ def _moved(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
         yield TidemillError(
             Reason.NOT_SUPPORTED,
             f"{path}: removed, but the pipeline's positions belong to {what}",
-            "write a list or a pattern again, which may have one topic, or create a pipeline with another name",
+            "write a list (of one topic or more) or a pattern again, or create a pipeline with another name",
         )
         return
     if _cluster_before(schema) or plan.schema.cluster:

@@ -98,7 +98,7 @@ _FUNCTION = f"(has(self.function) ? self.function : '{METRICS.written.model_fiel
 
 
 def metric_rules() -> list[Rule]:
-    """Return the rules for metrics about functions and expressions."""
+    """Return the rules about the functions and expressions of metrics."""
     own = {"field": _field, "where": _where, "expression": _expression}
     return [own[name]() if name in own else _of_function(member) for name, member in METRICS.members.items()]
 

@@ -16,7 +16,7 @@ MAX_PATIENCE = 4
 
 @dataclass(frozen=True)
 class _Poll:
-    """The inputs of a decision. `target` is the number of replicas for the load, limited by the bounds."""
+    """The inputs of a decision. `target` is the required number of replicas, within the limits."""
 
     settings: Settings
     state: State

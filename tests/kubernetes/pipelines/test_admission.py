@@ -322,7 +322,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
             "lookups",
             [{**LOOKUP, **members}],
             "lookups[0].on",
-            "lookup c needs exactly one member `on`; write the field that contains the key",
+            "lookup c needs the member `on` exactly once; write the field that contains the key",
         )
         for members in ({"on": None}, {"true": "country"})
     ),

@@ -23,7 +23,7 @@ appender.out.name = out
 appender.out.layout.type = PatternLayout
 appender.out.layout.pattern = %d{ISO8601} %p %c{1} %m%n
 """
-"""The log4j configuration for warnings only, because Connect logs the configs of connectors as information."""
+"""The log4j configuration, which hides the level INFO, because Connect logs connectors' configs at this level."""
 _PROVIDERS = "org.apache.kafka.common.config.provider"
 _JSON = "org.apache.kafka.connect.json.JsonConverter"
 _CONFIGS, _OFFSETS, _STATUSES = CONNECT_TOPICS
@@ -70,7 +70,7 @@ def stored(name: str, *, brokers: str, replicas: int, partitions: Mapping[str, i
         "group.id": name,
         "key.converter": _JSON,
         "value.converter": _JSON,
-        # One transaction commits records and positions, so that a killed worker repeats nothing.
+        # One transaction commits records and positions, so that no record is repeated after a worker is killed.
         "exactly.once.source.support": "enabled",
     }
     for setting, (kind, _) in _TOPICS.items():

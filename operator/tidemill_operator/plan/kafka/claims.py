@@ -101,7 +101,7 @@ def _taken(claim: Claim) -> TidemillError:
 def made(topics: Sequence[Topic], live: LiveFacts, *, namespace: str, name: str) -> tuple[str, ...]:
     """Return the names of the topics that the operator created or is about to create.
 
-    In a schema of an earlier version, which recorded no topics, existing topics named after the pipeline are included.
+    Earlier Tidemill versions recorded no topics: for their schemas, existing topics named after the pipeline count.
     """
     if live.brokers is None:
         return ()

@@ -1,4 +1,4 @@
-"""Write messages about tasks of processors that fail or that leave out data."""
+"""Write messages about failing tasks of processors, and about data that a task left out."""
 
 from __future__ import annotations
 

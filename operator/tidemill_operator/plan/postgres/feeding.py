@@ -1,4 +1,4 @@
-"""Compute the columns that processors fill, per version of an aggregation, after a plan is applied."""
+"""Compute the columns that processors fill in each version of an aggregation once a plan is applied."""
 
 from __future__ import annotations
 

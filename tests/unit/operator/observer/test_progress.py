@@ -136,7 +136,7 @@ def test_controllers_are_silent_and_nothing_is_counted() -> None:
     watch.unled = 10.0
     assert watch.sees(*[at((0, 7), confirmed=n) for n in range(6)]) == [(15.0, "Unreachable")]
     assert str(watch.progress.error(KEY)) == (
-        "Kafka's controllers do not answer, and no event is counted: its brokers may not accept events;"
+        "Kafka's controllers do not answer, and no event is counted: Kafka's brokers may not accept events;"
         " check that a majority of the controllers runs"
     )
     assert watch.sees(at((0, 9)))[1:] == [(30.0, "")]
