@@ -31,7 +31,7 @@ class Reason(StrEnum):
     STUCK = "Stuck"
     """A change will not complete without help: no room for pods, a missing image, a crash at start."""
     CONNECTOR_FAILED = "ConnectorFailed"
-    """A connector or one of its tasks failed in Kafka Connect. It is restarted with growing delays."""
+    """A connector or one of its tasks failed in Kafka Connect. The operator restarts the failed part."""
     NOT_MOVING = "EventsNotMoving"
     """Events wait in the topic, but none of them is counted."""
     STAGE_WAITS = "StageWaits"
@@ -53,7 +53,7 @@ class Reason(StrEnum):
     HELD_UP = "HeldUp"
     """Windows of an aggregation cannot be closed, scanned or published. The operator retries."""
     WINDOWS_SKIPPED = "WindowsSkipped"
-    """Windows or values in them could not be read or published, and were skipped."""
+    """Windows, or values in windows, could not be read or published, and were skipped."""
     INTERNAL = "Internal"
     """A defect of Tidemill itself."""
 

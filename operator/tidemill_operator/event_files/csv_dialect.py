@@ -45,7 +45,7 @@ def find_dialect(text: str, delimiter: str | None = None) -> Dialect:
 
     Args:
         text: the whole lines at the beginning of the file.
-        delimiter: the delimiter that the user has named, or None to find it.
+        delimiter: the delimiter that the user has named, or None to detect the delimiter.
 
     Raises:
         csv.Error: a cell is too long, perhaps because a quote is not closed.

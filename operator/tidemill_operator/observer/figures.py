@@ -36,8 +36,8 @@ Status = Mapping[str, Any]
 class Figures:
     """The figures about how far a pipeline is behind.
 
-    Freshness is None while no events arrive. The age of the watermark is None without a watermark. The lag of the stage
-    is None without a stage.
+    Freshness is None while no events arrive. The age of the watermark is None without a watermark. `stage_lag` is
+    None without a Python stage.
     """
 
     lag: int

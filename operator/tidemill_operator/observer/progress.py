@@ -227,5 +227,5 @@ def _still(partitions: list[int]) -> TidemillError:
     return TidemillError(
         Reason.NOT_MOVING,
         f"events wait in the topic (partitions {_named(partitions)}) and none is counted",
-        "check the processors' pods, and their /health, which names what they wait for",
+        "check the processors' pods; a pod's /health names what the processor waits for",
     )

@@ -1,4 +1,4 @@
-"""Write the messages about events that were gone from Kafka before they were read."""
+"""Write the messages about events that disappeared from Kafka before processors read the events."""
 
 from __future__ import annotations
 

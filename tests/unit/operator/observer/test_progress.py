@@ -65,8 +65,8 @@ def test_what_waits_for_twenty_seconds_is_told_once_and_when_it_moves() -> None:
     assert watch.sees(at((0, 7)), *[at((3 + n, 7)) for n in range(10)]) == [(25.0, "EventsNotMoving")]
     error = watch.progress.error(KEY)
     assert str(error) == (
-        "events wait in the topic (partitions 0) and none is counted; check the processors' pods, and their /health,"
-        " which names what they wait for"
+        "events wait in the topic (partitions 0) and none is counted; check the processors' pods;"
+        " a pod's /health names what the processor waits for"
     )
     assert watch.sees(at((5, 15))) == [(25.0, "EventsNotMoving"), (55.0, "")]
     assert watch.progress.errors() == {}
