@@ -12,7 +12,7 @@ from tidemill_contract import trust
 _VARIABLE, _CA = "TIDEMILL_POSTGRES_URL", "TIDEMILL_POSTGRES_CA"
 _CHECKING = ("require", "verify-ca", "verify-full")
 _MODES = ("disable", "allow", "prefer", *_CHECKING)
-# These URL parameters are ignored, because Tidemill sets its own values.
+# Tidemill sets these parameters itself, so their values in the URL are ignored.
 _LEFT_OUT = ("application_name", "connect_timeout", "fallback_application_name", "keepalives", "tcp_user_timeout")
 
 
@@ -21,7 +21,7 @@ class PostgresAddress:
     """A Postgres database and the login that administers it.
 
     Attributes:
-        sslrootcert: PEM file of the trusted authorities, or empty for libpq's default file.
+        sslrootcert: PEM file of trusted certificate authorities (empty: libpq's default file).
     """
 
     host: str
@@ -88,7 +88,6 @@ class PostgresAddress:
 def _trusted(said: Mapping[str, str], ca: str) -> str:
     for name in said:
         if name not in ("sslmode", "sslrootcert") and not name.startswith(_LEFT_OUT):
-            # Other parameters are refused, rather than silently ignored.
             raise ValueError(
                 f"{_VARIABLE}: the parameter {name} is not supported; remove it (supported: sslmode, sslrootcert)"
             )

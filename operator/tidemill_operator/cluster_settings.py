@@ -42,7 +42,11 @@ class Exposure:
 
 @dataclass(frozen=True)
 class ConnectWorkers:
-    """The settings of the Connect workers in each namespace. Pods of the namespace `caller` may call the workers."""
+    """The settings of the Connect workers in each namespace.
+
+    Attributes:
+        caller: namespace of the operator, whose pods may call the workers.
+    """
 
     image: str
     replicas: int = 1

@@ -20,7 +20,7 @@ from tidemill_operator.settings import Platform
 
 
 def found(pipeline: AnalyticsPipeline, platform: Platform, kafka: Topics, clusters: OtherClusters) -> tuple[str, ...]:
-    """Return the existing topics that a pattern of the pipeline may match.
+    """Return the existing topics to compare with the pipeline's `topicPattern`, or none without a pattern.
 
     Raises:
         TidemillError: a cluster does not answer, or cannot be read.
@@ -43,7 +43,12 @@ def first_plan(
 
 
 def observe(plan: Plan, own: Sequence[str], actuators: Actuators) -> dict[str, LiveTopic]:
-    """Return the existing topics: `own` on the platform's Kafka, and the plan's topics on other clusters.
+    """Return the topics that exist, by name.
+
+    Args:
+        plan: the plan, whose topics on other Kafka clusters are looked up.
+        own: the names of topics to look up on the platform's Kafka.
+        actuators: the actuators.
 
     Raises:
         TidemillError: a cluster does not answer, or cannot be read.
@@ -60,7 +65,7 @@ def facts(plan: Plan, found: tuple[str, ...], schema: LiveSchema | None, actuato
 
     Args:
         plan: the plan that `first_plan` returned.
-        found: the names of the existing topics that a pattern of the pipeline may match.
+        found: the result of the function `found`.
         schema: the state of the schema in Postgres, or None if it does not exist.
         actuators: the actuators.
 
@@ -77,7 +82,7 @@ def _gone(
 ) -> frozenset[str]:
     """Return the source topics that no longer exist, according to all brokers of the topics' cluster.
 
-    Only topics that windows still wait for are checked.
+    The function checks only topics that the pipeline already reads from a list or pattern.
     """
     awaited = read_topics(schema.slots) - topics.keys() if schema is not None else frozenset()
     missing = [topic for topic in plan.topics if topic.listed and topic.name in awaited]

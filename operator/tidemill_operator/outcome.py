@@ -1,4 +1,4 @@
-"""The outcome of ensuring that an object is in its desired state."""
+"""The outcomes of reconciling objects, such as a topic or a workload."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tidemill_operator.errors import Reason, TidemillError
 
 
 class Rank(IntEnum):
-    """How well an object reached its desired state. A higher number is worse."""
+    """How far an object is from its desired state. A higher number is worse."""
 
     SKIPPED = 0
     DONE = 1
@@ -45,10 +45,10 @@ OF_WORKLOAD: Mapping[str, Component] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of ensuring that one object is in its desired state.
+    """The outcome of reconciling one object.
 
     Attributes:
-        observed: facts about the object, such as the partitions of a topic, which the status shows.
+        observed: facts about the object for the status, such as the number of partitions of a topic.
         serving: whether the component still works while the rank is WAITING.
     """
 

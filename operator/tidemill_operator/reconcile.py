@@ -104,8 +104,8 @@ def reconcile(
         actuators: the actuators of the platform.
         previous: the status that the last pass returned.
         now: the current time, as an aware datetime.
-        scaled: returns the numbers of replicas that scaling has decided on, by component.
-        standing: returns why waiting events are not counted; None if the pipeline has no observer.
+        scaled: function that returns the number of replicas that scaling has chosen, by component.
+        standing: function that returns why waiting events are not counted. None without an observer.
 
     Returns:
         The new status, which also reports errors of servers and of the spec.
@@ -358,14 +358,14 @@ def _ensure(
 
 
 def _readable(plan: Plan, live: LiveFacts) -> bool:
-    """Return whether all topics exist, or, for topics in a list, at least one."""
+    """Return whether the needed topics exist: at least one topic of a list, and all other topics."""
     listed = [topic.name in live.topics for topic in plan.topics if topic.listed]
     others = all(topic.name in live.topics for topic in plan.topics if not topic.listed)
     return others and (any(listed) or not listed)
 
 
 def _expire(plan: Plan, actuators: Actuators) -> None:
-    """Delete expired data. An error is only logged."""
+    """Delete expired data, and log an error instead of raising it."""
     try:
         actuators.postgres.expire(plan.schema)
     except TidemillError as error:

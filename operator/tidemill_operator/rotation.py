@@ -1,4 +1,4 @@
-"""Rotate logins: create them, switch to them once Postgres accepts them, and retire the former logins."""
+"""Rotate logins: create new logins, switch once Postgres accepts the new logins, and retire the former logins."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) 
         schema = actuators.postgres.observe(name)
     pipeline = accepted(document, schema)
     if pipeline is None and outcomes:
-        # The accepted spec is unknown, so observe what the current spec names.
+        # The accepted spec is unknown, so observe the objects that the current spec names.
         pipeline, _ = check({**document, "status": None}, _ANY_TOPIC)
     if pipeline is None:
         return None
@@ -92,7 +92,7 @@ def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) 
 
 
 def running(plan: Plan, actuators: Actuators, absent: Callable[[Component], Outcome]) -> list[Outcome]:
-    """Return the outcomes of a plan's workloads, or `absent(component)` if a component has none."""
+    """Return the outcomes of a plan's workloads, and `absent(component)` for each component that does not run."""
     outcomes: list[Outcome] = []
     with _told(outcomes, *RUNNING):
         outcomes += actuators.runtime.observe(plan.workloads)

@@ -164,7 +164,7 @@ def flag(environ: Mapping[str, str], name: str, default: bool) -> bool:
 
 
 def json_text(environ: Mapping[str, str], name: str) -> str:
-    """Return the JSON object in the file that a variable names, as text, or an empty text without a file.
+    """Return the text of the JSON file that a variable names, or an empty text if the variable is not set.
 
     Raises:
         ValueError: the file is unreadable or contains no JSON object.

@@ -22,7 +22,7 @@ CONDITIONS: Mapping[Component, str] = {
 _OPTIONAL = frozenset({Component.CONNECTORS, Component.LOOKUPS})
 """Components that few pipelines have."""
 _OF_STANDING = {Reason.STAGE_WAITS: Component.PROCESSORS, Reason.LOOKUP_UNREAD: Component.LOOKUPS}
-"""The component whose condition becomes false if events are not counted for one of these reasons."""
+"""For each reason why events are not counted, the component whose condition becomes false."""
 FAILING, PAUSED, PROGRESSING = "WindowsFailing", "ReconciliationPaused", "Progressing"
 # Reasons of a component that has nothing left to do.
 _SETTLED = frozenset({Reason.APPLIED, Reason.NOT_NEEDED, Reason.SUSPENDED})
@@ -170,13 +170,13 @@ def _component(component: Component, report: Report, before: Mapping[str, Condit
     waits = report.standing
     if waits is not None and _OF_STANDING.get(waits.reason) == component:
         return _condition(kind, "False", waits.reason, str(waits))
-    # The observer, which checks whether events are counted, does not watch connectors.
+    # The observer checks whether events are counted, but does not check connectors.
     watched = report.watched and not report.standing and component != Component.CONNECTORS
     match whole.rank:
         case Rank.WAITING if whole.serving:
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.FAILED if whole.reason == Reason.UNREACHABLE and served and watched:
-            # The component may still work. If events are no longer counted, the observer reports it.
+            # The component may work without this server. The observer reports when events are no longer counted.
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.DONE:
             return _condition(kind, "True", whole.reason, whole.message)

@@ -139,7 +139,7 @@ class MemoryClusters(MemoryPart):
         return LiveTopic(self.partitions, 1, self.ids.get(servers, f"{servers}/{name}")) if self.partitions else None
 
     def gone(self, namespace: str, kafka: KafkaSpec, names: Sequence[str]) -> frozenset[str]:
-        """Return `names` if `partitions` is 0, because then no topic exists, or else an empty set."""
+        """Return all `names` if `partitions` is 0 (no topic exists), else an empty set."""
         self._called("gone")
         return frozenset() if self.partitions else frozenset(names)
 

@@ -32,7 +32,7 @@ class RowWriter:
     def __init__(self, dialect: Dialect, fields: Sequence[FieldSpec]) -> None:
         """Match each column to the field with the same path or name."""
         own = [field for field in fields if field.origin == "value"]
-        # Several fields may read one column. Then a field of another type takes precedence over a json field.
+        # If a json field and another field match the same column, the other field reads the column.
         own.sort(key=lambda field: field.type != JSON)
         by_path = {show_path(field.steps): field for field in own}
         by_member = {field.steps[0]: field for field in own if len(field.steps) == 1}
@@ -53,7 +53,7 @@ class RowWriter:
 
     @property
     def fills_nothing(self) -> bool:
-        """Whether no column belongs to a field."""
+        """Whether no field reads any column of the file."""
         return not self._cells
 
     def write(self, row: Sequence[str], line: int) -> bytes:

@@ -120,7 +120,9 @@ class Content:
         control = sum(byte < 32 and byte not in _WHITE for byte in self.head[:65536])
         if control > _MOST_CONTROL * min(len(self.head), 65536):
             at = next(i for i, byte in enumerate(self.head) if byte < 32 and byte not in _WHITE)
-            remedy = "for a text, write --encoding, such as --encoding utf-16; convert other files to CSV or NDJSON"
+            remedy = (
+                "if the file is a text, write --encoding, such as --encoding utf-16; else convert it to CSV or NDJSON"
+            )
             raise EventFileError(f"{self.name} is binary: byte {at} is {self.head[at]:#04x}; {remedy}")
         try:
             codecs.getincrementaldecoder("utf-8")().decode(self.head)

@@ -45,7 +45,7 @@ def find_dialect(text: str, delimiter: str | None = None) -> Dialect:
 
     Args:
         text: the whole lines at the beginning of the file.
-        delimiter: the delimiter that the user has named, or None to find it.
+        delimiter: the delimiter that the user has named, or None to detect the delimiter.
 
     Raises:
         csv.Error: a cell is too long, perhaps because a quote is not closed.
@@ -82,11 +82,11 @@ def _find_delimiter(text: str) -> str:
     fitness = {each: _fitness(text, each) for each in DELIMITERS}
     if max(fitness.values()) > 0:
         return max(DELIMITERS, key=lambda each: fitness[each])
-    return min(DELIMITERS, key=text.count)  # a single column: the rarest delimiter splits the fewest cells
+    return min(DELIMITERS, key=text.count)  # in a file with one column, the rarest delimiter splits the fewest cells
 
 
 def _fitness(text: str, delimiter: str) -> float:
-    """Return how well a delimiter fits a CSV text."""
+    """Return how well a delimiter splits a CSV text, as a number from 0 (not at all)."""
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         rows = [row for row, _ in zip((row for row in reader if row), range(_LOOKED_AT), strict=False)]
@@ -95,8 +95,8 @@ def _fitness(text: str, delimiter: str) -> float:
     ((width, often),) = Counter(map(len, rows)).most_common(1) or [(1, 0)]
     if width == 1 or width > MOST_COLUMNS or len(rows[0]) == 1:
         return 0.0
-    # Some programs end rows, but not the header, with a delimiter. A header with a different number of cells
-    # therefore only halves the fitness.
+    # A header with a different number of cells only halves the fitness, because some programs write a delimiter
+    # at the end of each row, but not of the header.
     fitting = often / len(rows) * (1.0 if len(rows[0]) == width else 0.5)
     if fitting < _LEAST_FITTING:
         return 0.0
@@ -131,7 +131,7 @@ def _is_value(cell: str) -> bool:
 
 
 def _decimals(rows: Sequence[Sequence[str]], width: int, delimiter: str) -> tuple[str, ...]:
-    """Return the decimal mark of each column. A column without a clear mark gets the other columns' mark."""
+    """Return the decimal mark of each column. A column with an unclear mark gets the most common mark."""
     columns = [[row[at].strip() for row in rows if at < len(row)] for at in range(width)]
     found = [find_decimal(text for text in column if text.lower() not in NULLS) for column in columns]
     votes = Counter(mark for mark in found if mark is not None)

@@ -46,7 +46,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Event:
-    """An event as JSON on one line, with its line or number in the file."""
+    """An event as JSON on one line, with the number of the line or of the event in the file."""
 
     line: int
     data: bytes
@@ -138,9 +138,9 @@ class EventFile:
         return self._to_end(self._members())
 
     def events(self, fields: Sequence[FieldSpec], skip: int = 0, *, growing: bool = False) -> Iterator[Event]:
-        """Yield the events in the form in which they are sent, after the first `skip` events.
+        """Yield each event after the first `skip` events, as JSON on one line.
 
-        If another program may still write the file (`growing`), an incomplete last line of NDJSON is left out.
+        With `growing`, an incomplete last line of NDJSON is left out, because another program may still complete it.
 
         Raises:
             EventFileError: the file cannot be read to its end.

@@ -37,7 +37,7 @@ class NdjsonFile:
     def lines(self, *, growing: bool = False) -> Iterator[tuple[int, bytes]]:
         """Yield the lines that are not blank, in UTF-8, with their numbers.
 
-        If another program may still write the file (`growing`), an incomplete last line is left out.
+        With `growing`, an incomplete last line is left out, because another program may still complete it.
 
         Raises:
             EventFileError: a line cannot be decoded.
@@ -71,7 +71,7 @@ def _is_json(line: bytes) -> bool:
 
 
 def _binary_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes, bool]]:
-    """Yield number and content of each line that is not blank, and whether the line ends with a line feed."""
+    """Yield (number, content, ends with a line feed) for each line that is not blank."""
     number, limit = 0, MAX_EVENT_BYTES + 1
     while line := stream.readline(limit):
         number += 1

@@ -56,7 +56,12 @@ class ParquetFile:
             raise self._unreadable(error) from None
 
     def lines(self, skip: int = 0, local: Collection[str] = ()) -> Iterator[tuple[int, bytes]]:
-        """Yield the rows as JSON. Times without a zone are taken as UTC, except in the columns that `local` names."""
+        """Yield the rows as JSON, each with its number.
+
+        Args:
+            skip: number of rows to skip.
+            local: columns whose times stay without a zone. In other columns, times without a zone get UTC.
+        """
         for number, row in self.rows(skip):
             yield number, _encode({name: _known(value, name in local) for name, value in row.items()})
 

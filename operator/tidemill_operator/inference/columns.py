@@ -23,7 +23,7 @@ STRINGS, ARRAY, OBJECT, OTHER = "strings", "array", "object", "other"
 
 @dataclass(eq=False)
 class Column:
-    """The values of one member."""
+    """The values of one member of the sampled events."""
 
     steps: Steps
     cells: bool = False

@@ -119,7 +119,7 @@ def _source(fields: Sequence[FieldDraft], choices: Choices, origin: Origin) -> I
     else:
         yield "    topic: {partitions: 1}  # can be increased later, but not reduced; a processor reads one or more"
     if origin.envelope != "none":
-        yield f"    format: {{envelope: {origin.envelope}}}  # the fields are those of the events in the envelopes"
+        yield f"    format: {{envelope: {origin.envelope}}}  # the fields describe the event inside the envelope"
     yield "    fields:"
     if origin.assumed and any(field.form is not None and field.form.local for field in fields):
         yield f"      # Times without a zone are read as {origin.zone}: correct a wrong `zone`."
@@ -127,7 +127,7 @@ def _source(fields: Sequence[FieldDraft], choices: Choices, origin: Origin) -> I
     for field in fields:
         yield _field(field, required=clock is not None and field.name == clock.name, zone=origin.zone)
     if choices.group is not None and origin.topic is None:
-        yield f"    key: {choices.group.name}  # equal values go to the same partition; cannot be changed later"
+        yield f"    key: {choices.group.name}  # equal keys go to the same partition; `key` cannot be changed later"
     yield from _event_time(choices, origin)
 
 
@@ -210,7 +210,7 @@ def _aggregation(
     if origin.topic is None:
         yield "      latePolicy: reopen  # late events are added to closed windows, which are published again"
     if origin.topic is None or choices.clock.span_ms > _KEPT_MS:
-        yield f"      retention: {_LONG_RETENTION}  # counted from the newest event"
+        yield f"      retention: {_LONG_RETENTION}  # older windows are deleted; age is measured from the newest event"
     yield "      metrics:"
     taken: set[str] = set(groups)
     for metric in choices.metrics:

@@ -32,7 +32,7 @@ _CODE = re.compile(r"\+\d+|-?0\d+", re.ASCII)
 _COMPACT_DATE = re.compile(r"(19|20)\d{2}(0[1-9]|1[0-2])([0-2]\d|3[01])", re.ASCII)
 _LONGEST = 2**63
 _CODES = 0.01
-"""Minimum share of cells with leading zeros or a plus in a column of codes, such as postal codes."""
+"""A column contains codes, such as postal codes, if this share of its cells begins with a zero or a plus."""
 _UNREAD = {OBJECT: "an object without members", ARRAY: "an array of objects or numbers", OTHER: "of no type"}
 
 

@@ -51,7 +51,10 @@ class Position:
 
 
 def read_positions(session: Session, schema: str, *, slots: bool = False) -> dict[int, Position]:
-    """Return the live reader's positions by partition, or by slot if there are several topics."""
+    """Return the positions of the live processors, by partition.
+
+    With `slots`, the keys are slots (numbers that a pipeline gives to the partitions of several topics).
+    """
     places, joined = sql.SQL("NULL, NULL"), sql.Composed([])
     if slots:
         places = sql.SQL("s.topic, s.partition")
@@ -114,7 +117,7 @@ def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]
     """Compare the positions of many pipelines with the ends of their partitions."""
     positions = [(at.at(topic, number), at) for topic, found in wanted.values() for number, at in found.items()]
     ends = log.offsets({place for place, _ in positions}, LATEST)
-    # Ask for the first offsets of partitions with uncounted records only.
+    # Ask for first offsets only of partitions with uncounted records.
     behind = {place for place, at in positions if ends.at.get(place, at.next_offset) != at.next_offset}
     starts = log.offsets(behind, EARLIEST)
     faults = {**starts.faults, **ends.faults}
@@ -174,7 +177,7 @@ class Standing:
     unread: tuple[tuple[str, str], ...] = ()
 
     def as_of(self, now: float) -> dict[int, Position]:
-        """Return the positions, with `silent_ms` as of the time `now`."""
+        """Return the positions, with `silent_ms` increased by the time from the query until `now`."""
         silent = int(max(0.0, now - self.at) * 1000)
         return {number: replace(at, silent_ms=at.silent_ms + silent) for number, at in self.positions.items()}
 

@@ -36,8 +36,8 @@ Status = Mapping[str, Any]
 class Figures:
     """The figures about how far a pipeline is behind.
 
-    Freshness is None while no events arrive. The age of the watermark is None without a watermark. The lag of the stage
-    is None without a stage.
+    Freshness is None while no events arrive. The age of the watermark is None without a watermark. `stage_lag` is
+    None without a Python stage.
     """
 
     lag: int
@@ -111,7 +111,7 @@ def is_news(shown: Status, found: Status, seconds: float) -> bool:
 
 
 def changed(shown: Status, found: Status) -> bool:
-    """Return whether figures have become known or unknown."""
+    """Return whether the condition about missing figures has appeared or disappeared."""
     return ("conditions" in shown) != ("conditions" in found)
 
 

@@ -283,7 +283,7 @@ def _still(dated: Arrivals, wanted: Mapping[int, int]) -> Arrivals:
 
 
 def _put(asked: list[dict[Place, int]], place: Place, offset: int) -> None:
-    """Add an offset to a request. Each request has at most one offset per partition."""
+    """Add an offset to the first request in `asked` that has no other offset of the partition."""
     for places in asked:
         if places.setdefault(place, offset) == offset:
             return

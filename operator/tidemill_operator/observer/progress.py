@@ -25,7 +25,7 @@ _FLUSHES = 3
 _SUSPECT_SECONDS = 3.0
 # The seconds of unknown progress after which a pipeline is no longer ready.
 SILENT_SECONDS = 10.0
-# Leaders of partitions may be silent for this many seconds, which is longer than an election.
+# The seconds after which partitions without an answer are an error. The election of a leader takes less time.
 UNTOLD_SECONDS = 12.0
 # The seconds without counted events after which Kafka's controllers are checked.
 _IDLE_SECONDS = 5.0
@@ -210,7 +210,7 @@ def _untold(partitions: list[int], kafka: str) -> TidemillError:
 def _unled() -> TidemillError:
     return TidemillError(
         Reason.UNREACHABLE,
-        "Kafka's controllers do not answer, and no event is counted: its brokers may not accept events",
+        "Kafka's controllers do not answer, and no event is counted: Kafka's brokers may not accept events",
         "check that a majority of the controllers runs",
     )
 
@@ -227,5 +227,5 @@ def _still(partitions: list[int]) -> TidemillError:
     return TidemillError(
         Reason.NOT_MOVING,
         f"events wait in the topic (partitions {_named(partitions)}) and none is counted",
-        "check the processors' pods, and their /health, which names what they wait for",
+        "check the processors' pods; a pod's /health names what the processor waits for",
     )

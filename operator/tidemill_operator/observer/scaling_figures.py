@@ -177,7 +177,7 @@ def together(partitions: Partitions, positions: Mapping[int, Position]) -> Parti
 
 
 def _saturated(session: Session, writer: str, *, replicas: int) -> bool:
-    """Return whether Postgres is the bottleneck, because replicas wait for it or sessions run out."""
+    """Return whether Postgres is the bottleneck: replicas wait for Postgres, or nearly all sessions are in use."""
     looks = 0
     for look in range(_LOOKS):
         if look:

@@ -1,4 +1,4 @@
-"""Read the lag of Python stages, and why they wait, from the consumer groups of the stages."""
+"""Read the lag of Python stages, and the reasons why stages wait, from the stages' consumer groups."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _WRITE = """CREATE TEMPORARY TABLE tidemill_probe ON COMMIT DROP AS
 
 
 class Writes:
-    """A check whether Postgres can write."""
+    """Checks in a separate thread whether Postgres can write."""
 
     def __init__(self, ask: Callable[[], str]) -> None:
         self._ask = ask

@@ -40,8 +40,8 @@ def build_plan(
 ) -> Plan:
     """Return the plan of a valid resource.
 
-    The plan keeps the earlier generation if the processors' settings are unchanged. With `switch`, the API reads the
-    new versions of a completed replay.
+    The plan keeps the generation of the accepted spec if the processors' settings are unchanged. With `switch`, the API
+    reads the aggregation versions that a completed replay has filled.
     """
     facts = live or LiveFacts()
     config = resolve(pipeline, platform, generation, facts)
@@ -98,9 +98,9 @@ def _with_topics(schema: Schema, topics: tuple[Topic, ...], config: PipelineConf
 
 
 def _slots(config: PipelineConfig, platform: Platform, facts: LiveFacts, *, asked: bool) -> tuple[Slot, ...]:
-    """Return the slots of a pipeline with several topics. A slot numbers one partition of one of these topics.
+    """Return the slots (numbered partitions) of a pipeline with several topics.
 
-    If `asked` is true, the user has confirmed that missing topics are gone for good.
+    With `asked`, all missing topics count as deleted, because the user has confirmed their loss.
     """
     source, limits, topics = config.spec.source, platform.limits, config.source_topics
     if not source.several:
@@ -164,7 +164,7 @@ def _belongs_to_others(topic: TopicSpec, spec: PipelineSpec, platform: Platform,
 
 
 def _kept(config: PipelineConfig, pipeline: AnalyticsPipeline, platform: Platform, live: LiveFacts) -> int | None:
-    """Return the last accepted generation if the processors' config is unchanged, else None."""
+    """Return the generation of the accepted spec if the processors' config is unchanged, else None."""
     schema = live.schema
     if schema is None or schema.accepted is None or schema.owner != owner_of(pipeline, platform):
         return None
@@ -207,7 +207,7 @@ def _transform(transform: TransformSpec, partitions: int) -> TransformSpec:
 
 
 def _largest(source: SourceSpec, live: LiveFacts) -> TopicSpec:
-    """Return the settings of a list of topics, with the partitions of its largest topic."""
+    """Return the topic settings of a source with several topics, with the largest number of partitions."""
     known = (live.topics.get(name) for name in source.topics or ())
     return source.topic.model_copy(update={"partitions": max((t.partitions for t in known if t), default=1)})
 

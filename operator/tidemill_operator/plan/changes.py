@@ -49,7 +49,7 @@ def changes(
         plan: the desired state.
         live: the live facts.
         before: the plan of the accepted spec, or None if there is none.
-        configs: config values of existing topics. The configs of other topics are not compared.
+        configs: config values of existing topics. A topic without an entry is not compared.
     """
     return (
         *_topics(plan, live, configs),
@@ -104,7 +104,7 @@ def _schema(schema: Schema, live: LiveSchema | None) -> Iterator[Change]:
 
 
 def _recounted(before: Plan, after: Plan) -> bool:
-    """Return whether existing versions of aggregations would count events differently."""
+    """Return whether the new spec changes how existing versions of aggregations count events."""
     old, new = (json.loads(plan.config)["spec"] for plan in (before, after))
     sources = old["source"], new["source"]
     # A replay does not call the Python function, so ignore changes of the function.

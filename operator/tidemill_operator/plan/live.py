@@ -40,7 +40,7 @@ class LiveReplay:
     """The live state of a replay.
 
     Attributes:
-        handed: number of partitions that live processors already count for the replay's versions.
+        handed: number of partitions whose events live processors already count for the replay's versions.
     """
 
     switched: bool = False
@@ -63,7 +63,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Failing:
-    """A failing task of a processor (such as `publish` or `scan`), or data that a task left out."""
+    """A failure of a processor's task (such as `publish` or `scan`), or data that the task left out."""
 
     aggregation: str
     duty: str
@@ -124,7 +124,7 @@ class LiveSchema:
 
 @dataclass(frozen=True)
 class LiveFacts:
-    """The live state on which a plan depends. A default means that the value is unknown.
+    """The live state on which a plan depends. Default values stand for unknown facts.
 
     Attributes:
         gone: topics that every broker reports as missing.

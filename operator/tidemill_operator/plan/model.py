@@ -72,7 +72,7 @@ class Schema:
         accepted: the spec as the user wrote it, as JSON.
         listed: source topics of a pipeline with several topics, else empty.
         cluster: addresses of the other Kafka cluster that has the source topics, or empty.
-        switched: reader of a completed replay whose versions the API reads from now on, or empty.
+        switched: name of the completed replay whose versions the API reads from now on, or empty.
         lost: descriptions of removed objects. Removed objects are created again only on request.
     """
 
@@ -127,7 +127,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Workload:
-    """The processes of one workload, described for both runtimes.
+    """The processes of one workload, in a cluster or on one machine.
 
     Attributes:
         pipeline: name of the pipeline, or None if several pipelines share the workload.
@@ -185,7 +185,7 @@ class Replay:
 
     Attributes:
         rate: limit in events per second, or 0 for no limit.
-        handed: number of partitions that live processors already count for the new versions.
+        handed: number of partitions whose events live processors already count for the new versions.
     """
 
     reader: str

@@ -1,4 +1,4 @@
-"""List for `tidemill plan` what a pipeline reads, except topics that it manages."""
+"""List for `tidemill plan` what a pipeline reads, except topics that the pipeline manages."""
 
 from __future__ import annotations
 

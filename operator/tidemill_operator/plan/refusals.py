@@ -74,7 +74,7 @@ def _partitions(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Ite
         )
     if not topic.managed:
         return
-    # If the field is unchanged, another user added partitions, which is no error.
+    # An unchanged `partitions` is no error: another user has added partitions to the topic.
     before = _topic_before(live.schema) or {}
     if known and asked is not None and asked < known.partitions and asked != before.get("partitions"):
         yield TidemillError(
@@ -208,7 +208,7 @@ def _moved(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
         yield TidemillError(
             Reason.NOT_SUPPORTED,
             f"{path}: removed, but the pipeline's positions belong to {what}",
-            "write a list or a pattern again, which may have one topic, or create a pipeline with another name",
+            "write a list (of one topic or more) or a pattern again, or create a pipeline with another name",
         )
         return
     if _cluster_before(schema) or plan.schema.cluster:

@@ -73,7 +73,7 @@ def planned_replay(pipeline: AnalyticsPipeline, config: PipelineConfig, live: Li
 
 
 def finished(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> str:
-    """Return the reader that has completed the requested replay, or an empty text."""
+    """Return the name of the requested replay if the replay is complete, else an empty text."""
     text = (pipeline.metadata.annotations or {}).get(REPLAY)
     if not text or live is None:
         return ""
@@ -82,12 +82,12 @@ def finished(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> str:
 
 
 def family_of(text: str) -> str:
-    """Return the prefix that the names of all readers of a replay request share."""
+    """Return the prefix of the names of all replays that run for one request."""
     return f"replay-{hashlib.sha256(text.encode()).hexdigest()[:8]}-"
 
 
 def abandoned(replay: str, live: LiveSchema | None) -> tuple[str, ...]:
-    """Return the readers of cancelled replays."""
+    """Return the names of cancelled replays."""
     known: Mapping[str, Any] = live.replays if live else {}
     return tuple(sorted(reader for reader, found in known.items() if reader != replay and not found.switched))
 

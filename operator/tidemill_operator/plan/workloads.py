@@ -1,4 +1,4 @@
-"""Plan the workloads of a pipeline for both runtimes."""
+"""Plan the workloads of a pipeline, for a cluster or for one machine."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """The exit status, or minus the number of the signal that ended the process, or None while it is alive."""
+        """The exit status (-N after signal N), or None while the process is alive."""
         return None if self._process is None else self._process.poll()
 
     def spawn(self) -> None:

@@ -61,8 +61,8 @@ FIELD = (
 
 LOOKUP = Rule(
     "has(self.on) != has(self.__true__)",
-    "a lookup needs exactly one member on",
-    say("lookup %s needs exactly one member on; write the field that contains the key", "self.name"),
+    "a lookup needs the member `on` exactly once",
+    say("lookup %s needs the member `on` exactly once; write the field that contains the key", "self.name"),
     "on",
 )
 LOOKUP_SOURCE = Rule(

@@ -98,7 +98,7 @@ _FUNCTION = f"(has(self.function) ? self.function : '{METRICS.written.model_fiel
 
 
 def metric_rules() -> list[Rule]:
-    """Return the rules for metrics about functions and expressions."""
+    """Return the rules about the functions and expressions of metrics."""
     own = {"field": _field, "where": _where, "expression": _expression}
     return [own[name]() if name in own else _of_function(member) for name, member in METRICS.members.items()]
 
@@ -119,9 +119,9 @@ def _field() -> Rule:
 def _where() -> Rule:
     return Rule(
         in_its_place(METRICS, METRICS.members["where"], place="self", tag=_FUNCTION),
-        "where belongs to metrics with a function",
+        "only a metric with a function may have where",
         say(
-            "metric %s: an expression has no member where; add where to the metrics that it uses",
+            "metric %s: an expression takes no where; add where to the metrics that it uses",
             "self.name",
         ),
         "where",

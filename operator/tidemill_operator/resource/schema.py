@@ -45,7 +45,7 @@ def structural(model: type[BaseModel], *, list_defaults: bool = False) -> dict[s
     return _convert(raw, raw.get("$defs", {}), "spec", drop=None if list_defaults else False)
 
 
-# `drop`: True removes all defaults, False removes those within lists, None removes nothing.
+# `drop`: True removes all defaults, False removes the defaults of list items, None keeps all defaults.
 def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop: bool | None) -> dict[str, Any]:
     raw = _resolve(raw, defs)
     if _ANY_VALUE in raw:
@@ -76,7 +76,7 @@ def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop
             out["items"] = _convert(raw["items"], defs, f"{path}[]", drop=drop is not None)
             out |= _list_type(out["items"])
         case "string" if "enum" not in out:
-            # The validator of durations does not appear in the JSON schema, so add their pattern.
+            # The JSON schema lacks the validator of durations, so add the pattern of a duration.
             if out.get("maxLength") == duration.MAX_LENGTH and "pattern" not in out:
                 out["pattern"] = duration.PATTERN
             _bounded(out, "maxLength", path)

@@ -45,7 +45,7 @@ def _scaling(description: str) -> dict[str, Any]:
             "rate": {"type": "number", "description": "Arriving events per second."},
             "ratePerReplica": {"type": "number", "description": "Measured events per second of one busy replica."},
             "reason": _text("The reason, as one CamelCase word.", 64),
-            "limitedBy": _text("The setting because of which `desired` differs from `need`, such as maxReplicas.", 64),
+            "limitedBy": _text("The setting that makes `desired` differ from `need`, such as maxReplicas.", 64),
             "message": _text("An explanation of the reason.", 1024),
             "lastScaleTime": _time("When replicas were last changed."),
         },

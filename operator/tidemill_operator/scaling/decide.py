@@ -16,7 +16,7 @@ MAX_PATIENCE = 4
 
 @dataclass(frozen=True)
 class _Poll:
-    """The inputs of a decision. `target` is the number of replicas for the load, limited by the bounds."""
+    """The inputs of a decision. `target` is the required number of replicas, within the limits."""
 
     settings: Settings
     state: State
@@ -182,7 +182,7 @@ def _down(poll: _Poll) -> _Choice:
 
 
 def _goes_on_falling(poll: _Poll, most: int, wait: float) -> bool:
-    """Return whether the load still falls, so that it is better to wait."""
+    """Return whether the load still falls, so that replicas should be removed later."""
     further = poll.settings.scale_down_stabilization_seconds
     return _most(poll, wait - further) < most and _most(poll, wait + further) >= poll.current
 
@@ -256,7 +256,7 @@ def _stabilization(settings: Settings, state: State) -> float:
 
 
 def _wait(settings: Settings, state: State, *, current: int, spared: int) -> float:
-    """Return the seconds to wait before `spared` replicas are removed. Small removals wait longer."""
+    """Return the waiting time in seconds before `spared` replicas are removed. Small removals wait longer."""
     return _stabilization(settings, state) * max(1.0, (current - settings.floor) / spared)
 
 

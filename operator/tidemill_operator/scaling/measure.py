@@ -19,7 +19,7 @@ RATE_QUANTILE = 0.8
 # A replica is busy if its lag takes at least this many seconds to process (or four flush intervals, if longer).
 BUSY_SECONDS = 2.0
 _FLUSHES = 4
-# After a pause longer than this number of polls, the waiting times start again.
+# If more polls than this number are missed, the waiting times of scaling start again.
 MISSED_POLLS = 3
 _RECENT_POLLS = 3
 _STANDING_POLLS = 2
@@ -91,7 +91,7 @@ def _taken_in(
 
 
 def _moved(state: State, figures: Figures) -> dict[int, tuple[int, int]]:
-    """Return the events that arrived and were consumed since the last poll, by partition."""
+    """Return how many events arrived and how many were consumed since the last poll, by partition."""
     moved = {}
     for partition, at in figures.partitions.items():
         end, consumed, _ = state.seen.get(partition, (at.end, at.consumed, 0))
@@ -136,9 +136,9 @@ def _rate_per_replica(samples: Sequence[Sample], before: float | None, *, done: 
 
 
 def _standing(state: State, figures: Figures, moved: Mapping[int, tuple[int, int]], *, now: float) -> dict[int, float]:
-    """Return the partitions that have lag but do not advance, and the time of the first such poll.
+    """Return the partitions with lag that do not advance, each with the epoch second of the first such poll.
 
-    While all partitions stand still (an outage), no partition is added.
+    During an outage (no partition advances), the result contains no new partitions.
     """
     going = any(consumed for _, consumed in moved.values())
     kept = {}

@@ -19,7 +19,7 @@ T = TypeVar("T")
 BAND = 0.15
 # The tolerated excess over the target utilisation after a removal of replicas.
 ROOMY_BAND = 0.05
-# For uneven partitions, the number of replicas is raised at most by this factor.
+# Uneven partitions raise the number of replicas at most by this factor.
 UNEVEN_FACTOR = 2
 LEAST_STEP = 4
 # Rising arrivals are extrapolated over this number of `lookback` periods.

@@ -52,7 +52,7 @@ def cut(events: Iterable[Event | None], *, identity: str, first: int = 0, most: 
             first += len(lines)
             lines, data, size = [], [], 0
         if event is not None:
-            # Cut an overlong event to limit the size of the request. Ingest stores the event as a dead letter.
+            # Send only the beginning of an overlong event, because ingest stores the event as a dead letter.
             whole = event.data[: MAX_EVENT_BYTES + 1]
             lines.append(event.line)
             data.append(whole)

@@ -92,7 +92,7 @@ class Client:
         """Send a batch until ingest has accepted it.
 
         Raises:
-            SendError: ingest refuses it, or was busy or silent for too long.
+            SendError: ingest refuses the batch, or is busy or silent for too long.
         """
         attempts = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Again),

@@ -196,7 +196,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         METRICS,
         [{"name": "m", "expression": "m / 2", "where": "amount > 1"}],
         f"{METRICS_0}.where",
-        "metric m: an expression has no member where; add where to the metrics that it uses",
+        "metric m: an expression takes no where; add where to the metrics that it uses",
     ),
     *(
         (
@@ -322,7 +322,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
             "lookups",
             [{**LOOKUP, **members}],
             "lookups[0].on",
-            "lookup c needs exactly one member on; write the field that contains the key",
+            "lookup c needs the member `on` exactly once; write the field that contains the key",
         )
         for members in ({"on": None}, {"true": "country"})
     ),

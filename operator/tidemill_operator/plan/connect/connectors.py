@@ -65,7 +65,7 @@ def owner_text(owner: Owner) -> str:
 
 
 def reference(template: str, namespace: str, pipeline: str, secret: SecretKeyRef) -> str:
-    """Return the reference to a key of a Secret, which Connect's workers resolve."""
+    """Return the text that Connect's workers replace by the value of a Secret's key."""
     file = secret_file(pipeline, secret.name, secret.key)
     told = {"{namespace}": namespace, "{name}": secret.name, "{key}": secret.key, "{file}": file}
     for placeholder, text in told.items():
@@ -79,7 +79,7 @@ def secret_file(pipeline: str, name: str, key: str) -> str:
 
 
 def check_secret(name: str, key: str, text: str) -> None:
-    """Refuse a secret value that refers to files of Connect's workers.
+    """Check that a secret value does not refer to files of Connect's workers.
 
     Raises:
         TidemillError: the value refers to a folder of Connect's workers.
@@ -108,7 +108,7 @@ def _defaults(spec: ConnectorSpec, source: SourceSpec, name: str, topic: str) ->
             "tombstones.on.delete": "false",
         }
     if spec.class_name == POSTGRES:
-        # Debezium's default name is the same for all connectors, but two connectors cannot share a slot.
+        # Debezium's default replication slot is the same for all connectors, but each connector needs its own slot.
         slot = re.sub(r"[^a-z0-9_]", "_", f"{RESERVED}_{name}")[:_SLOT_MAX]
         found |= {"plugin.name": "pgoutput", "slot.name": slot, "publication.name": slot}
         if "table.include.list" in spec.config:

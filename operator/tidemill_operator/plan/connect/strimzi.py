@@ -87,7 +87,7 @@ def failed_tasks(resource: Mapping[str, Any]) -> list[int]:
 def _config(name: str, resource: Mapping[str, Any], cluster: str) -> dict[str, str]:
     """Return the config of a resource in the form of Kafka Connect.
 
-    Members of the resource that Tidemill does not write are included, so that they count as differences.
+    Members that Tidemill does not write are included, so that a comparison with the desired config finds them.
     """
     spec = resource.get("spec") or {}
     found = {key: _text(value) for key, value in (spec.get("config") or {}).items() if value is not None}

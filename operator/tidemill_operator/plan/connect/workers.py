@@ -23,11 +23,11 @@ appender.out.name = out
 appender.out.layout.type = PatternLayout
 appender.out.layout.pattern = %d{ISO8601} %p %c{1} %m%n
 """
-"""The log4j configuration for warnings only, because Connect logs the configs of connectors as information."""
+"""The log4j configuration, which hides the level INFO, because Connect logs connectors' configs at this level."""
 _PROVIDERS = "org.apache.kafka.common.config.provider"
 _JSON = "org.apache.kafka.connect.json.JsonConverter"
 _CONFIGS, _OFFSETS, _STATUSES = CONNECT_TOPICS
-# The topic's name and number of partitions for each setting. Connect requires one partition for configs.
+# The name and number of partitions of Connect's own topics. Connect requires one partition for configs.
 _TOPICS = {"config": (_CONFIGS, 1), "offset": (_OFFSETS, 25), "status": (_STATUSES, 5)}
 _MECHANISMS = {
     "PLAIN": "org.apache.kafka.common.security.plain.PlainLoginModule",
@@ -70,7 +70,7 @@ def stored(name: str, *, brokers: str, replicas: int, partitions: Mapping[str, i
         "group.id": name,
         "key.converter": _JSON,
         "value.converter": _JSON,
-        # One transaction commits records and positions, so that a killed worker repeats nothing.
+        # One transaction commits records and positions, so that no record is repeated after a worker is killed.
         "exactly.once.source.support": "enabled",
     }
     for setting, (kind, _) in _TOPICS.items():

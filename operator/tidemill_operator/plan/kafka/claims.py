@@ -1,4 +1,4 @@
-"""Decide which topics a pipeline owns, which are forbidden, and which are deleted with the pipeline."""
+"""Decide which topics a pipeline may use, and which topics are deleted with the pipeline."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def written_by_pipelines(
 
 
 def disputes(schema: Schema, owner: Owner, claims: Iterable[Claim]) -> Iterator[tuple[Claim, TidemillError]]:
-    """Yield each conflicting claim of another pipeline, with an error.
+    """Yield the claims (topics in use) of other pipelines that conflict with the schema, each with an error.
 
     Only one pipeline may manage a topic. Several pipelines may read a topic that no pipeline manages.
     """
@@ -99,9 +99,9 @@ def _taken(claim: Claim) -> TidemillError:
 
 
 def made(topics: Sequence[Topic], live: LiveFacts, *, namespace: str, name: str) -> tuple[str, ...]:
-    """Return the topics to record as created by the operator.
+    """Return the names of the topics that the operator created or is about to create.
 
-    Earlier versions recorded no topics, so existing topics named after the pipeline are then included.
+    Earlier Tidemill versions recorded no topics: for their schemas, existing topics named after the pipeline count.
     """
     if live.brokers is None:
         return ()

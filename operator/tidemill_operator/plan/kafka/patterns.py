@@ -1,4 +1,4 @@
-"""Find the source topics of a pipeline by its list or its pattern."""
+"""Find the source topics of a pipeline from a list of topics or a topic pattern."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spread replicas over racks, brokers and leaders with as few changes as possible."""
+"""Spread replicas over racks and brokers, and leaders over brokers, with as few changes as possible."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class _Choice:
     """The possible moves of the replicas of a partition.
 
     Attributes:
-        movable: brokers whose replicas may move.
+        movable: brokers that may lose their replica.
         into: brokers that may get a replica.
     """
 
@@ -81,8 +81,8 @@ def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, reb
     for partition in layout.replicas:
         _leave(layout, partition)
     hosts = brokers.hosts
-    # Added replicas may move to any broker. After a removal, kept replicas may move to the brokers of the removed
-    # replicas.
+    # An added replica may be placed on any broker. If replicas are removed, the other replicas may move to the brokers
+    # of the removed replicas.
     choices: Choices = {}
     for partition, held in layout.replicas.items():
         before = set(held)
@@ -155,7 +155,7 @@ def _part_racks(layout: _Layout, choices: Choices) -> None:
 
 
 def _even(layout: _Layout, choices: Choices) -> None:
-    """Move replicas from the fullest to the emptiest brokers, while a move makes the distribution more even."""
+    """Move replicas from the fullest to the emptiest brokers, as long as each move makes the distribution more even."""
     while True:
         hosts = sorted(layout.brokers.hosts, key=lambda b: (layout.load[b], layout.turn(b)))
         pairs = ((full, empty) for full in reversed(hosts) for empty in hosts)

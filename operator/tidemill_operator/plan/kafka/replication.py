@@ -1,6 +1,6 @@
 """Compute the next step of a change of replicas from the state in Kafka.
 
-While a change is unfinished, the topic has a list of throttled replicas.
+A topic with a list of throttled replicas has an unfinished change.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ def replicas_in_sync(partitions: Mapping[int, Held]) -> int:
 def _stale(moving: Mapping[int, Held], factor: int, brokers: Brokers) -> tuple[int, ...]:
     """Return the partitions whose reassignment should be cancelled.
 
-    Their target is an unwanted broker, or a silent broker that another broker can replace.
+    A reassignment is cancelled if its target has another replication factor, a broker in `leaving`, or a silent broker
+    that another broker can replace.
     """
 
     def unwanted(held: Held) -> bool:
@@ -148,7 +149,7 @@ def _throttled(partitions: Mapping[int, Held], moves: Assignment) -> Mapping[str
         there = partitions[number].before
         senders += [f"{number}:{broker}" for broker in there]
         fetchers += [f"{number}:{broker}" for broker in wanted if broker not in there]
-    # If no broker is added, repeat the list of LEADERS, because neither list may be empty.
+    # Neither list may be empty, so FOLLOWERS gets the list of LEADERS if no broker is added.
     return {LEADERS: ",".join(senders), FOLLOWERS: ",".join(fetchers or senders)}
 
 

@@ -11,13 +11,13 @@ from tidemill_operator.plan.live import LiveFacts, LiveSchema, Slot
 def desired_slots(
     topics: Sequence[str], live: LiveFacts, former: str, *, certain: Collection[str] = ()
 ) -> tuple[Slot, ...]:
-    """Return the existing slots of a pipeline, and new slots for new partitions.
+    """Return the slots (numbered partitions) of a pipeline, including new slots for new partitions.
 
     Args:
         topics: topics in the spec.
         live: the live state.
         former: topic that the pipeline read before its spec had several topics, or empty.
-        certain: topics that are gone for good if Kafka does not report them.
+        certain: topics that count as deleted if Kafka does not report them.
     """
     schema = live.schema or LiveSchema()
     slots = {(slot.topic, slot.partition): slot for slot in known_slots(schema, former)}
@@ -43,13 +43,13 @@ def _reads(slot: Slot, live: LiveFacts, schema: LiveSchema, certain: Collection[
         return slot.reading and slot.topic not in certain
     if slot.partition < found.partitions:
         return True
-    # A topic that was created again with fewer partitions has another id.
+    # If the topic's id has changed, the topic was created again, and the partition no longer exists.
     known = {slot.topic_id or view(schema, slot.topic).read_from, *schema.read_before} - {""}
     return slot.reading and found.id in known
 
 
 def read_topics(slots: Iterable[Slot]) -> frozenset[str]:
-    """Return the topics of the slots that are read."""
+    """Return the topics whose partitions the pipeline reads."""
     return frozenset(slot.topic for slot in slots if slot.reading)
 
 

@@ -1,4 +1,4 @@
-"""Write messages about tasks of processors that fail or that leave out data."""
+"""Write messages about failing tasks of processors, and about data that a task left out."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _REMEDY = {
         " the aggregation"
     ),
     Reason.WINDOWS_SKIPPED: (
-        "everything else is published and scanned; see the table _skipped: check whether the values are correct, and"
-        " that nobody else writes to the tables"
+        "everything else is published and scanned; check the faulty rows in the table _skipped, and check that nobody"
+        " else writes to the tables"
     ),
 }
 

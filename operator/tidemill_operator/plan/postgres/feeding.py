@@ -1,4 +1,4 @@
-"""Compute which columns of each aggregation version get values after a plan is applied."""
+"""Compute the columns that processors fill in each version of an aggregation once a plan is applied."""
 
 from __future__ import annotations
 

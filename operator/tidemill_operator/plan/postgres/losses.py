@@ -1,4 +1,4 @@
-"""Write the messages about events that were gone from Kafka before they were read."""
+"""Write the messages about events that disappeared from Kafka before processors read the events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def losses(topic: str, known: LiveTopic | None, schema: LiveSchema) -> list[Tide
 
     Args:
         topic: the source topic's name.
-        known: the live topic, or None if it does not exist, which is reported elsewhere.
+        known: the live topic, or None if the topic does not exist.
         schema: the live schema, with the recorded losses.
     """
     latest: dict[tuple[Reason, int], Loss] = {}
@@ -46,7 +46,7 @@ def _unnoted(known: LiveTopic | None, schema: LiveSchema) -> Iterator[Loss]:
     """Yield a loss for each stored position, if the topic was deleted and created again."""
     if known is None or not known.id or not schema.read_from or schema.read_from == known.id:
         return
-    # A former topic id proves no loss, because the metadata may be outdated.
+    # An id that the topic had before proves no loss, because Kafka's metadata may be outdated.
     if known.id in schema.read_before:
         return
     for partition, offset in schema.read_to.items():

@@ -1,4 +1,4 @@
-"""Translate the records of earlier versions about window tables into the current format.
+"""Convert what earlier versions of Tidemill stored about window tables to the current format.
 
 For example, an earlier version used the column name `_first_at_x` for two different purposes.
 """
@@ -47,7 +47,7 @@ def as_noted_today(live: LiveSchema) -> LiveSchema:
 
 
 def with_types_of(shape: str, before: str | None) -> str:
-    """Add the column types of an earlier shape to a shape."""
+    """Return `shape`, with the column types of the earlier shape `before` for columns that `shape` does not type."""
     if before is None:
         return shape
     told = json.loads(shape)

@@ -56,7 +56,7 @@ SYSTEM_TABLES = (
 
 
 def shape_of(aggregation: AggregationSpec, plan: AggregationLayout) -> str:
-    """Return the groups, window, columns and column types of a version as JSON."""
+    """Return the shape of a version as JSON: its groups, window, columns and column types."""
     shape = {
         "groupBy": [list(pair) for pair in plan.group_by],
         "window": aggregation.window.model_dump(by_alias=True, exclude_none=True),

@@ -17,7 +17,7 @@ STATUS_PORTS: Mapping[Component, int] = {
     "processor": 8080, "replay": 8080, "stage": 8080, "ingest": 8082, "api": 8082, "mqtt": 8080
 }  # fmt: skip
 CONFIG_DIR, SECRETS_DIR = "/etc/tidemill/pipelines", "/etc/tidemill/secrets"
-# The environment variable for the path of each file in the Secret with connection settings.
+# The files of the Secret with connection settings, and the environment variables with the files' paths.
 _FILES = {
     "kafka.json": "TIDEMILL_KAFKA_CONFIG",
     "postgres-ca.crt": "TIDEMILL_POSTGRES_CA",
@@ -27,7 +27,7 @@ _RESILIENCE_DIR, _CONNECTIONS_DIR = "/etc/tidemill/resilience", "/etc/tidemill/c
 _CODE_DIR, _LOOKUPS_DIR = "/etc/tidemill/stage", "/etc/tidemill/lookups"
 # A Python stage runs user code, so its pods get neither addresses nor logins of Postgres and Redis.
 _NOT_FOR_CODE = ("TIDEMILL_POSTGRES_", "TIDEMILL_REDIS_")
-# The volume of each kind of Secret, and the environment variable with the folder of the volume.
+# For each kind of Secret: the name of the volume, and the environment variable with the volume's folder.
 _REGISTRY, _SOURCE_KAFKA = ("registry", "TIDEMILL_REGISTRY_DIR"), ("source-kafka", "TIDEMILL_SOURCE_KAFKA_DIR")
 _MQTT = ("mqtt", "TIDEMILL_MQTT_DIR")
 _USER = 10_001
@@ -56,7 +56,7 @@ _RESOURCES: Mapping[Component, Mapping[str, Mapping[str, str]]] = {
     "mqtt": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
 }
 _IMAGES: Mapping[Component, Component] = {"replay": "processor", "stage": "processor", "mqtt": "ingest"}
-"""The component whose image a component uses, for components without a separate image."""
+"""The components without their own image, each with the component whose image is used instead."""
 _DIVISOR: Mapping[str, int] = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 

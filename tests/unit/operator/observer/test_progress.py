@@ -65,8 +65,8 @@ def test_what_waits_for_twenty_seconds_is_told_once_and_when_it_moves() -> None:
     assert watch.sees(at((0, 7)), *[at((3 + n, 7)) for n in range(10)]) == [(25.0, "EventsNotMoving")]
     error = watch.progress.error(KEY)
     assert str(error) == (
-        "events wait in the topic (partitions 0) and none is counted; check the processors' pods, and their /health,"
-        " which names what they wait for"
+        "events wait in the topic (partitions 0) and none is counted; check the processors' pods;"
+        " a pod's /health names what the processor waits for"
     )
     assert watch.sees(at((5, 15))) == [(25.0, "EventsNotMoving"), (55.0, "")]
     assert watch.progress.errors() == {}
@@ -136,7 +136,7 @@ def test_controllers_are_silent_and_nothing_is_counted() -> None:
     watch.unled = 10.0
     assert watch.sees(*[at((0, 7), confirmed=n) for n in range(6)]) == [(15.0, "Unreachable")]
     assert str(watch.progress.error(KEY)) == (
-        "Kafka's controllers do not answer, and no event is counted: its brokers may not accept events;"
+        "Kafka's controllers do not answer, and no event is counted: Kafka's brokers may not accept events;"
         " check that a majority of the controllers runs"
     )
     assert watch.sees(at((0, 9)))[1:] == [(30.0, "")]
