@@ -91,7 +91,7 @@ class KafkaTopics:
 
         Args:
             topics: the topics of the plan.
-            spread: how to spread the replicas over the brokers. If None, replicas are moved only if necessary.
+            spread: how to spread the replicas over the brokers, or None to move replicas only if necessary.
 
         Raises:
             TidemillError: Kafka does not answer.

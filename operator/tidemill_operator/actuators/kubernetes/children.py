@@ -180,7 +180,7 @@ class Children:
 
 
 def owners(live: Document | None, alive: Mapping[str, str], owner: OwnerReference) -> list[OwnerReference]:
-    """Return the existing owners of a shared object, and the given owner."""
+    """Return the owners of a shared object that still exist, and `owner`."""
     references = live["metadata"].get("ownerReferences", []) if live else []
     known = [reference.get("uid", "") for reference in references]
     return sorted({owner, *(OwnerReference(uid, alive[uid]) for uid in known if uid in alive)})
@@ -223,7 +223,7 @@ def _guarded(wanted: Document, live: Document) -> Document:
 
 
 def _check_owner(wanted: Document, live: Document) -> None:
-    """Raise TidemillError if the object was made by another tool, or is already used for something else."""
+    """Raise TidemillError if the live object belongs to another tool or another pipeline, or is shared."""
     labels = live["metadata"].get("labels", {})
     ours = any(entry.get("manager") == MANAGER for entry in live["metadata"].get("managedFields", ()))
     shared = wanted["metadata"]["labels"][marks.OWNER_UID] == marks.SHARED
