@@ -100,7 +100,8 @@ class NoClusters:
     def topic(self, namespace: str, kafka: KafkaSpec, name: str) -> LiveTopic | None:
         """Raise an error."""
         message = (
-            f"topic {name} at {kafka.bootstrap_servers} cannot be read: this platform has no logins of other Kafka clusters"
+            f"topic {name} at {kafka.bootstrap_servers} cannot be read:"
+            " this platform has no logins of other Kafka clusters"
         )
         raise TidemillError(Reason.UNREACHABLE, message)
 

@@ -76,7 +76,8 @@ def add_parser(subparsers: Any) -> None:
         "--resilience",
         type=Path,
         metavar="FILE",
-        help="file with settings of breakers, retries and timeouts; default: config/resilience.yaml if it exists",
+        help="file with settings of circuit breakers, retries and timeouts;"
+        " default: config/resilience.yaml if it exists",
     )
 
 

@@ -179,7 +179,7 @@ def _essence(document: Document) -> tuple[Any, ...]:
 
 
 def verdict(status: Mapping[str, Any]) -> Result:
-    """Return the result of a pass, which follows from the conditions in the status."""
+    """Derive the result of a pass from the conditions in the status."""
     conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
     if "ReconciliationPaused" in conditions:
         return Result.SETTLED

@@ -46,7 +46,7 @@ class CurrentConditions:
         return list(interrupted(stored.status, error, since).get("conditions", ()))
 
     def interrupted(self, stored: Stored) -> bool:
-        """Return whether the last call of `of` found that the pipeline's events are no longer counted."""
+        """Return whether the pipeline's events were no longer counted at the last call of the method `of`."""
         return stored.key in self._interrupted
 
 

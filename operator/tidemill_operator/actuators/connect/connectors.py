@@ -167,7 +167,7 @@ class KafkaConnect:
         return self._told(live, wanted, restart=False)
 
     def _told(self, live: LiveConnector, wanted: Connector, *, restart: bool) -> Outcome:
-        """Return the outcome of an existing connector. If `restart` is true, also restart a failed connector when due."""
+        """Return the outcome of an existing connector. With `restart`, restart a failed connector when due."""
         observed = states.facts(live, wanted)
         if live.refusal:
             return refused(wanted, TidemillError(Reason.REFUSED, live.refusal, "correct spec.source.connectors"))

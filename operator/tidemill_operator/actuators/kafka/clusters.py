@@ -155,8 +155,8 @@ class Clusters:
         """Return a topic, or None if it does not exist or the login may not describe it.
 
         Raises:
-            TidemillError: the Secret is missing or wrong, or the cluster does not answer, refuses, or is the platform's
-                own.
+            TidemillError: the Secret is missing or wrong, or the cluster does not answer, refuses the request, or
+                is the platform's own Kafka.
         """
         return self.open(namespace, kafka).topic(name, self._own_id)
 

@@ -15,9 +15,9 @@ from tidemill_operator.plan.model import KeptRows, Schema
 PASS_SECONDS = 5.0
 CHUNK_ROWS = 5_000
 OPERATOR = -1
-"""The value that the operator writes to the column `place` of the table `_kept`."""
+"""The `place` of the operator's rows in the table `_kept`."""
 NEARLY_FULL, MADE_FREE = 64, 8
-"""The fractions of a quota: if less than a 64th is free, rows are deleted until an eighth is free."""
+"""If less than 1/64 of a quota is free, rows are deleted until 1/8 is free."""
 DETECTORS_EVERY = "1 hour"
 DETECTORS_KEPT_MS = 90 * 86_400_000
 """The minimum time in ms for which the state of a detector is kept after the last window of a group."""
@@ -60,7 +60,7 @@ def _evict(session: Session, schema: str, kept: KeptRows, excess: int) -> int:
         " WHERE coalesce(before, 0) < %(excess)s"
     ).format(sql.Identifier(schema, kept.table))
     rows, size = _delete(session, schema, kept.table, due, "evicted", {"chunk": CHUNK_ROWS, "excess": excess})
-    # Rows of earlier versions count as 0 bytes, so return at least 1 after a deletion.
+    # Rows that earlier versions of Tidemill wrote have no size, so return at least 1 after a deletion.
     return max(size, 1) if rows else 0
 
 
@@ -118,7 +118,7 @@ def _forget_groups(session: Session, schema: str) -> None:
     ).format(**parts)
     if not session.connection.execute(turn, (OPERATOR,)).rowcount:
         return
-    # In rows of earlier versions, set the missing time to the end of the last scan.
+    # Earlier versions of Tidemill did not write `seen`, so set a missing `seen` to the end of the last scan.
     session.write_rows(
         sql.SQL(
             "UPDATE {detectors} d SET seen = ARRAY[0, a.scanned_until] FROM {aggregations} a"
