@@ -140,7 +140,7 @@ class Schemas(Protocol):
             owner: the pipeline that owns the schema.
             secrets: the logins.
             adopt: whether to take over objects of another owner.
-            exists: function that returns whether a pipeline exists. Topics of existing pipelines are not taken over.
+            exists: returns whether a pipeline exists, because topics of existing pipelines must not be taken over.
         """
         ...
 

@@ -106,7 +106,7 @@ class Children:
         return self._api.replace(body)
 
     def _hand_over_replicas(self, wanted: Document, live: Document) -> None:
-        """Give the field `replicas` to another field manager, so that Kubernetes keeps its value."""
+        """Give the field `replicas` to another manager, because the next apply would otherwise reset the field."""
         if wanted["kind"] != DEPLOYMENT.kind or "replicas" in wanted["spec"]:
             return
         if holds(live, MANAGER, "f:spec", "f:replicas"):
@@ -125,7 +125,7 @@ class Children:
 
         Args:
             keep: kinds and names of objects to keep.
-            spared: components whose objects are kept.
+            spared: components whose objects are not deleted.
         """
         for (kind, name), live in list(self._live.items()):
             if (kind, name) in keep or KINDS[kind] not in LISTED or _component(live) in spared:

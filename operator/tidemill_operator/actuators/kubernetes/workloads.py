@@ -39,7 +39,7 @@ _SALT = "salt"
 
 @dataclass
 class Pass:
-    """The state of a namespace during one pass. `kept` lists objects that must not be deleted, as (kind, name)."""
+    """The state of a namespace during one pass. The objects in `kept`, as (kind, name), are not deleted."""
 
     api: Api
     placement: Placement

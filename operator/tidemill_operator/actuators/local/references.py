@@ -20,7 +20,7 @@ class References:
         return self.root / namespace / name
 
     def place(self, pipeline: str, folder: Path) -> None:
-        """Set the fallback folder for a pipeline's ConfigMaps."""
+        """Set the folder that replaces a missing ConfigMap folder of a pipeline."""
         self._folders[pipeline] = folder
 
     def config_map(self, workload: Workload, name: str) -> Path:

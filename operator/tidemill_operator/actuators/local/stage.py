@@ -12,7 +12,7 @@ def stage_environment(environment: Mapping[str, str], *, process: str, folder: P
     """Return the environment variables of a process of a Python stage.
 
     Args:
-        environment: the environment variables that all workloads get.
+        environment: the environment variables of the workload.
         process: the name of the process. A restarted process keeps its name, and so its partitions and its
             transactional id.
         folder: the folder with the user's file, or None if the file has an absolute path.

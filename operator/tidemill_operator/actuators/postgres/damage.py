@@ -17,7 +17,7 @@ SELECT a.name, a.version FROM {} a
 
 
 def emptied(session: Session, schema: str, columns: Mapping[str, Collection[str]]) -> frozenset[tuple[str, int]]:
-    """Return the versions of aggregations whose tables are empty, although windows were written."""
+    """Return the (name, version) of aggregations whose tables are empty, although windows were written."""
     if "rev" not in columns.get("_aggregations", ()):
         return frozenset()
     query = sql.SQL(_EMPTIED).format(sql.Identifier(schema, "_aggregations"))

@@ -20,7 +20,7 @@ NEARLY_FULL, MADE_FREE = 64, 8
 """If less than 1/64 of a quota is free, rows are deleted until 1/8 is free."""
 DETECTORS_EVERY = "1 hour"
 DETECTORS_KEPT_MS = 90 * 86_400_000
-"""The minimum time in ms for which the state of a detector is kept after the last window of a group."""
+"""The minimum time in ms for which the state of an anomaly detector is kept after a group's last window."""
 
 _ORDER = {
     "_dead_letters": ("created_at", 'created_at, epoch, partition, "offset"'),
@@ -99,7 +99,7 @@ def _size(session: Session, schema: str, kept: KeptRows) -> int:
 
 
 def _forget_groups(session: Session, schema: str) -> None:
-    """Delete detector states of groups that have no windows left, at most once an hour."""
+    """Delete the states of anomaly detectors of groups without windows, at most once an hour."""
     parts = {
         "kept": sql.Identifier(schema, "_kept"),
         "detectors": sql.Identifier(schema, "_detectors"),

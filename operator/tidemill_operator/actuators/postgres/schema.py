@@ -245,7 +245,7 @@ def _ensure_tables(session: Session, schema: Schema, live: LiveSchema | None) ->
 
 @contextmanager
 def _told_of(table: Table, schema: Schema) -> Iterator[None]:
-    """Raise errors of Postgres about a table as TidemillError with the name of the aggregation."""
+    """Raise a Postgres error about a table as a TidemillError that names the aggregation."""
     try:
         yield
     except errors.InsufficientPrivilege:
