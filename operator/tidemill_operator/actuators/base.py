@@ -116,7 +116,7 @@ class Schemas(Protocol):
     def exclusive(self, schema: str) -> AbstractContextManager[Callable[[], None]]:
         """Lock a schema and its topics against other operators.
 
-        Yields a function that raises NotOurTurn if the lock was lost.
+        Yields a function that checks the lock, and raises NotOurTurn if another operator took the lock.
         """
         ...
 
@@ -140,7 +140,7 @@ class Schemas(Protocol):
             owner: the pipeline that owns the schema.
             secrets: the logins.
             adopt: whether to take over objects of another owner.
-            exists: returns whether a pipeline exists, because topics of existing pipelines must not be taken over.
+            exists: returns whether a pipeline exists. Topics of an existing pipeline are never taken over.
         """
         ...
 

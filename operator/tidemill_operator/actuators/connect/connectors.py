@@ -107,7 +107,7 @@ class KafkaConnect:
             return []
 
     def _guarded(self, wanted: Connector, act: Callable[[], Outcome]) -> Outcome:
-        """Return the result of `act`. An error of this connector becomes an outcome; other errors are raised."""
+        """Return the result of `act`, or an outcome if `act` raises an error about this connector only."""
         try:
             return act()
         except TidemillError as error:
@@ -167,7 +167,7 @@ class KafkaConnect:
         return self._told(live, wanted, restart=False)
 
     def _told(self, live: LiveConnector, wanted: Connector, *, restart: bool) -> Outcome:
-        """Return the outcome of an existing connector. With `restart`, restart a failed connector when due."""
+        """Return the outcome of an existing connector. If `restart` is true, a due restart is requested."""
         observed = states.facts(live, wanted)
         if live.refusal:
             return refused(wanted, TidemillError(Reason.REFUSED, live.refusal, "correct spec.source.connectors"))

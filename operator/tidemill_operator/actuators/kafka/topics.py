@@ -251,7 +251,7 @@ class KafkaTopics:
 
 
 def live_topic(described: Any) -> LiveTopic:
-    """Convert the client's description of a topic."""
+    """Convert the description of a topic by confluent-kafka to a `LiveTopic`."""
     replicas = [[node.id for node in partition.replicas] for partition in described.partitions]
     return LiveTopic(
         partitions=len(replicas),

@@ -20,7 +20,7 @@ class References:
         return self.root / namespace / name
 
     def place(self, pipeline: str, folder: Path) -> None:
-        """Set the folder that replaces a missing ConfigMap folder of a pipeline."""
+        """Set the fallback folder for a pipeline's ConfigMaps."""
         self._folders[pipeline] = folder
 
     def config_map(self, workload: Workload, name: str) -> Path:
@@ -30,7 +30,7 @@ class References:
         return folder if folder.is_dir() else beside
 
     def environment(self, workload: Workload) -> dict[str, str]:
-        """Return the variables with the folders of a workload's Secrets and ConfigMaps."""
+        """Return the environment variables that name the folders of a workload's Secrets and ConfigMaps."""
         secrets = {
             "TIDEMILL_REGISTRY_DIR": workload.registry_secret,
             "TIDEMILL_MQTT_DIR": workload.mqtt_secret,

@@ -14,7 +14,7 @@ from tidemill_operator.actuators.base import PipelineSecrets
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.processes.files import write_atomic
 
-# Replaced logins keep working this long after a rotation. Processes read the login for each new connection.
+# The seconds for which replaced logins keep working. Processes read the login files for each new connection.
 PATIENCE_SECONDS = 5.0
 
 

@@ -90,7 +90,7 @@ def _written(session: Session, schema: Schema) -> Iterator[Claim]:
 
 
 def _settled(session: Session, schema: Schema) -> bool:
-    """Return whether the schema already records these topics, so that no check for conflicts is needed."""
+    """Return whether the schema already records the pipeline's topics, so that no check for conflicts is needed."""
     marked = _marked(session, schema)
     return marked == _mark(schema) or (marked == "" and not schema.managed)
 

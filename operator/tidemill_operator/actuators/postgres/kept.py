@@ -15,7 +15,7 @@ from tidemill_operator.plan.model import KeptRows, Schema
 PASS_SECONDS = 5.0
 CHUNK_ROWS = 5_000
 OPERATOR = -1
-"""The `place` of the operator's rows in the table `_kept`."""
+"""The value of the column `place` in the operator's rows of the table `_kept`."""
 NEARLY_FULL, MADE_FREE = 64, 8
 """If less than 1/64 of a quota is free, rows are deleted until 1/8 is free."""
 DETECTORS_EVERY = "1 hour"
@@ -60,7 +60,7 @@ def _evict(session: Session, schema: str, kept: KeptRows, excess: int) -> int:
         " WHERE coalesce(before, 0) < %(excess)s"
     ).format(sql.Identifier(schema, kept.table))
     rows, size = _delete(session, schema, kept.table, due, "evicted", {"chunk": CHUNK_ROWS, "excess": excess})
-    # Rows that earlier versions of Tidemill wrote have no size, so return at least 1 after a deletion.
+    # Rows that earlier versions of Tidemill wrote have no size. Return at least 1, because 0 ends the caller's loop.
     return max(size, 1) if rows else 0
 
 
@@ -99,7 +99,7 @@ def _size(session: Session, schema: str, kept: KeptRows) -> int:
 
 
 def _forget_groups(session: Session, schema: str) -> None:
-    """Delete the states of anomaly detectors of groups without windows, at most once an hour."""
+    """Delete the states of anomaly detectors whose group has no windows left, at most once an hour."""
     parts = {
         "kept": sql.Identifier(schema, "_kept"),
         "detectors": sql.Identifier(schema, "_detectors"),

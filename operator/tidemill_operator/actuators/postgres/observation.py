@@ -1,4 +1,4 @@
-"""Read the live facts of a pipeline's schema, which may lack tables and columns of newer versions."""
+"""Reads the state of a pipeline's schema, which may lack tables and columns of newer versions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SELECT DISTINCT ON (aggregation, duty) aggregation, duty, reason,
 
 
 def observe(session: Session, schema: str) -> LiveSchema | None:
-    """Return the live facts of a schema, or None if it does not exist."""
+    """Return the state of a schema, or None if the schema does not exist."""
     found = session.rows("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s", (schema,))
     if not found:
         return None

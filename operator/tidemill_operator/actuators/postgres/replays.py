@@ -13,10 +13,10 @@ from tidemill_operator.plan.model import Schema
 
 
 def observe_replays(session: Session, schema: str, columns: Mapping[str, Collection[str]]) -> dict[str, LiveReplay]:
-    """Return the replays of a schema by the replay's name in the column `reader`."""
+    """Return the replays of a schema, with the column `reader` as the key."""
     if not {"_readers", "_aggregations"} <= columns.keys() or "feeds" not in columns.get("_offsets", ()):
         return {}
-    # The lag leaves out partitions that the replay has completed.
+    # The lag is the sum over partitions that the replay has not completed.
     query = sql.SQL(
         "SELECT r.reader, r.switched_at IS NOT NULL, count(*) FILTER (WHERE l.feeds @> v.ids),"
         " coalesce(sum(o.consumed), 0)::bigint, coalesce(sum(greatest(l.next_offset - o.next_offset, 0))"

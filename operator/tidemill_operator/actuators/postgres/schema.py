@@ -51,7 +51,7 @@ class PostgresSchemas:
     def exclusive(self, schema: str) -> AbstractContextManager[Callable[[], None]]:
         """Lock a pipeline against other operators.
 
-        Yields a function that raises NotOurTurn if the lock was lost.
+        Yields a function that checks the lock, and raises NotOurTurn if another operator took the lock.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -256,7 +256,7 @@ def _told_of(table: Table, schema: Schema) -> Iterator[None]:
             Reason.NOT_SUPPORTED,
             f"spec.aggregations[{whose}]: Postgres refuses its table {table.name}:"
             f" {error.diag.message_primary or error}",
-            "add a derived field with another name for the column in this message, and group by the new field",
+            "derive a field with another name from the column in this message, and group by the derived field",
         ) from error
 
 

@@ -109,7 +109,7 @@ class CertificateKeeper:
 
 
 def renewed(known: Certificates | None, *, hosts: Sequence[str], now: dt.datetime) -> Certificates:
-    """Return `known`, or new certificates if one expires soon or the hosts have changed."""
+    """Return `known`, or renewed certificates if a certificate expires soon or the hosts have changed."""
     if known is None or _is_due(known.authority, now):
         authority = new_authority(now)
         before = known.bundle if known else ""
