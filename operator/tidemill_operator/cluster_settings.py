@@ -223,7 +223,7 @@ def _redis_authority(platform: Platform) -> str:
         if name in _REDIS_FILES:
             raise ValueError(
                 f"TIDEMILL_REDIS_URL: {name}={value} names a file that does not exist in pipelines' pods; remove"
-                f" {name}, and name the authority's file in TIDEMILL_REDIS_CA (chart: redis.caSecret)"
+                " the parameter, and name the authority's file in TIDEMILL_REDIS_CA (chart: redis.caSecret)"
             )
     return platform.redis_ca
 
