@@ -32,7 +32,7 @@ _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0
 
 @dataclass(frozen=True)
 class Exposure:
-    """The settings of every Ingress. A host is `<pipeline>-<ingest or api>.<namespace>.<domain>`."""
+    """The settings of every Ingress. Each host has the form `<pipeline>-<ingest or api>.<namespace>.<domain>`."""
 
     domain: str
     class_name: str = ""
@@ -128,9 +128,9 @@ class ClusterSettings:
         if not self.shared_kafka_login:
             return []
         return [
-            "TIDEMILL_WORKLOAD_KAFKA_CONFIG: pods of pipelines get the operator's own Kafka login, and so does"
-            " everybody who may read Secrets there; give pods a login that cannot create, alter or delete topics (in"
-            " the chart: kafka.workloadKey)"
+            "TIDEMILL_WORKLOAD_KAFKA_CONFIG: pods of pipelines get the operator's own Kafka login, and everybody who"
+            " may read Secrets in their namespaces can use the login; give pods a login that cannot create, alter or"
+            " delete topics (in the chart: kafka.workloadKey)"
         ]
 
 
@@ -226,8 +226,8 @@ def _redis_authority(platform: Platform) -> str:
     for name, value in parse_qsl(urlsplit(platform.redis_url).query):
         if name in _REDIS_FILES:
             raise ValueError(
-                f"TIDEMILL_REDIS_URL: {name}={value} names a file that pipelines' pods do not have; remove it, and"
-                " name the authority's file in TIDEMILL_REDIS_CA (chart: redis.caSecret)"
+                f"TIDEMILL_REDIS_URL: {name}={value} names a file that does not exist in pipelines' pods; remove"
+                " the parameter, and name the authority's file in TIDEMILL_REDIS_CA (chart: redis.caSecret)"
             )
     return platform.redis_ca
 

@@ -1,8 +1,8 @@
 """The protocols of the actuators, which change topics, schemas, secrets and workloads.
 
 The methods named `ensure` write only what differs from the plan, so a second call changes nothing. If a server does not
-answer, a method raises TidemillError with the reason UNREACHABLE. An error about a single object is returned in an
-outcome.
+answer, a method raises TidemillError with the reason UNREACHABLE. If only one object fails, the method returns a failed
+`Outcome` for that object.
 """
 
 from __future__ import annotations
@@ -93,14 +93,15 @@ class NoClusters:
     def names(self, namespace: str, kafka: KafkaSpec) -> Sequence[str]:
         """Raise an error."""
         message = (
-            f"topics at {kafka.bootstrap_servers} cannot be listed: no login of other Kafka clusters is known here"
+            f"topics at {kafka.bootstrap_servers} cannot be listed: this platform has no logins of other Kafka clusters"
         )
         raise TidemillError(Reason.UNREACHABLE, message)
 
     def topic(self, namespace: str, kafka: KafkaSpec, name: str) -> LiveTopic | None:
         """Raise an error."""
         message = (
-            f"topic {name} at {kafka.bootstrap_servers} cannot be read: no login of other Kafka clusters is known here"
+            f"topic {name} at {kafka.bootstrap_servers} cannot be read:"
+            " this platform has no logins of other Kafka clusters"
         )
         raise TidemillError(Reason.UNREACHABLE, message)
 
@@ -115,7 +116,7 @@ class Schemas(Protocol):
     def exclusive(self, schema: str) -> AbstractContextManager[Callable[[], None]]:
         """Lock a schema and its topics against other operators.
 
-        Yields a function that raises NotOurTurn if the lock was lost.
+        Yields a function that checks the lock, and raises NotOurTurn if another operator took the lock.
         """
         ...
 
@@ -139,7 +140,7 @@ class Schemas(Protocol):
             owner: the pipeline that owns the schema.
             secrets: the logins.
             adopt: whether to take over objects of another owner.
-            exists: function that returns whether a pipeline exists. Topics of existing pipelines are not taken over.
+            exists: returns whether a pipeline exists. Topics of an existing pipeline are never taken over.
         """
         ...
 

@@ -51,7 +51,7 @@ class Rotation(BaseModel):
 
 
 def due(files: Files, *, writer: str, reader: str, rotate: str) -> dict[str, str]:
-    """Return the files to write. A new text in `rotate` starts a rotation.
+    """Return the files to write. A changed text in `rotate` starts a rotation of the logins.
 
     Raises:
         TidemillError: a file has invalid content.
@@ -83,7 +83,7 @@ def _staged(
     asked = bool(rotate) and rotate != known.done
     if asked and fresh:
         return Rotation(done=rotate)
-    # Earlier versions logged in as the role itself.
+    # Earlier versions of Tidemill used the group role as the login. Rotate such a login once.
     outdated = any(login.user == roles[file] for file, login in in_force.items())
     if known.switched_at is not None or not (asked or outdated):
         return known
@@ -140,7 +140,7 @@ def new_login(user: str) -> PostgresCredentials:
 
 
 def new_api_key() -> tuple[ApiKeys, str]:
-    """Create an API key with both scopes, and return its hash and the key."""
+    """Create an API key for appending and querying events, and return the hash of the key and the key."""
     # Use letters and digits only, because `_` separates the parts of a key.
     key_id, secret = secrets.token_hex(4), secrets.token_hex(_PASSWORD_BYTES)
     digest = hashlib.sha256(secret.encode()).hexdigest()

@@ -64,7 +64,7 @@ def find_pipeline(pipelines: Mapping[str, Mapping[str, Any]], wanted: str) -> tu
         return found[0], pipelines[found[0]]
     if found:
         raise CommandError(f"'{wanted}' is the name of several pipelines: write one of {', '.join(sorted(found))}")
-    raise CommandError(f"no pipeline '{wanted}' runs here; known are {', '.join(sorted(pipelines)) or 'none'}")
+    raise CommandError(f"no pipeline '{wanted}' runs here; running pipelines: {', '.join(sorted(pipelines)) or 'none'}")
 
 
 def _history(decisions: list[dict[str, Any]]) -> list[str]:

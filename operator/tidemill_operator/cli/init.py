@@ -194,7 +194,7 @@ def _of_topic(args: argparse.Namespace, name: str, zone: str) -> str:
     values = list(newest_values(brokers, topic, most=_MOST_RECORDS, config=platform.kafka_config))
     if sum(value[:1] == b"\0" for value in values) > len(values) / 2:
         remedy = "write source.format with its type and registry (docs/record-formats.md), and the fields of the schema"
-        reason = "its records were written with a schema registry, and only JSON is sampled"
+        reason = "its records were written with a schema registry, but `init` can read only JSON records"
         raise CommandError(f"{topic}: {reason}; {remedy}")
     envelope, rows = unwrapped(map(decoded, values))
     sample: Sample = collect(rows)

@@ -33,7 +33,7 @@ ANSWER_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class World:
-    """The servers of the pipelines, which commands only read.
+    """Read-only access to the servers of the pipelines.
 
     Attributes:
         uids: the uids of the pipelines of a running `up`, by `namespace/name`, or None if no `up` runs.

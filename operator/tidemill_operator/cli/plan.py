@@ -48,10 +48,10 @@ examples:
 
 @dataclass(frozen=True)
 class Planned:
-    """The plan of a pipeline, and what it would change on the servers.
+    """The plan of a pipeline, and the changes that the plan would make on the servers.
 
     Attributes:
-        refused: why the plan cannot be applied, or empty if it can.
+        refused: the errors that prevent the plan from being applied.
         runs_on: whether an earlier spec of the pipeline keeps running if this plan is refused.
     """
 

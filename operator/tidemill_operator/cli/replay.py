@@ -41,7 +41,7 @@ def add_parser(subparsers: Any) -> None:
     """Declare the subcommand."""
     parser = subparsers.add_parser(
         "replay",
-        help="fill aggregations again from the topic",
+        help="compute aggregations again from the events in the topic",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -52,7 +52,7 @@ def add_parser(subparsers: Any) -> None:
         dest="aggregations",
         action="append",
         metavar="NAME",
-        help="aggregation to fill again; may be repeated; default: all aggregations of the pipeline",
+        help="aggregation to compute again; may be repeated; default: all aggregations of the pipeline",
     )
     parser.add_argument(
         "--from",

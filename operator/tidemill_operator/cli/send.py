@@ -146,7 +146,7 @@ def send(file: EventFile, client: Client, order: Order, *, api: str, sender: Sen
         client: the client of ingest.
         order: which pipeline gets the events, and how they are sent.
         api: URL of the API, for the message about dead letters, or empty if it is unknown.
-        sender: sends the events, or None to create one from `client` and `order`.
+        sender: sender of the events, or None to create a sender from `client` and `order`.
     """
     if file.table is not None:
         _tell_columns(file, order)
@@ -162,7 +162,7 @@ def send(file: EventFile, client: Client, order: Order, *, api: str, sender: Sen
     for warning in file.warnings:
         print(f"tidemill send: {file.name}: {warning}", file=sys.stderr, flush=True)
     if file.unfinished is not None:
-        told = f"{file.place} {file.unfinished} is not complete and was not sent; the same command sends it once it is"
+        told = f"{file.place} {file.unfinished} is incomplete and was not sent; complete it, and run the command again"
         print(f"tidemill send: {told}", file=sys.stderr, flush=True)
     if problem:
         print(f"tidemill send: {problem}; {_how_to_go_on(order)}", file=sys.stderr, flush=True)

@@ -77,7 +77,7 @@ def is_running(state: Mapping[str, Any]) -> bool:
 
 
 def _add_telemetry(state: dict[str, Any]) -> None:
-    """Add each process's status, lag, freshness and watermark, which its /health returns."""
+    """Add the status, lag, freshness and watermark from each process's /health."""
     with httpx.Client(timeout=2.0, trust_env=False) as client:
         for process in state["workloads"].values():
             try:

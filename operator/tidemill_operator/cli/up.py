@@ -62,7 +62,7 @@ def add_parser(subparsers: Any) -> None:
         "--ready-file",
         type=Path,
         metavar="PATH",
-        help="write the endpoints here once every pipeline is ready or has failed",
+        help="file for the endpoints, written once every pipeline is ready or has failed",
     )
     ports.add_options(parser)
     parser.add_argument(
@@ -76,7 +76,8 @@ def add_parser(subparsers: Any) -> None:
         "--resilience",
         type=Path,
         metavar="FILE",
-        help="file with settings of breakers, retries and timeouts; default: config/resilience.yaml if it exists",
+        help="file with settings of circuit breakers, retries and timeouts;"
+        " default: config/resilience.yaml if it exists",
     )
 
 

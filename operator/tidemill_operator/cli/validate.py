@@ -46,7 +46,7 @@ def _file(name: str, limits: Limits) -> bool:
     try:
         documents = load_documents(_read(name))
     except FileTooLarge as error:
-        faults = [Fault("", ABSENT, str(error.strerror), "split it, or check that it is the right file")]
+        faults = [Fault("", ABSENT, str(error.strerror), "split the file, or check the path")]
         documents = []
     except OSError as error:
         faults = [Fault("", ABSENT, f"cannot be read: {error.strerror or error}", "check the path")]
@@ -67,7 +67,9 @@ def _file(name: str, limits: Limits) -> bool:
             continue
         key = (pipeline.metadata.namespace, pipeline.metadata.name)
         if key in seen:
-            faults.append(Fault(f"{where}metadata.name", key[1], "the pipeline is here twice", "keep one of them"))
+            faults.append(
+                Fault(f"{where}metadata.name", key[1], "the file contains this pipeline twice", "keep one of them")
+            )
         seen.add(key)
     for fault in faults:
         print(f"{shown}: {fault}")

@@ -84,7 +84,7 @@ class Controller:
 
     def _reconcile(self, document: Document, key: Key) -> Result:
         progress = self._progress
-        # the status without the fields that the observer writes
+        # the status without the fields that the observer writes, such as the lag
         previous = figures.others(document["status"]) if document.get("status") else None
         actuators, runtime = self._world.actuators(key, self._locks)
         status = reconcile(
@@ -133,7 +133,7 @@ class Controller:
             now = self._world.api.get(PIPELINE, metadata["namespace"], metadata["name"], sure=True)
             if now is None or _essence(now) != _essence(document):
                 raise
-            # Only the observer's figures have changed, so retry with the current resource version.
+            # Only the observer's figures, such as the lag, have changed, so retry with the current resource version.
             metadata["resourceVersion"] = now["metadata"]["resourceVersion"]
             self._world.api.apply(body, subresource="status")
         except NotFound:
@@ -179,7 +179,7 @@ def _essence(document: Document) -> tuple[Any, ...]:
 
 
 def verdict(status: Mapping[str, Any]) -> Result:
-    """Return the result of a pass, which follows from the conditions in the status."""
+    """Derive the result of a pass from the conditions in the status."""
     conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
     if "ReconciliationPaused" in conditions:
         return Result.SETTLED

@@ -80,7 +80,7 @@ class Duties:
         self._watchdog.exists("canary", {metadata["uid"]: metadata["resourceVersion"]})
 
     def list(self) -> None:
-        """List the pipelines, queue new and deleted pipelines, and report their versions to the watchdog."""
+        """Queue new and deleted pipelines, and report the resource versions of all pipelines to the watchdog."""
         found: list[Document] = []
         for namespace in self._namespaces or (None,):
             found += self._api.list(PIPELINE, namespace, metadata_only=True)

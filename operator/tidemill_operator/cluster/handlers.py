@@ -28,7 +28,7 @@ Body = Mapping[str, Any]
 
 
 def settings() -> kopf.OperatorSettings:
-    """Return settings that make kopf only watch the cluster."""
+    """Return kopf settings that disable everything except watches."""
     found = kopf.OperatorSettings()
     found.posting.enabled = False
     found.peering.standalone = True

@@ -1,6 +1,6 @@
 """Scaling in a cluster.
 
-Polls decide on the number of replicas, and passes write it into Deployments and statuses.
+A poll decides on the number of replicas. A reconcile pass writes the number into the Deployment and the status.
 """
 
 from __future__ import annotations
@@ -85,7 +85,11 @@ class ClusterSite:
             return
         try:
             if self._is_others(key):
-                log.warning("%s: ConfigMap %s is not Tidemill's: decisions are not kept", key, config_map(key))
+                log.warning(
+                    "%s: ConfigMap %s was not made by Tidemill, so scaling decisions are not stored",
+                    key,
+                    config_map(key),
+                )
             else:
                 self._api.apply(manifest(key, memory))
         except TidemillError as error:

@@ -1,4 +1,4 @@
-"""Checks that watches report all changes. An event that is missing for two minutes fails the liveness probe."""
+"""Checks that watches report all changes. The liveness probe fails if an event is two minutes late."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class World:
         )
 
     def actuators(self, key: Key, locks: NamespaceLocks) -> tuple[Actuators, KubernetesRuntime]:
-        """Return the actuators for one resource, and the Kubernetes runtime among them."""
+        """Return the actuators for one resource, and the Kubernetes runtime that they contain."""
         owner = OwnerReference(key.uid, key.name)
         connect = self._connect(key, locks)
         runtime = KubernetesRuntime(self.api, self.placement, owner, locks)

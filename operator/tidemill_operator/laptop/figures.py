@@ -77,5 +77,5 @@ class LocalFigures:
 
 
 def key_of(stored: Stored) -> Key:
-    """Return the key under which the observer knows a pipeline."""
+    """Return the key of a pipeline in the observer."""
     return Key(stored.namespace, stored.name, str(stored.document["metadata"].get("uid", "")))

@@ -22,7 +22,7 @@ class Options:
     Attributes:
         ready_file: the file for the endpoints of ready pipelines, or None for no file.
         targets_file: the file for the scrape targets of Prometheus, or None for no file.
-        resilience_file: the file with the workloads' policies, or None for the default file.
+        resilience_file: the file with settings of circuit breakers, retries and timeouts, or None for the default file.
     """
 
     data_dir: Path

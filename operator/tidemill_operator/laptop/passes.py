@@ -22,7 +22,7 @@ class Passes:
         return self._thread is None or not self._thread.is_alive()
 
     def start(self) -> None:
-        """Begin a pass. The caller ensures that no pass is running."""
+        """Begin a pass. Call this method only while no pass is running."""
         error, self._error = self._error, None
         if error is not None:
             raise error

@@ -134,7 +134,7 @@ class Run:
             self._reports.announce()
 
     def _sees(self) -> object:
-        """Return what triggers a pass when it changes: readiness, scaling, requests and errors."""
+        """Return the state whose changes trigger a pass: readiness, scaling, requests and errors."""
         ready = {name: state.ready for name, state in self._runtime.states().items()}
         asked = {key: self._requests.read(one.namespace, one.name) for key, one in self._session.pipelines.items()}
         return ready, self._scaling.decisions(), asked, self._progress.errors()

@@ -66,7 +66,7 @@ class Session:
 
     @property
     def settled(self) -> bool:
-        """Whether all pipelines that have not failed are ready. False if all have failed."""
+        """Whether all pipelines that have not failed are ready. False if all pipelines have failed."""
         waited_for = self._pipelines.keys() - self.failed.keys()
         return self._all_ready(waited_for) and (bool(waited_for) or not self._pipelines)
 
@@ -92,7 +92,7 @@ class Session:
                 if known is not None:
                     self._say(f"{key}: changed, generation {stored.document['metadata']['generation']}")
         for key in [key for key in self._pipelines if key not in reading.documents]:
-            self._say(f"{key}: no longer in the files, so it is stopped")
+            self._say(f"{key}: no longer in the files, so the pipeline is stopped")
             self._leaving[key] = self._pipelines.pop(key)
             self._looked_at.discard(key)
             self._due[key] = 0.0

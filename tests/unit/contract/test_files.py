@@ -61,7 +61,7 @@ def test_a_large_file_is_not_read_at_all(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     code, told = tidemill("validate", str(path))
     assert code == 2
-    assert f"huge.yaml: has {1 << 40:,} bytes; at most {MAX_BYTES:,} are allowed; split it" in told
+    assert f"huge.yaml: has {1 << 40:,} bytes; at most {MAX_BYTES:,} are allowed; split the file" in told
 
 
 def test_a_pipe_is_read_up_to_the_bound(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tidemill_operator.plan.connect.states import LiveConnector, LiveTask, maske
 
 _CONNECT_SECONDS = 3.0
 _READ_SECONDS = 10.0
-# A check of a config may query a database, so its timeout is longer.
+# The timeout for a check of a config is longer, because the connector may query a database for the check.
 _CHECK_SECONDS = 60.0
 _MOST_BYTES = 16 * 1024 * 1024
 _LONGEST_ERROR = 600
@@ -55,7 +55,7 @@ class ConnectClient:
         """Create a client for Kafka Connect at `url`, without sending a request."""
         self._seconds = seconds
         self.url = url.rstrip("/")
-        # Ignore the proxies in the environment. OpenSSL reads SSL_CERT_FILE even without trust_env.
+        # trust_env=False ignores proxy variables and SSL_CERT_FILE. create_default_context still reads SSL_CERT_FILE.
         self._http = httpx.Client(base_url=self.url, trust_env=False, verify=ssl.create_default_context())
 
     def close(self) -> None:

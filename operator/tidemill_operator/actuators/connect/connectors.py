@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 def refused(wanted: Connector, error: TidemillError) -> Outcome:
-    """Return the outcome of a connector that cannot be reconciled."""
+    """Return a failed outcome for a connector, with the message of the error."""
     facts = {"name": wanted.called, "message": str(error)[:1024]}
     return Outcome(Rank.FAILED, Component.CONNECTORS, wanted.name, error.reason, str(error), observed=facts)
 
@@ -107,7 +107,7 @@ class KafkaConnect:
             return []
 
     def _guarded(self, wanted: Connector, act: Callable[[], Outcome]) -> Outcome:
-        """Return the result of `act`, or an outcome for an error that concerns only this connector."""
+        """Return the result of `act`, or an outcome if `act` raises an error about this connector only."""
         try:
             return act()
         except TidemillError as error:
@@ -167,7 +167,7 @@ class KafkaConnect:
         return self._told(live, wanted, restart=False)
 
     def _told(self, live: LiveConnector, wanted: Connector, *, restart: bool) -> Outcome:
-        """Return the outcome of a live connector. Restart a failed connector when a restart is due."""
+        """Return the outcome of an existing connector. If `restart` is true, a due restart is requested."""
         observed = states.facts(live, wanted)
         if live.refusal:
             return refused(wanted, TidemillError(Reason.REFUSED, live.refusal, "correct spec.source.connectors"))
@@ -181,7 +181,7 @@ class KafkaConnect:
             )
         waits = states.unfinished(live, wanted)
         if live.pending or waits:
-            # While a change is pending, a running connector continues to run.
+            # A running connector keeps running while Connect applies a change.
             serving = bool(live.state) and not waits
             return waiting(Component.CONNECTORS, wanted.name, live.pending or waits, observed=observed, serving=serving)
         self._restarts.well(wanted.name)

@@ -35,7 +35,7 @@ class MemoryConnect:
         self.connectors[name] = replace(self.connectors[name], tasks=(task,))
 
     def take_writes(self) -> list[str]:
-        """Return and forget the writes."""
+        """Return the recorded writes, and clear the record."""
         found, self.writes = self.writes, []
         return found
 

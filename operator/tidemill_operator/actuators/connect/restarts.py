@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 FIRST_SECONDS = 10.0
 MOST_SECONDS = 300.0
-# The seconds without a restart after which the delays start again with the shortest delay.
+# If a connector needs no restart for this many seconds, its next delay is the shortest delay again.
 _WELL_SECONDS = 600.0
 
 

@@ -1,4 +1,4 @@
-"""The step of a reconcile pass for a pipeline's connectors."""
+"""Reconciles the connectors of a pipeline, as one step of a reconcile pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tidemill_operator.plan.model import Plan
 
 @dataclass(frozen=True)
 class ConnectorStep:
-    """The connectors of a reconcile pass.
+    """Reconciles the connectors of one pipeline during one pass.
 
     Attributes:
         before: components in the pipeline's status before the pass.
@@ -28,7 +28,7 @@ class ConnectorStep:
 
     @property
     def components(self) -> tuple[Component, ...]:
-        """Return the component for connectors, or nothing if the pipeline never had connectors."""
+        """Return `Component.CONNECTORS`, or an empty tuple if the pipeline never had connectors."""
         had = Component.CONNECTORS in self.before and self.actuators.connect is not None
         return (Component.CONNECTORS,) if self.plan.connectors or had else ()
 

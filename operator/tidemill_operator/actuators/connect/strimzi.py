@@ -15,7 +15,7 @@ class StrimziConnectors:
 
     def __init__(self, api: Api, *, namespace: str, cluster: str) -> None:
         self._api, self._namespace, self._cluster = api, namespace, cluster
-        # The task whose restart was requested last, by connector.
+        # For each connector, the task with the latest restart request.
         self._restarted: dict[str, int] = {}
 
     def names(self) -> list[str]:
@@ -45,7 +45,7 @@ class StrimziConnectors:
         self._api.create(self._manifest(name, config, "paused" if paused else "running"))
 
     def configure(self, name: str, config: Mapping[str, str]) -> None:
-        """Replace the config in a resource, and keep its desired state."""
+        """Replace the config of a connector. A paused connector stays paused."""
         resource = self._needed(name)
         wanted = self._manifest(name, config, strimzi.asked(resource))
         metadata = resource["metadata"]

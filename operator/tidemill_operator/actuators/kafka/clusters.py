@@ -24,8 +24,8 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.live import LiveTopic
 
 ANSWER_SECONDS = 6.0
-"""The short timeout of requests, so that a silent cluster does not delay other pipelines for long."""
-# The seconds after which a silent cluster is asked again.
+"""The timeout of requests in seconds, short because one unreachable cluster must not delay other pipelines."""
+# The seconds before the next request to a cluster that did not answer.
 _PAUSE_SECONDS = 10.0
 _MOST = 256
 
@@ -74,7 +74,7 @@ class Cluster:
         """Return the names of all topics that the login may describe.
 
         Raises:
-            TidemillError: the cluster does not answer, refuses, or is the platform's own.
+            TidemillError: the cluster does not answer, refuses the request, or is the platform's own Kafka.
         """
 
         def names() -> list[str]:
@@ -87,7 +87,7 @@ class Cluster:
         """Return a topic, or None if it does not exist or the login may not describe it.
 
         Raises:
-            TidemillError: the cluster does not answer, refuses, or is the platform's own.
+            TidemillError: the cluster does not answer, refuses the request, or is the platform's own Kafka.
         """
         return self._asked(lambda: self._topic(name, own_id))
 
@@ -155,8 +155,8 @@ class Clusters:
         """Return a topic, or None if it does not exist or the login may not describe it.
 
         Raises:
-            TidemillError: the Secret is missing or wrong, or the cluster does not answer, refuses, or is the platform's
-                own.
+            TidemillError: the Secret is missing or wrong, or the cluster does not answer, refuses the request, or
+                is the platform's own Kafka.
         """
         return self.open(namespace, kafka).topic(name, self._own_id)
 

@@ -15,7 +15,7 @@ from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
 
 class Connections(KafkaNetClient):  # type: ignore[misc]
-    """Connections of a `kafka.KafkaAdminClient`, passed as the argument `kafka_client`."""
+    """Connections for the argument `kafka_client` of `kafka.KafkaAdminClient`."""
 
     def __init__(self, **settings: Any) -> None:
         net = NetworkSelector(**settings)

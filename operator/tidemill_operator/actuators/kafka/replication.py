@@ -32,7 +32,7 @@ THROTTLE_BYTES = 50_000_000
 
 @dataclass(frozen=True)
 class Advance:
-    """The result of a step.
+    """The result of one step of a change of replicas.
 
     Attributes:
         change: change of replicas that is not complete yet, or None.
@@ -112,7 +112,7 @@ class Replication:
             writes += self._elect(topic, step.elect)
         if step.finish:
             writes += self._free(brokers, moving)
-            # Remove LEADERS last, because it marks an unfinished change.
+            # Remove LEADERS last, because the config LEADERS marks an unfinished change.
             self._session.set_configs(ResourceType.TOPIC, topic, {LEADERS: None, FOLLOWERS: None})
             self._session.settle(lambda: not self._session.configs(ResourceType.TOPIC, [topic])[topic].get(LEADERS))
             writes += 1

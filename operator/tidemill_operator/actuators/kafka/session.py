@@ -164,7 +164,7 @@ class KafkaSession:
             raise TidemillError(
                 Reason.UNREACHABLE,
                 f"topic {unknown} exists, but a broker does not know the topic yet",
-                "check that all brokers are up to date with the controller",
+                "check that every broker can reach the Kafka controller",
             )
         return found
 

@@ -91,7 +91,7 @@ class KafkaTopics:
 
         Args:
             topics: the topics of the plan.
-            spread: how to spread the replicas over the brokers. If None, replicas are moved only if necessary.
+            spread: how to spread the replicas over the brokers, or None to move replicas only if necessary.
 
         Raises:
             TidemillError: Kafka does not answer.
@@ -251,7 +251,7 @@ class KafkaTopics:
 
 
 def live_topic(described: Any) -> LiveTopic:
-    """Convert the client's description of a topic."""
+    """Convert the description of a topic by confluent-kafka to a `LiveTopic`."""
     replicas = [[node.id for node in partition.replicas] for partition in described.partitions]
     return LiveTopic(
         partitions=len(replicas),

@@ -1,4 +1,4 @@
-"""A thread-safe client of the Kubernetes API for plain documents, with a timeout for every call."""
+"""A thread-safe Kubernetes client that reads and writes objects as dicts, with a timeout for every call."""
 
 from __future__ import annotations
 

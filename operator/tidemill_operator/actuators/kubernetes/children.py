@@ -106,7 +106,7 @@ class Children:
         return self._api.replace(body)
 
     def _hand_over_replicas(self, wanted: Document, live: Document) -> None:
-        """Give the field `replicas` to another field manager, so that Kubernetes keeps its value."""
+        """Give the field `replicas` to another manager, because the next apply would otherwise reset the field."""
         if wanted["kind"] != DEPLOYMENT.kind or "replicas" in wanted["spec"]:
             return
         if holds(live, MANAGER, "f:spec", "f:replicas"):
@@ -125,7 +125,7 @@ class Children:
 
         Args:
             keep: kinds and names of objects to keep.
-            spared: components whose objects are kept.
+            spared: components whose objects are not deleted.
         """
         for (kind, name), live in list(self._live.items()):
             if (kind, name) in keep or KINDS[kind] not in LISTED or _component(live) in spared:
@@ -180,7 +180,7 @@ class Children:
 
 
 def owners(live: Document | None, alive: Mapping[str, str], owner: OwnerReference) -> list[OwnerReference]:
-    """Return the existing owners of a shared object, and the given owner."""
+    """Return the owners of a shared object that still exist, and `owner`."""
     references = live["metadata"].get("ownerReferences", []) if live else []
     known = [reference.get("uid", "") for reference in references]
     return sorted({owner, *(OwnerReference(uid, alive[uid]) for uid in known if uid in alive)})
@@ -223,7 +223,7 @@ def _guarded(wanted: Document, live: Document) -> Document:
 
 
 def _check_owner(wanted: Document, live: Document) -> None:
-    """Raise TidemillError if the object was made by another tool, or is already used for something else."""
+    """Raise TidemillError if another tool made the object, or if only one of `wanted` and `live` is shared."""
     labels = live["metadata"].get("labels", {})
     ours = any(entry.get("manager") == MANAGER for entry in live["metadata"].get("managedFields", ()))
     shared = wanted["metadata"]["labels"][marks.OWNER_UID] == marks.SHARED

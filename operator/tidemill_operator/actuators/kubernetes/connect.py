@@ -125,7 +125,7 @@ class NamespaceConnect:
     def _sweep(self, live: Document) -> None:
         """Delete the connectors of pipelines that no longer exist or no longer have connectors.
 
-        This runs once after each creation of the Deployment.
+        The deletion runs once for each new Deployment of the workers.
         """
         uid = live["metadata"]["uid"]
         if self._settings.clients.swept.get(self._namespace) != uid:
@@ -148,7 +148,7 @@ class NamespaceConnect:
         Raises:
             TidemillError: the workers do not answer, or they do not run and another pipeline needs them.
         """
-        # If no worker runs, workers that start later delete the connectors.
+        # If no worker runs, `_sweep` deletes the connectors after the next start of the workers.
         live = self._api.get(DEPLOYMENT, self._namespace, workers.NAME)
         if live is not None and not _available(live):
             self._retried(self._remove_idle)

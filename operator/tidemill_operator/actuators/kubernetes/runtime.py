@@ -47,7 +47,7 @@ class Scale:
 class KubernetesRuntime:
     """The runtime of one pipeline in a cluster, during one pass.
 
-    `stage` is the number of running processes of the Python stage, or None without a stage.
+    `stage` is the number of running processes of the Python stage, or None if the pipeline has no stage.
     """
 
     def __init__(self, api: Api, placement: Placement, owner: OwnerReference, locks: NamespaceLocks) -> None:

@@ -39,7 +39,7 @@ _SALT = "salt"
 
 @dataclass
 class Pass:
-    """The state of a namespace during one pass. `kept` lists objects that must not be deleted, as (kind, name)."""
+    """The state of a namespace during one pass. The objects in `kept`, as (kind, name), are not deleted."""
 
     api: Api
     placement: Placement
@@ -111,7 +111,7 @@ class Pass:
     def _drop_workers(self) -> None:
         found = self.children.shared(connect.COMPONENT)
         if found:
-            # Delete the Secrets first, because the other objects cause a retry if the pass fails.
+            # Delete the Secrets first: if the pass fails, the remaining objects make the next pass try again.
             for secret in (connect.SECRETS, connect.WORKER):
                 self.children.drop(SECRET, secret)
         for kind, name in found:

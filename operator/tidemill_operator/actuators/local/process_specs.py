@@ -29,7 +29,7 @@ _PASSED_ON = (
 
 
 class ProcessSpecs:
-    """The specs of the processes of this machine. Only one thread at a time may call the methods."""
+    """Creates the specs of this machine's processes. Only one thread at a time may call the methods."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class ProcessSpecs:
         return ReplicaSpec(command=command, port=port, ready_path=workload.readiness.path, revision=revision)
 
     def status_port(self, name: str) -> int | None:
-        """Return the port of a process for metrics and probes, or None without a separate port."""
+        """Return the port for metrics and probes of a process, or None if the process has no such port."""
         return self._assigned.get(_status(name))
 
     def forget(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Find the folders that stand for users' Secrets and ConfigMaps on a laptop."""
+"""Finds the folders that replace Kubernetes Secrets and ConfigMaps on a laptop."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class References:
         return folder if folder.is_dir() else beside
 
     def environment(self, workload: Workload) -> dict[str, str]:
-        """Return the variables with the folders of a workload's Secrets and ConfigMaps."""
+        """Return the environment variables that name the folders of a workload's Secrets and ConfigMaps."""
         secrets = {
             "TIDEMILL_REGISTRY_DIR": workload.registry_secret,
             "TIDEMILL_MQTT_DIR": workload.mqtt_secret,
@@ -40,7 +40,7 @@ class References:
         return {**found, "TIDEMILL_LOOKUP_DIRS": self._lookup_dirs(workload)} if workload.lookups else found
 
     def link(self, workload: Workload, secrets_root: Path) -> int:
-        """Link users' secrets into the pipeline's secrets, and return the number of changed links."""
+        """Create symlinks from the pipeline's secrets to users' secrets, and return the number of changed links."""
         changed = 0
         for pipeline in workload.secrets if workload.copied else ():
             folder = secrets_root / workload.namespace / pipeline

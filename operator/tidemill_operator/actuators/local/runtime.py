@@ -136,7 +136,7 @@ class LocalRuntime:
                 and pipeline in running.pipelines
                 and running.workload.component in ("ingest", "api")
             ]
-        # The pipeline's own processes come last, so that they override shared processes.
+        # Sort shared processes first, so that the pipeline's own processes override their URLs.
         for workload in sorted(candidates, key=lambda workload: workload.pipeline is not None):
             states = self.replicas(namespace, workload.name)
             if states:

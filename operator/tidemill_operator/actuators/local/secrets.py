@@ -14,7 +14,7 @@ from tidemill_operator.actuators.base import PipelineSecrets
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.processes.files import write_atomic
 
-# The time for which replaced logins keep working after a rotation. Processes read the files for each new connection.
+# The seconds for which replaced logins keep working. Processes read the login files for each new connection.
 PATIENCE_SECONDS = 5.0
 
 

@@ -1,4 +1,4 @@
-"""Create the environment of a Python stage on this machine, without a login to Postgres."""
+"""Creates the environment variables of a Python stage on this machine, without the Postgres login."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _NOT_FOR_CODE = ("TIDEMILL_POSTGRES_", "TIDEMILL_REDIS_", "TIDEMILL_SECRETS_")
 
 
 def stage_environment(environment: Mapping[str, str], *, process: str, folder: Path | None) -> dict[str, str]:
-    """Return the environment of a process of a Python stage.
+    """Return the environment variables of a process of a Python stage.
 
     Args:
-        environment: the environment of any workload.
-        process: the name of the process. A restarted process has the same name, and so keeps its partitions and its
-            transaction.
+        environment: the environment variables of the workload.
+        process: the name of the process. A restarted process keeps its name, and so its partitions and its
+            transactional id.
         folder: the folder with the user's file, or None if the file has an absolute path.
     """
     kept = {name: value for name, value in environment.items() if not name.startswith(_NOT_FOR_CODE)}

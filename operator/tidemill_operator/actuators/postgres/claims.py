@@ -49,7 +49,7 @@ def take(session: Session, schema: Schema, owner: Owner, *, gone: Callable[[Owne
 
 
 def rivals(session: Session, schema: Schema, owner: Owner) -> Iterator[tuple[Claim, TidemillError]]:
-    """Yield each claim of another pipeline on this pipeline's topics, with an error."""
+    """Yield each claim of another pipeline to a topic of this pipeline, with an error for the user."""
     if _settled(session, schema):
         return
     # Topics on other Kafka clusters have no owner.
@@ -78,7 +78,7 @@ def made(session: Session, schema: str) -> frozenset[str]:
 
 
 def _written(session: Session, schema: Schema) -> Iterator[Claim]:
-    """Yield a claim for each pipeline whose output topic is a source topic of this schema."""
+    """Yield a claim for each source topic that is the output topic of another pipeline."""
     for source in schema.own_sources:
         derived = names.derived_topic(source)
         if derived is None or derived[2] not in names.OUTPUT_TOPICS:
@@ -90,7 +90,7 @@ def _written(session: Session, schema: Schema) -> Iterator[Claim]:
 
 
 def _settled(session: Session, schema: Schema) -> bool:
-    """Return whether the pipeline already uses its topics, so that conflicts need no check."""
+    """Return whether the schema already records the pipeline's topics, so that no check for conflicts is needed."""
     marked = _marked(session, schema)
     return marked == _mark(schema) or (marked == "" and not schema.managed)
 

@@ -8,7 +8,7 @@ from psycopg import sql
 
 from tidemill_operator.actuators.postgres.session import Session
 
-# The query is cheap, because it reads the sizes of partitions instead of rows.
+# The query is cheap, because only the sizes of table partitions are read.
 _EMPTIED = """
 SELECT a.name, a.version FROM {} a
   JOIN pg_class c ON c.relname = a.table_name JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = %s
@@ -17,7 +17,7 @@ SELECT a.name, a.version FROM {} a
 
 
 def emptied(session: Session, schema: str, columns: Mapping[str, Collection[str]]) -> frozenset[tuple[str, int]]:
-    """Return the versions of aggregations whose tables are empty, although windows were written."""
+    """Return the (name, version) of aggregations whose tables are empty, although windows were written."""
     if "rev" not in columns.get("_aggregations", ()):
         return frozenset()
     query = sql.SQL(_EMPTIED).format(sql.Identifier(schema, "_aggregations"))
@@ -25,5 +25,5 @@ def emptied(session: Session, schema: str, columns: Mapping[str, Collection[str]
 
 
 def missing_positions(there: Collection[int]) -> tuple[int, ...]:
-    """Return the partitions without a position."""
+    """Return the partitions that have no row in `_offsets`, below the highest partition that has one."""
     return tuple(sorted(set(range(max(there, default=0) + 1)) - set(there)))

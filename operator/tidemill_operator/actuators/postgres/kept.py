@@ -15,12 +15,12 @@ from tidemill_operator.plan.model import KeptRows, Schema
 PASS_SECONDS = 5.0
 CHUNK_ROWS = 5_000
 OPERATOR = -1
-"""The value that the operator writes to the column `place` of the table `_kept`."""
+"""The value of the column `place` in the operator's rows of the table `_kept`."""
 NEARLY_FULL, MADE_FREE = 64, 8
-"""The fractions of a quota: if less than a 64th is free, rows are deleted until an eighth is free."""
+"""If less than 1/64 of a quota is free, rows are deleted until 1/8 is free."""
 DETECTORS_EVERY = "1 hour"
 DETECTORS_KEPT_MS = 90 * 86_400_000
-"""The minimum time in ms for which the state of a detector is kept after the last window of a group."""
+"""The minimum time in ms for which the state of an anomaly detector is kept after a group's last window."""
 
 _ORDER = {
     "_dead_letters": ("created_at", 'created_at, epoch, partition, "offset"'),
@@ -60,7 +60,7 @@ def _evict(session: Session, schema: str, kept: KeptRows, excess: int) -> int:
         " WHERE coalesce(before, 0) < %(excess)s"
     ).format(sql.Identifier(schema, kept.table))
     rows, size = _delete(session, schema, kept.table, due, "evicted", {"chunk": CHUNK_ROWS, "excess": excess})
-    # Rows of earlier versions count as 0 bytes, so return at least 1 after a deletion.
+    # Rows that earlier versions of Tidemill wrote have no size. Return at least 1, because 0 ends the caller's loop.
     return max(size, 1) if rows else 0
 
 
@@ -99,7 +99,7 @@ def _size(session: Session, schema: str, kept: KeptRows) -> int:
 
 
 def _forget_groups(session: Session, schema: str) -> None:
-    """Delete detector states of groups that have no windows left, at most once an hour."""
+    """Delete the states of anomaly detectors whose group has no windows left, at most once an hour."""
     parts = {
         "kept": sql.Identifier(schema, "_kept"),
         "detectors": sql.Identifier(schema, "_detectors"),
@@ -118,7 +118,7 @@ def _forget_groups(session: Session, schema: str) -> None:
     ).format(**parts)
     if not session.connection.execute(turn, (OPERATOR,)).rowcount:
         return
-    # In rows of earlier versions, set the missing time to the end of the last scan.
+    # Earlier versions of Tidemill did not write `seen`, so set a missing `seen` to the end of the last scan.
     session.write_rows(
         sql.SQL(
             "UPDATE {detectors} d SET seen = ARRAY[0, a.scanned_until] FROM {aggregations} a"

@@ -19,7 +19,7 @@ SELECT c.relname, k.conname, array_agg(a.attname::text)
 
 
 def widen_keys(session: Session, schema: Schema, live: LiveSchema | None) -> None:
-    """Add missing columns to keys if one record of the pipeline may contain several events."""
+    """Add missing columns to the keys of tables if one Kafka record may contain several events."""
     tables = {table.name: table for table in schema.tables if table.key}
     if live is None or not schema.explodes:
         return

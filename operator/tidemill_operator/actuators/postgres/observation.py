@@ -1,4 +1,4 @@
-"""Read the live facts of a pipeline's schema, which may lack tables and columns of newer versions."""
+"""Reads the state of a pipeline's schema, which may lack tables and columns of newer versions."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tidemill_operator.plan.kafka.claims import TOPICS
 from tidemill_operator.plan.live import Failing, LiveSchema, Loss, Slot
 from tidemill_operator.plan.postgres.migration import as_noted_today
 
-# Report the latest loss for one day, with all rows of the five minutes before it.
+# Select the losses of the five minutes up to the latest loss, if the latest loss is less than a day old.
 _LOST = """
 WITH lately AS (SELECT max(noticed_at) AS at FROM {0} WHERE reader = 'live')
 SELECT reason, partition, epoch, from_offset, to_offset FROM {0}, lately
  WHERE reader = 'live' AND noticed_at > lately.at - interval '5 minutes' AND lately.at > now() - interval '1 day'
 """
-# Rows without a retry for five minutes belong to processors that have ended.
+# Ignore rows whose last retry is older than five minutes, because their processors have ended.
 _HELD_UP = """
 SELECT aggregation, duty, reason FROM {} WHERE tried_at > now() - interval '5 minutes' ORDER BY since, aggregation, duty
 """
@@ -37,7 +37,7 @@ SELECT DISTINCT ON (aggregation, duty) aggregation, duty, reason,
 
 
 def observe(session: Session, schema: str) -> LiveSchema | None:
-    """Return the live facts of a schema, or None if it does not exist."""
+    """Return the state of a schema, or None if the schema does not exist."""
     found = session.rows("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s", (schema,))
     if not found:
         return None
@@ -71,7 +71,7 @@ def _columns(session: Session, schema: str) -> dict[str, dict[str, str]]:
 def _versions(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
     if "_aggregations" not in live.columns:
         return live
-    # A schema of an earlier version may lack `layout` and `fed`. Then to_jsonb returns null.
+    # Schemas of earlier versions lack the columns `layout` and `fed`. For a missing column, the query returns null.
     query = sql.SQL(
         "SELECT name, version, reader, shape::text, closed_until, to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed'"
         " FROM {} a"
@@ -94,7 +94,7 @@ def _accepted(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
 def _positions(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
     if "_offsets" not in live.columns:
         return live
-    # A schema of an earlier version may lack `former_topic_ids`. Then to_jsonb returns null.
+    # Schemas of earlier versions lack the column `former_topic_ids`. For a missing column, the query returns null.
     query = sql.SQL(
         "SELECT partition, topic_id, next_offset, to_jsonb(o) -> 'former_topic_ids' FROM {} o WHERE reader = 'live'"
     ).format(sql.Identifier(schema, "_offsets"))
@@ -107,7 +107,7 @@ def _positions(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
         partitions=max(there, default=-1) + 1,
         missing_positions=missing_positions(there),
         read_before=before,
-        # Processors switch to a new topic one partition at a time, so former topics may still be listed.
+        # Some partitions may still name the former topic, because partitions switch to a new topic one by one.
         read_from=max(current - before or current, default=""),
         read_to={partition: offset for partition, topic_id, offset, _ in sorted(positions) if topic_id},
     )

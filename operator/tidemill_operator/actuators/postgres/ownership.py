@@ -40,7 +40,7 @@ class Leadership(Protocol):
 def exclusive(address: PostgresAddress, schema: str, leadership: Leadership | None) -> Iterator[Callable[[], None]]:
     """Lock a pipeline against other operators.
 
-    Yields a function that raises NotOurTurn if the lock was lost.
+    Yields a function that checks the lock, and raises NotOurTurn if another operator took the lock.
 
     Raises:
         TidemillError: Postgres does not answer.

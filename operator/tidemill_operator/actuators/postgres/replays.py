@@ -13,10 +13,10 @@ from tidemill_operator.plan.model import Schema
 
 
 def observe_replays(session: Session, schema: str, columns: Mapping[str, Collection[str]]) -> dict[str, LiveReplay]:
-    """Return the replays of a schema, by reader."""
+    """Return the replays of a schema, with the column `reader` as the key."""
     if not {"_readers", "_aggregations"} <= columns.keys() or "feeds" not in columns.get("_offsets", ()):
         return {}
-    # The lag excludes partitions that live processors already count for the new versions.
+    # The lag is the sum over partitions that the replay has not completed.
     query = sql.SQL(
         "SELECT r.reader, r.switched_at IS NOT NULL, count(*) FILTER (WHERE l.feeds @> v.ids),"
         " coalesce(sum(o.consumed), 0)::bigint, coalesce(sum(greatest(l.next_offset - o.next_offset, 0))"
@@ -54,7 +54,7 @@ def _losses(session: Session, schema: str) -> dict[str, list[Loss]]:
 
 
 def end_replays(session: Session, schema: Schema) -> None:
-    """Delete the versions of cancelled replays."""
+    """Delete the rows and the tables of cancelled replays."""
     aggregations, offsets = sql.Identifier(schema.name, "_aggregations"), sql.Identifier(schema.name, "_offsets")
     for reader in schema.abandoned:
         # Stop live processors from writing to the tables before the tables are dropped.
@@ -76,7 +76,7 @@ def end_replays(session: Session, schema: Schema) -> None:
 
 
 def switch(session: Session, schema: Schema) -> None:
-    """Complete a replay. Live processors stop filling versions that are not in the plan."""
+    """Complete a replay, and make live processors stop filling aggregation versions that are not in the plan."""
     offsets = sql.Identifier(schema.name, "_offsets")
     if schema.switched:
         readers = sql.Identifier(schema.name, "_readers")
@@ -85,7 +85,7 @@ def switch(session: Session, schema: Schema) -> None:
             (schema.switched,),
         )
         session.write_rows(sql.SQL("DELETE FROM {} WHERE reader = %s").format(offsets), (schema.switched,))
-    # Live processors fill the new versions whose ids are in `feeds`.
+    # Live processors fill the aggregation versions whose ids are in the column `feeds`.
     session.write_rows(
         sql.SQL(
             "UPDATE {} o SET feeds = (SELECT coalesce(array_agg(f), '{{}}') FROM unnest(o.feeds) f"

@@ -193,7 +193,7 @@ def verifies(password: str, verifier: str) -> bool:
 
 
 def _ensure_membership(session: Session, owner: str) -> None:
-    """Make the administrator a member of the owner, so that it can act as the owner without superuser rights."""
+    """Grant the owner role to the administrator, who can then act as the owner without superuser rights."""
     privilege = "SET" if session.connection.info.server_version >= 160_000 else "MEMBER"
     ((member,),) = session.rows("SELECT pg_has_role(current_user, %s, %s)", (owner, privilege))
     if not member:

@@ -59,7 +59,7 @@ def _ensure_readers(session: Session, schema: Schema) -> None:
 
 def _ensure_positions(session: Session, schema: Schema) -> None:
     readers, offsets = _table(schema, "_readers"), _table(schema, "_offsets")
-    # A replay takes over the epochs of the live reader. A partition that was added later is read from offset 0.
+    # A replay starts with the epochs of the live processors. A partition that is added later is read from offset 0.
     session.write_rows(
         sql.SQL(
             "INSERT INTO {} (reader, partition, epoch, next_offset) SELECT r.reader, p, coalesce(l.epoch, 0),"

@@ -51,7 +51,7 @@ class PostgresSchemas:
     def exclusive(self, schema: str) -> AbstractContextManager[Callable[[], None]]:
         """Lock a pipeline against other operators.
 
-        Yields a function that raises NotOurTurn if the lock was lost.
+        Yields a function that checks the lock, and raises NotOurTurn if another operator took the lock.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -96,14 +96,14 @@ class PostgresSchemas:
         adopt: bool = False,
         exists: Exists | None = None,
     ) -> list[Outcome]:
-        """Make the schema match the plan. The arguments are those of `Schemas.ensure`.
+        """Make the schema match the plan.
 
         Args:
             schema: the schema in the plan.
             owner: the resource that the schema belongs to.
             secrets: the logins of writer and reader.
             adopt: take over a schema and roles that have another owner, and a topic if its pipeline is gone.
-            exists: returns whether a pipeline exists. None means that no other pipeline exists.
+            exists: function that returns whether a pipeline exists, or None if no other pipeline exists.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -245,7 +245,7 @@ def _ensure_tables(session: Session, schema: Schema, live: LiveSchema | None) ->
 
 @contextmanager
 def _told_of(table: Table, schema: Schema) -> Iterator[None]:
-    """Raise errors of Postgres about a table as TidemillError with the name of the aggregation."""
+    """Raise a Postgres error about a table as a TidemillError that names the aggregation."""
     try:
         yield
     except errors.InsufficientPrivilege:
@@ -256,7 +256,7 @@ def _told_of(table: Table, schema: Schema) -> Iterator[None]:
             Reason.NOT_SUPPORTED,
             f"spec.aggregations[{whose}]: Postgres refuses its table {table.name}:"
             f" {error.diag.message_primary or error}",
-            "derive the column that Postgres names under another name, and group by that name",
+            "derive a field with another name from the column in this message, and group by the derived field",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Write the slots of a pipeline that reads several topics. A slot numbers one partition of one of these topics."""
+"""Writes the table `_slots`, which numbers the partitions of a pipeline that reads several topics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tidemill_operator.plan.model import Schema
 
 
 def ensure_slots(session: Session, schema: Schema) -> None:
-    """Make the slots match the plan, without deleting a slot."""
+    """Make the rows of `_slots` match the plan, but delete no row."""
     slots = sql.Identifier(schema.name, "_slots")
     for slot in schema.slots:
         session.write_rows(

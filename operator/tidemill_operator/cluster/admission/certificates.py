@@ -1,4 +1,4 @@
-"""The webhook's certificate and its authority, which are stored in a Secret."""
+"""Stores the webhook's certificate and the certificate authority in a Secret."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def _read(live: Document) -> Certificates | None:
     except (KeyError, IndexError, ValueError, TypeError, TidemillError):
         log.warning("the webhook's Secret has invalid content; it is replaced")
         return None
-    except Exception as error:  # not every error is a ValueError, e.g. InvalidSignature
+    except Exception as error:  # InvalidSignature, for example, is no ValueError
         log.warning("the webhook's Secret has invalid content (%s); it is replaced", type(error).__name__)
         return None
     return found

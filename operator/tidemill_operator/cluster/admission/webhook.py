@@ -136,7 +136,7 @@ class Webhook:
 
 
 def load(context: ssl.SSLContext, certificates: Certificates) -> None:
-    """Use the certificates for new TLS connections."""
+    """Make `context` use the server certificate for new TLS connections."""
     with tempfile.TemporaryDirectory(prefix="tidemill-webhook-") as folder:  # only the owner can read this folder
         path = Path(folder) / "pair.pem"
         path.touch(mode=0o600)

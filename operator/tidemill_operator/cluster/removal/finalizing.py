@@ -74,7 +74,7 @@ class Finalizing:
                     document, "Warning", error.reason, f"the pipeline's data cannot be deleted yet: {error}"
                 )
             self._report(document, error)
-            log.info("%s: the pipeline is not released yet: %s", key, error)
+            log.info("%s: the finalizer cannot be removed yet: %s", key, error)
             return Result.WAITING if error.reason == Reason.WAITING else Result.FAILED
         self._finalize(document, wanted=False)
         return Result.WAITING

@@ -49,7 +49,7 @@ class Installation:
         """Read the installation from the environment variables that the chart sets.
 
         Raises:
-            ValueError: one of the first two variables is missing.
+            ValueError: TIDEMILL_OPERATOR_NAMESPACE or TIDEMILL_OPERATOR_DEPLOYMENT is missing.
         """
         needed = {name: environ.get(f"TIDEMILL_OPERATOR_{name}", "") for name in ("NAMESPACE", "DEPLOYMENT")}
         for name, value in needed.items():

@@ -30,7 +30,7 @@ def secrets_folder(data_dir: Path) -> Path:
 
 
 def secret_reference(data_dir: Path) -> str:
-    """Return the template for connector configs' references to a key of a Secret."""
+    """Return the template with which connector configs refer to a key of a Secret."""
     return f"${{{_PROVIDER}:{secrets_folder(data_dir)}/{{namespace}}/{{name}}:{{key}}}}"
 
 

@@ -105,7 +105,7 @@ def _fetch(plugin: Plugin, folder: Path, environ: Mapping[str, str], on_progress
     with open(file, "rb") as content:
         found = hashlib.file_digest(content, "sha256").hexdigest()
     if found != plugin.sha256:
-        raise ServerError(f"{plugin.artifact} has the checksum {found}, not {plugin.sha256}: it is not used")
+        raise ServerError(f"{plugin.artifact} has the checksum {found}, not {plugin.sha256}: the file is not used")
     if plugin.file.endswith(".tar.gz"):
         with tarfile.open(file) as archive:
             archive.extractall(partial, filter="data")

@@ -26,7 +26,7 @@ from tidemill_operator.processes.ports import Ports
 
 _ADMIN = "postgres"
 _DATABASE = "tidemill"
-# holds Postgres data if the user that runs Postgres cannot enter the data folder
+# The folder for Postgres' data if the user that runs Postgres cannot enter the data folder of `up`.
 _ROOT_HOME = Path("/var/lib/tidemill")
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",

@@ -54,7 +54,7 @@ class Server:
         """Start the server if it does not run, and wait until it answers.
 
         Raises:
-            ServerError: the server ended, or did not answer in time. The message contains the end of its log.
+            ServerError: the server ended, or did not answer in time. The message contains the end of the server's log.
         """
         if not self._child.running:
             self.spawn()

@@ -71,7 +71,7 @@ def start_servers(
 
     Args:
         data_dir: the folder of data, ports and logs, which a later start uses again.
-        environ: the environment of the servers, with addresses and PATH.
+        environ: environment variables with the addresses of servers and PATH, which started servers inherit.
         needs: which of kafka, postgres and redis are needed.
         durable: whether Postgres commits wait until the data is on disk.
         brokers: number of Kafka brokers.

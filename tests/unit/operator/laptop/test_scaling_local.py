@@ -287,7 +287,10 @@ def test_explain_tells_the_decision_and_those_before(state: Path, capsys: pytest
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("twice", "write one of a/twice, b/twice"), ("nobody", "known are a/calm, a/flights, a/staged, a/twice, b/twice")],
+    [
+        ("twice", "write one of a/twice, b/twice"),
+        ("nobody", "running pipelines: a/calm, a/flights, a/staged, a/twice, b/twice"),
+    ],
 )
 def test_explain_of_a_name_that_is_not_one(state: Path, name: str, expected: str) -> None:
     with pytest.raises(CommandError, match=expected):
