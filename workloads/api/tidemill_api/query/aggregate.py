@@ -130,13 +130,8 @@ def take_query(model: AggregationModel, parameters: Parameters, *, stream: bool 
         max_limit=most,
         fingerprint=repr(identity),
     )
-    parameter_names = [
-        *RESERVED,
-        *model.groups,
-        *model.metrics,
-        "column__eq, __ne, __in, __gte, __gt, __lte, __lt, __isnull",
-    ]
-    parameters.refuse_rest(parameter_names)
+    allowed = [*RESERVED, *model.groups, *model.metrics, "column__eq, __ne, __in, __gte, __gt, __lte, __lt, __isnull"]
+    parameters.refuse_rest(allowed)
     query = AggregateQuery(
         model, group_by, metrics, since, until, bucket, fill, closed, tuple(filters), tuple(having), page, numbers
     )
