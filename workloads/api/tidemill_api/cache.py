@@ -126,24 +126,24 @@ class AnswerCache:
         return slot.answer.age_seconds < self._stale_seconds
 
     async def _fetch(self, key: str, operation: str, ttl_seconds: float, compute: Compute) -> tuple[Slot, bool]:
-        known = self._slots.get(key)
+        cached = self._slots.get(key)
         shared = await self._read(key)
-        if shared is not None and (known is None or shared.computed_at > known.answer.computed_at):
-            known = self._remember(key, shared, ttl_seconds)
-            if known.fresh_until > time.monotonic():
+        if shared is not None and (cached is None or shared.computed_at > cached.answer.computed_at):
+            cached = self._remember(key, shared, ttl_seconds)
+            if cached.fresh_until > time.monotonic():
                 metrics.CACHE_HITS.labels(operation).inc()
-                return known, False
+                return cached, False
         metrics.CACHE_MISSES.labels(operation).inc()
         started = time.time()
         try:
-            answer = await compute(known.answer if known else None)
+            answer = await compute(cached.answer if cached else None)
         except Exception as error:
-            if known is None or not self._usable(known) or not outage(error):
+            if cached is None or not self._usable(cached) or not outage(error):
                 raise
-            return known, True
+            return cached, True
         if answer is None:
-            assert known is not None  # noqa: S101 - `compute` answers None only to a known answer
-            answer = replace_time(known.answer, started)
+            assert cached is not None  # noqa: S101 - `compute` answers None only to a cached answer
+            answer = replace_time(cached.answer, started)
         slot = self._remember(key, answer, ttl_seconds)
         task = asyncio.create_task(self._write(key, answer))
         self._background.add(task)
@@ -173,9 +173,9 @@ class AnswerCache:
         if self._client is None or self.redis_error:
             return None
         try:
-            found = await self._guard.acall(self._client.get, _redis_key(key), retry=False)
+            encoded = await self._guard.acall(self._client.get, _redis_key(key), retry=False)
             self.redis_error = ""
-            return msgspec.msgpack.decode(found, type=Answer) if isinstance(found, bytes) else None
+            return msgspec.msgpack.decode(encoded, type=Answer) if isinstance(encoded, bytes) else None
         except msgspec.DecodeError:
             return None  # a value of another release of the API cannot be decoded
         except (redis.RedisError, BreakerOpen, OSError) as error:

@@ -68,7 +68,7 @@ def _members(function: str, field_type: str | None) -> tuple[Column, ...]:
 
 
 def _kind(schema: Mapping[str, Any]) -> str | None:
-    kinds = [one["type"] for one in schema.get("anyOf", [schema]) if "type" in one]
+    kinds = [variant["type"] for variant in schema.get("anyOf", [schema]) if "type" in variant]
     return kinds[0] if kinds else None
 
 
@@ -96,11 +96,13 @@ class PipelineModel:
         Raises:
             Problem: there is no aggregation of this name (404).
         """
-        found = self.aggregations.get(name)
-        if found is None:
-            known = ", ".join(self.aggregations)
-            raise not_found("aggregation_not_found", f"{self.name} has no aggregation of that name; it has {known}")
-        return found
+        aggregation = self.aggregations.get(name)
+        if aggregation is None:
+            aggregation_names = ", ".join(self.aggregations)
+            raise not_found(
+                "aggregation_not_found", f"{self.name} has no aggregation of that name; it has {aggregation_names}"
+            )
+        return aggregation
 
 
 class Catalog:
@@ -133,8 +135,8 @@ class Catalog:
 
     def all(self) -> list[PipelineModel]:
         """Return all pipelines, sorted by name."""
-        found = (self.find(config.name) for config in self._directory.all())
-        return [model for model in found if model is not None]
+        models = (self.find(config.name) for config in self._directory.all())
+        return [model for model in models if model is not None]
 
     @property
     def faults(self) -> dict[str, str]:

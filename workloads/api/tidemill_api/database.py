@@ -172,10 +172,10 @@ class Database:
 
     def pool(self, pipeline: str) -> Pool:
         """Return the connections of a pipeline."""
-        found = self._pools.get(pipeline)
-        if found is None:
-            found = self._pools[pipeline] = Pool(self._settings, pipeline, self.guard.timeout_seconds * QUERY_SHARE)
-        return found
+        pool = self._pools.get(pipeline)
+        if pool is None:
+            pool = self._pools[pipeline] = Pool(self._settings, pipeline, self.guard.timeout_seconds * QUERY_SHARE)
+        return pool
 
     async def run(self, pipeline: str, work: Work[T], *, deadline: Deadline | None = None, retry: bool = True) -> T:
         """Call `work` with a connection of the pipeline, with retries, and return the result of `work`.

@@ -70,10 +70,13 @@ async def describe(connection: Connection, model: PipelineModel) -> dict[str, An
     (found_anomalies,) = await cursor.fetchone() or (0,)
     progress = await _progress(connection, schema)
     described = []
-    for found in model.aggregations.values():
-        rev, closed, scanned, published, dead, dropped = states.get((found.name, found.version), (0, *[None] * 3, 0, 0))
+    for aggregation_model in model.aggregations.values():
+        rev, closed, scanned, published, dead, dropped = states.get(
+            (aggregation_model.name, aggregation_model.version), (0, *[None] * 3, 0, 0)
+        )
         described.append({
-            **aggregation(found), "rev": rev, "closed_until": time_ms(closed), "scanned_until": time_ms(scanned),
+            **aggregation(aggregation_model),
+            "rev": rev, "closed_until": time_ms(closed), "scanned_until": time_ms(scanned),
             "published_until": time_ms(published), "late_dead": dead, "late_dropped": dropped,
         })  # fmt: skip
     config = model.config

@@ -23,10 +23,10 @@ class PipelineGuards:
         """
         if self._server.state == "open" and (wait := self._server.retry_after_seconds) > 0:
             raise BreakerOpen(self._server.name, wait)
-        found = self._guards.get(pipeline)
-        if found is None:
-            found = self._guards[pipeline] = Guard(f"{self._server.name}/{pipeline}", self._server.policy)
-        return found
+        guard = self._guards.get(pipeline)
+        if guard is None:
+            guard = self._guards[pipeline] = Guard(f"{self._server.name}/{pipeline}", self._server.policy)
+        return guard
 
     def forget(self, pipeline: str) -> None:
         """Remove the guard of a pipeline, and its metrics."""

@@ -86,15 +86,15 @@ class Upkeep:
         services, guards = self._services, self._services.guards
         database, cache = services.database, services.cache
         silent = database.error or ("" if database.seen else "no answer yet")
-        found = [Dependency("postgres", not silent, True, silent, guards.database.state, self._postgres_ms)]
+        dependencies = [Dependency("postgres", not silent, True, silent, guards.database.state, self._postgres_ms)]
         if services.redis is not None:
-            found.append(
+            dependencies.append(
                 Dependency("redis", not cache.redis_error, False, cache.redis_error, guards.redis.state, self._redis_ms)
             )
         extra: dict[str, Any] = {"pipelines": [model.name for model in services.catalog.all()]}
         if faults := services.catalog.faults:
             extra["config_faults"] = faults
-        return report("api", found, extra)
+        return report("api", dependencies, extra)
 
     def ready(self) -> bool:
         """Return whether the process can take requests."""

@@ -123,9 +123,9 @@ class Once:
 class _NothingSentError(Exception):
     """Raised if no event of a request was sent. The exception contains the HTTP answer."""
 
-    def __init__(self, found: Answer) -> None:
+    def __init__(self, reply: Answer) -> None:
         super().__init__("nothing was sent")
-        self.answer = found
+        self.answer = reply
 
 
 class EventsHandler:
@@ -148,10 +148,10 @@ class EventsHandler:
             with self.room() as held:
                 body = await read_body(request, held)
                 sent = self.read(request, pipeline, options, body)
-                found = await self.accept(sent, _once(request, sent, body), request.state.deadline)
+                reply = await self.accept(sent, _once(request, sent, body), request.state.deadline)
         except ClientDisconnect:
             return Response(status_code=400)
-        return found.response()
+        return reply.response()
 
     def room(self) -> Held:
         """Return a context that counts the memory of a request.
@@ -191,8 +191,8 @@ class EventsHandler:
 
     async def _take(self, sent: Sent, deadline: Deadline) -> Answer:
         quota = self._charge(sent, len(sent.events.values), sent.size)
-        found = await self._send(sent, sent.judged(), deadline)
-        return replace(found, headers={**found.headers, **quota}) if quota else found
+        reply = await self._send(sent, sent.judged(), deadline)
+        return replace(reply, headers={**reply.headers, **quota}) if quota else reply
 
     async def _take_once(self, batch: Batch, sent: Sent, deadline: Deadline) -> Answer:
         quota: dict[str, str] = {}
@@ -203,11 +203,11 @@ class EventsHandler:
             return self._begin(sent, sent.judged(), before, indexes)
 
         options = sent.options
-        found = await self._replays.answer(batch, begin, deadline, wait=options.wait)
-        outcome = found.known.outcome(sent.events.ids)
+        batch_outcome = await self._replays.answer(batch, begin, deadline, wait=options.wait)
+        outcome = batch_outcome.known.outcome(sent.events.ids)
         text = answer(outcome, wait=options.wait, everything=options.everything, signed=options.signed)
-        marks = {"idempotency-replayed": "true"} if found.replayed else {}
-        if found.known.unsure:
+        marks = {"idempotency-replayed": "true"} if batch_outcome.replayed else {}
+        if batch_outcome.known.unsure:
             marks["idempotency-unsure"] = "true"
         return replace(text, headers={**text.headers, **quota, **marks})
 
@@ -247,10 +247,10 @@ class EventsHandler:
         pipeline, options, places = sent.pipeline, sent.options, sent.places
         pending = self._queue(sent, records)
         if not options.wait:
-            known = Outcome(records, replace(pending.delivery), sent.events.ids)
-            found = answer(known, wait=False, everything=options.everything)
+            outcome = Outcome(records, replace(pending.delivery), sent.events.ids)
+            reply = answer(outcome, wait=False, everything=options.everything)
             self._see_through(pipeline, records, pending)
-            return found
+            return reply
         try:
             delivery = await finish(self._sink, sent.topic, records, pending, places=places, deadline=deadline)
         except TimeoutError:

@@ -91,9 +91,9 @@ class Pipelines:
         """
         config = self._directory.get(name) if not self._only or name == self._only else None
         if config is not None and config.spec.takes_http:
-            for found in config.spec.source.webhooks or ():
-                if found.name == webhook:
-                    return self._pipeline(config), found
+            for spec in config.spec.source.webhooks or ():
+                if spec.name == webhook:
+                    return self._pipeline(config), spec
         raise not_found("webhook_not_found", f"there is no webhook {name}/{webhook} here; check the address")
 
     def webhooks(self) -> list[tuple[str, WebhookSpec]]:

@@ -43,12 +43,12 @@ class Limits:
 def _number(environ: Mapping[str, str], variable: str, default: float, unit: str) -> float:
     text = environ.get(variable, "")
     try:
-        found = float(text) if text else default
+        number = float(text) if text else default
     except ValueError:
-        found = math.nan
-    if not (0 <= found < math.inf):
+        number = math.nan
+    if not (0 <= number < math.inf):
         raise ValueError(f"{variable}: {text!r} is not a number of {unit}; write e.g. 5000, or 0 for no limit")
-    return found
+    return number
 
 
 class _Rate:

@@ -125,8 +125,8 @@ class Judge:
 
     def _keys(self, name: str, events: list[Any]) -> list[bytes | None]:
         encode = self._encode
-        found = iter(self._decoder.values([event for event in events if event is not None], name))
-        values = (next(found) if event is not None else None for event in events)
+        decoded = iter(self._decoder.values([event for event in events if event is not None], name))
+        values = (next(decoded) if event is not None else None for event in events)
         return [encode(value) if value is not None else None for value in values]
 
 

@@ -29,15 +29,15 @@ more rows follow, the answer has the header `{header}`. Send the value of this h
 {sections}"""
 
 
-def _row(found: Format) -> str:
-    media = ", ".join(f"`{media}`" for media in (found.media_type, *found.aliases))
-    return f"| {found.name} | `.{found.suffix}` | {media} |"
+def _row(fmt: Format) -> str:
+    media = ", ".join(f"`{media}`" for media in (fmt.media_type, *fmt.aliases))
+    return f"| {fmt.name} | `.{fmt.suffix}` | {media} |"
 
 
 def _sections() -> Iterator[str]:
-    for found in FORMATS.values():
-        text = textwrap.fill(found.description, _WIDTH, break_long_words=False, break_on_hyphens=False)
-        yield f"## {found.name}\n\n{text}\n"
+    for fmt in FORMATS.values():
+        text = textwrap.fill(fmt.description, _WIDTH, break_long_words=False, break_on_hyphens=False)
+        yield f"## {fmt.name}\n\n{text}\n"
 
 
 def render() -> str:

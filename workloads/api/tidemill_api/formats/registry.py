@@ -18,22 +18,22 @@ DEFAULT = JSON_FORMAT
 
 
 def _registered() -> dict[str, Format]:
-    modules = (importlib.import_module(f"{formats.__name__}.{found.name}") for found in _modules())
-    found = [module.FORMAT for module in modules if isinstance(getattr(module, "FORMAT", None), Format)]
-    return {one.suffix: one for one in [DEFAULT, *found]}
+    modules = (importlib.import_module(f"{formats.__name__}.{module.name}") for module in _modules())
+    registered = [module.FORMAT for module in modules if isinstance(getattr(module, "FORMAT", None), Format)]
+    return {fmt.suffix: fmt for fmt in [DEFAULT, *registered]}
 
 
 def _modules() -> list[pkgutil.ModuleInfo]:
     # the modules `registry` and `reference` are not formats
-    return [found for found in pkgutil.iter_modules(formats.__path__) if found.name not in ("registry", "reference")]
+    return [module for module in pkgutil.iter_modules(formats.__path__) if module.name not in ("registry", "reference")]
 
 
 FORMATS = _registered()
 """Formats by suffix, with the default format JSON first."""
-STREAMED = [found for found in FORMATS.values() if found.writer is not None]
-STREAMED_NAMES = listed([found.name for found in STREAMED])
+STREAMED = [fmt for fmt in FORMATS.values() if fmt.writer is not None]
+STREAMED_NAMES = listed([fmt.name for fmt in STREAMED])
 """Names of the streamed formats for use in a sentence, such as `A, B and C`."""
-_BY_MEDIA_TYPE = {media: found for found in FORMATS.values() for media in (found.media_type, *found.aliases)}
+_BY_MEDIA_TYPE = {media: fmt for fmt in FORMATS.values() for media in (fmt.media_type, *fmt.aliases)}
 
 
 @lru_cache(maxsize=1024)

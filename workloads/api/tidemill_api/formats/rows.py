@@ -34,14 +34,14 @@ def json_converter(column: Column, *, numbers: bool | None = None) -> Callable[[
 
 def _members_converter(column: Column) -> Callable[[Any], Any] | None:
     kinds = {member.name: member.kind for member in column.members if scale_of(member.kind) is not None}
-    found = [(name, encoder(kind, numbers=True)) for name, kind in kinds.items()]
+    converters = [(name, encoder(kind, numbers=True)) for name, kind in kinds.items()]
 
     def convert(items: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
         if items is None:
             return None
-        return [{**item, **{name: make(item[name]) for name, make in found if make is not None}} for item in items]
+        return [{**item, **{name: make(item[name]) for name, make in converters if make is not None}} for item in items]
 
-    return convert if found else None
+    return convert if converters else None
 
 
 class RowEncoder:
@@ -56,8 +56,8 @@ class RowEncoder:
     ) -> None:
         self.columns = columns
         self.names = [column.name for column in columns]
-        found = [(i, (converters or {}).get(c.name) or of_column(c)) for i, c in enumerate(columns)]
-        self._converters = [(index, convert) for index, convert in found if convert is not None]
+        column_converters = [(i, (converters or {}).get(c.name) or of_column(c)) for i, c in enumerate(columns)]
+        self._converters = [(index, convert) for index, convert in column_converters if convert is not None]
 
     def values(self, row: Row) -> list[Any]:
         """Return the converted values of a row. A value that cannot be converted becomes None."""

@@ -51,27 +51,27 @@ class Front:
         self._known: dict[tuple[str, bytes], Known] = {}
         self.app: App | None = None
 
-    def learn(self, scope: Scope, known: Known) -> None:
+    def learn(self, scope: Scope, entry: Known) -> None:
         """Remember a request by its path and query string."""
         line = (scope["path"], scope["query_string"])
         if len(line[0]) + len(line[1]) > MAX_LINE_BYTES:
             return
         if len(self._known) >= MAX_KNOWN:
             self._known.clear()
-        known.route = scope.get("route")
-        self._known[line] = known
+        entry.route = scope.get("route")
+        self._known[line] = entry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle an ASGI connection."""
         if scope["type"] == "http" and scope["method"] == "GET":
-            known = self._known.get((scope["path"], scope["query_string"]))
-            if known is not None and await self._answered(scope, send, known):
+            entry = self._known.get((scope["path"], scope["query_string"]))
+            if entry is not None and await self._answered(scope, send, entry):
                 return
         assert self.app is not None  # noqa: S101 - create_app sets it
         await self.app(scope, receive, send)
 
-    async def _answered(self, scope: Scope, send: Send, known: Known) -> bool:
-        if self._catalog.find(known.model.name) is not known.model:
+    async def _answered(self, scope: Scope, send: Send, entry: Known) -> bool:
+        if self._catalog.find(entry.model.name) is not entry.model:
             del self._known[(scope["path"], scope["query_string"])]
             return False
         authorization = accept = if_none_match = None
@@ -85,16 +85,16 @@ class Front:
         if accept is not None and negotiate(_suffix(scope["path"]), accept) is not DEFAULT:
             return False
         try:
-            self._authenticator.check(known.model.config, authorization, QUERY_READ)
+            self._authenticator.check(entry.model.config, authorization, QUERY_READ)
         except (Unauthorized, Forbidden):
             return False
-        slot = self._cache.fresh(known.key)
+        slot = self._cache.fresh(entry.key)
         if slot is None:
             return False
-        scope["route"] = known.route
-        await _send(send, slot, if_none_match, shared=known.shared)
-        known.hits.inc()
-        known.rows.inc(slot.answer.rows)
+        scope["route"] = entry.route
+        await _send(send, slot, if_none_match, shared=entry.shared)
+        entry.hits.inc()
+        entry.rows.inc(slot.answer.rows)
         return True
 
 

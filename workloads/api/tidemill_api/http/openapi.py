@@ -71,7 +71,7 @@ def _rest_paths() -> dict[str, Any]:
 
 def _forms(at: str, name: str, summary: str, row: str, parameters: list[list[Any]]) -> dict[str, Any]:
     page = f"{row}Page"
-    found = {at: {"get": _get(name, summary, parameters[0], fresh(page, row))}}
+    paths = {at: {"get": _get(name, summary, parameters[0], fresh(page, row))}}
     for suffix, wanted in FORMATS.items():
         streamed = wanted.writer is not None
         operation = _get(
@@ -81,8 +81,8 @@ def _forms(at: str, name: str, summary: str, row: str, parameters: list[list[Any
             in_format(wanted, page, row),
             cached=not streamed,
         )
-        found[f"{at}.{suffix}"] = {"get": operation}
-    return found
+        paths[f"{at}.{suffix}"] = {"get": operation}
+    return paths
 
 
 def _pipelines() -> Operation:

@@ -90,7 +90,7 @@ def in_format(wanted: Format, schema: str, row: str) -> dict[str, Any]:
 
 
 def _forms(schema: str, row: str | None) -> dict[str, Any]:
-    return {JSON: {"schema": ref(schema)}, **{found.media_type: _streamed(found, row) for found in STREAMED}}
+    return {JSON: {"schema": ref(schema)}, **{fmt.media_type: _streamed(fmt, row) for fmt in STREAMED}}
 
 
 def _streamed(wanted: Format, row: str | None) -> dict[str, Any]:

@@ -61,8 +61,8 @@ _PROBLEMS = {
 
 
 def _message(kind: str, description: str, members: dict[str, Schema], optional: dict[str, Schema] | None = None) -> Any:
-    found = structure(description, {"type": {"const": kind}, **members}, optional)
-    return {**found, "title": kind}
+    schema = structure(description, {"type": {"const": kind}, **members}, optional)
+    return {**schema, "title": kind}
 
 
 _ROWS = {"aggregation": STRING, "rev": INTEGER, "rows": array(ref("Window"))}

@@ -33,12 +33,12 @@ def _durations() -> str:
 def _up_to(most: int) -> str:
     """Return a regular expression that matches the whole numbers from 1 to `most`."""
     digits = str(most)
-    found = [digits, *([f"[1-9][0-9]{{0,{len(digits) - 2}}}"] if len(digits) > 1 else [])]
+    patterns = [digits, *([f"[1-9][0-9]{{0,{len(digits) - 2}}}"] if len(digits) > 1 else [])]
     for at, digit in enumerate(digits):
         least = 0 if at else 1
         if int(digit) > least:
-            found.append(f"{digits[:at]}[{least}-{int(digit) - 1}][0-9]{{{len(digits) - at - 1}}}")
-    return f"({'|'.join(found)})"
+            patterns.append(f"{digits[:at]}[{least}-{int(digit) - 1}][0-9]{{{len(digits) - at - 1}}}")
+    return f"({'|'.join(patterns)})"
 
 
 MOMENT: Schema = {
@@ -78,9 +78,9 @@ def path(name: str, description: str) -> Any:
 
 def query(name: str, description: str, schema: Schema = STRING, *, example: Any = None) -> Any:
     """Return the OpenAPI description of a query parameter."""
-    found = {"name": name, "in": "query", "description": description, "schema": schema}
+    parameter = {"name": name, "in": "query", "description": description, "schema": schema}
     listed = {"style": "form", "explode": False} if schema.get("type") == "array" else {}
-    return {**found, **listed, **({} if example is None else {"example": example})}
+    return {**parameter, **listed, **({} if example is None else {"example": example})}
 
 
 def filters(what: str, schema: Schema) -> Any:
@@ -107,18 +107,22 @@ def column_filters(columns: Iterable[Column]) -> Schema:
             kinds.setdefault(column.kind, []).append(column.name)
     compared = "|".join(name for name in OPERATORS if name not in ("in", "isnull"))
     named = {kind: "|".join(names) for kind, names in kinds.items()}
-    found = {f"^({names})(__({compared}))?$": _VALUES[kind] for kind, names in named.items()}
-    found |= {f"^({names})__in$": _listed(kind) for kind, names in named.items()}
-    found[f"^({'|'.join(named.values())})__isnull$"] = BOOLEAN
-    return {"type": "object", "patternProperties": found, "additionalProperties": False}
+    patterns = {f"^({names})(__({compared}))?$": _VALUES[kind] for kind, names in named.items()}
+    patterns |= {f"^({names})__in$": _listed(kind) for kind, names in named.items()}
+    patterns[f"^({'|'.join(named.values())})__isnull$"] = BOOLEAN
+    return {"type": "object", "patternProperties": patterns, "additionalProperties": False}
 
 
 def _listed(kind: str) -> Schema:
     """Return the schema for a comma-separated list of values of a type."""
-    one = {"integer": "[+-]?[0-9]{1,40}", "number": r"[+-]?[0-9]{1,40}(\.[0-9]+)?", "boolean": "(true|false)"}.get(kind)
+    pattern = {"integer": "[+-]?[0-9]{1,40}", "number": r"[+-]?[0-9]{1,40}(\.[0-9]+)?", "boolean": "(true|false)"}.get(
+        kind
+    )
     if kind == "timestamp":
-        one = r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])(T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?Z)?"
-    return TEXT if one is None else {"type": "string", "pattern": f"^{one}(,{one})*$"}
+        pattern = (
+            r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])(T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?Z)?"
+        )
+    return TEXT if pattern is None else {"type": "string", "pattern": f"^{pattern}(,{pattern})*$"}
 
 
 def _limit(usual: int, most: int) -> Schema:
@@ -217,7 +221,7 @@ def listing_parameters(listing: listings.Listing | None, *, stream: bool = False
 def live_parameters(reserved: Collection[str]) -> list[Any]:
     """Return the OpenAPI descriptions of all parameters of live routes."""
     what = "Filters on group columns. A filter applies to each aggregation that has the column"
-    found = filters(what, any_filters(reserved))
+    filter_parameter = filters(what, any_filters(reserved))
     return [
         query("aggregations", "Names of aggregations, separated by commas. Default: all.", _names(NAME, least=1)),
         query("resume", "The `resume` of the latest `progress` message."),
@@ -225,7 +229,7 @@ def live_parameters(reserved: Collection[str]) -> list[Any]:
             "name": "Last-Event-ID", "in": "header", "schema": STRING,
             "description": "The same value as `resume`. Browsers send this header when an event source reconnects.",
         },
-        found,
+        filter_parameter,
     ]  # fmt: skip
 
 

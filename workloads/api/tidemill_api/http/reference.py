@@ -37,7 +37,7 @@ def reference_routes() -> list[TemplateRoute]:
 
     return [
         TemplateRoute("/openapi.json", openapi),
-        *(TemplateRoute(path, _page(*found)) for path, found in _PAGES.items()),
+        *(TemplateRoute(path, _page(*page)) for path, page in _PAGES.items()),
     ]
 
 

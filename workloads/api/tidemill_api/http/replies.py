@@ -58,17 +58,17 @@ def matches(if_none_match: str | None, etag: str) -> bool:
 
 
 def json_reply(
-    found: tuple[Slot, bool], if_none_match: str | None, *, shared: bool, cacheable: bool = True
+    cached: tuple[Slot, bool], if_none_match: str | None, *, shared: bool, cacheable: bool = True
 ) -> Response:
     """Return the HTTP response with a JSON answer.
 
     Args:
-        found: the cache entry, and whether its answer is stale.
+        cached: the cache entry, and whether its answer is stale.
         if_none_match: the header If-None-Match of the request.
         shared: whether everybody may see the answer, so that shared caches may store it.
         cacheable: whether the answer can be cached; false for answers to POST.
     """
-    slot, stale = found
+    slot, stale = cached
     if stale:
         return _stale_reply(slot.answer)
     if cacheable and matches(if_none_match, slot.answer.etag):

@@ -52,15 +52,15 @@ class Rest:
 
         A route with a suffix such as `.csv` precedes the same route without suffix, because the first match is used.
         """
-        found = [
+        routes = [
             TemplateRoute(PIPELINES, self.pipelines, methods=["GET"]),
             TemplateRoute(PIPELINE, self.pipeline, methods=["GET"]),
             TemplateRoute(f"{AGGREGATE}/query", self.query, methods=["POST"]),
             *_with_suffixes(AGGREGATE, self.aggregate),
         ]
         for name in _LISTINGS:
-            found += _with_suffixes(f"{PIPELINE}/{name}", self._lister(name))
-        return found
+            routes += _with_suffixes(f"{PIPELINE}/{name}", self._lister(name))
+        return routes
 
     async def pipelines(self, request: Request) -> Response:
         """Answer with the pipelines that the caller may query."""
@@ -81,8 +81,8 @@ class Rest:
         """Answer with the description of a pipeline."""
         model = self._model(request)
         Parameters.from_query(request.scope["query_string"]).refuse_rest([])
-        found = await self._services.answers.describe(model, _deadline(request))
-        return self._reply(request, model, found, "pipelines")
+        cached = await self._services.answers.describe(model, _deadline(request))
+        return self._reply(request, model, cached, "pipelines")
 
     async def aggregate(self, request: Request) -> Response:
         """Answer with windows of an aggregation."""
@@ -127,14 +127,14 @@ class Rest:
         except (Unauthorized, Forbidden) as error:
             raise denied(error, QUERY_READ) from None
 
-    def _reply(self, request: Request, model: PipelineModel, found: tuple[Slot, bool], kind: str) -> Response:
-        metrics.EVENTS_QUERIED.labels(kind).inc(found[0].answer.rows)
+    def _reply(self, request: Request, model: PipelineModel, cached: tuple[Slot, bool], kind: str) -> Response:
+        metrics.EVENTS_QUERIED.labels(kind).inc(cached[0].answer.rows)
         plain = request.method == "GET"
         shared = model.config.spec.auth.required is False
         if plain:
-            self._front.learn(request.scope, Known(model, found[0].key, kind, shared=shared))
+            self._front.learn(request.scope, Known(model, cached[0].key, kind, shared=shared))
         return json_reply(
-            found, request.headers.get("if-none-match"), shared=shared, cacheable=request.method != "POST"
+            cached, request.headers.get("if-none-match"), shared=shared, cacheable=request.method != "POST"
         )
 
 
@@ -151,10 +151,10 @@ def _format(request: Request) -> Format:
 
 
 def _deadline(request: Request) -> Deadline | None:
-    found: Any = getattr(request.state, "deadline", None)
-    if not isinstance(found, Deadline):
+    deadline: Any = getattr(request.state, "deadline", None)
+    if not isinstance(deadline, Deadline):
         return None
-    return Deadline(found.at - min(ANSWER_SECONDS, found.remaining() * ANSWER_SHARE), found.clock)
+    return Deadline(deadline.at - min(ANSWER_SECONDS, deadline.remaining() * ANSWER_SHARE), deadline.clock)
 
 
 def _stream_reply(request: Request, stream: Stream, wanted: Format, name: str) -> PiecesReply:
@@ -182,12 +182,12 @@ async def answer_unmatched(request: Request, error: Exception) -> Response:
     headers = dict(getattr(error, "headers", None) or {})
     if status == 405:
         allowed = headers.get("Allow", "other methods")
-        found = Problem(405, "method_not_allowed", f"this path takes {allowed}", headers=headers)
+        problem = Problem(405, "method_not_allowed", f"this path takes {allowed}", headers=headers)
     elif status == 404:
-        found = not_found("path_not_found", "there is nothing at this path; see /docs")
+        problem = not_found("path_not_found", "there is nothing at this path; see /docs")
     else:
-        found = Problem(status, "request_refused", str(getattr(error, "detail", "")), headers=headers)
-    return found.response()
+        problem = Problem(status, "request_refused", str(getattr(error, "detail", "")), headers=headers)
+    return problem.response()
 
 
 async def answer_defect(request: Request, error: Exception) -> Response:

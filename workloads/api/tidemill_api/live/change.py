@@ -153,11 +153,11 @@ class Change:
 
     def chosen(self, wanted: RowFilter) -> dict[Key, bytes]:
         """Return the encoded rows that pass a filter."""
-        found = self._chosen.get(wanted)
-        if found is None:
-            found = {key: self._text(key, row) for key, row in self.rows.items() if wanted.fits(row)}
-            self._chosen[wanted] = found
-        return found
+        texts = self._chosen.get(wanted)
+        if texts is None:
+            texts = {key: self._text(key, row) for key, row in self.rows.items() if wanted.fits(row)}
+            self._chosen[wanted] = texts
+        return texts
 
     def _text(self, key: Key, row: Row) -> bytes:
         text = self._encoded.get(key)
@@ -167,10 +167,10 @@ class Change:
 
     def messages(self, wanted: RowFilter) -> list[bytes]:
         """Return the `upsert` messages with the rows that pass a filter."""
-        found = self._messages.get(wanted)
-        if found is None:
-            found = self._messages[wanted] = upserts(self.aggregation, self.label, self.chosen(wanted).values())
-        return found
+        messages = self._messages.get(wanted)
+        if messages is None:
+            messages = self._messages[wanted] = upserts(self.aggregation, self.label, self.chosen(wanted).values())
+        return messages
 
 
 def upserts(aggregation: str, rev: int, rows: Iterable[bytes]) -> list[bytes]:
@@ -181,15 +181,15 @@ def upserts(aggregation: str, rev: int, rows: Iterable[bytes]) -> list[bytes]:
 
 def pieces(rows: Iterable[bytes]) -> list[list[bytes]]:
     """Split encoded rows into lists that each fit into one message, unless a single row is larger."""
-    found: list[list[bytes]] = []
+    chunks: list[list[bytes]] = []
     room = 0
     for row in rows:
-        if room < len(row) or not found:
-            found.append([])
+        if room < len(row) or not chunks:
+            chunks.append([])
             room = MESSAGE_BYTES
-        found[-1].append(row)
+        chunks[-1].append(row)
         room -= len(row)
-    return found
+    return chunks
 
 
 def with_rows(head: Mapping[str, Any], rows: Sequence[bytes]) -> bytes:

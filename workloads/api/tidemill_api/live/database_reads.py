@@ -39,11 +39,11 @@ class Standing:
 async def read_standings(connection: Connection, model: PipelineModel) -> dict[str, Standing]:
     """Read the states of all aggregations that are set up."""
     cursor = await connection.execute(aggregations.standings(model.schema), (model.config.schema_name,))
-    found = {
+    standings = {
         (name, version): Standing(State(str(id_), rev, closed_until, watermark, Feeds.read(*fed)), table or 0)
         for name, version, table, id_, rev, closed_until, watermark, *fed in await cursor.fetchall()
     }
-    named = {name: found.get((name, aggregation.version)) for name, aggregation in model.aggregations.items()}
+    named = {name: standings.get((name, aggregation.version)) for name, aggregation in model.aggregations.items()}
     return {name: standing for name, standing in named.items() if standing is not None}
 
 
@@ -105,7 +105,7 @@ def _changed_sql(
 ) -> str:
     aggregation, plan = query.model, query.model.layout
     spread = plan.spread_ms * _MS
-    wanted = [condition(found, binder) for found in query.filters]
+    wanted = [condition(column_filter, binder) for column_filter in query.filters]
     low, high = binder.bind(first - spread, "timestamp"), binder.bind(last + spread, "timestamp")
     newest = binder.bind(last, "timestamp")
     stored = " AND ".join([f"window_start >= {low}", f"window_start <= {high}", *wanted])

@@ -173,7 +173,7 @@ class Listener:
         if resume is not None:
             changed = await self._resumed()
             lost = {name: "the changes after `resume` are no longer known" for name in lost if name not in changed}
-            messages += [message for found in changed.values() for message in found]
+            messages += [message for changes in changed.values() for message in changes]
         self._lost = {**lost, **self._lost}
         return messages + await self._catch_up()
 
@@ -193,7 +193,7 @@ class Listener:
         marks, model = self._query.resume or {}, self._model
 
         async def work(connection: Connection) -> dict[str, tuple[int, list[Message]]]:
-            found = {}
+            changes = {}
             for name, standing in (await read_standings(connection, model)).items():
                 wanted, mark = self._query.wanted.get(name), marks.get(name)
                 if wanted is None or mark is None or mark.table != standing.table or mark.rev > standing.state.rev:
@@ -210,8 +210,8 @@ class Listener:
                 if rows is not None:
                     rev = standing.state.rev
                     texts = Change(name, rev, rev, keyed(rows)).messages(RowFilter())
-                    found[name] = (rev, [Message("upsert", text) for text in texts])
-            return found
+                    changes[name] = (rev, [Message("upsert", text) for text in texts])
+            return changes
 
         # The query also reads all changes that were passed to `offer` before the query.
         read = await self._database.run(model.name, work)

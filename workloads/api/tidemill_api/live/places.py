@@ -27,13 +27,13 @@ class Places:
         Raises:
             ValueError: a variable is not a whole number of at least 0.
         """
-        found = []
+        limits = []
         for name, usual in (("CONNECTIONS", MOST), ("PER_ADDRESS", MOST_OF_ADDRESS)):
             text = environ.get(f"TIDEMILL_API_KEYLESS_{name}") or str(usual)
             if not (text.isascii() and text.isdigit()):
                 raise ValueError(f"TIDEMILL_API_KEYLESS_{name}: {text!r}; write a whole number of at least 0")
-            found.append(int(text))
-        return cls(*found)
+            limits.append(int(text))
+        return cls(*limits)
 
     @contextmanager
     def taken(self, client: tuple[str, int] | None) -> Iterator[None]:

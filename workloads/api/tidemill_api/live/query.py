@@ -47,7 +47,7 @@ def take_live(model: PipelineModel, parameters: Parameters, last_event_id: str |
         wanted[name] = RowFilter(tuple(take_filters(copy, model.aggregations[name].groups, RESERVED)))
         unused &= set(copy.given)
     columns = dict.fromkeys(column for name in chosen for column in model.aggregations[name].groups)
-    known = [*RESERVED, *columns, "column__in, __ne, __gte, __gt, __lte, __lt, __isnull"]
-    Parameters({name: given[name] for name in given if name in unused}, split=True).refuse_rest(known)
+    allowed = [*RESERVED, *columns, "column__in, __ne, __gte, __gt, __lte, __lt, __isnull"]
+    Parameters({name: given[name] for name in given if name in unused}, split=True).refuse_rest(allowed)
     token = last_event_id or token
     return LiveQuery(wanted, None if token is None else read_token(token))

@@ -52,10 +52,10 @@ class Snapshots:
         key = (model, aggregation, wanted)
         flight = self._flights.get(key)
         if flight is not None:
-            found = await asyncio.shield(flight.task)
+            snapshot = await asyncio.shield(flight.task)
             # An older snapshot may lack changes that are not sent again.
-            if found.rev >= rev:
-                return found
+            if snapshot.rev >= rev:
+                return snapshot
         task = asyncio.create_task(self._read(model, model.aggregations[aggregation], wanted))
         task.add_done_callback(_heard)
         self._flights[key] = _Flight(now, task)

@@ -55,14 +55,14 @@ class ChangeStream:
             if time.monotonic() - self._listened_at >= LISTEN_EVERY_SECONDS:
                 await self._listen(client)
             position = {self._stream: self._position}
-            found = await self._guard.acall(
+            reply = await self._guard.acall(
                 lambda: client.xread(position, count=BATCH_ENTRIES, block=BLOCK_MS),  # type: ignore[arg-type]
                 retry=False,
             )
         except (redis.exceptions.RedisError, BreakerOpen, OSError) as error:
             self._position = b""
             raise Unreachable(str(error) or type(error).__name__) from error
-        return self._taken(_rows(found)), False
+        return self._taken(_rows(reply)), False
 
     async def _listen(self, client: redis.asyncio.Redis) -> None:
         await self._guard.acall(lambda: client.set(self._listeners, b"1", ex=LISTEN_SECONDS), retry=False)
@@ -80,10 +80,10 @@ class ChangeStream:
         return entries
 
 
-def _rows(found: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    if not found:
+def _rows(reply: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    if not reply:
         return []
-    streams = found.items() if isinstance(found, dict) else found
+    streams = reply.items() if isinstance(reply, dict) else reply
     rows: list[tuple[bytes, dict[bytes, bytes]]] = []
     for _, listed in streams:
         # In version 3 of the Redis protocol (RESP3), the list of entries is inside another list.

@@ -193,19 +193,21 @@ class Upstream:
 
         async def work(connection: Connection) -> dict[str, _Found]:
             standings = await read_standings(connection, model)
-            return {name: await self._missing(connection, model, name, found) for name, found in standings.items()}
+            return {
+                name: await self._missing(connection, model, name, standing) for name, standing in standings.items()
+            }
 
         try:
-            found = await self._database.run(model.name, work, retry=False)
+            reads = await self._database.run(model.name, work, retry=False)
         except Exception as error:
             if not outage(error):
                 raise
             self._database_error = str(error) or type(error).__name__
             return
         self._database_error, self._urgent = "", False
-        for name, known in found.items():
-            self._settle(name, known)
-        states = {name: known.standing.state for name, known in found.items()}
+        for name, read in reads.items():
+            self._settle(name, read)
+        states = {name: read.standing.state for name, read in reads.items()}
         for state in states.values():
             self._advance(state.watermark_ms, {})
         self._advance(None, {name: state.closed_until_ms for name, state in states.items()})
@@ -231,18 +233,18 @@ class Upstream:
             return _Found(standing, True)
         return _Found(standing, True, rows)
 
-    def _settle(self, name: str, found: _Found) -> None:
-        state, table = found.standing.state, found.standing.table
+    def _settle(self, name: str, read: _Found) -> None:
+        state, table = read.standing.state, read.standing.table
         ledger = self._ledgers.get(name)
-        if ledger is None or _replaced(ledger, found.standing):
+        if ledger is None or _replaced(ledger, read.standing):
             self._ledgers[name] = Ledger(name, table, state.rev, state.closed_until_ms)
             if ledger is not None:
                 self.progress = Progress()
                 self._lose(name)
             return
-        if found.asked:
-            self._offer(ledger.fill(state.rev, keyed(found.rows or [])))
-            if found.rows is None:
+        if read.asked:
+            self._offer(ledger.fill(state.rev, keyed(read.rows or [])))
+            if read.rows is None:
                 self._lose(name)
         ledger.look(state.rev, state.closed_until_ms)
 

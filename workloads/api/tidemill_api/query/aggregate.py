@@ -130,8 +130,8 @@ def take_query(model: AggregationModel, parameters: Parameters, *, stream: bool 
         max_limit=most,
         fingerprint=repr(identity),
     )
-    known = [*RESERVED, *model.groups, *model.metrics, "column__eq, __ne, __in, __gte, __gt, __lte, __lt, __isnull"]
-    parameters.refuse_rest(known)
+    allowed = [*RESERVED, *model.groups, *model.metrics, "column__eq, __ne, __in, __gte, __gt, __lte, __lt, __isnull"]
+    parameters.refuse_rest(allowed)
     query = AggregateQuery(
         model, group_by, metrics, since, until, bucket, fill, closed, tuple(filters), tuple(having), page, numbers
     )
@@ -146,8 +146,10 @@ def _take_group_by(model: AggregationModel, parameters: Parameters) -> tuple[str
     names = [name for name in wanted if name]
     for name in names:
         if name not in model.groups:
-            known = ", ".join(model.groups) or "none"
-            raise bad_parameter("group_by", f"{name!r} is not a dimension of {model.name}; the dimensions are: {known}")
+            dimensions = ", ".join(model.groups) or "none"
+            raise bad_parameter(
+                "group_by", f"{name!r} is not a dimension of {model.name}; the dimensions are: {dimensions}"
+            )
     return tuple(name for name in model.groups if name in names)
 
 

@@ -64,8 +64,8 @@ async def read_windows(
     horizon = sql.horizon_sql(reduced, binder)
     if horizon is not None:
         cursor = await connection.execute(horizon, binder.values)
-        found = await cursor.fetchone()
-        reduced = sql.within(reduced, found[0] if found else None)
+        row = await cursor.fetchone()
+        reduced = sql.within(reduced, row[0] if row else None)
     binder = Binder()
     text = sql.statement(reduced, binder, state.closed_until)
     cursor = await connection.execute(text, binder.values)
@@ -118,7 +118,7 @@ class Answers:
             Problem: the database does not answer, and there is no older answer.
         """
 
-        async def compute(known: Answer | None) -> Answer | None:
+        async def compute(cached: Answer | None) -> Answer | None:
             started = time.time()
 
             async def work(connection: Connection) -> tuple[list[tuple[Any, ...]], State, str, bool] | None:
@@ -130,15 +130,15 @@ class Answers:
                     if final
                     else f"{state.identity}/{state.rev}/{state.closed_until_ms}/{state.watermark_ms}"
                 )
-                if known is not None and known.version == version:
+                if cached is not None and cached.version == version:
                     return None
                 rows, _ = await read_windows(connection, query, state)
                 return rows, state, version, final
 
-            found = await self._database.run(model.name, work, deadline=deadline, retry=known is None)
-            if found is None:
+            page = await self._database.run(model.name, work, deadline=deadline, retry=cached is None)
+            if page is None:
                 return None
-            rows, state, version, final = found
+            rows, state, version, final = page
             return await encoded(
                 query.columns,
                 rows,
@@ -157,7 +157,7 @@ class Answers:
             Problem: the database does not answer, and there is no older answer.
         """
 
-        async def compute(known: Answer | None) -> Answer | None:
+        async def compute(cached: Answer | None) -> Answer | None:
             started = time.time()
 
             async def work(connection: Connection) -> list[tuple[Any, ...]]:
@@ -165,7 +165,7 @@ class Answers:
                 cursor = await connection.execute(query.statement(model.schema, binder), binder.values)
                 return await cursor.fetchall()
 
-            rows = await self._database.run(model.name, work, deadline=deadline, retry=known is None)
+            rows = await self._database.run(model.name, work, deadline=deadline, retry=cached is None)
             return await encoded(query.listing.columns, rows, lambda: listing_answer(query, rows, started))
 
         kind = query.listing.kind
@@ -179,11 +179,11 @@ class Answers:
             Problem: the database does not answer, and there is no older answer.
         """
 
-        async def compute(known: Answer | None) -> Answer | None:
+        async def compute(cached: Answer | None) -> Answer | None:
             started = time.time()
             body = msgspec.json.encode(
                 await self._database.run(
-                    model.name, lambda c: describe(c, model), deadline=deadline, retry=known is None
+                    model.name, lambda c: describe(c, model), deadline=deadline, retry=cached is None
                 )
             )
             return answer_of(body, started, rows=0)

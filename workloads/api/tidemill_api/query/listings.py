@@ -207,7 +207,7 @@ class ListingQuery:
 
     def statement(self, schema: str, binder: Binder) -> str:
         """Return the SELECT with the columns of the listing."""
-        wanted = [condition(found, binder) for found in self.filters]
+        wanted = [condition(column_filter, binder) for column_filter in self.filters]
         time = quote(self.listing.time)
         if self.since is not None:
             wanted.append(f"{time} >= {binder.bind(self.since, 'timestamp')}")

@@ -141,7 +141,7 @@ class Parameters:
             raise bad_parameter(name, f"{text!r} is not one of {', '.join(choices)}")
         return text
 
-    def refuse_rest(self, known: Collection[str]) -> None:
+    def refuse_rest(self, allowed: Collection[str]) -> None:
         """Refuse parameters that were not used.
 
         Raises:
@@ -150,5 +150,5 @@ class Parameters:
         for name in self.given:
             shown = name if len(name) <= 60 else name[:59] + "…"
             raise bad_parameter(
-                shown, f"there is no such parameter; known parameters: {', '.join(known)}", code="unknown_parameter"
+                shown, f"there is no such parameter; known parameters: {', '.join(allowed)}", code="unknown_parameter"
             )

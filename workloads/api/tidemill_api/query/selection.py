@@ -79,7 +79,7 @@ def take_filters(parameters: Parameters, columns: Mapping[str, Column], reserved
     Raises:
         Problem: a value does not have the type of its column, or the column cannot be filtered by.
     """
-    found = []
+    filters = []
     for name in list(parameters.given):
         if name in reserved:
             continue
@@ -88,8 +88,8 @@ def take_filters(parameters: Parameters, columns: Mapping[str, Column], reserved
             continue
         if not columns[column].comparable:
             raise bad_parameter(name, f"the column {column} cannot be filtered by")
-        found.append(_filter(parameters, name, columns[column], operator))
-    return found
+        filters.append(_filter(parameters, name, columns[column], operator))
+    return filters
 
 
 def _filter(parameters: Parameters, name: str, column: Column, operator: str) -> Filter:
@@ -211,9 +211,10 @@ def _take_order(
         wanted = [(text.removeprefix("-"), text.startswith("-")) for text in texts]
     for name, _ in wanted:
         if name not in columns or not columns[name].comparable:
-            known = ", ".join(c.name for c in columns.values() if c.comparable)
+            column_names = ", ".join(c.name for c in columns.values() if c.comparable)
             raise bad_parameter(
-                "order", f"{name!r} is not a column to order by; write one of {known}, or -column for descending order"
+                "order",
+                f"{name!r} is not a column to order by; write one of {column_names}, or -column for descending order",
             )
     if len({name for name, _ in wanted}) != len(wanted):
         raise bad_parameter("order", "a column is named twice; name each column once")

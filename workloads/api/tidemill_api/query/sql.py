@@ -68,13 +68,13 @@ def within(query: AggregateQuery, horizon: dt.datetime | None) -> AggregateQuery
 
 
 def _bounds(query: AggregateQuery, binder: Binder, *, reach_ms: int) -> list[str]:
-    found = []
+    bounds = []
     if query.since is not None:
-        found.append(f"window_start >= {binder.bind(query.since, 'timestamp')}")
+        bounds.append(f"window_start >= {binder.bind(query.since, 'timestamp')}")
     if query.until is not None:
         until = binder.bind(query.until, "timestamp")
-        found.append(f"window_start < {until} + interval '{reach_ms} milliseconds'")
-    return found
+        bounds.append(f"window_start < {until} + interval '{reach_ms} milliseconds'")
+    return bounds
 
 
 def _dimension_filters(query: AggregateQuery, binder: Binder) -> list[str]:

@@ -57,8 +57,8 @@ def parse_time(text: str) -> dt.datetime:
 
 def whole(text: str) -> int | None:
     """Return the whole number in a text, or None if the text is not a whole number."""
-    found = _INTEGER.fullmatch(text)
-    return int(found[1]) if found else None
+    match = _INTEGER.fullmatch(text)
+    return int(match[1]) if match else None
 
 
 def parse_value(text: str, kind: str) -> Any:

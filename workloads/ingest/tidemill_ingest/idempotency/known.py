@@ -79,9 +79,11 @@ def lost(before: Known | None, total: int) -> Known:
     return Known(total, failed=dict.fromkeys(range(total), KafkaError._PURGE_INFLIGHT), unsure=True)
 
 
-def bounded(known: Known) -> Known:
+def bounded(outcome: Known) -> Known:
     """Return the outcome, without positions and details if the encoded outcome exceeds MAX_BYTES."""
-    if len(msgspec.msgpack.encode(known)) <= MAX_BYTES:
-        return known
-    invalid = {i: (reason, field and field[:_FIELD_CHARACTERS], "") for i, (reason, field, _) in known.invalid.items()}
-    return msgspec.structs.replace(known, places={}, invalid=invalid)
+    if len(msgspec.msgpack.encode(outcome)) <= MAX_BYTES:
+        return outcome
+    invalid = {
+        i: (reason, field and field[:_FIELD_CHARACTERS], "") for i, (reason, field, _) in outcome.invalid.items()
+    }
+    return msgspec.structs.replace(outcome, places={}, invalid=invalid)

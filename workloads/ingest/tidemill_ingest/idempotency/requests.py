@@ -88,13 +88,13 @@ class _Memory:
             self._drop(key)
         self._entries[key] = entry
 
-    def end(self, key: str, entry: _Entry, known: Known | None) -> None:
+    def end(self, key: str, entry: _Entry, outcome: Known | None) -> None:
         self._drop(key)
-        if known is None:
+        if outcome is None:
             return
-        entry.known, entry.task = known, None
+        entry.known, entry.task = outcome, None
         entry.expires_at = self._clock() + KEPT_SECONDS
-        entry.size = _ENTRY_BYTES + len(key) + len(msgspec.msgpack.encode(known))
+        entry.size = _ENTRY_BYTES + len(key) + len(msgspec.msgpack.encode(outcome))
         self._bytes += entry.size
         self._entries[key] = entry
         while self._bytes > self._max_bytes:
@@ -171,10 +171,10 @@ class Replays:
         def end(task: asyncio.Task[Found]) -> None:
             self._tasks.discard(task)
             if not task.cancelled() and task.exception() is None:
-                known: Known | None = task.result().known
+                outcome: Known | None = task.result().known
             else:
-                known = lost(before, batch.total) if entry.queued.done() else before
-            memory.end(batch.key, entry, None if known is None or known.nothing else bounded(known))
+                outcome = lost(before, batch.total) if entry.queued.done() else before
+            memory.end(batch.key, entry, None if outcome is None or outcome.nothing else bounded(outcome))
 
         task.add_done_callback(end)
         return entry
@@ -190,9 +190,9 @@ class Replays:
             raise
         entry.queued.set_result(attempt.queued)
         # If this task is cancelled here, the process stays the owner of the key, because the outcome is unknown.
-        known = await attempt.end
-        self._shared.settle(batch, None if known.nothing else bounded(known))
-        return Found(known, False)
+        outcome = await attempt.end
+        self._shared.settle(batch, None if outcome.nothing else bounded(outcome))
+        return Found(outcome, False)
 
 
 def _not_acknowledged(batch: Batch) -> Problem:

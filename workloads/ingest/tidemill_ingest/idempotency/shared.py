@@ -127,16 +127,16 @@ class SharedKeys:
             await asyncio.wait([self._writing.get(place) or self._write(place)])
         return await self._claim(batch, before, deadline)
 
-    async def _claim(self, batch: Batch, known: Known | None, deadline: Deadline) -> Claim:
+    async def _claim(self, batch: Batch, outcome: Known | None, deadline: Deadline) -> Claim:
         expected, seen = b"", False
         while True:
-            mine = msgspec.msgpack.encode(_Value(batch.fingerprint, self._owner, known))
+            mine = msgspec.msgpack.encode(_Value(batch.fingerprint, self._owner, outcome))
             try:
                 current = await self._call(partial(self._put, batch.place, expected, mine))
                 # Redis already has this value if the Redis client has repeated the write.
                 if current is None or (current == mine and batch.place not in self._own):
                     self._own[batch.place] = mine
-                    return Claim(known)
+                    return Claim(outcome)
                 value, seen = _decode(current), True
                 held = value is not None and await self._is_held(value.owner)
             except _AWAY:
@@ -144,7 +144,7 @@ class SharedKeys:
                     raise under_way("Redis failed while another process was sending the batch") from None
                 self._own[batch.place] = mine
                 self._owe(batch.place, mine)
-                return Claim(known)
+                return Claim(outcome)
             if value is not None and value.fingerprint != batch.fingerprint:
                 raise reused()
             if held:
@@ -156,23 +156,23 @@ class SharedKeys:
             expected = current
             if value is None:
                 continue  # a value of another release of ingest cannot be decoded
-            known = value.known
+            outcome = value.known
             if value.owner:
                 log.warning("%s: process %s ended during a batch; the batch is sent again", batch.pipeline, value.owner)
-                known = lost(known, batch.total)
-            elif known is not None and not known.failed:
-                return Claim(known, done=True)
+                outcome = lost(outcome, batch.total)
+            elif outcome is not None and not outcome.failed:
+                return Claim(outcome, done=True)
 
     async def _is_held(self, owner: str) -> bool:
         return bool(owner) and owner != self._owner and await self._call(partial(self._lives, owner))
 
-    def settle(self, batch: Batch, known: Known | None) -> None:
-        """Store the outcome of an attempt in the background, or free the key if `known` is None."""
+    def settle(self, batch: Batch, outcome: Known | None) -> None:
+        """Store the outcome of an attempt in the background, or free the key if `outcome` is None."""
         if self._client is None:
             return
         place = batch.place
         self._own.pop(place, None)
-        self._owe(place, msgspec.msgpack.encode(_Value(batch.fingerprint, "", known)) if known is not None else b"")
+        self._owe(place, msgspec.msgpack.encode(_Value(batch.fingerprint, "", outcome)) if outcome is not None else b"")
         self._write(place)
 
     async def run(self) -> None:
@@ -226,13 +226,13 @@ class SharedKeys:
         if self.error and not look:
             raise BreakerOpen(self._guard.name, AGAIN_SECONDS)
         try:
-            found = await (self._guard.alook(make) if look else self._guard.acall(make, retry=False))
+            reply = await (self._guard.alook(make) if look else self._guard.acall(make, retry=False))
         except _AWAY as error:
             if not isinstance(error, BreakerOpen):
                 self.error = str(error) or type(error).__name__
             raise
         self.error = ""
-        return found
+        return reply
 
     async def _put(self, place: Place, expected: bytes, value: bytes, *, force: bool = False) -> bytes | None:
         """Set a key if the key is absent or has the value `expected`, or else return the current value."""
@@ -244,8 +244,8 @@ class SharedKeys:
             self._lease, int(force), name, prefix,
         ]  # fmt: skip
         assert self._put_script is not None  # noqa: S101 - callers check that there is a client
-        found = await self._put_script(keys, arguments)
-        return found if isinstance(found, bytes) else None
+        reply = await self._put_script(keys, arguments)
+        return reply if isinstance(reply, bytes) else None
 
     async def _lives(self, owner: str) -> bool:
         assert self._client is not None  # noqa: S101 - callers check that there is a client

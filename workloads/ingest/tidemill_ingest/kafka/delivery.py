@@ -77,17 +77,17 @@ async def _send_alone(
     verdict = records.invalid.get(index) or InvalidEvent(Reason.TOO_LARGE, None, "larger than the topic accepts")
     for attempt in (records.single(index), records.shrunk(index, verdict)):
         try:
-            one = await _wait(submit(attempt), deadline)
+            single_delivery = await _wait(submit(attempt), deadline)
         except TimeoutError:
             delivery.unsure = True
             return
         except (BreakerOpen, KafkaDownError, QueueFullError, TopicFullError):
             return  # the record remains failed, so the client sends the record again
-        error = one.failed.get(0)
+        error = single_delivery.failed.get(0)
         if error is None:
             del delivery.failed[index]
-            if one.places:
-                delivery.places[index] = one.places[0]
+            if single_delivery.places:
+                delivery.places[index] = single_delivery.places[0]
             if attempt.invalid:
                 records.invalid[index] = verdict
             return

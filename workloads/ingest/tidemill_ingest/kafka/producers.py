@@ -62,8 +62,8 @@ class Line:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         # Without a weak reference, this callback would keep the Kafka client in memory forever.
-        told = weakref.WeakMethod(self.on_error)
-        self._settings = {**settings, "error_cb": lambda error: (method := told()) and method(error)}
+        weak_on_error = weakref.WeakMethod(self.on_error)
+        self._settings = {**settings, "error_cb": lambda error: (method := weak_on_error()) and method(error)}
         self.producer = Producer(self._settings)
         self._retired: list[Producer] = []
         self._fatal = False

@@ -106,7 +106,7 @@ class Outlet:
         self._probe.stop()
 
     def _send(self, message: Message) -> None:
-        def told(error: KafkaError | None, _record: object) -> None:
+        def on_delivery(error: KafkaError | None, _record: object) -> None:
             if error is None:
                 self.error = ""
                 del self._began[message]
@@ -116,7 +116,7 @@ class Outlet:
 
         try:
             self._line.producer.produce(
-                self._topic, message.value, message.key, on_delivery=told, headers=message.headers
+                self._topic, message.value, message.key, on_delivery=on_delivery, headers=message.headers
             )
         except BufferError:
             self._waiting.append((time.monotonic() + _AGAIN_SECONDS, message))
@@ -144,8 +144,10 @@ class _Probe(threading.Thread):
     def run(self) -> None:
         while not self._ended.wait(_PROBE_SECONDS if self.seen else _FIRST_PROBE_SECONDS):
             try:
-                found = self._line.producer.list_topics(self._topic, timeout=_ASK_SECONDS).topics[self._topic].error
-                self.error = found.str() if found is not None else ""
+                topic_error = (
+                    self._line.producer.list_topics(self._topic, timeout=_ASK_SECONDS).topics[self._topic].error
+                )
+                self.error = topic_error.str() if topic_error is not None else ""
                 self.seen = True
             except KafkaException as error:
                 self.error = str(error.args[0].str())

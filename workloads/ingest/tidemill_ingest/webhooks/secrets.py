@@ -27,16 +27,16 @@ class Secrets:
     def of(self, pipeline: str, webhook: WebhookSpec) -> tuple[bytes, ...]:
         """Return the valid secrets of a webhook, which are the lines of its file."""
         now = self._clock()
-        read_at, known = self._read.get((pipeline, webhook.name), (-POLL_SECONDS, ()))
+        read_at, secrets = self._read.get((pipeline, webhook.name), (-POLL_SECONDS, ()))
         if now - read_at < POLL_SECONDS:
-            return known
+            return secrets
         path = self._settings.secret_file(pipeline, webhook.secret_file)
         try:
             lines = (line.strip() for line in read_bytes(path).splitlines())
-            known = tuple(line for line in lines if line)[:MOST_SECRETS]
+            secrets = tuple(line for line in lines if line)[:MOST_SECRETS]
         except FileNotFoundError:
-            known = ()
+            secrets = ()
         except OSError as error:
             log.warning("%s: %s; the earlier secrets stay in use", path, error.strerror)
-        self._read[pipeline, webhook.name] = now, known
-        return known
+        self._read[pipeline, webhook.name] = now, secrets
+        return secrets

@@ -100,27 +100,27 @@ def _check_age(webhook: WebhookSpec, timestamp: str, now: float) -> None:
     age = now - (sent / 1000 if sent >= _LEAST_MILLISECONDS else sent)
     most = webhook.tolerance_seconds
     if abs(age) > most:
-        told = f"was signed {age:.0f} s ago" if age > 0 else f"has a time {-age:.0f} s ahead"
-        detail = f"the request {told}, and at most {most:.0f} s are allowed: sign it again, or correct the clocks"
+        age_text = f"was signed {age:.0f} s ago" if age > 0 else f"has a time {-age:.0f} s ahead"
+        detail = f"the request {age_text}, and at most {most:.0f} s are allowed: sign it again, or correct the clocks"
         raise _refused(webhook, "stale_signature", detail)
 
 
 def _of_stripe(webhook: WebhookSpec, text: str) -> Claim:
     parts = [part.strip().partition("=") for part in text.split(",")]
     times = [value for name, _, value in parts if name == "t"]
-    found = [value for name, _, value in parts if name == "v1"][:_MOST_SIGNATURES]
-    if len(times) != 1 or not found:
+    encoded = [value for name, _, value in parts if name == "v1"][:_MOST_SIGNATURES]
+    if len(times) != 1 or not encoded:
         raise _malformed(webhook, "does not have the form t=…,v1=…")
-    return Claim(_digests(webhook, found, "sha256", "hex"), _time(webhook, times[0], "t"))
+    return Claim(_digests(webhook, encoded, "sha256", "hex"), _time(webhook, times[0], "t"))
 
 
 def _of_hmac(webhook: WebhookSpec, text: str, headers: Mapping[str, str]) -> Claim:
     algorithm, encoding, prefix = webhook.algorithm or "sha256", webhook.encoding or "hex", webhook.prefix or ""
     words = [text] if " " in prefix else text.split()[:_MOST_SIGNATURES]
-    found = [word[len(prefix) :] for word in words if word.startswith(prefix)]
-    if not found:
+    encoded = [word[len(prefix) :] for word in words if word.startswith(prefix)]
+    if not encoded:
         raise _malformed(webhook, f"does not start with {prefix}")
-    signatures = _digests(webhook, found, algorithm, encoding)
+    signatures = _digests(webhook, encoded, algorithm, encoding)
     timestamp = identifier = ""
     if webhook.timestamp_header is not None:
         timestamp = _time(webhook, _given(webhook, headers, webhook.timestamp_header), webhook.timestamp_header)
@@ -147,26 +147,26 @@ def _time(webhook: WebhookSpec, text: str, name: str) -> str:
 
 def _digests(webhook: WebhookSpec, texts: Sequence[str], algorithm: str, encoding: str) -> tuple[bytes, ...]:
     """Return the well-formed signatures of a request, at least one."""
-    found, refusals = [], []
+    digests, refusals = [], []
     for text in texts:
         try:
-            found.append(_digest(webhook, text, algorithm, encoding))
+            digests.append(_digest(webhook, text, algorithm, encoding))
         except Problem as refusal:
             refusals.append(refusal)
-    if not found:
+    if not digests:
         raise refusals[0]
-    return tuple(found)
+    return tuple(digests)
 
 
 def _digest(webhook: WebhookSpec, text: str, algorithm: str, encoding: str) -> bytes:
     size = _DIGEST_BYTES[algorithm]
     try:
-        found = bytes.fromhex(text) if encoding == "hex" else base64.b64decode(text, validate=True)
+        digest = bytes.fromhex(text) if encoding == "hex" else base64.b64decode(text, validate=True)
     except (ValueError, binascii.Error):
         raise _malformed(webhook, f"is not {encoding}") from None
-    if len(found) != size:
-        raise _malformed(webhook, f"has {len(found)} bytes, but {algorithm} has {size}")
-    return found
+    if len(digest) != size:
+        raise _malformed(webhook, f"has {len(digest)} bytes, but {algorithm} has {size}")
+    return digest
 
 
 _REMEDIES = {
