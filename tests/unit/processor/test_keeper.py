@@ -175,22 +175,22 @@ def test_no_error_ends_the_thread(error: Exception) -> None:
     assert worked.wait(10)
     assert keeper.is_alive()
     keeper.stop()
-    assert seen[0].told["keeper"] == reason(error)
+    assert seen[0].fields["keeper"] == reason(error)
     assert seen[0].degraded
     # Its end shows, too.
     keeper.error = ""
-    assert "has ended" in standing(keeper).told["keeper"]
+    assert "has ended" in standing(keeper).fields["keeper"]
 
 
 def test_health_names_the_aggregation_and_the_reason() -> None:
     keeper = Keeper(connection, cast(Any, None), Trials('"s"'), 1.0)
-    assert standing(keeper).told == dict.fromkeys(("keeper", "closing", "scanning", "publishing", "live"), "ok")
+    assert standing(keeper).fields == dict.fromkeys(("keeper", "closing", "scanning", "publishing", "live"), "ok")
     assert not standing(keeper).degraded
     keeper.trials.run(connection(), PUBLISH, lambda: 1 // 0)
     found = standing(keeper)
     assert found.degraded
-    assert found.told["publishing"].startswith("visits: ZeroDivisionError: ")
-    assert found.told["scanning"] == "ok"
+    assert found.fields["publishing"].startswith("visits: ZeroDivisionError: ")
+    assert found.fields["scanning"] == "ok"
 
 
 class Reader:

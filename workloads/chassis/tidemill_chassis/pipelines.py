@@ -76,12 +76,12 @@ class PipelineDirectory:
 
     def _scan(self) -> None:
         try:
-            found = dict(self._stamps())
+            stamps = dict(self._stamps())
             # A listing may miss a file that is being replaced, so the files of known pipelines are also looked up by
             # name.
-            for name in self._entries.keys() - found.keys():
+            for name in self._entries.keys() - stamps.keys():
                 with contextlib.suppress(FileNotFoundError):
-                    found[name] = _stamp((self._dir / f"{name}{_SUFFIX}").stat())
+                    stamps[name] = _stamp((self._dir / f"{name}{_SUFFIX}").stat())
             fault = None
         except OSError as error:
             fault = f"{self._dir} cannot be read: {error.strerror}"
@@ -92,10 +92,10 @@ class PipelineDirectory:
             self._faults = {**self._faults, ".": fault}
             return
         before = self._entries
-        if self._dir_fault is None and {name: entry.stamp for name, entry in before.items()} == found:
+        if self._dir_fault is None and {name: entry.stamp for name, entry in before.items()} == stamps:
             return
         self._dir_fault = None
-        entries = {name: self._entry(name, stamp, before.get(name)) for name, stamp in found.items()}
+        entries = {name: self._entry(name, stamp, before.get(name)) for name, stamp in stamps.items()}
         for name in before.keys() - entries.keys():
             log.info("the config of pipeline %s was removed", name)
         self._entries = entries
@@ -105,8 +105,8 @@ class PipelineDirectory:
 
     def _stamps(self) -> list[tuple[str, _Stamp]]:
         stamps = []
-        with os.scandir(self._dir) as found:
-            for file in found:
+        with os.scandir(self._dir) as listing:
+            for file in listing:
                 if file.name.startswith(".") or not file.name.endswith(_SUFFIX):
                     continue
                 with contextlib.suppress(FileNotFoundError):  # the file was removed after it was listed

@@ -116,11 +116,11 @@ class StatusServer:
                 },
             )
         try:
-            found = probe.ask()
+            reply = probe.ask()
             if path == "/health":
-                code, body = found
+                code, body = reply
                 return _json(int(code), body)
-            return _json(200 if found else 503, {"ok": bool(found)})
+            return _json(200 if reply else 503, {"ok": bool(reply)})
         except Exception as error:
             log.warning("%s: %s: %s", path, type(error).__name__, error)
             return _json(503, {"status": "unhealthy", "ok": False, "detail": f"{type(error).__name__}: {error}"})

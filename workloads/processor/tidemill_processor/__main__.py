@@ -131,7 +131,7 @@ class Processor:
                 "superseded": loop.superseded,
                 "quotas": self._report.texts or "ok",
                 **({} if self._lookups is None else {"lookups": self._lookups.figures()}),
-                **kept.told,
+                **kept.fields,
             },
             degraded=kept.degraded,
         )
@@ -143,7 +143,7 @@ class Processor:
         kafka_ok = not loop.kafka.error and time.monotonic() - loop.kafka.answered_at < KAFKA_SILENCE_SECONDS
         away = login.error or loop.kafka.error or f"no answer for {KAFKA_SILENCE_SECONDS:.0f} s"
         silent = "" if kafka_ok else f"{at}{away}"
-        partly = f"{at}{told}" if kafka_ok and (told := self._lookout.kafka_partly) else ""
+        partly = f"{at}{outage}" if kafka_ok and (outage := self._lookout.kafka_partly) else ""
         silent_database = loop.link.error or (keeper.database_error if keeper is not None else "") or loop.link.slow
         return [
             # The processor can still read from Kafka while only some brokers answer.

@@ -13,15 +13,17 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 def conditional_columns(spec: PipelineSpec, types: Mapping[str, str]) -> tuple[pl.Expr, ...]:
     """Return the columns for a pipeline's conditions, without duplicates."""
-    found: dict[str, pl.Expr] = {}
+    expressions: dict[str, pl.Expr] = {}
     for metric in (metric for aggregation in spec.aggregations for metric in aggregation.metrics):
         for column in conditionals(metric):
-            if metric.where is not None and column.condition not in found:
+            if metric.where is not None and column.condition not in expressions:
                 fulfilled = pl.when(compile_condition(metric.where, types)).then(pl.lit(True))
-                found[column.condition] = fulfilled.alias(column.condition)
+                expressions[column.condition] = fulfilled.alias(column.condition)
             if column.field is not None:
-                found[column.column] = pl.when(pl.col(column.condition)).then(pl.col(column.field)).alias(column.column)
-    return tuple(found.values())
+                expressions[column.column] = (
+                    pl.when(pl.col(column.condition)).then(pl.col(column.field)).alias(column.column)
+                )
+    return tuple(expressions.values())
 
 
 def condition_fields(spec: PipelineSpec) -> set[str]:

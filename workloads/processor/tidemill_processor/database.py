@@ -107,13 +107,13 @@ class Database:
         Raises:
             LookupError: the schema has no row for a version, because the operator has not written it yet.
         """
-        found = self._versions(connection)
+        versions = self._versions(connection)
         if self.reader != LIVE:
-            filled = [store for reader, store in found if reader == self.reader]
+            filled = [store for reader, store in versions if reader == self.reader]
             if not filled:
                 raise LookupError(f"{self.schema}._aggregations has no version that {self.reader} fills")
             return filled
-        stores = {(store.name, store.version): store for _, store in found}
+        stores = {(store.name, store.version): store for _, store in versions}
         for aggregation in self._config.spec.aggregations:
             version = self._config.version(aggregation.name)
             if (aggregation.name, version) not in stores:
@@ -133,7 +133,7 @@ class Database:
         spec = self._config.spec
         types = field_types(spec, derived_types(spec))
         specs = {aggregation.name: aggregation for aggregation in spec.aggregations}
-        found = []
+        versions = []
         rows = connection.execute(aggregations.versions(self.schema))
         for name, reader, version, id_, table, days, *fed in rows:
             if (aggregation := specs.get(name)) is None:
@@ -141,8 +141,8 @@ class Database:
             feeds, plan = Feeds.read(*fed), layout(aggregation, types)
             since = feeds.of_writer([p.column for p in plan.partials])
             store = AggregationStore(id_, aggregation, version, table, days, guarded(plan, feeds), since, reader)
-            found.append((reader, store))
-        return found
+            versions.append((reader, store))
+        return versions
 
     def newer_generation(self, connection: psycopg.Connection[tuple[Any, ...]]) -> int | None:
         """Return the generation (number) of a newer configuration in Postgres, or None if there is no newer one."""

@@ -193,7 +193,7 @@ class Committer:
         moved = {p: replace(positions[p], next_offset=offset) for p, offset in batch.next_offsets.items()}
         self._watcher.keep(judged, moved)
         rows_written = sum(work.result.rows.height for work in works)
-        return Committed(moved, tuple(changes), late, rows_written, by_rule(judged.found), handed, firsts.left_out)
+        return Committed(moved, tuple(changes), late, rows_written, by_rule(judged.anomalies), handed, firsts.left_out)
 
     def attempt(self, batch: Batch, positions: dict[int, Position]) -> None:
         """Try to store a batch, and roll back, to find out whether Postgres accepts the events."""

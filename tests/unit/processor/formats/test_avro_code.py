@@ -140,12 +140,12 @@ def test_a_change_tells_its_op_and_whether_it_has_a_row() -> None:
     fields.append({"name": "op", "type": "string"})
     schema = schema_of({"type": "record", "name": "Envelope", "fields": fields})
     wanted = [Wanted(("after", "n"), "integer"), None]
-    read = generate(schema, wanted, row_of(2), within=("after",), told=("op",))
+    read = generate(schema, wanted, row_of(2), within=("after",), op=("op",))
     row = {"note": None, "n": 3, "rest": []}
     sent = [{"before": None, "after": row, "op": "c"}, {"before": row, "after": None, "op": "d"}]
-    rows, told = read([written(schema, each) for each in sent])
+    rows, ops = read([written(schema, each) for each in sent])
     assert [msgspec.structs.astuple(each) for each in rows] == [(3, None), (None, None)]
-    assert told == ["c", None]
+    assert ops == ["c", None]
 
 
 UNSUPPORTED: list[tuple[Any, Steps, str]] = [

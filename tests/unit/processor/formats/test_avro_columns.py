@@ -153,8 +153,8 @@ def test_a_change_tells_its_op_and_whether_it_has_a_row() -> None:
     for sent in (changes, changes[:1], changes[1:]):
         raws = [written(schema, each) for each in sent]
         for wanted in ([Wanted(("after", "n"), "integer"), None], [None, None]):
-            rows, told = columns_reader(schema, wanted, row_of(2), within=("after",), told=("op",))(raws)
-            assert (rows, told) == generate(schema, wanted, type(rows[0]), within=("after",), told=("op",))(raws)
+            rows, ops = columns_reader(schema, wanted, row_of(2), within=("after",), op=("op",))(raws)
+            assert (rows, ops) == generate(schema, wanted, type(rows[0]), within=("after",), op=("op",))(raws)
 
 
 @pytest.mark.parametrize(

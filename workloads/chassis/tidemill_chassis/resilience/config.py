@@ -270,10 +270,10 @@ def _known(path: tuple[str, ...]) -> str:
 
 
 def _nearest(path: tuple[str, ...]) -> str:
-    known = path
-    while known and _settings(known) is None:
-        known = known[:-1]
-    return f"known keys of {'.'.join(known) or 'the top level'}: {_known(known)}"
+    section = path
+    while section and _settings(section) is None:
+        section = section[:-1]
+    return f"known keys of {'.'.join(section) or 'the top level'}: {_known(section)}"
 
 
 def _fault(details: Any, path: Path | None, variables: Mapping[tuple[str, ...], str]) -> str:

@@ -21,15 +21,15 @@ class Hosts:
         Raises:
             ValueError: a name is not valid.
         """
-        found = {name.strip().lower().rstrip(".") for name in names} - {""}
-        for name in found:
+        hosts = {name.strip().lower().rstrip(".") for name in names} - {""}
+        for name in hosts:
             if not _NAME.fullmatch(name):
                 raise ValueError(
                     f"TIDEMILL_ALLOWED_HOSTS: {name!r} is not a host name; write a name such as api.example.com"
                 )
-        self.any = not found or "*" in found
-        self._exact = {name for name in found if not name.startswith("*")}
-        self._below = tuple(name[1:] for name in found if name.startswith("*."))
+        self.any = not hosts or "*" in hosts
+        self._exact = {name for name in hosts if not name.startswith("*")}
+        self._below = tuple(name[1:] for name in hosts if name.startswith("*."))
 
     @classmethod
     def parse(cls, text: str) -> Hosts:

@@ -113,16 +113,16 @@ class ExplodingReader(BatchReader):
         times = [] if self._elements.has_time else self._event_times(messages, decoded, now_ms)
         at = [index for index, event in enumerate(events) if event is not None]
         arrays = self._decoder.values([events[index] for index in at], LIST)
-        found = _Records(messages, raws, events, at, arrays, invalid, times, decoded.micros, decoded.ignored)
+        records = _Records(messages, raws, events, at, arrays, invalid, times, decoded.micros, decoded.ignored)
         if not bounded:
-            return found
+            return records
         weights = accumulate(map(self._weight, arrays, (len(raws[index]) for index in at)))
         taken = _number(weights, MOST_ELEMENTS)
         number = len(raws) if taken == len(at) else max(1, at[taken])
         # The next piece has the size of this piece, or twice the size if all records fitted into this piece.
         size = sum(map(len, raws[:number])) * (2 if number == len(raws) else 1)
         self._bytes = min(MOST_BYTES, max(LEAST_BYTES, size))
-        return found.first(number)
+        return records.first(number)
 
     def _weight(self, array: Sequence[Any] | None, size: int) -> int:
         number = len(array or ())

@@ -40,8 +40,8 @@ def progress(messages: Sequence[Message], partitions: list[int]) -> tuple[dict[i
     """
     now_ms = time.time_ns() // 1_000_000
     place = pl.col(INDEX)
-    found = pl.DataFrame({PARTITION: partitions}).with_row_index(INDEX).group_by(PARTITION)
-    rows = found.agg(pl.len(), place.min().alias("first"), place.max().alias("last")).rows()
+    by_partition = pl.DataFrame({PARTITION: partitions}).with_row_index(INDEX).group_by(PARTITION)
+    rows = by_partition.agg(pl.len(), place.min().alias("first"), place.max().alias("last")).rows()
     return (
         {p: messages[last].offset() + 1 for p, _, _, last in rows},
         {p: count for p, count, _, _ in rows},

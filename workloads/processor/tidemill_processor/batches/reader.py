@@ -78,13 +78,13 @@ class BatchReader:
 
     def waiting(self, messages: Sequence[Message]) -> dict[int, int]:
         """Return the offset of each partition's first record whose schema is still unknown."""
-        found: dict[int, int] = {}
+        offsets: dict[int, int] = {}
         if self._schemas is not None:
             frames = self._schemas.waiting(m.value() or b"" for m in messages)
             for message in messages:
                 if (message.value() or b"")[:FRAME_BYTES] in frames:
-                    found.setdefault(message.partition(), message.offset())
-        return found
+                    offsets.setdefault(message.partition(), message.offset())
+        return offsets
 
     def read(self, messages: Sequence[Message], now_ms: int) -> Batch:
         """Decode records of one or several partitions in the order of consumption."""
@@ -140,8 +140,8 @@ class BatchReader:
     def _refused(self, message: Message, verdict: InvalidEvent, now_ms: int) -> DeadLetter:
         value = message.value()
         if value is None:
-            known = verdict.reason is Reason.DELETED
-            return dead_letter(message, b"", verdict if known else InvalidEvent(verdict.reason, None, TOMBSTONE))
+            deleted = verdict.reason is Reason.DELETED
+            return dead_letter(message, b"", verdict if deleted else InvalidEvent(verdict.reason, None, TOMBSTONE))
         if self._marks and value.startswith(QUARANTINE_PREFIX):
             # Compare the event time with the time of arrival, as ingest did.
             when = message.timestamp()[1]
@@ -183,8 +183,8 @@ class BatchReader:
         if self._time_field is not None:
             if not invalid and not decoded.ignored:
                 return self._decoder.values(events, self._time_field)
-            found = iter(self._decoder.values([event for event in events if event is not None], self._time_field))
-            return [next(found) if event is not None else 0 for event in events]
+            event_times = iter(self._decoder.values([event for event in events if event is not None], self._time_field))
+            return [next(event_times) if event is not None else 0 for event in events]
         times = [m.timestamp()[1] for m in messages]
         for i, time in enumerate(times):
             if events[i] is None:

@@ -61,21 +61,21 @@ class Known:
     seen: tuple[int, ...] | None = None
 
 
-def by_rule(found: Iterable[Anomaly]) -> Counter[str]:
+def by_rule(detected: Iterable[Anomaly]) -> Counter[str]:
     """Count the anomalies of each rule, except cleared anomalies."""
-    return Counter(anomaly.rule for anomaly in found if anomaly.verdict.severity != CLEARED)
+    return Counter(anomaly.rule for anomaly in detected if anomaly.verdict.severity != CLEARED)
 
 
 def insert_anomalies(
-    connection: psycopg.Connection[Any], database: Database, found: Sequence[Anomaly], place: int
+    connection: psycopg.Connection[Any], database: Database, detected: Sequence[Anomaly], place: int
 ) -> None:
     """Store as many of the new anomalies as the quota allows."""
-    if not found:
+    if not detected:
         return
-    sizes = list(accumulate(ANOMALY_BYTES + 2 * len(a.group) for a in found))
-    fitting = found[: bisect_right(sizes, left(connection, database, ANOMALIES))]
+    sizes = list(accumulate(ANOMALY_BYTES + 2 * len(a.group) for a in detected))
+    fitting = detected[: bisect_right(sizes, left(connection, database, ANOMALIES))]
     rows, size = _insert(connection, database.schema, fitting) if fitting else (0, 0)
-    counted = len(found) - len(fitting)
+    counted = len(detected) - len(fitting)
     note(connection, database, ANOMALIES, place, Kept(rows, size, counted=counted, full=counted > 0))
 
 
@@ -84,7 +84,7 @@ def scanner_place(aggregation_id: int) -> int:
     return -1 - aggregation_id
 
 
-def _insert(connection: psycopg.Connection[Any], schema: str, found: Sequence[Anomaly]) -> tuple[int, int]:
+def _insert(connection: psycopg.Connection[Any], schema: str, detected: Sequence[Anomaly]) -> tuple[int, int]:
     cursor = connection.cursor()
     cursor.executemany(
         anomalies.insert(schema),
@@ -94,7 +94,7 @@ def _insert(connection: psycopg.Connection[Any], schema: str, found: Sequence[An
                 a.verdict.expected, a.verdict.lower, a.verdict.upper, a.verdict.severity, a.revision, *a.record,
                 ANOMALY_BYTES + 2 * len(a.group),
             )
-            for a in found
+            for a in detected
         ],
         returning=True,
     )  # fmt: skip
@@ -135,10 +135,10 @@ def _number(digits: str) -> int | float:
     return int(digits) if len(digits) < 17 else float(digits)
 
 
-def save_states(connection: psycopg.Connection[Any], schema: str, known: Sequence[Known]) -> None:
+def save_states(connection: psycopg.Connection[Any], schema: str, states: Sequence[Known]) -> None:
     """Store states of detectors."""
     rows = [
         (k.rule, k.place, k.group, msgspec.json.encode(k.state).decode(), None if k.seen is None else list(k.seen))
-        for k in known
+        for k in states
     ]
     connection.cursor().executemany(detectors.save(schema), rows)

@@ -56,13 +56,13 @@ class Judged:
         groups: the detector states after the batch, by partition and rule.
         changed: the rows of `_detectors` to write.
         gone: the rows of `_detectors` to delete, as tuples of rule, `aggregation_id` and groups.
-        found: the anomalies in the batch.
+        anomalies: the anomalies in the batch.
     """
 
     groups: dict[int, dict[str, Groups]] = field(default_factory=dict)
     changed: list[Known] = field(default_factory=list)
     gone: list[tuple[str, int, list[str]]] = field(default_factory=list)
-    found: list[Anomaly] = field(default_factory=list)
+    anomalies: list[Anomaly] = field(default_factory=list)
 
 
 class Watcher:
@@ -104,8 +104,8 @@ class Watcher:
             save_states(connection, self._schema, judged.changed)
         for rule, place, groups in judged.gone:
             forget_states(connection, self._schema, rule, place, groups)
-        for partition in sorted({found.record[1] or 0 for found in judged.found}):
-            of_it = [found for found in judged.found if found.record[1] == partition]
+        for partition in sorted({anomaly.record[1] or 0 for anomaly in judged.anomalies}):
+            of_it = [anomaly for anomaly in judged.anomalies if anomaly.record[1] == partition]
             insert_anomalies(connection, self._database, of_it, partition)
 
     def keep(self, judged: Judged, positions: Mapping[int, object]) -> None:
@@ -128,8 +128,8 @@ class Watcher:
     ) -> Groups:
         place = _place(partition)
         if (groups := by_rule.get(rule.name)) is None:
-            known = known_groups(connection, self._schema, rule.name, place)
-            groups = by_rule[rule.name] = OrderedDict.fromkeys(known)
+            stored = known_groups(connection, self._schema, rule.name, place)
+            groups = by_rule[rule.name] = OrderedDict.fromkeys(stored)
         missing = [group for group in wanted if group in groups and groups[group] is None]
         if missing:
             states = read_states(connection, self._schema, [rule.name], place, missing)
@@ -159,7 +159,7 @@ def _judge_events(
         last[group] = index
         if verdict is not None:
             time, record = rfc3339_ms(at), (epoch, partition, batch.message(index).offset(), batch.element(index))
-            judged.found.append(Anomaly(rule.name, "", 0, rule.watched, group, time, time, verdict, record=record))
+            judged.anomalies.append(Anomaly(rule.name, "", 0, rule.watched, group, time, time, verdict, record=record))
     for group, index in last.items():
         if state := groups.get(group):
             element = batch.element(index)

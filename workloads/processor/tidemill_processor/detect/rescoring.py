@@ -40,10 +40,10 @@ class ClosedWindow:
     @classmethod
     def of(cls, reader: WindowReader, row: list[Any]) -> ClosedWindow:
         """Create the window from a row of `WindowReader.closed` or `corrected`."""
-        found = dict(zip(reader.columns, row, strict=False))
-        group = json.dumps({name: found[name] for name in reader.groups}, sort_keys=True)
-        start, end = found["window_start"], found["window_end"]
-        metrics = {name: found[name] for name in reader.metrics} if start != end else {}
+        columns = dict(zip(reader.columns, row, strict=False))
+        group = json.dumps({name: columns[name] for name in reader.groups}, sort_keys=True)
+        start, end = columns["window_start"], columns["window_end"]
+        metrics = {name: columns[name] for name in reader.metrics} if start != end else {}
         return cls(group, start, end, metrics, row[-1] if reader.revised else 0)
 
     @property
@@ -54,7 +54,9 @@ class ClosedWindow:
     def anomaly(self, store: AggregationStore, rule: AnomalySpec, verdict: Verdict) -> Anomaly:
         """Return the anomaly to store for this verdict on the window."""
         at = (store.name, store.version, rule.watched, self.group, self.start, self.end)
-        least, greatest = next(answer_range(*found) for found in store.layout.metrics if found[0].name == rule.watched)
+        least, greatest = next(
+            answer_range(metric, kind) for metric, kind in store.layout.metrics if metric.name == rule.watched
+        )
         return Anomaly(rule.name, *at, verdict.within(least, greatest), self.revision)
 
 
@@ -106,8 +108,8 @@ class Rescorer:
         rows = salvage.rows() if careful else self._reader.corrected(connection, *span)
         windows = [ClosedWindow.of(self._reader, row) for row in rows]
         starts = [window.start_ms for window in windows]
-        states, told = self._history(connection, starts), self._told(connection, starts)
-        found = []
+        states, reported = self._history(connection, starts), self._told(connection, starts)
+        detected = []
         for window in windows:
             for rule in self._rules:
                 key = (rule.name, window.group, window.start_ms)
@@ -116,15 +118,15 @@ class Rescorer:
                     if key not in states:
                         continue
                     verdict, _ = judge(rule.detector, states[key], self._wall_ms(window.start_ms), number(value))
-                if verdict is None and key in told:
-                    shown = told[key] if value is None else number(value)
+                if verdict is None and key in reported:
+                    shown = reported[key] if value is None else number(value)
                     verdict = Verdict(shown, 0.0, CLEARED, None, None, None)
                 if verdict is not None:
-                    found.append(window.anomaly(self._store, rule, verdict))
-        insert_anomalies(connection, self._database, found, scanner_place(self._store.id))
+                    detected.append(window.anomaly(self._store, rule, verdict))
+        insert_anomalies(connection, self._database, detected, scanner_place(self._store.id))
         record(connection, self._schema, self._duty, salvage.skips)
         self._noted.done(connection, corrected)
-        return found
+        return detected
 
     def _history(self, connection: psycopg.Connection[Any], starts: list[int]) -> dict[tuple[str, str, int], State]:
         rows = connection.execute(detectors.remembered(self._schema), (self._store.id, starts))

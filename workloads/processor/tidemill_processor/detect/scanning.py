@@ -68,15 +68,15 @@ class Scanner:
             may, until = self._turn(connection)
             if not may or until is None:
                 return 0
-            found = self._again.run(connection, min(until, closed_until), careful=careful)
-        metrics.count_anomalies(self._database.pipeline, by_rule(found))
-        return len(found)
+            anomalies = self._again.run(connection, min(until, closed_until), careful=careful)
+        metrics.count_anomalies(self._database.pipeline, by_rule(anomalies))
+        return len(anomalies)
 
     def run(self, connection: psycopg.Connection[Any], closed_until: int) -> int:
         """Scan the windows that were closed since the last scan, and return the number of anomalies."""
         while True:
             try:
-                found = self._advance(connection, closed_until)
+                counts = self._advance(connection, closed_until)
             except Exception as error:
                 panes, fault = self._panes, is_fault(error)
                 if fault or isinstance(error, psycopg.Error):
@@ -86,8 +86,8 @@ class Scanner:
                     raise
             else:
                 self._panes = min(SPAN_PANES, max(1, self._panes * 2))
-                metrics.count_anomalies(self._database.pipeline, found)
-                return found.total()
+                metrics.count_anomalies(self._database.pipeline, counts)
+                return counts.total()
 
     def _turn(self, connection: psycopg.Connection[Any]) -> tuple[bool, int | None]:
         """Try to lock the scan, and return whether this transaction holds the lock, and `scanned_until`."""
@@ -108,12 +108,12 @@ class Scanner:
             # Hopping windows share panes: n windows have n + layout.panes - 1 panes.
             panes = self._panes + self._store.layout.panes - 1 if self._panes else 0
             span = self._reader.span(connection, scanned_until, closed_until, panes)
-            until, found = closed_until, Counter[str]()
+            until, counts = closed_until, Counter[str]()
             if span is not None:
-                until, found = span.last_ms, self._scan(connection, span, careful=self._panes == 0)
+                until, counts = span.last_ms, self._scan(connection, span, careful=self._panes == 0)
             connection.execute(aggregations.set_scanned(self._schema), (until, self._store.id))
             self._again.forget(connection, until)
-        return found
+        return counts
 
     def _scan(self, connection: psycopg.Connection[Any], span: Span, *, careful: bool) -> Counter[str]:
         salvage = Salvage(connection, self._reader, partial(self._reader.of_closed, span))
@@ -123,17 +123,17 @@ class Scanner:
         while piece := list(islice(windows, PIECE_WINDOWS)):
             before = self._states(connection, {window.group for window in piece})
             states, history = dict(before), []
-            found: list[Anomaly] = []
+            anomalies: list[Anomaly] = []
             for window in piece:
                 for rule in self._rules:
                     value = window.metrics[rule.watched]
                     if value is None:
                         continue
-                    known = states.get((rule.name, window.group), {})
-                    history.append((rule.name, window, known))
-                    verdict, states[rule.name, window.group] = self._judge(rule, known, window, skips)
+                    state = states.get((rule.name, window.group), {})
+                    history.append((rule.name, window, state))
+                    verdict, states[rule.name, window.group] = self._judge(rule, state, window, skips)
                     if verdict is not None:
-                        found.append(window.anomaly(self._store, rule, verdict))
+                        anomalies.append(window.anomaly(self._store, rule, verdict))
             last = {window.group: window.start_ms for window in piece}
             changed = [
                 Known(rule, self._store.id, group, state, (0, last[group]))
@@ -141,22 +141,22 @@ class Scanner:
                 if before.get((rule, group)) is not state
             ]
             save_states(connection, self._schema, changed)
-            insert_anomalies(connection, self._database, found, scanner_place(self._store.id))
+            insert_anomalies(connection, self._database, anomalies, scanner_place(self._store.id))
             self._again.remember(connection, history)
-            count += by_rule(found)
+            count += by_rule(anomalies)
         record(connection, self._schema, self._duty, [*salvage.skips, *skips])
         return count
 
     def _judge(
-        self, rule: AnomalySpec, known: State, window: ClosedWindow, skips: list[Skip]
+        self, rule: AnomalySpec, state: State, window: ClosedWindow, skips: list[Skip]
     ) -> tuple[Verdict | None, State]:
         value = window.metrics[rule.watched]
         try:
-            return judge(rule.detector, known, self._store.layout.grid.wall_ms(window.start_ms), number(value))
+            return judge(rule.detector, state, self._store.layout.grid.wall_ms(window.start_ms), number(value))
         except Exception as error:
             why = f"detector {rule.name}: {reason(error)}"
             skips.append(Skip(why, window.start, group=window.group, metrics=(rule.watched,)))
-            return None, known
+            return None, state
 
     def _states(self, connection: psycopg.Connection[Any], groups: set[str]) -> dict[tuple[str, str], State]:
         return read_states(connection, self._schema, [rule.name for rule in self._rules], self._store.id, groups)

@@ -120,25 +120,23 @@ class _AvroPlan(Plan):
             else None
             for name in typed.columns
         ]
-        told = ("op",) if self._reader.changes else None
+        op = ("op",) if self._reader.changes else None
         try:
-            self._read = self._read_many = generate(
-                self._schema, wanted, typed.row, within=self._reader.at_row, told=told
-            )
+            self._read = self._read_many = generate(self._schema, wanted, typed.row, within=self._reader.at_row, op=op)
         except (UnsupportedError, SyntaxError):
             return
         self._typed = typed
         with suppress(UnsupportedError):
-            self._read_many = columns_reader(self._schema, wanted, typed.row, within=self._reader.at_row, told=told)
+            self._read_many = columns_reader(self._schema, wanted, typed.row, within=self._reader.at_row, op=op)
 
     def together(self, raws: Sequence[bytes], now_ms: int) -> Decoded | None:
         if self._typed is None:
             return None
         try:
-            events, told = (self._read if len(raws) < MANY else self._read_many)(raws)
+            events, ops = (self._read if len(raws) < MANY else self._read_many)(raws)
         except Exception:  # Invalid bytes can raise any error. After an error, the records are validated one by one.
             return None
-        if self._reader.changes and not set(told) <= WRITES:
+        if self._reader.changes and not set(ops) <= WRITES:
             return None
         return self._typed.judged(events, now_ms)
 
@@ -153,12 +151,12 @@ class _AvroPlan(Plan):
         row = self._reader.row(value) if self._reader.changes else value
         if row is None:
             return None
-        found = {}
+        event = {}
         for field in self._fields:
             at = _at(value if field.origin == "envelope" else row, field.member, field)
             if at is not None:
-                found[field.name] = msgspec.Raw(_json(at, field.name))
-        return msgspec.json.encode(found)
+                event[field.name] = msgspec.Raw(_json(at, field.name))
+        return msgspec.json.encode(event)
 
     def _value(self, raw: bytes) -> Any:
         stream = io.BytesIO(raw)

@@ -47,10 +47,10 @@ def size(x: bytes, p: int) -> tuple[int, int]:
     Raises:
         BrokenError: the length is negative.
     """
-    found, p = (x[p], p + 1) if x[p] < 128 else long(x, p)
-    if found & 1:
+    code, p = (x[p], p + 1) if x[p] < 128 else long(x, p)
+    if code & 1:
         raise BrokenError
-    return found, p
+    return code, p
 
 
 def long(x: bytes, p: int) -> tuple[int, int]:
@@ -59,32 +59,32 @@ def long(x: bytes, p: int) -> tuple[int, int]:
     Raises:
         BrokenError: the number has more than 64 bits.
     """
-    found = x[p] - 128
+    number = x[p] - 128
     b = x[p + 1]
     if b < 128:
-        return found + (b << 7), p + 2
+        return number + (b << 7), p + 2
     c = x[p + 2]
     if c < 128:
-        return found + ((b - 128) << 7) + (c << 14), p + 3
-    found += ((b - 128) << 7) + ((c - 128) << 14)
+        return number + ((b - 128) << 7) + (c << 14), p + 3
+    number += ((b - 128) << 7) + ((c - 128) << 14)
     b = x[p + 3]
     if b < 128:
-        return found + (b << 21), p + 4
+        return number + (b << 21), p + 4
     c = x[p + 4]
     if c < 128:
-        return found + ((b - 128) << 21) + (c << 28), p + 5
-    found += ((b - 128) << 21) + ((c - 128) << 28)
+        return number + ((b - 128) << 21) + (c << 28), p + 5
+    number += ((b - 128) << 21) + ((c - 128) << 28)
     b = x[p + 5]
     if b < 128:
-        return found + (b << 35), p + 6
-    found += (b - 128) << 35
+        return number + (b << 35), p + 6
+    number += (b - 128) << 35
     for place in range(6, 10):
         b = x[p + place]
         if b < 128:
             if place == 9 and b > 1:
                 raise BrokenError
-            return found + (b << 7 * place), p + place + 1
-        found += (b - 128) << 7 * place
+            return number + (b << 7 * place), p + place + 1
+        number += (b - 128) << 7 * place
     raise BrokenError
 
 
@@ -101,7 +101,7 @@ def decimal_factor(node: Node, wanted: Wanted) -> int:
 
 
 def generate(
-    schema: AvroSchema, wanted: Sequence[Wanted | None], row: type, *, within: Steps = (), told: Steps | None = None
+    schema: AvroSchema, wanted: Sequence[Wanted | None], row: type, *, within: Steps = (), op: Steps | None = None
 ) -> Callable[[Sequence[bytes]], tuple[list[Any], list[Any]]]:
     """Return a function that reads many records, each of which starts with a schema id.
 
@@ -110,15 +110,15 @@ def generate(
         wanted: the member for each argument of `row`, or None for an argument that is always None.
         row: the class of the events to create.
         within: the path of the row in a record, or empty if the record is the row.
-        told: the path of a string member to return for each record, or None.
+        op: the path of the string member with the operation of a change, or None.
 
     Returns:
-        A function that returns the rows of all records, and the members at the path `told`.
+        A function that returns the rows of all records, and the members at the path `op`.
 
     Raises:
         UnsupportedError: generated code cannot read this schema, but fastavro can.
     """
-    maker = _Maker(schema, wanted, within, told)
+    maker = _Maker(schema, wanted, within, op)
     code = compile(maker.code(), "<avro>", "exec")
     namespace = {"row": row, "long": long, "size": size, "Broken": BrokenError, **maker.constants}
     exec(code, namespace)  # noqa: S102 - made of the schema's types, not of its texts
@@ -126,8 +126,8 @@ def generate(
 
 
 class _Maker:
-    def __init__(self, schema: AvroSchema, wanted: Sequence[Wanted | None], within: Steps, told: Steps | None) -> None:
-        self._schema, self._wanted, self._within, self._told = schema, wanted, within, told
+    def __init__(self, schema: AvroSchema, wanted: Sequence[Wanted | None], within: Steps, op: Steps | None) -> None:
+        self._schema, self._wanted, self._within, self._op = schema, wanted, within, op
         self.constants: dict[str, Any] = {f"{kind}s": Struct(f"<{kind[0]}").unpack_from for kind in _SIZES}
         self._lines: list[str] = []
         self._set: set[int] = set()
@@ -136,20 +136,20 @@ class _Maker:
 
     def code(self) -> str:
         wants = [(slot, each) for slot, each in enumerate(self._wanted) if each is not None]
-        if self._told is not None:
-            wants.append((len(self._wanted), Wanted(self._told, "string")))
+        if self._op is not None:
+            wants.append((len(self._wanted), Wanted(self._op, "string")))
         self._take(self._schema.parsed, (), wants)
         missing = {slot for slot, _ in wants} - self._set
         names = [f"v{slot}" if slot in self._set else "None" for slot in range(len(self._wanted))]
-        told = f"v{len(self._wanted)}" if len(self._wanted) in self._set else "None"
-        head = ["def read(raws):", "    rows, told = [], []", "    for x in raws:", f"        p = {FRAME_BYTES}"]
+        op = f"v{len(self._wanted)}" if len(self._wanted) in self._set else "None"
+        head = ["def read(raws):", "    rows, ops = [], []", "    for x in raws:", f"        p = {FRAME_BYTES}"]
         nulls = [f"v{slot}" for slot in sorted(self._set | missing)]
         head += [f"        {' = '.join(nulls)} = None"] if nulls else []
         head += ["        there = True"] if self._within else []
         end = ["        if p != len(x): raise Broken", f"        rows.append(row({', '.join(names)}))"]
-        if self._within or self._told is not None:
-            end.append(f"        told.append({told}{' if there else None' if self._within else ''})")
-        return "\n".join([*head, *self._lines, *end, "    return rows, told"])
+        if self._within or self._op is not None:
+            end.append(f"        ops.append({op}{' if there else None' if self._within else ''})")
+        return "\n".join([*head, *self._lines, *end, "    return rows, ops"])
 
     def _add(self, line: str) -> None:
         if len(self._lines) >= _MOST_LINES:
@@ -232,12 +232,12 @@ class _Maker:
                 self._add(f"{name} = symbols{slot}[b >> 1]")
             case (("integer" | "timestamp" | "number"), ("int" | "long")):
                 self._number()
-                found = "(b >> 1) ^ -(b & 1)"
+                expression = "(b >> 1) ^ -(b & 1)"
                 if wanted.type == "number":
-                    found = f"float({found})"
+                    expression = f"float({expression})"
                 elif node.get("logicalType") == "date":
-                    found = f"({found}) * {DAY_MS}"
-                self._add(f"{name} = {found}")
+                    expression = f"({expression}) * {DAY_MS}"
+                self._add(f"{name} = {expression}")
             case "number", ("float" | "double"):
                 self._add(f"{name}, = {kind}s(x, p); p += {_SIZES[kind]}")
             case "boolean", "boolean":

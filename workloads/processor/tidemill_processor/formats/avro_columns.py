@@ -28,8 +28,8 @@ from tidemill_processor.formats.avro_types import AvroSchema, Node
 
 Places = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.int64]
-Found = dict[int, list[Any]]
-Step = Callable[["_Records", Places], tuple[Places, Found]]
+Columns = dict[int, list[Any]]
+Step = Callable[["_Records", Places], tuple[Places, Columns]]
 
 _MOST_DAYS = 2**31
 _MOST_STEPS = 2_000
@@ -70,44 +70,44 @@ class _Records:
         kept = lowest | (lowest - _ONE)
         sizes = np.bitwise_count(kept).astype(np.int64) >> 3
         words &= kept & _SEVEN
-        found = words & np.uint64(127)
+        numbers = words & np.uint64(127)
         for byte in range(1, int(sizes.max())):
-            found |= (words >> np.uint64(byte)) & np.uint64(127 << 7 * byte)
+            numbers |= (words >> np.uint64(byte)) & np.uint64(127 << 7 * byte)
         after = p + sizes
         for index in np.flatnonzero(ends == 0).tolist():
-            found[index], after[index] = long(self.text, int(p[index]))
-        return found, after
+            numbers[index], after[index] = long(self.text, int(p[index]))
+        return numbers, after
 
     def signed(self, p: Places) -> tuple[Numbers, Places]:
-        found, p = self.unsigned(p)
-        return ((found >> _ONE) ^ -(found & _ONE)).view(np.int64), p
+        codes, p = self.unsigned(p)
+        return ((codes >> _ONE) ^ -(codes & _ONE)).view(np.int64), p
 
     def sizes(self, p: Places) -> tuple[Numbers, Places]:
-        found, p = self.unsigned(p)
-        _check(not (found & _ONE).any() and found.max() >> _ONE <= len(self.text))
-        return (found >> _ONE).view(np.int64), p
+        codes, p = self.unsigned(p)
+        _check(not (codes & _ONE).any() and codes.max() >> _ONE <= len(self.text))
+        return (codes >> _ONE).view(np.int64), p
 
 
 def columns_reader(
-    schema: AvroSchema, wanted: Sequence[Wanted | None], row: type, *, within: Steps = (), told: Steps | None = None
+    schema: AvroSchema, wanted: Sequence[Wanted | None], row: type, *, within: Steps = (), op: Steps | None = None
 ) -> Callable[[Sequence[bytes]], tuple[list[Any], list[Any]]]:
     """Return a function that reads many records, each of which starts with a schema id."""
     maker = _Maker(schema, within)
     wants = [(slot, each) for slot, each in enumerate(wanted) if each is not None]
-    if told is not None:
-        wants.append((len(wanted), Wanted(told, "string")))
+    if op is not None:
+        wants.append((len(wanted), Wanted(op, "string")))
     step = maker.taking(schema.parsed, (), wants)
 
     def read(raws: Sequence[bytes]) -> tuple[list[Any], list[Any]]:
         ends = np.cumsum(np.fromiter(map(len, raws), np.int64, len(raws)))
         begins = np.concatenate((np.zeros(1, np.int64), ends[:-1]))
-        p, found = step(_Records(raws), begins + FRAME_BYTES)
+        p, by_slot = step(_Records(raws), begins + FRAME_BYTES)
         _check(np.array_equal(p, ends))
-        columns = [found.get(slot) or repeat(None, len(raws)) for slot in range(len(wanted))]
+        columns = [by_slot.get(slot) or repeat(None, len(raws)) for slot in range(len(wanted))]
         rows = list(map(row, *columns))
-        if told is None and not within:
+        if op is None and not within:
             return rows, []
-        texts, there = found.get(len(wanted), [None] * len(raws)), found.get(_THERE, [True] * len(raws))
+        texts, there = by_slot.get(len(wanted), [None] * len(raws)), by_slot.get(_THERE, [True] * len(raws))
         return rows, [text if is_there else None for text, is_there in zip(texts, there, strict=True)]
 
     return read
@@ -157,17 +157,19 @@ class _Maker:
         return partial(_record, steps)
 
 
-def _record(steps: Sequence[Step], records: _Records, p: Places) -> tuple[Places, Found]:
-    found: Found = {}
+def _record(steps: Sequence[Step], records: _Records, p: Places) -> tuple[Places, Columns]:
+    columns: Columns = {}
     for step in steps:
         p, more = step(records, p)
-        found |= more
-    return p, found
+        columns |= more
+    return p, columns
 
 
-def _union(branches: Sequence[Step], rows: Sequence[bool] | None, records: _Records, p: Places) -> tuple[Places, Found]:
+def _union(
+    branches: Sequence[Step], rows: Sequence[bool] | None, records: _Records, p: Places
+) -> tuple[Places, Columns]:
     indexes, p, number = records.at[p], p + 1, len(p)
-    found: Found = {}
+    columns: Columns = {}
     seen = 0
     for index, branch in enumerate(branches):
         at = np.flatnonzero(indexes == 2 * index)
@@ -181,11 +183,11 @@ def _union(branches: Sequence[Step], rows: Sequence[bool] | None, records: _Reco
             return p, more
         places = at.tolist()
         for slot, values in more.items():
-            column = found.setdefault(slot, [None] * number)
+            column = columns.setdefault(slot, [None] * number)
             for place, value in zip(places, values, strict=True):
                 column[place] = value
     _check(seen == number)
-    return p, found
+    return p, columns
 
 
 def _leaf(node: Node, slot: int, wanted: Wanted) -> Step:
@@ -208,49 +210,49 @@ def _leaf(node: Node, slot: int, wanted: Wanted) -> Step:
     raise UnsupportedError(f"{kind} as {wanted.type}")
 
 
-def _text(slot: int, records: _Records, p: Places) -> tuple[Places, Found]:
+def _text(slot: int, records: _Records, p: Places) -> tuple[Places, Columns]:
     sizes, p = records.sizes(p)
     after, text = p + sizes, records.text
     return after, {slot: [text[i:j].decode() for i, j in zip(p.tolist(), after.tolist(), strict=True)]}
 
 
-def _symbol(slot: int, symbols: Sequence[str], records: _Records, p: Places) -> tuple[Places, Found]:
-    found, p = records.unsigned(p)
-    _check(not (found & _ONE).any() and found.max() >> _ONE < len(symbols))
-    return p, {slot: [symbols[index] for index in (found >> _ONE).tolist()]}
+def _symbol(slot: int, symbols: Sequence[str], records: _Records, p: Places) -> tuple[Places, Columns]:
+    codes, p = records.unsigned(p)
+    _check(not (codes & _ONE).any() and codes.max() >> _ONE < len(symbols))
+    return p, {slot: [symbols[index] for index in (codes >> _ONE).tolist()]}
 
 
 def _number(
     slot: int, kind: type[np.int64 | np.float64], factor: int, records: _Records, p: Places
-) -> tuple[Places, Found]:
-    found, p = records.signed(p)
+) -> tuple[Places, Columns]:
+    numbers, p = records.signed(p)
     if factor != 1:
-        _check(found.min() >= -_MOST_DAYS and found.max() < _MOST_DAYS)
-        found = found * factor
-    return p, {slot: found.astype(kind).tolist()}
+        _check(numbers.min() >= -_MOST_DAYS and numbers.max() < _MOST_DAYS)
+        numbers = numbers * factor
+    return p, {slot: numbers.astype(kind).tolist()}
 
 
-def _float(slot: int, double: bool, records: _Records, p: Places) -> tuple[Places, Found]:
-    found = records.doubles[p] if double else records.floats[p]
-    return p + found.itemsize, {slot: found.tolist()}
+def _float(slot: int, double: bool, records: _Records, p: Places) -> tuple[Places, Columns]:
+    numbers = records.doubles[p] if double else records.floats[p]
+    return p + numbers.itemsize, {slot: numbers.tolist()}
 
 
-def _boolean(slot: int, records: _Records, p: Places) -> tuple[Places, Found]:
-    found = records.at[p]
-    _check(found.max() < 2)
-    return p + 1, {slot: (found == 1).tolist()}
+def _boolean(slot: int, records: _Records, p: Places) -> tuple[Places, Columns]:
+    flags = records.at[p]
+    _check(flags.max() < 2)
+    return p + 1, {slot: (flags == 1).tolist()}
 
 
-def _decimal(slot: int, node: Node, factor: int, records: _Records, p: Places) -> tuple[Places, Found]:
+def _decimal(slot: int, node: Node, factor: int, records: _Records, p: Places) -> tuple[Places, Columns]:
     if node["type"] == "fixed":
         sizes = np.full(len(p), int(node["size"]))
     else:
         sizes, p = records.sizes(p)
     _check(sizes.min() >= 1 and sizes.max() <= 8)
-    found = records.big[p].astype(np.uint64).view(np.int64) >> (64 - 8 * sizes)
+    unscaled = records.big[p].astype(np.uint64).view(np.int64) >> (64 - 8 * sizes)
     limit = min(10 ** int(node["precision"]), 2**63 // factor)
-    _check(-limit < found.min() and found.max() < limit)
-    return p + sizes, {slot: (found * factor).tolist()}
+    _check(-limit < unscaled.min() and unscaled.max() < limit)
+    return p + sizes, {slot: (unscaled * factor).tolist()}
 
 
 def _skipping(node: Node) -> Step:
@@ -271,17 +273,17 @@ def _skipping(node: Node) -> Step:
     raise UnsupportedError(str(node["type"]))
 
 
-def _skip_boolean(records: _Records, p: Places) -> tuple[Places, Found]:
+def _skip_boolean(records: _Records, p: Places) -> tuple[Places, Columns]:
     _check(records.at[p].max() < 2)
     return p + 1, {}
 
 
-def _skip_symbol(number: int, records: _Records, p: Places) -> tuple[Places, Found]:
-    found, p = records.unsigned(p)
-    _check(not (found & _ONE).any() and found.max() >> _ONE < number)
+def _skip_symbol(number: int, records: _Records, p: Places) -> tuple[Places, Columns]:
+    codes, p = records.unsigned(p)
+    _check(not (codes & _ONE).any() and codes.max() >> _ONE < number)
     return p, {}
 
 
-def _skip_bytes(records: _Records, p: Places) -> tuple[Places, Found]:
+def _skip_bytes(records: _Records, p: Places) -> tuple[Places, Columns]:
     sizes, p = records.sizes(p)
     return p + sizes, {}

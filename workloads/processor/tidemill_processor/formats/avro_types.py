@@ -101,9 +101,9 @@ class AvroSchema:
                 continue
             if not any(path[: len(steps)] == steps for path in paths):
                 return steps
-            found = self.unread(field["type"], paths, steps)
-            if found is not None:
-                return found
+            nested = self.unread(field["type"], paths, steps)
+            if nested is not None:
+                return nested
         return None
 
 

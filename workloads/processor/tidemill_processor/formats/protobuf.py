@@ -82,11 +82,11 @@ class _ProtobufPlan(Plan):
             return None
 
     def _first(self, head: bytes, raw: bytes) -> _MessagePlan:
-        known = self._messages.get(head)
-        if known is None:
+        plan = self._messages.get(head)
+        if plan is None:
             indexes, _ = indexes_of(raw, FRAME_BYTES)
-            known = self._messages[head] = _MessagePlan(self._reader, self._schema.message(indexes), self._number)
-        return known
+            plan = self._messages[head] = _MessagePlan(self._reader, self._schema.message(indexes), self._number)
+        return plan
 
     def _of(self, raw: bytes) -> tuple[_MessagePlan, int]:
         try:
@@ -112,7 +112,7 @@ class _MessagePlan:
         self._descriptor: Descriptor = message.DESCRIPTOR
         self._members = {name: member(self._descriptor, path) for name, path in reader.paths.items()}
         self._refused = self._undeclared() if reader.strict else None
-        moments = [name for name, found in self._members.items() if _is_moment(found)]
+        moments = [name for name, descriptor in self._members.items() if _is_moment(descriptor)]
         written = {f.name: retimed(f, None) for f in reader.flat.source.fields if f.name in moments}
         self.documents = EventDecoder(with_changed(reader.flat, written), exact=reader.exact)
         self._typed: TypedDecoder | None = None
@@ -130,12 +130,12 @@ class _MessagePlan:
         return all(self._fits_one(field) for field in self._reader.fields)
 
     def _fits_one(self, field: FieldSpec) -> bool:
-        found = self._members[field.name]
-        if found is None:
+        descriptor = self._members[field.name]
+        if descriptor is None:
             return absent(self._descriptor, self._reader.paths[field.name])
-        if found.is_repeated or found.type not in _FITTING.get(field.type, ()):
+        if descriptor.is_repeated or descriptor.type not in _FITTING.get(field.type, ()):
             return False
-        return found.type != FieldDescriptor.TYPE_MESSAGE or _is_moment(found)
+        return descriptor.type != FieldDescriptor.TYPE_MESSAGE or _is_moment(descriptor)
 
     def together(self, raws: Sequence[bytes], start: int, now_ms: int) -> Decoded | None:
         typed = self._typed
@@ -151,8 +151,8 @@ class _MessagePlan:
         nothing: list[Any] = [None] * len(messages)
         columns = []
         for name in typed.columns:
-            found = self._members.get(name)
-            if found is None or name not in self._reader.needed:
+            descriptor = self._members.get(name)
+            if descriptor is None or name not in self._reader.needed:
                 columns.append(nothing)
                 continue
             inner: list[Any] = messages
@@ -161,7 +161,7 @@ class _MessagePlan:
                 if way is None:
                     return None
                 inner = [None if each is None else value_of(each, way) for each in inner]
-            columns.append(_column(inner, found, self._kind(name)))
+            columns.append(_column(inner, descriptor, self._kind(name)))
         return typed.judged(list(map(typed.row, *columns)), now_ms)
 
     def _kind(self, name: str) -> str:
@@ -185,60 +185,64 @@ class _MessagePlan:
             row = self._reader.row(change)
             if row is None:
                 return None
-        found = {}
+        event = {}
         for field in self._reader.fields:
             at = _at(message if field.origin == "envelope" else row, field)
             if isinstance(at, float) and not math.isfinite(at):
                 detail = f"{field.name}: {at} is not a finite number; send null, or a number"
                 raise InvalidEvent(Reason.OUT_OF_RANGE, field.name, detail)
             if at is not None:
-                found[field.name] = at
-        return _encode(found)
+                event[field.name] = at
+        return _encode(event)
 
 
-def _is_moment(found: FieldDescriptor | None) -> bool:
-    return found is not None and found.message_type is not None and found.message_type.full_name == TIMESTAMP
+def _is_moment(descriptor: FieldDescriptor | None) -> bool:
+    return (
+        descriptor is not None
+        and descriptor.message_type is not None
+        and descriptor.message_type.full_name == TIMESTAMP
+    )
 
 
-def _column(messages: Sequence[Any], found: FieldDescriptor, kind: str) -> list[Any]:
-    name = found.name
-    if found.has_presence or None in messages:
-        values = [None if each is None else value_of(each, found) for each in messages]
+def _column(messages: Sequence[Any], descriptor: FieldDescriptor, kind: str) -> list[Any]:
+    name = descriptor.name
+    if descriptor.has_presence or None in messages:
+        values = [None if each is None else value_of(each, descriptor) for each in messages]
     else:
         values = [getattr(each, name) for each in messages]
-    if found.enum_type is not None:
-        names = {number: named.name for number, named in found.enum_type.values_by_number.items()}
+    if descriptor.enum_type is not None:
+        names = {number: named.name for number, named in descriptor.enum_type.values_by_number.items()}
         return [names.get(value, value) for value in values]
-    if _is_moment(found):
+    if _is_moment(descriptor):
         return [None if each is None else each.seconds * 10**6 + each.nanos // 1000 for each in values]
-    if kind == "number" and found.type in _INTEGERS:
+    if kind == "number" and descriptor.type in _INTEGERS:
         return [None if each is None else float(each) for each in values]
     return values
 
 
 def _at(message: Any, field: FieldSpec) -> Any:
-    value, found, single = message, None, False
+    value, descriptor, single = message, None, False
     for depth, step in enumerate(field.member):
         if value is None:
             return None
         if isinstance(value, Message) and isinstance(step, str):
-            found = value.DESCRIPTOR.fields_by_name.get(step)
-            value, single = None if found is None else value_of(value, found), False
+            descriptor = value.DESCRIPTOR.fields_by_name.get(step)
+            value, single = None if descriptor is None else value_of(value, descriptor), False
             continue
-        if found is not None and is_map(found) and not single and isinstance(step, str):
-            found, single = found.message_type.fields_by_name["value"], True
+        if descriptor is not None and is_map(descriptor) and not single and isinstance(step, str):
+            descriptor, single = descriptor.message_type.fields_by_name["value"], True
             value = value.get(step) if step in value else None
-        elif found is not None and found.is_repeated and not single and isinstance(step, int):
+        elif descriptor is not None and descriptor.is_repeated and not single and isinstance(step, int):
             value, single = (value[step] if step < len(value) else None), True
         elif field.type == "json":
             return None
         else:
-            shown = _encode(None if found is None else plain(value, found, single=single))
+            shown = _encode(None if descriptor is None else plain(value, descriptor, single=single))
             raise misplaced(field.name, field.member[:depth], shown, array=isinstance(step, int))
-    if value is None or found is None:
+    if value is None or descriptor is None:
         return None
     try:
-        return plain(value, found, single=single)
+        return plain(value, descriptor, single=single)
     except ValueError as error:  # for example, if a nested message contains a Duration out of range
         detail = f"{field.name}: cannot be converted to JSON ({str(error)[:120]}); send a value within its limits"
         raise InvalidEvent(Reason.OUT_OF_RANGE, field.name, detail) from None

@@ -69,8 +69,8 @@ class ProtobufSchema:
         descriptor = list(self._file.message_types_by_name.values())[indexes[0]]
         for index in indexes[1:]:
             descriptor = descriptor.nested_types[index]
-        found: type[Message] = message_factory.GetMessageClass(descriptor)
-        return found
+        message_class: type[Message] = message_factory.GetMessageClass(descriptor)
+        return message_class
 
 
 def _file(text: str, name: str) -> FileDescriptorProto:
@@ -97,23 +97,23 @@ def indexes_of(raw: bytes, start: int) -> tuple[tuple[int, ...], int]:
         return (0,), at
     if not 0 < count <= 32:
         raise ValueError(f"{count} message indexes")
-    found = []
+    indexes = []
     for _ in range(count):
         index, at = _varint(raw, at)
         if index < 0:
             raise ValueError("a negative message index")
-        found.append(index)
-    return tuple(found), at
+        indexes.append(index)
+    return tuple(indexes), at
 
 
 def _varint(raw: bytes, at: int) -> tuple[int, int]:
-    found, shift = 0, 0
+    number, shift = 0, 0
     while True:
         byte = raw[at]
         at += 1
-        found |= (byte & 127) << shift
+        number |= (byte & 127) << shift
         if byte < 128:
-            return (found >> 1) ^ -(found & 1), at
+            return (number >> 1) ^ -(number & 1), at
         shift += 7
         if shift > 63:
             raise ValueError("a message index beyond 64 bits")
@@ -127,14 +127,14 @@ def is_map(field: FieldDescriptor) -> bool:
 
 def member(descriptor: Descriptor, steps: Steps) -> FieldDescriptor | None:
     """Return the member at a path, or None if the member does not exist."""
-    found: FieldDescriptor | None = None
+    field: FieldDescriptor | None = None
     inner: Descriptor | None = descriptor
     for step in steps:
-        found = inner.fields_by_name.get(str(step)) if inner is not None and isinstance(step, str) else None
-        if found is None:
+        field = inner.fields_by_name.get(str(step)) if inner is not None and isinstance(step, str) else None
+        if field is None:
             return None
-        inner = None if found.is_repeated else found.message_type
-    return found
+        inner = None if field.is_repeated else field.message_type
+    return field
 
 
 def absent(descriptor: Descriptor, steps: Steps) -> bool:
@@ -143,10 +143,10 @@ def absent(descriptor: Descriptor, steps: Steps) -> bool:
     for step in steps:
         if inner is None or not isinstance(step, str):
             return False
-        found = inner.fields_by_name.get(step)
-        if found is None:
+        field = inner.fields_by_name.get(step)
+        if field is None:
             return True
-        inner = None if found.is_repeated else found.message_type
+        inner = None if field.is_repeated else field.message_type
     return False
 
 
@@ -159,9 +159,9 @@ def unread(descriptor: Descriptor, paths: Sequence[Steps], at: Steps = ()) -> St
         if not any(path[: len(steps)] == steps for path in paths):
             return steps
         if field.message_type is not None and not field.is_repeated:
-            found = unread(field.message_type, paths, steps)
-            if found is not None:
-                return found
+            nested = unread(field.message_type, paths, steps)
+            if nested is not None:
+                return nested
     return None
 
 

@@ -88,9 +88,9 @@ class Registry:
             UnknownSchemaError: the registry does not have the schema.
             RegistryAwayError: the registry does not answer, or requests have used up the time limit.
         """
-        known = self._known.get(number)
-        if known is not None:
-            return known
+        cached = self._known.get(number)
+        if cached is not None:
+            return cached
         with self._lock:
             asked_at = self._unknown.get(number)
             if asked_at is not None and time.monotonic() - asked_at < _UNKNOWN_SECONDS:
@@ -108,15 +108,15 @@ class Registry:
 
     def away(self, numbers: Iterable[int]) -> frozenset[int]:
         """Return the ids of schemas that cannot be read now, because the registry does not answer."""
-        found = set()
+        unavailable = set()
         for number in numbers:
             try:
                 self.schema(number)
             except RegistryAwayError:
-                found.add(number)
+                unavailable.add(number)
             except UnknownSchemaError:
                 pass
-        return frozenset(found)
+        return frozenset(unavailable)
 
     @property
     def missing(self) -> bool:
@@ -149,8 +149,8 @@ class Registry:
 
         try:
             client = self._connected()
-            found = client.get_schema(number, fmt=self._form)
-            referred = list(self._referred(client, found))
+            registered = client.get_schema(number, fmt=self._form)
+            referred = list(self._referred(client, registered))
         except SchemaRegistryError as error:
             if error.error_code == _NOT_FOUND:
                 if len(self._unknown) >= _MOST_UNKNOWN:
@@ -161,7 +161,9 @@ class Registry:
         except Exception as error:  # HTTP, TLS or a proxy can raise any error.
             raise self._lost(number, f"{type(error).__name__}: {error}") from None
         names = tuple(name for name, _ in referred)
-        schema = Schema(found.schema_str or "", found.schema_type or "AVRO", tuple(text for _, text in referred), names)
+        schema = Schema(
+            registered.schema_str or "", registered.schema_type or "AVRO", tuple(text for _, text in referred), names
+        )
         self._known[number] = schema
         return schema
 
@@ -199,15 +201,15 @@ class Registry:
     def _credentials(self) -> dict[str, str]:
         if self._folder is None:
             return {}
-        found: dict[str, str] = {}
+        settings: dict[str, str] = {}
         if (self._folder / USERNAME).exists():
             texts = [read_text(self._folder / name).strip() for name in (USERNAME, PASSWORD)]
-            found["basic.auth.user.info"] = ":".join(texts)
+            settings["basic.auth.user.info"] = ":".join(texts)
         for name, setting in (
             (CA, "ssl.ca.location"),
             (CERTIFICATE, "ssl.certificate.location"),
             (KEY, "ssl.key.location"),
         ):
             if (self._folder / name).exists():
-                found[setting] = str(self._folder / name)
-        return found
+                settings[setting] = str(self._folder / name)
+        return settings

@@ -115,8 +115,8 @@ class SchemaReader(ABC):
 
     def refusal(self, unread: Steps | None) -> InvalidEvent | None:
         """Return the error for a member that no field reads, or None if `unread` is None."""
-        known = [field.member for field in self.fields if field.origin == "value"]
-        return None if unread is None else undeclared(unread[len(self.at_row) :], known)
+        members = [field.member for field in self.fields if field.origin == "value"]
+        return None if unread is None else undeclared(unread[len(self.at_row) :], members)
 
     def waiting(self, raws: Iterable[bytes]) -> frozenset[bytes]:
         """Return the frames (first bytes of records) whose schemas cannot be read now."""
@@ -149,11 +149,11 @@ class SchemaReader(ABC):
             except InvalidEvent as verdict:
                 invalid[index] = verdict
         for at in places.values():
-            found = self._of_schema([raws[index] for index in at], now_ms)
-            for index, event, each in zip(at, found.events, found.micros or [0] * len(at), strict=True):
+            decoded = self._of_schema([raws[index] for index in at], now_ms)
+            for index, event, each in zip(at, decoded.events, decoded.micros or [0] * len(at), strict=True):
                 events[index], micros[index] = event, each
-            invalid |= {at[place]: verdict for place, verdict in found.invalid.items()}
-            ignored |= {at[place] for place in found.ignored}
+            invalid |= {at[place]: verdict for place, verdict in decoded.invalid.items()}
+            ignored |= {at[place] for place in decoded.ignored}
         return Decoded(events, dict(sorted(invalid.items())), micros if self.exact else None, frozenset(ignored))
 
     def _of_schema(self, raws: Sequence[bytes], now_ms: int) -> Decoded:
@@ -171,27 +171,27 @@ class SchemaReader(ABC):
         for start in range(0, len(raws), _GROUP):
             group = raws[start : start + _GROUP]
             fits = len(raws) > _GROUP and max(map(len, group)) <= MAX_EVENT_BYTES
-            found = plan.together(group, now_ms) if fits else None
-            if found is not None:
-                events += found.events
-                micros += found.micros or [0] * len(group)
+            decoded = plan.together(group, now_ms) if fits else None
+            if decoded is not None:
+                events += decoded.events
+                micros += decoded.micros or [0] * len(group)
                 continue
             for index, raw in enumerate(group, start):
-                one = _alone(plan, raw, now_ms)
-                if one is None:
+                single = _alone(plan, raw, now_ms)
+                if single is None:
                     ignored.add(index)
-                    one = Decoded([None], {})
-                elif one.invalid:
-                    invalid[index] = one.invalid[0]
-                events.append(one.events[0])
-                micros += one.micros or [0]
+                    single = Decoded([None], {})
+                elif single.invalid:
+                    invalid[index] = single.invalid[0]
+                events.append(single.events[0])
+                micros += single.micros or [0]
         return Decoded(events, invalid, micros if self.exact else None, frozenset(ignored))
 
     def _plan_of(self, raw: bytes) -> Plan:
         frame = raw[:FRAME_BYTES]
-        known = self._plans.get(frame)
-        if known is not None:
-            return known
+        cached = self._plans.get(frame)
+        if cached is not None:
+            return cached
         check_framed(raw)
         number = int.from_bytes(frame[1:])
         try:

@@ -25,7 +25,7 @@ KINDS: tuple[Kind, ...] = (
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = {True: 30.0, False: 4.0}
 """The maximum pause in seconds before a retry: True for errors in data or code, False for errors of a server."""
-TOLD_AFTER_SECONDS = 60.0
+REPORTED_AFTER_SECONDS = 60.0
 """A failure that a server or a lock causes is written to `_held_up` after this many seconds."""
 
 
@@ -56,7 +56,7 @@ class Trouble:
         kafka: whether Kafka is the cause.
         since: the time of the first failure (monotonic seconds).
         again_at: the time of the next attempt (monotonic seconds).
-        told: whether the failure was written to `_held_up`.
+        reported: whether the failure was written to `_held_up`.
     """
 
     reason: str
@@ -65,7 +65,7 @@ class Trouble:
     since: float
     tries: int
     again_at: float
-    told: bool
+    reported: bool
 
 
 class Trials:
@@ -97,8 +97,8 @@ class Trials:
         Raises:
             psycopg.Error: the connection is closed.
         """
-        known = self._troubles.get(duty)
-        if known is not None and self._clock() < known.again_at:
+        trouble = self._troubles.get(duty)
+        if trouble is not None and self._clock() < trouble.again_at:
             return 0
         try:
             answer = work()
@@ -107,34 +107,34 @@ class Trials:
                 raise
             self._fails(connection, duty, error)
             return 0
-        if known is not None or duty not in self._cleared:
+        if trouble is not None or duty not in self._cleared:
             self._works(connection, duty)
         return answer
 
     def _fails(self, connection: psycopg.Connection[Any], duty: Duty, error: Exception) -> None:
         now, text, fault = self._clock(), reason(error), is_fault(error)
-        known = self._troubles.get(duty)
-        tries, since = (known.tries + 1, known.since) if known else (1, now)
+        previous = self._troubles.get(duty)
+        tries, since = (previous.tries + 1, previous.since) if previous else (1, now)
         wait = min(MAX_BACKOFF_SECONDS[fault], FIRST_BACKOFF_SECONDS * 2 ** min(tries - 1, 10))
-        told = fault or now - since >= TOLD_AFTER_SECONDS or (known is not None and known.told)
-        if known is None or known.reason != text:
+        reported = fault or now - since >= REPORTED_AFTER_SECONDS or (previous is not None and previous.reported)
+        if previous is None or previous.reason != text:
             # Log the traceback of a fault, except for an error from Postgres.
             log.warning(
                 "%s of %s: %s; retry in %.1f s", duty.kind, duty.aggregation or "the pipeline", text, wait,
                 exc_info=fault and not isinstance(error, psycopg.Error),
             )  # fmt: skip
-        trouble = Trouble(text, fault, isinstance(error, PublishFailed), since, tries, now + wait, told)
+        trouble = Trouble(text, fault, isinstance(error, PublishFailed), since, tries, now + wait, reported)
         with self._lock:
             self._troubles[duty] = trouble
         self._count(duty)
         metrics.KEEPER_FAILURES.labels(duty=duty.kind).inc()
-        if told:
+        if reported:
             self._write(connection, failing.hold_up(self._schema), (duty.aggregation, duty.version, duty.kind, text))
 
     def _works(self, connection: psycopg.Connection[Any], duty: Duty) -> None:
         with self._lock:
-            known = self._troubles.pop(duty, None)
-        if known is not None:
+            trouble = self._troubles.pop(duty, None)
+        if trouble is not None:
             self._count(duty)
             log.info("%s of %s works again", duty.kind, duty.aggregation or "the pipeline")
         self._cleared.add(duty)

@@ -26,7 +26,7 @@ _IF_FAILING = ("forgetting",)
 class Standing:
     """The keeper's part of /health, and whether the process is `degraded`."""
 
-    told: dict[str, Any]
+    fields: dict[str, Any]
     degraded: bool = False
 
 
@@ -38,15 +38,15 @@ def standing(keeper: Keeper | None) -> Standing:
     if keeper.ident is not None and not keeper.is_alive():
         error = error or "the keeper's thread has ended; restart the process"
     troubles = keeper.trials.troubles
-    told: dict[str, Any] = {"keeper": error or "ok"}
+    fields: dict[str, Any] = {"keeper": error or "ok"}
     for word, kinds in _WORDS.items():
-        found = [_text(duty, trouble) for duty, trouble in troubles.items() if duty.kind in kinds]
-        more = [f"and {len(found) - _MOST} more"] if len(found) > _MOST else []
-        if not found and word in _IF_FAILING:
+        texts = [_text(duty, trouble) for duty, trouble in troubles.items() if duty.kind in kinds]
+        more = [f"and {len(texts) - _MOST} more"] if len(texts) > _MOST else []
+        if not texts and word in _IF_FAILING:
             continue
-        told[word] = "; ".join([*found[:_MOST], *more]) or "ok"
+        fields[word] = "; ".join([*texts[:_MOST], *more]) or "ok"
     lasting = any(trouble.fault or trouble.tries >= _LASTING for trouble in troubles.values())
-    return Standing(told, bool(error) or lasting)
+    return Standing(fields, bool(error) or lasting)
 
 
 def _text(duty: Duty, trouble: Trouble) -> str:

@@ -37,8 +37,8 @@ class LookupNotes:
                 self._tell(connection, name, duty, (troubles or {}).get(duty, ""), now)
 
     def _tell(self, connection: psycopg.Connection[Any], name: str, duty: str, reason: str, now: float) -> None:
-        told = self._told.get((name, duty))
-        if told is not None and told[0] == reason and (not reason or now - told[1] < AGAIN_SECONDS):
+        previous = self._told.get((name, duty))
+        if previous is not None and previous[0] == reason and (not reason or now - previous[1] < AGAIN_SECONDS):
             return
         if reason:
             connection.execute(failing.hold_up(self._schema), (name, 0, duty, reason))

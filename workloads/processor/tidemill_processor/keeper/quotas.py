@@ -52,23 +52,23 @@ def fit(letters: Iterable[DeadLetter], room: int, spare: int) -> Fit:
         room: the remaining quota in bytes.
         spare: the size in bytes by which letters without value may exceed `room`.
     """
-    found = Fit()
+    fitted = Fit()
     values, full = MAX_BATCH_VALUES, False
     for letter in letters:
         size, value = _size(letter), len(letter.value or b"")
         if size <= room and value <= values:
-            found.stored.append((letter, size))
+            fitted.stored.append((letter, size))
             room, values = room - size, values - value
             continue
         full = full or size > room
         bare = _bare(letter, by_quota=size > room)
         if (size := _size(bare)) <= room + spare:
-            found.stored.append((bare, size))
-            found.bare[letter.partition] += 1
+            fitted.stored.append((bare, size))
+            fitted.bare[letter.partition] += 1
             room -= size
         else:
-            found.counted[letter.partition] += 1
-    return replace(found, full=full)
+            fitted.counted[letter.partition] += 1
+    return replace(fitted, full=full)
 
 
 def _size(letter: DeadLetter) -> int:

@@ -113,10 +113,10 @@ class FileSource:
             column = str(field.member[0])
             if header.count(column) != 1:
                 problem = "has no column" if column not in header else "has several columns"
-                known = ", ".join(header)[:200] or "none"
+                columns = ", ".join(header)[:200] or "none"
                 member = "from.key" if field is needed[0] else f"path of the field {field.name}"
                 raise LookupFault(
-                    f"{problem} {show_path((column,))}; its columns are {known}: correct the header, or the {member}"
+                    f"{problem} {show_path((column,))}; its columns are {columns}: correct the header, or the {member}"
                 )
         rows = row_spec(self._spec, self._lookup)
         written = FormatSpec(type="csv").model_copy(update={"columns": header})

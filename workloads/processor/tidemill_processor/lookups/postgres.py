@@ -132,26 +132,26 @@ class PostgresSource:
 
     def _login(self) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = {}
+            parameters: dict[str, Any] = {}
             if uri := self._text("uri"):
-                found = dict(conninfo_to_dict(uri))
+                parameters = dict(conninfo_to_dict(uri))
             for setting, names in _PARTS.items():
                 if value := next(filter(None, map(self._text, names)), ""):
-                    found[setting] = value
+                    parameters[setting] = value
             for setting, name in _FILES.items():
                 if (self._folder / name).exists():
-                    found[setting] = str(self._folder / name)
+                    parameters[setting] = str(self._folder / name)
         except (OSError, UnicodeDecodeError) as error:
             raise LookupFault(f"{self._secret} cannot be read: {error}") from None
         except psycopg.Error:
             raise LookupFault(f"uri of {self._secret} is no URI of Postgres; write postgresql://…") from None
-        if not found.get("host"):
+        if not parameters.get("host"):
             remedy = "add host, port, dbname, username and password, or uri"
             raise LookupFault(f"{self._secret} names no server; {remedy}")
-        found.setdefault("port", "5432")
-        if "sslrootcert" in found:
-            found.setdefault("sslmode", "verify-full")
-        return {name: value for name, value in found.items() if name not in ("options", "connect_timeout")}
+        parameters.setdefault("port", "5432")
+        if "sslrootcert" in parameters:
+            parameters.setdefault("sslmode", "verify-full")
+        return {name: value for name, value in parameters.items() if name not in ("options", "connect_timeout")}
 
     def _text(self, name: str) -> str:
         path = self._folder / name

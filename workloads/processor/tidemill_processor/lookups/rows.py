@@ -74,9 +74,9 @@ class RowDecoder:
     def frame(self, events: Sequence[Any]) -> pl.DataFrame:
         """Return decoded rows as a frame."""
         columns = [self._decoder.values(events, _NAME)] if self._keyed else []
-        found = [as_column(KEY, values, self.schema[KEY]) for values in columns]
-        found += [as_column(name, self._decoder.values(events, name), kind) for name, kind in self._fields.items()]
-        return pl.DataFrame(found)
+        series = [as_column(KEY, values, self.schema[KEY]) for values in columns]
+        series += [as_column(name, self._decoder.values(events, name), kind) for name, kind in self._fields.items()]
+        return pl.DataFrame(series)
 
     def text(self, verdict: InvalidEvent) -> str:
         """Return the message for an invalid row, which calls the key field by its name in the source."""

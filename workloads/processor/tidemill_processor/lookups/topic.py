@@ -87,14 +87,14 @@ class TopicReader:
             documents.append(msgspec.json.encode({self._field.name: msgspec.Raw(key)}))
         decoded = self._keys.decode_all(documents, 0)
         valid = iter(self._keys.values([e for e in decoded.events if e is not None], self._field.name))
-        found = [None if event is None else next(valid) for event in decoded.events]
-        for index, value in enumerate(found):
+        keys = [None if event is None else next(valid) for event in decoded.events]
+        for index, value in enumerate(keys):
             if value is None:
                 verdict = decoded.invalid.get(index)
                 kind = self._field.type
                 text = "has no key" if verdict is None else f"its key is not the text of a value of type {kind}"
                 self._note(records[index], f"{text}; write the key of the record as text of type {kind}")
-        return found
+        return keys
 
     def _note(self, record: Message, fault: str | None) -> None:
         key = _key(record)
@@ -185,12 +185,12 @@ class TopicLookup:
     def _text(self, error: Exception) -> str:
         if not isinstance(error, KafkaException) or not isinstance(error.args[0], KafkaError):
             return str(error)
-        told = error.args[0]
-        if told.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+        kafka_error = error.args[0]
+        if kafka_error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             return f"there is no topic {self._topic}; create it, or correct from.topic"
-        if told.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+        if kafka_error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             return f"the platform's user may not read the topic {self._topic}; allow it Read and Describe"
-        return str(told.str() or told.name())
+        return str(kafka_error.str() or kafka_error.name())
 
     def _records(self, messages: Sequence[Message], reached: dict[int, int]) -> list[Message]:
         records = []
@@ -228,7 +228,9 @@ def _consumed(consumer: Consumer) -> list[Message]:
     return messages
 
 
-def _unreadable(found: dict[bytes, str]) -> str:
-    if not found:
+def _unreadable(errors: dict[bytes, str]) -> str:
+    if not errors:
         return ""
-    return f"keys without a row, because their last record cannot be read: {len(found)}; {found[next(reversed(found))]}"
+    return (
+        f"keys without a row, because their last record cannot be read: {len(errors)}; {errors[next(reversed(errors))]}"
+    )

@@ -129,7 +129,7 @@ def partials(
 def _sketches(values: pl.Series, partial: Partial) -> pl.Series:
     from tidemill_contract.functions import sketches
 
-    stored = [sketches.build(partial, found) for found in values.to_list()]
+    stored = [sketches.build(partial, group) for group in values.to_list()]
     return pl.Series(partial.column, stored, dtype=pl.Binary)
 
 

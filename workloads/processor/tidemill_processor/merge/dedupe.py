@@ -46,12 +46,12 @@ class Memory:
     Attributes:
         reader: the name of the reader.
         partitions: the partitions whose events count for this reader, or None for all partitions.
-        known: the ids in the batch that the reader remembers, with the event times.
+        remembered: the ids in the batch that the reader remembers, with the event times.
     """
 
     reader: str
     partitions: frozenset[int] | None
-    known: pl.DataFrame
+    remembered: pl.DataFrame
 
 
 @dataclass(frozen=True)
@@ -70,18 +70,18 @@ class Judge:
 
     def ids(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Return the events that have an id, in the order of consumption. Columns: `_i`, `_p`, `_t`, `_id`."""
-        found = frame.filter(pl.col(self.field).is_not_null())
-        if not found[INDEX].is_sorted():
-            found = found.sort(INDEX)
-        ids = found[self.field].cast(pl.String).alias(ID)
+        events = frame.filter(pl.col(self.field).is_not_null())
+        if not events[INDEX].is_sorted():
+            events = events.sort(INDEX)
+        ids = events[self.field].cast(pl.String).alias(ID)
         long = ids.str.len_bytes() > LONGEST
         if long.any():
             stored = [_digest(text) if is_long else text for text, is_long in zip(ids, long, strict=True)]
             ids = pl.Series(ID, stored, dtype=pl.String)
-        found = found.with_columns(ids)
+        events = events.with_columns(ids)
         if self.numbered:
-            found = found.with_columns(pl.concat_str(ELEMENT, ID, separator=" ").alias(ID))
-        return found.select(INDEX, PARTITION, TIME, ID)
+            events = events.with_columns(pl.concat_str(ELEMENT, ID, separator=" ").alias(ID))
+        return events.select(INDEX, PARTITION, TIME, ID)
 
     def judge(self, batch: Batch, memories: Sequence[Memory]) -> Firsts:
         """Find the events of a batch that count. `Firsts.batch` is the result for the first memory."""
@@ -89,7 +89,7 @@ class Judge:
         frames, new, duplicates = {}, {}, Counter[int]()
         for memory in memories:
             own = ids if memory.partitions is None else ids.filter(pl.col(PARTITION).is_in(memory.partitions))
-            repeated = _repeated(own, memory.known, self.window_ms)
+            repeated = _repeated(own, memory.remembered, self.window_ms)
             gone = own.filter(pl.Series(repeated, dtype=pl.Boolean)) if any(repeated) else own.clear()
             left = pl.col(INDEX).is_in(gone[INDEX].implode())
             frames[memory.reader] = batch.frame.filter(~left) if gone.height else batch.frame
@@ -143,10 +143,10 @@ class Ids:
         source, self._judge = config.spec.source, None
         self._keeps = config.spec.events.store or any(rule.field is not None for rule in config.spec.anomalies)
         if source.dedupe is not None:
-            found = next(f for f in source.fields if f.name == source.dedupe.field)
-            numbered = source.array is not None and found.array is None
-            self._judge = Judge(found.name, numbered, source.dedupe.window_ms)
-            place = f"{found.place} per element" if numbered else found.place
+            id_field = next(f for f in source.fields if f.name == source.dedupe.field)
+            numbered = source.array is not None and id_field.array is None
+            self._judge = Judge(id_field.name, numbered, source.dedupe.window_ms)
+            place = f"{id_field.place} per element" if numbered else id_field.place
             self._place = place if len(place.encode()) <= LONGEST else _digest(place)
 
     def look(
@@ -171,7 +171,7 @@ class Ids:
         # Raw events and rules over single events always use the live reader's ids.
         if self._database.reader == LIVE and (self._keeps or not own):
             own = sorted({LIVE, *own})
-        readers = dict.fromkeys(own) | {r: found for r, found in readers.items() if r not in own}
+        readers = dict.fromkeys(own) | {r: partitions for r, partitions in readers.items() if r not in own}
         ids = self._judge.ids(batch.frame)
         memories = [Memory(r, only, self._known(connection, ids, r)) for r, only in readers.items()]
         return self._judge.judge(batch, memories)
@@ -210,7 +210,7 @@ class Ids:
                 raise Overtaken
 
     def _known(self, connection: psycopg.Connection[Any], ids: pl.DataFrame, reader: str) -> pl.DataFrame:
-        found: list[tuple[str, int]] = []
+        rows: list[tuple[str, int]] = []
         if ids.height and self._judge is not None:
             values = {
                 "reader": reader,
@@ -219,17 +219,17 @@ class Ids:
                 "first": int(ids[TIME].min()) - self._judge.window_ms,  # type: ignore[arg-type]
                 "last": int(ids[TIME].max()) + self._judge.window_ms,  # type: ignore[arg-type]
             }
-            found = connection.execute(dedupe.known(self._schema), values, prepare=False).fetchall()
-        return pl.DataFrame(found, {ID: pl.String, TIME: pl.Int64}, orient="row")
+            rows = connection.execute(dedupe.known(self._schema), values, prepare=False).fetchall()
+        return pl.DataFrame(rows, {ID: pl.String, TIME: pl.Int64}, orient="row")
 
 
-def _repeated(ids: pl.DataFrame, known: pl.DataFrame, window_ms: int) -> list[bool]:
-    contested = ids[ID].is_duplicated() | ids[ID].is_in(known[ID].implode())
+def _repeated(ids: pl.DataFrame, remembered: pl.DataFrame, window_ms: int) -> list[bool]:
+    contested = ids[ID].is_duplicated() | ids[ID].is_in(remembered[ID].implode())
     repeated = [False] * ids.height
     if not contested.any():
         return repeated
     counted: dict[str, list[int]] = defaultdict(list)
-    for id_, time in known.sort(TIME).iter_rows():
+    for id_, time in remembered.sort(TIME).iter_rows():
         counted[id_].append(time)
     places = contested.arg_true()
     for place, id_, time in zip(places, ids[ID].gather(places), ids[TIME].gather(places), strict=True):

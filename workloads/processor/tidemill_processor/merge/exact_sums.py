@@ -29,13 +29,13 @@ def _spread(plan: AggregationLayout) -> list[str]:
 
 def deviating(frame: pl.DataFrame, plan: AggregationLayout, keys: Sequence[str]) -> pl.DataFrame:
     """Add a column with the distances from the group's least value, for each field with a variance."""
-    found = []
+    columns = []
     for name in _spread(plan):
         value = numeric(name, frame)
         if frame.schema[name] == pl.Int64 and widest(name, frame) >= 2**62:
             value = value.cast(pl.Int128)
-        found.append((value - value.min().over(keys)).cast(pl.Float64).alias(DEVIATION + name))
-    return frame.with_columns(found) if found else frame
+        columns.append((value - value.min().over(keys)).cast(pl.Float64).alias(DEVIATION + name))
+    return frame.with_columns(columns) if columns else frame
 
 
 def squares(name: str) -> pl.Expr:
@@ -81,6 +81,6 @@ def _two_sum(a: pl.Expr, b: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
 def _summed_anew(rows: pl.DataFrame, frame: pl.DataFrame, partial: Partial, keys: Sequence[str]) -> pl.DataFrame:
     scaled = frame.group_by(keys).agg((pl.col(partial.source) * _DOWN).sum().alias("_scaled"))
     rows = rows.join(scaled, on=keys, how="left", nulls_equal=True)
-    known = pl.col(partial.column)
-    kept = pl.when(known.is_null() | known.is_finite()).then(known).otherwise(pl.col("_scaled") / _DOWN)
+    total = pl.col(partial.column)
+    kept = pl.when(total.is_null() | total.is_finite()).then(total).otherwise(pl.col("_scaled") / _DOWN)
     return rows.with_columns(kept.alias(partial.column)).drop("_scaled")

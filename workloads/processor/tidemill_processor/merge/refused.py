@@ -26,22 +26,22 @@ def late(
 ) -> tuple[list[DeadLetter], dict[tuple[str, str], int]]:
     """Count the late events, and return their dead letters and the number of late events by (aggregation, policy)."""
     letters: list[DeadLetter] = []
-    found: dict[tuple[str, str], int] = {}
+    counts: dict[tuple[str, str], int] = {}
     for work in works:
         number, name, policy = work.result.late.height, work.store.name, work.store.spec.late_policy
         if work.result.reopening:
-            found[name, policy] = work.result.reopening
+            counts[name, policy] = work.result.reopening
         if not number:
             continue
         if policy == "reopen":
             policy = "deadLetter"  # the event is too old to reopen its window
-        found[name, policy] = number
+        counts[name, policy] = number
         update = aggregations.count_late(database.schema, "late_dropped" if policy == "drop" else "late_dead")
         # The retention can change while the processor runs.
         row = connection.execute(update, (number, work.store.id)).fetchone()
         if policy != "drop":
             letters += _letters(batch, work, retention_ms=row[0] if row else 0)
-    return letters, found
+    return letters, counts
 
 
 def _letters(batch: Batch, work: Work, *, retention_ms: int) -> list[DeadLetter]:
@@ -99,5 +99,5 @@ def _store(
         for d, size in letters
     ]  # fmt: skip
     values = [list(column) for column in zip(*rows, strict=True)]
-    found = connection.execute(dead_letters.insert(database.schema), values)
-    return {partition: (number, size) for partition, number, size in found}
+    stored = connection.execute(dead_letters.insert(database.schema), values)
+    return {partition: (number, size) for partition, number, size in stored}

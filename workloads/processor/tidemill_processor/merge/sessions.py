@@ -64,8 +64,8 @@ def aggregate_sessions(
     doubt = frame.filter(ended)
     if not doubt.height:
         return _aggregated(_numbered(frame, plan), plan, closed_until, epochs, late=nothing_late)
-    found = standing(doubt)
-    frame = frame.join(found, on=INDEX, how="left", maintain_order="left")
+    verdicts = standing(doubt)
+    frame = frame.join(verdicts, on=INDEX, how="left", maintain_order="left")
     covered = pl.col(_COVERED).fill_null(False)
     rest = _numbered(frame.filter(~covered), plan)
     alive = (~ended | pl.col(_JOINS).fill_null(False)).any().over([*_groups(plan), _SESSION])
@@ -112,7 +112,7 @@ class SessionMerger:
 
     def standing(self, connection: psycopg.Connection[Any], events: pl.DataFrame, shut: int) -> pl.DataFrame:
         """Return for each event whether the event joins an open session, and whether it is within a closed session."""
-        closed, found = from_ms(str(shut)), []
+        closed, rows = from_ms(str(shut)), []
         for nulls, part in _by_nulls(events, self._plan):
             columns = {INDEX: "bigint", TIME: "bigint", END: "bigint"}
             columns |= {name: transit.sent_as(kind).split(" COLLATE")[0] for name, kind in self._plan.group_by}
@@ -125,9 +125,9 @@ class SessionMerger:
                 f" FROM unnest({listed}) AS b ({named}) JOIN {self._table} AS t ON {self._overlap(nulls, TIME)}"
                 f" AND {self._reach(part, TIME)} GROUP BY 1"
             )
-            found += connection.execute(query, arrays).fetchall()
+            rows += connection.execute(query, arrays).fetchall()
         return pl.DataFrame(
-            found, schema={INDEX: events.schema[INDEX], _JOINS: pl.Boolean, _COVERED: pl.Boolean}, orient="row"
+            rows, schema={INDEX: events.schema[INDEX], _JOINS: pl.Boolean, _COVERED: pl.Boolean}, orient="row"
         )
 
     def take_in(self, connection: psycopg.Connection[Any], rows: pl.DataFrame, closed_until: int | None) -> None:
@@ -194,18 +194,18 @@ class SessionMerger:
 
     def _overlap(self, nulls: frozenset[str], start: str) -> str:
         """Return the SQL condition that sessions t and b have the same group and overlap."""
-        found = [
+        conditions = [
             f"t.{quote(name)} IS NULL"
             if name in nulls
             else f"t.{quote(name)} = {transit.stored(kind, f'b.{quote(name)}')}"
             for name, kind in self._plan.group_by
         ]
-        found += [f"b.{quote(name)} IS NULL" for name in nulls]
-        found += [
+        conditions += [f"b.{quote(name)} IS NULL" for name in nulls]
+        conditions += [
             f"t.window_start < {from_ms(f'b.{END}')}", f"t.window_end > {from_ms(f'b.{start}')}",
             "t.window_end > t.window_start",
         ]  # fmt: skip
-        return " AND ".join(found)
+        return " AND ".join(conditions)
 
     def _reach(self, rows: pl.DataFrame, start: str) -> str:
         first, last = int(rows[start].min()) - self._plan.size_ms, int(rows[END].max())  # type: ignore[arg-type]

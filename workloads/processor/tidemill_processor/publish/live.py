@@ -164,7 +164,7 @@ class Live:
 
 
 def _pieces(rows: list[bytes]) -> list[list[msgspec.Raw]] | None:
-    found: list[list[msgspec.Raw]] = [[]]
+    pieces: list[list[msgspec.Raw]] = [[]]
     room = ENTRY_BYTES
     if len(rows) > MAX_ROWS or sum(map(len, rows)) > CHANGE_BYTES:
         return None
@@ -172,11 +172,11 @@ def _pieces(rows: list[bytes]) -> list[list[msgspec.Raw]] | None:
         if len(row) > ENTRY_BYTES:
             return None
         if room < len(row):
-            found.append([])
+            pieces.append([])
             room = ENTRY_BYTES
-        found[-1].append(msgspec.Raw(row))
+        pieces[-1].append(msgspec.Raw(row))
         room -= len(row)
-    return found
+    return pieces
 
 
 def _epoch_ms(text: str) -> int:

@@ -64,9 +64,9 @@ class Outlet:
             PublishFailed: the queue stays full, or the producer failed.
             RecordRefused: the record is too large.
         """
-        told = partial(self._delivered, headers) if keep else self._plainly
+        on_delivery = partial(self._delivered, headers) if keep else self._plainly
         try:
-            self._producer.produce(topic, value, key, headers=headers, on_delivery=told)
+            self._producer.produce(topic, value, key, headers=headers, on_delivery=on_delivery)
         except BufferError:
             self._flush(FLUSH_SECONDS)
             self.send(topic, key, value, headers, keep=keep)

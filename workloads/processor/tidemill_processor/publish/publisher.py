@@ -64,9 +64,9 @@ class _ResultEncoder:
 
 
 def _headers_of(refused: Refused) -> dict[str, str]:
-    told = msgspec.json.decode(refused.value or b"{}")
-    head = f"{told['aggregation']}/{told['version']}/{told['window_start']}/{told['revision']}/"
-    return {"id": head + (refused.key or b"").decode(), "aggregation": told["aggregation"]}
+    document = msgspec.json.decode(refused.value or b"{}")
+    head = f"{document['aggregation']}/{document['version']}/{document['window_start']}/{document['revision']}/"
+    return {"id": head + (refused.key or b"").decode(), "aggregation": document["aggregation"]}
 
 
 def _object_encoder(names: Sequence[str]) -> Callable[[Sequence[Any]], bytes]:
@@ -95,8 +95,8 @@ class Publisher:
         self, connection: psycopg.Connection[Any], closed: dict[str, int | None]
     ) -> Iterator[tuple[Duty, Callable[[], int]]]:
         """Yield the publishing tasks of the pipeline."""
-        yield (found := Duty("dead letters")), partial(self._dead_letters, connection, found)
-        yield (found := Duty("anomalies")), partial(self._anomalies, connection, found)
+        yield (duty := Duty("dead letters")), partial(self._dead_letters, connection, duty)
+        yield (duty := Duty("anomalies")), partial(self._anomalies, connection, duty)
         for store in self._stores:
             until = closed.get(store.name)
             if until is not None:
@@ -188,7 +188,7 @@ class Publisher:
                 refused.append(Refused(self._results_topic, key, value, headers, reason(error)))
             count += 1
         refused += self._outlet.settle(_headers_of)
-        skips = [*salvage.skips, *(self._shorten(found) for found in refused)]
+        skips = [*salvage.skips, *(self._shorten(refusal) for refusal in refused)]
         record(connection, self._schema, duty, skips)
         return count
 

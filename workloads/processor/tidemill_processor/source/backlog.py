@@ -28,8 +28,8 @@ class Backlog:
         read = self._source.end_read(partition)
         if read > position.next_offset:
             self._read_to[partition] = position, read
-        known, at = self._read_to.get(partition, (None, 0))
-        return at if known == position else position.next_offset
+        recorded, at = self._read_to.get(partition, (None, 0))
+        return at if recorded == position else position.next_offset
 
     def measure(self, ends: dict[int, int], asked_at: float) -> None:
         """Update the lag with the end offsets that Kafka returned for a request at `asked_at` (monotonic seconds)."""

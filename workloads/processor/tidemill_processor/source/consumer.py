@@ -176,7 +176,7 @@ class Source:
             return polled
         if generation != self.generation:
             # Drop the records, which may belong to an earlier assignment. All records are read again.
-            polled.failed = next((found for message in messages if kafka_fatal(found := message.error())), None)
+            polled.failed = next((fatal for message in messages if kafka_fatal(fatal := message.error())), None)
             return polled
         if self._several:
             messages = slotted(messages, self.slots)  # type: ignore[assignment]
@@ -288,8 +288,8 @@ class Source:
             KafkaException: Kafka is not reachable.
         """
         (asked,) = places(self.slots, [partition], time_ms)
-        found = self._consumer.offsets_for_times([asked], timeout=ASK_SECONDS)[0].offset
-        return int(found) if found >= 0 else self.range_of(partition)[1]
+        offset = self._consumer.offsets_for_times([asked], timeout=ASK_SECONDS)[0].offset
+        return int(offset) if offset >= 0 else self.range_of(partition)[1]
 
     def close(self) -> None:
         """Leave the consumer group, so that other members take over at once."""

@@ -99,8 +99,8 @@ class SeveralTopics:
 
     def of(self, topic: str, partition: int) -> int | None:
         """Return the slot of a partition, or None if the partition has no slot yet or is not read."""
-        found: int | None = self._slots.get((topic, partition))  # type: ignore[attr-defined]
-        return found
+        slot: int | None = self._slots.get((topic, partition))  # type: ignore[attr-defined]
+        return slot
 
     def place(self, slot: int) -> Place | None:
         """Return the topic and the partition of a slot, or None if the slot is not read."""
@@ -112,8 +112,8 @@ class SeveralTopics:
 
     def numbers(self, described: Mapping[str, tuple[str, int]]) -> dict[int, str]:
         """Return the topic id of each slot."""
-        found = {slot: described[topic] for slot, (topic, _) in self.places.items() if topic in described}
-        return {slot: topic_id for slot, (topic_id, count) in found.items() if self.places[slot][1] < count}
+        by_slot = {slot: described[topic] for slot, (topic, _) in self.places.items() if topic in described}
+        return {slot: topic_id for slot, (topic_id, count) in by_slot.items() if self.places[slot][1] < count}
 
 
 class SlottedMessage:
@@ -160,15 +160,15 @@ class SlottedMessage:
 
 def slotted(messages: Iterable[Any], of: Slots) -> list[SlottedMessage]:
     """Replace the partition of each message with the slot, or with -1 if the partition has no slot."""
-    found = []
+    kept = []
     for message in messages:
         error = message.error()
         if error is not None and error.code() in GONE:
             continue
         topic, partition = message.topic(), message.partition()
         slot = of.of(topic, partition) if topic is not None and partition is not None else None
-        found.append(SlottedMessage(message, -1 if slot is None else slot))
-    return found
+        kept.append(SlottedMessage(message, -1 if slot is None else slot))
+    return kept
 
 
 def slots_of(config: PipelineConfig) -> tuple[Slots, str]:
@@ -180,11 +180,11 @@ def slots_of(config: PipelineConfig) -> tuple[Slots, str]:
 
 def numbers(slots: Slots, partitions: Iterable[TopicPartition]) -> frozenset[int]:
     """Return the slots of partitions. Partitions without a slot are left out."""
-    found = (slots.of(at.topic, at.partition) for at in partitions)
-    return frozenset(slot for slot in found if slot is not None)
+    slot_numbers = (slots.of(at.topic, at.partition) for at in partitions)
+    return frozenset(slot for slot in slot_numbers if slot is not None)
 
 
 def places(slots: Slots, chosen: Iterable[int], offset: int = OFFSET_INVALID) -> list[TopicPartition]:
     """Return the partitions of slots. Slots that are not read are left out."""
-    found = (slots.place(slot) for slot in chosen)
-    return [TopicPartition(*place, offset) for place in found if place is not None]
+    partitions = (slots.place(slot) for slot in chosen)
+    return [TopicPartition(*place, offset) for place in partitions if place is not None]

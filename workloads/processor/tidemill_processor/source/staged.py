@@ -116,15 +116,15 @@ class Upstream:
             request_timeout=_ASK_SECONDS,
         )
         try:
-            found = {at.partition: int(future.result(_ASK_SECONDS + 1).offset) for at, future in futures.items()}
+            ends = {at.partition: int(future.result(_ASK_SECONDS + 1).offset) for at, future in futures.items()}
         except (KafkaException, TimeoutError) as error:
             # Create a new client, because the old client would keep using outdated leaders.
             self._admin = AdminClient(self._admin_settings)
             raise error if isinstance(error, KafkaException) else _unanswered() from None
-        if min(found.values()) < 0:
+        if min(ends.values()) < 0:
             self._admin = AdminClient(self._admin_settings)
             raise _unanswered()
-        return found
+        return ends
 
     def _is_empty(self, partition: int, position: int, end: int) -> bool:
         span, before = (position, end), self._seen.get(partition)
@@ -137,11 +137,11 @@ class Upstream:
             self._reader = Consumer(self._connection)
         self._reader.assign([TopicPartition(self._topic, partition, position)])
         try:
-            found = self._reader.consume(1, _READ_SECONDS)
+            messages = self._reader.consume(1, _READ_SECONDS)
         finally:
             self._reader.unassign()
-        error = found[0].error() if found else None
-        if error is None or error.code() != KafkaError._PARTITION_EOF or (found[0].offset() or 0) < end:
+        error = messages[0].error() if messages else None
+        if error is None or error.code() != KafkaError._PARTITION_EOF or (messages[0].offset() or 0) < end:
             return False
         self._empty[partition] = span
         return True

@@ -35,7 +35,7 @@ class TopicAdmin:
             return {}
         admin = self._admin
         described = admin.describe_topics(TopicCollection(list(topics)), request_timeout=ASK_SECONDS)
-        found = {}
+        descriptions = {}
         for name, future in described.items():
             try:
                 topic = result_of(future)
@@ -43,8 +43,8 @@ class TopicAdmin:
                 if several and error.args[0].code() in GONE:
                     continue
                 raise
-            found[name] = str(topic.topic_id), len(topic.partitions)
-        return found
+            descriptions[name] = str(topic.topic_id), len(topic.partitions)
+        return descriptions
 
     def ends(self, places: Mapping[Place, int]) -> dict[int, int]:
         """Return the end offsets of partitions, by slot. `places` has the slot of each partition.
@@ -74,8 +74,8 @@ def describe_topic(admin: AdminClient, topic: str) -> tuple[str, int]:
         KafkaException: the topic does not exist, or Kafka does not answer in time.
     """
     described = admin.describe_topics(TopicCollection([topic]), request_timeout=ASK_SECONDS)
-    found = result_of(described[topic])
-    return str(found.topic_id), len(found.partitions)
+    description = result_of(described[topic])
+    return str(description.topic_id), len(description.partitions)
 
 
 def _known_ends(futures: Mapping[TopicPartition, Any]) -> dict[Place, int]:

@@ -121,12 +121,12 @@ class Stage:
         # Leave the consumer group only at the end of the stage, so that a new worker keeps the partitions.
         child.stop(patience, leave=self._stopping.is_set())
 
-    def _reported(self, told: Report) -> None:
-        metrics.count(self._known.totals, told.totals)
-        self._known, self._heard_at = told, time.monotonic()
-        self.watch.partitions, self.watch.imported = told.partitions, tuple(map(Path, told.imported))
-        if told.waits or told.loaded:
-            self._file = told.waits
+    def _reported(self, latest: Report) -> None:
+        metrics.count(self._known.totals, latest.totals)
+        self._known, self._heard_at = latest, time.monotonic()
+        self.watch.partitions, self.watch.imported = latest.partitions, tuple(map(Path, latest.imported))
+        if latest.waits or latest.loaded:
+            self._file = latest.waits
 
     def _told(self, call: Call, what: str, line: str = "") -> str:
         where = f" ({line})" if line else ""
@@ -168,20 +168,20 @@ class Stage:
         log.error("%s", self._ended)
 
     def _see_progress(self, call: Call, *, well: bool) -> None:
-        at, known = self._ended_at, self._known
+        at, latest = self._ended_at, self._known
         if at is None:
-            passed = known.loaded
+            passed = latest.loaded
         else:
             passed = call.partition == at.partition and call.offset > at.offset
-            passed = passed or (bool(known.topic_id) and (well or self.watch.lag == 0))
+            passed = passed or (bool(latest.topic_id) and (well or self.watch.lag == 0))
         if passed:
             self._ended, self._ended_at = "", None
 
     def health(self) -> tuple[int, dict[str, Any]]:
         """Return the status code and body of /health."""
-        watch, known = self.watch, self._known
-        broken = self.waits or ("" if known.loaded else "the file is being imported")
-        kafka = watch.kafka_error or known.failed
+        watch, latest = self.watch, self._known
+        broken = self.waits or ("" if latest.loaded else "the file is being imported")
+        kafka = watch.kafka_error or latest.failed
         return report(
             "stage",
             [Dependency("kafka", not kafka, True, kafka), Dependency("function", not broken, True, broken)],

@@ -38,16 +38,16 @@ class Attempts:
         number = self._failed.pop(place, 0) + 1
         if number < ATTEMPTS:
             self._failed[place] = number
-            for known in list(self._failed)[:-_MOST]:
-                del self._failed[known]
+            for oldest in list(self._failed)[:-_MOST]:
+                del self._failed[oldest]
             return f"attempt {number} of {ATTEMPTS}; after the last attempt, the event becomes a dead letter"
         self.given_up[place] = f"{what}, as in {ATTEMPTS - 1} attempts before"
         return f"attempt {number} of {ATTEMPTS}; the event becomes a dead letter"
 
     def _pass_before(self, place: Place) -> None:
         for passed in [at for at in self.given_up if at.before(place)]:
-            for known in [at for at in self._failed if at.before(passed)]:
-                del self._failed[known]
+            for earlier in [at for at in self._failed if at.before(passed)]:
+                del self._failed[earlier]
             del self.given_up[passed]
 
     def forget(self) -> None:

@@ -39,14 +39,14 @@ class UserFunction:
     @property
     def imported(self) -> list[Path]:
         """The files in the same folder that the user's file has imported."""
-        start, found = f"{self.path.parent}/", []
+        start, files = f"{self.path.parent}/", []
         for name, module in list(sys.modules.items()):
             file = getattr(module, "__dict__", {}).get("__file__")
             if isinstance(file, str) and file.startswith(start):
                 first = file[len(start) :].partition("/")[0]
                 if first.removesuffix(".py") == name.partition(".")[0]:
-                    found.append(Path(file))
-        return found
+                    files.append(Path(file))
+        return files
 
     def load(self) -> None:
         """Import the file.
@@ -79,18 +79,18 @@ class UserFunction:
             at = f" ({self.path.name}, line {error.lineno})" if isinstance(error, SyntaxError) and error.lineno else ""
             raise LoadError(f"{self.path.name} is no Python: {_last_line(error)}{at}") from error
 
-    def _found(self, found: Any) -> Callable[[Any], Any]:
-        if not callable(found):
+    def _found(self, function: Any) -> Callable[[Any], Any]:
+        if not callable(function):
             raise LoadError(f"{self.path.name} has no function {self.name}; add it, or correct function")
-        if inspect.iscoroutinefunction(found) or inspect.isgeneratorfunction(found):
+        if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
             raise LoadError(f"{self.place} is async or a generator; return an event, a list of events, or None")
         try:
-            inspect.signature(found).bind({})
+            inspect.signature(function).bind({})
         except TypeError as error:
             raise LoadError(f"{self.place} cannot be called with one event: {error}") from None
         except ValueError:
             pass  # builtins have no signature
-        return found  # type: ignore[no-any-return]
+        return function  # type: ignore[no-any-return]
 
     def results(self, raw: bytes) -> list[bytes]:
         """Call the function with an event (JSON in UTF-8), and return the resulting events as JSON.

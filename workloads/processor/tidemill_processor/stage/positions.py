@@ -59,8 +59,8 @@ class Places:
         committed = {at.partition: at.offset for at in self._consumer.committed(asked, timeout=ASK_SECONDS)}
         missing = [number for number, offset in committed.items() if offset < 0]
         self._tell_losses({number: offset for number, offset in committed.items() if offset >= 0})
-        found = {number: self._read_before(number, topic_id, must=offset < 0) for number, offset in committed.items()}
-        starts = {number: offset for number, offset in found.items() if offset is not None}
+        offsets = {number: self._read_before(number, topic_id, must=offset < 0) for number, offset in committed.items()}
+        starts = {number: offset for number, offset in offsets.items() if offset is not None}
         starts = {number: offset for number, offset in starts.items() if offset > committed[number]}
         # `startFrom` applies only to a new stage. Partitions that are added later are read from the beginning.
         if len(missing) == partitions and not starts and start_from != "earliest":
@@ -90,10 +90,10 @@ class Places:
             return {number: self._range(self._source, number)[1] for number in partitions}
         at = epoch_ms(read_start(start_from))
         asked = [TopicPartition(self._source, number, at) for number in partitions]
-        found = self._consumer.offsets_for_times(asked, timeout=ASK_SECONDS)
+        starts = self._consumer.offsets_for_times(asked, timeout=ASK_SECONDS)
         return {
             place.partition: place.offset if place.offset >= 0 else self._range(self._source, place.partition)[1]
-            for place in found
+            for place in starts
         }
 
     def _read_before(self, partition: int, topic_id: str, *, must: bool) -> int | None:
@@ -119,7 +119,7 @@ class Places:
         )
 
     def _last_origin(self, partition: int, first: int, end: int) -> Origin | None:
-        found: Origin | None = None
+        origin: Origin | None = None
         self._consumer.assign([TopicPartition(self._stage, partition, first)])
         deadline = time.monotonic() + _READ_SECONDS
         try:
@@ -128,12 +128,12 @@ class Places:
                 for message in self._consumer.consume(500, 0.05):
                     error = message.error()
                     if error is not None and error.code() == KafkaError._PARTITION_EOF:
-                        return found
+                        return origin
                     if error is not None:
                         raise KafkaException(error)
-                    found = read_origin(message.headers()) or found
+                    origin = read_origin(message.headers()) or origin
                     if (message.offset() or 0) >= end - 1:
-                        return found
+                        return origin
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "reading the stage topic takes too long"))
         finally:
             self._consumer.unassign()

@@ -74,6 +74,6 @@ def read_report(line: bytes) -> Report:
     return msgspec.json.decode(line, type=Report)
 
 
-def encoded(told: Order | Report) -> bytes:
+def encoded(message: Order | Report) -> bytes:
     """Encode an order or a report as a line of JSON."""
-    return msgspec.json.encode(told) + b"\n"
+    return msgspec.json.encode(message) + b"\n"

@@ -139,7 +139,7 @@ class Worker:
             time.sleep(REPORT_SECONDS)
 
     def _report(self) -> None:
-        told = Report(
+        report = Report(
             self._waits,
             self._failed,
             self._loaded,
@@ -149,7 +149,7 @@ class Worker:
             metrics.totals(),
         )
         with self._writing:
-            os.write(self._order.reports, encoded(told))
+            os.write(self._order.reports, encoded(report))
 
 
 def _end_with(parent: int) -> None:

@@ -74,8 +74,8 @@ class Closer:
         with connection.transaction():
             row = connection.execute(readers.lock(self._schema, self._reader)).fetchone()
             if row is None:
-                found = connection.execute(readers.watermark(self._schema), (self._reader,)).fetchone()
-                return found[0] if found else None
+                stored = connection.execute(readers.watermark(self._schema), (self._reader,)).fetchone()
+                return stored[0] if stored else None
             before, now_ms = ReaderTime(*row[:6]), row[6]
             after = advance(
                 before,

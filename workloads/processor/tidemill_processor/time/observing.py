@@ -20,14 +20,14 @@ def observed(
         max_advance_ms: how far event time may jump ahead (`maxAdvance`).
         now_ms: the wall time (epoch ms).
     """
-    latest, found = batch.latest_times(), {}
+    latest, progress = batch.latest_times(), {}
     for time in partitions:
         if time.partition not in latest:
             # Invalid events count as activity too.
-            found[time.partition] = replace(time, last_event_at=now_ms)
+            progress[time.partition] = replace(time, last_event_at=now_ms)
             continue
         last = latest[time.partition]
         ordinary = time.maximum is not None and not time.suspects and last <= time.maximum + max_advance_ms
         times = [last] if ordinary else batch.times_of(time.partition)
-        found[time.partition] = time.observe(times, max_advance_ms=max_advance_ms, now_ms=now_ms)
-    return found
+        progress[time.partition] = time.observe(times, max_advance_ms=max_advance_ms, now_ms=now_ms)
+    return progress

@@ -109,8 +109,8 @@ class Salvage:
     def _without(self, part: Cut, error: Exception) -> Iterator[list[Any]]:
         names, bad = frozenset(self._reader.metrics), dict[str, str]()
         for name in self._reader.metrics:
-            if (found := self._failure(replace(part, without=names - {name}))) is not None:
-                bad[name] = reason(found)
+            if (cause := self._failure(replace(part, without=names - {name}))) is not None:
+                bad[name] = reason(cause)
         rest = replace(part, without=frozenset(bad))
         failure: Exception | None = error if not bad else self._failure(rest)
         if failure is None:

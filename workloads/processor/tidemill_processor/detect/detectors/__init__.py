@@ -33,10 +33,10 @@ The function returns a reading and the next state.
 
 
 def _registered() -> Mapping[str, Detector]:
-    found: dict[str, Detector] = {}
+    detectors: dict[str, Detector] = {}
     for module in pkgutil.iter_modules(__path__):
-        found |= getattr(importlib.import_module(f"{__name__}.{module.name}"), "DETECTORS", {})
-    return found
+        detectors |= getattr(importlib.import_module(f"{__name__}.{module.name}"), "DETECTORS", {})
+    return detectors
 
 
 _DETECTORS = _registered()
@@ -119,11 +119,11 @@ def decide(
 def observe(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
     """Return a value's score without threshold, warm-up and cooldown, and the next state."""
     of = spec.signature
-    known = state if state.get("of") == of else {}
-    reading, learnt = _DETECTORS[spec.type](spec, known, at_ms, max(-GREATEST, min(GREATEST, value)))
+    previous = state if state.get("of") == of else {}
+    reading, learnt = _DETECTORS[spec.type](spec, previous, at_ms, max(-GREATEST, min(GREATEST, value)))
     if reading is not None and not math.isfinite(reading.score):
         reading = replace(reading, score=GREATEST)
-    return reading, {**learnt, "of": of, "n": known.get("n", 0) + 1}
+    return reading, {**learnt, "of": of, "n": previous.get("n", 0) + 1}
 
 
 def severity(score: float, spec: DetectorSpec) -> str:

@@ -34,7 +34,7 @@ def step(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Re
     before = state.get("slow", value)
     rhythms = state.get("rhythms") or [rhythm.start("day"), rhythm.start("day")]
     views: list[View] = state.get("views") or [[[], []]] * 4
-    usual = [rhythm.usual(known, at_ms) for known in rhythms]
+    usual = [rhythm.usual(r, at_ms) for r in rhythms]
     level = views[0][0][1] if n else value
     weight = max(1 / (n + 1), 1 / SLOW)
 
@@ -46,8 +46,10 @@ def step(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Re
         return [None if e is None else _size(view[0], e, level) for view, e in zip(views, errors(x), strict=True)]
 
     def score(x: float) -> float:
-        found = [tail.surprise(view[1], size) for view, size in zip(views, sizes(x), strict=True) if size is not None]
-        return 2 * sum(found) / len(found)
+        surprises = [
+            tail.surprise(view[1], size) for view, size in zip(views, sizes(x), strict=True) if size is not None
+        ]
+        return 2 * sum(surprises) / len(surprises)
 
     reading = None
     if n >= _LEAST:
@@ -60,7 +62,7 @@ def step(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Re
         for view, error, size in zip(views, errors(kept), sizes(value), strict=True)
     ]
     slow = before + weight * (kept - before)
-    rhythms = [rhythm.learn(known, at_ms, x) for known, x in zip(rhythms, (kept, slow), strict=True)]
+    rhythms = [rhythm.learn(r, at_ms, x) for r, x in zip(rhythms, (kept, slow), strict=True)]
     return reading, {"slow": slow, "rhythms": rhythms, "views": learnt}
 
 
@@ -76,9 +78,9 @@ def _learnable(views: list[View], usual: float | None, level: float, value: floa
 
 
 def _read(value: float, expected: float, score: Callable[[float], float], limit: float) -> Reading:
-    found = score(value)
-    if found < limit:
-        return Reading(found, expected)
+    value_score = score(value)
+    if value_score < limit:
+        return Reading(value_score, expected)
     near, far = 0.0, value - expected
     for _ in range(_STEPS):
         middle = (near + far) / 2
@@ -86,13 +88,13 @@ def _read(value: float, expected: float, score: Callable[[float], float], limit:
             far = middle
         else:
             near = middle
-    return around(expected, abs(near), found)
+    return around(expected, abs(near), value_score)
 
 
-def _size(known: moments.Moments, error: float, level: float) -> float:
-    if not known or known[0] <= _LEAST:
+def _size(past: moments.Moments, error: float, level: float) -> float:
+    if not past or past[0] <= _LEAST:
         return 0.0
-    size: float = abs(error - known[1]) / moments.spread(known, level)
+    size: float = abs(error - past[1]) / moments.spread(past, level)
     return min(LARGEST, size)
 
 

@@ -35,12 +35,12 @@ def ewma(spec: EwmaDetector, state: State, _at_ms: int, value: float) -> tuple[R
 
 
 def _by_moments(spec: DetectorSpec, state: State, value: float, memory: float) -> tuple[Reading | None, State]:
-    known = state.get("moments", [])
+    past = state.get("moments", [])
     reading = None
-    if known:
-        unit = moments.spread(known)
-        reading = around(known[1], spec.limit * unit, abs(value - known[1]) / unit)
-    return reading, {"moments": moments.learn(known, value, memory)}
+    if past:
+        unit = moments.spread(past)
+        reading = around(past[1], spec.limit * unit, abs(value - past[1]) / unit)
+    return reading, {"moments": moments.learn(past, value, memory)}
 
 
 def mad(spec: MadDetector, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:

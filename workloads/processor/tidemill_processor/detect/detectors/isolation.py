@@ -57,15 +57,15 @@ def step(spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[R
     slow, last = state.get("slow", value), state.get("last", value)
     slow += max(1 / (n + 1), 1 / SLOW) * (value - slow)
     errors = (value, value - last, slow)
-    known = state.get("moments", [[]] * _FEATURES)
-    point = [0.5 if not m else _squeeze((e - m[1]) / moments.spread(m)) for e, m in zip(errors, known, strict=True)]
+    past = state.get("moments", [[]] * _FEATURES)
+    point = [0.5 if not m else _squeeze((e - m[1]) / moments.spread(m)) for e, m in zip(errors, past, strict=True)]
     leaves = [_leaf(tree, point) for tree in trees()]
     reference, present, sizes = state.get("reference"), state.get("present"), state.get("sizes", [])
     present = present or [[0] * 2**DEPTH for _ in range(TREES)]
     reading = None
     if reference:
         size = 1 / (1 + sum(_mass(counts, leaf) for counts, leaf in zip(reference, leaves, strict=True)) / TREES)
-        reading = Reading(tail.surprise(sizes, size), known[0][1])
+        reading = Reading(tail.surprise(sizes, size), past[0][1])
         sizes = tail.learn(sizes, size)
     present = [_counted(counts, leaf) for counts, leaf in zip(present, leaves, strict=True)]
     if (n + 1) % WINDOW == 0:
@@ -73,7 +73,7 @@ def step(spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[R
     return reading, {
         "slow": slow,
         "last": value,
-        "moments": [moments.learn(m, error, MEMORY) for m, error in zip(known, errors, strict=True)],
+        "moments": [moments.learn(m, error, MEMORY) for m, error in zip(past, errors, strict=True)],
         "reference": reference,
         "present": present,
         "sizes": sizes,

@@ -26,8 +26,8 @@ def start(period: str) -> State:
 
 def usual(rhythm: State, at_ms: int) -> float | None:
     """Return the usual value for this time, or None if the usual value is not known yet."""
-    known = rhythm["usual"][at_ms // HOUR_MS % len(rhythm["usual"])]
-    return known[1] if known and known[0] >= ENOUGH else None
+    entry = rhythm["usual"][at_ms // HOUR_MS % len(rhythm["usual"])]
+    return entry[1] if entry and entry[0] >= ENOUGH else None
 
 
 def learn(rhythm: State, at_ms: int, value: float) -> State:

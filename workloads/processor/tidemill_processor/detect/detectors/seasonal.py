@@ -13,9 +13,9 @@ _LEAST = 10
 
 def step(spec: SeasonalDetector, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
     """Score |r - mean r| / standard deviation of r, for r = x - usual."""
-    known = state.get("rhythm") or rhythm.start(spec.period or "day")
+    learnt = state.get("rhythm") or rhythm.start(spec.period or "day")
     distances = state.get("distances", [])
-    usual = rhythm.usual(known, at_ms)
+    usual = rhythm.usual(learnt, at_ms)
     reading = None
     if usual is not None:
         distance = value - usual
@@ -24,7 +24,7 @@ def step(spec: SeasonalDetector, state: State, at_ms: int, value: float) -> tupl
             expected = usual + distances[1]
             reading = around(expected, spec.limit * unit, abs(value - expected) / unit)
         distances = moments.learn(distances, distance, MEMORY)
-    return reading, {"rhythm": rhythm.learn(known, at_ms, value), "distances": distances}
+    return reading, {"rhythm": rhythm.learn(learnt, at_ms, value), "distances": distances}
 
 
 DETECTORS = {"seasonal": step}
