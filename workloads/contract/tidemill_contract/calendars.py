@@ -98,11 +98,11 @@ class Calendar:
         """Return the starts (epoch ms, ascending) of the units that contain a time between `first_ms` and `last_ms`."""
         chunk, at = self._place(first_ms)
         end, last = self._place(last_ms)
-        found: list[int] = []
+        unit_starts: list[int] = []
         while chunk < end:
-            found += _chunk(self, chunk)[at:]
+            unit_starts += _chunk(self, chunk)[at:]
             chunk, at = chunk + 1, 0
-        return [*found, *_chunk(self, end)[at : last + 1]]
+        return [*unit_starts, *_chunk(self, end)[at : last + 1]]
 
     def wall_ms(self, time_ms: int) -> int:
         """Return the local time of `time_ms`, as epoch ms computed as if the local time were UTC."""
@@ -174,8 +174,8 @@ def _most_days(months: int) -> int:
 @lru_cache(maxsize=64)
 def _chunk(calendar: Calendar, chunk: int) -> tuple[int, ...]:
     low, high = _EPOCH + chunk * _CHUNK_MS * _MS, _EPOCH + (chunk + 1) * _CHUNK_MS * _MS
-    found = calendar.between(low - DAY, high)
-    return tuple((start - _EPOCH) // _MS for start in found if low <= start < high)
+    starts = calendar.between(low - DAY, high)
+    return tuple((start - _EPOCH) // _MS for start in starts if low <= start < high)
 
 
 @dataclass(frozen=True)

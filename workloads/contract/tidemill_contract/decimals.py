@@ -67,6 +67,6 @@ def common_scales(kinds: Iterable[str]) -> list[int] | None:
     The result is None unless all types are decimals or `integer`, and at least one type is a decimal.
     """
     kinds = list(kinds)
-    found = [0 if kind == "integer" else scale_of(kind) for kind in kinds]
-    known = [scale for scale in found if scale is not None]
-    return known if len(known) == len(found) and any(kind in _SCALES for kind in kinds) else None
+    scales = [0 if kind == "integer" else scale_of(kind) for kind in kinds]
+    exact_scales = [scale for scale in scales if scale is not None]
+    return exact_scales if len(exact_scales) == len(scales) and any(kind in _SCALES for kind in kinds) else None

@@ -47,11 +47,11 @@ def calendar_units(text: str) -> tuple[Literal["day", "month"], int] | None:
     Raises:
         ValueError: the length exceeds 3650 days (a month counts as 31 days).
     """
-    found = re.fullmatch(r"([1-9][0-9]{0,8})(d|w|mo|q|y)", text, re.ASCII)
-    if found is None or text.endswith("\n"):
+    match = re.fullmatch(r"([1-9][0-9]{0,8})(d|w|mo|q|y)", text, re.ASCII)
+    if match is None or text.endswith("\n"):
         return None
-    kind, number = CALENDAR_UNITS[found[2]]
-    number *= int(found[1])
+    kind, number = CALENDAR_UNITS[match[2]]
+    number *= int(match[1])
     if number * _DAYS[kind][1] * UNITS_MS["d"] > MAX_MS:
         raise ValueError(f"'{text}' is longer than 3650d, the longest duration allowed")
     return kind, number

@@ -210,9 +210,9 @@ class CalendarSql:
 @lru_cache(maxsize=256)
 def calendar_sql(calendar: Calendar, first_year: int, last_year: int) -> CalendarSql:
     """Return the SQL of a calendar for the years `first_year` to `last_year`, inclusive."""
-    found: Runs = runs(calendar, first_year, last_year)
-    numbers = "'{" + ",".join(map(str, found.numbers)) + "}'::bigint[]"
-    return CalendarSql(calendar.days * DAY_MS, _times(found.firsts), _times(found.lasts), numbers)
+    calendar_runs: Runs = runs(calendar, first_year, last_year)
+    numbers = "'{" + ",".join(map(str, calendar_runs.numbers)) + "}'::bigint[]"
+    return CalendarSql(calendar.days * DAY_MS, _times(calendar_runs.firsts), _times(calendar_runs.lasts), numbers)
 
 
 def _times(times: tuple[dt.datetime, ...]) -> str:

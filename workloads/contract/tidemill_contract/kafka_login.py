@@ -29,15 +29,15 @@ def read_keys(folder: Path) -> dict[str, str]:
     Raises:
         LoginError: a file cannot be read.
     """
-    found = {}
+    keys = {}
     for key in KEYS:
         try:
-            found[key] = read_text(folder / key)
+            keys[key] = read_text(folder / key)
         except FileNotFoundError:
             continue
         except (OSError, UnicodeDecodeError) as error:
             raise LoginError(f"{key} cannot be read ({type(error).__name__}); correct the Secret") from None
-    return found
+    return keys
 
 
 def client_settings(keys: Mapping[str, str]) -> dict[str, str]:
@@ -50,41 +50,41 @@ def client_settings(keys: Mapping[str, str]) -> dict[str, str]:
     Raises:
         LoginError: a key is missing or has a wrong value.
     """
-    known = {key: keys[key].strip() for key in KEYS if keys.get(key, "").strip()}
-    protocol = known.get(PROTOCOL, _implied(known)).upper()
+    given_keys = {key: keys[key].strip() for key in KEYS if keys.get(key, "").strip()}
+    protocol = given_keys.get(PROTOCOL, _implied(given_keys)).upper()
     if protocol not in _PROTOCOLS:
         raise LoginError(f"{PROTOCOL}: {protocol[:40]} is none of {', '.join(_PROTOCOLS)}")
-    found = {PROTOCOL: protocol}
+    settings = {PROTOCOL: protocol}
     if protocol.startswith("SASL_"):
-        found |= _login(known)
-    elif MECHANISM in known or USERNAME in known:
+        settings |= _login(given_keys)
+    elif MECHANISM in given_keys or USERNAME in given_keys:
         raise LoginError(f"{PROTOCOL}: {protocol} sends no login; write SASL_{protocol.replace('PLAINTEXT', 'SSL')}")
     if protocol.endswith("SSL"):
-        found |= _certificates(known)
-    return found
+        settings |= _certificates(given_keys)
+    return settings
 
 
-def _implied(known: Mapping[str, str]) -> str:
-    if MECHANISM in known or USERNAME in known:
+def _implied(keys: Mapping[str, str]) -> str:
+    if MECHANISM in keys or USERNAME in keys:
         return "SASL_SSL"
-    return "SSL" if CA in known or CERTIFICATE in known else "PLAINTEXT"
+    return "SSL" if CA in keys or CERTIFICATE in keys else "PLAINTEXT"
 
 
-def _login(known: Mapping[str, str]) -> dict[str, str]:
+def _login(keys: Mapping[str, str]) -> dict[str, str]:
     for key in (MECHANISM, USERNAME, PASSWORD):
-        if key not in known:
+        if key not in keys:
             raise LoginError(f"{key} is missing; add the key to the Secret")
-    mechanism = known[MECHANISM].upper()
+    mechanism = keys[MECHANISM].upper()
     if mechanism not in _MECHANISMS:
         raise LoginError(f"{MECHANISM}: {mechanism[:40]} is none of {', '.join(_MECHANISMS)}")
-    return {MECHANISM: mechanism, USERNAME: known[USERNAME], PASSWORD: known[PASSWORD]}
+    return {MECHANISM: mechanism, USERNAME: keys[USERNAME], PASSWORD: keys[PASSWORD]}
 
 
-def _certificates(known: Mapping[str, str]) -> dict[str, str]:
+def _certificates(keys: Mapping[str, str]) -> dict[str, str]:
     for key, other in ((CERTIFICATE, KEY), (KEY, CERTIFICATE)):
-        if key in known and other not in known:
+        if key in keys and other not in keys:
             raise LoginError(f"{key} needs {other}; add the key to the Secret")
     for key, mark in _MARKS.items():
-        if key in known and f"{mark}-----" not in known[key]:
+        if key in keys and f"{mark}-----" not in keys[key]:
             raise LoginError(f"{key} is no PEM text; write the text from -----BEGIN to the end")
-    return {setting: known[key] + "\n" for key, setting in _PEM.items() if key in known}
+    return {setting: keys[key] + "\n" for key, setting in _PEM.items() if key in keys}

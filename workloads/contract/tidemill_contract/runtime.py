@@ -165,12 +165,12 @@ class WorkloadSettings(_Config):
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> WorkloadSettings:
         """Read the settings from variables such as TIDEMILL_KAFKA_BROKERS, or raise pydantic.ValidationError."""
-        found = {
+        settings = {
             key: environ[f"TIDEMILL_{key.upper()}"]
             for key in cls.model_fields
             if environ.get(f"TIDEMILL_{key.upper()}")
         }
-        return cls.model_validate(found)
+        return cls.model_validate(settings)
 
     @model_validator(mode="after")
     def _trusts(self) -> WorkloadSettings:

@@ -60,8 +60,8 @@ def evaluator(metric: MetricSpec, field_type: str | None) -> Decoder | None:
 
 def decoders(plan: AggregationLayout) -> dict[str, Decoder]:
     """Return the decoder of each metric that has a decoder, by the name of the metric."""
-    found = {metric.name: evaluator(metric, kind) for metric, kind in plan.metrics}
-    return {name: decode for name, decode in found.items() if decode is not None}
+    evaluators = {metric.name: evaluator(metric, kind) for metric, kind in plan.metrics}
+    return {name: decode for name, decode in evaluators.items() if decode is not None}
 
 
 def window_source(
@@ -124,11 +124,11 @@ def answer_columns(plan: AggregationLayout, end: str | None = None) -> list[tupl
         for metric, field_type in plan.metrics
         if not is_composed(metric)
     }
-    found, guarded = [], dict(plan.whole)
+    columns, guarded = [], dict(plan.whole)
     for metric, field_type in plan.metrics:
         name = metric.name
         expression = computed[name][1] if name in computed else composed_sql(metrics, computed, name)
         if name in guarded:
             expression = f"CASE WHEN {quote(whole_partial(name).column)} THEN {expression} END"
-        found.append((name, answer_type(metric, field_type), expression))
-    return found
+        columns.append((name, answer_type(metric, field_type), expression))
+    return columns

@@ -80,8 +80,8 @@ class Decimals:
 
     def __init__(self, fields: Sequence[FieldSpec], first: Mapping[str, str], *, part: bool) -> None:
         own = [field for field in fields if field.origin == "value" and field.name not in first]
-        found = {field.name: DecimalFormat.of(field) for field in own}
-        self._formats = {name: written for name, written in found.items() if written is not None}
+        formats = {field.name: DecimalFormat.of(field) for field in own}
+        self._formats = {name: written for name, written in formats.items() if written is not None}
         self.names = tuple(self._formats)
         ends = {field.steps[-1] for field in own if field.name in self._formats}
         names = {end for end in ends if isinstance(end, str)}
@@ -115,7 +115,7 @@ class Decimals:
 
 def _other_texts(names: set[str], *, items: bool) -> re.Pattern[bytes]:
     """Return a pattern that finds JSON members with these names and with values such as `"1_000"`."""
-    found = [re.escape(msgspec.json.encode(name)) + rb"\s*:\s*" + _OTHER_TEXT for name in sorted(names)]
+    patterns = [re.escape(msgspec.json.encode(name)) + rb"\s*:\s*" + _OTHER_TEXT for name in sorted(names)]
     if items:
-        found.append(rb"[\[,]\s*" + _OTHER_TEXT + rb'[^"]*"\s*[,\]]')
-    return re.compile(b"|".join(found))
+        patterns.append(rb"[\[,]\s*" + _OTHER_TEXT + rb'[^"]*"\s*[,\]]')
+    return re.compile(b"|".join(patterns))

@@ -174,8 +174,8 @@ class EventDecoder:
                     if own and self._fields.exact:
                         micros = [(each or 0) % 1000 for each in exact]
                     self._fields.shape.put(events, name, values)
-                    known = [value for value in values if value is not None]
-                    if known and not self._fields.times.surely(known, own=own, now_ms=now_ms):
+                    non_null = [value for value in values if value is not None]
+                    if non_null and not self._fields.times.surely(non_null, own=own, now_ms=now_ms):
                         return None
                     continue
                 kinds = set(map(type, values))

@@ -68,8 +68,8 @@ def not_json(raw: bytes, error: Exception) -> InvalidEvent:
     """Return an InvalidEvent for bytes that are not JSON, with the probable format as the detail."""
     if not raw:
         return InvalidEvent(Reason.NOT_JSON, None, "the record is empty; send a JSON object")
-    if found := _HALF_PAIR.search(raw):
-        detail = f"contains half a surrogate pair ({found.group().decode()}); send both halves, or the character itself"
+    if match := _HALF_PAIR.search(raw):
+        detail = f"contains half a surrogate pair ({match.group().decode()}); send both halves, or the character itself"
         return InvalidEvent(Reason.NOT_JSON, None, detail)
     return InvalidEvent(Reason.NOT_JSON, None, f"{_looks_like(raw)} ({error})")
 
@@ -106,20 +106,22 @@ def refused(
     if at is None and named is None:
         return not_an_object(raw, text)
     try:
-        found = members(raw)
+        raw_members = members(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as broken:
         return not_json(raw, broken)  # the decoder reported another error, before it reached the invalid JSON
-    envelope = envelope_of(found, kinds) if envelope is None else envelope
+    envelope = envelope_of(raw_members, kinds) if envelope is None else envelope
     hint = f"; {envelope}" if envelope else ""
     if named is not None:
         name = named.group(1)
         if "missing required field" in text:
             return InvalidEvent(Reason.MISSING_FIELD, name, f"{name} is missing; send it{hint}")
-        known = ", ".join(list(kinds)[:12])
-        return InvalidEvent(Reason.UNKNOWN_FIELD, name, f"{_shortened(name)} is not declared; fields are {known}{hint}")
+        declared = ", ".join(list(kinds)[:12])
+        return InvalidEvent(
+            Reason.UNKNOWN_FIELD, name, f"{_shortened(name)} is not declared; fields are {declared}{hint}"
+        )
     assert at is not None  # noqa: S101 - for the type checker
     name = at.group(1)
-    reason, detail = _misfit(name, found.get(name, b""), kinds.get(name, ""), text)
+    reason, detail = _misfit(name, raw_members.get(name, b""), kinds.get(name, ""), text)
     return InvalidEvent(reason, name, f"{detail}{hint}")
 
 
@@ -131,9 +133,9 @@ def misplaced(name: str, steps: Steps, value: bytes, *, array: bool) -> InvalidE
     return InvalidEvent(Reason.MISTYPED, name, f"{detail}: correct the path, or the event")
 
 
-def undeclared(steps: Steps, known: Sequence[Steps]) -> InvalidEvent:
+def undeclared(steps: Steps, declared: Sequence[Steps]) -> InvalidEvent:
     """Return an InvalidEvent for an unknown member, with the declared paths in the detail."""
-    listed = ", ".join(show_path(each) for each in known[:12])
+    listed = ", ".join(show_path(each) for each in declared[:12])
     name = show_path(steps)
     detail = f"{_shortened(name)} is not declared; fields are read from {listed}"
     return InvalidEvent(Reason.UNKNOWN_FIELD, name, detail)
@@ -156,14 +158,14 @@ def _read_from(place: str) -> str:
     return f"; the field is read from {place}"
 
 
-def envelope_of(found: Members, kinds: Container[str]) -> str | None:
+def envelope_of(raw_members: Members, kinds: Container[str]) -> str | None:
     """Return an explanation if the event is an unexpected envelope of Kafka Connect or Debezium, else None."""
-    if {"schema", "payload"} <= found.keys() and "payload" not in kinds:
+    if {"schema", "payload"} <= raw_members.keys() and "payload" not in kinds:
         return (
             "this is a Kafka Connect envelope (schema, payload): set source.format.envelope to connect, or to debezium"
             " for a connector of Debezium; or set value.converter.schemas.enable=false in the connector"
         )
-    if "op" in found and {"before", "after"} & found.keys() and "after" not in kinds:
+    if "op" in raw_members and {"before", "after"} & raw_members.keys() and "after" not in kinds:
         return (
             "this is a Debezium change event (before, after, op): set source.format.envelope: debezium, or unwrap it"
             " with the transform ExtractNewRecordState"
@@ -267,8 +269,8 @@ def _mistimed(came: str, value: bytes, got: str) -> tuple[Reason, str]:
         return Reason.MISTYPED, f"{came}; {_TIME}"
     text = _unquoted(value)
     # The patterns would take quadratic time for some long texts.
-    known = _TIME_REMEDIES if len(text) <= _SHOWN else ()
-    remedy = next((remedy for pattern, remedy in known if pattern.fullmatch(text)), _TIME)
+    remedies = _TIME_REMEDIES if len(text) <= _SHOWN else ()
+    remedy = next((remedy for pattern, remedy in remedies if pattern.fullmatch(text)), _TIME)
     if _WELL_FORMED.fullmatch(text):
         return Reason.OUT_OF_RANGE, f"{came}, which is not a valid time in the years 1 to 9999; {remedy}"
     return Reason.MISTYPED, f"{came}; {remedy}"

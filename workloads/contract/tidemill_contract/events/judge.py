@@ -114,16 +114,16 @@ class EventJudge:
 
     def _read_extracted(self, raw: bytes) -> Any:
         try:
-            found = self._fields.shape.extracted(raw)
+            raw_fields = self._fields.shape.extracted(raw)
         except msgspec.ValidationError as error:
             raise self._refused(raw, error) from None
         except BROKEN as error:
             raise not_json(raw, error) from None
         try:
-            return self._fields.shape.read_flat(mended(found, self._fields.kinds) or as_object(found))
+            return self._fields.shape.read_flat(mended(raw_fields, self._fields.kinds) or as_object(raw_fields))
         except msgspec.ValidationError as error:
             envelope = envelope_of(members(raw), self._fields.shape.tops) if self._fields.may_be_envelope else ""
-            refusal = refused(as_object(found), error, self._fields.kinds, envelope=envelope)
+            refusal = refused(as_object(raw_fields), error, self._fields.kinds, envelope=envelope)
             raise with_path(refusal, self._fields.steps.get(refusal.field or "")) from None
         except BROKEN as error:
             raise not_json(raw, error) from None
@@ -135,25 +135,25 @@ class EventJudge:
         names = [name for name in self._fields.counts if isinstance(self._value(event, name), Decimal)]
         if not names or not may_be_lenient(raw):
             return
-        found = self._fields.shape.extracted(raw)
+        raw_fields = self._fields.shape.extracted(raw)
         for name in names:
-            if (written := found.get(name, b""))[:1] == b'"':
+            if (written := raw_fields.get(name, b""))[:1] == b'"':
                 text = msgspec.json.decode(written, type=str)
                 if not is_number(text):
                     raise miswritten(name, self._fields.kinds[name], text)
 
     def _check_decimals(self, raw: bytes) -> None:
-        found = self._fields.shape.extracted(raw)
+        raw_fields = self._fields.shape.extracted(raw)
         for name in self._fields.decimals.names:
-            written = found.get(name, b"")
+            written = raw_fields.get(name, b"")
             if written[:1] == b'"' and not is_plain(msgspec.json.decode(written, type=str)):
                 raise misfit(name, written, self._fields.kinds[name])
 
     def _check_nul(self, event: Any) -> None:
         texts = [(name, [self._value(event, name)]) for name in self._fields.strings]
         texts += [(name, self._value(event, name) or []) for name in self._fields.lists]
-        for name, found in texts:
-            if any("\0" in (text or "") for text in found):
+        for name, values in texts:
+            if any("\0" in (text or "") for text in values):
                 raise InvalidEvent(Reason.BAD_STRING, name, "contains a NUL character, which Postgres cannot store")
 
     def _check_keys(self, event: Any) -> None:

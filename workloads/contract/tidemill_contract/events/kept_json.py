@@ -31,14 +31,14 @@ class KeptJson:
 
     def added(self, fields: bytes, raw: bytes) -> bytes:
         """Add the json fields of an event to the JSON object `fields`, with null for an absent field."""
-        found = self._texts(raw)
-        texts = (b'"%b":%b' % (name.encode(), found.get(name, b"null")) for name in self._places)
+        raw_fields = self._texts(raw)
+        texts = (b'"%b":%b' % (name.encode(), raw_fields.get(name, b"null")) for name in self._places)
         begin = fields[:-1] + (b"," if len(fields) > 2 else b"")
         return begin + b",".join(texts) + b"}"
 
     def _texts(self, raw: bytes) -> Members:
-        found = {name: text_at(raw, steps) for name, steps in self._places.items()}
-        return {name: text for name, text in found.items() if text is not None}
+        texts = {name: text_at(raw, steps) for name, steps in self._places.items()}
+        return {name: text for name, text in texts.items() if text is not None}
 
 
 def text_at(raw: bytes, steps: Steps) -> bytes | None:

@@ -62,10 +62,10 @@ def may_be_rounded(raw: bytes) -> bool:
     return bool(_LONG_FRACTION.search(raw)) or (b"\\u00" in raw and bool(_ESCAPED.search(raw)))
 
 
-def mended(found: Members, kinds: Mapping[str, str]) -> bytes | None:
+def mended(raw_members: Members, kinds: Mapping[str, str]) -> bytes | None:
     """Rewrite valid values that the typed decoder refuses, or return None if no value must be rewritten."""
     changed = {}
-    for name, value in found.items():
+    for name, value in raw_members.items():
         kind = kinds.get(name)
         if kind == "integer" or (kind == "timestamp" and value[:1] != b'"'):
             better = _whole(value)
@@ -77,12 +77,12 @@ def mended(found: Members, kinds: Mapping[str, str]) -> bytes | None:
             changed[name] = better
     if not changed:
         return None
-    return as_object(found | changed)
+    return as_object(raw_members | changed)
 
 
-def as_object(found: Members) -> bytes:
+def as_object(raw_members: Members) -> bytes:
     """Return the members as a JSON object."""
-    return msgspec.json.encode({name: msgspec.Raw(value) for name, value in found.items()})
+    return msgspec.json.encode({name: msgspec.Raw(value) for name, value in raw_members.items()})
 
 
 def whole_number(text: str) -> int | None:

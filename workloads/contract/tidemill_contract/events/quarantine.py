@@ -36,16 +36,16 @@ def headers(verdict: InvalidEvent) -> Headers:
 
 
 def verdict_of(
-    value: bytes, found: Sequence[tuple[str, bytes | None]], refusal: Callable[[bytes], InvalidEvent | None]
+    value: bytes, headers: Sequence[tuple[str, bytes | None]], refusal: Callable[[bytes], InvalidEvent | None]
 ) -> InvalidEvent | None:
     """Return why a marked event is invalid, or None unless the headers contain a reason that ingest can write.
 
     Args:
         value: the record's bytes, with the mark.
-        found: the record's headers.
+        headers: the record's headers.
         refusal: a function that returns why an event's bytes are invalid, or None if the event is valid.
     """
-    texts = {name: raw.decode("utf-8", "replace") for name, raw in found if raw is not None}
+    texts = {name: raw.decode("utf-8", "replace") for name, raw in headers if raw is not None}
     if texts.get(REASON_HEADER) not in _GIVEN:
         return None
     reason = Reason(texts[REASON_HEADER])
@@ -57,6 +57,6 @@ def verdict_of(
             " follows; if another sender wrote the event, send the event without this byte"
         )
         return InvalidEvent(Reason.NOT_JSON, None, detail)
-    known = own.detail if own is not None and own.reason is reason else "refused by ingest"
-    detail = texts.get(DETAIL_HEADER, "") or known
+    default_detail = own.detail if own is not None and own.reason is reason else "refused by ingest"
+    detail = texts.get(DETAIL_HEADER, "") or default_detail
     return InvalidEvent(reason, texts.get(FIELD_HEADER) or None, detail)

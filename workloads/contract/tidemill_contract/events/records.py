@@ -111,9 +111,9 @@ class RecordDecoder:
         at = [index for index, event in enumerate(decoded.events) if event is not None]
         if self._beside is not None:
             invalid: dict[int, InvalidEvent] = {}
-            found = self._read_texts(at, invalid, records, now_ms)
+            decoded_texts = self._read_texts(at, invalid, records, now_ms)
             decoded = replace(decoded, invalid=decoded.invalid | invalid)
-            decoded = joined(decoded, at, found, by=self._beside, into=self._events, fields=self._texts)
+            decoded = joined(decoded, at, decoded_texts, by=self._beside, into=self._events, fields=self._texts)
             at = [index for index in at if index not in decoded.invalid]
         for field in self._own:
             values = [self._own_value(records[index], field.origin) for index in at]
@@ -153,8 +153,8 @@ class RecordDecoder:
         return document
 
     def _written(self, texts: Sequence[bytes | None]) -> bytes:
-        found = zip(self._texts.items(), texts, strict=True)
-        members = {name: msgspec.Raw(as_json(text, field)) for (name, field), text in found if text is not None}
+        field_texts = zip(self._texts.items(), texts, strict=True)
+        members = {name: msgspec.Raw(as_json(text, field)) for (name, field), text in field_texts if text is not None}
         return msgspec.json.encode(members)
 
     def refusal(self, raw: bytes, now_ms: int, record: Record | None = None) -> InvalidEvent | None:

@@ -58,10 +58,10 @@ class _Node:
         return any(child.required for child in self.children.values())
 
     def leaves(self) -> list[Leaf]:
-        found: list[Leaf] = []
+        all_leaves: list[Leaf] = []
         for child in self.children.values():
-            found += child.leaves() if isinstance(child, _Node) else [child]
-        return found
+            all_leaves += child.leaves() if isinstance(child, _Node) else [child]
+        return all_leaves
 
 
 class Shape:
@@ -83,8 +83,8 @@ class Shape:
         for leaf in leaves:
             self._place(leaf)
         read = [leaf for leaf in leaves if not leaf.unread]
-        self._known = [leaf.steps for leaf in read if not leaf.beside]
-        self.tops = frozenset(str(steps[0]) for steps in self._known)
+        self._declared = [leaf.steps for leaf in read if not leaf.beside]
+        self.tops = frozenset(str(steps[0]) for steps in self._declared)
         self.nested = any(leaf.steps != (leaf.name,) or leaf.unread for leaf in leaves)
         self.flat = _struct("Event", [_flat(leaf) for leaf in read], strict=strict)
         shown = [_flat(leaf) for leaf in every if not leaf.holds and not leaf.unread]
@@ -133,14 +133,14 @@ class Shape:
         """Return a field's value in each event."""
         get = self._getters[name]
         try:
-            found = list(map(get, events))
+            field_values = list(map(get, events))
         except AttributeError:
             self._fill(events)
-            found = list(map(get, events))
+            field_values = list(map(get, events))
         default = self._defaults.get(name)
-        if default is not None and NoneType in set(map(type, found)):
-            return [default if value is None else value for value in found]
-        return found
+        if default is not None and NoneType in set(map(type, field_values)):
+            return [default if value is None else value for value in field_values]
+        return field_values
 
     def put(self, events: Sequence[Any], name: str, values: Sequence[Any]) -> None:
         """Set a field's value in each event.
@@ -206,15 +206,15 @@ class Shape:
         """
         if not self.nested:
             return members(raw)
-        found: Members = {}
-        self._extract(self._root, members(raw), found)
-        return found
+        raw_fields: Members = {}
+        self._extract(self._root, members(raw), raw_fields)
+        return raw_fields
 
-    def _extract(self, node: _Node, held: Mapping[Any, bytes], found: Members) -> None:
+    def _extract(self, node: _Node, held: Mapping[Any, bytes], raw_fields: Members) -> None:
         if self._strict and not node.is_array:
             unread = next((name for name in held if name not in node.children), None)
             if unread is not None:
-                raise undeclared((*node.steps, unread), self._known)
+                raise undeclared((*node.steps, unread), self._declared)
         for step, child in node.children.items():
             value = held.get(step)
             if value is None:
@@ -223,30 +223,30 @@ class Shape:
                 if child.holds and value[:1] != b"[" and value != b"null":
                     raise misplaced(child.holds, child.steps, value, array=True)
                 if not child.beside and not child.unread:
-                    found[child.name] = value
+                    raw_fields[child.name] = value
             elif value != b"null":
                 if value[:1] != (b"[" if child.is_array else b"{"):
                     first = child.leaves()[0]
                     raise misplaced(first.holds or first.name, child.steps, value, array=child.is_array)
                 inner = dict(enumerate(items(value))) if child.is_array else members(value)
-                self._extract(child, inner, found)
+                self._extract(child, inner, raw_fields)
 
 
 def unread(kept: Mapping[str, Steps], leaves: Sequence[Leaf]) -> list[Leaf]:
     """Return `Leaf` objects for the fields of type json, whose values the JSON reader ignores."""
-    found = list(leaves)
+    all_leaves = list(leaves)
     for name, steps in sorted(kept.items(), key=lambda item: len(item[1])):
-        if not any(leaf.steps[: len(steps)] == steps[: len(leaf.steps)] for leaf in found):
-            found.append(Leaf(name, steps, Any, required=False, unread=True))
-    return found[len(leaves) :]
+        if not any(leaf.steps[: len(steps)] == steps[: len(leaf.steps)] for leaf in all_leaves):
+            all_leaves.append(Leaf(name, steps, Any, required=False, unread=True))
+    return all_leaves[len(leaves) :]
 
 
 def _merged(leaves: Sequence[Leaf]) -> list[Leaf]:
-    found: dict[Steps, Leaf] = {}
+    by_steps: dict[Steps, Leaf] = {}
     for leaf in leaves:
-        first = found.setdefault(leaf.steps, leaf)
-        found[leaf.steps] = replace(first, required=first.required or leaf.required)
-    return list(found.values())
+        first = by_steps.setdefault(leaf.steps, leaf)
+        by_steps[leaf.steps] = replace(first, required=first.required or leaf.required)
+    return list(by_steps.values())
 
 
 def _flat(leaf: Leaf) -> tuple[Any, ...]:

@@ -46,11 +46,11 @@ def check_format(text: str) -> None:
             "is not a timestamp format: write rfc3339, s, ms, us, ns or a pattern such as '%d.%m.%Y %H:%M'"
         )
     try:
-        found = dt.datetime.strptime(_TRIED.strftime(text), text)
+        parsed = dt.datetime.strptime(_TRIED.strftime(text), text)
     except (ValueError, re.error):
         remedy = "write directives of Python's strptime, such as '%d.%m.%Y %H:%M:%S'"
         raise ValueError(f"is not a timestamp pattern: {remedy}") from None
-    if found.date() != _TRIED.date():
+    if parsed.date() != _TRIED.date():
         raise ValueError("has no complete date: add year, month and day, such as %Y-%m-%d")
 
 
@@ -145,9 +145,9 @@ def is_number(text: str) -> bool:
 
 def may_be_lenient(raw: bytes) -> bool:
     """Return whether the bytes contain a text that is a number in Python but not in JSON, such as `1_000` or `007`."""
-    for found in _MAYBE_NUMBERS.finditer(raw):
+    for match in _MAYBE_NUMBERS.finditer(raw):
         try:
-            text = msgspec.json.decode(found.group(), type=str)
+            text = msgspec.json.decode(match.group(), type=str)
             if not is_number(text) and decimal.Decimal(text).is_finite():
                 return True
         except (msgspec.MsgspecError, UnicodeDecodeError, decimal.InvalidOperation):

@@ -108,10 +108,10 @@ def check(text: str, types: Mapping[str, str], *, as_filter: bool = False) -> st
         ExpressionError: the expression is not valid, or is not a condition although `as_filter` is true.
     """
     expression, kind = (compile_condition(text, types), "boolean") if as_filter else _derive(text, types)
-    known = {name: POLARS_TYPES[own] for name, own in types.items() if own in POLARS_TYPES}
+    schema = {name: POLARS_TYPES[own] for name, own in types.items() if own in POLARS_TYPES}
     try:
         # Evaluate the expression without rows, to find out whether polars accepts the expression.
-        pl.DataFrame(schema=known).select(expression)
+        pl.DataFrame(schema=schema).select(expression)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = str(error).partition("\n")[0]
         raise ExpressionError(f"cannot be computed ({reason[:200]}); write another expression") from None
@@ -130,19 +130,19 @@ def compile_condition(text: str, types: Mapping[str, str]) -> pl.Expr:
 
 def columns(text: str) -> frozenset[str]:
     """Return the names of all columns in an expression, or raise ExpressionError."""
-    found: set[str] = set()
+    names: set[str] = set()
     stack: list[Node] = [parse(text)]
     while stack:
         match stack.pop():
             case Column(name):
-                found.add(name)
+                names.add(name)
             case Call(_, args):
                 stack.extend(args)
             case Case(branches, default):
                 stack.extend([default, *(node for branch in branches for node in branch)])
             case Literal():
                 pass
-    return frozenset(found)
+    return frozenset(names)
 
 
 def _derive(text: str, types: Mapping[str, str]) -> tuple[pl.Expr, str]:

@@ -45,18 +45,18 @@ _ROUNDING = Context(prec=400, rounding=ROUND_HALF_UP)
 def arithmetic(name: str, args: Sequence[Typed]) -> Built | None:
     """Return the exact sum, difference, product or remainder, or None if the result must be a double."""
     args = with_exact_constants(args)
-    found = common_scales(argument.kind for argument in args)
-    if found is None or name == "/":
+    scales = common_scales(argument.kind for argument in args)
+    if scales is None or name == "/":
         return None
     if name == "*":
-        if sum(found) > MOST_DIGITS:
+        if sum(scales) > MOST_DIGITS:
             return None
         a, b = (argument.expression.cast(WIDE) for argument in args)
-        return decimal_type(sum(found)), narrow(a * b)
-    a, b = (rescaled(argument, max(found)) for argument in args)
+        return decimal_type(sum(scales)), narrow(a * b)
+    a, b = (rescaled(argument, max(scales)) for argument in args)
     # The remainder has the sign of the dividend in SQL, but the sign of the divisor in polars.
     result = {"+": a + b, "-": a - b}[name] if name in "+-" else a.sign() * (a.abs() % b.abs())
-    return decimal_type(max(found)), narrow(result)
+    return decimal_type(max(scales)), narrow(result)
 
 
 def rounded(name: str, argument: Typed, digits: int) -> Built:
@@ -142,8 +142,8 @@ def _number(written: float | str) -> Decimal:
 
 def _converted(read: Callable[[Any], Decimal], precision: int, scale: int, value: Any) -> int | None:
     try:
-        found = read(value).quantize(Decimal((0, (1,), -scale)), context=_ROUNDING)
-        scaled = int(found.scaleb(scale, _ROUNDING))
+        rounded = read(value).quantize(Decimal((0, (1,), -scale)), context=_ROUNDING)
+        scaled = int(rounded.scaleb(scale, _ROUNDING))
     except (InvalidOperation, ValueError, OverflowError):
         return None
     return scaled if abs(scaled) < 10**precision else None

@@ -89,8 +89,8 @@ def case(branches: Sequence[tuple[Typed, Typed]], default: Typed) -> Typed:
 
 
 def _arithmetic(name: str, args: Sequence[Typed]) -> Built:
-    if (found := exact.arithmetic(name, args)) is not None:
-        return found
+    if (built := exact.arithmetic(name, args)) is not None:
+        return built
     floats = [as_number(f"'{name}'", argument) for argument in args]
     if name == "/":
         return "number", quotient(*floats)
@@ -103,8 +103,8 @@ def _arithmetic(name: str, args: Sequence[Typed]) -> Built:
 
 
 def _mod(name: str, args: Sequence[Typed]) -> Built:
-    if (found := exact.arithmetic(name, args)) is not None:
-        return found
+    if (built := exact.arithmetic(name, args)) is not None:
+        return built
     for argument in args:
         if argument.kind != "integer":
             taken = "integers and decimals"

@@ -74,10 +74,10 @@ def _date_part(name: str, args: Sequence[Typed]) -> Built:
     return "integer", _PARTS[part](moment).cast(pl.Int64())
 
 
-def _unit(name: str, argument: Typed, known: dict[str, object]) -> str:
+def _unit(name: str, argument: Typed, units: dict[str, object]) -> str:
     unit = str(constant(name, argument, "the unit", "string")).upper()
-    if unit not in known:
-        raise ExpressionError(f"{name} does not support the unit '{unit}'; write one of {', '.join(known)}")
+    if unit not in units:
+        raise ExpressionError(f"{name} does not support the unit '{unit}'; write one of {', '.join(units)}")
     return unit
 
 
@@ -111,9 +111,9 @@ def _read(name: str, args: Sequence[Typed]) -> pl.Expr:
     unknown = sorted(used - set(_DIRECTIVES))
     if unknown or not any(date <= used for date in _DATES):
         wrong = f"{', '.join(unknown)} is unknown" if unknown else "the date is incomplete"
-        known = " ".join(_DIRECTIVES)
+        directives = " ".join(_DIRECTIVES)
         raise ExpressionError(
-            f"{name}: in the pattern '{form}' {wrong}; write a pattern such as '%d.%m.%Y %H:%M:%S', with {known}"
+            f"{name}: in the pattern '{form}' {wrong}; write a pattern such as '%d.%m.%Y %H:%M:%S', with {directives}"
         )
     form = form.replace(".%f", "%.f")  # polars writes a fraction as %.f
     if used & {"%H", "%I"} and "%M" not in used:

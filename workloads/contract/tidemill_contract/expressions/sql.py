@@ -39,15 +39,15 @@ class Value:
 
 def compile_sql(text: str, columns: Mapping[str, Value]) -> Value:
     """Compile an expression to SQL, or raise ExpressionError. `columns` has the SQL of each column by name."""
-    found = _compile(parse(text), columns)
-    match found.kind:
+    compiled = _compile(parse(text), columns)
+    match compiled.kind:
         case "null":
             raise ExpressionError("is always NULL and has no type; give one branch a value")
         case kind if kind in _EXACT:
-            return Value(kind, _bound("CASE WHEN abs({0}) < " + _LARGEST_INTEGER + " THEN {0} END", found))
+            return Value(kind, _bound("CASE WHEN abs({0}) < " + _LARGEST_INTEGER + " THEN {0} END", compiled))
         case "number":
-            return Value("number", f"({found.sql} + 0.0::double precision)")  # turns -0.0 into 0.0
-    return found
+            return Value("number", f"({compiled.sql} + 0.0::double precision)")  # turns -0.0 into 0.0
+    return compiled
 
 
 def _compile(node: Node, columns: Mapping[str, Value]) -> Value:

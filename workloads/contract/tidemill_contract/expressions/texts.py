@@ -61,11 +61,11 @@ def _split_part(name: str, args: Sequence[Typed]) -> Built:
 
 
 def _by_value(argument: pl.Expr, function: Callable[[str], str]) -> pl.Expr:
-    def found(texts: pl.Series) -> pl.Series:
+    def convert(texts: pl.Series) -> pl.Series:
         values = [None if text is None else function(text) for text in texts.to_list()]
         return pl.Series(texts.name, values, dtype=pl.String)
 
-    return argument.map_batches(found, return_dtype=pl.String(), is_elementwise=True)
+    return argument.map_batches(convert, return_dtype=pl.String(), is_elementwise=True)
 
 
 def _title(name: str, args: Sequence[Typed]) -> Built:

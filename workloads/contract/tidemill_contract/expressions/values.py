@@ -155,8 +155,8 @@ def unify(name: str, args: Sequence[Typed], *, compared: bool = False) -> tuple[
     if kinds == set(NUMERIC):
         kinds = {"number"}
     if len(kinds) > 1:
-        found = " and ".join(sorted(map(family, kinds)))
-        raise ExpressionError(f"{name} mixes {found}; convert one value with TRY_CAST(… AS {_common(kinds)})")
+        families = " and ".join(sorted(map(family, kinds)))
+        raise ExpressionError(f"{name} mixes {families}; convert one value with TRY_CAST(… AS {_common(kinds)})")
     kind = kinds.pop() if kinds else "null"
     dtype = POLARS_TYPES.get(kind, pl.Boolean())
     # NULL gets the type of the other arguments. If all arguments are NULL, the type is boolean.
@@ -169,13 +169,13 @@ def chosen(kind: str, value: pl.Expr) -> pl.Expr:
 
 
 def _united(name: str, args: Sequence[Typed], *, compared: bool) -> tuple[str, list[pl.Expr]]:
-    found = common_scales(argument.kind for argument in args if argument.kind != "null")
-    if found is None:
+    scales = common_scales(argument.kind for argument in args if argument.kind != "null")
+    if scales is None:
         return "number", [as_number(name, argument) for argument in args]
-    kind, nothing = decimal_type(max(found)), pl.lit(None, dtype=pl.Int64())
+    kind, nothing = decimal_type(max(scales)), pl.lit(None, dtype=pl.Int64())
     if all(argument.kind in (kind, "null") for argument in args):
         return kind, [nothing if argument.kind == "null" else argument.expression for argument in args]
-    wide = [nothing.cast(WIDE) if a.kind == "null" else rescaled(a, max(found)) for a in args]
+    wide = [nothing.cast(WIDE) if a.kind == "null" else rescaled(a, max(scales)) for a in args]
     return kind, wide if compared else [narrow(value) for value in wide]
 
 

@@ -31,20 +31,20 @@ def in_order(metrics: Mapping[str, Metric], name: str) -> list[str]:
     Raises:
         ExpressionError: a metric is computed from itself.
     """
-    found: dict[str, None] = {}
-    _visit(metrics, name, (), found)
-    return list(found)
+    ordered: dict[str, None] = {}
+    _visit(metrics, name, (), ordered)
+    return list(ordered)
 
 
-def _visit(metrics: Mapping[str, Metric], name: str, path: tuple[str, ...], found: dict[str, None]) -> None:
+def _visit(metrics: Mapping[str, Metric], name: str, path: tuple[str, ...], ordered: dict[str, None]) -> None:
     if name in path:
         circle = " → ".join([*path[path.index(name) :], name])
         raise ExpressionError(f"the metric is computed from itself ({circle}); remove one of these references")
-    if name in found or name not in metrics:
+    if name in ordered or name not in metrics:
         return  # `compile_sql` reports unknown metrics
     for operand in sorted(operands(metrics[name])):
-        _visit(metrics, operand, (*path, name), found)
-    found[name] = None
+        _visit(metrics, operand, (*path, name), ordered)
+    ordered[name] = None
 
 
 def composed_type(metrics: Mapping[str, Metric], types: Mapping[str, str], name: str) -> str:
@@ -66,8 +66,8 @@ def composed_sql(metrics: Mapping[str, Metric], answers: Mapping[str, tuple[str,
     """
     kinds = {needed: kind for needed, (kind, _) in answers.items()}
     order = in_order(metrics, name)
-    found = ", ".join(f'{answers[needed][1]} AS "{needed}"' for needed in order if needed in answers)
-    rows = f"(SELECT {found or 'NULL'} OFFSET 0) AS v"
+    select_list = ", ".join(f'{answers[needed][1]} AS "{needed}"' for needed in order if needed in answers)
+    rows = f"(SELECT {select_list or 'NULL'} OFFSET 0) AS v"
     for needed in (needed for needed in order if is_composed(metrics[needed])):
         value = _compiled(metrics, metrics[needed], kinds)
         kinds[needed] = value.kind
@@ -83,8 +83,8 @@ def _compiled(metrics: Mapping[str, Metric], metric: Metric, kinds: Mapping[str,
         raise ExpressionError("names no metric; combine metrics of the aggregation, such as revenue / orders")
     for name in sorted(needed):
         _check_operand(metrics, name)
-    known = {name: _operand(name, kind) for name, kind in kinds.items()}
-    return compile_sql(str(getattr(metric, EXPRESSION)), known)
+    operand_values = {name: _operand(name, kind) for name, kind in kinds.items()}
+    return compile_sql(str(getattr(metric, EXPRESSION)), operand_values)
 
 
 def _check_operand(metrics: Mapping[str, Metric], name: str) -> None:

@@ -39,10 +39,10 @@ class Feed:
         """
         if self.since == 0:
             return None
-        found = [] if self.since is None else [f"{SINCE} >= {self.since}"]
+        conditions = [] if self.since is None else [f"{SINCE} >= {self.since}"]
         for since, closed_until in reversed(self.before):
-            found.append(f"({SINCE} >= {since} AND {end} <= timestamptz '{rfc3339_ms(closed_until)}')")
-        return f"({' OR '.join(found)})" if found else "false"
+            conditions.append(f"({SINCE} >= {since} AND {end} <= timestamptz '{rfc3339_ms(closed_until)}')")
+        return f"({' OR '.join(conditions)})" if conditions else "false"
 
     def left(self, closed_until: int | None) -> Feed:
         """Return the `Feed` of the column after processors stop filling the column."""
@@ -86,17 +86,17 @@ class Feeds:
         return self.columns.get(column, Feed())
 
     def changed(
-        self, known: Collection[str], wanted: Collection[str], *, there: Collection[str], closed_until: int | None
+        self, filled: Collection[str], wanted: Collection[str], *, there: Collection[str], closed_until: int | None
     ) -> Feeds:
-        """Return the feeds after the filled columns change from `known` to `wanted`.
+        """Return the feeds after the filled columns change from `filled` to `wanted`.
 
         Args:
-            known: the columns that were filled before the change.
+            filled: the columns that were filled before the change.
             wanted: the columns that are filled after the change.
             there: the columns that the table has.
             closed_until: the time (epoch ms) up to which windows are closed, or None if no window is closed.
         """
-        fed = {column for column in known if column in there and self.of(column).since is not None}
+        fed = {column for column in filled if column in there and self.of(column).since is not None}
         came, gone = set(wanted) - fed, fed - set(wanted)
         if not came and not gone:
             return self
@@ -120,7 +120,7 @@ def guarded(plan: AggregationLayout, feeds: Feeds) -> AggregationLayout:
     for metric in metrics:
         columns = [c for operand in function_operands(metrics, metric.name) for c in needed_columns(operand)]
         conditions = [feeds.of(column).condition(plan.end_sql) for column in columns]
-        told = dict.fromkeys(condition for condition in conditions if condition is not None)
-        if told:
-            whole.append((metric.name, " AND ".join(told)))
+        distinct_conditions = dict.fromkeys(condition for condition in conditions if condition is not None)
+        if distinct_conditions:
+            whole.append((metric.name, " AND ".join(distinct_conditions)))
     return replace(plan, whole=tuple(whole)) if whole else plan

@@ -140,12 +140,12 @@ class Partial:
         field = self.field or ""
         if self.by is None and not self.bounds and self.where is None:
             return field
-        told = f"{field}.{self.by}"
-        if self.bounds or self.where is not None or len(told) > _MAX_LABEL:
+        label = f"{field}.{self.by}"
+        if self.bounds or self.where is not None or len(label) > _MAX_LABEL:
             parts = (field, self.by, self.bounds) if self.where is None else (field, self.by, self.bounds, self.where)
             digest = hashlib.sha256(repr(parts).encode()).hexdigest()
-            told = f"{field[: _MAX_LABEL - 17]}.{digest[:16]}"
-        return told
+            label = f"{field[: _MAX_LABEL - 17]}.{digest[:16]}"
+        return label
 
     @property
     def quoted(self) -> str:
@@ -246,8 +246,8 @@ class AggregationLayout:
     @property
     def stored(self) -> list[str]:
         """The SQL of the columns in `merged`, for a SELECT from the window table."""
-        told = [f"{condition} AS {quote(whole_partial(metric).column)}" for metric, condition in self.whole]
-        return [*(quote(p.column) for p in self.partials), *told]
+        whole_columns = [f"{condition} AS {quote(whole_partial(metric).column)}" for metric, condition in self.whole]
+        return [*(quote(p.column) for p in self.partials), *whole_columns]
 
 
 def whole_partial(metric: str) -> Partial:
@@ -269,8 +269,8 @@ def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> Aggregatio
     metrics = _typed(aggregation.metrics, types)
     for metric in aggregation.metrics:
         for partial in needed_partials(metric, types):
-            known = partials.setdefault(partial.column, partial)
-            if known.listed < partial.listed:
+            existing = partials.setdefault(partial.column, partial)
+            if existing.listed < partial.listed:
                 partials[partial.column] = partial
     reopens = aggregation.late_policy == "reopen"
     if reopens:

@@ -145,8 +145,10 @@ def lister(k: int, field_type: str | None) -> Callable[[bytes | None], list[dict
         if len(items) > k:
             least = items[k - 1][1]
             items = takewhile(lambda item: item[1] >= least, items)
-        found = [(-most, read(text), most - fewest) for text, most, fewest, _ in items]
-        return [{"value": show(value), "count": -count, "error": error} for count, value, error in sorted(found)[:k]]
+        value_counts = [(-most, read(text), most - fewest) for text, most, fewest, _ in items]
+        return [
+            {"value": show(value), "count": -count, "error": error} for count, value, error in sorted(value_counts)[:k]
+        ]
 
     return topk
 

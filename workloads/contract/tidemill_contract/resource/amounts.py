@@ -15,7 +15,7 @@ _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "
 
 def parse_bytes(text: str) -> int:
     """Return the number of bytes of an amount such as `512Mi`, or raise ValueError."""
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(Ki|Mi|Gi|k|M|G)?", text, re.ASCII)
-    if found is None:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(Ki|Mi|Gi|k|M|G)?", text, re.ASCII)
+    if match is None:
         raise ValueError(f"'{text}' is not an amount of bytes: write a number and a unit, such as 512Mi or 1Gi")
-    return int(Decimal(found.group(1)) * _UNITS[found.group(2) or ""])
+    return int(Decimal(match.group(1)) * _UNITS[match.group(2) or ""])

@@ -66,12 +66,12 @@ def show(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `did you mean 'x'?`, or the list of known words if no word is similar."""
-    known = [str(k) for k in known]
-    lowered = {k.lower(): k for k in reversed(known)}
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """Return `did you mean 'x'?`, or the list of choices if no choice is similar."""
+    choices = [str(choice) for choice in choices]
+    lowered = {choice.lower(): choice for choice in reversed(choices)}
     close = difflib.get_close_matches(word[:100].lower(), lowered, n=1, cutoff=0.6)
     if close:
         return f"did you mean '{lowered[close[0]]}'?"
-    listed = ", ".join(known[:16]) + (", …" if len(known) > 16 else "")
-    return f"use one of {listed}" if known else "there are none"
+    listed = ", ".join(choices[:16]) + (", …" if len(choices) > 16 else "")
+    return f"use one of {listed}" if choices else "there are none"

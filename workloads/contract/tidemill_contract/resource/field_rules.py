@@ -75,7 +75,7 @@ def _exploded(field: FieldSpec, path: str, parts: Parts, arrays: dict[Steps, str
     if field.name == parts.key:
         message = f"is read from the elements of {show_path(array)}, but a record has only one key"
         yield Fault("spec.source.key", field.name, message, "use a field outside the exploded array")
-    other = next((one for one in arrays if one != array), None)
+    other = next((steps for steps in arrays if steps != array), None)
     if other is not None:
         message = f"field {arrays[other]} already explodes {show_path(other)}, and only one array can be exploded"
         remedy = f"read one element, such as {show_path((*array, 0))}, or explode this array in another pipeline"

@@ -57,17 +57,17 @@ class Columns:
 
 def expression_type(path: str, text: str, columns: Columns, *, as_filter: bool) -> tuple[str | None, Fault | None]:
     """Return the type of an expression, or a fault, or (None, None) if a used column has a fault."""
-    known = {name: kind for name, kind in columns.types.items() if kind is not None}
+    known_types = {name: kind for name, kind in columns.types.items() if kind is not None}
     try:
         used = expressions.columns(text)
-        if any(name not in known and (name in columns.types or not columns.complete) for name in used):
+        if any(name not in known_types and (name in columns.types or not columns.complete) for name in used):
             return None, None  # another rule reports the fault of the column or of its name
-        unread = next((name for name in used if known.get(name) in (JSON, STRINGS)), None)
+        unread = next((name for name in used if known_types.get(name) in (JSON, STRINGS)), None)
         if unread is not None:
             remedy = "declare a field that reads a part of this value, and use that field"
-            message = f"{unread} is of type {known[unread]}, which expressions cannot use"
+            message = f"{unread} is of type {known_types[unread]}, which expressions cannot use"
             return None, Fault(path, text, message, remedy)
-        return expressions.check(text, known, as_filter=as_filter), None
+        return expressions.check(text, known_types, as_filter=as_filter), None
     except expressions.ExpressionError as error:
         message, _, remedy = str(error).partition("; ")
         return None, Fault(path, text, message, remedy or "correct the expression")
@@ -99,13 +99,13 @@ def answer_types(aggregation: AggregationPart, columns: Columns) -> tuple[dict[s
             continue
         try:
             needed = in_order(models, metric.name)
-            unread = {name for one in needed for name in operands(models[one])} - models.keys()
+            unread = {operand for name in needed for operand in operands(models[name])} - models.keys()
             if len(models) < len(aggregation.metrics) and unread:
                 continue  # the unknown name may belong to a metric with an invalid name
             if any(types[name] is None for name in needed if not is_composed(models[name])):
                 continue
-            known = {name: kind for name, kind in types.items() if kind is not None}
-            types[metric.name] = composed_type(models, known, metric.name)
+            known_types = {name: kind for name, kind in types.items() if kind is not None}
+            types[metric.name] = composed_type(models, known_types, metric.name)
         except expressions.ExpressionError as error:
             message, _, remedy = str(error).partition("; ")
             text = models[metric.name].expression
@@ -129,25 +129,25 @@ def _metric(metric: Any, path: str, columns: Columns) -> Iterator[Fault]:
         if fault:
             yield fault
         elif value is not None and takes is not None:
-            told = f"{member.alias} of {function} is one of", "use another field or derive"
-            yield from _column(f"{path}.{member.alias}", value, columns, takes, told)
+            wording = f"{member.alias} of {function} is one of", "use another field or derive"
+            yield from _column(f"{path}.{member.alias}", value, columns, takes, wording)
     fault = METRICS.fault(metric, field, path)
     if fault:
         yield fault
     elif metric.field is not None and not is_composed(metric):
         remedy = f"use {listed(_FOR_ANY, 'or')}, or derive a number from the field"
-        told = f"{function} takes", remedy
-        yield from _column(f"{path}.field", metric.field, columns, FUNCTIONS[function].takes, told)
+        wording = f"{function} takes", remedy
+        yield from _column(f"{path}.field", metric.field, columns, FUNCTIONS[function].takes, wording)
     if metric.where is not None and not is_composed(metric):
         _, fault = expression_type(f"{path}.where", metric.where, columns, as_filter=True)
         if fault:
             yield fault
 
 
-def _column(path: str, name: str, columns: Columns, takes: Sequence[str], told: tuple[str, str]) -> Iterator[Fault]:
+def _column(path: str, name: str, columns: Columns, takes: Sequence[str], wording: tuple[str, str]) -> Iterator[Fault]:
     fault = columns.unknown(path, name, "field or derive")
     if fault:
         yield fault
     kind = columns.types.get(name)
     if kind is not None and family(kind) not in takes:
-        yield Fault(path, name, f"{told[0]} {', '.join(takes)}, not a {family(kind)}", told[1])
+        yield Fault(path, name, f"{wording[0]} {', '.join(takes)}, not a {family(kind)}", wording[1])

@@ -88,8 +88,8 @@ def _columns(parts: Parts) -> tuple[Columns, list[Fault]]:
     types: dict[str, str | None] = {}
     for field in parts.fields:
         if field.name is not None:
-            told = field.model.kind if field.model else None
-            types.setdefault(field.name, None if told == DECIMAL else told)
+            field_kind = field.model.kind if field.model else None
+            types.setdefault(field.name, None if field_kind == DECIMAL else field_kind)
     for name, looked_up in lookup_types(parts.lookups).items():
         types.setdefault(name, looked_up)
     faults = []
@@ -336,22 +336,22 @@ def _watched_field(rule: AnomalySpec, path: str, columns: Columns) -> Iterator[F
 
 def _watched(name: str, path: str, aggregation: AggregationPart, columns: Columns) -> Iterator[Fault]:
     metrics = {metric.name: metric for metric in aggregation.metrics if metric.name is not None}
-    found = metrics.get(name)
-    if found is None:
+    metric = metrics.get(name)
+    if metric is None:
         if metrics and len(metrics) == len(aggregation.metrics):
             message = f"aggregation {aggregation.name} has no metric of this name"
             yield Fault(path, name, message, did_you_mean(name, metrics))
         return
-    if found.model is None:
+    if metric.model is None:
         return
-    told = answer_types(aggregation, columns)[0].get(name)
-    if told is None:
+    metric_type = answer_types(aggregation, columns)[0].get(name)
+    if metric_type is None:
         return
-    if told == "array":
+    if metric_type == "array":
         remedy = "watch a numeric metric, such as a count in an aggregation with the field in groupBy"
-        yield Fault(path, name, f"the metric is a list of values ({found.model.function}), not a number", remedy)
-    elif family(told) not in _WATCHED:
-        yield Fault(path, name, f"the metric is of type {told}, not a number", "watch a numeric metric")
+        yield Fault(path, name, f"the metric is a list of values ({metric.model.function}), not a number", remedy)
+    elif family(metric_type) not in _WATCHED:
+        yield Fault(path, name, f"the metric is of type {metric_type}, not a number", "watch a numeric metric")
 
 
 def _processor(parts: Parts, _columns: Columns, _limits: Limits) -> Iterator[Fault]:

@@ -65,8 +65,8 @@ def check(document: Any, limits: Limits | None = None) -> tuple[AnalyticsPipelin
         faults = [_translate(d) for d in error.errors(include_url=False) if d["type"] != MISPLACED]
     except RecursionError:
         return None, [Fault("", ABSENT, "is nested too deeply", "write it flatter")]
-    told = {fault.path for fault in faults}
-    faults += [fault for fault in check_rules(cut(document), limits or Limits()) if fault.path not in told]
+    fault_paths = {fault.path for fault in faults}
+    faults += [fault for fault in check_rules(cut(document), limits or Limits()) if fault.path not in fault_paths]
     return (None if faults else pipeline), faults
 
 
@@ -102,10 +102,10 @@ def _translate(details: ErrorDetails) -> Fault:
             )
         case "literal_error":
             expected = str(context.get("expected", ""))
-            known = re.findall(r"'([^']*)'", expected)
-            if len(known) == 1:
-                return Fault(path, value, f"must be {known[0]}", f"write {known[0]}")
-            return Fault(path, value, f"must be one of {', '.join(known)}", did_you_mean(str(value), known))
+            choices = re.findall(r"'([^']*)'", expected)
+            if len(choices) == 1:
+                return Fault(path, value, f"must be {choices[0]}", f"write {choices[0]}")
+            return Fault(path, value, f"must be one of {', '.join(choices)}", did_you_mean(str(value), choices))
         case "value_error":
             message = str(context.get("error", details["msg"]))
             return Fault(path, value, *_split(message))
@@ -197,7 +197,7 @@ def _model_at(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
 
 
 def _model_of(field: FieldInfo) -> type[BaseModel] | None:
-    return next((found for part in (*field.metadata, field.annotation) if (found := _model_in(part))), None)
+    return next((model for part in (*field.metadata, field.annotation) if (model := _model_in(part))), None)
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
@@ -205,13 +205,13 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
         return annotation.written
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for argument in reversed(get_args(annotation)) if (found := _model_in(argument))), None)
+    return next((model for argument in reversed(get_args(annotation)) if (model := _model_in(argument))), None)
 
 
 def _members(model: type[BaseModel]) -> frozenset[str]:
-    found = {str(field.alias or name) for name, field in model.model_fields.items()}
+    names = {str(field.alias or name) for name, field in model.model_fields.items()}
     inner = map(_model_of, model.model_fields.values())
-    return frozenset(found).union(*(_members(m) for m in inner if m is not None))
+    return frozenset(names).union(*(_members(m) for m in inner if m is not None))
 
 
 _MEMBERS = _members(AnalyticsPipeline)

@@ -63,18 +63,18 @@ class CsvReader(OpenedReader):
         """Decode lines of CSV."""
         if tombstones or not raws:
             return super().read(raws, now_ms, tombstones)
-        found = self._together(raws, now_ms)
-        if found is not None:
-            return found
+        decoded = self._together(raws, now_ms)
+        if decoded is not None:
+            return decoded
         events: list[Any] = []
         micros: list[int] = []
         invalid: dict[int, InvalidEvent] = {}
         for start in range(0, len(raws), _GROUP):
             group = raws[start : start + _GROUP]
-            found = (self._together(group, now_ms) if len(raws) > _GROUP else None) or super().read(group, now_ms, ())
-            events += found.events
-            micros += found.micros or [0] * len(group)
-            invalid |= {start + index: verdict for index, verdict in found.invalid.items()}
+            part = (self._together(group, now_ms) if len(raws) > _GROUP else None) or super().read(group, now_ms, ())
+            events += part.events
+            micros += part.micros or [0] * len(group)
+            invalid |= {start + index: verdict for index, verdict in part.invalid.items()}
         return Decoded(events, invalid, micros if self._exact else None)
 
     def _together(self, raws: Sequence[bytes], now_ms: int) -> Decoded | None:
@@ -83,7 +83,7 @@ class CsvReader(OpenedReader):
         try:
             cells = split(raws, self._number, self._delimiter)
             columns = [
-                repeat(None, len(raws)) if found is None else found[1](cells[found[0]]) for found in self._makers
+                repeat(None, len(raws)) if maker is None else maker[1](cells[maker[0]]) for maker in self._makers
             ]
         except Exception:  # after any error, the events are read one by one
             return None
@@ -134,8 +134,8 @@ def _checked(cells: list[str], kind: str) -> list[str]:
 def _integers(cells: list[str]) -> Sequence[Any]:
     cells = _checked(cells, "integer")
     values = [int(cell) if cell else None for cell in cells] if "" in cells else list(map(int, cells))
-    known = [value for value in values if value is not None]
-    if known and not (min(known) >= -_LIMIT and max(known) < _LIMIT):
+    non_null = [value for value in values if value is not None]
+    if non_null and not (min(non_null) >= -_LIMIT and max(non_null) < _LIMIT):
         raise UnusualError
     return values
 

@@ -131,12 +131,12 @@ def _row(written: msgspec.Raw) -> bytes | None:
     return None if bytes(written) in NOTHING else bytes(written)
 
 
-def no_envelope(found: Sequence[str], expected: str) -> InvalidEvent:
+def no_envelope(member_names: Sequence[str], expected: str) -> InvalidEvent:
     """Return an InvalidEvent for a record that is not the expected envelope.
 
-    `found` has the names of the record's members.
+    `member_names` has the names of the record's members.
     """
-    shown_names = ", ".join(found[:_SHOWN]) + (", …" if len(found) > _SHOWN else "")
-    came = f"the members {shown(shown_names.encode())}" if found else "an empty object"
+    shown_names = ", ".join(member_names[:_SHOWN]) + (", …" if len(member_names) > _SHOWN else "")
+    came = f"the members {shown(shown_names.encode())}" if member_names else "an empty object"
     remedy = "correct source.format.envelope (none: each record is an event), or send records in that envelope"
     return InvalidEvent(Reason.NOT_AN_ENVELOPE, None, f"expected a {expected}, got {came}; {remedy}")

@@ -34,9 +34,9 @@ class OpenedReader:
         opened = self._opener.open(raws, tombstones)
         decoded = self._events.decode_all(opened.documents, now_ms)
         if self._around is not None:
-            found = self._around.decode_all(opened.envelopes, now_ms)
+            decoded_envelopes = self._around.decode_all(opened.envelopes, now_ms)
             at = range(len(opened.at))
-            decoded = joined(decoded, at, found, by=self._around, into=self._events, fields=self._fields)
+            decoded = joined(decoded, at, decoded_envelopes, by=self._around, into=self._events, fields=self._fields)
         return decoded if len(opened.at) == len(raws) else _spread(decoded, opened, len(raws))
 
     def values(self, events: Sequence[Any], name: str) -> list[Any]:
@@ -65,24 +65,24 @@ class _Fields(Protocol):
 def joined(
     decoded: Decoded,
     at: Sequence[int],
-    found: Decoded,
+    other: Decoded,
     *,
     by: EventDecoder,
     into: _Fields,
     fields: Mapping[str, FieldSpec],
 ) -> Decoded:
-    """Add the results `found` of another decoder (`by`) to decoded events.
+    """Add the results `other` of another decoder (`by`) to decoded events.
 
     Result number `i` belongs to the event at index `at[i]`.
     """
     events, invalid, micros = list(decoded.events), dict(decoded.invalid), decoded.micros
-    for place, refusal in found.invalid.items():
+    for place, refusal in other.invalid.items():
         invalid.setdefault(at[place], _located(refusal, fields))
-    if found.micros is not None and by.event_time_field is not None:
+    if other.micros is not None and by.event_time_field is not None:
         micros = [0] * len(events)
-        for index, each in zip(at, found.micros, strict=True):
+        for index, each in zip(at, other.micros, strict=True):
             micros[index] = each
-    right = [(events[index], each) for index, each in zip(at, found.events, strict=True) if index not in invalid]
+    right = [(events[index], each) for index, each in zip(at, other.events, strict=True) if index not in invalid]
     for name in by.names:
         into.put([event for event, _ in right], name, by.values([each for _, each in right], name))
     events = [None if index in invalid else event for index, event in enumerate(events)]

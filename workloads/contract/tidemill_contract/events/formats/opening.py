@@ -89,7 +89,7 @@ class Opener(ABC):
                 documents = []
             if documents and not any(nothing in documents for nothing in NOTHING):
                 return Opened(range(len(raws)), documents, envelopes)
-        found: dict[int, Content] = {}
+        contents: dict[int, Content] = {}
         invalid: dict[int, InvalidEvent] = {}
         ignored = []
         for index, raw in enumerate(raws):
@@ -108,9 +108,9 @@ class Opener(ABC):
             if content is None:
                 ignored.append(index)
             else:
-                found[index] = content
-        documents, envelopes = [c.document for c in found.values()], [c.envelope for c in found.values()]
-        return Opened(list(found), documents, envelopes, invalid, frozenset(ignored))
+                contents[index] = content
+        documents, envelopes = [c.document for c in contents.values()], [c.envelope for c in contents.values()]
+        return Opened(list(contents), documents, envelopes, invalid, frozenset(ignored))
 
     @abstractmethod
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:

@@ -51,24 +51,24 @@ class TypedDecoder(EventDecoder):
             kinds = set(map(type, values))
             if not self._are(kinds, name, expected):
                 return None
-            known = values if NoneType not in kinds else [value for value in values if value is not None]
+            non_null = values if NoneType not in kinds else [value for value in values if value is not None]
             if expected is str:
-                if "\0" in "".join(known):
+                if "\0" in "".join(non_null):
                     return None
-                if name in self._fields.group_strings and known and max(map(len, known)) > MAX_KEY_BYTES // 4:
+                if name in self._fields.group_strings and non_null and max(map(len, non_null)) > MAX_KEY_BYTES // 4:
                     return None
-            elif expected is float and not math.isfinite(sum(known)):
+            elif expected is float and not math.isfinite(sum(non_null)):
                 return None
         if not all(self._within(events, name, limit) for name, limit in self._limits.items()):
             return None
         micros = None
         try:
             for name in self._moments:
-                found = self._moment(events, name, now_ms)
-                if found is None:
+                field_micros = self._moment(events, name, now_ms)
+                if field_micros is None:
                     return None
                 if name == self.event_time_field and self._fields.exact:
-                    micros = found
+                    micros = field_micros
         except Exception:  # after any error, the events are read one by one
             return None
         return Decoded(events, {}, micros)
@@ -76,8 +76,8 @@ class TypedDecoder(EventDecoder):
     def _within(self, events: list[Any], name: str, limit: int) -> bool:
         values = self._fields.shape.values(events, name)
         kinds = set(map(type, values))
-        known = values if NoneType not in kinds else [value for value in values if value is not None]
-        return self._are(kinds, name, int) and (not known or (-limit < min(known) and max(known) < limit))
+        non_null = values if NoneType not in kinds else [value for value in values if value is not None]
+        return self._are(kinds, name, int) and (not non_null or (-limit < min(non_null) and max(non_null) < limit))
 
     def _are(self, kinds: set[type], name: str, *expected: type) -> bool:
         return kinds <= {*expected, NoneType} and not (NoneType in kinds and name in self._required)
@@ -104,7 +104,7 @@ class TypedDecoder(EventDecoder):
             values = [None if span is None else span // _MILLISECOND for span in spans]
             micros = [0 if s is None else s.microseconds % 1000 for s in spans] if own and self._fields.exact else []
             self._fields.shape.put(events, name, values)
-        known = [value for value in values if value is not None] if NoneType in kinds else values
-        if known and not self.times.surely(known, own=own, now_ms=now_ms):
+        non_null = [value for value in values if value is not None] if NoneType in kinds else values
+        if non_null and not self.times.surely(non_null, own=own, now_ms=now_ms):
             return None
         return micros or [0] * len(events)

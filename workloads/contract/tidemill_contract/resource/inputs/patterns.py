@@ -59,13 +59,13 @@ def candidates_elsewhere(topics: Iterable[str], outputs: Collection[str]) -> lis
     return [topic for topic in topics if not topic.startswith(_INTERNAL) and topic not in outputs]
 
 
-def chosen(pattern: str, topics: Iterable[str], known: Sequence[str], most: int) -> tuple[list[str], list[str]]:
+def chosen(pattern: str, topics: Iterable[str], previous: Sequence[str], most: int) -> tuple[list[str], list[str]]:
     """Return up to `most` topics to read, and the matching topics beyond this maximum.
 
-    Topics that the pipeline has read before (`known`) take precedence over new topics.
+    Topics that the pipeline has read before (`previous`) take precedence over new topics.
     """
     there = matching(pattern, topics)
-    kept = matching(pattern, known)
+    kept = matching(pattern, previous)
     before = [topic for topic in there if topic in set(kept)]
     existing = [*before, *(topic for topic in there if topic not in set(kept))]
     gone = [topic for topic in kept if topic not in set(there)]

@@ -88,8 +88,8 @@ class Kinds(Generic[K]):
         self.tag, self._words = tag, words
         self.by_name: Mapping[str, type[K]] = {_value(kind, tag): kind for kind in kinds}
         self.written = self._flattened(title, doc, tag_says)
-        found = {name: self._member(name) for name in self.written.model_fields}
-        self.members: Mapping[str, Member] = {name: member for name, member in found.items() if member is not None}
+        members = {name: self._member(name) for name in self.written.model_fields}
+        self.members: Mapping[str, Member] = {name: member for name, member in members.items() if member is not None}
 
     def make(self, **members: Any) -> K:
         """Create an instance from the members of a document, or raise pydantic.ValidationError."""
@@ -107,9 +107,9 @@ class Kinds(Generic[K]):
             return None
         return cast(K, kind.model_construct(set(given), **given))
 
-    def widen(self, found: K) -> Model:
+    def widen(self, instance: K) -> Model:
         """Convert an instance of a kind to an instance of `written`."""
-        return self.written.model_construct(found.model_fields_set, **dict(found))
+        return self.written.model_construct(instance.model_fields_set, **dict(instance))
 
     def fault(self, written: Model, member: Member, path: str) -> Fault | None:
         """Return a fault if `member` is required but missing, or set although the kind does not have this member."""
@@ -141,9 +141,9 @@ class Kinds(Generic[K]):
         placed = [(member, self.fault(written, member, "")) for member in self.members.values()]
         if wrong := [_details(member, fault) for member, fault in placed if fault is not None]:
             raise ValidationError.from_exception_data(self.written.__name__, wrong)
-        found = self.narrow(written)
-        assert found is not None  # noqa: S101 - the lines above have checked that no needed member is absent
-        return found
+        instance = self.narrow(written)
+        assert instance is not None  # noqa: S101 - the lines above have checked that no needed member is absent
+        return instance
 
     def _flattened(self, title: str, doc: str, tag_says: str) -> type[Model]:
         made: dict[str, Any] = {name: self._as_written(name, tag_says) for name in _in_order(self.by_name.values())}
@@ -205,13 +205,13 @@ def _in_order(kinds: Iterable[type[Model]]) -> list[str]:
     return names
 
 
-def _naming(known: Iterable[str], kinds: Iterable[str], description: str) -> str:
+def _naming(names: Iterable[str], kinds: Iterable[str], description: str) -> str:
     """Insert the names of the kinds before the first `.`, `;` or `:` of a description."""
-    having, others = list(kinds), [name for name in known if name not in kinds]
+    having, others = list(kinds), [name for name in names if name not in kinds]
     listed = ", ".join(having) if len(having) <= 4 * len(others) else f"all but {', '.join(others)}"
     return re.sub(r"(?=[.;:])", f" ({listed})", description, count=1)
 
 
 def _details(member: Member, fault: Fault) -> InitErrorDetails:
-    told = PydanticCustomError(MISPLACED, "{told}", {"told": f"{fault.message}; {fault.remedy}"})
-    return InitErrorDetails(type=told, loc=(member.alias,), input=None if fault.value is ABSENT else fault.value)
+    error_type = PydanticCustomError(MISPLACED, "{message}", {"message": f"{fault.message}; {fault.remedy}"})
+    return InitErrorDetails(type=error_type, loc=(member.alias,), input=None if fault.value is ABSENT else fault.value)

@@ -55,8 +55,8 @@ class KafkaSpec(Model):
             several: whether the spec has `source.topics` or `source.topicPattern`.
         """
         for server in self.servers:
-            found = _SERVER.fullmatch(server)
-            if found is None or not 0 < int(found[1]) <= _MOST_PORT:
+            match = _SERVER.fullmatch(server)
+            if match is None or not 0 < int(match[1]) <= _MOST_PORT:
                 remedy = "write host:port; separate several brokers by commas"
                 yield Fault("spec.source.kafka.bootstrapServers", server, "is not the address of a broker", remedy)
         if several:

@@ -59,33 +59,33 @@ def lookup_names(lookups: Sequence[Part[LookupSpec]]) -> list[tuple[str, str]]:
 
 def lookup_faults(parts: Parts, _columns: object, limits: Namespaced) -> Iterator[Fault]:
     """Yield a fault for each broken rule about lookups."""
-    known = {field.name: None if field.model is None else field.model.type for field in parts.fields if field.name}
-    complete = bool(known) and all(field.name for field in parts.fields)
+    types = {field.name: None if field.model is None else field.model.type for field in parts.fields if field.name}
+    complete = bool(types) and all(field.name for field in parts.fields)
     derives = {derive.name for derive in parts.derives}
     for lookup in parts.lookups:
         if lookup.model is None:
             complete = False
             continue
-        yield from _on(lookup.model, f"{lookup.path}.on", known, derives, complete=complete)
+        yield from _on(lookup.model, f"{lookup.path}.on", types, derives, complete=complete)
         yield from _source(lookup.model.source, f"{lookup.path}.from", parts.namespace, limits)
         kind = lookup.model.source.kind
         for i, field in enumerate(lookup.model.fields):
             yield from _field(field, f"{lookup.path}.fields[{i}]", kind, lookup.model.source)
-        known |= {field.name: field.type for field in lookup.model.fields}
+        types |= {field.name: field.type for field in lookup.model.fields}
 
 
 def _on(
-    lookup: LookupSpec, path: str, known: dict[str, Any], derives: set[str | None], *, complete: bool
+    lookup: LookupSpec, path: str, types: dict[str, Any], derives: set[str | None], *, complete: bool
 ) -> Iterator[Fault]:
-    if lookup.on not in known:
+    if lookup.on not in types:
         if lookup.on in derives:
             message = "is a derive, but lookups are joined before the derives"
             yield Fault(path, lookup.on, message, "use a field of spec.source.fields, or of an earlier lookup")
         elif complete:
             message = "neither spec.source.fields nor an earlier lookup has a field of this name"
-            yield Fault(path, lookup.on, message, did_you_mean(lookup.on, known))
+            yield Fault(path, lookup.on, message, did_you_mean(lookup.on, types))
         return
-    kind = known[lookup.on]
+    kind = types[lookup.on]
     if kind is not None and kind not in KEY_TYPES:
         message = f"is of type {kind}, but only strings and integers can be looked up"
         yield Fault(path, lookup.on, message, f"use a field of type {' or '.join(KEY_TYPES)}")
