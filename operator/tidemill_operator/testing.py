@@ -214,9 +214,7 @@ class MemorySchemas(MemoryPart):
         gone = {key for key, reader in live.readers.items() if reader in schema.abandoned}
         kept = {key: shape for key, shape in live.shapes.items() if key not in gone}
         readers = {key: reader for key, reader in live.readers.items() if key not in gone}
-        replays = {
-            reader: live_replay for reader, live_replay in live.replays.items() if reader not in schema.abandoned
-        }
+        replays = {reader: replay for reader, replay in live.replays.items() if reader not in schema.abandoned}
         if schema.replay:
             replays.setdefault(schema.replay, LiveReplay())
         if schema.switched:
