@@ -203,15 +203,15 @@ def _exposure(environ: Mapping[str, str]) -> Exposure | None:
     if not _DOMAIN.fullmatch(domain):
         raise ValueError(f"TIDEMILL_INGRESS_DOMAIN: {domain!r} is not a DNS domain; write one such as example.com")
     try:
-        annotations = json.loads(environ.get("TIDEMILL_INGRESS_ANNOTATIONS") or "{}")
-        known = {str(name): str(value) for name, value in annotations.items()}
+        members = json.loads(environ.get("TIDEMILL_INGRESS_ANNOTATIONS") or "{}")
+        annotations = {str(name): str(value) for name, value in members.items()}
     except (ValueError, AttributeError):
         raise ValueError('TIDEMILL_INGRESS_ANNOTATIONS: write a JSON object, such as {"name": "value"}') from None
     return Exposure(
         domain,
         class_name=environ.get("TIDEMILL_INGRESS_CLASS", ""),
         tls_secret=environ.get("TIDEMILL_INGRESS_TLS_SECRET", ""),
-        annotations=known,
+        annotations=annotations,
     )
 
 

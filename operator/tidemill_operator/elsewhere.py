@@ -35,11 +35,11 @@ def found(pipeline: AnalyticsPipeline, platform: Platform, kafka: Topics, cluste
 
 
 def first_plan(
-    pipeline: AnalyticsPipeline, platform: Platform, found: tuple[str, ...], schema: LiveSchema | None
+    pipeline: AnalyticsPipeline, platform: Platform, topic_names: tuple[str, ...], schema: LiveSchema | None
 ) -> Plan:
     """Return a preliminary plan, which names the topics to observe."""
-    known = LiveFacts(schema=schema, found=found) if pipeline.spec.source.topic_pattern is not None else None
-    return build_plan(pipeline, platform, 1, known)
+    live = LiveFacts(schema=schema, found=topic_names) if pipeline.spec.source.topic_pattern is not None else None
+    return build_plan(pipeline, platform, 1, live)
 
 
 def observe(plan: Plan, own: Sequence[str], actuators: Actuators) -> dict[str, LiveTopic]:
@@ -60,12 +60,12 @@ def observe(plan: Plan, own: Sequence[str], actuators: Actuators) -> dict[str, L
     return there
 
 
-def facts(plan: Plan, found: tuple[str, ...], schema: LiveSchema | None, actuators: Actuators) -> LiveFacts:
+def facts(plan: Plan, topic_names: tuple[str, ...], schema: LiveSchema | None, actuators: Actuators) -> LiveFacts:
     """Return the state of topics, brokers and schema, on which the final plan depends.
 
     Args:
         plan: the plan that `first_plan` returned.
-        found: the result of the function `found`.
+        topic_names: the result of the function `found`.
         schema: the state of the schema in Postgres, or None if it does not exist.
         actuators: the actuators.
 
@@ -74,7 +74,7 @@ def facts(plan: Plan, found: tuple[str, ...], schema: LiveSchema | None, actuato
     """
     topics = observe(plan, topics_concerned(plan, schema), actuators)
     gone = _gone(plan, topics, schema, actuators)
-    return LiveFacts(topics, actuators.kafka.brokers(), schema, found=found, gone=gone)
+    return LiveFacts(topics, actuators.kafka.brokers(), schema, found=topic_names, gone=gone)
 
 
 def _gone(

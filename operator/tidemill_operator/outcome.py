@@ -95,10 +95,10 @@ def waiting(
 
 def lacking(outcome: Outcome, missing: Iterable[tuple[str, str]]) -> Outcome:
     """Return the outcome of a workload that runs, but lacks keys of the user's Secrets."""
-    told = ", ".join(f"Secret {secret} has no key {key}" for secret, key in sorted(set(missing)))
-    if not told or outcome.rank is not Rank.DONE:
+    missing_keys = ", ".join(f"Secret {secret} has no key {key}" for secret, key in sorted(set(missing)))
+    if not missing_keys or outcome.rank is not Rank.DONE:
         return outcome
-    message = f"{told}; add the key for {outcome.name}"
+    message = f"{missing_keys}; add the key for {outcome.name}"
     return waiting(outcome.component, outcome.name, message, changed=outcome.changed, serving=True, reason=Reason.STUCK)
 
 

@@ -74,8 +74,10 @@ class _Pass:
             outcomes = [failed(component, component.value, error) for component in components]
         except Exception as error:
             log.exception("%s failed", components[0].value)
-            told = TidemillError(Reason.INTERNAL, f"{type(error).__name__}: {one_line(str(error))}", "see the log")
-            outcomes = [failed(component, component.value, told) for component in components]
+            internal_error = TidemillError(
+                Reason.INTERNAL, f"{type(error).__name__}: {one_line(str(error))}", "see the log"
+            )
+            outcomes = [failed(component, component.value, internal_error) for component in components]
         for outcome in outcomes:
             if outcome.changed and outcome.component == Component.SCHEMA:
                 log.info("schema %s: %d statements or rows written", outcome.name, outcome.changed)
@@ -292,8 +294,8 @@ def _choose(
     except (KeyError, TypeError, AttributeError):
         return live, _Choice(None, None, stalled)
     with _looking_at(Component.SCHEMA):
-        known = live.schema if pipeline else actuators.postgres.observe(schema)
-    earlier = accepted(document, known)
+        live_schema = live.schema if pipeline else actuators.postgres.observe(schema)
+    earlier = accepted(document, live_schema)
     if earlier is None:
         return live, _Choice(None, None, stalled)
     live = _look(earlier, platform, actuators, scaled)
@@ -310,9 +312,9 @@ def _look(pipeline: AnalyticsPipeline, platform: Platform, actuators: Actuators,
     with _looking_at(Component.SCHEMA):
         schema = actuators.postgres.observe(names.schema(pipeline.metadata.namespace, pipeline.metadata.name))
     with _looking_at(Component.TOPICS):
-        found = elsewhere.found(pipeline, platform, actuators.kafka, actuators.clusters)
-        plan = elsewhere.first_plan(pipeline, platform, found, schema)
-        live = elsewhere.facts(plan, found, schema, actuators)
+        topic_names = elsewhere.found(pipeline, platform, actuators.kafka, actuators.clusters)
+        plan = elsewhere.first_plan(pipeline, platform, topic_names, schema)
+        live = elsewhere.facts(plan, topic_names, schema, actuators)
     with _looking_at(Component.PROCESSORS):
         return replace(live, replicas=scaled(pipeline) if scaled else {})
 

@@ -79,18 +79,18 @@ def _connectors(plan: Plan, outcomes: Sequence[Outcome]) -> list[Mapping[str, An
 
 def _replayed(pipeline: AnalyticsPipeline, plan: Plan, live: LiveSchema | None) -> dict[str, Any]:
     reader = plan.replay.reader if plan.replay else plan.schema.switched or finished(pipeline, live)
-    known = live.replays.get(reader, LiveReplay()) if live else LiveReplay()
-    told: dict[str, Any] = {"missed": text[:_MAX_MISSED]} if (text := missed(known.losses)) else {}
+    live_replay = live.replays.get(reader, LiveReplay()) if live else LiveReplay()
+    missed_events: dict[str, Any] = {"missed": text[:_MAX_MISSED]} if (text := missed(live_replay.losses)) else {}
     if plan.replay is None:
-        return {"reader": reader, "phase": DONE, **told} if reader else {}
+        return {"reader": reader, "phase": DONE, **missed_events} if reader else {}
     return {
         "reader": reader,
         "phase": REPLAYING,
         "versions": dict(plan.replay.versions),
-        "processed": known.processed,
-        "left": known.left,
-        "partitionsHandedOver": known.handed,
-        **told,
+        "processed": live_replay.processed,
+        "left": live_replay.left,
+        "partitionsHandedOver": live_replay.handed,
+        **missed_events,
     }
 
 

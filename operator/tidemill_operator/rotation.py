@@ -56,8 +56,8 @@ class Logins:
         Raises:
             TidemillError: for the same reasons as `ensure`.
         """
-        known = self._known
-        if known is None or known.retire_at is None or self.now < known.retire_at:
+        secrets = self._known
+        if secrets is None or secrets.retire_at is None or self.now < secrets.retire_at:
             return []
         if any(outcome.rank > Rank.DONE for outcome in running):
             return []
@@ -67,11 +67,11 @@ class Logins:
 
     def status(self) -> dict[str, Any]:
         """Return the last rotation for the status, or an empty mapping."""
-        known = self._known
-        if known is None or not (known.rotated or known.following or known.retire_at):
+        secrets = self._known
+        if secrets is None or not (secrets.rotated or secrets.following or secrets.retire_at):
             return {}
-        phase = "Staged" if known.following else "RollingOut" if known.retire_at else "Complete"
-        return {"phase": phase} | ({"rotated": known.rotated[-256:]} if known.rotated else {})
+        phase = "Staged" if secrets.following else "RollingOut" if secrets.retire_at else "Complete"
+        return {"phase": phase} | ({"rotated": secrets.rotated[-256:]} if secrets.rotated else {})
 
     def _tell(self, logins: PipelineSecrets) -> list[Outcome]:
         return self.actuators.postgres.ensure(

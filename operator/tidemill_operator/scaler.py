@@ -141,7 +141,7 @@ class _Scaled:
     """
 
     memory: Memory
-    told: dict[str, Any] = field(default_factory=dict)
+    status: dict[str, Any] = field(default_factory=dict)
     due: float = 0.0
 
 
@@ -170,7 +170,7 @@ class Scaler(Generic[K]):
         decided = decision.replicas if settings.mode == "lag" else None
         with self._lock:
             scaled.memory = memory = Memory(state, decided)
-            scaled.told = scaling_status(settings, decision, state)
+            scaled.status = scaling_status(settings, decision, state)
             scaled.due = time.monotonic() + settings.poll_seconds
         self._site.remember(key, memory, changed=decision.changes)
         if decision.changes:
@@ -198,7 +198,7 @@ class Scaler(Generic[K]):
         """Return `status.scaling` of the last decision, or an empty mapping."""
         with self._lock:
             scaled = self._scaled.get(key)
-            return dict(scaled.told) if scaled else {}
+            return dict(scaled.status) if scaled else {}
 
     def decisions(self) -> Mapping[K, int | None]:
         """Return the number of replicas that scaling has decided on, for each component."""
@@ -229,9 +229,9 @@ class Scaler(Generic[K]):
 
     def _entry(self, key: K) -> _Scaled:
         with self._lock:
-            known = self._scaled.get(key)
-        if known is not None:
-            return known
+            scaled = self._scaled.get(key)
+        if scaled is not None:
+            return scaled
         memory = self._site.remembered(key)
         with self._lock:
             return self._scaled.setdefault(key, _Scaled(memory))
@@ -242,7 +242,7 @@ class Scaler(Generic[K]):
             scaled = self._scaled.get(key)
             if scaled is None:
                 return
-            scaled.told = {}
+            scaled.status = {}
             stale = for_good and scaled.memory != Memory()
             if stale:
                 scaled.memory = Memory()

@@ -51,8 +51,8 @@ def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsP
         metadata["annotations"] = {REPLAY: replayed}  # keeps a replay running while a newer spec is refused
     if live.owner.uid != (metadata.get("uid") or ""):
         return None
-    known = {key: document.get(key) for key in ("apiVersion", "kind")}
-    pipeline, _ = check({**known, "metadata": metadata, "spec": dict(live.accepted)}, _ANY_TOPIC)
+    type_meta = {key: document.get(key) for key in ("apiVersion", "kind")}
+    pipeline, _ = check({**type_meta, "metadata": metadata, "spec": dict(live.accepted)}, _ANY_TOPIC)
     return pipeline
 
 

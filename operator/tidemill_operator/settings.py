@@ -183,11 +183,11 @@ def json_text(environ: Mapping[str, str], name: str) -> str:
 
 
 def _patterns(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
-    found = listed(environ, name)
-    for pattern in found:
+    patterns = listed(environ, name)
+    for pattern in patterns:
         if not _PATTERN.fullmatch(pattern):
             raise ValueError(f"{name}: {pattern!r} is not a topic name; write names, with * for any characters")
-    return found
+    return patterns
 
 
 def listed(environ: Mapping[str, str], name: str) -> tuple[str, ...]:

@@ -83,23 +83,23 @@ def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime)
         return {**(previous or {}), "conditions": [*kept, _dated(paused, before, report.generation, now)]}
     generation = int((previous or {}).get("observedGeneration", 0)) if report.paused else report.generation
     parts = [_component(component, report, before) for component in CONDITIONS if _concerns(component, report)]
-    told = [
+    error_conditions = [
         *_told_while("EventsLost", report.lost, before),
         *_told_while("QuotaUsedUp", report.full, before),
         *_told_while(FAILING, report.failing, before),
     ]
     abnormal = _abnormal(parts, report, before)
-    found = [
+    conditions = [
         _ready(parts, report),
         _progressing(abnormal),
         *parts,
         *abnormal,
-        *told,
+        *error_conditions,
         *([paused] if report.paused else []),
     ]
     result: dict[str, Any] = {
         "observedGeneration": generation,
-        "conditions": [_dated(condition, before, generation, now) for condition in found],
+        "conditions": [_dated(condition, before, generation, now) for condition in conditions],
         "endpoints": dict(report.endpoints) or (previous or {}).get("endpoints", {}),
         "topics": [dict(item) for item in report.topics][:_MAX_ITEMS] or (previous or {}).get("topics", []),
         "rebalancedAt": report.rebalanced or (previous or {}).get("rebalancedAt", ""),
@@ -138,8 +138,8 @@ def interrupted(previous: Mapping[str, Any], error: TidemillError, now: dt.datet
     if ready is None or ready["status"] != "True":
         return dict(previous)
     generation = int(ready.get("observedGeneration", 0))
-    told = _dated(_condition("Ready", "False", error.reason, str(error)), before, generation, now)
-    return {**previous, "conditions": [told if c["type"] == "Ready" else c for c in previous["conditions"]]}
+    not_ready = _dated(_condition("Ready", "False", error.reason, str(error)), before, generation, now)
+    return {**previous, "conditions": [not_ready if c["type"] == "Ready" else c for c in previous["conditions"]]}
 
 
 def detained(previous: Mapping[str, Any], error: TidemillError, now: dt.datetime) -> dict[str, Any]:
@@ -148,8 +148,8 @@ def detained(previous: Mapping[str, Any], error: TidemillError, now: dt.datetime
     if "Ready" not in before:
         return dict(previous)
     generation = int(before["Ready"].get("observedGeneration", 0))
-    told = _condition("Ready", "False", error.reason, f"its data cannot be deleted yet: {error}")
-    dated = _dated(told, before, generation, now)
+    not_ready = _condition("Ready", "False", error.reason, f"its data cannot be deleted yet: {error}")
+    dated = _dated(not_ready, before, generation, now)
     return {**previous, "conditions": [dated if c["type"] == "Ready" else c for c in previous["conditions"]]}
 
 
@@ -165,8 +165,8 @@ def _concerns(component: Component, report: Report) -> bool:
 
 def _component(component: Component, report: Report, before: Mapping[str, Condition]) -> Condition:
     kind, whole = CONDITIONS[component], combine(report.outcomes, component)
-    known = before.get(kind)
-    served = known is not None and known["status"] == "True"
+    previous = before.get(kind)
+    served = previous is not None and previous["status"] == "True"
     waits = report.standing
     if waits is not None and _OF_STANDING.get(waits.reason) == component:
         return _condition(kind, "False", waits.reason, str(waits))
@@ -183,8 +183,8 @@ def _component(component: Component, report: Report, before: Mapping[str, Condit
         case Rank.WAITING | Rank.FAILED:
             return _condition(kind, "False", whole.reason, whole.message)
     if whole.reason == Reason.BLOCKED:
-        if known is not None and served:
-            return _condition(kind, "True", known["reason"], known.get("message", ""))
+        if previous is not None and served:
+            return _condition(kind, "True", previous["reason"], previous.get("message", ""))
         return _condition(kind, "Unknown", whole.reason, whole.message)
     return _condition(kind, "True", whole.reason, whole.message)
 
@@ -212,7 +212,7 @@ def _progressing(abnormal: Sequence[Condition]) -> Condition:
 
 
 def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, Condition]) -> list[Condition]:
-    found = []
+    conditions = []
     bad = [part for part in parts if part["status"] != "True" or part["reason"] not in _SETTLED]
     stuck = [part for part in bad if part["reason"] in _NEEDS_SOMEBODY]
     if report.stalled:
@@ -221,27 +221,27 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
             text += "; the accepted spec stays in force"
         # A new pipeline that only waits for its source topic is Reconciling, not Stalled.
         waits = not report.accepted and all(error.reason == Reason.WAITING for error in report.stalled)
-        found.append(_condition("Reconciling" if waits else "Stalled", "True", report.stalled[0].reason, text))
+        conditions.append(_condition("Reconciling" if waits else "Stalled", "True", report.stalled[0].reason, text))
     elif stuck:
         text = "; ".join(part.get("message", "") for part in stuck)
-        found.append(_condition("Stalled", "True", stuck[0]["reason"], text))
+        conditions.append(_condition("Stalled", "True", stuck[0]["reason"], text))
     elif not report.judged and "Stalled" in before and not _of_components(before):
-        found.append(before["Stalled"])
+        conditions.append(before["Stalled"])
     # A component that is blocked by a stuck component does not count as reconciling.
     waiting = [part for part in bad if part not in stuck and not (stuck and part["reason"] == Reason.BLOCKED)]
     if report.accepted and waiting:
-        found.append(_condition("Reconciling", "True", *_told(waiting)))
+        conditions.append(_condition("Reconciling", "True", *_told(waiting)))
     if report.suspended:
-        found.append(_condition("Suspended", "True", Reason.SUSPENDED, "spec.suspend is true"))
+        conditions.append(_condition("Suspended", "True", Reason.SUSPENDED, "spec.suspend is true"))
     elif not report.judged and "Suspended" in before:
-        found.append(before["Suspended"])
-    return found
+        conditions.append(before["Suspended"])
+    return conditions
 
 
 def _of_components(before: Mapping[str, Condition]) -> bool:
     """Return whether the previous `Stalled` condition was caused by components, not by the spec."""
-    known = [before[kind] for kind in CONDITIONS.values() if kind in before]
-    stuck = [part.get("message", "") for part in known if part["reason"] in _NEEDS_SOMEBODY]
+    conditions = [before[kind] for kind in CONDITIONS.values() if kind in before]
+    stuck = [part.get("message", "") for part in conditions if part["reason"] in _NEEDS_SOMEBODY]
     said = _condition("Stalled", "True", before["Stalled"]["reason"], "; ".join(stuck))
     return bool(stuck) and said.get("message") == before["Stalled"].get("message")
 
@@ -272,11 +272,11 @@ def _condition(kind: str, state: str, reason: str, message: str) -> Condition:
 
 
 def _dated(condition: Condition, before: Mapping[str, Condition], generation: int, now: dt.datetime) -> Condition:
-    known = before.get(condition["type"])
-    same = known is not None and known["status"] == condition["status"]
+    previous = before.get(condition["type"])
+    same = previous is not None and previous["status"] == condition["status"]
     moment = (
-        known["lastTransitionTime"]
-        if known is not None and same
+        previous["lastTransitionTime"]
+        if previous is not None and same
         else now.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     )
     return {**condition, "observedGeneration": generation, "lastTransitionTime": moment}

@@ -194,8 +194,8 @@ class MemorySchemas(MemoryPart):
             self.claims.pop(claim.schema, None)
         self.claims[schema.name] = [Claim(topic, schema.managed, owner, schema.name) for topic in schema.own_sources]
         logins = {login.user for login in (secrets.writer, *secrets.following) if login.user.startswith(schema.writer)}
-        known = self.logins.setdefault(schema.name, set()) if secrets.retire_at is not None else set()
-        self.logins[schema.name] = known | {login.removeprefix(schema.writer) for login in logins}
+        suffixes = self.logins.setdefault(schema.name, set()) if secrets.retire_at is not None else set()
+        self.logins[schema.name] = suffixes | {login.removeprefix(schema.writer) for login in logins}
         wanted = self._wanted(schema, owner, live or LiveSchema())
         if wanted != live:
             self.writes.append(f"schema {schema.name}")
@@ -214,7 +214,7 @@ class MemorySchemas(MemoryPart):
         gone = {key for key, reader in live.readers.items() if reader in schema.abandoned}
         kept = {key: shape for key, shape in live.shapes.items() if key not in gone}
         readers = {key: reader for key, reader in live.readers.items() if key not in gone}
-        replays = {reader: found for reader, found in live.replays.items() if reader not in schema.abandoned}
+        replays = {reader: replay for reader, replay in live.replays.items() if reader not in schema.abandoned}
         if schema.replay:
             replays.setdefault(schema.replay, LiveReplay())
         if schema.switched:
@@ -337,8 +337,8 @@ class MemoryRuntime(MemoryPart):
     def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
         """Return the running workloads' outcomes."""
         self._called("observe")
-        known = [self.running.get((w.namespace, str(w.pipeline or self.whose)), {}).get(w.name) for w in workloads]
-        return [self._outcome(workload, changed=False) for workload in known if workload is not None]
+        running = [self.running.get((w.namespace, str(w.pipeline or self.whose)), {}).get(w.name) for w in workloads]
+        return [self._outcome(workload, changed=False) for workload in running if workload is not None]
 
     def remove(self, namespace: str, pipeline: str) -> None:
         """Remove a pipeline's workloads."""
@@ -374,7 +374,7 @@ class MemoryWorld:
     def take_writes(self) -> list[str]:
         """Return the writes so far, and clear the list."""
         parts: tuple[MemoryPart, ...] = (self.kafka, self.postgres, self.secrets, self.runtime)
-        found = [what for part in parts for what in part.writes]
+        writes = [what for part in parts for what in part.writes]
         for part in parts:
             part.writes.clear()
-        return found
+        return writes

@@ -62,8 +62,8 @@ class RowWriter:
         A row with too many cells becomes a JSON string, which ingest stores as a dead letter.
         """
         if len(row) > self._width and any(cell.strip() for cell in row[self._width :]):
-            told = f"line {line} has {len(row)} cells, there are {self._width} columns: {row}"
-            return msgspec.json.encode(told)
+            error = f"line {line} has {len(row)} cells, there are {self._width} columns: {row}"
+            return msgspec.json.encode(error)
         width = len(row)
         if self._flat:
             return msgspec.json.encode(

@@ -133,11 +133,11 @@ def _is_value(cell: str) -> bool:
 def _decimals(rows: Sequence[Sequence[str]], width: int, delimiter: str) -> tuple[str, ...]:
     """Return the decimal mark of each column. A column with an unclear mark gets the most common mark."""
     columns = [[row[at].strip() for row in rows if at < len(row)] for at in range(width)]
-    found = [find_decimal(text for text in column if text.lower() not in NULLS) for column in columns]
-    votes = Counter(mark for mark in found if mark is not None)
+    marks = [find_decimal(text for text in column if text.lower() not in NULLS) for column in columns]
+    votes = Counter(mark for mark in marks if mark is not None)
     if votes[POINT] != votes[COMMA]:
         usual = max(votes, key=lambda mark: votes[mark])
     else:
         # Files with semicolons between cells usually have decimal commas.
         usual = COMMA if delimiter == ";" and any("," in text for column in columns for text in column) else POINT
-    return tuple(mark or usual for mark in found)
+    return tuple(mark or usual for mark in marks)

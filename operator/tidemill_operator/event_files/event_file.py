@@ -147,9 +147,9 @@ class EventFile:
         """
         return self._to_end(self._events(fields, skip, growing))
 
-    def _to_end(self, found: Iterator[T]) -> Iterator[T]:
+    def _to_end(self, events: Iterator[T]) -> Iterator[T]:
         try:
-            yield from found
+            yield from events
         except (OSError, EOFError, zlib.error) as error:
             reason = getattr(error, "strerror", None) or str(error)
             remedy = "check that the file is complete; events before this place were read"

@@ -30,8 +30,8 @@ class NdjsonFile:
             EventFileError: the file is not text.
         """
         self._content = content
-        found = content.known_encoding(encoding)
-        self.encoding = "utf-8" if encoding is None and found == "cp1252" else found
+        detected = content.known_encoding(encoding)
+        self.encoding = "utf-8" if encoding is None and detected == "cp1252" else detected
         self.unfinished: int | None = None
 
     def lines(self, *, growing: bool = False) -> Iterator[tuple[int, bytes]]:

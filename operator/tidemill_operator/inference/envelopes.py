@@ -18,10 +18,10 @@ def unwrapped(events: Iterable[Any]) -> tuple[str, Iterator[Any]]:
     The first events determine the envelope. Debezium's delete events are left out.
     """
     first = list(itertools.islice(iterator := iter(events), _LOOKED_AT))
-    found = Counter(_envelope(event) for event in first if isinstance(event, Mapping))
-    envelope, often = found.most_common(1)[0] if found else ("none", 0)
+    counts = Counter(_envelope(event) for event in first if isinstance(event, Mapping))
+    envelope, often = counts.most_common(1)[0] if counts else ("none", 0)
     rest = itertools.chain(first, iterator)
-    if envelope == "none" or often < _LEAST * found.total():
+    if envelope == "none" or often < _LEAST * counts.total():
         return "none", rest
     return envelope, (row for event in rest if (row := _row(event, envelope)) is not _DELETED)
 

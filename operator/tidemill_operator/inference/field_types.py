@@ -64,10 +64,10 @@ class FieldDraft:
 
 def draft_field(name: str, column: Column, events: int, zone: str) -> FieldDraft:
     """Return the drafted field of a column."""
-    found = _of_cells(name, column, zone) if column.cells else _of_values(name, column, zone)
+    draft = _of_cells(name, column, zone) if column.cells else _of_values(name, column, zone)
     present = sum(column.distinct.values()) if column.cells else column.kinds.total()
-    nulls = _nulls(column) if column.cells and found.type != STRING else 0
-    return FieldDraft(**{**vars(found), "empty": events - present + nulls})
+    nulls = _nulls(column) if column.cells and draft.type != STRING else 0
+    return FieldDraft(**{**vars(draft), "empty": events - present + nulls})
 
 
 def _nulls(column: Column) -> int:
@@ -96,7 +96,7 @@ def _of_numeric_cells(name: str, column: Column, texts: Counter[str], numbers: d
     if codes and codes >= _CODES * texts.total():
         return FieldDraft(name, STRING, column, note="digits with leading zeros or a plus: a code, not a number")
     misfits = [text for text in texts if text not in numbers]
-    told = {"misfits": sum(texts[text] for text in misfits), "misfit": misfits[0] if misfits else ""}
+    attributes = {"misfits": sum(texts[text] for text in misfits), "misfit": misfits[0] if misfits else ""}
     decimal = column.decimal
 
     def read(cell: str) -> float | None:
@@ -112,7 +112,7 @@ def _of_numeric_cells(name: str, column: Column, texts: Counter[str], numbers: d
     counted = find_count_form(list(map(float, numbers.values())), name)
     if counted is not None:
         return _of_times(name, column, counted, texts, zone)
-    return FieldDraft(name, INTEGER if whole else MONEY, column, read=read, **told)  # type: ignore[arg-type]
+    return FieldDraft(name, INTEGER if whole else MONEY, column, read=read, **attributes)  # type: ignore[arg-type]
 
 
 def _of_values(name: str, column: Column, zone: str) -> FieldDraft:
@@ -123,7 +123,7 @@ def _of_values(name: str, column: Column, zone: str) -> FieldDraft:
     if kind in _UNREAD:
         return FieldDraft(name, "", column, note=_UNREAD[kind])
     others = next((value for value in column.values if not _is(kind, value)), "")
-    told = {"misfits": kinds.total() - often, "misfit": str(others)}
+    attributes = {"misfits": kinds.total() - often, "misfit": str(others)}
     fitting = Counter({value: n for value, n in column.distinct.items() if _is(kind, value)})
     if kind == STRING:
         form = find_text_form(fitting, month_first=True)
@@ -132,21 +132,21 @@ def _of_values(name: str, column: Column, zone: str) -> FieldDraft:
         note = ""
         if all(read_number(text, ".") is not None and not _CODE.fullmatch(text) for text in fitting):
             note = "numbers in quotes: TRY_CAST in a derive converts them to numbers"
-        return FieldDraft(name, STRING, column, note=note, **told)  # type: ignore[arg-type]
+        return FieldDraft(name, STRING, column, note=note, **attributes)  # type: ignore[arg-type]
     if kind in (INTEGER, NUMBER):
         # float() returns infinity for a very long decimal, but raises an error for a very long integer.
         counted = find_count_form([float(decimal.Decimal(value)) for value in fitting], name)
         if counted is not None:
             return _of_times(name, column, counted, fitting, zone)
         if kind == INTEGER and any(abs(value) >= _LONGEST for value in fitting):
-            told["note"] = "some integers have more than 64 bits, and are rounded to numbers"
-            return FieldDraft(name, NUMBER, column, **told)  # type: ignore[arg-type]
-        return FieldDraft(name, MONEY if kind == NUMBER else INTEGER, column, **told)  # type: ignore[arg-type]
+            attributes["note"] = "some integers have more than 64 bits, and are rounded to numbers"
+            return FieldDraft(name, NUMBER, column, **attributes)  # type: ignore[arg-type]
+        return FieldDraft(name, MONEY if kind == NUMBER else INTEGER, column, **attributes)  # type: ignore[arg-type]
     if kind == TIMESTAMP:
         naive = any(not isinstance(value, dt.datetime) or value.tzinfo is None for value in fitting)
         dates = not any(isinstance(value, dt.datetime) for value in fitting)
         return _of_times(name, column, TimeForm(local=naive, dates=dates), fitting, zone)
-    return FieldDraft(name, kind, column, **told)  # type: ignore[arg-type]
+    return FieldDraft(name, kind, column, **attributes)  # type: ignore[arg-type]
 
 
 def _is(kind: str, value: Any) -> bool:

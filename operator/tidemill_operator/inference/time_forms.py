@@ -149,15 +149,15 @@ def _reader(pattern: str) -> Callable[[str], dt.datetime]:
 
 
 def _patterns(text: str) -> list[str]:
-    found = [form for shape, form in _COMPACT if shape.fullmatch(text)]
+    patterns = [form for shape, form in _COMPACT if shape.fullmatch(text)]
     for shape, forms in _DATES:
         match = shape.fullmatch(text)
         if match is None:
             continue
         rest = match["rest"] or ""
         clock = _clock(rest) if rest else ""
-        found += [form + clock for form in forms] if clock is not None else []
-    return found
+        patterns += [form + clock for form in forms] if clock is not None else []
+    return patterns
 
 
 def _clock(text: str) -> str | None:

@@ -115,13 +115,13 @@ class Compared:
 
 def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]]) -> dict[K, Compared]:
     """Compare the positions of many pipelines with the ends of their partitions."""
-    positions = [(at.at(topic, number), at) for topic, found in wanted.values() for number, at in found.items()]
+    positions = [(at.at(topic, number), at) for topic, by_number in wanted.values() for number, at in by_number.items()]
     ends = log.offsets({place for place, _ in positions}, LATEST)
     # Ask for first offsets only of partitions with uncounted records.
     behind = {place for place, at in positions if ends.at.get(place, at.next_offset) != at.next_offset}
     starts = log.offsets(behind, EARLIEST)
     faults = {**starts.faults, **ends.faults}
-    found: dict[K, Compared] = {}
+    compared: dict[K, Compared] = {}
     for key, (topic, mine) in wanted.items():
         places = {number: at.at(topic, number) for number, at in mine.items()}
         fault = next((place for place in places.values() if place in faults), None)
@@ -133,8 +133,8 @@ def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]
             if places[number] not in faults
         }
         text = "" if fault is None else f"{log.name} does not report the offsets of topic {fault[0]} ({faults[fault]})"
-        found[key] = Compared(partitions, text)
-    return found
+        compared[key] = Compared(partitions, text)
+    return compared
 
 
 def partitions_of(log: KafkaLog, topic: str, positions: Mapping[int, Position]) -> Partitions:
@@ -143,10 +143,10 @@ def partitions_of(log: KafkaLog, topic: str, positions: Mapping[int, Position]) 
     Raises:
         TidemillError: Kafka does not report the end of a partition.
     """
-    found = against(log, {"": (topic, positions)})[""]
-    if found.fault:
-        raise TidemillError(Reason.UNREACHABLE, found.fault)
-    return found.partitions
+    compared = against(log, {"": (topic, positions)})[""]
+    if compared.fault:
+        raise TidemillError(Reason.UNREACHABLE, compared.fault)
+    return compared.partitions
 
 
 def oldest(partitions: Partitions) -> dict[int, int]:
@@ -192,7 +192,7 @@ def read_standings(postgres: PostgresAddress, schemas: Collection[str]) -> dict[
     Raises:
         TidemillError: Postgres does not answer.
     """
-    found: dict[str, Standing | str] = {}
+    standings: dict[str, Standing | str] = {}
     with connected(postgres, "reading positions", timeout_seconds=_CONNECT_SECONDS, read_only=True) as session:
         session.connection.hurry(_HURRY_SECONDS)
         session.connection.execute("SET lock_timeout = '500ms'")
@@ -200,15 +200,15 @@ def read_standings(postgres: PostgresAddress, schemas: Collection[str]) -> dict[
         for schema in schemas:
             try:
                 at, positions = time.monotonic(), read_positions(session, schema, slots=schema in several)
-                told = Standing(positions, read_watermark(session, schema), at, read_unread(session, schema))
-                found[schema] = told if positions else NotThere(f"{_of(schema)}: the table _offsets is empty")
+                standing = Standing(positions, read_watermark(session, schema), at, read_unread(session, schema))
+                standings[schema] = standing if positions else NotThere(f"{_of(schema)}: the table _offsets is empty")
             except psycopg.ProgrammingError as error:
-                found[schema] = NotThere(f"{_of(schema)}: {' '.join(str(error).split())}")
+                standings[schema] = NotThere(f"{_of(schema)}: {' '.join(str(error).split())}")
             except psycopg.Error as error:
                 if session.connection.broken or session.connection.closed:
                     raise
-                found[schema] = f"{_of(schema)}: {' '.join(str(error).split())}"
-    return found
+                standings[schema] = f"{_of(schema)}: {' '.join(str(error).split())}"
+    return standings
 
 
 def _of(schema: str) -> str:

@@ -24,14 +24,14 @@ class Conditions:
 
     def tell(self, key: Hashable, namespace: str, name: str, conditions: Iterable[Mapping[str, Any]]) -> None:
         """Replace a pipeline's exported conditions."""
-        found = frozenset((namespace, name, c["type"], c["status"], c["reason"]) for c in conditions)
+        label_sets = frozenset((namespace, name, c["type"], c["status"], c["reason"]) for c in conditions)
         with self._lock:
             before = self._told.pop(key, frozenset())
-            if found:
-                self._told[key] = found
+            if label_sets:
+                self._told[key] = label_sets
             for labels in before.difference(*self._told.values()):
                 CONDITION.remove(*labels)
-            for labels in found - before:
+            for labels in label_sets - before:
                 CONDITION.labels(*labels).set(1)
 
     def keep(self, keys: Iterable[Hashable]) -> None:

@@ -63,64 +63,64 @@ def told(seen: Observation, shown: Status, generation: int) -> dict[str, Any]:
     if seen.figures is None:
         return {"conditions": [_unavailable(seen, shown, generation)]}
     figures = seen.figures
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "lag": coarse_count(figures.lag),
         "lagSeconds": int(coarse_seconds(figures.lag_seconds)) if figures.lag else 0,
     }
     if figures.stage_lag is not None:
         seconds = coarse_seconds(figures.stage_lag_seconds)
-        found |= {
+        fields |= {
             "stageLag": coarse_count(figures.stage_lag),
             "stageLagSeconds": int(seconds) if figures.stage_lag else 0,
         }
     if figures.freshness_seconds is not None:
         seconds = coarse_seconds(figures.freshness_seconds)
-        found |= {"freshness": duration(seconds), "freshnessSeconds": seconds}
+        fields |= {"freshness": duration(seconds), "freshnessSeconds": seconds}
     if figures.watermark_age_seconds is not None:
-        found["watermarkAgeSeconds"] = int(coarse_seconds(figures.watermark_age_seconds))
+        fields["watermarkAgeSeconds"] = int(coarse_seconds(figures.watermark_age_seconds))
     if seen.at - figures.positions_at > FRESH_SECONDS:
-        found["figuresAt"] = _time(figures.positions_at)
-    return found
+        fields["figuresAt"] = _time(figures.positions_at)
+    return fields
 
 
 def shown_by(status: Status) -> dict[str, Any]:
     """Return the members of a status that the observer writes."""
-    found = {name: status[name] for name in _MEMBERS if name in status}
+    members = {name: status[name] for name in _MEMBERS if name in status}
     conditions = [dict(item) for item in status.get("conditions", ()) if item["type"] == UNAVAILABLE]
-    return found | ({"conditions": conditions} if conditions else {})
+    return members | ({"conditions": conditions} if conditions else {})
 
 
 def others(status: Status) -> dict[str, Any]:
     """Return the members of a status that the observer does not write."""
-    found = {name: value for name, value in status.items() if name not in _MEMBERS}
-    if "conditions" in found:
-        found["conditions"] = [item for item in found["conditions"] if item["type"] != UNAVAILABLE]
-    return found
+    members = {name: value for name, value in status.items() if name not in _MEMBERS}
+    if "conditions" in members:
+        members["conditions"] = [item for item in members["conditions"] if item["type"] != UNAVAILABLE]
+    return members
 
 
-def is_news(shown: Status, found: Status, seconds: float) -> bool:
+def is_news(shown: Status, current: Status, seconds: float) -> bool:
     """Return whether to write figures to the status, given the seconds since the last write.
 
     Large changes are written sooner than small changes.
     """
-    if shown == found:
+    if shown == current:
         return False
-    if changed(shown, found) or seconds >= _LATE_SECONDS:
+    if changed(shown, current) or seconds >= _LATE_SECONDS:
         return True
-    return seconds >= _SOON_SECONDS and _differ_much(shown, found)
+    return seconds >= _SOON_SECONDS and _differ_much(shown, current)
 
 
-def changed(shown: Status, found: Status) -> bool:
+def changed(shown: Status, current: Status) -> bool:
     """Return whether the condition about missing figures has appeared or disappeared."""
-    return ("conditions" in shown) != ("conditions" in found)
+    return ("conditions" in shown) != ("conditions" in current)
 
 
-def _differ_much(shown: Status, found: Status) -> bool:
+def _differ_much(shown: Status, current: Status) -> bool:
     def steps(name: str, little: float) -> int:
-        return abs(_step(shown.get(name, 0), little) - _step(found.get(name, 0), little))
+        return abs(_step(shown.get(name, 0), little) - _step(current.get(name, 0), little))
 
     return (
-        any((name in shown) != (name in found) for name in _MEMBERS)
+        any((name in shown) != (name in current) for name in _MEMBERS)
         or steps("lagSeconds", _LITTLE_SECONDS) > 0
         or any(steps(name, _LITTLE_EVENTS) > 1 for name in ("lag", "stageLag"))
         or any(steps(name, _LITTLE_SECONDS) > 1 for name in ("freshnessSeconds", "watermarkAgeSeconds"))
@@ -134,13 +134,13 @@ def _step(value: float, little: float) -> int:
 
 
 def _unavailable(seen: Observation, shown: Status, generation: int) -> dict[str, Any]:
-    known = shown.get("conditions")
+    conditions = shown.get("conditions")
     return {
         "type": UNAVAILABLE,
         "status": "True",
         "reason": str(Reason.UNREACHABLE),
         "message": seen.fault[:_MAX_MESSAGE],
-        "lastTransitionTime": known[0]["lastTransitionTime"] if known else _time(seen.at),
+        "lastTransitionTime": conditions[0]["lastTransitionTime"] if conditions else _time(seen.at),
         "observedGeneration": generation,
     }
 

@@ -115,8 +115,8 @@ class Observer:
     def watch(self, key: Key, schema: str, topic: str, source: str = "") -> None:
         """Start measuring a pipeline."""
         with self._lock:
-            known = self._known.get(key)
-            if known is None or (known.schema, known.topic, known.source) != (schema, topic, source):
+            pipeline = self._known.get(key)
+            if pipeline is None or (pipeline.schema, pipeline.topic, pipeline.source) != (schema, topic, source):
                 self._known[key] = _Pipeline(schema, topic, self._clock(), source=source)
 
     def forget(self, key: Key) -> None:
@@ -128,21 +128,21 @@ class Observer:
     def look(self) -> None:
         """Measure all pipelines once."""
         with self._lock:
-            known = dict(self._known)
-        if not known:
+            pipelines = dict(self._known)
+        if not pipelines:
             return
-        self._read_standings(known)
-        faults = self._compare(known)
-        for key, pipeline in known.items():
+        self._read_standings(pipelines)
+        faults = self._compare(pipelines)
+        for key, pipeline in pipelines.items():
             self._progress(key, pipeline.schema, pipeline.topic, pipeline.look)
-        told = {key: self._seen(pipeline, faults.get(key, "")) for key, pipeline in known.items()}
+        observations = {key: self._seen(pipeline, faults.get(key, "")) for key, pipeline in pipelines.items()}
         # Leave out new pipelines whose first measurement is not complete.
-        told = {key: seen for key, seen in told.items() if seen.figures is not None or seen.fault}
+        observations = {key: seen for key, seen in observations.items() if seen.figures is not None or seen.fault}
         with self._lock:
-            told = {key: seen for key, seen in told.items() if self._known.get(key) is known[key]}
-            for key, seen in told.items():
+            observations = {key: seen for key, seen in observations.items() if self._known.get(key) is pipelines[key]}
+            for key, seen in observations.items():
                 pipeline_measures.show(key, seen.figures)
-        for key, seen in told.items():
+        for key, seen in observations.items():
             self._show(key, seen)
 
     def _run(self) -> None:
@@ -156,40 +156,48 @@ class Observer:
             except Exception:  # the thread must survive every failure of a server
                 log.exception("measuring pipelines failed; trying again")
 
-    def _read_standings(self, known: Mapping[Key, _Pipeline]) -> None:
+    def _read_standings(self, pipelines: Mapping[Key, _Pipeline]) -> None:
         try:
-            found = self._standings.ask({pipeline.schema for pipeline in known.values()}, _POSTGRES_SECONDS)
+            standings = self._standings.ask({pipeline.schema for pipeline in pipelines.values()}, _POSTGRES_SECONDS)
         except TidemillError as error:
-            found = {pipeline.schema: str(error) for pipeline in known.values()}
-        for pipeline in known.values():
-            told = found.get(pipeline.schema, "Postgres does not answer in time")
-            if isinstance(told, Standing):
-                pipeline.standing, pipeline.fault = told, ""
+            standings = {pipeline.schema: str(error) for pipeline in pipelines.values()}
+        for pipeline in pipelines.values():
+            standing = standings.get(pipeline.schema, "Postgres does not answer in time")
+            if isinstance(standing, Standing):
+                pipeline.standing, pipeline.fault = standing, ""
             else:
-                pipeline.fault = told
+                pipeline.fault = standing
 
-    def _compare(self, known: Mapping[Key, _Pipeline]) -> dict[Key, str]:
+    def _compare(self, pipelines: Mapping[Key, _Pipeline]) -> dict[Key, str]:
         now = self._clock()
-        positions = {key: pipeline.standing.as_of(now) for key, pipeline in known.items() if pipeline.standing}
+        positions = {key: pipeline.standing.as_of(now) for key, pipeline in pipelines.items() if pipeline.standing}
         # Read the stages first, so that records in transit are counted twice instead of missed.
         stages = self._stages.look(
-            {key: known[key].source for key in positions if known[key].source},
+            {key: pipelines[key].source for key in positions if pipelines[key].source},
             {key: sorted(at) for key, at in positions.items()},
         )
-        for key, pipeline in known.items():
+        for key, pipeline in pipelines.items():
             pipeline.stage = stages.get(key)
-        found = against(self._kafka, {key: (known[key].topic, at) for key, at in positions.items()})
+        compared = against(self._kafka, {key: (pipelines[key].topic, at) for key, at in positions.items()})
         unseen = {key: stage.fault for key, stage in stages.items() if stage.fault}
-        partitions = {key: told.partitions for key, told in found.items() if not told.fault and key not in unseen}
-        self._date({key: known[key] for key in partitions}, partitions, positions)
+        partitions = {
+            key: comparison.partitions
+            for key, comparison in compared.items()
+            if not comparison.fault and key not in unseen
+        }
+        self._date({key: pipelines[key] for key in partitions}, partitions, positions)
         for key, at in partitions.items():
-            voids = known[key].voids
-            counted = {number: replace(one, position=one.end) if number in voids else one for number, one in at.items()}
-            known[key].figures, known[key].figures_at = self._figures(known[key], positions[key], counted), now
-        for key, pipeline in known.items():
-            pipeline.look = _with_stage(_look(pipeline, found.get(key), self._kafka), pipeline.stage)
-        faults = {key: pipeline.fault for key, pipeline in known.items() if not pipeline.standing}
-        return faults | unseen | {key: told.fault for key, told in found.items() if told.fault}
+            voids = pipelines[key].voids
+            counted = {
+                number: replace(partition, position=partition.end) if number in voids else partition
+                for number, partition in at.items()
+            }
+            pipelines[key].figures = self._figures(pipelines[key], positions[key], counted)
+            pipelines[key].figures_at = now
+        for key, pipeline in pipelines.items():
+            pipeline.look = _with_stage(_look(pipeline, compared.get(key), self._kafka), pipeline.stage)
+        faults = {key: pipeline.fault for key, pipeline in pipelines.items() if not pipeline.standing}
+        return faults | unseen | {key: comparison.fault for key, comparison in compared.items() if comparison.fault}
 
     def _figures(self, pipeline: _Pipeline, positions: Mapping[int, Position], partitions: Partitions) -> Figures:
         standing, now = pipeline.standing, self._now()
@@ -211,13 +219,13 @@ class Observer:
 
     def _date(
         self,
-        known: Mapping[Key, _Pipeline],
+        pipelines: Mapping[Key, _Pipeline],
         partitions: Mapping[Key, Partitions],
         positions: Mapping[Key, Mapping[int, Position]],
     ) -> None:
         asked: list[dict[Place, int]] = []
         for key, at in partitions.items():
-            pipeline, wanted = known[key], oldest(at)
+            pipeline, wanted = pipelines[key], oldest(at)
             pipeline.arrivals = _still(pipeline.arrivals, wanted)
             pipeline.noticed = _still(pipeline.noticed, wanted)
             spans = {number: (offset, at[number].end) for number, offset in wanted.items()}
@@ -230,14 +238,14 @@ class Observer:
             arrived = self._kafka.arrivals(places)
             for key, at in partitions.items():
                 for number, offset in oldest(at).items():
-                    place = positions[key][number].at(known[key].topic, number)
+                    place = positions[key][number].at(pipelines[key].topic, number)
                     if place not in arrived or places[place] != offset:
                         continue
                     moment = arrived[place]
                     if moment is None:
-                        known[key].voids[number] = (offset, at[number].end)
+                        pipelines[key].voids[number] = (offset, at[number].end)
                     else:
-                        known[key].arrivals[number] = (offset, moment / 1000)
+                        pipelines[key].arrivals[number] = (offset, moment / 1000)
 
     def _seen(self, pipeline: _Pipeline, fault: str) -> Observation:
         if self._clock() - pipeline.figures_at > FRESH_SECONDS:
@@ -304,7 +312,7 @@ class _Patient:
             self._pending = Future()
             threading.Thread(target=self._run, args=(self._pending, schemas), name="standings", daemon=True).start()
         try:
-            found = self._pending.result(0.0 if late else seconds)
+            standings = self._pending.result(0.0 if late else seconds)
         except FutureTimeout:
             if self._pending.done():
                 self._pending = None
@@ -313,7 +321,7 @@ class _Patient:
             self._pending = None
             raise
         self._pending = None
-        return found
+        return standings
 
     def _run(self, pending: Future[dict[str, Standing | str]], schemas: set[str]) -> None:
         try:

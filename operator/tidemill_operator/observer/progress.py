@@ -130,11 +130,11 @@ class ProgressWatch:
         kafka = (topics[0].get("kafka") or {}).get("bootstrapServers", "")
         place, patience = (schema, read_topics(key, topics)[0]), max(STILL_SECONDS, _FLUSHES * _flush_seconds(document))
         with self._lock:
-            known = self._watched.get(key)
-            if known is None or known.place != place:
+            watched = self._watched.get(key)
+            if watched is None or watched.place != place:
                 self._watched[key] = _Watched(place, patience, self._clock(), self._clock(), kafka)
             else:
-                known.patience = patience
+                watched.patience = patience
 
     def forget(self, key: Key) -> None:
         """Stop watching a pipeline."""
@@ -144,28 +144,28 @@ class ProgressWatch:
     def error(self, key: Key) -> TidemillError | None:
         """Return the error of a pipeline whose events wait uncounted, or whose progress is unknown."""
         with self._lock:
-            known = self._watched.get(key)
-            if known is None or known.error is not None or self._clock() - known.told_at < _BLIND_SECONDS:
-                return known.error if known else None
+            watched = self._watched.get(key)
+            if watched is None or watched.error is not None or self._clock() - watched.told_at < _BLIND_SECONDS:
+                return watched.error if watched else None
         text = "it is unknown whether events are counted: Postgres and Kafka do not answer in time"
         return TidemillError(Reason.UNREACHABLE, text)
 
     def errors(self) -> dict[Key, str]:
         """Return the errors of all pipelines that do not count events."""
         with self._lock:
-            return {key: str(known.error) for key, known in self._watched.items() if known.error}
+            return {key: str(watched.error) for key, watched in self._watched.items() if watched.error}
 
     def take(self, key: Key, schema: str, topic: str, look: Look) -> None:
         """Update a pipeline's state with an observation."""
         with self._lock:
-            known = self._watched.get(key)
-            if known is None or known.place != (schema, topic):
+            watched = self._watched.get(key)
+            if watched is None or watched.place != (schema, topic):
                 return
-            before = known.error
+            before = watched.error
             # The login for another cluster may lack the permission to ask the controllers.
-            unled = (lambda: 0.0) if known.kafka else lambda: self._unled(topic)
-            known.take(look, self._clock(), unled, self._refused)
-            error = known.error
+            unled = (lambda: 0.0) if watched.kafka else lambda: self._unled(topic)
+            watched.take(look, self._clock(), unled, self._refused)
+            error = watched.error
         if (before is None) != (error is None):
             log.info("%s: %s", key, f"not ready: {error}" if error else "events are counted again")
             self._changed(key, error)

@@ -160,20 +160,20 @@ def together(partitions: Partitions, positions: Mapping[int, Position]) -> Parti
 
     Kafka's range assignor gives all partitions with the same number to the same processor.
     """
-    found: Partitions = {}
+    totals: Partitions = {}
     for slot, at in partitions.items():
         number = positions[slot].at("", slot)[1]
-        known = found.get(number)
-        if known is None:
-            found[number] = replace(at, position=at.start if at.position is None else at.position)
+        total = totals.get(number)
+        if total is None:
+            totals[number] = replace(at, position=at.start if at.position is None else at.position)
         else:
-            found[number] = PartitionFigures(
-                known.start + at.start,
-                known.end + at.end,
-                (known.position or 0) + (at.start if at.position is None else max(at.position, at.start)),
-                known.consumed + at.consumed,
+            totals[number] = PartitionFigures(
+                total.start + at.start,
+                total.end + at.end,
+                (total.position or 0) + (at.start if at.position is None else max(at.position, at.start)),
+                total.consumed + at.consumed,
             )
-    return found
+    return totals
 
 
 def _saturated(session: Session, writer: str, *, replicas: int) -> bool:

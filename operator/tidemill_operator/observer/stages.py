@@ -55,7 +55,7 @@ class Stages:
             return {}
         groups = [_group(key, reader) for key in wanted for reader in ("stage", "stage-state")]
         try:
-            found = committed_offsets(self._kafka.config, groups, _SECONDS)
+            committed = committed_offsets(self._kafka.config, groups, _SECONDS)
         except TidemillError as error:
             return {key: StageLook(fault=str(error)) for key in wanted}
         places = [(topic, number) for key, topic in wanted.items() for number in partitions.get(key, ())]
@@ -64,7 +64,7 @@ class Stages:
             (topic, number)
             for key, topic in wanted.items()
             for number in partitions.get(key, ())
-            if (topic, number) not in found.get(_group(key, "stage"), {})
+            if (topic, number) not in committed.get(_group(key, "stage"), {})
         ]
         starts, ends = self._kafka.offsets(new, EARLIEST), self._kafka.offsets(places, LATEST)
         faults = {**starts.faults, **ends.faults}
@@ -72,14 +72,14 @@ class Stages:
         for key, topic in wanted.items():
             mine = [(topic, number) for number in partitions.get(key, ())]
             fault = next((faults[place] for place in mine if place in faults), "")
-            waits = _note(found.get(_group(key, "stage-state"), {}))
+            waits = _note(committed.get(_group(key, "stage-state"), {}))
             if fault:
                 looks[key] = StageLook(
                     waits=waits, fault=f"Kafka does not report the offsets of topic {topic} ({fault})"
                 )
                 continue
-            known = found.get(_group(key, "stage"), {})
-            at = {place: known[place].offset if place in known else starts.at[place] for place in mine}
+            offsets = committed.get(_group(key, "stage"), {})
+            at = {place: offsets[place].offset if place in offsets else starts.at[place] for place in mine}
             looks[key] = self._stage(at, {place: ends.at[place] for place in mine}, waits)
         return looks
 
@@ -91,12 +91,12 @@ class Stages:
             self._arrived[place] = (asked[place], ends[place], arrived)
         lag, ages = {place[1]: 0 for place in positions}, {}
         for place, at in behind.items():
-            known = self._arrived.get(place)
-            if known is not None and known[:2] == (at, ends[place]) and known[2] is None:
+            arrival = self._arrived.get(place)
+            if arrival is not None and arrival[:2] == (at, ends[place]) and arrival[2] is None:
                 continue  # the remaining records are transaction markers, which are not events
             lag[place[1]] = ends[place] - at
-            if known is not None and known[0] == at and known[2] is not None:
-                ages[place[1]] = max(0.0, self._now() - known[2])
+            if arrival is not None and arrival[0] == at and arrival[2] is not None:
+                ages[place[1]] = max(0.0, self._now() - arrival[2])
         return StageLook(lag, {place[1]: at for place, at in positions.items()}, ages, waits)
 
 

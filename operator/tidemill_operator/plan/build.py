@@ -184,14 +184,16 @@ def owner_of(pipeline: AnalyticsPipeline, platform: Platform) -> Owner:
 
 def _topic(topic: TopicSpec, default_name: str, platform: Platform, live: LiveFacts) -> TopicSpec:
     name = topic.name or default_name
-    known = live.topics.get(name)
-    default = known.partitions if known else platform.partitions
+    live_topic = live.topics.get(name)
+    default = live_topic.partitions if live_topic else platform.partitions
     # A new topic gets at least as many partitions as the former topic. A missing partition would stop the watermark.
     kept = live.schema.partitions if live.schema else 0
-    partitions = max(topic.partitions or default, known.partitions if known else 0, kept)
-    replicas = topic.replication_factor or (known.replication_factor if known else platform.replication_factor)
-    if not topic.managed and known:
-        partitions, replicas = known.partitions, known.replication_factor
+    partitions = max(topic.partitions or default, live_topic.partitions if live_topic else 0, kept)
+    replicas = topic.replication_factor or (
+        live_topic.replication_factor if live_topic else platform.replication_factor
+    )
+    if not topic.managed and live_topic:
+        partitions, replicas = live_topic.partitions, live_topic.replication_factor
     # Sorted keys give equal texts for equal resources.
     config = dict(sorted(topic.config.items()))
     update = {"name": name, "partitions": partitions, "replication_factor": replicas, "config": config}
@@ -208,8 +210,8 @@ def _transform(transform: TransformSpec, partitions: int) -> TransformSpec:
 
 def _largest(source: SourceSpec, live: LiveFacts) -> TopicSpec:
     """Return the topic settings of a source with several topics, with the largest number of partitions."""
-    known = (live.topics.get(name) for name in source.topics or ())
-    return source.topic.model_copy(update={"partitions": max((t.partitions for t in known if t), default=1)})
+    live_topics = (live.topics.get(name) for name in source.topics or ())
+    return source.topic.model_copy(update={"partitions": max((t.partitions for t in live_topics if t), default=1)})
 
 
 def _bounded(scaling: ScalingSpec | None, partitions: int) -> ScalingSpec | None:

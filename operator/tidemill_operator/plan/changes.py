@@ -63,24 +63,24 @@ def changes(
 
 def _topics(plan: Plan, live: LiveFacts, configs: Mapping[str, Mapping[str, str]]) -> Iterator[Change]:
     for topic in plan.topics:
-        known = live.topics.get(topic.name)
+        live_topic = live.topics.get(topic.name)
         if not topic.managed:
             continue
         wanted = {f"config.{key}": value for key, value in sorted(topic.config.items())}
-        if known is None:
+        if live_topic is None:
             facts = {"partitions": topic.partitions, "replicationFactor": topic.replication_factor, **wanted}
             yield Change("create", "topic", topic.name, _new(facts))
             continue
-        found: list[Difference] = []
-        if known.partitions < topic.partitions:
-            found.append(Difference("partitions", known.partitions, topic.partitions))
-        if topic.replicated and known.replication_factor != topic.replication_factor:
-            copies = known.partitions * known.replication_factor, topic.partitions * topic.replication_factor
-            found.append(Difference("replicationFactor", known.replication_factor, topic.replication_factor))
-            found.append(Difference("replicas", *copies))
-        found += _drift(topic, configs.get(topic.name))
-        if found:
-            yield Change("change", "topic", topic.name, tuple(found))
+        differences: list[Difference] = []
+        if live_topic.partitions < topic.partitions:
+            differences.append(Difference("partitions", live_topic.partitions, topic.partitions))
+        if topic.replicated and live_topic.replication_factor != topic.replication_factor:
+            copies = live_topic.partitions * live_topic.replication_factor, topic.partitions * topic.replication_factor
+            differences.append(Difference("replicationFactor", live_topic.replication_factor, topic.replication_factor))
+            differences.append(Difference("replicas", *copies))
+        differences += _drift(topic, configs.get(topic.name))
+        if differences:
+            yield Change("change", "topic", topic.name, tuple(differences))
 
 
 def _drift(topic: Topic, config: Mapping[str, str] | None) -> Iterator[Difference]:
@@ -93,9 +93,9 @@ def _schema(schema: Schema, live: LiveSchema | None) -> Iterator[Change]:
     if live is None:
         roles = {"owner": schema.owner, "writer": schema.writer, "reader": schema.reader}
         yield Change("create", "schema", schema.name, _new(roles))
-    known = live.columns if live else {}
+    live_columns = live.columns if live else {}
     for table in schema.tables:
-        columns = known.get(table.name)
+        columns = live_columns.get(table.name)
         missing = {c.name: c.definition for c in table.columns if columns is None or c.name not in columns}
         if missing:
             yield Change("create" if columns is None else "change", "table", table.name, _new(missing))
@@ -145,25 +145,31 @@ def _aggregations(plan: Plan, live: LiveSchema | None, *, recounted: bool) -> It
         if row.version == before:
             if recounted:
                 again = f"`tidemill replay {plan.name} --aggregation {row.name}` counts earlier events again"
-                told = Difference(
+                difference = Difference(
                     "events", "counted by the former spec", f"counted by the new spec from now on; {again}"
                 )
-                yield Change("change", "aggregation", row.name, (told,))
+                yield Change("change", "aggregation", row.name, (difference,))
             continue
-        found = [Difference("version", before, row.version)]
+        differences = [Difference("version", before, row.version)]
         if row.reader != LIVE:
-            found = [Difference("version", None, f"{row.version}, filled by {row.reader} beside version {before}")]
+            differences = [
+                Difference("version", None, f"{row.version}, filled by {row.reader} beside version {before}")
+            ]
         elif plan.schema.switched:
-            found.append(Difference("windows", None, f"of version {row.version}, which a replay has filled"))
+            differences.append(Difference("windows", None, f"of version {row.version}, which a replay has filled"))
         else:
-            found += [Difference(*change) for change in shape_changes(live.shapes[row.name, before], row.shape)]
+            differences += [Difference(*change) for change in shape_changes(live.shapes[row.name, before], row.shape)]
             table = next(table for table in plan.schema.tables if table.name == row.table_name)
-            known = live.columns.get(names.window_table(row.name, before), {})
-            found += [Difference(f"column {name}", *types) for name, *types in retyped(table.columns, known)]
+            live_columns = live.columns.get(names.window_table(row.name, before), {})
+            differences += [
+                Difference(f"column {name}", *types) for name, *types in retyped(table.columns, live_columns)
+            ]
             fill = f"`tidemill replay {plan.name} --aggregation {row.name}`"
             kept = f"of version {before}: kept until their retention ends, but no longer filled or queried"
-            found.append(Difference("windows", kept, f"of version {row.version}: counted from now on; {fill} fills it"))
-        yield Change("change", "aggregation", row.name, tuple(found))
+            differences.append(
+                Difference("windows", kept, f"of version {row.version}: counted from now on; {fill} fills it")
+            )
+        yield Change("change", "aggregation", row.name, tuple(differences))
 
 
 def _config(plan: Plan, before: Plan | None) -> Iterator[Change]:
@@ -176,33 +182,33 @@ def _config(plan: Plan, before: Plan | None) -> Iterator[Change]:
 
 def _workloads(plan: Plan, before: Plan | None) -> Iterator[Change]:
     wanted = {workload.name: workload for workload in plan.workloads}
-    known = {workload.name: workload for workload in before.workloads} if before else {}
+    previous = {workload.name: workload for workload in before.workloads} if before else {}
     for name, workload in wanted.items():
-        if name not in known:
+        if name not in previous:
             yield Change("create", "workload", name, _new(_facts(workload)))
             continue
-        found = tuple(_compare(_facts(known[name]), _facts(workload)))
+        differences = tuple(_compare(_facts(previous[name]), _facts(workload)))
         # A changed revision replaces processors, because they read their config only at their start.
-        if workload.replicas and known[name].replicas and known[name].revision != workload.revision:
-            found += (Difference("processes", "with the former config", "with the new config"),)
-        if found:
-            yield Change("change", "workload", name, found)
-    for name in known.keys() - wanted.keys():
+        if workload.replicas and previous[name].replicas and previous[name].revision != workload.revision:
+            differences += (Difference("processes", "with the former config", "with the new config"),)
+        if differences:
+            yield Change("change", "workload", name, differences)
+    for name in previous.keys() - wanted.keys():
         yield Change("remove", "workload", name)
 
 
 def _connectors(plan: Plan, before: Plan | None) -> Iterator[Change]:
-    known = {connector.name: connector for connector in before.connectors} if before else {}
+    previous = {connector.name: connector for connector in before.connectors} if before else {}
     for connector in plan.connectors:
         facts = {"paused": connector.paused, **{f"config.{key}": text for key, text in connector.config.items()}}
-        former = known.pop(connector.name, None)
+        former = previous.pop(connector.name, None)
         if former is None:
             yield Change("create", "connector", connector.name, _new(facts))
             continue
         old = {"paused": former.paused, **{f"config.{key}": text for key, text in former.config.items()}}
-        if found := tuple(_compare(old, facts)):
-            yield Change("change", "connector", connector.name, found)
-    for name in known:
+        if differences := tuple(_compare(old, facts)):
+            yield Change("change", "connector", connector.name, differences)
+    for name in previous:
         yield Change("remove", "connector", name)
 
 
@@ -242,4 +248,4 @@ def flatten(value: Any, path: str = "") -> dict[str, Any]:
         }
     else:
         return {} if value is None else {path: value}
-    return {leaf: found for at, member in members.items() for leaf, found in flatten(member, at).items()}
+    return {leaf_path: leaf for at, member in members.items() for leaf_path, leaf in flatten(member, at).items()}

@@ -21,15 +21,15 @@ def describe(plan: Plan) -> dict[str, Any]:
         "schema": schema(plan.schema),
         "workloads": [workload(item) for item in plan.workloads],
         "config": json.loads(plan.config),
-        **({"reads": [read(item) for item in found]} if (found := reads(plan)) else {}),
+        **({"reads": [read(item) for item in objects]} if (objects := reads(plan)) else {}),
         **({"connectors": [connector(item) for item in plan.connectors]} if plan.connectors else {}),
     }
 
 
 def read(item: Read) -> dict[str, Any]:
     """Describe a read object."""
-    told = {"kind": item.kind, "name": item.name, "place": item.place, "secret": item.secret}
-    return {member: text for member, text in told.items() if text}
+    members = {"kind": item.kind, "name": item.name, "place": item.place, "secret": item.secret}
+    return {member: text for member, text in members.items() if text}
 
 
 def topic(item: Topic) -> dict[str, Any]:
@@ -105,6 +105,6 @@ def change(item: Change) -> dict[str, Any]:
     """Describe a change."""
     differences = []
     for difference in item.differences:
-        told = {"member": difference.member, "before": difference.before, "after": difference.after}
-        differences.append({key: value for key, value in told.items() if value is not None})
+        members = {"member": difference.member, "before": difference.before, "after": difference.after}
+        differences.append({key: value for key, value in members.items() if value is not None})
     return {"action": item.action, "kind": item.kind, "name": item.name, "differences": differences}

@@ -31,10 +31,10 @@ class Read:
 def reads(plan: Plan) -> list[Read]:
     """Return what a pipeline reads, in the order in which events use it."""
     config = PipelineConfig.from_json(plan.config)
-    found = [*_inputs(config)]
+    objects = [*_inputs(config)]
     if (python := config.spec.transform.python) is not None:
-        found.append(_python(python))
-    return [*found, *map(_lookup, config.spec.lookups or ())]
+        objects.append(_python(python))
+    return [*objects, *map(_lookup, config.spec.lookups or ())]
 
 
 def _inputs(config: PipelineConfig) -> Iterator[Read]:

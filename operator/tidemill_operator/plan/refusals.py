@@ -31,13 +31,13 @@ def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[T
     over = too_many(plan)
     strange = written_by_pipelines(plan.namespace, plan.name, schema.own_sources, listed=bool(schema.listed))
     topic = [*_partitions(pipeline, plan, live), *_replication(pipeline, plan, live)]
-    found = [*([over] if over else []), *strange, *_unborn(plan, live), *topic, *_replay(pipeline, live.schema)]
+    errors = [*([over] if over else []), *strange, *_unborn(plan, live), *topic, *_replay(pipeline, live.schema)]
     if live.schema is not None:
-        found += _key(pipeline, live.schema)
-        found += _staged(pipeline, live.schema)
-        found += _moved(plan, live)
-        found += [error for table in plan.schema.tables for error in column_changes(table, live.schema)]
-    return found
+        errors += _key(pipeline, live.schema)
+        errors += _staged(pipeline, live.schema)
+        errors += _moved(plan, live)
+        errors += [error for table in plan.schema.tables for error in column_changes(table, live.schema)]
+    return errors
 
 
 def _unborn(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
@@ -62,10 +62,10 @@ def _partitions(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Ite
     source = plan.topics[0]
     if source.listed or (live.schema is not None and live.schema.slots):
         return  # with several topics, the watermark does not wait for missing partitions
-    known = live.topics.get(source.name)
+    live_topic = live.topics.get(source.name)
     kept = live.schema.partitions if live.schema else 0
-    asked = source.partitions if not topic.managed and known else topic.partitions
-    if asked is not None and asked < kept and (known is None or known.partitions < kept):
+    asked = source.partitions if not topic.managed and live_topic else topic.partitions
+    if asked is not None and asked < kept and (live_topic is None or live_topic.partitions < kept):
         yield TidemillError(
             Reason.NOT_SUPPORTED,
             f"{path}: topic {source.name} would have {asked} partitions, but {kept} have positions;"
@@ -76,12 +76,12 @@ def _partitions(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Ite
         return
     # An unchanged `partitions` is no error: another user has added partitions to the topic.
     before = _topic_before(live.schema) or {}
-    if known and asked is not None and asked < known.partitions and asked != before.get("partitions"):
+    if live_topic and asked is not None and asked < live_topic.partitions and asked != before.get("partitions"):
         yield TidemillError(
             Reason.NOT_SUPPORTED,
-            f"{path}: {asked} is less than the {known.partitions} partitions that topic"
+            f"{path}: {asked} is less than the {live_topic.partitions} partitions that topic"
             f" {source.name} has; Kafka cannot remove partitions",
-            f"write {known.partitions} or more",
+            f"write {live_topic.partitions} or more",
         )
 
 
@@ -89,15 +89,15 @@ def _replication(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> It
     topic, path, source = pipeline.spec.source.topic, "spec.source.topic", plan.topics[0]
     if not topic.managed:
         return
-    known = live.topics.get(source.name)
-    if live.brokers is not None and (source.replicated or not known):
+    live_topic = live.topics.get(source.name)
+    if live.brokers is not None and (source.replicated or not live_topic):
         # Count brokers that do not answer if they hold replicas of the topic.
-        most = max(live.brokers, len(known.holders) if known else 0)
+        most = max(live.brokers, len(live_topic.holders) if live_topic else 0)
         if source.replication_factor > most:
-            told = "" if topic.replication_factor else " (the platform's default)"
+            note = "" if topic.replication_factor else " (the platform's default)"
             yield TidemillError(
                 Reason.INVALID_SPEC,
-                f"{path}.replicationFactor: {source.replication_factor}{told} needs {source.replication_factor}"
+                f"{path}.replicationFactor: {source.replication_factor}{note} needs {source.replication_factor}"
                 f" brokers, but only {'1 is' if most == 1 else f'{most} are'} available",
                 f"write at most {most}",
             )
@@ -171,8 +171,8 @@ def _same_topics(plan: Plan, live: LiveFacts) -> bool:
     schema = live.schema or LiveSchema()
     sources = [topic for topic in plan.topics if topic.kafka is not None]
     read = {topic.name: (view(schema, topic.name) if schema.slots else schema).read_from for topic in sources}
-    found = {name: live.topics[name].id for name, known in read.items() if known and name in live.topics}
-    return bool(found) and all(read[name] == id_ for name, id_ in found.items())
+    ids = {name: live.topics[name].id for name, topic_id in read.items() if topic_id and name in live.topics}
+    return bool(ids) and all(read[name] == id_ for name, id_ in ids.items())
 
 
 def _moved_cluster(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:

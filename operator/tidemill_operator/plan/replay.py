@@ -33,7 +33,7 @@ def asked(pipeline: AnalyticsPipeline) -> dict[str, Any] | None:
     return read_request(text, [aggregation.name for aggregation in pipeline.spec.aggregations]) if text else None
 
 
-def read_request(text: str, known: Sequence[str]) -> dict[str, Any]:
+def read_request(text: str, aggregations: Sequence[str]) -> dict[str, Any]:
     """Parse a request, fill in its defaults, and raise TidemillError if it is invalid."""
     try:
         request = json.loads(text)
@@ -44,9 +44,11 @@ def read_request(text: str, known: Sequence[str]) -> dict[str, Any]:
             f"not a replay request (got {text[:80]})",
             'write {"aggregations": ["NAME"], "from": "earliest", "rate": 5000}',
         )
-    wanted = request.get("aggregations", list(known))
-    if not isinstance(wanted, list) or not wanted or not set(map(str, wanted)) <= set(known):
-        raise _refused(f"aggregations {wanted} do not all exist", f"name some of {', '.join(known)}, or leave it out")
+    wanted = request.get("aggregations", list(aggregations))
+    if not isinstance(wanted, list) or not wanted or not set(map(str, wanted)) <= set(aggregations):
+        raise _refused(
+            f"aggregations {wanted} do not all exist", f"name some of {', '.join(aggregations)}, or leave it out"
+        )
     rate = request.get("rate", 0)
     if not isinstance(rate, int) or isinstance(rate, bool) or rate < 0:
         raise _refused(f"rate {rate} is not a number of events per second", "write a whole number, or leave it out")
@@ -65,11 +67,11 @@ def planned_replay(pipeline: AnalyticsPipeline, config: PipelineConfig, live: Li
     if request is None or live is None or finished(pipeline, live):
         return None
     reader = f"{family_of((pipeline.metadata.annotations or {})[REPLAY])}{config.generation}"
-    known = live.replays.get(reader)
+    live_replay = live.replays.get(reader)
     versions = versions_filled(reader, live) or {
         name: max(next_version(name, live), config.version(name) + 1) for name in request["aggregations"]
     }
-    return Replay(reader, versions, request["from"], request["rate"], handed=known.handed if known else 0)
+    return Replay(reader, versions, request["from"], request["rate"], handed=live_replay.handed if live_replay else 0)
 
 
 def finished(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> str:
@@ -77,7 +79,7 @@ def finished(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> str:
     text = (pipeline.metadata.annotations or {}).get(REPLAY)
     if not text or live is None:
         return ""
-    done = [reader for reader, known in live.replays.items() if known.switched]
+    done = [reader for reader, live_replay in live.replays.items() if live_replay.switched]
     return next((reader for reader in done if reader.startswith(family_of(text))), "")
 
 
@@ -88,8 +90,10 @@ def family_of(text: str) -> str:
 
 def abandoned(replay: str, live: LiveSchema | None) -> tuple[str, ...]:
     """Return the names of cancelled replays."""
-    known: Mapping[str, Any] = live.replays if live else {}
-    return tuple(sorted(reader for reader, found in known.items() if reader != replay and not found.switched))
+    replays: Mapping[str, Any] = live.replays if live else {}
+    return tuple(
+        sorted(reader for reader, live_replay in replays.items() if reader != replay and not live_replay.switched)
+    )
 
 
 def _is_time(text: Any) -> bool:

@@ -39,14 +39,14 @@ _STAGE = "transform.python"
 def read_by_processors(config: PipelineConfig) -> str:
     """Return the settings that processors read. Equal settings give equal texts."""
     # Leave out unset members, so that new optional settings of later Tidemill versions do not change the text.
-    told = config.model_dump(mode="json", by_alias=True, exclude={"generation"}, exclude_none=True)
+    settings = config.model_dump(mode="json", by_alias=True, exclude={"generation"}, exclude_none=True)
     for path in (*UNREAD, _STAGE):
-        _take(told["spec"], path.split("."))
+        _take(settings["spec"], path.split("."))
     if config.spec.source.several:
         # Running processors notice new slots in Postgres without a restart.
-        told["spec"]["source"]["topics"] = True
-        _take(told["spec"], ["source", "topic", "partitions"])
-    return json.dumps(told, sort_keys=True)
+        settings["spec"]["source"]["topics"] = True
+        _take(settings["spec"], ["source", "topic", "partitions"])
+    return json.dumps(settings, sort_keys=True)
 
 
 def revision(config: PipelineConfig) -> str:
@@ -58,8 +58,10 @@ def revision(config: PipelineConfig) -> str:
 def stage_revision(config: PipelineConfig) -> str:
     """Return a hash of the settings that the Python stage reads at its start."""
     python, spec = config.spec.transform.python, config.spec
-    told = python.model_dump(mode="json", exclude={"replicas", "scaling", "resources"}) if python is not None else {}
-    read = [told, config.events_topic, spec.source.topic.start_from, spec.processor.flush_interval]
+    settings = (
+        python.model_dump(mode="json", exclude={"replicas", "scaling", "resources"}) if python is not None else {}
+    )
+    read = [settings, config.events_topic, spec.source.topic.start_from, spec.processor.flush_interval]
     return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]
 
 

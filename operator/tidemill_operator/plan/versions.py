@@ -26,31 +26,35 @@ _CUTTING = [str(field.alias) for name, field in WINDOWS.written.model_fields.ite
 
 def current_version(name: str, live: LiveSchema | None) -> int | None:
     """Return the version of an aggregation that the API reads, or None."""
-    found = [v for (known, v) in live.shapes if known == name and _reader(live, name, v) == LIVE] if live else []
-    return max(found, default=None)
+    versions = (
+        [v for (aggregation, v) in live.shapes if aggregation == name and _reader(live, name, v) == LIVE]
+        if live
+        else []
+    )
+    return max(versions, default=None)
 
 
 def next_version(name: str, live: LiveSchema | None) -> int:
     """Return the next unused version number."""
-    return max((version for known, version in live.shapes if known == name), default=0) + 1 if live else 1
+    return max((version for aggregation, version in live.shapes if aggregation == name), default=0) + 1 if live else 1
 
 
 def versions_filled(reader: str, live: LiveSchema | None) -> dict[str, int]:
     """Return the versions that a replay fills, by aggregation."""
-    found = live.shapes if live else {}
-    return {name: version for name, version in found if live and _reader(live, name, version) == reader}
+    shapes = live.shapes if live else {}
+    return {name: version for name, version in shapes if live and _reader(live, name, version) == reader}
 
 
 def live_versions(spec: PipelineSpec, live: LiveSchema | None) -> dict[str, int]:
     """Return the version of each aggregation. A changed shape gets the next version."""
     types = field_types(spec, derived_types(spec))
-    found = {}
+    versions = {}
     for aggregation in spec.aggregations:
         present = current_version(aggregation.name, live)
         if present is None or (live and _differs(aggregation, types, present, live)):
             present = next_version(aggregation.name, live)
-        found[aggregation.name] = present
-    return found
+        versions[aggregation.name] = present
+    return versions
 
 
 def shape_changes(before: str, after: str) -> Iterator[tuple[str, str, str]]:
@@ -67,10 +71,10 @@ def shape_changes(before: str, after: str) -> Iterator[tuple[str, str, str]]:
         yield f"field {field}", earlier, kind
 
 
-def retyped(columns: tuple[Column, ...], known: Mapping[str, str]) -> list[tuple[str, str, str]]:
+def retyped(columns: tuple[Column, ...], live_types: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """Return the existing columns that have a different type, each as (name, before, after)."""
     types = [(column.name, column_type(column.definition)) for column in columns]
-    return [(name, known[name], kind) for name, kind in types if known.get(name, kind) != kind]
+    return [(name, live_types[name], kind) for name, kind in types if live_types.get(name, kind) != kind]
 
 
 def _reader(live: LiveSchema, name: str, version: int) -> str:

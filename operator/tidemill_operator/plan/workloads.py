@@ -44,18 +44,18 @@ def desired_workloads(
     numbers = decided or {}
     processors = _workload(config, platform, "processor", own=True, resources=_resources(spec.processor.resources))
     processors = _scaled(processors, spec, numbers, fixed=spec.processor.replicas)
-    found = [processors]
+    workloads = [processors]
     if replay is not None:
-        found.append(_replay(config, platform, replay, _replaying(config, processors.replicas, replay)))
+        workloads.append(_replay(config, platform, replay, _replaying(config, processors.replicas, replay)))
     if (python := spec.transform.python) is not None:
-        found.append(_scaled(_stage(config, platform, python), spec, numbers, fixed=python.replicas))
+        workloads.append(_scaled(_stage(config, platform, python), spec, numbers, fixed=python.replicas))
     if config.takes_http:
-        found.append(_workload(config, platform, "ingest"))
+        workloads.append(_workload(config, platform, "ingest"))
     if spec.source.mqtt is not None:
-        found.append(_bridge(config, platform, spec.source.mqtt))
+        workloads.append(_bridge(config, platform, spec.source.mqtt))
     if spec.api.enabled:
-        found.append(_workload(config, platform, "api", own=spec.api.dedicated))
-    return tuple(found)
+        workloads.append(_workload(config, platform, "api", own=spec.api.dedicated))
+    return tuple(workloads)
 
 
 def _bridge(config: PipelineConfig, platform: Platform, spec: MqttSpec) -> Workload:
@@ -89,12 +89,12 @@ def _replay(config: PipelineConfig, platform: Platform, replay: Replay, replicas
         replicas=replicas,
         resources=_resources(config.spec.processor.resources),
     )
-    told = {
+    environment = {
         "TIDEMILL_READER": replay.reader,
         "TIDEMILL_START_FROM": replay.start_from,
         "TIDEMILL_RATE": str(replay.rate),
     }
-    return replace(workload, environment={**workload.environment, **told})
+    return replace(workload, environment={**workload.environment, **environment})
 
 
 def _stage(config: PipelineConfig, platform: Platform, python: PythonSpec) -> Workload:
@@ -177,13 +177,13 @@ def _copied(config: PipelineConfig) -> dict[str, tuple[str, str]]:
 
 
 def _lookups(config: PipelineConfig) -> dict[str, Reference]:
-    found = {}
+    references = {}
     for lookup in config.spec.lookups or ():
         if lookup.source.config_map is not None:
-            found[lookup.name] = Reference("configMap", lookup.source.config_map)
+            references[lookup.name] = Reference("configMap", lookup.source.config_map)
         elif lookup.source.secret_ref is not None:
-            found[lookup.name] = Reference("secret", lookup.source.secret_ref.name)
-    return found
+            references[lookup.name] = Reference("secret", lookup.source.secret_ref.name)
+    return references
 
 
 def _ports(component: Component, wanted: int) -> dict[str, int]:

@@ -61,12 +61,12 @@ def start_time(pid: int) -> str | None:
 
 def descendants(pid: int) -> list[int]:
     """Return the descendants of a process (on Linux only)."""
-    found: list[int] = []
+    pids: list[int] = []
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
             for child in (task / "children").read_text().split():
-                found += [int(child), *descendants(int(child))]
-    return found
+                pids += [int(child), *descendants(int(child))]
+    return pids
 
 
 def _signal(pid: int, number: int) -> None:

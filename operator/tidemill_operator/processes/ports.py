@@ -58,23 +58,23 @@ def _listener(port: int) -> str:
 
 
 def _listening(port: int) -> set[str]:
-    found = set()
+    sockets = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError):
             for line in Path(table).read_text().splitlines()[1:]:
                 columns = line.split()
                 if columns[3] == _LISTEN and int(columns[1].rpartition(":")[2], 16) == port:
-                    found.add(f"socket:[{columns[9]}]")
-    return found
+                    sockets.add(f"socket:[{columns[9]}]")
+    return sockets
 
 
 def _sockets(pid: int) -> set[str]:
-    found = set()
+    sockets = set()
     with contextlib.suppress(OSError):
         for entry in os.scandir(f"/proc/{pid}/fd"):
             with contextlib.suppress(OSError):
-                found.add(os.readlink(entry.path))
-    return found
+                sockets.add(os.readlink(entry.path))
+    return sockets
 
 
 class Ports:

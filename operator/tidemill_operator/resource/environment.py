@@ -216,10 +216,10 @@ def _cluster() -> Iterator[str]:
     needed = {name: "x" for name, (_, meaning) in _CLUSTER.items() if meaning.startswith("Required")}
     settings = ClusterSettings.from_env(Platform(), {f"TIDEMILL_{name}": value for name, value in needed.items()})
     for name, (attribute, meaning) in _CLUSTER.items():
-        found: Any = settings
+        default: Any = settings
         for part in attribute.split(".") if attribute else ():
-            found = getattr(found, part)
-        yield _row(name, "" if not attribute else int(found) if isinstance(found, float) else found, meaning)
+            default = getattr(default, part)
+        yield _row(name, "" if not attribute else int(default) if isinstance(default, float) else default, meaning)
 
 
 def _workloads(meanings: Mapping[str, str]) -> Iterator[str]:

@@ -14,9 +14,9 @@ from tidemill_contract.resource.kinds.windows import WINDOWS
 from tidemill_operator.resource.cel import Rule, say
 
 
-def is_one_of(tag: str, names: Sequence[str], known: Iterable[str]) -> str:
+def is_one_of(tag: str, names: Sequence[str], all_names: Iterable[str]) -> str:
     """Return a CEL expression that is true if the value of `tag` is in `names`."""
-    rest = [name for name in known if name not in names]
+    rest = [name for name in all_names if name not in names]
     if len(names) == 1:
         return f"{tag} == '{names[0]}'"
     if len(rest) == 1:
@@ -26,13 +26,13 @@ def is_one_of(tag: str, names: Sequence[str], known: Iterable[str]) -> str:
 
 def in_its_place(kinds: Kinds[Any], member: Member, *, place: str, tag: str) -> str:
     """Return a CEL expression that is false if a required member is missing, or a forbidden member is set."""
-    there, known = f"has({place}.{member.alias})", list(kinds.by_name)
+    there, all_names = f"has({place}.{member.alias})", list(kinds.by_name)
     if member.needing == member.kinds:
-        return f"{there} == ({is_one_of(tag, member.kinds, known)})"
-    without = [name for name in known if name not in member.needing]
-    needed = f"{is_one_of(tag, without, known)} || {there}"
-    allowed = f"!{there} || {is_one_of(tag, member.kinds, known)}"
-    if len(member.kinds) == len(known):
+        return f"{there} == ({is_one_of(tag, member.kinds, all_names)})"
+    without = [name for name in all_names if name not in member.needing]
+    needed = f"{is_one_of(tag, without, all_names)} || {there}"
+    allowed = f"!{there} || {is_one_of(tag, member.kinds, all_names)}"
+    if len(member.kinds) == len(all_names):
         return needed
     return f"({needed}) && ({allowed})" if member.needing else allowed
 
@@ -43,13 +43,13 @@ def window_rules() -> list[Rule]:
 
 
 def _days_of_zones() -> Rule:
-    told = "aggregation %s: with zone, size must be in days or longer units, not %s"
+    message = "aggregation %s: with zone, size must be in days or longer units, not %s"
     remedy = "write a length such as 1d, 1w or 1mo, or remove zone"
     units = "|".join(CALENDAR_UNITS)
     return Rule(
         f"!has(self.window.zone) || !has(self.window.size) || self.window.size.matches('^[0-9]+({units})$')",
         "with zone, size must be in days, weeks, months, quarters or years",
-        say(f"{told}; {remedy}", "self.name", "self.window.size"),
+        say(f"{message}; {remedy}", "self.name", "self.window.size"),
         "window.size",
     )
 
@@ -145,12 +145,12 @@ def _of_function(member: Member) -> Rule:
     missing = f"metric %s: %s needs {name}; {PARAMETERS[member.name].remedy}"
     taken, needed = (say(text, "self.name", _FUNCTION) for text in (foreign, missing))
     other = "one of these functions" if several else "this function"
-    told = f"only {listed(functions)} may have {name}; remove {name}, or use {other}"
+    message = f"only {listed(functions)} may have {name}; remove {name}, or use {other}"
     if member.needing:
-        told = f"{listed(functions)} {'need' if several else 'needs'} {name}; other functions have none"
+        message = f"{listed(functions)} {'need' if several else 'needs'} {name}; other functions have none"
     return Rule(
         in_its_place(METRICS, member, place="self", tag=_FUNCTION),
-        told,
+        message,
         f"has(self.{name}) ? {taken} : {needed}" if member.needing else taken,
         name,
     )

@@ -96,7 +96,7 @@ def _blind(settings: Settings, state: State, *, current: int, now: float) -> tup
     failed = state.failed_polls + 1
     state = replace(state, failed_polls=failed)
     desired = min(current, settings.max_replicas or current)
-    told = Decision(
+    decision = Decision(
         now,
         current,
         desired,
@@ -104,7 +104,7 @@ def _blind(settings: Settings, state: State, *, current: int, now: float) -> tup
         ScalingReason.FIGURES_MISSING,
         lines=(f"figures could not be read {failed} times in a row; the number of replicas does not change",),
     )
-    return told, _noted(state, told)
+    return decision, _noted(state, decision)
 
 
 def _recommend(settings: Settings, state: State, target: int, *, current: int, now: float) -> State:

@@ -28,16 +28,16 @@ def with_pauses(events: Iterable[Event], seconds: float) -> Iterator[Event | Non
     due = time.monotonic() + seconds
     while True:
         try:
-            found = waiting.get(timeout=max(0.001, due - time.monotonic()))
+            received = waiting.get(timeout=max(0.001, due - time.monotonic()))
         except queue.Empty:
             due = time.monotonic() + seconds
             yield None
             continue
-        if isinstance(found, BaseException):
-            raise found
-        if found is None:
+        if isinstance(received, BaseException):
+            raise received
+        if received is None:
             return
-        yield found
+        yield received
         if time.monotonic() >= due:
             due = time.monotonic() + seconds
             yield None

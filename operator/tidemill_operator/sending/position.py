@@ -40,18 +40,18 @@ class Position:
         """
         fresh = cls.start(path, pipeline, batch)
         try:
-            known = cls(**json.loads(read_text(resume)))
+            saved = cls(**json.loads(read_text(resume)))
         except FileNotFoundError:
             return fresh
         except (OSError, ValueError, TypeError) as error:
             remedy = "name another file for --resume, or remove it to send from the beginning"
             raise EventFileError(f"{resume} is not a resume file ({error}); {remedy}") from None
-        if (known.file, known.pipeline) != (fresh.file, fresh.pipeline):
-            raise EventFileError(f"{resume} belongs to {known.file} and pipeline {known.pipeline}; name another file")
-        if _beginning(path, known.hashed) != (known.hashed, known.beginning):
+        if (saved.file, saved.pipeline) != (fresh.file, fresh.pipeline):
+            raise EventFileError(f"{resume} belongs to {saved.file} and pipeline {saved.pipeline}; name another file")
+        if _beginning(path, saved.hashed) != (saved.hashed, saved.beginning):
             remedy = f"remove {resume} to send the file from the beginning"
             raise EventFileError(f"{path}: the beginning of the file has changed since it was sent; {remedy}")
-        return known
+        return saved
 
     def after(self, events: int) -> Position:
         """Return the position after sending more events."""

@@ -67,8 +67,8 @@ def owner_text(owner: Owner) -> str:
 def reference(template: str, namespace: str, pipeline: str, secret: SecretKeyRef) -> str:
     """Return the text that Connect's workers replace by the value of a Secret's key."""
     file = secret_file(pipeline, secret.name, secret.key)
-    told = {"{namespace}": namespace, "{name}": secret.name, "{key}": secret.key, "{file}": file}
-    for placeholder, text in told.items():
+    placeholders = {"{namespace}": namespace, "{name}": secret.name, "{key}": secret.key, "{file}": file}
+    for placeholder, text in placeholders.items():
         template = template.replace(placeholder, text)
     return template
 
@@ -91,16 +91,16 @@ def check_secret(name: str, key: str, text: str) -> None:
 
 
 def _defaults(spec: ConnectorSpec, source: SourceSpec, name: str, topic: str) -> dict[str, str]:
-    found: dict[str, str] = {}
+    config: dict[str, str] = {}
     if source.written.type == "json":
         for part in ("key", "value"):
             if f"{part}.converter" not in spec.config:
-                found |= {f"{part}.converter": _JSON, f"{part}.converter.schemas.enable": "false"}
+                config |= {f"{part}.converter": _JSON, f"{part}.converter.schemas.enable": "false"}
     if spec.class_name == FILES:
-        found["topic"] = topic
+        config["topic"] = topic
     if spec.is_debezium:
         exact = any(field.type == DECIMAL for field in source.fields)
-        found |= {
+        config |= {
             _PREFIX: name,
             # By default, Debezium writes decimals as bytes, which cannot be interpreted in JSON without a schema.
             "decimal.handling.mode": "string" if exact else "double",
@@ -110,10 +110,10 @@ def _defaults(spec: ConnectorSpec, source: SourceSpec, name: str, topic: str) ->
     if spec.class_name == POSTGRES:
         # Debezium's default replication slot is the same for all connectors, but each connector needs its own slot.
         slot = re.sub(r"[^a-z0-9_]", "_", f"{RESERVED}_{name}")[:_SLOT_MAX]
-        found |= {"plugin.name": "pgoutput", "slot.name": slot, "publication.name": slot}
+        config |= {"plugin.name": "pgoutput", "slot.name": slot, "publication.name": slot}
         if "table.include.list" in spec.config:
-            found["publication.autocreate.mode"] = "filtered"
-    return found
+            config["publication.autocreate.mode"] = "filtered"
+    return config
 
 
 def _transforms(spec: ConnectorSpec, given: Mapping[str, str], topic: str) -> dict[str, str]:
@@ -122,7 +122,7 @@ def _transforms(spec: ConnectorSpec, given: Mapping[str, str], topic: str) -> di
     Tidemill's last transform sends all records to the pipeline's topic.
     """
     transforms, predicates = [*spec.transforms, _ROUTE], list(listed(given.get("predicates", "")))
-    found = {
+    config = {
         f"transforms.{_ROUTE}.type": "org.apache.kafka.connect.transforms.RegexRouter",
         f"transforms.{_ROUTE}.regex": ".*",
         f"transforms.{_ROUTE}.replacement": topic,
@@ -132,12 +132,12 @@ def _transforms(spec: ConnectorSpec, given: Mapping[str, str], topic: str) -> di
         heartbeats = re.escape(given.get(_HEARTBEATS, "__debezium-heartbeat"))
         transforms.insert(0, _LEAVE_OUT)
         predicates.append(_NO_CHANGE)
-        found |= {
+        config |= {
             f"transforms.{_LEAVE_OUT}.type": "org.apache.kafka.connect.transforms.Filter",
             f"transforms.{_LEAVE_OUT}.predicate": _NO_CHANGE,
             f"predicates.{_NO_CHANGE}.type": "org.apache.kafka.connect.transforms.predicates.TopicNameMatches",
             f"predicates.{_NO_CHANGE}.pattern": rf"{heartbeats}\..*|{prefix}|{prefix}\.transaction",
         }
     if predicates:
-        found["predicates"] = ",".join(predicates)
-    return found | {"transforms": ",".join(transforms)}
+        config["predicates"] = ",".join(predicates)
+    return config | {"transforms": ",".join(transforms)}

@@ -55,21 +55,21 @@ class LiveConnector:
     @property
     def failures(self) -> tuple[str, ...]:
         """Return a line for a failed connector, and a line for each failed task."""
-        found = [f"connector {self.name} failed: {last_line(self.trace)}"] if self.state == FAILED else []
-        found += [
+        lines = [f"connector {self.name} failed: {last_line(self.trace)}"] if self.state == FAILED else []
+        lines += [
             f"task {task.id} of connector {self.name} failed: {last_line(task.trace)}"
             for task in self.tasks
             if task.state == FAILED
         ]
-        return tuple(found)
+        return tuple(lines)
 
 
 def last_line(trace: str) -> str:
     """Return the last cause in a Java stack trace, without secrets."""
     lines = [line.strip() for line in trace.splitlines() if line.strip()]
     causes = [line.removeprefix("Caused by:").strip() for line in lines if line.startswith("Caused by:")]
-    told = causes[-1] if causes else next((line for line in lines if not line.startswith("at ")), "no trace")
-    return masked(told)[:_LONGEST_TRACE]
+    cause = causes[-1] if causes else next((line for line in lines if not line.startswith("at ")), "no trace")
+    return masked(cause)[:_LONGEST_TRACE]
 
 
 def masked(text: str) -> str:

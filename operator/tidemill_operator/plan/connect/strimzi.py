@@ -90,11 +90,11 @@ def _config(name: str, resource: Mapping[str, Any], cluster: str) -> dict[str, s
     Members that Tidemill does not write are included, so that a comparison with the desired config finds them.
     """
     spec = resource.get("spec") or {}
-    found = {key: _text(value) for key, value in (spec.get("config") or {}).items() if value is not None}
-    found |= {_NAME: name, _CLASS: str(spec.get("class", "")), _TASKS: str(spec.get("tasksMax", ""))}
-    found |= {f"spec.{member}": _text(value) for member, value in spec.items() if member not in _OWN}
+    config = {key: _text(value) for key, value in (spec.get("config") or {}).items() if value is not None}
+    config |= {_NAME: name, _CLASS: str(spec.get("class", "")), _TASKS: str(spec.get("tasksMax", ""))}
+    config |= {f"spec.{member}": _text(value) for member, value in spec.items() if member not in _OWN}
     label = (resource["metadata"].get("labels") or {}).get(CLUSTER, "")
-    return found | ({} if label == cluster else {f"label {CLUSTER}": label})
+    return config | ({} if label == cluster else {f"label {CLUSTER}": label})
 
 
 def _text(value: object) -> str:
@@ -113,6 +113,6 @@ def _pending(name: str, resource: Mapping[str, Any]) -> str:
 def _refusal(status: Mapping[str, Any]) -> str:
     for condition in status.get("conditions") or ():
         if condition.get("type") == "NotReady" and condition.get("status") == "True":
-            told = masked(f"{condition.get('reason', '')}: {condition.get('message', '')}")
-            return f"Strimzi reports {told[:_LONGEST_REFUSAL]}"
+            message = masked(f"{condition.get('reason', '')}: {condition.get('message', '')}")
+            return f"Strimzi reports {message[:_LONGEST_REFUSAL]}"
     return ""

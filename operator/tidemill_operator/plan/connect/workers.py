@@ -65,7 +65,7 @@ def topics(namespace: str, platform: Platform) -> tuple[Topic, ...]:
 
 def stored(name: str, *, brokers: str, replicas: int, partitions: Mapping[str, int]) -> dict[str, str]:
     """Return the properties of every worker that Tidemill starts."""
-    found = {
+    config = {
         "bootstrap.servers": brokers,
         "group.id": name,
         "key.converter": _JSON,
@@ -74,11 +74,11 @@ def stored(name: str, *, brokers: str, replicas: int, partitions: Mapping[str, i
         "exactly.once.source.support": "enabled",
     }
     for setting, (kind, _) in _TOPICS.items():
-        found[f"{setting}.storage.topic"] = f"{name}-{kind}"
-        found[f"{setting}.storage.replication.factor"] = str(replicas)
+        config[f"{setting}.storage.topic"] = f"{name}-{kind}"
+        config[f"{setting}.storage.replication.factor"] = str(replicas)
         if setting != "config":
-            found[f"{setting}.storage.partitions"] = str(partitions[setting])
-    return found
+            config[f"{setting}.storage.partitions"] = str(partitions[setting])
+    return config
 
 
 def properties(namespace: str, platform: Platform, client: Mapping[str, Any]) -> str:
@@ -87,7 +87,7 @@ def properties(namespace: str, platform: Platform, client: Mapping[str, Any]) ->
     Raises:
         TidemillError: a setting cannot be translated for Java.
     """
-    found = {
+    config = {
         **stored(
             connect_workers(namespace, platform.cluster_id),
             brokers=platform.kafka_brokers,
@@ -107,8 +107,8 @@ def properties(namespace: str, platform: Platform, client: Mapping[str, Any]) ->
     }
     login = java_client(client)
     for prefix in ("", "producer.", "consumer.", "admin."):
-        found |= {f"{prefix}{key}": value for key, value in login.items()}
-    return "".join(f"{key}={_escaped(value)}\n" for key, value in found.items())
+        config |= {f"{prefix}{key}": value for key, value in login.items()}
+    return "".join(f"{key}={_escaped(value)}\n" for key, value in config.items())
 
 
 def java_client(client: Mapping[str, Any]) -> dict[str, str]:
@@ -121,18 +121,18 @@ def java_client(client: Mapping[str, Any]) -> dict[str, str]:
         if key.startswith(("ssl.", "sasl.", "enable.ssl", "enable.sasl")) and key not in _READ:
             raise _untranslated(key, "use settings such as ssl.ca.pem or sasl.username")
     protocol = str(client.get("security.protocol", "plaintext")).upper()
-    found = {"security.protocol": protocol} if protocol != "PLAINTEXT" else {}
+    config = {"security.protocol": protocol} if protocol != "PLAINTEXT" else {}
     if protocol.startswith("SASL_"):
-        found |= _login(client)
+        config |= _login(client)
     if protocol.endswith("SSL"):
         for key, (kind, setting) in _PEM.items():
             if key in client:
-                found |= {kind: "PEM", setting: str(client[key])}
+                config |= {kind: "PEM", setting: str(client[key])}
         if "ssl.key.password" in client:
-            found["ssl.key.password"] = str(client["ssl.key.password"])
+            config["ssl.key.password"] = str(client["ssl.key.password"])
         if client.get("ssl.endpoint.identification.algorithm") == "none":
-            found["ssl.endpoint.identification.algorithm"] = ""
-    return found
+            config["ssl.endpoint.identification.algorithm"] = ""
+    return config
 
 
 def _login(client: Mapping[str, Any]) -> dict[str, str]:

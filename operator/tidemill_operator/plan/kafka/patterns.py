@@ -13,8 +13,8 @@ def topics_of(source: SourceSpec, live: LiveFacts) -> tuple[list[str], list[str]
     """Return the topics to read, and the matching topics beyond the maximum number."""
     if source.topic_pattern is None:
         return list(source.topics or ()), []
-    known = [slot.topic for slot in live.schema.slots if slot.topic] if live.schema is not None else []
-    return chosen(source.topic_pattern, live.found, known, MOST_TOPICS)
+    slot_topics = [slot.topic for slot in live.schema.slots if slot.topic] if live.schema is not None else []
+    return chosen(source.topic_pattern, live.found, slot_topics, MOST_TOPICS)
 
 
 def unmatched(plan: Plan, live: LiveFacts) -> TidemillError | None:

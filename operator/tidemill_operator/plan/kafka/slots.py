@@ -25,8 +25,8 @@ def desired_slots(
     slots |= {("", number): Slot(number, "", number, reading=False) for number in sorted(deleted)}
     following = max([schema.partitions, *(slot.slot + 1 for slot in slots.values())])
     for topic in topics:
-        found = live.topics.get(topic)
-        for partition in range(found.partitions if found else 0):
+        live_topic = live.topics.get(topic)
+        for partition in range(live_topic.partitions if live_topic else 0):
             if (topic, partition) not in slots:
                 slots[topic, partition] = Slot(following, topic, partition, added=schema.partitions > 0)
                 following += 1
@@ -38,14 +38,14 @@ def desired_slots(
 
 
 def _reads(slot: Slot, live: LiveFacts, schema: LiveSchema, certain: Collection[str]) -> bool:
-    found = live.topics.get(slot.topic)
-    if found is None:
+    live_topic = live.topics.get(slot.topic)
+    if live_topic is None:
         return slot.reading and slot.topic not in certain
-    if slot.partition < found.partitions:
+    if slot.partition < live_topic.partitions:
         return True
     # If the topic's id has changed, the topic was created again, and the partition no longer exists.
-    known = {slot.topic_id or view(schema, slot.topic).read_from, *schema.read_before} - {""}
-    return slot.reading and found.id in known
+    ids = {slot.topic_id or view(schema, slot.topic).read_from, *schema.read_before} - {""}
+    return slot.reading and live_topic.id in ids
 
 
 def read_topics(slots: Iterable[Slot]) -> frozenset[str]:

@@ -62,14 +62,14 @@ def _sources(config: PipelineConfig, platform: Platform, live: LiveFacts, replic
     source = _source(config, replicated)
     if not config.spec.source.several:
         return (source,)
-    found = []
+    topics = []
     for name in config.source_topics:
-        known = live.topics.get(name)
-        partitions, replicas = (known.partitions, known.replication_factor) if known else (1, 1)
+        live_topic = live.topics.get(name)
+        partitions, replicas = (live_topic.partitions, live_topic.replication_factor) if live_topic else (1, 1)
         others = source.kafka is None and not platform.limits.own(name, config.namespace)
         topic = replace(source, name=name, partitions=partitions, replication_factor=replicas)
-        found.append(replace(topic, of_others=others, listed=True, pattern=config.spec.source.topic_pattern or ""))
-    return tuple(found)
+        topics.append(replace(topic, of_others=others, listed=True, pattern=config.spec.source.topic_pattern or ""))
+    return tuple(topics)
 
 
 def _source(config: PipelineConfig, replicated: bool) -> Topic:
@@ -90,21 +90,21 @@ def _source(config: PipelineConfig, replicated: bool) -> Topic:
 
 def _stage(config: PipelineConfig, source: Topic, live: LiveFacts, platform: Platform) -> Topic:
     topic, name = config.spec.source.topic, config.topic("stage")
-    known = live.topics.get(name)
+    live_topic = live.topics.get(name)
     default = source.replication_factor if topic.managed else platform.replication_factor
     follow = source.replicated and topic.managed
-    replicas = known.replication_factor if known and not follow else default
-    partitions = max(source.partitions, known.partitions if known else 0)
+    replicas = live_topic.replication_factor if live_topic and not follow else default
+    partitions = max(source.partitions, live_topic.partitions if live_topic else 0)
     settings = _settings(replicas, parse_ms(topic.retention))
     return Topic(name, partitions, replicas, settings, replicated=follow, staged=True)
 
 
 def _output(name: str, config: PipelineConfig, platform: Platform, live: LiveFacts, replicated: bool) -> Topic:
-    known = live.topics.get(name)
+    live_topic = live.topics.get(name)
     source = config.spec.source.topic
     wanted = source.replication_factor if source.managed and source.replication_factor else platform.replication_factor
-    replicas = known.replication_factor if known and not replicated else wanted
-    partitions = max(platform.partitions, known.partitions if known else 0)
+    replicas = live_topic.replication_factor if live_topic and not replicated else wanted
+    partitions = max(platform.partitions, live_topic.partitions if live_topic else 0)
     return Topic(name, partitions, replicas, _settings(replicas, platform.output_retention_ms), replicated=replicated)
 
 

@@ -37,13 +37,13 @@ def bereaved(schema: Schema, live: LiveSchema | None) -> Schema:
 
 def damaged(schema: Schema) -> TidemillError:
     """Return the error for removed tables."""
-    told = "; ".join(schema.lost[:_MOST]) + ("; and more" if len(schema.lost) > _MOST else "")
+    lost = "; ".join(schema.lost[:_MOST]) + ("; and more" if len(schema.lost) > _MOST else "")
     windows = not any(text.startswith(("table _", "rows of table _")) for text in schema.lost)
     replay = ", or count its windows again from the topic with `tidemill replay`" if windows else ""
     positions = _POSITIONS if any("table _offsets" in text for text in schema.lost) else ""
     return TidemillError(
         Reason.DATA_LOSS,
-        f"schema {schema.name}: {told}",
+        f"schema {schema.name}: {lost}",
         "restore it from a backup, or create it again, empty, with the annotation tidemill.dev/recreate-topics: 'true'"
         f"{replay}{positions}",
     )

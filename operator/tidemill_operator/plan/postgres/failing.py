@@ -34,37 +34,37 @@ _REMEDY = {
 
 def failing(schema: LiveSchema | None, owner: Owner) -> list[TidemillError]:
     """Return errors about failing tasks and left-out data, with the most severe error first."""
-    told: list[TidemillError] = []
+    errors: list[TidemillError] = []
     if schema is None or schema.owner != owner:
-        return told
-    found: Sequence[Failing]
-    for reason, found, text in (
-        (Reason.HELD_UP, [one for one in schema.held_up if one.duty not in LOOKUPS], _held_up),
+        return errors
+    failures: Sequence[Failing]
+    for reason, failures, text in (
+        (Reason.HELD_UP, [failure for failure in schema.held_up if failure.duty not in LOOKUPS], _held_up),
         (Reason.WINDOWS_SKIPPED, schema.skipped, _skipped),
     ):
-        if found:
-            told.append(TidemillError(reason, _listed(text(one) for one in found), _REMEDY[reason]))
-    return told
+        if failures:
+            errors.append(TidemillError(reason, _listed(text(failure) for failure in failures), _REMEDY[reason]))
+    return errors
 
 
-def _held_up(one: Failing) -> str:
-    return f"{_of(one)}: {_DOING.get(one.duty, one.duty)}: {one.reason}"
+def _held_up(failure: Failing) -> str:
+    return f"{_of(failure)}: {_DOING.get(failure.duty, failure.duty)}: {failure.reason}"
 
 
-def _skipped(one: Failing) -> str:
-    more = ", and further cases" if one.more else ""
-    if not one.window:
-        return f"{_of(one)}: skipped in {one.duty}{more}: {one.reason}"
-    group = f", group {one.group}," if one.group else ""
-    what = f"with null for {', '.join(one.metrics)}" if one.metrics else "left out"
-    return f"{_of(one)}: window {one.window}{group} {what} in {one.duty}{more}: {one.reason}"
+def _skipped(failure: Failing) -> str:
+    more = ", and further cases" if failure.more else ""
+    if not failure.window:
+        return f"{_of(failure)}: skipped in {failure.duty}{more}: {failure.reason}"
+    group = f", group {failure.group}," if failure.group else ""
+    what = f"with null for {', '.join(failure.metrics)}" if failure.metrics else "left out"
+    return f"{_of(failure)}: window {failure.window}{group} {what} in {failure.duty}{more}: {failure.reason}"
 
 
-def _of(one: Failing) -> str:
-    return f"aggregation {one.aggregation}" if one.aggregation else "the pipeline"
+def _of(failure: Failing) -> str:
+    return f"aggregation {failure.aggregation}" if failure.aggregation else "the pipeline"
 
 
 def _listed(texts: Iterable[str]) -> str:
-    found = list(texts)
-    more = len(found) - _MOST
-    return "; ".join([*found[:_MOST], *([f"and {more} more"] if more > 0 else [])])
+    messages = list(texts)
+    more = len(messages) - _MOST
+    return "; ".join([*messages[:_MOST], *([f"and {more} more"] if more > 0 else [])])

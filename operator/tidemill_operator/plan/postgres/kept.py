@@ -22,9 +22,9 @@ def kept_rows(spec: PipelineSpec) -> tuple[KeptRows, ...]:
 
 def used_up(spec: PipelineSpec, live: LiveSchema | None, owner: Owner) -> list[TidemillError]:
     """Return errors about quotas that were used up recently."""
-    found = []
+    errors = []
     for kept in live.kept if live is not None and live.owner == owner else ():
         text, remedy = told(kept, quota_of(spec, kept.kind))
         if text:
-            found.append(TidemillError(Reason.QUOTA_USED_UP, text, remedy))
-    return found
+            errors.append(TidemillError(Reason.QUOTA_USED_UP, text, remedy))
+    return errors

@@ -19,20 +19,20 @@ def lookup_outcomes(spec: PipelineSpec, schema: LiveSchema | None, owner: Owner)
 
 def unread(rows: Iterable[tuple[str, str]]) -> TidemillError | None:
     """Return the error if lookups could not be read, so that no event is counted."""
-    found = [_unread(name, reason) for name, reason in rows]
-    if not found:
+    messages = [_unread(name, reason) for name, reason in rows]
+    if not messages:
         return None
-    return TidemillError(Reason.LOOKUP_UNREAD, "; ".join(found), "events wait meanwhile, and none is lost")
+    return TidemillError(Reason.LOOKUP_UNREAD, "; ".join(messages), "events wait meanwhile, and none is lost")
 
 
 def _outcome(name: str, held_up: Sequence[Failing]) -> Outcome:
-    known = {one.duty: one.reason for one in held_up if one.aggregation == name}
-    if UNREAD_LOOKUP in known:
-        error = unread([(name, known[UNREAD_LOOKUP])])
+    reasons = {failure.duty: failure.reason for failure in held_up if failure.aggregation == name}
+    if UNREAD_LOOKUP in reasons:
+        error = unread([(name, reasons[UNREAD_LOOKUP])])
         assert error is not None  # noqa: S101 - there is one lookup
         return failed(Component.LOOKUPS, name, error)
-    if STALE_LOOKUP in known:
-        message = f"lookup {name}: {known[STALE_LOOKUP]}"
+    if STALE_LOOKUP in reasons:
+        message = f"lookup {name}: {reasons[STALE_LOOKUP]}"
         return waiting(Component.LOOKUPS, name, message, serving=True, reason=Reason.LOOKUP_STALE)
     return done(Component.LOOKUPS, name)
 

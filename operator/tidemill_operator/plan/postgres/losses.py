@@ -15,55 +15,55 @@ _REASONS: Mapping[str, Reason] = {
 }
 
 
-def losses(topic: str, known: LiveTopic | None, schema: LiveSchema) -> list[TidemillError]:
+def losses(topic: str, live_topic: LiveTopic | None, schema: LiveSchema) -> list[TidemillError]:
     """Return the recent losses, one error per reason, the most severe first.
 
     Args:
         topic: the source topic's name.
-        known: the live topic, or None if the topic does not exist.
+        live_topic: the live topic, or None if the topic does not exist.
         schema: the live schema, with the recorded losses.
     """
     latest: dict[tuple[Reason, int], Loss] = {}
-    for loss in sorted([*schema.losses, *_unnoted(known, schema)], key=lambda loss: loss.epoch):
+    for loss in sorted([*schema.losses, *_unnoted(live_topic, schema)], key=lambda loss: loss.epoch):
         if loss.reason in _REASONS:
             latest[_REASONS[loss.reason], loss.partition] = loss
-    told = []
+    errors = []
     for reason, tell in _TELL.items():
-        found = [loss for (why, _), loss in sorted(latest.items()) if why == reason]
-        if found:
-            told.append(TidemillError(reason, tell(topic, known, _ranges(found)), _REMEDY[reason]))
-    return told
+        matches = [loss for (why, _), loss in sorted(latest.items()) if why == reason]
+        if matches:
+            errors.append(TidemillError(reason, tell(topic, live_topic, _ranges(matches)), _REMEDY[reason]))
+    return errors
 
 
-def missed(found: Collection[Loss]) -> str:
+def missed(lost: Collection[Loss]) -> str:
     """Describe the events that a replay no longer found in the topic, or return an empty text."""
-    if not found:
+    if not lost:
         return ""
-    return f"events that the topic no longer holds are not counted, offsets {_ranges(found)}"
+    return f"events that the topic no longer holds are not counted, offsets {_ranges(lost)}"
 
 
-def _unnoted(known: LiveTopic | None, schema: LiveSchema) -> Iterator[Loss]:
+def _unnoted(live_topic: LiveTopic | None, schema: LiveSchema) -> Iterator[Loss]:
     """Yield a loss for each stored position, if the topic was deleted and created again."""
-    if known is None or not known.id or not schema.read_from or schema.read_from == known.id:
+    if live_topic is None or not live_topic.id or not schema.read_from or schema.read_from == live_topic.id:
         return
     # An id that the topic had before proves no loss, because Kafka's metadata may be outdated.
-    if known.id in schema.read_before:
+    if live_topic.id in schema.read_before:
         return
     for partition, offset in schema.read_to.items():
         yield Loss("topic_recreated", partition, 0, offset, None)
 
 
-def _ranges(found: Iterable[Loss]) -> str:
+def _ranges(lost: Iterable[Loss]) -> str:
     parts = [
         f"{loss.partition}: {loss.first}" + ("" if loss.end is None else f" to {loss.end}")
-        for loss in sorted(found, key=lambda loss: loss.partition)
+        for loss in sorted(lost, key=lambda loss: loss.partition)
     ]
     more = len(parts) - _MAX_PARTITIONS
     return ", ".join(parts[:_MAX_PARTITIONS]) + (f" and {more} more partitions" if more > 0 else "")
 
 
-def _recreated(topic: str, known: LiveTopic | None, ranges: str) -> str:
-    now = f" (id {known.id} now)" if known is not None and known.id else ""
+def _recreated(topic: str, live_topic: LiveTopic | None, ranges: str) -> str:
+    now = f" (id {live_topic.id} now)" if live_topic is not None and live_topic.id else ""
     return (
         f"topic {topic} was deleted and created again{now}; events of the former topic that were not counted are gone,"
         f" from offsets {ranges}"

@@ -31,17 +31,19 @@ def as_noted_today(live: LiveSchema) -> LiveSchema:
     types = _accepted_types(live.accepted) if any("types" not in json.loads(text) for text in shapes.values()) else {}
     for key, text in live.shapes.items():
         table = names.window_table(*key)
-        known = columns.get(table, {})
-        if found := _renames(known):
-            renames[table] = found
-            known = columns[table] = {found.get(name, name): kind for name, kind in known.items()}
+        table_columns = columns.get(table, {})
+        if new_names := _renames(table_columns):
+            renames[table] = new_names
+            table_columns = columns[table] = {new_names.get(name, name): kind for name, kind in table_columns.items()}
             noted = feeds.get(key, Feeds())
-            feeds[key] = replace(noted, columns={found.get(name, name): feed for name, feed in noted.columns.items()})
+            feeds[key] = replace(
+                noted, columns={new_names.get(name, name): feed for name, feed in noted.columns.items()}
+            )
         shape = json.loads(text)
-        if found:
-            shape["partials"] = [found.get(name, name) for name in shape["partials"]]
+        if new_names:
+            shape["partials"] = [new_names.get(name, name) for name in shape["partials"]]
         if "types" not in shape:
-            shape["types"] = _types_of(known, types)
+            shape["types"] = _types_of(table_columns, types)
         shapes[key] = json.dumps(shape, sort_keys=True)
     return replace(live, columns=columns, shapes=shapes, feeds=feeds, renames=renames)
 
@@ -50,25 +52,27 @@ def with_types_of(shape: str, before: str | None) -> str:
     """Return `shape`, with the column types of the earlier shape `before` for columns that `shape` does not type."""
     if before is None:
         return shape
-    told = json.loads(shape)
-    told["types"] = {**json.loads(before).get("types", {}), **told["types"]}
-    return json.dumps(told, sort_keys=True)
+    parsed = json.loads(shape)
+    parsed["types"] = {**json.loads(before).get("types", {}), **parsed["types"]}
+    return json.dumps(parsed, sort_keys=True)
 
 
 def _renames(columns: Mapping[str, str]) -> dict[str, str]:
-    found = {}
+    new_names = {}
     for name, kind in columns.items():
         match = _READ_TWO_WAYS.fullmatch(name)
         if match is None or kind == _ORDER:
             continue
         today = column_of("first" if match.group(1) == "first" else "last", match.group(2))
         if today not in columns:
-            found[name] = today
-    return found
+            new_names[name] = today
+    return new_names
 
 
 def _types_of(columns: Mapping[str, str], types: Mapping[str, str]) -> dict[str, list[str]]:
-    wanted = {column_of(kind, field): [field, told] for field, told in types.items() for kind in get_args(Kind)}
+    wanted = {
+        column_of(kind, field): [field, field_type] for field, field_type in types.items() for kind in get_args(Kind)
+    }
     return {name: wanted[name] for name in columns if name in wanted}
 
 

@@ -85,18 +85,18 @@ def desired_schema(config: PipelineConfig, replay: Replay | None = None) -> Sche
         tables.append(dedupe.TABLE)
     live = {ref.name: ref.version for ref in config.aggregations}
     versions = [(live, "live"), *([(replay.versions, replay.reader)] if replay else [])]
-    found = [pair for numbers, reader in versions for pair in _versions(config, numbers, reader)]
+    tables_and_rows = [pair for numbers, reader in versions for pair in _versions(config, numbers, reader)]
     return Schema(
         name=schema_name,
         owner=names.role(schema_name, "owner"),
         writer=names.role(schema_name, "writer"),
         reader=names.role(schema_name, "reader"),
-        tables=(*tables, *(table for table, _ in found)),
+        tables=(*tables, *(table for table, _ in tables_and_rows)),
         functions=(
             ("ensure_partitions", ensure_partitions_sql(schema_name)),
             ("ensure_partition", ensure_partition_sql(schema_name)),
         ),
-        aggregations=tuple(row for _, row in found),
+        aggregations=tuple(row for _, row in tables_and_rows),
         partitions=spec.source.topic.partitions or 1,
         generation=config.generation,
         events_retention_ms=parse_ms(spec.events.retention) if spec.events.store else None,
@@ -109,7 +109,7 @@ def desired_schema(config: PipelineConfig, replay: Replay | None = None) -> Sche
 def _versions(config: PipelineConfig, numbers: Mapping[str, int], reader: str) -> list[tuple[Table, AggregationRow]]:
     spec = config.spec
     types = field_types(spec, derived_types(spec))
-    found = []
+    tables_and_rows = []
     for aggregation in spec.aggregations:
         if aggregation.name not in numbers:
             continue
@@ -126,5 +126,5 @@ def _versions(config: PipelineConfig, numbers: Mapping[str, int], reader: str) -
             partition_days(retention),
             retention,
         )
-        found.append((window_table(table, plan), row))
-    return found
+        tables_and_rows.append((window_table(table, plan), row))
+    return tables_and_rows

@@ -121,20 +121,20 @@ def selector(workload: Workload) -> dict[str, str]:
 
 
 def _annotations(workload: Workload, placement: Placement, revisions: Revisions) -> dict[str, str]:
-    found = {
+    annotations = {
         "prometheus.io/scrape": "true",
         "prometheus.io/port": str(STATUS_PORTS[workload.component]),
         "prometheus.io/path": "/metrics",
     }
     if workload.revision:
-        found["tidemill.dev/config"] = workload.revision
+        annotations["tidemill.dev/config"] = workload.revision
     if workload.component in ("processor", "replay"):
-        found["tidemill.dev/credentials"] = revisions.credentials
+        annotations["tidemill.dev/credentials"] = revisions.credentials
     if placement.resilience:
-        found["tidemill.dev/resilience"] = marks.digest(placement.resilience)
+        annotations["tidemill.dev/resilience"] = marks.digest(placement.resilience)
     if placement.connections:
-        found["tidemill.dev/connections"] = revisions.connections
-    return {name: value for name, value in found.items() if value}
+        annotations["tidemill.dev/connections"] = revisions.connections
+    return {name: value for name, value in annotations.items() if value}
 
 
 def _container(workload: Workload, placement: Placement) -> dict[str, Any]:
@@ -197,13 +197,13 @@ def _environment(workload: Workload, placement: Placement) -> list[dict[str, Any
     if lookups := {name: folder for name, (_, folder, _) in _lookups(workload).items()}:
         plain["TIDEMILL_LOOKUP_DIRS"] = json.dumps(lookups, sort_keys=True)
     plain |= {_FILES[name]: f"{_CONNECTIONS_DIR}/{name}" for name in _files(workload, placement)}
-    found: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in sorted(plain.items()) if value]
+    variables: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in sorted(plain.items()) if value]
     # A restarted container keeps the name of its pod, and with it the partitions assigned to that name.
-    found.append({"name": "TIDEMILL_INSTANCE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})
+    variables.append({"name": "TIDEMILL_INSTANCE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})
     if "redis-url" in placement.connections and workload.component != "stage":
         reference = {"name": marks.CONNECTIONS, "key": "redis-url"}
-        found.append({"name": "TIDEMILL_REDIS_URL", "valueFrom": {"secretKeyRef": reference}})
-    return found
+        variables.append({"name": "TIDEMILL_REDIS_URL", "valueFrom": {"secretKeyRef": reference}})
+    return variables
 
 
 def _files(workload: Workload, placement: Placement) -> list[str]:
@@ -212,25 +212,25 @@ def _files(workload: Workload, placement: Placement) -> list[str]:
 
 
 def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
-    found = [
+    volumes = [
         {"name": "pipelines", **_pipelines(workload)},
         *([{"name": "secrets", **_secrets(workload)}] if workload.secrets else []),
         {"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}},
     ]
     if placement.resilience:
-        found.append({"name": "resilience", "configMap": {"name": marks.RESILIENCE}})
+        volumes.append({"name": "resilience", "configMap": {"name": marks.RESILIENCE}})
     if files := _files(workload, placement):
         only = [{"key": name, "path": name} for name in files]
         secret = {"secretName": marks.CONNECTIONS, "items": only, "defaultMode": SECRET_MODE}
-        found.append({"name": "connections", "secret": secret})
+        volumes.append({"name": "connections", "secret": secret})
     for (name, _), reference in _references(workload):
         # The Secret is optional, so that pods start without it and report the refused login in their health.
         secret = {"secretName": reference, "optional": True, "defaultMode": SECRET_MODE}
-        found.append({"name": name, "secret": secret})
+        volumes.append({"name": name, "secret": secret})
     if workload.code:
         # The ConfigMap is optional, so that pods start without it and report the missing file in their health.
-        found.append({"name": "code", "configMap": {"name": workload.code, "optional": True}})
-    return found + [{"name": volume, **content} for volume, _, content in _lookups(workload).values()]
+        volumes.append({"name": "code", "configMap": {"name": workload.code, "optional": True}})
+    return volumes + [{"name": volume, **content} for volume, _, content in _lookups(workload).values()]
 
 
 def _lookups(workload: Workload) -> dict[str, tuple[str, str, dict[str, Any]]]:
@@ -238,13 +238,13 @@ def _lookups(workload: Workload) -> dict[str, tuple[str, str, dict[str, Any]]]:
 
     The whole folder is mounted, because a single mounted file (subPath) is not updated when the ConfigMap changes.
     """
-    found = {}
+    mounts = {}
     for number, (name, reference) in enumerate(workload.lookups.items()):
         content: dict[str, Any] = {"configMap": {"name": reference.name, "optional": True}}
         if reference.kind == "secret":
             content = {"secret": {"secretName": reference.name, "optional": True, "defaultMode": SECRET_MODE}}
-        found[name] = f"lookup-{number}", f"{_LOOKUPS_DIR}/{name}", content
-    return found
+        mounts[name] = f"lookup-{number}", f"{_LOOKUPS_DIR}/{name}", content
+    return mounts
 
 
 def _references(workload: Workload) -> list[tuple[tuple[str, str], str]]:
@@ -286,19 +286,19 @@ def probe(check: Probe, *, failures: int, period: int | None = None) -> dict[str
 
 def _resources(workload: Workload) -> dict[str, dict[str, str]]:
     """Return the resources from the spec, or else the component's defaults. Requests are capped at the limits."""
-    found = {kind: dict(amounts) for kind, amounts in _RESOURCES[workload.component].items()}
+    resources = {kind: dict(amounts) for kind, amounts in _RESOURCES[workload.component].items()}
     asked = workload.resources
     for kind, amounts in asked.items():
-        found.setdefault(kind, {}).update(amounts)
+        resources.setdefault(kind, {}).update(amounts)
     for name in ("cpu", "memory"):
-        request, limit = found["requests"].get(name), found["limits"].get(name)
+        request, limit = resources["requests"].get(name), resources["limits"].get(name)
         if request is None or limit is None or quantity(request) <= quantity(limit):
             continue
         if name in asked.get("requests", {}):
-            found["limits"][name] = request
+            resources["limits"][name] = request
         else:
-            found["requests"][name] = limit
-    return found
+            resources["requests"][name] = limit
+    return resources
 
 
 def quantity(text: str) -> float:
