@@ -60,12 +60,12 @@ def due(files: Files, *, writer: str, reader: str, rotate: str) -> dict[str, str
     before = _rotation(files)
     in_force: dict[str, PostgresCredentials] = {}
     for file, role in ((WRITER, writer), (READER, reader)):
-        found = _login(files, file) if file in files else None
-        if found is None or found.user not in (role, *names.logins(role)):
+        login = _login(files, file) if file in files else None
+        if login is None or login.user not in (role, *names.logins(role)):
             taken = before.following.get(file)
-            found = new_login(_other(taken.user if taken else names.logins(role)[1], role))
-            made[file] = found.model_dump_json()
-        in_force[file] = found
+            login = new_login(_other(taken.user if taken else names.logins(role)[1], role))
+            made[file] = login.model_dump_json()
+        in_force[file] = login
     if API_KEYS not in files:
         keys, key = new_api_key()
         made |= {API_KEY: f"{key}\n", API_KEYS: keys.model_dump_json(indent=1)}
@@ -76,19 +76,24 @@ def due(files: Files, *, writer: str, reader: str, rotate: str) -> dict[str, str
 
 
 def _staged(
-    known: Rotation, in_force: Mapping[str, PostgresCredentials], roles: Mapping[str, str], rotate: str, *, fresh: bool
+    rotation: Rotation,
+    in_force: Mapping[str, PostgresCredentials],
+    roles: Mapping[str, str],
+    rotate: str,
+    *,
+    fresh: bool,
 ) -> Rotation:
-    if known.following:
-        return known.model_copy(update={"wanted": rotate or known.wanted})
-    asked = bool(rotate) and rotate != known.done
+    if rotation.following:
+        return rotation.model_copy(update={"wanted": rotate or rotation.wanted})
+    asked = bool(rotate) and rotate != rotation.done
     if asked and fresh:
         return Rotation(done=rotate)
     # Earlier versions of Tidemill used the group role as the login. Rotate such a login once.
     outdated = any(login.user == roles[file] for file, login in in_force.items())
-    if known.switched_at is not None or not (asked or outdated):
-        return known
+    if rotation.switched_at is not None or not (asked or outdated):
+        return rotation
     following = {file: new_login(_other(login.user, roles[file])) for file, login in in_force.items()}
-    return known.model_copy(update={"wanted": rotate or known.done, "following": following})
+    return rotation.model_copy(update={"wanted": rotate or rotation.done, "following": following})
 
 
 def _other(user: str, role: str) -> str:
@@ -98,22 +103,22 @@ def _other(user: str, role: str) -> str:
 
 def switched(files: Files, now: dt.datetime) -> dict[str, str]:
     """Return the files that activate new logins, or an empty mapping if there are no new logins."""
-    known = _rotation(files)
-    if not known.following:
+    rotation = _rotation(files)
+    if not rotation.following:
         return {}
-    after = Rotation(done=known.wanted, switched_at=now)
+    after = Rotation(done=rotation.wanted, switched_at=now)
     return {
-        **{file: login.model_dump_json() for file, login in known.following.items()},
+        **{file: login.model_dump_json() for file, login in rotation.following.items()},
         ROTATION: after.model_dump_json(),
     }
 
 
 def retired(files: Files) -> dict[str, str]:
     """Return the file that records the end of a rotation, or nothing if no rotation is running."""
-    known = _rotation(files)
-    if known.switched_at is None:
+    rotation = _rotation(files)
+    if rotation.switched_at is None:
         return {}
-    return {ROTATION: known.model_copy(update={"switched_at": None}).model_dump_json()}
+    return {ROTATION: rotation.model_copy(update={"switched_at": None}).model_dump_json()}
 
 
 def told(files: Files, *, patience_seconds: float, changed: int) -> PipelineSecrets:

@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
     scaling, decisions = pipeline.get("scaling") or {}, pipeline.get("decisions", [])
     stage, stage_decisions = pipeline.get("stageScaling") or {}, pipeline.get("stageDecisions", [])
     if args.output == "json":
-        found = {"pipeline": key, "scaling": scaling, "decisions": decisions}
-        print(json.dumps({**found, "stageScaling": stage, "stageDecisions": stage_decisions}, indent=1))
+        report = {"pipeline": key, "scaling": scaling, "decisions": decisions}
+        print(json.dumps({**report, "stageScaling": stage, "stageDecisions": stage_decisions}, indent=1))
         return 0
     if scaling:
         print("\n".join([f"{key}: {scaling['message']}", *_history(decisions)]))
@@ -59,11 +59,11 @@ def find_pipeline(pipelines: Mapping[str, Mapping[str, Any]], wanted: str) -> tu
     Raises:
         CommandError: no pipeline has that name, or several have it.
     """
-    found = [key for key in pipelines if wanted in (key, key.partition("/")[2])]
-    if len(found) == 1:
-        return found[0], pipelines[found[0]]
-    if found:
-        raise CommandError(f"'{wanted}' is the name of several pipelines: write one of {', '.join(sorted(found))}")
+    matches = [key for key in pipelines if wanted in (key, key.partition("/")[2])]
+    if len(matches) == 1:
+        return matches[0], pipelines[matches[0]]
+    if matches:
+        raise CommandError(f"'{wanted}' is the name of several pipelines: write one of {', '.join(sorted(matches))}")
     raise CommandError(f"no pipeline '{wanted}' runs here; running pipelines: {', '.join(sorted(pipelines)) or 'none'}")
 
 

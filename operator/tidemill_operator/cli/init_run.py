@@ -61,15 +61,15 @@ class _Sending(threading.Thread):
         while not self._ready.exists():
             if self._stopped.wait(_LOOK_SECONDS):
                 return
-        told = json.loads(read_text(self._ready))
-        if self._name not in told["pipelines"]:
+        ready = json.loads(read_text(self._ready))
+        if self._name not in ready["pipelines"]:
             # `up` has printed why the pipeline is not ready, so the user can correct the pipeline and send the file
             # later.
             send = f"tidemill send -f {self._args.source}"
             self._say(f"nothing was sent, because {self._name} is not ready; correct it, then run: {send}")
             self.code = EXIT_ERROR
             return
-        endpoints = told["pipelines"][self._name]
+        endpoints = ready["pipelines"][self._name]
         if self._path is not None:
             self._send(self._path, endpoints)
         self._say(f"dashboard: {endpoints.get('api', '')}/ (press Ctrl-C to stop; the data is kept)")

@@ -85,7 +85,9 @@ class World:
         kafka = KafkaTopics(self.kafka, config=self.platform.kafka_config, timeout_seconds=ANSWER_SECONDS)
         return elsewhere.found(pipeline, self.platform, kafka, self._clusters())
 
-    def facts(self, plan: Plan, schema: LiveSchema | None, found: tuple[str, ...] = ()) -> tuple[LiveFacts, Configs]:
+    def facts(
+        self, plan: Plan, schema: LiveSchema | None, candidates: tuple[str, ...] = ()
+    ) -> tuple[LiveFacts, Configs]:
         """Return what Kafka reports about a plan's topics, and the configs of the topics.
 
         Raises:
@@ -96,13 +98,13 @@ class World:
         kafka = KafkaTopics(self.kafka, config=self.platform.kafka_config, timeout_seconds=ANSWER_SECONDS)
         topics = kafka.observe(topics_concerned(plan, schema))
         configs = kafka.configs(list(topics))
-        return LiveFacts({**topics, **self._elsewhere(plan)}, kafka.brokers(), schema, found=found), configs
+        return LiveFacts({**topics, **self._elsewhere(plan)}, kafka.brokers(), schema, found=candidates), configs
 
     def _elsewhere(self, plan: Plan) -> dict[str, LiveTopic]:
         clusters = self._clusters()
         topics = [(topic.name, topic.kafka) for topic in plan.topics if topic.kafka is not None]
-        found = {name: clusters.topic(plan.namespace, kafka, name) for name, kafka in topics}
-        return {name: live for name, live in found.items() if live is not None}
+        live_topics = {name: clusters.topic(plan.namespace, kafka, name) for name, kafka in topics}
+        return {name: live for name, live in live_topics.items() if live is not None}
 
     def _clusters(self) -> Clusters:
         own = KafkaSession(self.platform.kafka_brokers, self.platform.kafka_config, ANSWER_SECONDS)

@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     except TidemillError as error:
         raise CommandError(str(error)) from error
     print(_OUTPUTS[args.output](planned, world), end="")
-    return EXIT_ERROR if any(one.refused for one in planned) else 0
+    return EXIT_ERROR if any(pipeline.refused for pipeline in planned) else 0
 
 
 def plan_documents(documents: Iterable[Mapping[str, Any]], world: World) -> list[Planned]:
@@ -104,10 +104,11 @@ def plan_documents(documents: Iterable[Mapping[str, Any]], world: World) -> list
     """
     planned, taken = [], list[Claim]()
     for document in documents:
-        one = plan_document(document, world, taken)
-        planned.append(one)
-        if not one.refused:
-            schema, owner = one.plan.schema, Owner(one.plan.namespace, one.plan.name, "", world.platform.cluster_id)
+        pipeline = plan_document(document, world, taken)
+        planned.append(pipeline)
+        if not pipeline.refused:
+            plan = pipeline.plan
+            schema, owner = plan.schema, Owner(plan.namespace, plan.name, "", world.platform.cluster_id)
             taken += [Claim(topic, schema.managed, owner, schema.name) for topic in schema.own_sources]
     return planned
 
@@ -131,8 +132,8 @@ def plan_document(document: Mapping[str, Any], world: World, taken: Iterable[Cla
     refused = tuple(_refused(pipeline, plan, live, world, taken))
     earlier = accepted(document, schema)
     before = build_plan(earlier, world.platform, live.schema.generation, live) if earlier and live.schema else None
-    found = () if refused else changes(plan, live, before=before, configs=configs)
-    return Planned(plan, found, refused, runs_on=before is not None)
+    planned_changes = () if refused else changes(plan, live, before=before, configs=configs)
+    return Planned(plan, planned_changes, refused, runs_on=before is not None)
 
 
 def _uid(metadata: Mapping[str, Any], world: World, schema: LiveSchema | None) -> str | None:
@@ -172,11 +173,11 @@ def _document(planned: list[Planned], world: World) -> dict[str, Any]:
         "observed": {"kafka": world.kafka, "postgres": world.postgres},
         "pipelines": [
             {
-                **describe(one.plan),
-                "changes": [change(item) for item in one.changes],
-                "refused": [{"reason": str(error.reason), "message": str(error)} for error in one.refused],
+                **describe(pipeline.plan),
+                "changes": [change(item) for item in pipeline.changes],
+                "refused": [{"reason": str(error.reason), "message": str(error)} for error in pipeline.refused],
             }
-            for one in planned
+            for pipeline in planned
         ],
     }
 
@@ -192,36 +193,38 @@ def _yaml(planned: list[Planned], world: World) -> str:
 def _diff(planned: list[Planned], world: World) -> str:
     seen = [f"{name} {at}" for name, at in (("Kafka", world.kafka), ("Postgres", world.postgres)) if at]
     lines = [f"compared with {' and '.join(seen)}" if seen else "no servers are known, so everything is shown as new"]
-    for one in planned:
-        lines += ["", f"{one.plan.namespace}/{one.plan.name}, generation {one.plan.schema.generation}"]
-        lines += [f"  reads {read}" for read in reads(one.plan)]
-        lines += _refusal(one) if one.refused else _changes(one)
+    for pipeline in planned:
+        lines += ["", f"{pipeline.plan.namespace}/{pipeline.plan.name}, generation {pipeline.plan.schema.generation}"]
+        lines += [f"  reads {read}" for read in reads(pipeline.plan)]
+        lines += _refusal(pipeline) if pipeline.refused else _changes(pipeline)
     return "\n".join(lines) + "\n"
 
 
-def _refusal(one: Planned) -> list[str]:
-    stays = "the accepted spec stays in force" if one.runs_on else "nothing is created"
-    return [*(f"! {error}" for error in one.refused), f"refused; {stays}"]
+def _refusal(pipeline: Planned) -> list[str]:
+    stays = "the accepted spec stays in force" if pipeline.runs_on else "nothing is created"
+    return [*(f"! {error}" for error in pipeline.refused), f"refused; {stays}"]
 
 
-def _changes(one: Planned) -> list[str]:
+def _changes(pipeline: Planned) -> list[str]:
     lines = []
-    for item in one.changes:
+    for item in pipeline.changes:
         lines.append(f"{_SIGNS[item.action]} {item.kind} {item.name}{_summary(item)}")
         lines += [f"    {_difference(difference)}" for difference in item.differences if item.action != "create"]
-    if not one.changes:
+    if not pipeline.changes:
         return ["no changes"]
-    counts = {action: sum(item.action == action for item in one.changes) for action in _SIGNS}
+    counts = {action: sum(item.action == action for item in pipeline.changes) for action in _SIGNS}
     return [*lines, ", ".join(f"{count} to {action}" for action, count in counts.items())]
 
 
 def _summary(item: Change) -> str:
     if item.action != "create":
         return ""
-    told = {difference.member: _value(difference.after) for difference in item.differences}
+    members = {difference.member: _value(difference.after) for difference in item.differences}
     if item.kind == "table":
-        return f" ({', '.join(told)})"
-    shown = [f"{member} {told[member]}" for member in ("partitions", "replicationFactor", "replicas") if member in told]
+        return f" ({', '.join(members)})"
+    shown = [
+        f"{member} {members[member]}" for member in ("partitions", "replicationFactor", "replicas") if member in members
+    ]
     return f" ({', '.join(shown)})" if shown else ""
 
 

@@ -76,12 +76,12 @@ def run(args: argparse.Namespace) -> int:
                 "Kafka and Postgres are unknown: run this while `tidemill up` runs, or set TIDEMILL_KAFKA_BROKERS and"
                 " TIDEMILL_POSTGRES_URL"
             )
-        found = list(retained(world, _living(world, os.environ)))
+        entries = list(retained(world, _living(world, os.environ)))
         if args.remove:
-            return _remove(world, found, args.remove, args.data_dir)
+            return _remove(world, entries, args.remove, args.data_dir)
     except (TidemillError, ValueError) as error:
         raise CommandError(str(error)) from error
-    print(json.dumps([asdict(one) for one in found], indent=1) if args.output == "json" else _text(found))
+    print(json.dumps([asdict(entry) for entry in entries], indent=1) if args.output == "json" else _text(entries))
     return 0
 
 
@@ -110,7 +110,7 @@ def _living(world: World, environ: Mapping[str, str]) -> Mapping[str, str]:
         from tidemill_operator.actuators.kubernetes.api import PIPELINE, Api
 
         metadata = [item["metadata"] for item in Api().list(PIPELINE, None, metadata_only=True)]
-        return {f"{one['namespace']}/{one['name']}": one["uid"] for one in metadata}
+        return {f"{pipeline['namespace']}/{pipeline['name']}": pipeline["uid"] for pipeline in metadata}
     if world.uids is None:
         raise CommandError(
             "the existing pipelines are unknown: run this while `tidemill up` runs, or in the operator's pod"
@@ -118,14 +118,14 @@ def _living(world: World, environ: Mapping[str, str]) -> Mapping[str, str]:
     return world.uids
 
 
-def _remove(world: World, found: Sequence[Retained], key: str, data_dir: Path) -> int:
-    one = next((one for one in found if one.key == key), None)
-    if one is None:
+def _remove(world: World, entries: Sequence[Retained], key: str, data_dir: Path) -> int:
+    entry = next((entry for entry in entries if entry.key == key), None)
+    if entry is None:
         raise CommandError(f"--remove {key}: there is no retained data; see `tidemill status --retained`")
     postgres = PostgresSchemas(world.platform.postgres)
-    live = postgres.observe(one.schema)
+    live = postgres.observe(entry.schema)
     spec = {**(dict(live.accepted) if live and live.accepted else {}), "reclaimPolicy": "Delete"}
-    metadata = {"namespace": one.owner.namespace, "name": one.owner.name, "uid": one.owner.uid}
+    metadata = {"namespace": entry.owner.namespace, "name": entry.owner.name, "uid": entry.owner.uid}
     document: dict[str, Any] = {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}
     actuators = Actuators(
         kafka=_topics(world),
@@ -142,15 +142,15 @@ def _remove(world: World, found: Sequence[Retained], key: str, data_dir: Path) -
     return 0
 
 
-def _text(found: Sequence[Retained]) -> str:
-    if not found:
+def _text(entries: Sequence[Retained]) -> str:
+    if not entries:
         return "nothing is retained"
     lines = []
-    for one in found:
+    for entry in entries:
         lines += [
-            f"{one.key}, uid {one.owner.uid or 'none'}",
-            f"  schema: {one.schema}",
-            f"  roles: {', '.join(one.roles)}",
-            f"  topics: {', '.join(one.topics) or 'none'}",
+            f"{entry.key}, uid {entry.owner.uid or 'none'}",
+            f"  schema: {entry.schema}",
+            f"  roles: {', '.join(entry.roles)}",
+            f"  topics: {', '.join(entry.topics) or 'none'}",
         ]
     return "\n".join([*lines, "to remove the data of a pipeline: tidemill status --retained --remove NAMESPACE/NAME"])

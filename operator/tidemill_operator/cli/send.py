@@ -162,8 +162,10 @@ def send(file: EventFile, client: Client, order: Order, *, api: str, sender: Sen
     for warning in file.warnings:
         print(f"tidemill send: {file.name}: {warning}", file=sys.stderr, flush=True)
     if file.unfinished is not None:
-        told = f"{file.place} {file.unfinished} is incomplete and was not sent; complete it, and run the command again"
-        print(f"tidemill send: {told}", file=sys.stderr, flush=True)
+        message = (
+            f"{file.place} {file.unfinished} is incomplete and was not sent; complete it, and run the command again"
+        )
+        print(f"tidemill send: {message}", file=sys.stderr, flush=True)
     if problem:
         print(f"tidemill send: {problem}; {_how_to_go_on(order)}", file=sys.stderr, flush=True)
         return EXIT_ERROR

@@ -61,8 +61,8 @@ def _file(name: str, limits: Limits) -> bool:
     seen: set[tuple[str, str]] = set()
     for number, document in enumerate(documents, 1):
         where = f"document[{number}]." if len(documents) > 1 else ""
-        pipeline, found = check(document, limits)
-        faults += [_within(where, fault) for fault in found]
+        pipeline, document_faults = check(document, limits)
+        faults += [_within(where, fault) for fault in document_faults]
         if pipeline is None:
             continue
         key = (pipeline.metadata.namespace, pipeline.metadata.name)

@@ -155,7 +155,7 @@ class Controller:
 
 def _scale(runtime: KubernetesRuntime, previous: Mapping[str, Any]) -> dict[str, Any]:
     """Return the status fields about running replicas, such as `replicas` and `selector`."""
-    scale = {name: known for name, known in previous.items() if name in ("replicas", "selector", "stageReplicas")}
+    scale = {name: value for name, value in previous.items() if name in ("replicas", "selector", "stageReplicas")}
     if runtime.scale:
         scale |= {"replicas": runtime.scale.replicas, "selector": runtime.scale.selector}
     if runtime.stage is not None:

@@ -81,10 +81,10 @@ class Duties:
 
     def list(self) -> None:
         """Queue new and deleted pipelines, and report the resource versions of all pipelines to the watchdog."""
-        found: list[Document] = []
+        pipelines: list[Document] = []
         for namespace in self._namespaces or (None,):
-            found += self._api.list(PIPELINE, namespace, metadata_only=True)
-        metadata = [item["metadata"] for item in found]
+            pipelines += self._api.list(PIPELINE, namespace, metadata_only=True)
+        metadata = [item["metadata"] for item in pipelines]
         self._watchdog.exists("pipelines", {item["uid"]: item["resourceVersion"] for item in metadata})
         keys = {Key.of(item) for item in metadata}
         for key in keys ^ self._known:  # new and deleted resources

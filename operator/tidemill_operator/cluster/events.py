@@ -96,9 +96,11 @@ def _log_of(document: Document, text: str) -> None:
 
 def changed(previous: Document | None, status: Document) -> Iterator[dict[str, Any]]:
     """Yield the conditions to report. If several related conditions change together, only one condition is reported."""
-    found = list(_changed(previous, status))
-    speaks = min((_ONE_OF.index(one["type"]) for one in found if one["type"] in _ONE_OF), default=None)
-    for condition in found:
+    conditions = list(_changed(previous, status))
+    speaks = min(
+        (_ONE_OF.index(condition["type"]) for condition in conditions if condition["type"] in _ONE_OF), default=None
+    )
+    for condition in conditions:
         if condition["type"] not in _ONE_OF or _ONE_OF.index(condition["type"]) == speaks:
             yield condition
 
@@ -110,21 +112,21 @@ def _changed(previous: Document | None, status: Document) -> Iterator[dict[str, 
     for kind, condition in now.items():
         if kind == "Reconciling":
             continue  # the same as Progressing
-        known = before.get(kind)
+        earlier = before.get(kind)
         # a new resource gets no Events about normal progress
-        if known is None and condition["status"] != "True" and condition["reason"] in _CALM:
+        if earlier is None and condition["status"] != "True" and condition["reason"] in _CALM:
             continue
-        if known is None or known["status"] != condition["status"] or _graver(known, condition):
+        if earlier is None or earlier["status"] != condition["status"] or _graver(earlier, condition):
             yield condition
     for kind in sorted((before.keys() - now.keys()) & _ABNORMAL):
         yield {"type": kind, "status": "False", "reason": Reason.APPLIED, "lastTransitionTime": _latest(status)}
 
 
-def _graver(known: Document, condition: Document) -> bool:
+def _graver(earlier: Document, condition: Document) -> bool:
     """Return whether a condition has become worse."""
     if condition["type"] == "EventsLost":
-        return bool(condition["message"] != known["message"])
-    return condition["status"] == "False" and known["reason"] in _CALM and condition["reason"] not in _CALM
+        return bool(condition["message"] != earlier["message"])
+    return condition["status"] == "False" and earlier["reason"] in _CALM and condition["reason"] not in _CALM
 
 
 def _latest(status: Document) -> str:

@@ -29,46 +29,46 @@ Body = Mapping[str, Any]
 
 def settings() -> kopf.OperatorSettings:
     """Return kopf settings that disable everything except watches."""
-    found = kopf.OperatorSettings()
-    found.posting.enabled = False
-    found.peering.standalone = True
+    kopf_settings = kopf.OperatorSettings()
+    kopf_settings.posting.enabled = False
+    kopf_settings.peering.standalone = True
     # Scanning for CRDs and namespaces would need permissions that the operator does not have.
-    found.scanning.disabled = True
-    found.networking.request_timeout = _REQUEST_SECONDS
-    found.networking.connect_timeout = _CONNECT_SECONDS
-    found.watching.connect_timeout = _CONNECT_SECONDS
+    kopf_settings.scanning.disabled = True
+    kopf_settings.networking.request_timeout = _REQUEST_SECONDS
+    kopf_settings.networking.connect_timeout = _CONNECT_SECONDS
+    kopf_settings.watching.connect_timeout = _CONNECT_SECONDS
     for kind in LISTED:
-        found.watching.label_selectors[_place(kind)] = f"{marks.MANAGED_BY}={marks.MANAGER}"
-    return found
+        kopf_settings.watching.label_selectors[_place(kind)] = f"{marks.MANAGED_BY}={marks.MANAGER}"
+    return kopf_settings
 
 
 def registry(
     queue: WorkQueue[Key], watchdog: Watchdog, mirror: Mirror, configuration: client.Configuration
 ) -> kopf.OperatorRegistry:
     """Return the handlers of the events."""
-    found = kopf.OperatorRegistry()
-    known: dict[str, str] = {}
+    handlers = kopf.OperatorRegistry()
+    fingerprints: dict[str, str] = {}
 
-    @kopf.on.login(registry=found)
+    @kopf.on.login(registry=handlers)
     def login(**_: Any) -> kopf.ConnectionInfo:
         return connection(configuration)
 
-    @kopf.on.event(GROUP, VERSION, PLURAL, registry=found)
+    @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)
     async def resource(type: str | None, event: kopf.RawEvent, body: Body, **_: Any) -> None:
         metadata = body["metadata"]
         mirror.saw(PIPELINE, event["object"], gone=type == "DELETED")
         watchdog.saw(metadata["uid"], metadata["resourceVersion"], gone=type == "DELETED")
         mark = "" if type == "DELETED" else fingerprint(body)
-        if known.get(metadata["uid"]) == mark:
+        if fingerprints.get(metadata["uid"]) == mark:
             return  # the operator itself has written the status
         if type == "DELETED":
-            known.pop(metadata["uid"], None)
+            fingerprints.pop(metadata["uid"], None)
         else:
-            known[metadata["uid"]] = mark
+            fingerprints[metadata["uid"]] = mark
         queue.add(Key.of(metadata), fresh=True)
 
     def watch(kind: Kind) -> None:
-        @kopf.on.event(*_place(kind), registry=found, id=f"child-{kind.plural}")
+        @kopf.on.event(*_place(kind), registry=handlers, id=f"child-{kind.plural}")
         async def child(type: str | None, event: kopf.RawEvent, body: Body, **_: Any) -> None:
             watchdog.saw(body["metadata"]["uid"], body["metadata"]["resourceVersion"])
             mirror.saw(kind, event["object"], gone=type == "DELETED")
@@ -79,7 +79,7 @@ def registry(
 
     for kind in LISTED:
         watch(kind)
-    return found
+    return handlers
 
 
 def _place(kind: Kind) -> tuple[str, str, str]:

@@ -40,14 +40,14 @@ class ObservedStatus:
             return
         self._shown.add(key)
         shown = figures.shown_by(document.get("status") or {})
-        found = figures.told(seen, shown, int(document["metadata"].get("generation", 1)))
+        fields = figures.told(seen, shown, int(document["metadata"].get("generation", 1)))
         since = self._clock() - self._written.get(key, -1e9)
-        if not figures.is_news(shown, found, since):
+        if not figures.is_news(shown, fields, since):
             return
-        self._write(document, found)
+        self._write(document, fields)
         self._written[key] = self._clock()
-        if figures.changed(shown, found):
-            self._tell(document, shown, found)
+        if figures.changed(shown, fields):
+            self._tell(document, shown, fields)
 
     def blank(self, *, seconds: float = 5.0) -> None:
         """Remove the figures from all statuses within the given time, because nothing updates them any more."""
@@ -66,17 +66,17 @@ class ObservedStatus:
         except TidemillError as error:
             log.warning("outdated figures remain in statuses: %s", error)
 
-    def _write(self, document: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    def _write(self, document: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
         metadata = {name: document["metadata"][name] for name in ("name", "namespace", "uid")}
-        body = {"apiVersion": PIPELINE.api_version, "kind": PIPELINE.kind, "metadata": metadata, "status": dict(found)}
+        body = {"apiVersion": PIPELINE.api_version, "kind": PIPELINE.kind, "metadata": metadata, "status": dict(fields)}
         try:
             self._api.apply(body, subresource="status", manager=OBSERVER)
         except (Conflict, NotFound):
             log.info("%s/%s was deleted meanwhile", metadata["namespace"], metadata["name"])
 
-    def _tell(self, document: Mapping[str, Any], shown: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-        (condition,) = found.get("conditions") or shown["conditions"]
-        away = "conditions" in found
+    def _tell(self, document: Mapping[str, Any], shown: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+        (condition,) = fields.get("conditions") or shown["conditions"]
+        away = "conditions" in fields
         text = "LAG and FRESHNESS are " + (f"not known: {condition['message']}" if away else "known again")
         log.log(logging.WARNING if away else logging.INFO, "%s: %s", document["metadata"]["name"], text)
         self._recorder.tell(

@@ -118,12 +118,12 @@ class ClusterSite:
         return self._own(DEPLOYMENT, key.pipeline, f"{key.pipeline.name}-{key.component}")
 
     def _own(self, kind: Kind, key: Key, name: str) -> Document | None:
-        found = self._api.get(kind, key.namespace, name)
-        return found if found and found["metadata"].get("labels", {}).get(marks.OWNER_UID) == key.uid else None
+        live = self._api.get(kind, key.namespace, name)
+        return live if live and live["metadata"].get("labels", {}).get(marks.OWNER_UID) == key.uid else None
 
     def _is_others(self, key: Target) -> bool:
-        found = self._api.get(CONFIG_MAP, key.pipeline.namespace, config_map(key))
-        return found is not None and found["metadata"].get("labels", {}).get(marks.MANAGED_BY) != marks.MANAGER
+        live = self._api.get(CONFIG_MAP, key.pipeline.namespace, config_map(key))
+        return live is not None and live["metadata"].get("labels", {}).get(marks.MANAGED_BY) != marks.MANAGER
 
 
 def config_map(key: Target) -> str:
@@ -148,19 +148,19 @@ def essence(memory: Memory) -> Memory:
     return replace(memory, state=replace(state, polled_at=None, samples=(), wanted=wanted, failed_polls=0))
 
 
-def is_news(told: Mapping[str, Any] | None, found: Mapping[str, Any], seconds: float) -> bool:
+def is_news(written: Mapping[str, Any] | None, current: Mapping[str, Any], seconds: float) -> bool:
     """Return whether to write a decision to the status.
 
     A new decision is written at once, and changed figures at most once per INTERVAL_SECONDS.
 
     Args:
-        told: the `status.scaling` that was written last, or None.
-        found: the `status.scaling` of the current decision.
+        written: the `status.scaling` that was written last, or None.
+        current: the `status.scaling` of the current decision.
         seconds: the time since the last write.
     """
-    if told is None or any(found.get(name) != told.get(name) for name in _SAID):
+    if written is None or any(current.get(name) != written.get(name) for name in _SAID):
         return True
-    return found != told and seconds >= INTERVAL_SECONDS
+    return current != written and seconds >= INTERVAL_SECONDS
 
 
 @dataclass
@@ -169,8 +169,8 @@ class _Component:
 
     scales: bool = False
     paused: bool = False
-    told: Mapping[str, Any] | None = None
-    told_at: float = 0.0
+    written: Mapping[str, Any] | None = None
+    written_at: float = 0.0
 
 
 class ClusterScaling:
@@ -207,26 +207,26 @@ class ClusterScaling:
         Raises:
             TidemillError: the stored state cannot be read.
         """
-        found: dict[ScaledComponent, int] = {}
+        counts: dict[ScaledComponent, int] = {}
         for target in targets(key):
             scaling = running.spec.scaling_of(target.component)
             with self._lock:
-                known = self._known.setdefault(target, _Component())
-                known.scales = scaling is not None and not running.spec.suspend
+                state = self._known.setdefault(target, _Component())
+                state.scales = scaling is not None and not running.spec.suspend
             if scaling is not None and scaling.mode == "lag":
                 replicas = self._scaler.replicas(target)
-                found |= {} if replicas is None else {target.component: replicas}
-        return found
+                counts |= {} if replicas is None else {target.component: replicas}
+        return counts
 
     def watch(self, key: Key, *, paused: bool = False) -> None:
         """Record the end of a pass."""
         for target in targets(key):
             with self._lock:
-                known = self._known.get(target)
-                if known is None:
+                state = self._known.get(target)
+                if state is None:
                     continue
-                known.paused = paused
-                polled = known.scales and not paused
+                state.paused = paused
+                polled = state.scales and not paused
             if polled:
                 self._queue.add(target, delay=self._scaler.rest(target))
 
@@ -236,24 +236,24 @@ class ClusterScaling:
         return {member: self._told(target, previous.get(member) or {}) for target, member in members}
 
     def _told(self, target: Target, previous: Mapping[str, Any]) -> Mapping[str, Any]:
-        found = self._scaler.status(target)
+        status = self._scaler.status(target)
         with self._lock:
-            known = self._known.get(target)
-            if known is None:
+            state = self._known.get(target)
+            if state is None:
                 return previous  # not polled yet
-            if not known.scales:
-                known.told = None
+            if not state.scales:
+                state.written = None
                 return {}
-            if known.told is None and previous:
-                known.told, known.told_at = (
+            if state.written is None and previous:
+                state.written, state.written_at = (
                     dict(previous),
                     self._clock(),
                 )  # the operator wrote this decision before its restart
-            if not found:
+            if not status:
                 return previous
-            if self._is_news(known, found):
-                known.told, known.told_at = found, self._clock()
-            return known.told or previous
+            if self._is_news(state, status):
+                state.written, state.written_at = status, self._clock()
+            return state.written or previous
 
     def poll(self, key: Key, component: ScaledComponent = "processor") -> Result:
         """Decide on a component that is due, and request a pass if the decision has to be written."""
@@ -261,8 +261,8 @@ class ClusterScaling:
 
     def _poll(self, target: Target) -> Result:
         with self._lock:
-            known = self._known.get(target)
-        if known is None or known.paused:
+            state = self._known.get(target)
+        if state is None or state.paused:
             return Result.GONE
         seconds: float | None = self._scaler.rest(target)
         if not seconds:
@@ -274,7 +274,7 @@ class ClusterScaling:
             if seconds is None:
                 self._measures.unscaled(target.pipeline, target.component)
                 return Result.GONE
-            self._decided(target, known)
+            self._decided(target, state)
         self._queue.add(target, delay=seconds)
         return Result.SETTLED
 
@@ -287,19 +287,19 @@ class ClusterScaling:
             self._site.forget(target)
             self._measures.unscaled(key, target.component)
 
-    def _decided(self, target: Target, known: _Component) -> None:
-        found = self._scaler.status(target)
+    def _decided(self, target: Target, state: _Component) -> None:
+        status = self._scaler.status(target)
         with self._lock:
-            gone, news = target not in self._known, self._is_news(known, found)
+            gone, news = target not in self._known, self._is_news(state, status)
         if gone:
             self.forget(target.pipeline)
             return
-        self._measures.scaled(target.pipeline, found, target.component)
+        self._measures.scaled(target.pipeline, status, target.component)
         if news:
             self._wake(target.pipeline)
 
-    def _is_news(self, known: _Component, found: Mapping[str, Any]) -> bool:
-        return is_news(known.told, found, self._clock() - known.told_at)
+    def _is_news(self, state: _Component, status: Mapping[str, Any]) -> bool:
+        return is_news(state.written, status, self._clock() - state.written_at)
 
     def _changed(self, target: Target, decision: Decision) -> None:
         key = target.pipeline

@@ -121,14 +121,14 @@ class Measures:
         with suppress(KeyError):
             FAILED.remove(key.namespace, key.name)
 
-    def _note(self, key: Key, found: str | None) -> None:
+    def _note(self, key: Key, pipeline_state: str | None) -> None:
         with self._lock:
-            if found is None:
+            if pipeline_state is None:
                 self._states.pop(key, None)
             else:
-                self._states[key] = found
+                self._states[key] = pipeline_state
             for name in _STATES:
-                PIPELINES.labels(name).set(sum(known == name for known in self._states.values()))
+                PIPELINES.labels(name).set(sum(noted == name for noted in self._states.values()))
 
 
 def state(status: Mapping[str, Any]) -> str:
@@ -145,11 +145,11 @@ class _Timed:
         self._inner, self._phase = inner, phase
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._inner, name)
+        method = getattr(self._inner, name)
 
         def call(*arguments: Any, **named: Any) -> Any:
             with DURATION.labels(self._phase).time():
-                result = found(*arguments, **named)
+                result = method(*arguments, **named)
             if isinstance(result, list):
                 CHANGES.labels(self._phase).inc(sum(item.changed for item in result if isinstance(item, Outcome)))
             return result

@@ -71,8 +71,8 @@ class LocalFigures:
 
     def _show(self, key: Key, seen: Observation) -> None:
         shown = self._told.get(key, {})
-        self._told[key] = found = figures.told(seen, shown, 1)
-        if figures.changed(shown, found):
+        self._told[key] = fields = figures.told(seen, shown, 1)
+        if figures.changed(shown, fields):
             self._say(f"{key}: figures are {'not known: ' + seen.fault if seen.figures is None else 'known again'}")
 
 

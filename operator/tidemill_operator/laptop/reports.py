@@ -85,12 +85,12 @@ class Reports:
             if stored.key not in reasons
         }
         servers = {"kafka": self._servers.kafka, "postgres": self._servers.postgres.url, "redis": self._servers.redis}
-        told = json.dumps({"pipelines": endpoints, **({"failed": failed} if failed else {}), **servers}, indent=1)
-        if told == self._announced:
+        content = json.dumps({"pipelines": endpoints, **({"failed": failed} if failed else {}), **servers}, indent=1)
+        if content == self._announced:
             return
-        self._announced = told
+        self._announced = content
         if self._options.ready_file is not None:
-            write_atomic(self._options.ready_file, told, mode=0o600)  # the file contains a password
+            write_atomic(self._options.ready_file, content, mode=0o600)  # the file contains a password
         for name, urls in endpoints.items():
             print(f"{name}:", *(f"{component} {url}" for component, url in urls.items()), sep="  ", flush=True)
         print("ready" if not failed else f"ready, except for {', '.join(failed)}", flush=True)

@@ -20,13 +20,13 @@ class Requests:
     def read(self, namespace: str, name: str) -> Mapping[str, str]:
         """Return the annotations that commands have requested for a pipeline."""
         with contextlib.suppress(FileNotFoundError, ValueError):
-            found = json.loads(read_text(self._path(namespace, name)))
-            return {str(key): str(value) for key, value in found.items()}
+            requested = json.loads(read_text(self._path(namespace, name)))
+            return {str(key): str(value) for key, value in requested.items()}
         return {}
 
     def write(self, namespace: str, name: str, annotation: str, value: str | None) -> None:
         """Set a requested annotation, or remove it if the value is None."""
-        asked = {key: known for key, known in self.read(namespace, name).items() if key != annotation}
+        asked = {key: text for key, text in self.read(namespace, name).items() if key != annotation}
         if value is not None:
             asked[annotation] = value
         write_atomic(self._path(namespace, name), json.dumps(asked, indent=1))

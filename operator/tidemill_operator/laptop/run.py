@@ -136,7 +136,9 @@ class Run:
     def _sees(self) -> object:
         """Return the state whose changes trigger a pass: readiness, scaling, requests and errors."""
         ready = {name: state.ready for name, state in self._runtime.states().items()}
-        asked = {key: self._requests.read(one.namespace, one.name) for key, one in self._session.pipelines.items()}
+        asked = {
+            key: self._requests.read(stored.namespace, stored.name) for key, stored in self._session.pipelines.items()
+        }
         return ready, self._scaling.decisions(), asked, self._progress.errors()
 
     def close(self) -> None:

@@ -113,13 +113,16 @@ class LocalScaling:
 
     def replicas(self, namespace: str, name: str) -> Mapping[ScaledComponent, int]:
         """Return the number of replicas that scaling has decided on, for each component with a decision."""
-        found = {target.component: self._scaler.replicas(target) for target in targets((namespace, name))}
-        return {component: replicas for component, replicas in found.items() if replicas is not None}
+        counts = {target.component: self._scaler.replicas(target) for target in targets((namespace, name))}
+        return {component: replicas for component, replicas in counts.items() if replicas is not None}
 
     def status(self, namespace: str, name: str) -> dict[str, Mapping[str, Any]]:
         """Return the status fields with each component's last scaling decision."""
-        known = targets((namespace, name))
-        return {STATUS_MEMBERS[one.component]: told for one in known if (told := self._scaler.status(one))}
+        return {
+            STATUS_MEMBERS[target.component]: decision
+            for target in targets((namespace, name))
+            if (decision := self._scaler.status(target))
+        }
 
     def decisions(self) -> Mapping[_Target, int | None]:
         """Return the numbers of replicas that scaling has decided on, for all pipelines."""

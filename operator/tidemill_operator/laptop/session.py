@@ -83,13 +83,13 @@ class Session:
         if reading.faults and self._pipelines:
             self._say("the running pipelines keep their last valid version")
         for key, document in reading.documents.items():
-            known = self._pipelines.get(key)
+            previous = self._pipelines.get(key)
             stored = self._store.accept(document)
             self._leaving.pop(key, None)
             self._pipelines[key] = stored
-            if known is None or known.document != stored.document:
+            if previous is None or previous.document != stored.document:
                 self._due[key] = 0.0
-                if known is not None:
+                if previous is not None:
                     self._say(f"{key}: changed, generation {stored.document['metadata']['generation']}")
         for key in [key for key in self._pipelines if key not in reading.documents]:
             self._say(f"{key}: no longer in the files, so the pipeline is stopped")

@@ -99,9 +99,9 @@ def parse(text: str, limits: Limits | None = None) -> tuple[dict[str, Document],
     documents: dict[str, Document] = {}
     faults: list[str] = []
     for document in loaded:
-        pipeline, found = check(document, limits)
-        faults += [str(fault) for fault in found]
-        if pipeline is None or found:
+        pipeline, document_faults = check(document, limits)
+        faults += [str(fault) for fault in document_faults]
+        if pipeline is None or document_faults:
             continue
         key = f"{document['metadata'].get('namespace', 'default')}/{document['metadata']['name']}"
         if key in documents:

@@ -59,15 +59,15 @@ class Store:
         """Store a valid document. A changed spec increases the generation by one."""
         metadata = {"namespace": "default", **document["metadata"]}
         path = self._path(metadata["namespace"], metadata["name"])
-        known = self._read(path)
-        if known is None:
+        previous = self._read(path)
+        if previous is None:
             metadata |= {"uid": str(uuid.uuid4()), "generation": 1}
             stored = Stored({**document, "metadata": metadata}, {})
         else:
-            before = known.document["metadata"]
-            grown = known.document.get("spec") != document.get("spec")
+            before = previous.document["metadata"]
+            grown = previous.document.get("spec") != document.get("spec")
             metadata |= {"uid": before["uid"], "generation": before["generation"] + grown}
-            stored = replace(known, document={**document, "metadata": metadata})
+            stored = replace(previous, document={**document, "metadata": metadata})
         self._write(stored)
         return stored
 

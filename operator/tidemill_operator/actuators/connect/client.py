@@ -64,8 +64,8 @@ class ConnectClient:
 
     def names(self) -> list[str]:
         """List all connector names."""
-        found: list[str] = self._read(_NAMES, self._call("GET", "/connectors"))
-        return found
+        names: list[str] = self._read(_NAMES, self._call("GET", "/connectors"))
+        return names
 
     def get(self, name: str) -> LiveConnector | None:
         """Return a connector, or None if it does not exist."""
@@ -73,13 +73,13 @@ class ConnectClient:
         if config is None:
             return None
         configs: Mapping[str, str | None] = self._read(_CONFIG, config)
-        known = {key: text for key, text in configs.items() if text is not None}
+        properties = {key: text for key, text in configs.items() if text is not None}
         answer = self._call("GET", f"{_path(name)}/status")
         if answer is None:  # a new connector has no status until a worker runs it
-            return LiveConnector(name, known)
+            return LiveConnector(name, properties)
         status: _Status = self._read(_STATUS, answer)
         tasks = tuple(LiveTask(task.id, task.state, task.trace) for task in sorted(status.tasks, key=lambda t: t.id))
-        return LiveConnector(name, known, status.connector.state, tasks, status.connector.trace)
+        return LiveConnector(name, properties, status.connector.state, tasks, status.connector.trace)
 
     def create(self, name: str, config: Mapping[str, str], *, paused: bool) -> None:
         """Create a connector."""
@@ -139,22 +139,22 @@ class ConnectClient:
 
     def _error(self, status: int, content: bytes) -> TidemillError:
         try:
-            told = masked(str(json.loads(content)["message"]))[:_LONGEST_ERROR]
+            message = masked(str(json.loads(content)["message"]))[:_LONGEST_ERROR]
         except (ValueError, KeyError, TypeError):
-            told = "no message"
-        if _NO_CLASS in told:
-            told = told.partition(", available connectors")[0]
+            message = "no message"
+        if _NO_CLASS in message:
+            message = message.partition(", available connectors")[0]
             remedy = "install the connector's plugin on Connect's workers, or correct class"
-            return TidemillError(Reason.REFUSED, f"Kafka Connect at {self.url}: {told}", remedy)
+            return TidemillError(Reason.REFUSED, f"Kafka Connect at {self.url}: {message}", remedy)
         if status == httpx.codes.CONFLICT:
-            return TidemillError(Reason.WAITING, f"Kafka Connect at {self.url} is rebalancing: {told}")
+            return TidemillError(Reason.WAITING, f"Kafka Connect at {self.url} is rebalancing: {message}")
         if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             remedy = "let the operator use Connect's REST interface without a login"
             return TidemillError(Reason.REFUSED, f"Kafka Connect at {self.url} refuses access ({status})", remedy)
         if status < httpx.codes.INTERNAL_SERVER_ERROR:
             remedy = "correct spec.source.connectors"
-            return TidemillError(Reason.REFUSED, f"Kafka Connect refuses the connector: {told}", remedy)
-        return self._away(f"status {status}: {told}")
+            return TidemillError(Reason.REFUSED, f"Kafka Connect refuses the connector: {message}", remedy)
+        return self._away(f"status {status}: {message}")
 
 
 def _path(name: str) -> str:

@@ -140,23 +140,23 @@ class KafkaConnect:
         return self._told(live, wanted, restart=not wanted.paused)
 
     def _change(self, live: LiveConnector, wanted: Connector, renewed: bool) -> str:
-        told = []
+        actions = []
         if states.drifted(live, wanted):
             self._backend.configure(wanted.name, wanted.config)
             self._restarts.forget(wanted.name)
-            told.append("gets its config")
+            actions.append("gets its config")
         elif renewed:
             self._backend.restart(wanted.name, only_failed=False)
-            told.append("is restarted, because its secrets have changed")
+            actions.append("is restarted, because its secrets have changed")
         asked = live.asked or live.state
         halted = asked in (states.PAUSED, states.STOPPED)
         if wanted.paused and not halted and asked:
             self._backend.pause(wanted.name)
-            told.append("is paused")
+            actions.append("is paused")
         elif halted and not wanted.paused:
             self._backend.resume(wanted.name)
-            told.append("is resumed")
-        return " and ".join(told)
+            actions.append("is resumed")
+        return " and ".join(actions)
 
     def _look(self, wanted: Connector) -> Outcome:
         live = self._backend.get(wanted.name)

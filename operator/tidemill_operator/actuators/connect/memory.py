@@ -36,8 +36,8 @@ class MemoryConnect:
 
     def take_writes(self) -> list[str]:
         """Return the recorded writes, and clear the record."""
-        found, self.writes = self.writes, []
-        return found
+        writes, self.writes = self.writes, []
+        return writes
 
     def names(self) -> list[str]:
         """List all connector names."""

@@ -25,12 +25,12 @@ class StrimziConnectors:
             TidemillError: the API does not answer or refuses, or Strimzi's CRD does not exist.
         """
         try:
-            found = self._api.list(KAFKA_CONNECTOR, self._namespace, metadata_only=True)
+            connectors = self._api.list(KAFKA_CONNECTOR, self._namespace, metadata_only=True)
         except NotFound:
             message = f"the cluster has no resource {strimzi.KIND} ({strimzi.API_VERSION})"
             remedy = "install Strimzi, or set connect.image or connect.url instead of connect.strimzi"
             raise TidemillError(Reason.NOT_SUPPORTED, message, remedy) from None
-        return [strimzi.connector_name(item["metadata"]["name"]) for item in found]
+        return [strimzi.connector_name(item["metadata"]["name"]) for item in connectors]
 
     def get(self, name: str) -> LiveConnector | None:
         """Return a connector, or None if it has no resource."""

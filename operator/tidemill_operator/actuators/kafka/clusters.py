@@ -135,13 +135,13 @@ class Clusters:
         connection = self._connection(namespace, kafka)
         key = namespace, kafka
         with self._lock:
-            known = self._known.get(key)
-            if known is None or known.connection != connection:
-                known = self._known[key] = Cluster(connection, f"{namespace}/{kafka.secret}" if kafka.secret else "")
+            cluster = self._known.get(key)
+            if cluster is None or cluster.connection != connection:
+                cluster = self._known[key] = Cluster(connection, f"{namespace}/{kafka.secret}" if kafka.secret else "")
             self._known.move_to_end(key)
             while len(self._known) > _MOST:
                 self._known.popitem(last=False)
-        return known
+        return cluster
 
     def names(self, namespace: str, kafka: KafkaSpec) -> list[str]:
         """Return the names of all topics that the login may describe.

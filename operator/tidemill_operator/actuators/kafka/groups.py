@@ -34,10 +34,10 @@ def describe_group(config: Mapping[str, Any], name: str, timeout_seconds: float)
         connected(config, timeout_seconds, doing) as client,
         told(doing, str(config["bootstrap.servers"])),
     ):
-        found = client.describe_groups([name])[name]
-    if found["error"] and found["group_state"] != "Dead":
-        raise TidemillError(Reason.UNREACHABLE, f"{doing}: Kafka answers {found['error']}")
-    return Group(len(found["members"]), found["group_state"] in _MOVING)
+        description = client.describe_groups([name])[name]
+    if description["error"] and description["group_state"] != "Dead":
+        raise TidemillError(Reason.UNREACHABLE, f"{doing}: Kafka answers {description['error']}")
+    return Group(len(description["members"]), description["group_state"] in _MOVING)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def committed_offsets(
         connected(config, timeout_seconds, doing) as client,
         told(doing, str(config["bootstrap.servers"])),
     ):
-        found = client.list_group_offsets(list(groups))
+        committed = client.list_group_offsets(list(groups))
     return {
         group: {
             # librdkafka ends the metadata text with a NUL.
@@ -69,5 +69,5 @@ def committed_offsets(
             for place, at in offsets.items()
             if at.offset >= 0
         }
-        for group, offsets in found.items()
+        for group, offsets in committed.items()
     }

@@ -54,7 +54,7 @@ class KafkaLog:
 
     def offsets(self, places: Iterable[Place], spec: OffsetSpec) -> Offsets:
         """Return the offsets that Kafka reports within the timeout, and the reason for each unknown offset."""
-        found, left = Offsets(), set(places)
+        offsets, left = Offsets(), set(places)
         deadline = time.monotonic() + self._timeout
         for attempts in range(_ATTEMPTS, 0, -1):
             if not left:
@@ -63,15 +63,15 @@ class KafkaLog:
             # A request to a leader that is down takes the whole timeout. Each attempt therefore gets a part of the
             # remaining time.
             answer = _asked(client, left, spec, max(1.0, (deadline - time.monotonic()) / attempts))
-            found.at.update(answer.at)
+            offsets.at.update(answer.at)
             left = set(answer.faults)
             if left:
                 self._renew(client)
             if attempts == 1:
-                found.faults.update(answer.faults)
+                offsets.faults.update(answer.faults)
             elif left:
                 time.sleep(_PAUSE_SECONDS)
-        return found
+        return offsets
 
     def led(self, topic: str) -> bool:
         """Return whether Kafka's controllers answer."""
@@ -105,7 +105,7 @@ class KafkaLog:
     def _read(self, places: Mapping[Place, int], seconds: float) -> dict[Place, int | None]:
         if self._consumer is None:
             self._consumer = Consumer({**self.config, **_READING})
-        found: dict[Place, int | None] = {}
+        timestamps: dict[Place, int | None] = {}
         left, deadline = set(places), time.monotonic() + seconds
         self._consumer.assign([TopicPartition(topic, partition, at) for (topic, partition), at in places.items()])
         while left and time.monotonic() < deadline:
@@ -116,12 +116,12 @@ class KafkaLog:
                 left.discard(place)
                 kind, moment = message.timestamp() if error is None else (None, None)
                 if kind != TIMESTAMP_NOT_AVAILABLE:
-                    found[place] = moment
+                    timestamps[place] = moment
         if left:
             self._drop_consumer()
         else:
             self._consumer.unassign()
-        return found
+        return timestamps
 
     def _drop_consumer(self) -> None:
         consumer, self._consumer = self._consumer, None
@@ -153,7 +153,7 @@ _READING = {
 
 
 def _asked(client: AdminClient, places: Collection[Place], spec: OffsetSpec, seconds: float) -> Offsets:
-    found = Offsets()
+    offsets = Offsets()
     try:
         futures = client.list_offsets({TopicPartition(*place): spec for place in places}, request_timeout=seconds)
     except KafkaException as error:
@@ -163,13 +163,13 @@ def _asked(client: AdminClient, places: Collection[Place], spec: OffsetSpec, sec
         try:
             offset = future.result(seconds + 5.0).offset
         except KafkaException as error:
-            found.faults[place] = f"{error.args[0].name()}: {error.args[0].str()}"
+            offsets.faults[place] = f"{error.args[0].name()}: {error.args[0].str()}"
         except FutureTimeout:
-            found.faults[place] = f"no answer within {seconds:.0f} s"
+            offsets.faults[place] = f"no answer within {seconds:.0f} s"
         else:
             # If a leader does not answer in time, librdkafka reports an invalid offset instead of an error.
             if offset >= 0:
-                found.at[place] = offset
+                offsets.at[place] = offset
             else:
-                found.faults[place] = "its leader does not answer"
-    return found
+                offsets.faults[place] = "its leader does not answer"
+    return offsets

@@ -33,12 +33,14 @@ class KafkaMoves:
             TidemillError: Kafka does not answer, or refuses.
         """
         with self._told("listing the replicas that are being moved"):
-            found = self._client.list_partition_reassignments({topic: list(partitions)})
+            reassignments = self._client.list_partition_reassignments({topic: list(partitions)})
         return {
             at.partition: Moving(
-                tuple(told["replicas"]), frozenset(told["adding_replicas"]), frozenset(told["removing_replicas"])
+                tuple(reassignment["replicas"]),
+                frozenset(reassignment["adding_replicas"]),
+                frozenset(reassignment["removing_replicas"]),
             )
-            for at, told in found.items()
+            for at, reassignment in reassignments.items()
         }
 
     def any(self) -> bool:
@@ -64,13 +66,13 @@ class KafkaMoves:
 
         doing = f"moving replicas of topic {topic}"
         with self._told(doing):
-            told = self._client.alter_partition_reassignments(
+            errors = self._client.alter_partition_reassignments(
                 {
                     kafka.TopicPartition(topic, number): replicas and list(replicas)
                     for number, replicas in wanted.items()
                 }
             )
-        for at, error in sorted(told.items()):
+        for at, error in sorted(errors.items()):
             # A reassignment that can no longer be cancelled has completed, so ignore this error.
             if error is None or (error is kafka.errors.NoReassignmentInProgressError and wanted[at.partition] is None):
                 continue

@@ -81,13 +81,13 @@ def told(doing: str, brokers: str) -> Iterator[None]:
 
 
 def _translated(config: Mapping[str, Any]) -> dict[str, Any]:
-    told: dict[str, Any] = {_SAME[key]: value for key, value in config.items() if key in _SAME}
+    options: dict[str, Any] = {_SAME[key]: value for key, value in config.items() if key in _SAME}
     for name in ("security_protocol", "sasl_mechanism"):
-        if name in told:
-            told[name] = str(told[name]).upper()
-    if told.get("security_protocol", "").endswith("SSL"):
-        told["ssl_context"] = _tls(config)
-    return told
+        if name in options:
+            options[name] = str(options[name]).upper()
+    if options.get("security_protocol", "").endswith("SSL"):
+        options["ssl_context"] = _tls(config)
+    return options
 
 
 def _tls(config: Mapping[str, Any]) -> ssl.SSLContext:

@@ -79,12 +79,12 @@ class Replication:
             return Advance()
         brokers = Brokers(self._racks(), leaving)
         with moves(self._session.config, self._session.timeout) as moving:
-            known = moving.of(topic, sorted(partitions))
+            reassignments = moving.of(topic, sorted(partitions))
             seen = {
-                number: replace(one, replicas=at.replicas, coming=at.coming, going=at.going)
-                if (at := known.get(number))
-                else one
-                for number, one in partitions.items()
+                number: replace(partition, replicas=at.replicas, coming=at.coming, going=at.going)
+                if (at := reassignments.get(number))
+                else partition
+                for number, partition in partitions.items()
             }
             step = next_step(topic, seen, wish, brokers, ours=ours)
             return Advance(step.change, self._take(topic, step, config, brokers, moving))
@@ -141,21 +141,21 @@ class Replication:
         return writes
 
     def _rates(self, brokers: Brokers) -> Mapping[str, Mapping[str, str]]:
-        found: dict[str, Mapping[str, str]] = {}
+        configs: dict[str, Mapping[str, str]] = {}
         for broker in sorted(brokers.racks):
             try:
-                found |= self._session.configs(ResourceType.BROKER, [str(broker)])
+                configs |= self._session.configs(ResourceType.BROKER, [str(broker)])
             except TidemillError as error:
                 # A broker of the list may be down, so continue with the other brokers.
                 log.warning("broker %s: %s", broker, error)
-        return found
+        return configs
 
     def _elect(self, topic: str, partitions: tuple[int, ...]) -> int:
         wanted = [TopicPartition(topic, number) for number in partitions]
         with self._session.told(f"electing leaders of topic {topic}"):
             # confluent-kafka 2.12 raises SystemError if this request has a timeout argument.
-            told = self._session.wait(self._session.admin().elect_leaders(ElectionType.PREFERRED, wanted))
-        for at, error in told.items():
+            errors = self._session.wait(self._session.admin().elect_leaders(ElectionType.PREFERRED, wanted))
+        for at, error in errors.items():
             if isinstance(error, KafkaException) and error.args[0].code() != KafkaError.ELECTION_NOT_NEEDED:
                 log.warning("topic %s, partition %s keeps its leader: %s", topic, at.partition, error)
         return 1

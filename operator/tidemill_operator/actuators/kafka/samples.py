@@ -56,22 +56,22 @@ def newest_values(
 
 def _starts(consumer: Consumer, topic: str, most: int) -> list[TopicPartition]:
     """Return the offsets from which to read, so that about `most` records are read in total."""
-    known = consumer.list_topics(topic, timeout=_ANSWER_SECONDS).topics[topic]
-    if known.error is not None or not known.partitions:
+    metadata = consumer.list_topics(topic, timeout=_ANSWER_SECONDS).topics[topic]
+    if metadata.error is not None or not metadata.partitions:
         remedy = "check the name; write a file with its folder or suffix, such as ./events.csv"
         raise TidemillError(Reason.UNREACHABLE, f"there is neither a file nor a topic {topic}", remedy)
-    each = max(1, most // len(known.partitions))
+    each = max(1, most // len(metadata.partitions))
     starts = []
-    for number in known.partitions:
+    for number in metadata.partitions:
         low, high = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=_ANSWER_SECONDS)
         starts.append(TopicPartition(topic, number, max(low, high - each)))
     return starts
 
 
 def _read(consumer: Consumer, partitions: int, most: int, deadline: float) -> list[bytes]:
-    found: list[tuple[int, int, int, bytes]] = []
+    records: list[tuple[int, int, int, bytes]] = []
     ended: set[int] = set()
-    while len(ended) < partitions and len(found) < most and time.monotonic() < deadline:
+    while len(ended) < partitions and len(records) < most and time.monotonic() < deadline:
         for message in consumer.consume(1000, 0.5):
             error = message.error()
             if error is not None and error.code() != KafkaError._PARTITION_EOF:
@@ -79,5 +79,5 @@ def _read(consumer: Consumer, partitions: int, most: int, deadline: float) -> li
             if error is not None:
                 ended.add(message.partition())
             elif (value := message.value()) is not None:
-                found.append((message.timestamp()[1], message.partition(), message.offset(), value))
-    return [value for *_, value in sorted(found)]
+                records.append((message.timestamp()[1], message.partition(), message.offset(), value))
+    return [value for *_, value in sorted(records)]

@@ -111,9 +111,9 @@ class KafkaSession:
             self.each(self.admin().incremental_alter_configs([resource], request_timeout=self.timeout))
 
         def shows() -> bool:
-            told = self.configs(kind, [name])[name]
+            live = self.configs(kind, [name])[name]
             # Removed configs are not compared, because their defaults are unknown.
-            return all(told.get(key) == value for key, value in configs.items() if value is not None)
+            return all(live.get(key) == value for key, value in configs.items() if value is not None)
 
         return self.settle(shows)
 
@@ -125,17 +125,17 @@ class KafkaSession:
         """
         if not topics:
             return {}
-        found = {}
+        descriptions = {}
         with self.told("describing topics"):
             asked = self.admin().describe_topics(TopicCollection(list(topics)), request_timeout=self.timeout)
         for name, future in asked.items():
             with self.told(f"describing topic {name}"):
                 try:
-                    found[name] = self.wait(future)
+                    descriptions[name] = self.wait(future)
                 except KafkaException as error:
                     if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                         raise
-        return found
+        return descriptions
 
     def names(self) -> list[str]:
         """Return the names of all topics that the login may describe.
@@ -152,21 +152,21 @@ class KafkaSession:
         Raises:
             TidemillError: a topic exists, but a broker does not know it yet.
         """
-        found = self.described(names)
-        late = self.known_to_controller([name for name in names if name not in found])
+        descriptions = self.described(names)
+        late = self.known_to_controller([name for name in names if name not in descriptions])
 
         def all_found() -> bool:
-            found.update(self.described(sorted(late)))
-            return late <= found.keys()
+            descriptions.update(self.described(sorted(late)))
+            return late <= descriptions.keys()
 
         if not self.settle(all_found):
-            unknown = ", ".join(sorted(late - found.keys()))
+            unknown = ", ".join(sorted(late - descriptions.keys()))
             raise TidemillError(
                 Reason.UNREACHABLE,
                 f"topic {unknown} exists, but a broker does not know the topic yet",
                 "check that every broker can reach the Kafka controller",
             )
-        return found
+        return descriptions
 
     def configs(self, kind: ResourceType, names: list[str]) -> Mapping[str, Mapping[str, str]]:
         """Return all config values of existing topics or brokers.
@@ -176,15 +176,15 @@ class KafkaSession:
         """
         if not names:
             return {}
-        found = {}
+        configs = {}
         with self.told("describing configs"):
             asked = self.admin().describe_configs(
                 [ConfigResource(kind, name) for name in names], request_timeout=self.timeout
             )
         for resource, future in asked.items():
             with self.told(f"describing the config of {kind.name.lower()} {resource.name}"):
-                found[resource.name] = {key: entry.value or "" for key, entry in self.wait(future).items()}
-        return found
+                configs[resource.name] = {key: entry.value or "" for key, entry in self.wait(future).items()}
+        return configs
 
     def shows(self, topic: str, config: Mapping[str, str]) -> bool:
         """Return whether a topic has the given configs.
@@ -207,7 +207,7 @@ class KafkaSession:
         """
         if not topics:
             return frozenset()
-        known = set()
+        existing = set()
         # With validate_only, the controller creates nothing, and refuses a topic that exists.
         wanted = [NewTopic(topic, 1, 1) for topic in topics]
         asked = self.admin().create_topics(wanted, request_timeout=self.timeout, validate_only=True)
@@ -219,8 +219,8 @@ class KafkaSession:
                     if error.args[0].code() in GONE:
                         raise
                     if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
-                        known.add(topic)
-        return frozenset(known)
+                        existing.add(topic)
+        return frozenset(existing)
 
     def settle(self, shows: Callable[[], bool]) -> bool:
         """Wait up to 15 seconds until `shows` returns true, and return its last result."""

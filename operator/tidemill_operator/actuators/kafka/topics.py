@@ -114,9 +114,8 @@ class KafkaTopics:
             if described is None:
                 return
             partitions, config = held(described), self.configs([_OFFSETS])[_OFFSETS]
-            if max(len(one.replicas) for one in partitions.values()) > self._offsets_replicas and not config.get(
-                LEADERS
-            ):
+            replicas = max(len(partition.replicas) for partition in partitions.values())
+            if replicas > self._offsets_replicas and not config.get(LEADERS):
                 return
             advance = self._replication.advance(_OFFSETS, partitions, config, Wish(self._offsets_replicas))
             if advance.change:
@@ -240,14 +239,14 @@ class KafkaTopics:
 
         Returns the description of the topic, or None if no broker reports the topic.
         """
-        found: dict[str, Any] = {}
+        descriptions: dict[str, Any] = {}
 
         def shows() -> bool:
-            found.update(self._session.described([topic.name]))
-            return topic.name in found and len(found[topic.name].partitions) >= topic.partitions
+            descriptions.update(self._session.described([topic.name]))
+            return topic.name in descriptions and len(descriptions[topic.name].partitions) >= topic.partitions
 
         self._session.settle(shows)
-        return found.get(topic.name)
+        return descriptions.get(topic.name)
 
 
 def live_topic(described: Any) -> LiveTopic:
@@ -274,8 +273,8 @@ def _check(topic: Topic, live: LiveTopic) -> None:
 def _drift(topic: Topic, config: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Return the configs to set now, and the configs to set once enough replicas are in sync."""
     drift = {key: value for key, value in topic.config.items() if config.get(key) != value}
-    wanted, known = drift.get(IN_SYNC, ""), config.get(IN_SYNC, "")
-    if wanted.isdigit() and known.isdigit() and int(wanted) > int(known):
+    wanted, current = drift.get(IN_SYNC, ""), config.get(IN_SYNC, "")
+    if wanted.isdigit() and current.isdigit() and int(wanted) > int(current):
         return {key: value for key, value in drift.items() if key != IN_SYNC}, {IN_SYNC: wanted}
     return drift, {}
 
@@ -297,8 +296,8 @@ def _report(
     facts: dict[str, Any] = {"changed": changed, "observed": observed}
     change = advance.change if advance else None
     if change:
-        told = {"targetReplicas": change.target, "state": change.state, "message": change.message}
-        observed["replicasChange"] = told
+        replicas_change = {"targetReplicas": change.target, "state": change.state, "message": change.message}
+        observed["replicasChange"] = replicas_change
         text = f"topic {topic.name}: {change.message}"
         return outcome.waiting(Component.TOPICS, topic.name, text, serving=True, **facts)
     if unshown:

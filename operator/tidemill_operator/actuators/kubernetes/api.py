@@ -119,17 +119,17 @@ class Api:
         return self._pages(kind, namespace, selector=selector, metadata_only=metadata_only)[0]
 
     def _pages(self, kind: Kind, namespace: str | None, *, selector: str, metadata_only: bool) -> tuple[Documents, str]:
-        found: list[Document] = []
+        documents: list[Document] = []
         query = {"limit": str(_PAGE), **({"labelSelector": selector} if selector else {})}
         accept = _METADATA_ONLY if metadata_only else _JSON
         while True:
             page = self._call("GET", _path(kind, namespace), query=query, accept=accept)
             # The API server leaves out kind and apiVersion in the items of a list.
-            known = {} if metadata_only else {"apiVersion": kind.api_version, "kind": kind.kind}
-            found += [{**known, **item} for item in page.get("items") or ()]
+            type_meta = {} if metadata_only else {"apiVersion": kind.api_version, "kind": kind.kind}
+            documents += [{**type_meta, **item} for item in page.get("items") or ()]
             metadata = page.get("metadata") or {}
             if not metadata.get("continue"):
-                return found, str(metadata.get("resourceVersion", ""))
+                return documents, str(metadata.get("resourceVersion", ""))
             query["continue"] = metadata["continue"]
 
     def recent(self, kind: Kind, namespace: str, name: str) -> Document | None:
@@ -154,8 +154,8 @@ class Api:
         Raises:
             TidemillError: the API does not answer, or refuses the request.
         """
-        found = self.list(PIPELINE, namespace, metadata_only=True)
-        return {item["metadata"]["uid"]: item["metadata"]["name"] for item in found}
+        pipelines = self.list(PIPELINE, namespace, metadata_only=True)
+        return {item["metadata"]["uid"]: item["metadata"]["name"] for item in pipelines}
 
     def create(self, body: Document) -> Document:
         """Create an object.

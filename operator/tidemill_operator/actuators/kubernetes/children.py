@@ -59,12 +59,12 @@ class Children:
         Raises:
             TidemillError: the API does not answer.
         """
-        known = self.known(kind.kind, name)
-        if known is None:
-            known = self._api.recent(kind, self._namespace, name)
-            if known is not None:
-                self._live[kind.kind, name] = known
-        return known
+        live = self.known(kind.kind, name)
+        if live is None:
+            live = self._api.recent(kind, self._namespace, name)
+            if live is not None:
+                self._live[kind.kind, name] = live
+        return live
 
     def ensure(self, manifest: Document) -> Document:
         """Make an object match its manifest, and return the live object.
@@ -80,11 +80,11 @@ class Children:
             others = strangers(live)
             if not others and _is_so(wanted, live):
                 return live
-            told = repair(wanted, live)
+            repaired = repair(wanted, live)
             self._hand_over_replicas(wanted, live)
             written = self._restore(wanted, live) if others else self._api.apply(_guarded(wanted, live))
-            self.repairs += [told] if told else []
-            log.info("%s/%s: %s", self._namespace, self._owner.name, told or f"changed {kind.kind} {name}")
+            self.repairs += [repaired] if repaired else []
+            log.info("%s/%s: %s", self._namespace, self._owner.name, repaired or f"changed {kind.kind} {name}")
         else:
             written = self._api.apply(wanted)
             self.made.append(f"{kind.kind} {name}")
@@ -182,8 +182,8 @@ class Children:
 def owners(live: Document | None, alive: Mapping[str, str], owner: OwnerReference) -> list[OwnerReference]:
     """Return the owners of a shared object that still exist, and `owner`."""
     references = live["metadata"].get("ownerReferences", []) if live else []
-    known = [reference.get("uid", "") for reference in references]
-    return sorted({owner, *(OwnerReference(uid, alive[uid]) for uid in known if uid in alive)})
+    uids = [reference.get("uid", "") for reference in references]
+    return sorted({owner, *(OwnerReference(uid, alive[uid]) for uid in uids if uid in alive)})
 
 
 def _component(item: Document) -> str:

@@ -129,7 +129,7 @@ class NamespaceConnect:
         """
         uid = live["metadata"]["uid"]
         if self._settings.clients.swept.get(self._namespace) != uid:
-            alive = {found["metadata"]["uid"] for found in self._needing()}
+            alive = {pipeline["metadata"]["uid"] for pipeline in self._needing()}
             cluster = self._settings.platform.cluster_id
             self._connect.sweep(cluster=cluster, namespace=self._namespace, alive={*alive, self._owner.uid})
             self._settings.clients.swept[self._namespace] = uid
@@ -159,7 +159,7 @@ class NamespaceConnect:
 
     def _remove_idle(self, children: Children, _: dict[str, str]) -> Document:
         live = children.known(DEPLOYMENT.kind, workers.NAME)
-        needing = [found["metadata"] for found in self._needing()]
+        needing = [pipeline["metadata"] for pipeline in self._needing()]
         others = sorted(
             metadata["name"]
             for metadata in needing
@@ -178,7 +178,7 @@ class NamespaceConnect:
         return {}
 
     def _needing(self) -> list[Document]:
-        return [found for found in self._api.list(PIPELINE, self._namespace) if workers.needs_workers(found)]
+        return [pipeline for pipeline in self._api.list(PIPELINE, self._namespace) if workers.needs_workers(pipeline)]
 
     @property
     def _workload(self) -> Workload:
@@ -187,22 +187,22 @@ class NamespaceConnect:
     def _values(self, connectors: Sequence[Connector]) -> tuple[dict[str, str], dict[str, TidemillError]]:
         """Return the values of the secrets by file name, and an error for each connector with an unusable secret."""
         asked = {name for connector in connectors for name, _ in connector.secrets}
-        found = {name: (self._api.get(SECRET, self._namespace, name) or {}).get("data") or {} for name in asked}
+        secrets = {name: (self._api.get(SECRET, self._namespace, name) or {}).get("data") or {} for name in asked}
         values: dict[str, str] = {}
         missing: dict[str, TidemillError] = {}
         for connector in connectors:
             for name, key in connector.secrets:
                 try:
-                    values[secret_file(self._owner.name, name, key)] = _value(name, key, found[name])
+                    values[secret_file(self._owner.name, name, key)] = _value(name, key, secrets[name])
                 except TidemillError as error:
                     missing[connector.name] = error
         return values, missing
 
     def _apply(self, children: Children, alive: dict[str, str], properties: str, values: dict[str, str]) -> Document:
         revision = self._configure(children, alive, properties)
-        known = decoded(children.get(SECRET, connect.SECRETS) or {})
+        stored = decoded(children.get(SECRET, connect.SECRETS) or {})
         others = set(alive.values()) - {self._owner.name}
-        data = {file: text for file, text in known.items() if file.partition(".")[0] in others} | values
+        data = {file: text for file, text in stored.items() if file.partition(".")[0] in others} | values
         written = children.ensure(objects.secret(self._metadata(children, alive, SECRET.kind, connect.SECRETS), data))
         manifests = connect.connect_manifests(
             self._namespace,
@@ -223,9 +223,9 @@ class NamespaceConnect:
 
     def _configure(self, children: Children, alive: dict[str, str], properties: str) -> str:
         """Write the configuration of the workers to the Secret, and return a hash of the Secret's content."""
-        known = decoded(children.get(SECRET, connect.WORKER) or {})
+        stored = decoded(children.get(SECRET, connect.WORKER) or {})
         files = {workers.PROPERTIES: properties, workers.LOGGING: workers.WARNINGS_TO_CONSOLE}
-        data = {**files, _SALT: known.get(_SALT) or randomness.token_hex(16)}
+        data = {**files, _SALT: stored.get(_SALT) or randomness.token_hex(16)}
         children.ensure(objects.secret(self._metadata(children, alive, SECRET.kind, connect.WORKER), data))
         return marks.digest(json.dumps(data, sort_keys=True))
 

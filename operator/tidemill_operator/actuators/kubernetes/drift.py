@@ -39,8 +39,8 @@ def difference(wanted: Any, live: Any, path: str = "") -> str | None:
             return None  # the API server does not return empty objects
         if not isinstance(live, Mapping):
             return path or "."
-        found = (difference(value, live.get(name), f"{path}.{name}") for name, value in wanted.items())
-        return next((place for place in found if place is not None), None)
+        paths = (difference(value, live.get(name), f"{path}.{name}") for name, value in wanted.items())
+        return next((place for place in paths if place is not None), None)
     if isinstance(wanted, list):
         return _list_difference(wanted, live or [], path)
     if wanted == live:
@@ -58,10 +58,10 @@ def _list_difference(wanted: Sequence[Any], live: Sequence[Any], path: str) -> s
             return path
         pairs = [(item, live[index], f"{path}[{index}]") for index, item in enumerate(wanted)]
     else:
-        known = {_identity(item, key): item for item in live if isinstance(item, Mapping)}
-        pairs = [(item, known.get(_identity(item, key)), f"{path}[{item[key[0]]}]") for item in wanted]
-    found = (difference(item, other, place) for item, other, place in pairs)
-    return next((place for place in found if place is not None), None)
+        live_items = {_identity(item, key): item for item in live if isinstance(item, Mapping)}
+        pairs = [(item, live_items.get(_identity(item, key)), f"{path}[{item[key[0]]}]") for item in wanted]
+    paths = (difference(item, other, place) for item, other, place in pairs)
+    return next((place for place in paths if place is not None), None)
 
 
 def _identity(item: Mapping[str, Any], key: tuple[str, ...]) -> tuple[Any, ...]:
@@ -79,15 +79,15 @@ def _same_amount(path: str, wanted: Any, live: Any) -> bool:
 
 def strangers(live: Mapping[str, Any]) -> list[str]:
     """Return the other field managers that own fields in an object's spec or data."""
-    found = set()
+    managers = set()
     for entry in live.get("metadata", {}).get("managedFields", ()):
         if entry.get("manager") == MANAGER or entry.get("subresource") in ("status", "scale"):
             continue
         fields = entry.get("fieldsV1", {})
         content = {name: fields[name] for name in _CONTENT if name in fields}
         if not all(_allowed(place) for place in _leaves(content)):
-            found.add(str(entry.get("manager", "?")))
-    return sorted(found)
+            managers.add(str(entry.get("manager", "?")))
+    return sorted(managers)
 
 
 def _allowed(place: tuple[str, ...]) -> bool:

@@ -62,8 +62,8 @@ class Mirror:
         packed = None if gone else _packed(document)
         with self._lock:
             copies = self._copies[kind.kind, metadata.get("namespace", "")]
-            known = copies.get(metadata["name"])
-            if known is not None and known.version > version:
+            copy = copies.get(metadata["name"])
+            if copy is not None and copy.version > version:
                 return
             if gone:
                 copies.pop(metadata["name"], None)
@@ -78,17 +78,17 @@ class Mirror:
     def get(self, kind: Kind, namespace: str, name: str, *, seconds: float | None = None) -> Document | None:
         """Return the copy of an object, or None if the copy is missing or older than `seconds`."""
         with self._lock:
-            found = self._copies[kind.kind, namespace].get(name)
-        if found is None or found.packed is None or (seconds is not None and self._clock() - found.at > seconds):
+            copy = self._copies[kind.kind, namespace].get(name)
+        if copy is None or copy.packed is None or (seconds is not None and self._clock() - copy.at > seconds):
             return None
-        return _unpacked(found.packed)
+        return _unpacked(copy.packed)
 
     def owned(self, kind: Kind, namespace: str, uids: Collection[str]) -> tuple[list[Document], list[str]]:
         """Return the owners' objects. If only the metadata of an object is cached, its name is returned instead."""
         with self._lock:
-            found = [(n, copy) for n, copy in self._copies[kind.kind, namespace].items() if copy.owner in uids]
-        whole = [_unpacked(copy.packed) for _, copy in found if copy.packed is not None]
-        return whole, [name for name, copy in found if copy.packed is None]
+            copies = [(n, copy) for n, copy in self._copies[kind.kind, namespace].items() if copy.owner in uids]
+        whole = [_unpacked(copy.packed) for _, copy in copies if copy.packed is not None]
+        return whole, [name for name, copy in copies if copy.packed is None]
 
     def names(self, kind: Kind, namespace: str) -> dict[str, str]:
         """Return the names of the known objects, by UID."""
@@ -112,8 +112,8 @@ class Mirror:
         at, now = _number(version), self._clock()
         with self._lock:
             there = {(item["metadata"].get("namespace", ""), item["metadata"]["name"]) for item in items}
-            for (known, namespace), copies in self._copies.items():
-                if known == kind.kind and scope in (None, namespace):
+            for (cached_kind, namespace), copies in self._copies.items():
+                if cached_kind == kind.kind and scope in (None, namespace):
                     for name in [n for n, c in copies.items() if c.version <= at and (namespace, n) not in there]:
                         del copies[name]
             for metadata in (item["metadata"] for item in items):
@@ -142,22 +142,22 @@ class MirroredApi(Api):
     def get(self, kind: Kind, namespace: str | None, name: str, *, sure: bool = False) -> Document | None:
         """Return an object from the cache, or else from the API."""
         if namespace and kind in self._mirror.kinds and not sure:
-            known = self._mirror.get(kind, namespace, name)
-            if known is not None:
-                return known
+            cached = self._mirror.get(kind, namespace, name)
+            if cached is not None:
+                return cached
         return self._asked(kind, namespace, name)
 
     def recent(self, kind: Kind, namespace: str, name: str) -> Document | None:
         """Return an object. A cached version may be up to ten minutes old."""
-        known = self._mirror.get(kind, namespace, name, seconds=SHARED_SECONDS)
-        return self._asked(kind, namespace, name) if known is None else known
+        cached = self._mirror.get(kind, namespace, name, seconds=SHARED_SECONDS)
+        return self._asked(kind, namespace, name) if cached is None else cached
 
     def owned(self, kind: Kind, namespace: str, uids: Sequence[str]) -> list[Document]:
         """Return the objects in a namespace that carry one of the owner UIDs as a label."""
         self._list(kind, namespace)
-        found, unknown = self._mirror.owned(kind, namespace, uids)
+        documents, unknown = self._mirror.owned(kind, namespace, uids)
         asked = (self._asked(kind, namespace, name) for name in unknown)
-        return found + [item for item in asked if item is not None]
+        return documents + [item for item in asked if item is not None]
 
     def alive(self, namespace: str, *, sure: bool = False) -> dict[str, str]:
         """Return the names of a namespace's pipelines by UID."""
@@ -202,11 +202,11 @@ class MirroredApi(Api):
         return super().delete(kind, namespace, name, uid=uid)
 
     def _asked(self, kind: Kind, namespace: str | None, name: str) -> Document | None:
-        found = super().get(kind, namespace, name)
-        if found is None:
+        document = super().get(kind, namespace, name)
+        if document is None:
             self._mirror.doubt(kind, namespace or "", name)
             return None
-        return self._told(found)
+        return self._told(document)
 
     def _told(self, document: Document) -> Document:
         kind = KINDS[document["kind"]]

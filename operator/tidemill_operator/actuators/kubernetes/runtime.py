@@ -98,8 +98,8 @@ class KubernetesRuntime:
         if workload.component == "stage":
             self.stage = int(live.get("status", {}).get("replicas", 0))
         if workload.component == "processor":
-            told = ",".join(f"{name}={value}" for name, value in sorted(selector(workload).items()))
-            self.scale = Scale(int(live.get("status", {}).get("replicas", 0)), told)
+            label_selector = ",".join(f"{name}={value}" for name, value in sorted(selector(workload).items()))
+            self.scale = Scale(int(live.get("status", {}).get("replicas", 0)), label_selector)
 
     def remove(self, namespace: str, pipeline: str) -> None:
         """Remove a pipeline's workloads, and the pipeline's files from shared workloads.

@@ -76,7 +76,7 @@ class KubernetesSecrets:
         files = decoded(live) if live else {}
         try:
             made = change(files)
-            told = credentials.told({**files, **made}, patience_seconds=self._patience, changed=len(made))
+            logins = credentials.told({**files, **made}, patience_seconds=self._patience, changed=len(made))
         except TidemillError as error:
             raise TidemillError(error.reason, f"Secret {namespace}/{name}: {error.message}", error.remedy) from None
         if live is None:
@@ -95,18 +95,18 @@ class KubernetesSecrets:
             }
             patch = {"metadata": metadata, "data": objects.secret({}, made)["data"]}
             self._api.merge(SECRET, namespace, name, patch)
-            told = replace(told, changed=max(1, len(made)))
-        return told
+            logins = replace(logins, changed=max(1, len(made)))
+        return logins
 
 
 def keys_in_cluster(api: Api) -> Keys:
     """Return a reader of the Secrets that users name for other Kafka clusters."""
 
     def read(namespace: str, name: str) -> dict[str, str]:
-        found = api.get(SECRET, namespace, name)
-        if found is None:
+        secret = api.get(SECRET, namespace, name)
+        if secret is None:
             raise LoginError("there is no such Secret; create it in the pipeline's namespace")
-        data = found.get("data") or {}
+        data = secret.get("data") or {}
         try:
             return {key: base64.b64decode(data[key]).decode() for key in KEYS if key in data}
         except (binascii.Error, UnicodeDecodeError):

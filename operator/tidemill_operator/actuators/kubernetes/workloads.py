@@ -109,12 +109,12 @@ class Pass:
         self.children.prune(self.kept, spared=(connect.COMPONENT,))
 
     def _drop_workers(self) -> None:
-        found = self.children.shared(connect.COMPONENT)
-        if found:
+        worker_objects = self.children.shared(connect.COMPONENT)
+        if worker_objects:
             # Delete the Secrets first: if the pass fails, the remaining objects make the next pass try again.
             for secret in (connect.SECRETS, connect.WORKER):
                 self.children.drop(SECRET, secret)
-        for kind, name in found:
+        for kind, name in worker_objects:
             self.children.drop(kind, name)
 
     def _workload(self, workload: Workload, revisions: Revisions, files: dict[str, str]) -> Outcome:
@@ -154,23 +154,23 @@ class Pass:
 
     def _copies(self, workload: Workload) -> dict[str, str]:
         secrets = {name: self.api.get(SECRET, self.namespace, name) for name, _ in set(workload.copied.values())}
-        found = {}
+        files = {}
         for file, (name, key) in workload.copied.items():
             data = (secrets[name] or {}).get("data") or {}
             with contextlib.suppress(KeyError, ValueError):
-                found[file] = base64.b64decode(data[key]).decode()
-        return found
+                files[file] = base64.b64decode(data[key]).decode()
+        return files
 
     def _share(self, workload: Workload, files: dict[str, str]) -> None:
         config = marks.shared_config(self.owner.name)
-        known = (self.children.get(CONFIG_MAP, config) or {}).get("data") or {}
-        data = {**self._of_the_living(known), **workload.configs}
+        configs = (self.children.get(CONFIG_MAP, config) or {}).get("data") or {}
+        data = {**self._of_the_living(configs), **workload.configs}
         self.children.ensure(objects.config_map(self._shared(CONFIG_MAP.kind, config, "configs"), data))
         secret = marks.shared_secret(workload.component)
-        known = decoded(self.children.get(SECRET, secret) or {})
+        stored = decoded(self.children.get(SECRET, secret) or {})
         wanted = (*workload.secrets[self.owner.name], *workload.copied)
         own = {f"{self.owner.name}.{file}": files[file] for file in wanted if file in files}
-        data = {**self._of_the_living(known), **own}
+        data = {**self._of_the_living(stored), **own}
         self.children.ensure(objects.secret(self._shared(SECRET.kind, secret, workload.component), data))
 
     def _show(self, workload: Workload) -> None:
@@ -191,8 +191,8 @@ class Pass:
         if not connections:
             self.children.leave(SECRET, marks.CONNECTIONS)
             return ""
-        known = decoded(self.children.get(SECRET, marks.CONNECTIONS) or {})
-        salt = known.get(_SALT) or secrets.token_hex(16)
+        stored = decoded(self.children.get(SECRET, marks.CONNECTIONS) or {})
+        salt = stored.get(_SALT) or secrets.token_hex(16)
         data = {**connections, _SALT: salt}
         self.children.ensure(objects.secret(self._shared(SECRET.kind, marks.CONNECTIONS, "common"), data))
         return marks.digest(json.dumps(data, sort_keys=True))

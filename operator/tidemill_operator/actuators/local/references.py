@@ -36,8 +36,8 @@ class References:
             "TIDEMILL_MQTT_DIR": workload.mqtt_secret,
             "TIDEMILL_SOURCE_KAFKA_DIR": workload.kafka_secret,
         }
-        found = {name: str(self.secret(workload.namespace, secret)) for name, secret in secrets.items() if secret}
-        return {**found, "TIDEMILL_LOOKUP_DIRS": self._lookup_dirs(workload)} if workload.lookups else found
+        variables = {name: str(self.secret(workload.namespace, secret)) for name, secret in secrets.items() if secret}
+        return {**variables, "TIDEMILL_LOOKUP_DIRS": self._lookup_dirs(workload)} if workload.lookups else variables
 
     def link(self, workload: Workload, secrets_root: Path) -> int:
         """Create symlinks from the pipeline's secrets to users' secrets, and return the number of changed links."""

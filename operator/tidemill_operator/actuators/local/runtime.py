@@ -72,8 +72,8 @@ class LocalRuntime:
     def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
         """Return the state of each running workload, without changing the workloads."""
         with self._lock:
-            known = [self._workloads.get((workload.namespace, workload.name)) for workload in workloads]
-        return [self._outcome(running.workload, 0) for running in known if running is not None]
+            started = [self._workloads.get((workload.namespace, workload.name)) for workload in workloads]
+        return [self._outcome(running.workload, 0) for running in started if running is not None]
 
     def apply(self, workload: Workload, pipelines: Iterable[str]) -> int:
         """Start or update a workload without waiting, and return the number of changes."""
@@ -127,7 +127,7 @@ class LocalRuntime:
 
     def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
         """Return the base URLs of the pipeline's running ingest and API."""
-        found: dict[str, str] = {}
+        urls: dict[str, str] = {}
         with self._lock:
             candidates = [
                 running.workload
@@ -140,8 +140,8 @@ class LocalRuntime:
         for workload in sorted(candidates, key=lambda workload: workload.pipeline is not None):
             states = self.replicas(namespace, workload.name)
             if states:
-                found[workload.component] = f"http://{HOST}:{states[0].port}"
-        return found
+                urls[workload.component] = f"http://{HOST}:{states[0].port}"
+        return urls
 
     @property
     def target_host(self) -> str:
@@ -157,7 +157,7 @@ class LocalRuntime:
         host = self.target_host
         with self._lock:
             workloads = [(owner, running.workload) for (owner, _), running in self._workloads.items()]
-        found: list[dict[str, object]] = []
+        targets: list[dict[str, object]] = []
         for namespace, workload in workloads:
             labels = {"namespace": namespace, "component": workload.component}
             if workload.pipeline is not None:
@@ -166,8 +166,8 @@ class LocalRuntime:
             with self._lock:
                 ports = [self._specs.status_port(state.name) or state.port for state in states]
             addresses = [f"{host}:{port}" for port in ports]
-            found.append({"targets": addresses, "labels": labels})
-        return found
+            targets.append({"targets": addresses, "labels": labels})
+        return targets
 
     def _trim(self, namespace: str, workload: str, replicas: int) -> int:
         changed = 0

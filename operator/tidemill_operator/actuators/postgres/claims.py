@@ -54,13 +54,14 @@ def rivals(session: Session, schema: Schema, owner: Owner) -> Iterator[tuple[Cla
         return
     # Topics on other Kafka clusters have no owner.
     topics = (*schema.own_sources, *schema.outputs)
-    known = {text: (topic, managed) for topic in topics for text, managed in _marks(topic)}
+    topics_by_mark = {text: (topic, managed) for topic in topics for text, managed in _marks(topic)}
     claims = []
-    asked = {"marks": list(known), "topics": list(topics), "schema": schema.name}
+    asked = {"marks": list(topics_by_mark), "topics": list(topics), "schema": schema.name}
     for name, comment, mark in session.rows(_CLAIMS, asked):
         if (other := _owner(comment)) is not None:
             read = [(topic, False) for topic in topics if topic in mark.removeprefix(_LISTED).split(" ")]
-            claims += [Claim(*found, other, name) for found in ([known[mark]] if mark in known else read)]
+            pairs = [topics_by_mark[mark]] if mark in topics_by_mark else read
+            claims += [Claim(topic, managed, other, name) for topic, managed in pairs]
     yield from disputes(schema, owner, [*claims, *_written(session, schema)])
 
 

@@ -77,13 +77,13 @@ def _partitions(session: Session, schema: Schema) -> list[_Partition]:
         ).format(sql.Identifier(schema.name, "_aggregations"), sql.Identifier(schema.name, "_readers")),
         (schema.events_retention_ms, sql.Identifier(schema.name).as_string(session.connection)),
     ).fetchall()
-    found = []
+    partitions = []
     for parent, child, bound, comment, pending, cutoff in rows:
         match = _END.search(bound or "")
         end = dt.datetime.fromisoformat(match.group(1)) if match else None
         if end is not None:
-            found.append(_Partition(parent, child, end, _since(comment), pending, end <= cutoff or pending))
-    return found
+            partitions.append(_Partition(parent, child, end, _since(comment), pending, end <= cutoff or pending))
+    return partitions
 
 
 def _mark(session: Session, schema: str, part: _Partition, mark: str | None) -> None:

@@ -33,11 +33,11 @@ def parse_privileges(text: str) -> set[tuple[str, str]]:
 
     For example, `SELECT, UPDATE (a, b)` gives {("SELECT", ""), ("UPDATE", "a"), ("UPDATE", "b")}.
     """
-    found = set()
+    privileges = set()
     for privilege, columns in re.findall(r"([A-Z]+)(?:\s*\(([^)]*)\))?", text):
         for column in columns.split(",") if columns else [""]:
-            found.add((privilege, column.strip().strip('"')))
-    return found
+            privileges.add((privilege, column.strip().strip('"')))
+    return privileges
 
 
 def wanted_grants(schema: Schema) -> set[Grant]:

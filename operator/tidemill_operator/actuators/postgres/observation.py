@@ -38,11 +38,11 @@ SELECT DISTINCT ON (aggregation, duty) aggregation, duty, reason,
 
 def observe(session: Session, schema: str) -> LiveSchema | None:
     """Return the state of a schema, or None if the schema does not exist."""
-    found = session.rows("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s", (schema,))
-    if not found:
+    rows = session.rows("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s", (schema,))
+    if not rows:
         return None
     columns = _columns(session, schema)
-    live = LiveSchema(noted_owner(found[0][0]), columns=columns)
+    live = LiveSchema(noted_owner(rows[0][0]), columns=columns)
     for read_part in (_versions, _accepted, _positions, _slots, _losses, _kept, _failing):
         live = read_part(session, schema, live)
     live = replace(

@@ -83,10 +83,10 @@ def _locked(address: PostgresAddress, schema: str, leadership: Leadership | None
 def check_epoch(session: Session, schema: str, leadership: Leadership | None) -> int | None:
     """Return the epoch in a schema's comment, or raise NotOurTurn if a later leader has written the schema."""
     rows = session.rows("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s", (schema,))
-    found = epoch_of(rows[0][0]) if rows else None
-    if leadership is not None and found is not None and found > leadership.epoch:
-        leadership.outbid(found)
-    return found
+    epoch = epoch_of(rows[0][0]) if rows else None
+    if leadership is not None and epoch is not None and epoch > leadership.epoch:
+        leadership.outbid(epoch)
+    return epoch
 
 
 def epoch_of(comment: str | None) -> int | None:

@@ -34,7 +34,7 @@ def observe_replays(session: Session, schema: str, columns: Mapping[str, Collect
     )
     rows = session.connection.execute(query).fetchall()
     losses = _losses(session, schema) if "_lost" in columns else {}
-    return {reader: replace(LiveReplay(*found), losses=tuple(losses.get(reader, ()))) for reader, *found in rows}
+    return {reader: replace(LiveReplay(*fields), losses=tuple(losses.get(reader, ()))) for reader, *fields in rows}
 
 
 def _read(schema: str) -> sql.Composed:

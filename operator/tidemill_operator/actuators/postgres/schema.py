@@ -118,9 +118,9 @@ class PostgresSchemas:
             if schema.lost:
                 raise damaged(schema)
             take(session, schema, owner, gone=_gone(exists) if adopt else None)
-            known = check_epoch(session, schema.name, self._leadership)
+            epoch = check_epoch(session, schema.name, self._leadership)
             ensure_roles(session, schema, owner=owner, secrets=secrets, adopt=adopt)
-            _ensure_schema(session, schema, live, owner, known, self._leadership.epoch if self._leadership else known)
+            _ensure_schema(session, schema, live, owner, epoch, self._leadership.epoch if self._leadership else epoch)
             with session.acting_as(schema.owner):
                 _ensure_tables(session, schema, live)
                 widen_keys(session, schema, live)
@@ -181,9 +181,9 @@ class PostgresSchemas:
         try:
             with connected(self._address, f"{doing} schema {schema}") as session:
                 with session.transaction(schema):
-                    found = act(session)
+                    schema_outcome = act(session)
                 afterwards(session)
-                return replace(found, changed=session.changed)
+                return replace(schema_outcome, changed=session.changed)
         except LockBusy as busy:
             return outcome.waiting(Component.SCHEMA, schema, busy.message)
         except TidemillError as error:
@@ -214,16 +214,16 @@ def _refuse(errors: Iterable[TidemillError]) -> None:
 
 
 def _ensure_schema(
-    session: Session, schema: Schema, live: LiveSchema | None, owner: Owner, known: int | None, epoch: int | None
+    session: Session, schema: Schema, live: LiveSchema | None, owner: Owner, live_epoch: int | None, epoch: int | None
 ) -> None:
     if live is None:
         session.write("CREATE SCHEMA {} AUTHORIZATION {}", schema.name, schema.owner)
-    if live is None or live.owner != owner or known != epoch:
+    if live is None or live.owner != owner or live_epoch != epoch:
         session.write("COMMENT ON SCHEMA {} IS {}", schema.name, sql.Literal(comment(owner, epoch)))
 
 
 def _ensure_tables(session: Session, schema: Schema, live: LiveSchema | None) -> None:
-    known = live.columns if live else {}
+    live_columns = live.columns if live else {}
     for table_name, renames in live.renames.items() if live else ():
         for before, after in renames.items():
             session.write("{}", sql.SQL(rename_column(schema.name, table_name, before, after)))
@@ -231,12 +231,12 @@ def _ensure_tables(session: Session, schema: Schema, live: LiveSchema | None) ->
         name for (name,) in session.rows("SELECT indexname FROM pg_indexes WHERE schemaname = %s", (schema.name,))
     }
     for table in schema.tables:
-        if table.name not in known:
+        if table.name not in live_columns:
             with _told_of(table, schema):
                 session.write("{}", sql.SQL(create_table(schema.name, table)))
         else:
             for column in table.columns:
-                if column.name not in known[table.name]:
+                if column.name not in live_columns[table.name]:
                     session.write("{}", sql.SQL(add_column(schema.name, table, column)))
         for index, definition in table.indexes:
             if index not in indexes:

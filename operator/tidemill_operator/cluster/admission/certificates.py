@@ -87,10 +87,10 @@ class CertificateKeeper:
 
     def _ensure(self) -> Certificates:
         live = self._api.get(SECRET, self._namespace, self._name)
-        known = _read(live) if live else None
-        wanted = renewed(known, hosts=self._hosts, now=self._now())
-        if wanted == known and known is not None:
-            return known
+        current = _read(live) if live else None
+        wanted = renewed(current, hosts=self._hosts, now=self._now())
+        if wanted == current and current is not None:
+            return current
         self._write(live, wanted)
         log.info("the webhook's certificate was %s", "renewed" if live else "created")
         return wanted
@@ -108,15 +108,15 @@ class CertificateKeeper:
         self._api.merge(SECRET, self._namespace, self._name, patch)
 
 
-def renewed(known: Certificates | None, *, hosts: Sequence[str], now: dt.datetime) -> Certificates:
-    """Return `known`, or renewed certificates if a certificate expires soon or the hosts have changed."""
-    if known is None or _is_due(known.authority, now):
+def renewed(current: Certificates | None, *, hosts: Sequence[str], now: dt.datetime) -> Certificates:
+    """Return `current`, or renewed certificates if a certificate expires soon or the hosts have changed."""
+    if current is None or _is_due(current.authority, now):
         authority = new_authority(now)
-        before = known.bundle if known else ""
+        before = current.bundle if current else ""
         return Certificates(authority.certificate + _unexpired(before, now), authority, issue(authority, hosts, now))
-    if _is_due(known.server, now) or _hosts(known.server) != set(hosts):
-        return Certificates(known.bundle, known.authority, issue(known.authority, hosts, now))
-    return known
+    if _is_due(current.server, now) or _hosts(current.server) != set(hosts):
+        return Certificates(current.bundle, current.authority, issue(current.authority, hosts, now))
+    return current
 
 
 def new_authority(now: dt.datetime) -> Pair:
@@ -192,20 +192,22 @@ def _read(live: Document) -> Certificates | None:
         files = decoded(live)
         authorities = x509.load_pem_x509_certificates(files[CA].encode())
         first = authorities[0].public_bytes(serialization.Encoding.PEM).decode()
-        found = Certificates(files[CA], Pair(first, files[CA_KEY]), Pair(files[CERTIFICATE], files[KEY]))
-        for pair in (found.authority, found.server):
+        certificates = Certificates(files[CA], Pair(first, files[CA_KEY]), Pair(files[CERTIFICATE], files[KEY]))
+        for pair in (certificates.authority, certificates.server):
             certificate = x509.load_pem_x509_certificate(pair.certificate.encode())
             private = serialization.load_pem_private_key(pair.key.encode(), None)
             if private.public_key() != certificate.public_key():
                 raise ValueError("a key belongs to another certificate")
-        x509.load_pem_x509_certificate(found.server.certificate.encode()).verify_directly_issued_by(authorities[0])
+        x509.load_pem_x509_certificate(certificates.server.certificate.encode()).verify_directly_issued_by(
+            authorities[0]
+        )
     except (KeyError, IndexError, ValueError, TypeError, TidemillError):
         log.warning("the webhook's Secret has invalid content; it is replaced")
         return None
     except Exception as error:  # InvalidSignature, for example, is no ValueError
         log.warning("the webhook's Secret has invalid content (%s); it is replaced", type(error).__name__)
         return None
-    return found
+    return certificates
 
 
 def _is_due(pair: Pair, now: dt.datetime) -> bool:
@@ -222,6 +224,6 @@ def _hosts(pair: Pair) -> set[str]:
 
 def _unexpired(bundle: str, now: dt.datetime) -> str:
     """Return the authorities of a bundle that have not expired."""
-    found = x509.load_pem_x509_certificates(bundle.encode()) if bundle else []
-    kept = [one for one in found if one.not_valid_after_utc > now]
-    return "".join(one.public_bytes(serialization.Encoding.PEM).decode() for one in kept)
+    authorities = x509.load_pem_x509_certificates(bundle.encode()) if bundle else []
+    kept = [authority for authority in authorities if authority.not_valid_after_utc > now]
+    return "".join(authority.public_bytes(serialization.Encoding.PEM).decode() for authority in kept)

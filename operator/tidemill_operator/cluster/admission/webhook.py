@@ -117,10 +117,10 @@ class Webhook:
     def _keep(self) -> None:
         while not self._stopping.is_set():
             try:
-                found = self._keeper.ensure()
-                if found != self._certificates:
-                    load(self._context, found)
-                    self._certificates = found
+                certificates = self._keeper.ensure()
+                if certificates != self._certificates:
+                    load(self._context, certificates)
+                    self._certificates = certificates
                     self._serving.set()
             except TidemillError as error:
                 log.warning("the webhook's certificate: %s", error)

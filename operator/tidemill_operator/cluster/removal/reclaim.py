@@ -32,8 +32,8 @@ def waiting(api: Api, namespaces: tuple[str, ...]) -> list[Document]:
     Raises:
         TidemillError: the API refuses or does not answer.
     """
-    found = [item for namespace in namespaces or (None,) for item in api.list(PIPELINE, namespace)]
-    leaving = [item for item in found if item["metadata"].get("deletionTimestamp") and held(item)]
+    pipelines = [item for namespace in namespaces or (None,) for item in api.list(PIPELINE, namespace)]
+    leaving = [item for item in pipelines if item["metadata"].get("deletionTimestamp") and held(item)]
     return [item for item in leaving if not is_paused(item)]
 
 

@@ -72,7 +72,9 @@ def uninstall(api: Api, installation: Installation, *, end_seconds: float = _END
         TidemillError: the API refuses or does not answer, or pods do not end.
     """
     stop_operator(api, installation, seconds=end_seconds)
-    freed = [found for namespace in installation.namespaces or (None,) for found in free_pipelines(api, namespace)]
+    freed = [
+        pipeline for namespace in installation.namespaces or (None,) for pipeline in free_pipelines(api, namespace)
+    ]
     for kind in WEBHOOKS if installation.webhook else ():
         if api.delete(kind, None, installation.webhook):
             log.info("%s %s is removed", kind.kind, installation.webhook)
@@ -143,7 +145,9 @@ def _free(api: Api, namespace: str, name: str) -> None:
         live = api.get(PIPELINE, namespace, name)
         if live is None:
             return
-        others = [found for found in live["metadata"].get("finalizers", ()) if not found.startswith(FINALIZERS)]
+        others = [
+            finalizer for finalizer in live["metadata"].get("finalizers", ()) if not finalizer.startswith(FINALIZERS)
+        ]
         version = live["metadata"]["resourceVersion"]
         try:
             api.merge(

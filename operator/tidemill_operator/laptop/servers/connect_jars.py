@@ -103,9 +103,9 @@ def _fetch(plugin: Plugin, folder: Path, environ: Mapping[str, str], on_progress
     if not file.is_file():
         raise ServerError(f"Maven has not fetched {plugin.file} for {plugin.artifact}")
     with open(file, "rb") as content:
-        found = hashlib.file_digest(content, "sha256").hexdigest()
-    if found != plugin.sha256:
-        raise ServerError(f"{plugin.artifact} has the checksum {found}, not {plugin.sha256}: the file is not used")
+        checksum = hashlib.file_digest(content, "sha256").hexdigest()
+    if checksum != plugin.sha256:
+        raise ServerError(f"{plugin.artifact} has the checksum {checksum}, not {plugin.sha256}: the file is not used")
     if plugin.file.endswith(".tar.gz"):
         with tarfile.open(file) as archive:
             archive.extractall(partial, filter="data")

@@ -26,13 +26,13 @@ def find_java(environ: Mapping[str, str]) -> str:
     home = environ.get("JAVA_HOME")
     if home and (Path(home) / "bin" / "java").exists():
         return str(Path(home) / "bin" / "java")
-    found = shutil.which("java", path=environ.get("PATH"))
-    if found is None:
+    java = shutil.which("java", path=environ.get("PATH"))
+    if java is None:
         raise ServerError(
             "Kafka needs Java 17 or later, and no Java is on the PATH: install openjdk-17-jre-headless, "
             "or set TIDEMILL_KAFKA_BROKERS"
         )
-    return found
+    return java
 
 
 def find_jars(environ: Mapping[str, str] = os.environ, on_progress: Progress | None = None) -> Path:

@@ -132,11 +132,11 @@ def find_programs(environ: Mapping[str, str]) -> Path:
     """
     folders: list[Path] = []
     path = environ.get("PATH")
-    if found := shutil.which("postgres", path=path):
-        folders.append(Path(found).resolve().parent)
+    if program := shutil.which("postgres", path=path):
+        folders.append(Path(program).resolve().parent)
     if config := shutil.which("pg_config", path=path):
-        told = subprocess.run([config, "--bindir"], capture_output=True, text=True, check=False).stdout.strip()
-        folders.append(Path(told or "/nonexistent"))
+        bindir = subprocess.run([config, "--bindir"], capture_output=True, text=True, check=False).stdout.strip()
+        folders.append(Path(bindir or "/nonexistent"))
     versions = [folder for folder in Path("/usr/lib/postgresql").glob("*") if folder.name.isdigit()]
     folders += [folder / "bin" for folder in sorted(versions, key=lambda folder: -int(folder.name))]
     for folder in folders:
