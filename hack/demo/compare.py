@@ -89,7 +89,7 @@ def compare(aggregation: Mapping[str, Any], expected: pl.DataFrame, pages: list[
     answered = _typed(rows, expected.schema)
     keys = [*aggregation.get("groupBy", ()), "window_start"]
     twice = answered.height - answered.select(keys).unique().height
-    found = [f"{twice} windows are answered twice"] if twice else []
+    messages = [f"{twice} windows are answered twice"] if twice else []
     both, wrong, differences = _compared(expected, answered, keys, metrics)
     flags = _closed_flags(pages)
     return Comparison(
@@ -99,7 +99,7 @@ def compare(aggregation: Mapping[str, Any], expected: pl.DataFrame, pages: list[
         open_windows=answered.filter(~pl.col("closed")).height,
         values=both * len(metrics),
         wrong=twice + wrong + len(flags),
-        differences=tuple([*flags, *found, *differences][:_SHOWN]),
+        differences=tuple([*flags, *messages, *differences][:_SHOWN]),
     )
 
 

@@ -141,17 +141,17 @@ class Checker:
             consumer.close()
 
     def _take(self, values: list[bytes]) -> None:
-        found = [match.groups() for value in values if (match := _GOOD.fullmatch(value))]
-        self._bad += len(values) - len(found)
-        if not found:
+        captured = [match.groups() for value in values if (match := _GOOD.fullmatch(value))]
+        self._bad += len(values) - len(captured)
+        if not captured:
             return
-        ids = [int(number) for number, _, _ in found]
+        ids = [int(number) for number, _, _ in captured]
         if (most := max(ids)) >= len(self._times):
             self._times.extend(bytes(most - len(self._times) + 1_000_000))
         for number in ids:
             self._times[number] = min(self._times[number] + 1, 255)
         events = pl.DataFrame(
-            {"k": [key.decode() for _, key, _ in found], "id": ids, "ts": [int(at) for *_, at in found]}
+            {"k": [key.decode() for _, key, _ in captured], "id": ids, "ts": [int(at) for *_, at in captured]}
         )
         start = (pl.col("ts") // 60_000 * 60_000).alias("start")
         sums = [pl.len().cast(pl.Int64).alias("events"), pl.sum("id").alias("ids")]

@@ -62,13 +62,13 @@ class Line:
         """Return everything for JSON."""
         seen, verdict = dataclasses.asdict(self.seen), dataclasses.asdict(self.verdict)
         counts = {"sent": self.sent, "acknowledged": self.acknowledged, "counted": self.counted, "dead": self.dead}
-        told = {"fault": self.row.name, "about": about, "cells": self.cells(), "faults": list(self.faults)}
-        return {**told, **counts, "seen": seen, "verdict": verdict}
+        document = {"fault": self.row.name, "about": about, "cells": self.cells(), "faults": list(self.faults)}
+        return {**document, **counts, "seen": seen, "verdict": verdict}
 
 
 def _said(line: Line) -> str:
-    told = ", ".join(f"{who}: {line.seen.said[who]}" for who in line.row.told)
-    text = told or f"{line.seen.counted:,} events counted meanwhile"
+    messages = ", ".join(f"{who}: {line.seen.said[who]}" for who in line.row.told)
+    text = messages or f"{line.seen.counted:,} events counted meanwhile"
     faults = f"**does not hold: {'; '.join(line.faults)}**; " if line.faults else ""
     return (faults + text).replace("|", "/")
 

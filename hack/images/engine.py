@@ -88,7 +88,7 @@ class Engine:
         """Remove the other tags of these images' repositories, and build steps that are older than a day."""
         names = {reference.rpartition(":")[0] for reference in references}
         listed = self._must(["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]).splitlines()
-        former = [found for found in listed if found.rpartition(":")[0] in names and found not in references]
+        former = [image for image in listed if image.rpartition(":")[0] in names and image not in references]
         if former:
             self._must(["image", "rm", "--no-prune", *former])
         self._must(["image", "prune", "--force", "--filter", "until=24h"])
