@@ -252,6 +252,35 @@ def test_elements_of_an_array(make_schema: Any, path: str, wanted: tuple[int, in
     assert totals(connection, database.schema) == (wanted[0] + again[0], wanted[1] + again[1])
 
 
+def test_ids_of_an_idle_partition_that_comes_back_are_remembered(schema: Any) -> None:
+    """The watermark is hours ahead of the partition, in which a buffered upload is sent twice."""
+    connection, name = schema
+    upload = [event("one", 4 * HOUR), event("two", 5 * HOUR)]
+    logs = logged([event(None, 0), event(None, 0), event(None, 12 * HOUR)], [event(None, 0)] * 3 + upload + upload)
+    process = Process(connection)
+    process.take(logs, {0: 3, 1: 3})
+    connection.execute(f"UPDATE {name}._readers SET watermark = %s", (BASE + 11 * HOUR,))  # partition 1 is idle
+    forgetter = Forgetter.of(connection, process.database, CONFIG)
+    assert forgetter is not None
+    process.take(logs, {1: 2})
+    forgetter.run(connection)
+    process.take(logs, {1: 2})
+    assert totals(connection, name) == (8, 8)
+
+
+def test_a_single_event_far_ahead_keeps_only_its_own_id(schema: Any) -> None:
+    """Its time is not accepted as the partition's progress, so the other ids of its batch expire as usual."""
+    connection, name = schema
+    logs = logged([event(f"id-{n}", n) for n in range(9)] + [event("ahead", 30 * HOUR)])
+    process = Process(connection)
+    process.take(logs, {0: 10})
+    forgetter = Forgetter.of(connection, process.database, CONFIG)
+    assert forgetter is not None
+    connection.execute(f"UPDATE {name}._readers SET watermark = %s", (BASE + 2 * HOUR,))
+    forgetter.run(connection)
+    assert connection.execute(f"SELECT id FROM {name}._dedupe").fetchall() == [("ahead",)]
+
+
 @pytest.fixture
 def replayed(schema: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The tables of a second version, which a replay fills."""
@@ -260,6 +289,49 @@ def replayed(schema: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     rows = make_replay_tables(connection, name, CONFIG, READER)
     begin_replay(connection, name, rows, READER)
     return connection, name
+
+
+def test_copies_are_duplicates_after_the_switch_to_a_replay(replayed: Any) -> None:
+    """The live processors counted before dedupe was added, so only the replay has stored these ids."""
+    connection, name = replayed
+    logs = logged([event(f"id-{n}", n) for n in range(50)] * 2)
+    live, filling = Process(connection), Process(connection, READER)
+    live.take(logs, {0: 50})
+    connection.execute(f"DELETE FROM {name}._dedupe WHERE reader = 'live'")
+    filling.take(logs, {0: 50})
+    assert totals(connection, name, "daily_v2") == (50, 50)
+    # As the operator's _ensure_aggregations and switch do.
+    connection.execute(f"UPDATE {name}._aggregations SET reader = 'live'")
+    connection.execute(f"UPDATE {name}._readers SET switched_at = now() WHERE reader = '{READER}'")
+    connection.execute(f"DELETE FROM {name}._offsets WHERE reader = '{READER}'")
+    after = CONFIG.model_copy(
+        update={"aggregations": tuple(AggregationRef(name=a.name, version=2) for a in SPEC.aggregations)}
+    )
+    switched = PlayedProcessor(connection, after)
+    switched.step(logs[0][50:], NOW)
+    assert totals(connection, name, "daily_v2") == (50, 50)
+
+
+def test_a_replay_that_is_cancelled_and_requested_again_counts_all_events(replayed: Any) -> None:
+    """The same annotation gives the same reader. The ids of the first attempt may still be stored then."""
+    connection, name = replayed
+    logs = logged([event(f"id-{n}", n, 1) for n in range(50)])
+    live, filling = Process(connection), Process(connection, READER)
+    live.take(logs, {0: 50})
+    filling.take(logs, {0: 30})
+    # The operator cancels the replay (end_replays), and the request comes again before the keeper has deleted the ids.
+    for statement in (
+        f"UPDATE {name}._offsets SET feeds = '{{}}'",
+        f"DELETE FROM {name}._aggregations WHERE reader = '{READER}'",
+        f"DROP TABLE {name}.hourly_v2, {name}.daily_v2",
+        f"DELETE FROM {name}._offsets WHERE reader = '{READER}'",
+        f"DELETE FROM {name}._readers WHERE reader = '{READER}'",
+    ):
+        connection.execute(statement)
+    begin_replay(connection, name, make_replay_tables(connection, name, CONFIG, READER), READER)
+    filling = Process(connection, READER)
+    filling.take(logs, {0: 50})
+    assert totals(connection, name, "daily_v2") == (50, 50)
 
 
 @pytest.mark.parametrize("seed", range(6))

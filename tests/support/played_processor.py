@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -108,10 +109,11 @@ def begin_replay(connection: psycopg.Connection[Any], schema: str, rows: Sequenc
         f" SELECT %s, partition, topic_id, 0 FROM {schema}._offsets",
         (reader,),
     )
+    ids = f"{reader}@{uuid.uuid4()}"
     for row in rows:
         connection.execute(
             f"INSERT INTO {schema}._aggregations"
-            " (name, version, table_name, reader, shape, partition_days, retention_ms)"
-            " VALUES (%s, %s, %s, %s, %s, %s, %s)",
-            (row.name, row.version, row.table_name, row.reader, row.shape, row.partition_days, row.retention_ms),
+            " (name, version, table_name, reader, ids, shape, partition_days, retention_ms)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
+            (row.name, row.version, row.table_name, reader, ids, row.shape, row.partition_days, row.retention_ms),
         )

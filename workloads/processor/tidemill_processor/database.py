@@ -28,7 +28,7 @@ CONNECT_SECONDS = 5.0
 class AggregationStore:
     """A version of an aggregation, as registered in the table `_aggregations`.
 
-    `reader` is the name of the replay that created the version, or `live`.
+    `ids` is the name under which the event ids are stored that counted for the version (see `merge/dedupe`).
     """
 
     id: int
@@ -38,7 +38,7 @@ class AggregationStore:
     partition_days: int
     layout: AggregationLayout
     since: int
-    reader: str = LIVE
+    ids: str = LIVE
 
     @property
     def name(self) -> str:
@@ -135,12 +135,12 @@ class Database:
         specs = {aggregation.name: aggregation for aggregation in spec.aggregations}
         versions = []
         rows = connection.execute(aggregations.versions(self.schema))
-        for name, reader, version, id_, table, days, *fed in rows:
+        for name, reader, ids, version, id_, table, days, *fed in rows:
             if (aggregation := specs.get(name)) is None:
                 continue
             feeds, plan = Feeds.read(*fed), layout(aggregation, types)
             since = feeds.of_writer([p.column for p in plan.partials])
-            store = AggregationStore(id_, aggregation, version, table, days, guarded(plan, feeds), since, reader)
+            store = AggregationStore(id_, aggregation, version, table, days, guarded(plan, feeds), since, ids)
             versions.append((reader, store))
         return versions
 

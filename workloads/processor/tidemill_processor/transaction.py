@@ -183,13 +183,14 @@ class Committer:
             self._kept_events.store(self._connection, kept, epochs)
             self._watcher.store(self._connection, judged)
             self._copy(works)  # 3
-            self._ids.remember(self._connection, firsts, [row.maximum for row in rows.values()])
+            times = self._observed(batch, rows)
+            self._ids.remember(self._connection, firsts, times)
             self._lock(works)
             self._aggregate_late(works, epochs)  # 4
             changes = self._merge(works)  # 5
             letters, late = refused.late(self._connection, self._database, batch, works)
             refused.write(self._connection, self._database, [*batch.dead, *letters], epochs)
-            self._advance(batch, rows, firsts.duplicates)
+            self._advance(batch, times, firsts.duplicates)
         moved = {p: replace(positions[p], next_offset=offset) for p, offset in batch.next_offsets.items()}
         self._watcher.keep(judged, moved)
         rows_written = sum(work.result.rows.height for work in works)
@@ -212,7 +213,7 @@ class Committer:
         self, batch: Batch, positions: dict[int, Position], epochs: dict[int, int]
     ) -> tuple[Firsts, list[Work], pl.DataFrame | None, Judged]:
         """Prepare what the transaction writes: the events that count, partial results, raw events and anomalies."""
-        further = {store.reader: self._marked(id_) for id_, store in self._others.items()}
+        further = {store.ids: self._marked(id_) for id_, store in self._others.items()}
         firsts = self._ids.look(self._connection, batch, self._stores, further)
         works = self._aggregate(firsts, epochs)
         kept = self._kept_events.prepare(self._connection, firsts.batch)
@@ -231,10 +232,10 @@ class Committer:
         return works
 
     def _fed(self, firsts: Firsts) -> list[tuple[AggregationStore, pl.DataFrame]]:
-        fed = [(store, firsts.frame(store.reader)) for store in self._stores]
+        fed = [(store, firsts.frame(store.ids)) for store in self._stores]
         for id_, store in self._others.items():
             marked = pl.col(PARTITION).is_in(self._marked(id_))
-            fed.append((store, firsts.frame(store.reader).filter(marked)))
+            fed.append((store, firsts.frame(store.ids).filter(marked)))
         return sorted(fed, key=lambda pair: pair[0].id)
 
     def _learn(self) -> None:
@@ -337,9 +338,11 @@ class Committer:
             )
         return change
 
-    def _advance(self, batch: Batch, rows: dict[int, _Offset], duplicates: Mapping[int, int]) -> None:
+    def _observed(self, batch: Batch, rows: dict[int, _Offset]) -> dict[int, PartitionTime]:
         now_ms = max((row.clock_ms for row in rows.values()), default=0)
-        times = observed(batch, [row.time for row in rows.values()], self._max_advance_ms, now_ms)
+        return observed(batch, [row.time for row in rows.values()], self._max_advance_ms, now_ms)
+
+    def _advance(self, batch: Batch, times: Mapping[int, PartitionTime], duplicates: Mapping[int, int]) -> None:
         invalid = batch.invalid
         values = []
         for partition, next_offset in sorted(batch.next_offsets.items()):

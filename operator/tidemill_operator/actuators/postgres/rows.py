@@ -81,9 +81,11 @@ def _ensure_aggregations(session: Session, schema: Schema, live: LiveSchema) -> 
         values: Mapping[str, Any] = asdict(row) | {"shape": shape} | _fed(feeds.pop(key, Feeds()))
         session.write_rows(
             sql.SQL(
-                "INSERT INTO {} (name, version, table_name, reader, shape, partition_days, retention_ms)"
-                " SELECT %(name)s, %(version)s, %(table_name)s, %(reader)s, %(shape)s, %(partition_days)s,"
-                " %(retention_ms)s"
+                "INSERT INTO {} (name, version, table_name, reader, ids, shape, partition_days, retention_ms)"
+                " SELECT %(name)s, %(version)s, %(table_name)s, %(reader)s,"
+                # A replay that starts again must not find the ids of its previous start.
+                " CASE %(reader)s WHEN 'live' THEN 'live' ELSE %(reader)s || '@' || pg_current_xact_id()::text END,"
+                " %(shape)s, %(partition_days)s, %(retention_ms)s"
                 " WHERE NOT EXISTS (SELECT FROM {} WHERE name = %(name)s AND version = %(version)s)"
             ).format(table, table),
             values,

@@ -3,6 +3,9 @@
 `closed_until` is the event time up to which windows are closed. `rev` is the number of merged batches. `layout` is a
 number that grows when metric columns are added or removed. `fed` has the layouts in which processors filled the added
 and removed columns.
+
+`ids` is the name under which the ids of counted events are stored (see `inputs/dedupe`). If it is null, the name is
+`reader`. Each start of a replay gets a new name. When the replay ends, `reader` becomes `live`, and `ids` stays as it is.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ TABLE = Table(
         ("created_at", "timestamptz NOT NULL DEFAULT now()"),
         ("layout", "bigint NOT NULL DEFAULT 0"),
         ("fed", "jsonb NOT NULL DEFAULT '{}'"),
+        ("ids", "text"),
     ),
     ("UNIQUE (name, version)",),
     storage="fillfactor = 50",
@@ -41,10 +45,10 @@ TABLE = Table(
 def versions(schema: str) -> str:
     """Select all versions, in the order of their ids.
 
-    Columns: name, reader, version, id, table, days per time partition, layout, fed.
+    Columns: name, reader, name of the event ids, version, id, table, days per time partition, layout, fed.
     """
     return (
-        "SELECT name, reader, version, id, table_name, partition_days, layout, fed"
+        "SELECT name, reader, coalesce(ids, reader), version, id, table_name, partition_days, layout, fed"
         f" FROM {schema}._aggregations ORDER BY id"
     )
 

@@ -7,8 +7,8 @@ Before the batch's transaction, the process reads which ids are remembered, and 
 transaction, the process locks the remembered ids, and stores the ids of events that count. If another processor has
 stored some of these ids meanwhile, the transaction is rolled back (`Overtaken`), and the batch is processed again.
 
-Ids and positions are stored in the same transaction, so a crash cannot separate them. Each reader (the live processors,
-or a replay) remembers ids separately (see `tables/inputs/dedupe`).
+Ids and positions are stored in the same transaction, so a crash cannot separate them. The versions that a replay has
+filled have separate ids (see `tables/inputs/dedupe`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from tidemill_contract.tables.inputs import dedupe
 from tidemill_contract.tables.readers import LIVE
 from tidemill_processor.batches.batch import ELEMENT, INDEX, PARTITION, TIME, Batch
 from tidemill_processor.database import AggregationStore, Database, names_literal
+from tidemill_processor.time.watermark import PartitionTime
 
 ID = "_id"
 LONGEST = 63
@@ -41,12 +42,12 @@ class Overtaken(Exception):
 
 @dataclass(frozen=True)
 class Memory:
-    """What one reader (the live processors, or a replay) remembers about the ids of a batch.
+    """The stored ids that decide which events of a batch count for some versions of aggregations.
 
     Attributes:
-        reader: the name of the reader.
-        partitions: the partitions whose events count for this reader, or None for all partitions.
-        remembered: the ids in the batch that the reader remembers, with the event times.
+        reader: the name under which the ids are stored.
+        partitions: the partitions whose events count for these versions, or None for all partitions.
+        remembered: the ids in the batch that are stored under this name, with the event times.
     """
 
     reader: str
@@ -167,7 +168,7 @@ class Ids:
         if self._judge is None:
             return Firsts(batch)
         readers: dict[str, frozenset[int] | None] = {r: frozenset(partitions) for r, partitions in further.items()}
-        own = sorted({store.reader for store in stores})
+        own = sorted({store.ids for store in stores})
         # Raw events and rules over single events always use the live reader's ids.
         if self._database.reader == LIVE and (self._keeps or not own):
             own = sorted({LIVE, *own})
@@ -176,22 +177,26 @@ class Ids:
         memories = [Memory(r, only, self._known(connection, ids, r)) for r, only in readers.items()]
         return self._judge.judge(batch, memories)
 
-    def remember(self, connection: psycopg.Connection[Any], firsts: Firsts, reached: Iterable[int | None]) -> None:
+    def remember(self, connection: psycopg.Connection[Any], firsts: Firsts, times: Mapping[int, PartitionTime]) -> None:
         """Store the ids of events that count. Call this in the batch's transaction, before aggregations are locked.
 
-        An id is kept until the watermark exceeds the event time and all times in `reached` by the dedupe window.
+        An id is kept until the watermark exceeds the event time, the partitions' progress and the watermark of now by
+        the dedupe window.
 
         Args:
             connection: the connection to Postgres.
             firsts: the events that count.
-            reached: the greatest event times of the batch's partitions before the batch.
+            times: the progress of each partition of the batch, after the batch.
 
         Raises:
             Overtaken: another processor has stored some of the ids.
         """
         if firsts.judge is None:
             return
-        newest = max([*(at for at in reached if at is not None), *firsts.batch.latest_times().values()], default=0)
+        # A single event far ahead is not accepted as `maximum`, so it does not keep the ids of other events for long.
+        latest = firsts.batch.latest_times()
+        reached = [latest.get(p) if time.maximum is None else time.maximum for p, time in times.items()]
+        newest = max((at for at in reached if at is not None), default=0)
         for reader, new in sorted(firsts.new.items()):
             if not new.height:
                 continue
@@ -203,6 +208,8 @@ class Ids:
                 "times": f"{{{new[TIME].cast(pl.String).str.join(',').item()}}}",
                 "window": firsts.judge.window_ms,
                 "reached": newest,
+                # A replay reads old events. With the live watermark, it would store the ids of the whole topic.
+                "follows": LIVE if self._database.reader == LIVE else None,
             }
             connection.execute(dedupe.lock(self._schema_name), (reader,))
             # Do not prepare the statement, because Postgres would keep a plan from when the table was small.

@@ -1,7 +1,7 @@
 """`_dedupe`: the ids that `spec.source.dedupe` remembers. Only pipelines with dedupe have this table.
 
-`reader` is the reader whose aggregation versions count the event. The versions of a replay have separate rows, because
-a replay counts earlier events again.
+`reader` is the name under which a version of an aggregation stores ids: `live`, or a name for one start of a replay
+(`ids` in `_aggregations`). A replay counts earlier events again, so its versions have separate rows, also after its end.
 
 `place` is the path of the id in a record, such as `order.id`. Ids from different places are never compared.
 
@@ -59,7 +59,7 @@ def known(schema: str) -> str:
 
 
 def lock(schema_name: str) -> str:
-    """Lock the stored ids of a reader until the end of the transaction.
+    """Lock the ids under one name until the end of the transaction.
 
     Args:
         schema_name: the name of the schema as a part of a string literal.
@@ -75,43 +75,46 @@ def remember(schema: str) -> str:
     If fewer rows than ids are stored, some ids were duplicates. Call `lock` earlier in the same transaction.
 
     Parameters: reader, place, ids and event times (arrays as text), window (ms), the newest event time so far (epoch
-    ms).
+    ms), follows (the reader whose watermark decides when ids expire, or null for a replay).
     """
     return (
         f"INSERT INTO {schema}._dedupe (reader, place, id, event_time, until)"
-        " SELECT %(reader)s, %(place)s, n.id, n.at, greatest(n.at, %(reached)s) + %(window)s"
+        " SELECT %(reader)s, %(place)s, n.id, n.at, greatest(n.at, %(reached)s, w.watermark) + %(window)s"
         " FROM unnest(%(ids)s::text[], %(times)s::bigint[]) AS n (id, at)"
+        # Without the watermark, ids of a partition that was idle would expire at once.
+        f" LEFT JOIN {schema}._readers w ON w.reader = %(follows)s"
         f" WHERE NOT EXISTS (SELECT FROM {schema}._dedupe WHERE {_OF_MEMORY} AND id = n.id"
         " AND event_time BETWEEN n.at - %(window)s AND n.at + %(window)s OFFSET 0)"
     )
 
 
 def progress(schema: str, *, several: bool = False) -> str:
-    """Select the progress of each reader with stored ids.
+    """Select how far the events have been read for each name with stored ids.
 
     If the pipeline has a list of topics (`several`), partitions that are no longer read are ignored. Partitions that
-    live processors have taken over from the reader are always ignored.
+    live processors have taken over from a replay are always ignored.
 
-    Columns: reader, whether the reader exists, whether the reader is live or its replay is complete, the minimum of the
-    partitions' newest event times (epoch ms), whether a partition has no event time.
+    Columns: the name, whether a version uses the ids, whether no replay fills these versions, the minimum of the
+    replay's newest event times by partition (epoch ms), whether a partition has no event time.
     """
     reads = f" AND {slots.reads(schema, 'o.partition')}" if several else ""
     return (
-        f"WITH RECURSIVE found AS ((SELECT reader FROM {schema}._dedupe ORDER BY reader LIMIT 1) UNION ALL"
-        f" SELECT (SELECT d.reader FROM {schema}._dedupe d WHERE d.reader > f.reader ORDER BY d.reader LIMIT 1)"
-        " FROM found f WHERE f.reader IS NOT NULL)"
-        f" SELECT f.reader, r.reader IS NOT NULL, f.reader = '{LIVE}' OR r.switched_at IS NOT NULL, p.reached, p.unread"
-        f" FROM found f LEFT JOIN {schema}._readers r ON r.reader = f.reader LEFT JOIN LATERAL"
+        f"WITH RECURSIVE names AS ((SELECT reader FROM {schema}._dedupe ORDER BY reader LIMIT 1) UNION ALL"
+        f" SELECT (SELECT d.reader FROM {schema}._dedupe d WHERE d.reader > n.reader ORDER BY d.reader LIMIT 1)"
+        " FROM names n WHERE n.reader IS NOT NULL),"
+        " used AS (SELECT coalesce(ids, reader) AS name, array_agg(id) AS versions,"
+        f" max(reader) FILTER (WHERE reader <> '{LIVE}') AS replay FROM {schema}._aggregations GROUP BY 1)"
+        f" SELECT n.reader, n.reader = '{LIVE}' OR u.name IS NOT NULL, u.replay IS NULL, p.reached, p.unread"
+        " FROM names n LEFT JOIN used u ON u.name = n.reader LEFT JOIN LATERAL"
         " (SELECT min(o.max_event_time) AS reached, bool_or(o.max_event_time IS NULL) AS unread"
         f" FROM {schema}._offsets o JOIN {schema}._offsets l ON l.reader = '{LIVE}' AND l.partition = o.partition"
-        " WHERE o.reader = f.reader AND NOT l.feeds @>"
-        f" (SELECT array_agg(a.id) FROM {schema}._aggregations a WHERE a.reader = f.reader){reads}) p ON true"
-        " WHERE f.reader IS NOT NULL"
+        f" WHERE o.reader = u.replay AND NOT l.feeds @> u.versions{reads}) p ON true"
+        " WHERE n.reader IS NOT NULL"
     )
 
 
 def forget(schema: str, limit: int) -> str:
-    """Delete up to `limit` expired rows of a reader, oldest first. Parameters: reader, watermark (epoch ms)."""
+    """Delete up to `limit` expired rows under one name, oldest first. Parameters: name, watermark (epoch ms)."""
     return (
         f"DELETE FROM {schema}._dedupe WHERE ctid = ANY(ARRAY(SELECT ctid FROM {schema}._dedupe WHERE reader = %s"
         f" AND until < %s ORDER BY until LIMIT {limit} FOR UPDATE SKIP LOCKED))"
