@@ -79,7 +79,8 @@ def main() -> int:
         ws_max_size=MAX_CLIENT_MESSAGE_BYTES,
         ws_per_message_deflate=False,  # off, because each connection would compress the same message again
     )
-    # After a clean stop, uvicorn raises SIGTERM or SIGINT again. Ignore the signal, so that `main` returns a code.
+    # After a clean stop, uvicorn raises SIGTERM or SIGINT again.
+    # Ignore the signal, so that `main` returns its exit code.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     server = Server(config, services, upkeep)

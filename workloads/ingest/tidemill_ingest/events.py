@@ -42,7 +42,7 @@ class Options:
     accept_partial: bool = True
     everything: bool = False
     signed: bool = False
-    """Whether a webhook received the request. Invalid events cause no error status in the answer to a webhook."""
+    """Whether the request was sent to a webhook. Invalid events then cause no error status."""
 
     @classmethod
     def of(cls, request: Request) -> Options:

@@ -15,7 +15,7 @@ from tidemill_ingest.records import Judge
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A pipeline, with the objects compiled from its configuration."""
+    """A pipeline, with its configuration and the `Judge` that validates its events."""
 
     config: PipelineConfig
     judge: Judge

@@ -111,7 +111,7 @@ class Sink:
             line.replace()
 
     def give_up_retired(self) -> None:
-        """Discard the unsent records of replaced producers, except for requests with an Idempotency-Key."""
+        """Discard the unsent records of replaced producers. Keep records of requests with an Idempotency-Key."""
         for line in self._lines():
             if line is not self._sure:
                 line.give_up_retired()
