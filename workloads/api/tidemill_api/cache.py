@@ -51,7 +51,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
 
 
 Compute = Callable[[Answer | None], Awaitable[Answer | None]]
-"""A function that gets the earlier answer, and returns a new answer, or None if the earlier answer is current."""
+"""A function that gets the earlier answer. Returns a new answer, or None if the earlier answer is still current."""
 
 
 @dataclass

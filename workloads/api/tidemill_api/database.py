@@ -30,7 +30,7 @@ CONNECT_SECONDS = 5
 MAX_STREAMS, SLOT_SECONDS = 2, 10.0
 """MAX_STREAMS limits the concurrent streamed answers of a pipeline. SLOT_SECONDS limits the wait for a connection."""
 QUERY_SHARE = 0.8
-"""Postgres ends a query after this share of the API's timeout. Postgres can then report the end in time."""
+"""Postgres ends a query after this share of the API's timeout, so that the error arrives in time."""
 
 
 class Pool:
@@ -150,7 +150,7 @@ class Pool:
             await self._close(connection)
 
     async def close(self) -> None:
-        """Close all idle connections now, and all other connections when they are returned."""
+        """Close all idle connections now, and each used connection when it is returned."""
         self._closed = True
         await self.drop_idle()
 

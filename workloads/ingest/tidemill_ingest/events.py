@@ -154,7 +154,7 @@ class EventsHandler:
         return reply.response()
 
     def room(self) -> Held:
-        """Return a context that counts the memory of a request.
+        """Return a context manager that counts the memory of a request.
 
         Raises:
             Problem: the queue to Kafka is nearly full (503).

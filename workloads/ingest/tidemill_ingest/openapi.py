@@ -52,7 +52,7 @@ _COUNTS = {
     "results": {
         "type": "array",
         "items": {"$ref": "#/components/schemas/EventResult"},
-        "description": "A row for each event that is not accepted, or with `results=all` for each event.",
+        "description": "A row for each event that is not accepted. With `results=all`, a row for each event.",
     },
 }
 
@@ -125,7 +125,7 @@ def _flag(name: str, description: str) -> dict[str, Any]:
 _PARAMETERS = [
     {"name": "pipeline", "in": "path", "required": True, "description": "The pipeline's name.", "schema": _STRING},
     _flag("wait", "Wait until Kafka has acknowledged the events. If `false`, answer when they are queued (202)."),
-    _flag("accept_partial", "If `false`, one invalid event prevents all events of the request (422)."),
+    _flag("accept_partial", "If `false`, one invalid event stops the request (422), and no event is sent."),
     {
         "name": "results",
         "in": "query",

@@ -186,8 +186,8 @@ def _combined() -> list[Any]:
     return [
         query(
             "granularity",
-            "Length of combined windows: a multiple of the aggregation's window length, such as `1d`. Weeks, months,"
-            " quarters and years follow the calendar (`1w`, `1mo`, `1q`, `1y`). `all` combines all windows.",
+            "Length of combined windows: a multiple of the window size (or of the hop), such as `1d`. Weeks, months,"
+            " quarters and years follow the calendar (`1w`, `1mo`, `1q`, `1y`). `all` combines all windows into one.",
             GRANULARITY,
         ),
         query(

@@ -194,7 +194,7 @@ SCHEMAS: dict[str, Schema] = {
     **_ITEMS,
     "Anomaly": _row("An anomaly.", listings.ANOMALIES.columns),
     "AnomalyPage": _page("Anomalies.", "Anomaly"),
-    "DeadLetter": _row("An event that could not be counted, with the reason.", listings.DEAD_LETTERS.columns),
+    "DeadLetter": _row("A dead letter (an event that could not be counted).", listings.DEAD_LETTERS.columns),
     "DeadLetterPage": _page("Dead letters.", "DeadLetter"),
     "Event": _row("A kept event.", listings.EVENT_COLUMNS, [listings.EVENT_ELEMENT]),
     "EventPage": _page("Kept events.", "Event"),

@@ -23,7 +23,7 @@ FINAL = "max-age=60"
 OPEN = "max-age=1, stale-while-revalidate=5"
 PART_BYTES = 64 * 1024
 PATIENCE_SECONDS, SLOWEST_BYTES_PER_SECOND = 8.0, 64 * 1024
-"""A client is disconnected after PATIENCE_SECONDS without reading, or if it reads too slowly."""
+"""The API disconnects clients that stop reading for PATIENCE_SECONDS, or read below SLOWEST_BYTES_PER_SECOND."""
 NEXT_CURSOR = "tidemill-next-cursor"
 """The header of an incomplete stream. Its value is the cursor of the next rows."""
 STALE_WARNING = '110 - "Response is Stale"'

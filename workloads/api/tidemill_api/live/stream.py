@@ -28,7 +28,7 @@ class Unreachable(Exception):
 
 
 class ChangeStream:
-    """Reads the stream of changes from its current end."""
+    """Reads only new entries of the stream of changes."""
 
     def __init__(self, client: redis.asyncio.Redis | None, guard: Guard, namespace: str, pipeline: str) -> None:
         self._client, self._guard = client, guard

@@ -111,7 +111,7 @@ class Upstream:
                 self._deserted.set()
 
     async def ready(self) -> bool:
-        """Wait at most READY_SECONDS until the reader works, and return whether it works."""
+        """Wait at most READY_SECONDS until changes are read, and return whether changes are read."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._ready.wait(), READY_SECONDS)
         return self._ready.is_set()

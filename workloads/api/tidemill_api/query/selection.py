@@ -166,7 +166,7 @@ class Page:
         return f"({' OR '.join(f'({branch})' for branch in branches)})" if branches else "false"
 
     def sql(self) -> str:
-        """Return ORDER BY and LIMIT, with one row more than the page."""
+        """Return ORDER BY and LIMIT, for the rows of the page and one more row."""
         return f"ORDER BY {', '.join(order.sql for order in self.order)} LIMIT {self.limit + 1}"
 
     def cursor(self, row: Mapping[str, Any]) -> str:

@@ -40,7 +40,7 @@ def narrowed(query: AggregateQuery) -> AggregateQuery:
 
 
 def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
-    """Return a SELECT of the last `window_start` on a page of hopping windows, or None for other queries."""
+    """Return a SELECT of the last possible `window_start` on a page of hopping windows, or None for other queries."""
     page, plan = query.page, query.model.layout
     first = page.order[0]
     if not (plan.hopping and query.natural) or first.column.name != "window_start":

@@ -62,7 +62,7 @@ def whole(text: str) -> int | None:
 
 
 def parse_value(text: str, kind: str) -> Any:
-    """Parse a value of a type in the pipeline's spec, such as `integer`.
+    """Parse a text as a type of the pipeline's spec, such as `integer`.
 
     Raises:
         ValueError: the text is not a value of this type.

@@ -49,7 +49,7 @@ def _verdict(reason: str, field: str | None, detail: str) -> InvalidEvent:
 
 
 def merge(before: Known | None, indexes: list[int], records: Records, delivery: Delivery) -> Known:
-    """Return the outcome of a batch, combined from earlier attempts and another attempt.
+    """Return the outcome of a batch: the outcome of earlier attempts, updated by a new attempt.
 
     `indexes` lists the events that the new attempt has sent.
 

@@ -61,7 +61,7 @@ class Sink:
         self._away: asyncio.Future[None] | None = None
         self.asked_at = float("-inf")
         self._unheard_since: float | None = None
-        """The time of the first request since Kafka last acknowledged records, or None without requests since then."""
+        """The time of the first request after Kafka's latest acknowledgement, or None if there is no such request."""
         self._tried_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
         self._numbers = numbers()
