@@ -135,7 +135,7 @@ def test_ingest_writes_neither_to_other_clusters_nor_to_topics_of_others(tmp_pat
         (
             "listed",
             "topic_of_others",
-            "listed: ingest cannot write to a topic of another owner; write to the topic crm.orders",
+            "listed: ingest cannot write, as the topic has another owner; write to the topic crm.orders",
         ),
     ):
         with pytest.raises(Problem) as caught:

@@ -77,9 +77,10 @@ def main() -> int:
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
         ws_max_size=MAX_CLIENT_MESSAGE_BYTES,
-        ws_per_message_deflate=False,  # off, because each connection would compress the same message again
+        ws_per_message_deflate=False,  # compression would be repeated for each connection
     )
-    # After a clean stop, uvicorn raises SIGTERM or SIGINT again. Ignore the signal, so that `main` returns a code.
+    # After a clean stop, uvicorn raises SIGTERM or SIGINT again.
+    # Ignore the signal, so that `main` returns its exit code.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     server = Server(config, services, upkeep)

@@ -31,13 +31,13 @@ def create_app(
     upkeep: Upkeep | None = None,
     places: Places | None = None,
 ) -> App:
-    """Return the ASGI application of a process.
+    """Return the ASGI application of the API.
 
     Args:
         services: the shared services, which are closed when the application ends.
         cors_origins: origins whose pages can read answers and open WebSockets, in addition to the API's own origin.
         hosts: the host names that clients can use, or None for all host names.
-        upkeep: the background tasks, if the caller uses them too, or None to create them.
+        upkeep: the background tasks of the caller, or None to create background tasks.
         places: the limits of live connections without an API key, or None for the default limits.
     """
     upkeep, front = upkeep or Upkeep(services), Front(services)

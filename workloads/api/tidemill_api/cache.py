@@ -51,7 +51,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
 
 
 Compute = Callable[[Answer | None], Awaitable[Answer | None]]
-"""A function that computes an answer, or returns None if the earlier answer (its argument) is still current."""
+"""A function that gets the earlier answer. Returns a new answer, or None if the earlier answer is still current."""
 
 
 @dataclass
@@ -83,7 +83,7 @@ class AnswerCache:
         self.redis_error = ""
 
     def fresh(self, key: str) -> Slot | None:
-        """Return the cache entry of a key if it has a fresh answer, or else None."""
+        """Return the cache entry of a key, or None if there is no fresh answer."""
         slot = self._slots.get(key)
         if slot is None or slot.fresh_until <= time.monotonic():
             return None
@@ -177,7 +177,7 @@ class AnswerCache:
             self.redis_error = ""
             return msgspec.msgpack.decode(encoded, type=Answer) if isinstance(encoded, bytes) else None
         except msgspec.DecodeError:
-            return None  # a value of another release of the API cannot be decoded
+            return None  # another release of the API has written the value
         except (redis.RedisError, BreakerOpen, OSError) as error:
             self.note(error)
             return None

@@ -1,4 +1,4 @@
-"""The pipelines of the API, with the compiled columns and SQL of their aggregations."""
+"""The pipelines that the API serves, with the columns and SQL of their aggregations."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class AggregationModel:
         return {metric.name: metric.function for metric, _ in self.layout.metrics}
 
     def fed(self, feeds: Feeds) -> AggregationModel:
-        """Return the aggregation with SQL that reads null for incomplete metrics, such as recently added metrics."""
+        """Return the aggregation with SQL for queries. A metric is null in windows that lack events of the metric."""
         plan = guarded(self.layout, feeds)
         return self if plan is self.layout else replace(self, layout=plan)
 
@@ -73,7 +73,7 @@ def _kind(schema: Mapping[str, Any]) -> str | None:
 
 
 class PipelineModel:
-    """A pipeline, with the objects compiled from its config."""
+    """A pipeline, with its config, schema name and aggregations."""
 
     def __init__(self, config: PipelineConfig) -> None:
         self.config = config

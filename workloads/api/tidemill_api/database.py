@@ -28,13 +28,13 @@ MAX_CONNECTIONS = 4
 IDLE_SECONDS = 60.0
 CONNECT_SECONDS = 5
 MAX_STREAMS, SLOT_SECONDS = 2, 10.0
-"""Maximum number of concurrent streamed answers of a pipeline, and maximum seconds to wait for a connection."""
+"""MAX_STREAMS limits the concurrent streamed answers of a pipeline. SLOT_SECONDS limits the wait for a connection."""
 QUERY_SHARE = 0.8
-"""A query is ended after this share of the guard's timeout, so that Postgres can still report the end."""
+"""Postgres ends a query after this share of the API's timeout, so that the error arrives in time."""
 
 
 class Pool:
-    """The Postgres connections of one pipeline, which log in as the pipeline's reader."""
+    """The Postgres connections of one pipeline, which use the pipeline's read-only login."""
 
     def __init__(self, settings: WorkloadSettings, pipeline: str, query_seconds: float) -> None:
         self._settings, self._pipeline, self._query_seconds = settings, pipeline, query_seconds
@@ -79,7 +79,7 @@ class Pool:
             async with timer:
                 return await work(connection)
         except TimeoutError:
-            # Postgres ends a statement after `statement_timeout`. If a statement runs longer, Postgres does not answer.
+            # Postgres itself ends each statement after `statement_timeout`, unless Postgres hangs.
             if not timer.expired() or time.monotonic() - connection.asked_at >= self._query_seconds:
                 raise
             raise QueryTooLong(self._query_seconds) from None
@@ -150,7 +150,7 @@ class Pool:
             await self._close(connection)
 
     async def close(self) -> None:
-        """Close all idle connections now, and all other connections when they are returned."""
+        """Close all idle connections now, and each used connection when it is returned."""
         self._closed = True
         await self.drop_idle()
 

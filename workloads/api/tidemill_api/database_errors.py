@@ -19,13 +19,13 @@ def not_ready(error: BaseException) -> bool:
     """Return whether an error means that the login, schema or tables of a pipeline do not exist yet."""
     if getattr(error, "sqlstate", None) in _NOT_READY or isinstance(error, FileNotFoundError):
         return True
-    text = str(error)  # a refused connection has an error without SQLSTATE
+    text = str(error)  # if Postgres refuses a connection, the error has no SQLSTATE
     refused = "authentication failed" in text or ("FATAL:" in text and "does not exist" in text)
     return isinstance(error, psycopg.OperationalError) and refused
 
 
 class QueryTooLong(Exception):
-    """The error for a query that ran too long and was ended, although Postgres works."""
+    """The error for a query that exceeded its time limit. Postgres itself works."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"the query was not answered within {seconds:g} s")
@@ -82,11 +82,11 @@ def as_problem(error: BaseException, pipeline: str) -> Problem | None:
         return unavailable("pipeline_not_ready", f"{pipeline} is not set up yet; try again in a moment", 5)
     if failed(error) or isinstance(error, OSError):
         return unavailable(DATABASE_UNAVAILABLE, "the database does not answer; try again later", 5)
-    if isinstance(error, psycopg.errors.ProgramLimitExceeded):  # the approximate metrics of a row exceed 1 GB
+    if isinstance(error, psycopg.errors.ProgramLimitExceeded):  # the sketches of one row exceed 1 GB
         return Problem(
             400,
             "query_too_large",
-            "a row combines more stored data than the database can process at once; ask for a shorter range, a finer"
+            "one row of the answer combines too much data for the database; ask for a shorter range, a finer"
             " granularity, or fewer metrics",
         )
     if isinstance(error, psycopg.DataError):

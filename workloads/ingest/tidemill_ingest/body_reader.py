@@ -25,7 +25,7 @@ class Memory:
         self._left = limit
 
     def hold(self) -> Held:
-        """Return a context that counts the memory of one request, and releases the memory at the end."""
+        """Return a context manager that counts the memory of one request, and releases the memory at the end."""
         return Held(self)
 
     def take(self, count: int) -> None:

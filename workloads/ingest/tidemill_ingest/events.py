@@ -42,7 +42,7 @@ class Options:
     accept_partial: bool = True
     everything: bool = False
     signed: bool = False
-    """Whether a webhook received the request. Invalid events cause no error status in the answer to a webhook."""
+    """Whether the request was sent to a webhook. Invalid events then cause no error status."""
 
     @classmethod
     def of(cls, request: Request) -> Options:
@@ -154,7 +154,7 @@ class EventsHandler:
         return reply.response()
 
     def room(self) -> Held:
-        """Return a context that counts the memory of a request.
+        """Return a context manager that counts the memory of a request.
 
         Raises:
             Problem: the queue to Kafka is nearly full (503).

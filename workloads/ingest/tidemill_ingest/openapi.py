@@ -26,7 +26,7 @@ the events (`idempotency-replayed: true`), and only events with status `retry` a
 true` means that a process ended during the batch, so an event may be written twice."""
 
 _INTEGER, _STRING = {"type": "integer", "minimum": 0}, {"type": "string"}
-_EVENT = {"type": "object", "description": "An event. The fields in `source.fields` are read from its members."}
+_EVENT = {"type": "object", "description": "An event. `source.fields` names the members that are read."}
 _CLOUD_EVENT = {
     "type": "object",
     "required": ["specversion", "id", "source", "type"],
@@ -52,7 +52,7 @@ _COUNTS = {
     "results": {
         "type": "array",
         "items": {"$ref": "#/components/schemas/EventResult"},
-        "description": "A row for each event that is not accepted, or with `results=all` for each event.",
+        "description": "A row for each event that is not accepted. With `results=all`, a row for each event.",
     },
 }
 
@@ -79,7 +79,7 @@ SCHEMAS: dict[str, Any] = {
             "type": {"type": "string", "format": "uri"},
             "title": _STRING,
             "status": {"type": "integer"},
-            "code": {**_STRING, "description": "The kind of problem. The code is stable, so clients can compare it."},
+            "code": {**_STRING, "description": "The kind of problem, as a stable code for programs."},
             "detail": _STRING,
             **_COUNTS,
         },
@@ -124,8 +124,8 @@ def _flag(name: str, description: str) -> dict[str, Any]:
 
 _PARAMETERS = [
     {"name": "pipeline", "in": "path", "required": True, "description": "The pipeline's name.", "schema": _STRING},
-    _flag("wait", "Answer when Kafka has acknowledged the events, or with `false`, when the events are queued (202)."),
-    _flag("accept_partial", "With `false`, no event is sent if an event is invalid (422)."),
+    _flag("wait", "Wait until Kafka has acknowledged the events. If `false`, answer when they are queued (202)."),
+    _flag("accept_partial", "If `false`, one invalid event stops the request (422), and no event is sent."),
     {
         "name": "results",
         "in": "query",
@@ -186,7 +186,7 @@ _WEBHOOK_PARAMETERS = [
     {"name": "webhook", "in": "path", "required": True, "description": "The webhook's name.", "schema": _STRING},
 ]
 _WEBHOOK_RESPONSES = {
-    "200": _results("All events are acknowledged by Kafka, or the request only tests the address."),
+    "200": _results("All events are acknowledged by Kafka, or the request is a ping without events."),
     "400": _RESPONSES["400"],
     "401": _problem(
         "The signature is missing, malformed, wrong or too old. `code` says which.",

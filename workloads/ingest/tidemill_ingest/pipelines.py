@@ -15,7 +15,7 @@ from tidemill_ingest.records import Judge
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A pipeline, with the objects compiled from its configuration."""
+    """A pipeline, with its configuration and the `Judge` that validates its events."""
 
     config: PipelineConfig
     judge: Judge
@@ -75,7 +75,7 @@ class Pipelines:
                 "topic_elsewhere", f"{name}: ingest cannot write to another Kafka cluster; write to {place}"
             )
         if config.only_read:
-            detail = f"ingest cannot write to a topic of another owner; write to the topic {config.events_topic}"
+            detail = f"ingest cannot write, as the topic has another owner; write to the topic {config.events_topic}"
             raise not_found("topic_of_others", f"{name}: {detail}")
         if not config.takes_http:
             written = config.spec.source.written.type

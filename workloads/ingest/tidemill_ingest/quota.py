@@ -87,7 +87,7 @@ class Quota:
         self._policy = ", ".join(rate.policy for rate in self._rates)
 
     def take(self, pipeline: str, events: int, size: int) -> dict[str, str]:
-        """Charge a request to the quotas, and return the RateLimit headers of the answer.
+        """Take the tokens of a request from the quotas, and return the RateLimit headers of the answer.
 
         Args:
             pipeline: the pipeline of the events.

@@ -90,7 +90,7 @@ class Judge:
     """Validates the events of one pipeline and computes the record keys.
 
     Attributes:
-        headers: the names of the request headers that fields of the pipeline are read from.
+        headers: the names of the request headers from which the pipeline reads fields.
         whole: whether CloudEvents are written to Kafka with their attributes.
     """
 

@@ -99,8 +99,7 @@ def answer(outcome: Outcome, *, wait: bool, everything: bool, signed: bool = Fal
         outcome: the records and their delivery.
         wait: whether the client waits for the delivery.
         everything: whether the answer has a row for each event, or only for events that are not accepted.
-        signed: whether a webhook received the events. A webhook gets the status 200 if Kafka has all events, or else
-            503.
+        signed: whether the events were sent to a webhook. The status is then 200 if Kafka has all events, or else 503.
     """
     counts = outcome.counts
     total = len(outcome.records.values)

@@ -115,7 +115,7 @@ def _decimal(column: Column, value: Any) -> Decimal:
 
 
 def _too_large(column: Column, why: str) -> Problem:
-    remedy = "leave the column out with `metrics`, or ask for JSON, NDJSON or CSV"
+    remedy = "leave the column out of `metrics`, or ask for JSON, NDJSON or CSV"
     return Problem(400, "value_too_large", f"{column.name}: {why}; {remedy}")
 
 
@@ -140,7 +140,7 @@ FORMAT = Format(
     "An uncompressed Arrow IPC stream (`pyarrow.ipc.open_stream`, `polars.read_ipc_stream`) with record batches of at"
     " most 2,000 rows. Timestamps are microseconds in UTC, integers have 64 bits, numbers are doubles, and decimals"
     " have 38 digits. Lists of frequent values are lists of structs, and objects are JSON texts. A longer integer or"
-    " decimal leads to the status 400 `value_too_large`, or, after the first rows, to an answer without end mark.",
+    " decimal causes the status 400 `value_too_large`. After the first rows, the stream ends without end mark instead.",
     ArrowWriter,
     schema={"type": "string", "format": "binary"},
 )  # fmt: skip

@@ -42,7 +42,7 @@ class Format:
     Attributes:
         suffix: the suffix of paths in this format, without the dot.
         writer: the function that creates the writer of a streamed answer, or None if answers are pages.
-        of_items: whether the OpenAPI document describes the body by the schema of each item (`itemSchema`).
+        of_items: whether the OpenAPI document gives the schema of one item (`itemSchema`), not of the whole body.
     """
 
     name: str

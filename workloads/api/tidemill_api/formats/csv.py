@@ -13,7 +13,7 @@ from tidemill_api.formats.rows import RowEncoder, json_converter
 from tidemill_api.query.selection import Column
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""Texts that begin with one of these characters may be run as a formula by a spreadsheet."""
+"""A spreadsheet may run a text as a formula if the text begins with one of these characters."""
 
 
 class CsvWriter:
@@ -21,7 +21,7 @@ class CsvWriter:
 
     def __init__(self, columns: Sequence[Column], converters: Converters | None = None) -> None:
         self.columns = columns
-        # Decimals are numbers in a CSV file, because a text that begins with a minus sign would get an apostrophe.
+        # Write decimals as numbers. As text, a negative decimal would get a leading apostrophe.
         self._encoder = RowEncoder(columns, converters, of_column=partial(json_converter, numbers=True))
 
     def head(self) -> bytes:

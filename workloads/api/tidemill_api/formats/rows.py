@@ -66,7 +66,7 @@ class RowEncoder:
             try:
                 values[index] = convert(values[index])
             except Exception as error:
-                # One damaged value, such as a sketch, must not prevent the whole answer.
+                # If one value is damaged, the other values are still sent.
                 log.warning("%s of a row cannot be read: %s: %s", self.names[index], type(error).__name__, error)
                 values[index] = None
         return values

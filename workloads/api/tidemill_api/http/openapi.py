@@ -124,7 +124,7 @@ def _post(parameters: list[Any]) -> Operation:
 def _status_paths() -> dict[str, Any]:
     operations = {
         "health": ("The state of the service and of its dependencies", "Health", "The service is unhealthy."),
-        "livez": ("Whether the process works", "Flag", "The process does not work."),
+        "livez": ("Whether the process works", "Flag", "The process must be restarted."),
         "readyz": ("Whether the process can take requests", "Flag", "The process cannot take requests."),
     }
     return {

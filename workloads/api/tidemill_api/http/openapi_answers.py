@@ -30,7 +30,7 @@ _HEADERS: dict[str, tuple[str, Schema]] = {
     "Content-Disposition": ("A file name for the answer.", {"type": "string", "pattern": "^attachment; filename="}),
     "ETag": ("The version of the data.", {"type": "string", "pattern": '^W/"[0-9a-f]+"$'}),
     "Retry-After": ("Seconds to wait before the next attempt.", _SECONDS),
-    "Tidemill-Next-Cursor": ("The `cursor` for the rows after `limit`.", {"type": "string", "minLength": 1}),
+    "Tidemill-Next-Cursor": ("Send this `cursor` to get the next rows.", {"type": "string", "minLength": 1}),
     "Tidemill-Stale": ("This header is present if the answer is stale.", {"const": "true"}),
     "Vary": ("The request headers on which the answer depends.", STRING),
     "WWW-Authenticate": ("How to send the API key.", STRING),

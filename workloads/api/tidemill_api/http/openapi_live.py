@@ -56,7 +56,7 @@ _PROBLEMS = {
     403: "The API key lacks the scope query:read.",
     404: "There is no such pipeline.",
     429: "There are too many connections without an API key from this address.",
-    503: "The process stops, or has too many connections without an API key. Connect again later.",
+    503: "The process is stopping, or has too many connections without an API key. Connect again later.",
 }
 
 
@@ -110,7 +110,7 @@ LIVE_SCHEMAS: dict[str, Schema] = {
 def live_paths() -> dict[str, Any]:
     """Return the OpenAPI description of the live routes, by path."""
     answer = {
-        "description": "Events until the client or the server ends the connection.",
+        "description": "A stream of events, until the client or the server ends the connection.",
         "headers": headers(required=["Cache-Control"]),
         "content": {MEDIA: {"itemSchema": ref("LiveEvent")}},
     }

@@ -18,7 +18,7 @@ from tidemill_contract.functions.registry import ZERO_FILLED
 from tidemill_contract.functions.registry import listed as joined
 
 _FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999
-"""First and last millisecond of the years 1 to 9999."""
+"""The first millisecond of the year 1, and the last millisecond of the year 9999."""
 _TIMES = "RFC 3339, a date (midnight in UTC), or epoch milliseconds"
 _COLUMN = "[a-z][a-z0-9_]{0,40}"
 _FILTER = f"^{_COLUMN}(__({'|'.join(OPERATORS)}))?$"
@@ -186,8 +186,8 @@ def _combined() -> list[Any]:
     return [
         query(
             "granularity",
-            "Length of combined windows: a multiple of the stored length, such as `1d`, or weeks, months, quarters or"
-            " years of the calendar (`1w`, `1mo`, `1q`, `1y`). `all` combines all windows into one window.",
+            "Length of combined windows: a multiple of the window size (or of the hop), such as `1d`. Weeks, months,"
+            " quarters and years follow the calendar (`1w`, `1mo`, `1q`, `1y`). `all` combines all windows into one.",
             GRANULARITY,
         ),
         query(

@@ -47,11 +47,11 @@ def maybe(schema: Schema) -> Schema:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
-_SCALE: Schema = {"type": "integer", "minimum": 0, "description": "The number of a decimal's digits after the point."}
+_SCALE: Schema = {"type": "integer", "minimum": 0, "description": "The number of digits after the decimal point."}
 _COLUMN = structure("A column.", {"name": STRING, "type": {"enum": [*TYPES, "object", "array"]}}, {"scale": _SCALE})
 _STALE: Schema = {
     "type": "boolean",
-    "description": "True in an older answer, which is sent because the database does not answer.",
+    "description": "True if the database does not answer, and the API sends an older answer.",
 }
 _CELL: dict[str, Schema] = {
     "string": STRING, "integer": INTEGER, "number": maybe(NUMBER), "boolean": BOOLEAN, "timestamp": TIME,
@@ -177,7 +177,7 @@ SCHEMAS: dict[str, Schema] = {
             "status": INTEGER,
             "code": {
                 "type": "string",
-                "description": "The stable code of the kind of problem, which clients can compare.",
+                "description": "The kind of problem, as a stable code for programs.",
             },
         },
         {"detail": STRING, "parameter": STRING},
@@ -194,7 +194,7 @@ SCHEMAS: dict[str, Schema] = {
     **_ITEMS,
     "Anomaly": _row("An anomaly.", listings.ANOMALIES.columns),
     "AnomalyPage": _page("Anomalies.", "Anomaly"),
-    "DeadLetter": _row("An event that could not be counted, with the reason.", listings.DEAD_LETTERS.columns),
+    "DeadLetter": _row("A dead letter (an event that could not be counted).", listings.DEAD_LETTERS.columns),
     "DeadLetterPage": _page("Dead letters.", "DeadLetter"),
     "Event": _row("A kept event.", listings.EVENT_COLUMNS, [listings.EVENT_ELEMENT]),
     "EventPage": _page("Kept events.", "Event"),

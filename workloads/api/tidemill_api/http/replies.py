@@ -23,9 +23,9 @@ FINAL = "max-age=60"
 OPEN = "max-age=1, stale-while-revalidate=5"
 PART_BYTES = 64 * 1024
 PATIENCE_SECONDS, SLOWEST_BYTES_PER_SECOND = 8.0, 64 * 1024
-"""A client is disconnected if the client reads nothing for this many seconds, or less than this rate."""
+"""The API disconnects clients that stop reading for PATIENCE_SECONDS, or read below SLOWEST_BYTES_PER_SECOND."""
 NEXT_CURSOR = "tidemill-next-cursor"
-"""Header of an incomplete stream, with the cursor of the following rows."""
+"""The header of an incomplete stream. Its value is the cursor of the next rows."""
 STALE_WARNING = '110 - "Response is Stale"'
 
 
@@ -102,7 +102,7 @@ class Slow(Exception):
 class Allowance:
     """Detects clients that read a streamed answer too slowly.
 
-    Each byte that is read gives the client more time, up to PATIENCE_SECONDS.
+    Each byte that the client reads gives the client more time, up to PATIENCE_SECONDS.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -30,7 +30,7 @@ from tidemill_chassis.resilience.config import Deadline
 from tidemill_chassis.web.problems import Problem, denied, not_found
 
 ANSWER_SECONDS, ANSWER_SHARE = 1.0, 0.1
-"""Seconds reserved to send the answer after a query, and their maximum share of the request's remaining time."""
+"""The time reserved to send an answer: ANSWER_SECONDS, but at most ANSWER_SHARE of the request's remaining time."""
 PIPELINES = "/v1/pipelines"
 PIPELINE = f"{PIPELINES}/{{pipeline}}"
 AGGREGATE = f"{PIPELINE}/aggregates/{{aggregation}}"
@@ -177,7 +177,7 @@ async def _body(request: Request) -> bytes:
 
 
 async def answer_unmatched(request: Request, error: Exception) -> Response:
-    """Answer the framework's own errors, such as 404 and 405, as problems."""
+    """Answer the framework's own errors, such as 404 and 405, with problem details."""
     status = getattr(error, "status_code", 404)
     headers = dict(getattr(error, "headers", None) or {})
     if status == 405:

@@ -24,7 +24,7 @@ _WAITING = 16
 
 @dataclass(frozen=True)
 class RowFilter:
-    """Filters on the group columns of a row, whose values were decoded from JSON."""
+    """Filters on the group columns of a row that was decoded from JSON."""
 
     filters: tuple[Filter, ...] = ()
 
@@ -63,9 +63,9 @@ class Entry(msgspec.Struct, frozen=True):
     Attributes:
         revs: the revisions (numbers of commits) that changed the rows.
         truncated: whether the entry lacks rows because there were too many changes.
-        begin: whether the entry has no rows, but reports that a processor starts to write to the stream.
-        part_of: the aggregation's name in a part of a split entry, or empty in the last part and in other entries.
-        parts: the number of earlier parts in the last part of a split entry, or 0 in other entries.
+        begin: whether a processor starts to write to the stream. Such an entry has no rows.
+        part_of: the aggregation's name, if more parts of this entry follow, or else empty.
+        parts: the number of earlier parts, if the entry is the last part of a split entry, or else 0.
     """
 
     aggregation: str = ""
@@ -140,7 +140,7 @@ class Change:
     """The changed rows of one aggregation.
 
     Attributes:
-        label: the revision in the messages to clients, which never decreases within an aggregation.
+        label: the revision in the messages to clients. An aggregation's label never decreases.
     """
 
     aggregation: str

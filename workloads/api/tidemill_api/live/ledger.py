@@ -55,7 +55,7 @@ class Ledger:
         return self._change(rev, rows)
 
     def fill(self, rev: int, rows: dict[Key, Row]) -> Change | None:
-        """Return the change to send for rows of the database, which are complete up to `rev`."""
+        """Return the change to send for rows of the database. The rows contain all changes up to `rev`."""
         self.complete = max(self.complete, rev)
         self._seen = {seen for seen in self._seen if seen > self.complete}
         if not self._seen:
@@ -66,7 +66,7 @@ class Ledger:
         """Remember the newest revision of the database, and the time up to which windows are closed."""
         self.expected = rev
         if self.complete >= rev:
-            # later commits change no window before this time
+            # later commits do not change windows that end before this time
             self._closed_until_ms = closed_until_ms
 
     def _change(self, rev: int, rows: dict[Key, Row]) -> Change | None:

@@ -213,7 +213,7 @@ class Listener:
                     changes[name] = (rev, [Message("upsert", text) for text in texts])
             return changes
 
-        # The query also reads all changes that were passed to `offer` before the query.
+        # The result of the query includes all changes that `offer` received before the query.
         read = await self._database.run(model.name, work)
         for name, (rev, _) in read.items():
             self._settle(name, rev)
@@ -249,7 +249,7 @@ class Listener:
                 reset = {"type": "reset", "aggregation": name, "reason": reason}
                 messages.append(Message("reset", msgspec.json.encode(reset)))
             messages += [Message(kind, data) for kind, data in snapshot.messages]
-        # Do not use `await` below, because `progress` could then include changes that `messages` lacks.
+        # Do not use `await` below. During an `await`, `progress` could advance past the changes in `messages`.
         pending, self._pending = self._pending, {}
         for name, waiting in pending.items():
             messages += [Message("upsert", data) for data in waiting.messages(name, self._query.wanted[name])]

@@ -37,7 +37,7 @@ class Places:
 
     @contextmanager
     def taken(self, client: tuple[str, int] | None) -> Iterator[None]:
-        """Count a connection while the context lasts.
+        """Count a connection while the `with` block runs.
 
         Raises:
             Problem: the limit for the address (429) or the total limit (503) is reached.

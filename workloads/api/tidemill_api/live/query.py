@@ -21,7 +21,7 @@ class LiveQuery:
 
     Attributes:
         wanted: the filters of each aggregation that the client wants.
-        resume: the position of each aggregation after which changes are sent, or None to send snapshots first.
+        resume: the position from which each aggregation resumes, or None to send snapshots first.
     """
 
     wanted: Mapping[str, RowFilter]

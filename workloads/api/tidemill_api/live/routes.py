@@ -44,7 +44,7 @@ def live_router(
 
     async def events(request: Request, pipeline: str) -> Response:
         if services.upstreams.stopping:
-            raise unavailable("going_away", "this process stops; connect again", 1)
+            raise unavailable("going_away", "this process is stopping; connect again", 1)
         authorization = request.headers.get("authorization")
         try:
             model = open_pipeline(services, pipeline, authorization)

@@ -121,8 +121,7 @@ class SocketSession:
         listener = self._listener = Listener(upstream, services.database, model, query)
         with upstream.subscribed(listener):
             ending = await serve(listener, self, lambda: refusal(services, model, self._authorization), self._patience)
-            # Close the connection inside the `with` block, because a process that stops waits only for subscribed
-            # connections.
+            # Close the connection inside the `with` block. A stopping process waits only for subscribed connections.
             await self._close(ending)
             return ending
 

@@ -1,6 +1,6 @@
 """Reads the Redis stream of a pipeline's changes.
 
-Processors write changes to the stream only while a Redis key exists. The API renews this key while it reads.
+Processors write changes to the stream only while a Redis key exists. The API renews this key while the API reads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Unreachable(Exception):
 
 
 class ChangeStream:
-    """Reads the stream of changes from its current end."""
+    """Reads only new entries of the stream of changes."""
 
     def __init__(self, client: redis.asyncio.Redis | None, guard: Guard, namespace: str, pipeline: str) -> None:
         self._client, self._guard = client, guard

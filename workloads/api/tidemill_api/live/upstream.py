@@ -48,7 +48,7 @@ class Ending:
 
 REMOVED = Ending("pipeline_removed", "the pipeline was deleted, or its API was disabled", 4404)
 CHANGED = Ending("pipeline_changed", "the pipeline's aggregations or its access have changed; connect again", 1012)
-STOPPING = Ending("going_away", "this process stops; connect again", 1001)
+STOPPING = Ending("going_away", "this process is stopping; connect again", 1001)
 
 
 class Subscriber(Protocol):
@@ -61,7 +61,7 @@ class Subscriber(Protocol):
         """Handle a loss of changes, after which the subscriber needs a snapshot."""
 
     def advance(self, progress: Progress) -> None:
-        """Handle new progress, after `offer` received all changes up to this progress."""
+        """Handle new progress. `offer` has already received all changes up to this progress."""
 
     def end(self, ending: Ending) -> None:
         """Handle the end of the changes."""
@@ -96,7 +96,7 @@ class Upstream:
 
     @contextmanager
     def subscribed(self, subscriber: Subscriber) -> Iterator[None]:
-        """Pass changes to a subscriber while the context lasts."""
+        """Pass changes to a subscriber while the `with` block runs."""
         self._subscribers.add(subscriber)
         self._deserted.clear()
         if self._task is None or self._task.done():
@@ -111,7 +111,7 @@ class Upstream:
                 self._deserted.set()
 
     async def ready(self) -> bool:
-        """Wait at most READY_SECONDS until the reader works, and return whether it works."""
+        """Wait at most READY_SECONDS until changes are read, and return whether changes are read."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._ready.wait(), READY_SECONDS)
         return self._ready.is_set()
@@ -298,7 +298,7 @@ def _differ(before: PipelineModel, after: PipelineModel) -> bool:
 
 
 class Upstreams:
-    """The `Upstream` objects of all pipelines, each of which reads the changes of one pipeline."""
+    """The `Upstream` object of each pipeline."""
 
     def __init__(self, catalog: Catalog, database: Database, client: redis.asyncio.Redis | None, guard: Guard) -> None:
         self._parts = (catalog, database, client, guard)

@@ -14,7 +14,7 @@ from tidemill_chassis.web.problems import Problem, bad_parameter
 
 DEFAULT_LIMIT, MAX_LIMIT, MAX_STREAM_ROWS = 1_000, 10_000, 10_000_000
 MAX_FILL_POINTS, MAX_FILL_ROWS = 100_000, 1_000_000
-"""Maximum number of windows between `from` and `to` with `fill`, for one group, and for all groups together."""
+"""With `fill`, MAX_FILL_POINTS limits the windows of one group, and MAX_FILL_ROWS those of all groups together."""
 RESERVED = (
     "from", "to", "granularity", "tz", "fill", "group_by", "metrics", "closed", "decimals", "order", "limit", "cursor",
 )  # fmt: skip
@@ -87,7 +87,7 @@ class AggregateQuery:
         if closed_until_ms is None or self.until is None or self.model.spec.late_policy == "reopen":
             return False
         plan = self.model.layout
-        # Later events can change a stored row until `size_ms` after its `window_start`.
+        # The last window that contains a stored row ends `size_ms` after the row's `window_start`.
         reach = 0 if self.bucket is None else self.bucket.reach_ms
         last = (self.until - EPOCH) // dt.timedelta(milliseconds=1) + reach + plan.size_ms
         return last <= closed_until_ms
@@ -196,7 +196,7 @@ def _check_fill(query: AggregateQuery) -> None:
 
 
 def too_filled(query: AggregateQuery, groups: int) -> Problem:
-    """Return the problem (400) for a `fill` with too many rows."""
+    """Return the problem (400) for a query in which `fill` adds too many rows."""
     rows = groups * query.fill_points
     return bad_parameter(
         "fill",

@@ -294,7 +294,8 @@ async def _check_empty(batches: AsyncIterator[T], check: Callable[[], Awaitable[
 async def _pieces(
     batches: AsyncIterator[list[tuple[Any, ...]]], writer: Writer, kind: str
 ) -> AsyncGenerator[bytes, None]:
-    # The head is sent with the first rows, so that an error before the first rows can still set the status code.
+    # Send the head of the body together with the first rows.
+    # If the query fails earlier, the status code can still be an error.
     counter, head = metrics.EVENTS_QUERIED.labels(kind), writer.head()
     async for rows in batches:
         counter.inc(len(rows))

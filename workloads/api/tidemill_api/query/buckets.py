@@ -39,8 +39,8 @@ def take_bucket(granularity: str | None, tz: str | None, plan: AggregationLayout
     """Return the roll-up of a request, or None if the request asks for the stored windows.
 
     Raises:
-        Problem: the granularity is not a multiple of the stored length, or the time zone is unknown or does not fit the
-            stored windows.
+        Problem: the granularity is not a multiple of the window size or hop, or the time zone is unknown or does not
+            fit the stored windows.
     """
     zone = None if tz in (None, "UTC", "Etc/UTC") else _zone(str(tz))
     if granularity is None:

@@ -77,7 +77,7 @@ class Parameters:
 
     @classmethod
     def from_json(cls, body: bytes, members: Mapping[str, Member]) -> Parameters:
-        """Parse a JSON object of parameters. A list contains several values of one parameter.
+        """Parse a JSON object of parameters. A list gives one parameter several values.
 
         Raises:
             Problem: the body is not a JSON object, a value has the wrong type, or there are too many parameters.
@@ -120,7 +120,8 @@ class Parameters:
         """Return the parsed value of a parameter, or None if it is not given.
 
         Raises:
-            Problem: the parameter is given more than once, or `parse` raised a ValueError, whose text is the detail.
+            Problem: the parameter is given more than once, or `parse` raised a ValueError. The detail is the
+                ValueError's text.
         """
         text = self.one(name)
         if text is None:
@@ -142,7 +143,7 @@ class Parameters:
         return text
 
     def refuse_rest(self, allowed: Collection[str]) -> None:
-        """Refuse parameters that were not used.
+        """Refuse the request if a parameter was not read.
 
         Raises:
             Problem: a parameter is unknown. The detail lists the known parameters.

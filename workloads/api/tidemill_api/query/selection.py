@@ -28,7 +28,7 @@ class Column:
     """A column of an answer.
 
     Attributes:
-        kind: the type of the values: a type of the pipeline's spec, `object` or `array`.
+        kind: the type of the values, which is a type of the pipeline's spec, `object` or `array`.
         decode: the function that decodes a database value, or None if values need no decoding.
         members: the members of each object, if the values are arrays of objects.
     """
@@ -77,7 +77,7 @@ def take_filters(parameters: Parameters, columns: Mapping[str, Column], reserved
     """Return the filters among the parameters, such as `column=` and `column__gte=`.
 
     Raises:
-        Problem: a value does not have the type of its column, or the column cannot be filtered by.
+        Problem: a value does not have the type of its column, or the column does not support filters.
     """
     filters = []
     for name in list(parameters.given):
@@ -166,7 +166,7 @@ class Page:
         return f"({' OR '.join(f'({branch})' for branch in branches)})" if branches else "false"
 
     def sql(self) -> str:
-        """Return ORDER BY and LIMIT, with one row more than the page."""
+        """Return ORDER BY and LIMIT, for the rows of the page and one more row."""
         return f"ORDER BY {', '.join(order.sql for order in self.order)} LIMIT {self.limit + 1}"
 
     def cursor(self, row: Mapping[str, Any]) -> str:
@@ -219,7 +219,7 @@ def _take_order(
     if len({name for name, _ in wanted}) != len(wanted):
         raise bad_parameter("order", "a column is named twice; name each column once")
     named = {name for name, _ in wanted}
-    # Columns in `unique` get the direction of the last requested column.
+    # Sort the columns of `unique` in the same direction as the last requested column.
     down = wanted[-1][1] if wanted else False
     wanted += [(name, down) for name in unique if name not in named]
     return [Order(columns[name], descending) for name, descending in wanted]

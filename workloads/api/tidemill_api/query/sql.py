@@ -21,7 +21,7 @@ from tidemill_contract.windows import window_source
 _MILLISECOND, _YEAR_MS = dt.timedelta(milliseconds=1), 365 * 86_400_000
 _LATEST = dt.datetime.max.replace(tzinfo=dt.UTC) - _MILLISECOND
 _LAST_END = "timestamptz '9999-12-31T23:59:59.999999Z'"
-"""Last time that RFC 3339 can express."""
+"""The latest time that RFC 3339 can express."""
 _STAND_INS = {"string": "''", "integer": "0", "number": "0", "boolean": "false", "timestamp": "'epoch'", DECIMAL: "0"}
 
 
@@ -40,7 +40,7 @@ def narrowed(query: AggregateQuery) -> AggregateQuery:
 
 
 def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
-    """Return a SELECT of the `window_start` at which a page of hopping windows ends, or None for other queries."""
+    """Return a SELECT of the last possible `window_start` on a page of hopping windows, or None for other queries."""
     page, plan = query.page, query.model.layout
     first = page.order[0]
     if not (plan.hopping and query.natural) or first.column.name != "window_start":
@@ -48,7 +48,7 @@ def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
     if query.having or query.closed is not None or query.fill != "none":
         return None
     stored = [*_bounds(query, binder, reach_ms=0), *_dimension_filters(query, binder), "_after = '-infinity'"]
-    # The previous page may contain all windows that start at the cursor's time.
+    # Do not count windows at the cursor's time. The previous page may already contain all of these windows.
     if page.after is not None:
         stored.append(f"window_start {'<' if first.descending else '>'} {binder.bind(page.after[0], 'timestamp')}")
     direction = " DESC" if first.descending else ""
@@ -59,7 +59,7 @@ def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
 
 
 def within(query: AggregateQuery, horizon: dt.datetime | None) -> AggregateQuery:
-    """Return the query with its time range limited by `horizon`, or the same query if `horizon` is None."""
+    """Return the query with its time range cut at the time `horizon`, or the same query if `horizon` is None."""
     if horizon is None:
         return query
     if query.page.order[0].descending:
@@ -112,7 +112,7 @@ def _closed_sql(query: AggregateQuery, binder: Binder, closed_until: dt.datetime
         return "false"
     plan = query.model.layout
     if query.bucket is not None and plan.hopping:
-        # A bucket is closed when all windows that contain the bucket's last stored row are closed.
+        # A bucket's last row belongs to several hopping windows. The bucket closes with the last of these windows.
         until_ms = plan.grid.shift(epoch_ms(closed_until), 1 - plan.panes)
         closed_until = EPOCH + until_ms * _MILLISECOND
     return f"(window_end <= {binder.bind(closed_until, 'timestamp')})"
@@ -182,7 +182,7 @@ def _filled(query: AggregateQuery, binder: Binder, relation: str) -> str:
     return (
         f"WITH d AS MATERIALIZED ({relation}), t AS ({times}), g AS ({distinct})"
         f" SELECT {', '.join(listed)} FROM g CROSS JOIN t LEFT JOIN d ON d.window_start = t.start{''.join(same)}"
-        # with too many groups, the answer has no rows
+        # return no rows if there are too many groups
         f" WHERE (SELECT count(*) FROM g) <= {MAX_FILL_ROWS // max(1, query.fill_points)}"
     )
 

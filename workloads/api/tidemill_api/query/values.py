@@ -62,7 +62,7 @@ def whole(text: str) -> int | None:
 
 
 def parse_value(text: str, kind: str) -> Any:
-    """Parse a value of a spec type.
+    """Parse a text as a type of the pipeline's spec, such as `integer`.
 
     Raises:
         ValueError: the text is not a value of this type.
@@ -88,7 +88,7 @@ def _shown(text: str) -> str:
 
 
 def to_text(value: Any) -> str:
-    """Return a value in the text form of Postgres, which `parse_value` can read."""
+    """Return a value as text that both Postgres and `parse_value` can read."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dt.datetime):
@@ -99,7 +99,7 @@ def to_text(value: Any) -> str:
 
 
 def cast(value: Any, kind: str) -> str:
-    """Return the SQL type to which a parameter of a spec type is cast."""
+    """Return the SQL type to which a value of the type `kind` is cast."""
     if kind == "integer":
         # Most integer columns are bigint, and Postgres uses an index of a bigint column only for a bigint parameter.
         return "bigint" if -_MAX_64 - 1 <= value <= _MAX_64 else "numeric"

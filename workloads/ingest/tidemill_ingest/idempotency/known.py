@@ -49,7 +49,7 @@ def _verdict(reason: str, field: str | None, detail: str) -> InvalidEvent:
 
 
 def merge(before: Known | None, indexes: list[int], records: Records, delivery: Delivery) -> Known:
-    """Return the outcome of a batch, combined from earlier attempts and another attempt.
+    """Return the outcome of a batch: the outcome of earlier attempts, updated by a new attempt.
 
     `indexes` lists the events that the new attempt has sent.
 
@@ -73,7 +73,7 @@ def merge(before: Known | None, indexes: list[int], records: Records, delivery: 
 
 
 def lost(before: Known | None, total: int) -> Known:
-    """Return the outcome of a batch whose sending process has ended without a result."""
+    """Return the outcome of a batch if the sending process ended without a result."""
     if before is not None:
         return msgspec.structs.replace(before, unsure=True)
     return Known(total, failed=dict.fromkeys(range(total), KafkaError._PURGE_INFLIGHT), unsure=True)

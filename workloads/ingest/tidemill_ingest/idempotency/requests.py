@@ -145,7 +145,7 @@ class Replays:
                 raise _not_acknowledged(batch) if mine else under_way("Kafka has not acknowledged all events yet")
             if mine:
                 return task.result()
-            await asyncio.sleep(0)  # let the callback run that stores the outcome of the other task
+            await asyncio.sleep(0)  # during this pause, a callback stores the outcome of the other task
 
     async def _until(self, entry: _Entry, task: asyncio.Task[Found], deadline: Deadline, *, wait: bool) -> None:
         async def first(*awaited: asyncio.Future[Any]) -> None:

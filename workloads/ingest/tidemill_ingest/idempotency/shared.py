@@ -155,7 +155,7 @@ class SharedKeys:
                 continue
             expected = current
             if value is None:
-                continue  # a value of another release of ingest cannot be decoded
+                continue  # another release of ingest has written the value
             outcome = value.known
             if value.owner:
                 log.warning("%s: process %s ended during a batch; the batch is sent again", batch.pipeline, value.owner)
@@ -214,7 +214,7 @@ class SharedKeys:
         if value is None:
             return
         try:
-            # While this process is still sending the batch, the value must not replace the value of another process.
+            # While this process is still sending the batch, do not replace a value that another process has written.
             await self._call(partial(self._put, place, b"", value, force=self._own.get(place) != value))
         except _AWAY:
             return
@@ -252,7 +252,7 @@ class SharedKeys:
         return bool(await self._client.exists(self._owner_key(owner)))
 
     async def _beat(self) -> None:
-        """Renew the Redis key that shows that this process runs."""
+        """Renew the heartbeat key of this process in Redis."""
         assert self._client is not None  # noqa: S101 - callers check that there is a client
         key = self._owner_key(self._owner)
         if await self._client.get(key) == REMEMBERED and await self._client.expire(key, self._lease):

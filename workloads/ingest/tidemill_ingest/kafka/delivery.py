@@ -17,7 +17,7 @@ from tidemill_ingest.kafka.sink import KafkaDownError, Sink
 from tidemill_ingest.records import Records
 
 DOWN_SECONDS, FULL_SECONDS = 3.0, 1.0
-"""Seconds in the Retry-After header if Kafka is down, and if the queue is full."""
+"""The Retry-After header: DOWN_SECONDS if Kafka is down, or FULL_SECONDS if the queue is full."""
 _ANSWER_SECONDS = 0.3
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
 
@@ -82,7 +82,7 @@ async def _send_alone(
             delivery.unsure = True
             return
         except (BreakerOpen, KafkaDownError, QueueFullError, TopicFullError):
-            return  # the record remains failed, so the client sends the record again
+            return  # the record stays in `failed`, so the client sends the record again
         error = single_delivery.failed.get(0)
         if error is None:
             del delivery.failed[index]

@@ -140,7 +140,7 @@ def config(settings: WorkloadSettings, guard: Guard, publish_seconds: float) -> 
         **RECONNECTING,
         # A missing topic is reported after 5 s, because the default of 30 s is too long for a request.
         "topic.metadata.propagation.max.ms": 5000,
-        # Twice the sink's own limits of the queue, so that the sink's limits are reached first.
+        # librdkafka's queue is twice as large as the sink's own limits, so the sink's limits are reached first.
         "queue.buffering.max.messages": 2 * QUEUE_MESSAGES,
         "queue.buffering.max.kbytes": 2 * QUEUE_BYTES // 1024,
         "partitioner": "murmur2_random",

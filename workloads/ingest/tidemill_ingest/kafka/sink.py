@@ -61,7 +61,7 @@ class Sink:
         self._away: asyncio.Future[None] | None = None
         self.asked_at = float("-inf")
         self._unheard_since: float | None = None
-        """The time of the first request since Kafka last acknowledged records, or None without requests since then."""
+        """The time of the first request after Kafka's latest acknowledgement, or None if there is no such request."""
         self._tried_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
         self._numbers = numbers()
@@ -111,7 +111,7 @@ class Sink:
             line.replace()
 
     def give_up_retired(self) -> None:
-        """Discard the unsent records of replaced producers, except for requests with an Idempotency-Key."""
+        """Discard the unsent records of replaced producers. Keep records of requests with an Idempotency-Key."""
         for line in self._lines():
             if line is not self._sure:
                 line.give_up_retired()

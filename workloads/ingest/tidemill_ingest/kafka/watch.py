@@ -58,7 +58,8 @@ class Watch:
     def dependency(self) -> Dependency:
         """Return the entry of Kafka in /health."""
         detail = self._sink.down or ("" if self._seen else self.error)
-        # Kafka may answer probes without acknowledging records. `waited` and `unheard` are the seconds of such a wait.
+        # Kafka may answer probes without acknowledging records. `waited` and `unheard` are seconds
+        # without an acknowledgement.
         waited = max(self._sink.waited, self._sink.unheard)
         if not self.up or waited < STUCK_SECONDS:
             return Dependency("kafka", self.up, True, detail, self._guard.state, self._latency_ms)

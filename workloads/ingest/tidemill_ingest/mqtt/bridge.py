@@ -20,7 +20,7 @@ from tidemill_ingest.mqtt.outlet import Message, Outlet
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
-"""The first and the longest pause (seconds) between two connections. Each pause doubles the previous pause."""
+"""The pause between two connections doubles from FIRST_PAUSE_SECONDS up to LONGEST_PAUSE_SECONDS."""
 STABLE_SECONDS = 10.0
 """A connection counts as stable after this many seconds."""
 FLUSH_SECONDS = 5.0
@@ -74,7 +74,7 @@ class Bridge:
             pause = FIRST_PAUSE_SECONDS if stable else pause
             log.warning("%s:%d: %s; connecting again", self._spec.host, self._spec.port, self._error)
             self._wait(pause * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, no secret
-            # Wait for Kafka first, because the broker would send all unacknowledged messages again and fill memory.
+            # Wait for Kafka first. A new connection repeats all unacknowledged messages, which could fill memory.
             while self._outlet.in_flight > self._spec.max_in_flight and not self._stopping.is_set():
                 self._error = "messages of the previous connection are not in Kafka yet"
                 self._wait(_IDLE_SECONDS)

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 30
 CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 10.0
-"""The timeouts in seconds of the connection, and of the answers to CONNECT and SUBSCRIBE."""
+"""CONNECT_SECONDS limits the wait for a connection. ANSWER_SECONDS limits the wait for answers of the broker."""
 SESSION_SECONDS = 7 * 24 * 3600
 """How long (seconds) an MQTT 5 broker keeps the session of a disconnected bridge."""
 _ONLY_NEW = 1
@@ -99,7 +99,7 @@ class Connection:
 
     def step(self, seconds: float) -> bool:
         """Exchange data with the broker for at most `seconds`. Return False if the connection has failed or ended."""
-        # MQTT 3.1.1 has no limit on unacknowledged messages. While the bridge reads nothing, TCP slows the broker down.
+        # MQTT 3.1.1 has no limit on unacknowledged messages. If the bridge stops reading, TCP makes the broker wait.
         if len(self._taken) < 2 * self._spec.max_in_flight:
             code = self._client.loop(seconds)
         else:

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 _AGAIN_SECONDS = 1.0
 _STUCK_SECONDS, _RENEW_SECONDS = 30.0, 60.0
-"""Seconds for which a message may wait before the producer is replaced, and minimum seconds between replacements."""
+"""The producer is replaced if a message waits longer than _STUCK_SECONDS, at most once per _RENEW_SECONDS."""
 _FIRST_PROBE_SECONDS, _PROBE_SECONDS, _ASK_SECONDS = 0.2, 2.0, 3.0
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE, KafkaError.RECORD_LIST_TOO_LARGE)
 

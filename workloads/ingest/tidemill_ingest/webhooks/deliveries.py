@@ -33,7 +33,7 @@ def refuse_form(webhook: WebhookSpec, headers: Mapping[str, str]) -> None:
     """Refuse a body in the form encoding, which GitHub uses by default.
 
     Raises:
-        Problem: the body is a form (415). The detail says what to set at the service.
+        Problem: the body is a form (415). The detail tells which setting of the sending service to change.
     """
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != _FORM:
