@@ -5,7 +5,7 @@ number that grows when metric columns are added or removed. `fed` has the layout
 and removed columns.
 
 `ids` is the name under which the ids of counted events are stored (see `inputs/dedupe`). If it is null, the name is
-`reader`. Each start of a replay gets a new name. When the replay ends, `reader` becomes `live`, and `ids` stays as it is.
+`reader`. Each start of a replay gets a new name. When the replay ends, `reader` becomes `live`, and `ids` stays.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`_dedupe`: the ids that `spec.source.dedupe` remembers. Only pipelines with dedupe have this table.
 
 `reader` is the name under which a version of an aggregation stores ids: `live`, or a name for one start of a replay
-(`ids` in `_aggregations`). A replay counts earlier events again, so its versions have separate rows, also after its end.
+(`ids` in `_aggregations`). A replay counts earlier events again, so its versions have separate rows, even later.
 
 `place` is the path of the id in a record, such as `order.id`. Ids from different places are never compared.
 
