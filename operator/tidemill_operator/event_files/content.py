@@ -34,6 +34,9 @@ _FOREIGN = (
 _WHITE = frozenset(b"\t\n\r\f")
 _MOST_CONTROL = 0.002
 """Maximum share of control characters in a text."""
+_LEAST_ZEROS = 0.5
+"""In UTF-16, every second byte of a text in Latin letters is zero. This is the minimum share."""
+_MARKED = ("utf-16", "utf-32")
 
 
 class EventFileError(Exception):
@@ -106,7 +109,7 @@ class Content:
             self._raw.close()
 
     def encoding(self) -> str:
-        """Return the encoding that a byte order mark names, else UTF-8 if the text is valid UTF-8, else cp1252.
+        """Return UTF-16 or UTF-32 if the bytes show it, else UTF-8 if the text is valid UTF-8, else cp1252.
 
         Raises:
             EventFileError: the file is not text.
@@ -117,12 +120,12 @@ class Content:
         for mark, encoding in _BOMS:
             if self.head.startswith(mark):
                 return encoding
+        if wide := _wide(self.head):
+            return wide
         control = sum(byte < 32 and byte not in _WHITE for byte in self.head[:65536])
         if control > _MOST_CONTROL * min(len(self.head), 65536):
             at = next(i for i, byte in enumerate(self.head) if byte < 32 and byte not in _WHITE)
-            remedy = (
-                "if the file is a text, write --encoding, such as --encoding utf-16; else convert it to CSV or NDJSON"
-            )
+            remedy = "if the file is a text, write its --encoding; else convert it to CSV or NDJSON"
             raise EventFileError(f"{self.name} is binary: byte {at} is {self.head[at]:#04x}; {remedy}")
         try:
             codecs.getincrementaldecoder("utf-8")().decode(self.head)
@@ -134,15 +137,32 @@ class Content:
         """Return the name of `encoding`, or the detected encoding if `encoding` is None.
 
         Raises:
-            EventFileError: there is no such encoding, or the file is not text.
+            EventFileError: there is no such encoding, or the file is not text in this encoding.
         """
         if encoding is None:
             return self.encoding()
         try:
-            return codecs.lookup(encoding).name
-        except LookupError:
-            remedy = "write an encoding that Python knows, such as utf-8, cp1252 or utf-16"
+            name = codecs.lookup(encoding).name
+            b"\xff".decode(encoding, errors="replace")  # fails for encodings that are not for files, such as hex
+        except (LookupError, ValueError):
+            remedy = "write a text encoding that Python knows, such as utf-8, cp1252 or utf-16"
             raise EventFileError(f"--encoding {encoding}: there is no such encoding; {remedy}") from None
+        if name in _MARKED and not any(self.head.startswith(mark) for mark, each in _BOMS if each == name):
+            remedy = f"write --encoding {name}-le or {name}-be, or leave --encoding out"
+            raise EventFileError(f"--encoding {encoding}: {self.name} has no byte order mark; {remedy}")
+        return name
+
+
+def _wide(head: bytes) -> str | None:
+    """Return the encoding of a text in UTF-16 without a byte order mark, or None for other texts."""
+    sample = head[:65536]
+    low, high = sample[::2].count(0), sample[1::2].count(0)
+    if max(low, high) < _LEAST_ZEROS * (len(sample) / 2) or min(low, high) > _MOST_CONTROL * len(sample):
+        return None
+    encoding = "utf-16-be" if low > high else "utf-16-le"
+    text = sample.decode(encoding, errors="replace")
+    control = sum(ord(character) < 32 and ord(character) not in _WHITE for character in text)
+    return encoding if control <= _MOST_CONTROL * len(text) else None
 
 
 class _Rejoined(io.RawIOBase):

@@ -90,6 +90,9 @@ class CsvFile:
             remedy = "write --encoding cp1252 for a file from Windows" if self.encoding == "utf-8" else "check the file"
             problem = f"byte {byte:#04x} is not {self.encoding}"
             raise EventFileError(f"{name}, near line {line}: {problem}; {remedy}") from None
+        except UnicodeError as error:
+            where = f"{self._content.name}, near line {line}"
+            raise EventFileError(f"{where}: is not {self.encoding} ({error}); check --encoding") from None
         except csv.Error as error:
             remedy = "check that the quotes of this line are closed"
             raise EventFileError(f"{self._content.name}, line {line}: {error}; {remedy}") from None

@@ -170,9 +170,21 @@ def test_a_wrong_encoding_is_told_with_its_line(tmp_path: Path) -> None:
     assert rows(path, Reading(encoding="cp1252"))[-1] == (300_002, {"a": "ü", "b": "3"})
 
 
-def test_an_unknown_encoding_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EventFileError, match="--encoding klingon: there is no such encoding"):
-        rows(written(tmp_path, b"a\n1\n"), Reading(encoding="klingon"))
+@pytest.mark.parametrize("encoding", ["klingon", "rot13", "hex", "idna", "punycode", "undefined", "", "a\0b"])
+def test_an_unknown_encoding_is_refused(tmp_path: Path, encoding: str) -> None:
+    with pytest.raises(EventFileError, match=f"--encoding {encoding}: there is no such encoding"):
+        rows(written(tmp_path, b"a\n1\n"), Reading(encoding=encoding))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    """It is recognized. The name utf-16 alone does not say in which order the bytes are."""
+    path = written(tmp_path, "a;b\nü;2\n".encode(encoding))
+    expected = [(2, {"a": "ü", "b": "2"})]
+    assert rows(path) == expected
+    assert rows(path, Reading(encoding=encoding)) == expected
+    with pytest.raises(EventFileError, match="has no byte order mark; write --encoding utf-16-le or utf-16-be"):
+        rows(path, Reading(encoding="utf-16"))
 
 
 def test_an_open_quote_is_told_with_its_line(tmp_path: Path) -> None:

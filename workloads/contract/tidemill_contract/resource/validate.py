@@ -153,7 +153,9 @@ def _not_a_text(path: str, value: Any) -> Fault:
         remedy = "put the value in quotes: YAML reads y, n, yes, no, on, off, true, false as booleans"
         return Fault(path, value, "is a boolean, not a text", remedy)
     if isinstance(value, int | float):
-        return Fault(path, value, "is a number, not a text", "put the value in quotes, with the unit of a duration")
+        return Fault(
+            path, value, "is a number, not a text", "put the value in quotes; a duration needs a unit, such as 5m"
+        )
     return Fault(path, value, "is not a text", _remedy(path, "write a text"))
 
 
