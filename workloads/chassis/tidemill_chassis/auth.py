@@ -30,7 +30,7 @@ class Unauthorized(Exception):
 
 
 class Forbidden(Exception):
-    """The error for a valid API key that lacks the scope (403)."""
+    """The error for a valid API key without the required scope (403)."""
 
 
 @dataclass

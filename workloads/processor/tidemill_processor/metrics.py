@@ -15,7 +15,7 @@ _BATCH_EVENTS = (1, 10, 100, 500, 1_000, 5_000, 10_000, 25_000, 50_000, 100_000)
 
 EVENTS_CONSUMED = Counter("tidemill_events_consumed_total", "Kafka records in committed batches.")
 EVENTS_FILTERED = Counter("tidemill_events_filtered_total", "Events that the transform's filter removed.")
-DUPLICATES = Counter("tidemill_duplicates_total", "Events that were not counted, because their id had counted before.")
+DUPLICATES = Counter("tidemill_duplicates_total", "Events that were left out as duplicates: an earlier event had the same id.")
 EVENTS_LATE = Counter(
     "tidemill_events_late_total", "Events that arrived after their window was closed.", ("aggregation", "policy")
 )

@@ -145,7 +145,7 @@ class Committer:
             self._prepare(store)
         self._reader = database.reader
         self.handover = Handover(database, [s.id for s in stores]) if self._reader != LIVE else None
-        # `_marks` has the ids of further aggregation versions by partition, and `_others` has these versions by id.
+        # `_marks` maps partitions to ids of further aggregation versions. `_others` maps the ids to the versions.
         self._marks: dict[int, frozenset[int]] = {}
         self._others: dict[int, AggregationStore] = {}
 

@@ -1,6 +1,7 @@
 """Anomaly rules over closed windows.
 
-One transaction stores detector states, anomalies and `scanned_until`, the time up to which windows were scanned.
+Anomaly rules have judged all windows that end by `scanned_until`. One transaction stores `scanned_until`, detector
+states and anomalies.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class Scanner:
                 return counts.total()
 
     def _turn(self, connection: psycopg.Connection[Any]) -> tuple[bool, int | None]:
-        """Try to lock the scan, and return whether this transaction holds the lock, and `scanned_until`."""
+        """Try to lock the scan. Return whether to scan, and the stored `scanned_until`."""
         row = connection.execute(
             aggregations.scanned(self._schema),
             (f"{self._schema}/scan", self._store.id),

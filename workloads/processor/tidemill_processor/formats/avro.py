@@ -47,7 +47,7 @@ _encode = msgspec.json.Encoder(decimal_format="number", enc_hook=_other).encode
 
 @cache
 def _keep_values_without_a_type() -> None:
-    """Make fastavro return a number instead of an error for a time out of range, such as the year 10000."""
+    """Make fastavro return a number, not an error, for a time outside the years 1 to 9999."""
     for name, read in list(LOGICAL_READERS.items()):
         LOGICAL_READERS[name] = partial(_read_leniently, read, 1000 if name.endswith("timestamp-micros") else 1)
 
@@ -174,7 +174,7 @@ class _AvroPlan(Plan):
 
     def _unreadable(self, why: str) -> InvalidEvent:
         name = shown(str(self._schema.parsed.get("name", "")).encode())
-        remedy = "write the record with the schema whose id the record contains"
+        remedy = "start the record with the id of the writer's schema"
         return InvalidEvent(
             Reason.UNREADABLE, None, f"the bytes do not match the schema {self._number} ({name}): {why[:120]}; {remedy}"
         )

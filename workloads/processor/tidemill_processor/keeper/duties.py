@@ -24,9 +24,9 @@ KINDS: tuple[Kind, ...] = (
 )  # fmt: skip
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = {True: 30.0, False: 4.0}
-"""The maximum pause in seconds before a retry: True for errors in data or code, False for errors of a server."""
+"""The maximum pause in seconds before a retry, by cause: data or code (True), or a server (False)."""
 REPORTED_AFTER_SECONDS = 60.0
-"""A failure that a server or a lock causes is written to `_held_up` after this many seconds."""
+"""If a server or a lock causes a failure, `_held_up` records the failure after this many seconds."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ MOST = 50
 
 @dataclass(frozen=True)
 class Corrected:
-    """The closed windows that late events changed: start in [`first_ms`, `last_ms`], and revision in `revs`."""
+    """Closed windows that late events changed, with starts in [`first_ms`, `last_ms`] and revisions in `revs`."""
 
     revs: list[int]
     first_ms: int

@@ -84,7 +84,7 @@ class Judge:
         return events.select(INDEX, PARTITION, TIME, ID)
 
     def judge(self, batch: Batch, memories: Sequence[Memory]) -> Firsts:
-        """Find the events of a batch that count. `Firsts.batch` is the result for the first memory."""
+        """Find the events of a batch that count. `Firsts.batch` leaves out the duplicates that `memories[0]` shows."""
         ids = self.ids(batch.frame)
         frames, new, duplicates = {}, {}, Counter[int]()
         for memory in memories:
@@ -168,7 +168,7 @@ class Ids:
             return Firsts(batch)
         readers: dict[str, frozenset[int] | None] = {r: frozenset(partitions) for r, partitions in further.items()}
         own = sorted({store.reader for store in stores})
-        # Raw events and rules over single events always use the live reader's ids.
+        # Raw events and rules over single events need the ids that the live reader remembers.
         if self._database.reader == LIVE and (self._keeps or not own):
             own = sorted({LIVE, *own})
         readers = dict.fromkeys(own) | {r: partitions for r, partitions in readers.items() if r not in own}
@@ -179,12 +179,13 @@ class Ids:
     def remember(self, connection: psycopg.Connection[Any], firsts: Firsts, reached: Iterable[int | None]) -> None:
         """Store the ids of events that count. Call this in the batch's transaction, before aggregations are locked.
 
-        An id is kept until the watermark exceeds the event time and all times in `reached` by the dedupe window.
+        An id expires when the watermark exceeds the latest event time by the dedupe window. The latest event time
+        is the maximum of the batch and `reached`.
 
         Args:
             connection: the connection to Postgres.
             firsts: the events that count.
-            reached: the greatest event times of the batch's partitions before the batch.
+            reached: the greatest earlier event time in each of the batch's partitions.
 
         Raises:
             Overtaken: another processor has stored some of the ids.

@@ -44,8 +44,8 @@ class Rewriter:
     def rewrite(self, value: bytes | None, key: bytes | None, headers: Headers | None, origin: Origin) -> Rewritten:
         """Return the records for the stage topic that replace one record of the source topic.
 
-        Records without a value and events that ingest has refused are copied. A record that Python cannot parse as JSON
-        becomes a refused event.
+        Records without a value are copied. Events that ingest has refused are copied too. A record that Python
+        cannot parse as JSON becomes a refused event.
         """
         kept = list(headers or ())
         if value is None or value.startswith(QUARANTINE_PREFIX):
