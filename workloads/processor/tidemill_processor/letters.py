@@ -1,4 +1,4 @@
-"""Makes dead letters from records and array elements that are not counted."""
+"""Makes dead letters from records and array elements."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ class _AvroPlan(Plan):
         try:
             value = fastavro.schemaless_reader(stream, self._schema.parsed, None)
         except Exception as error:
-            # Some error messages contain the memory address of the stream.
+            # Remove the memory address of the stream, which some error messages contain.
             text = _STREAM.sub("", str(error))
             raise self._unreadable(f"{type(error).__name__}: {text}" if text else type(error).__name__) from None
         left = len(raw) - stream.tell()

@@ -31,7 +31,7 @@ REPORTED_AFTER_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Duty:
-    """A task that the keeper repeats, for one aggregation, or for the pipeline if `aggregation` is empty."""
+    """A task that the keeper repeats. If `aggregation` is empty, the task is for the whole pipeline."""
 
     kind: Kind
     aggregation: str = ""
@@ -118,7 +118,7 @@ class Trials:
         wait = min(MAX_BACKOFF_SECONDS[fault], FIRST_BACKOFF_SECONDS * 2 ** min(tries - 1, 10))
         reported = fault or now - since >= REPORTED_AFTER_SECONDS or (previous is not None and previous.reported)
         if previous is None or previous.reason != text:
-            # Log the traceback of a fault, except for an error from Postgres.
+            # If data or code is the cause, log the traceback, except for an error from Postgres.
             log.warning(
                 "%s of %s: %s; retry in %.1f s", duty.kind, duty.aggregation or "the pipeline", text, wait,
                 exc_info=fault and not isinstance(error, psycopg.Error),

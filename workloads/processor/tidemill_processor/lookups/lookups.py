@@ -115,7 +115,7 @@ class Lookups:
         while not self._stopping.is_set():
             try:
                 lookup.source.run(self._stopping)
-            except Exception as error:  # keep the thread, because the lookup's rows would become outdated without it
+            except Exception as error:  # keep the thread, which updates the lookup's rows
                 log.exception("lookup %s", lookup.spec.name)
                 lookup.source.error = f"{type(error).__name__}: {error}"
                 self._stopping.wait(RETRY_SECONDS)

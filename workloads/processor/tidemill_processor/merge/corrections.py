@@ -1,4 +1,4 @@
-"""Records the closed windows that late events changed, for later publishing and scanning."""
+"""Records the closed windows that late events changed, so that other tasks publish and judge the windows again."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def note(
 
 
 class Corrections:
-    """The corrections of one aggregation that remain for one task (publishing or scanning)."""
+    """The changed windows of one aggregation that one task (publishing or scanning) has not handled yet."""
 
     def __init__(self, database: Database, store: AggregationStore, duty: corrections.Duty) -> None:
         self._schema, self._store, self._duty = database.schema, store, duty

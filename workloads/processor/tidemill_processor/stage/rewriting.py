@@ -66,7 +66,7 @@ class Rewriter:
     def refuse(
         self, value: bytes | None, key: bytes | None, headers: Headers | None, origin: Origin, *, why: str
     ) -> Rewritten:
-        """Return a refused event for a record on which the function failed to return."""
+        """Return a refused event for a record for which the user's function did not return."""
         verdict = InvalidEvent(Reason.TRANSFORM_FAILED, None, why)
         return Rewritten([_refused(value or b"", key, list(headers or ()), origin, verdict)], "failed")
 
