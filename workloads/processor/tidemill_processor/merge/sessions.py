@@ -111,7 +111,7 @@ class SessionMerger:
         return connection.execute(query, (closed_until,)).fetchone() is not None
 
     def standing(self, connection: psycopg.Connection[Any], events: pl.DataFrame, shut: int) -> pl.DataFrame:
-        """For each event, return whether an open session includes it, and whether a closed session includes it."""
+        """For each event, return whether it joins an open session, and whether it is within a closed session."""
         closed, rows = from_ms(str(shut)), []
         for nulls, part in _by_nulls(events, self._plan):
             columns = {INDEX: "bigint", TIME: "bigint", END: "bigint"}
