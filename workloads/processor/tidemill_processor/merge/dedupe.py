@@ -125,7 +125,7 @@ class Firsts:
         return self.duplicates.total()
 
     def frame(self, reader: str) -> pl.DataFrame:
-        """Return the events that are not duplicates for a reader."""
+        """Return the events without the duplicates that a reader found."""
         return self.frames.get(reader, self.batch.frame)
 
     def cut(self, batch: Batch) -> Firsts:
