@@ -130,9 +130,12 @@ def test_each_event_that_a_function_returns_becomes_a_record(
         ("(event, event)", "enrich of enrich.py returned tuple"),
         ("[event, 'x']", "enrich of enrich.py returned a list with str; a list may contain only events"),
         ("[event, None]", "enrich of enrich.py returned a list with NoneType; a list may contain only events (dict);"),
-        ("{'a': {1}}", "enrich of enrich.py returned an event that is no JSON: TypeError: Object of type set"),
-        ("{'a': float('nan')}", "enrich of enrich.py returned an event that is no JSON: ValueError: Out of range"),
-        ("{'a': '\\ud800'}", "enrich of enrich.py returned an event that is no JSON: UnicodeEncodeError"),
+        ("{'a': {1}}", "enrich of enrich.py returned an event that is not valid JSON: TypeError: Object of type set"),
+        (
+            "{'a': float('nan')}",
+            "enrich of enrich.py returned an event that is not valid JSON: ValueError: Out of range",
+        ),
+        ("{'a': '\\ud800'}", "enrich of enrich.py returned an event that is not valid JSON: UnicodeEncodeError"),
         (f"{{'a': 'x' * {MAX_EVENT_BYTES}}}", "enrich of enrich.py returned an event of 1,048,584 bytes; at most"),
     ],
 )

@@ -30,7 +30,7 @@ class Unauthorized(Exception):
 
 
 class Forbidden(Exception):
-    """The error for a valid API key that lacks the scope (403)."""
+    """The error for a valid API key without the required scope (403)."""
 
 
 @dataclass
@@ -107,7 +107,7 @@ class Authenticator:
         try:
             keys = ApiKeys.model_validate_json(read_bytes(path)).keys
         except (OSError, ValueError) as error:
-            # Only the path and the kind of error are logged, because pydantic's message would quote the keys.
+            # Only the path and the kind of error are logged, because pydantic's message would quote the API keys.
             log.warning("%s is not a file of API keys (%s); the earlier keys stay in use", path, type(error).__name__)
             return _KeyFile(stamp, now, before.keys if before else {})
         return _KeyFile(stamp, now, {key.id: key for key in keys})

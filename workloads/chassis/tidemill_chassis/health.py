@@ -54,7 +54,7 @@ def report(
     (200).
 
     Raises:
-        ValueError: `extra` contains `status`, `component` or `dependencies`.
+        ValueError: `extra` contains a reserved key: `status`, `component` or `dependencies`.
     """
     if taken := _RESERVED & set(extra or ()):
         raise ValueError(f"extra holds {', '.join(sorted(taken))}, which /health writes itself: choose another name")

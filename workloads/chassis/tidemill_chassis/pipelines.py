@@ -60,7 +60,7 @@ class PipelineDirectory:
 
     @property
     def faults(self) -> dict[str, str]:
-        """The errors of config files, by pipeline name. The key `.` stands for the directory itself."""
+        """The errors of config files, by pipeline name. An error of the directory has the key `.`."""
         self._refresh()
         return dict(self._faults)
 
@@ -99,7 +99,7 @@ class PipelineDirectory:
         for name in before.keys() - entries.keys():
             log.info("the config of pipeline %s was removed", name)
         self._entries = entries
-        # Readers hold no lock, so the dictionaries are replaced and never changed.
+        # Readers hold no lock, so create new dictionaries instead of changing the old ones.
         self._configs = {name: entry.config for name, entry in entries.items() if entry.config is not None}
         self._faults = {name: entry.fault for name, entry in entries.items() if entry.fault is not None}
 

@@ -1,4 +1,4 @@
-"""Runs a service that takes no requests: its work, its status server, its signals and its log."""
+"""Runs a service that takes no requests, with a status server, signal handlers and a log."""
 
 from __future__ import annotations
 

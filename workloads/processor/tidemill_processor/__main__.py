@@ -71,7 +71,7 @@ class Processor:
             side_inputs=SideInputs(self._registry, self._lookups),
         )
         interval = min(1.0, parse_ms(config.spec.processor.flush_interval) / 1000)
-        # A replay has no keeper, because the keeper closes and publishes only live aggregation versions.
+        # A replay has no keeper, because only live processors close and publish windows.
         replaying = self._database.reader != LIVE
         trials = Trials(self._database.schema)
         self.keeper = None if replaying else Keeper(self._database.connect, self._duties, trials, interval)
@@ -160,7 +160,7 @@ class Processor:
     def _side_servers(self) -> list[Dependency]:
         dependencies = []
         if self._source.login.servers and self.keeper is not None:
-            # Without the platform's Kafka, the processor counts events and publishes the results later.
+            # While the platform's Kafka is down, the processor counts events, and publishes the results later.
             dependencies.append(Dependency("kafka", not self._outputs.error, False, self._outputs.error))
         if self._redis is not None and self.keeper is not None:
             silent, state = self._lookout.redis_error, self._guards.redis.state
@@ -173,7 +173,7 @@ class Processor:
         return dependencies
 
     def ready(self) -> bool:
-        """Return whether the processor has been healthy once and its configuration is current."""
+        """Return whether the processor was healthy at least once, and the configuration is current."""
         self._was_well = self._was_well or self.health()[0] == 200
         return self._was_well and not self.loop.superseded
 

@@ -46,7 +46,7 @@ class Assignment:
         self._lookup = Positions(database, config, source, start_from)
         self._coverage = Coverage(source.subscribe)
         self._course = Course()
-        # A replay reports no offsets to Kafka, because Kafka removes an empty consumer group without offsets sooner.
+        # A replay reports no offsets, so that Kafka soon removes the unused consumer group.
         self._reports = database.reader == LIVE
         self._schema, self._several = database.schema, config.spec.source.several
         self._topic_ids: dict[str, str] = {}
@@ -92,7 +92,7 @@ class Assignment:
         described = self._source.describe()
         self._kafka.answered(self._topic_checked_at)
         if any(self._topic_ids.get(topic, topic_id) != topic_id for topic, (topic_id, _) in described.items()):
-            # The old consumer would not read the new topic.
+            # A consumer does not read a topic that was created again, so replace the consumer.
             self._source.renew()
         self._topic_ids |= {topic: topic_id for topic, (topic_id, _) in described.items()}
         self._ids = self._source.slots.numbers(described)
@@ -138,7 +138,7 @@ class Assignment:
             self._source.stop(partitions)
 
     def confirm_ends(self) -> None:
-        """Store which partitions have no unread records, if Kafka has reported new end offsets."""
+        """If Kafka has reported new end offsets, store which partitions have no unread records."""
         answer = self.backlog.news()
         if answer is None or self._link.connection is None:
             return

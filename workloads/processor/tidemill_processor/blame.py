@@ -14,7 +14,7 @@ _MAX_REASON = 500
 
 
 def is_fault(error: BaseException) -> bool:
-    """Return whether a retry cannot help, because data, a table or code causes the error."""
+    """Return whether the cause is data, a table or code, which no retry can fix."""
     if isinstance(error, PublishFailed | redis.RedisError | BreakerOpen | OSError):
         return False
     if isinstance(error, psycopg.Error):

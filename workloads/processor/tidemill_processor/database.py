@@ -52,7 +52,7 @@ class Database:
     Attributes:
         reader: the name under which positions are stored (the name of a replay, or else `live`).
         schema: the quoted name of the pipeline's schema.
-        quotas: the quotas for dead letters and for anomalies in bytes.
+        quotas: the quotas in bytes for dead letters and for anomalies.
     """
 
     def __init__(self, settings: WorkloadSettings, config: PipelineConfig, timeout_seconds: float) -> None:

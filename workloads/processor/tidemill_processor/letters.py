@@ -1,4 +1,4 @@
-"""Makes dead letters from records and array elements that are not counted."""
+"""Makes dead letters from records and array elements."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def dead_letter(
     event_time: int | None = None,
     windows: tuple[int, ...] | None = None,
 ) -> DeadLetter:
-    """Create the dead letter for a record, or for an element of its array, with the content `value`."""
+    """Create a dead letter with the content `value` for a record, or for one array element."""
     return DeadLetter(
         partition=message.partition(),
         offset=message.offset(),

@@ -103,7 +103,7 @@ class Lookout:
         asked_at = time.monotonic()
         source.follow_login()
         try:
-            # Count records that wait for the Python stage as unread.
+            # Records that wait for the Python stage count as unread too.
             before = {} if upstream is None else upstream.unstaged(source.assigned)
             ends = {number: end + before.get(number, 0) for number, end in source.ends().items()}
         except KafkaException:

@@ -15,7 +15,7 @@ _BATCH_EVENTS = (1, 10, 100, 500, 1_000, 5_000, 10_000, 25_000, 50_000, 100_000)
 
 EVENTS_CONSUMED = Counter("tidemill_events_consumed_total", "Kafka records in committed batches.")
 EVENTS_FILTERED = Counter("tidemill_events_filtered_total", "Events that the transform's filter removed.")
-DUPLICATES = Counter("tidemill_duplicates_total", "Events that were not counted, because their id had counted before.")
+DUPLICATES = Counter("tidemill_duplicates_total", "Events left out because an earlier event had the same id.")
 EVENTS_LATE = Counter(
     "tidemill_events_late_total", "Events that arrived after their window was closed.", ("aggregation", "policy")
 )
@@ -35,7 +35,7 @@ FRESHNESS_SECONDS = Histogram(
 WATERMARK_TIMESTAMP = Gauge("tidemill_watermark_timestamp_seconds", "The watermark, as a Unix time.")
 KEEPER_PASSED = Gauge(
     "tidemill_keeper_pass_timestamp_seconds",
-    "Unix time when the keeper last completed a pass (close, scan, publish), or when it started.",
+    "Unix time when the keeper started, or last completed a pass (close, scan and publish windows).",
 )
 BATCH_EVENTS = Histogram("tidemill_batch_events", "Events per batch.", buckets=_BATCH_EVENTS)
 BATCH_SECONDS = Histogram(
@@ -51,10 +51,14 @@ ROLLED_BACK = Counter(
 REBALANCES = Counter("tidemill_rebalances_total", "Changes of the assigned partitions.")
 RESULTS_PUBLISHED = Counter("tidemill_results_published_total", "Records written to the output topics.")
 KEEPER_FAILURES = Counter(
-    "tidemill_keeper_failures_total", "Failed attempts to close, scan or publish windows of an aggregation.", ("duty",)
+    "tidemill_keeper_failures_total",
+    "Failed attempts to close windows, scan windows for anomalies, or publish windows.",
+    ("duty",),
 )
 HELD_UP = Gauge(
-    "tidemill_held_up", "Aggregations with windows that currently cannot be closed, scanned or published.", ("duty",)
+    "tidemill_held_up",
+    "Aggregations with windows that cannot be closed, scanned for anomalies, or published now.",
+    ("duty",),
 )
 WINDOWS_SKIPPED = Counter(
     "tidemill_windows_skipped_total",

@@ -1,8 +1,8 @@
 """Lets a replay catch up with the live processors, which then take over the replay's partitions.
 
 A replay stores only events before the live processors' position in a partition. When a batch of the replay reaches the
-live position, the batch's transaction marks the position. After the mark, live processors also count the partition's
-events for the replay's aggregation versions.
+live position, the batch's transaction marks the partition as taken over. After the mark, live processors also count
+the partition's events for the replay's aggregation versions.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Handover:
     def cut(
         self, connection: psycopg.Connection[Any], batch: Batch, starts: Mapping[int, int]
     ) -> tuple[Batch, frozenset[int]]:
-        """Cut a batch at the live positions, and mark the partitions that live processors take over.
+        """Keep the records before the live processors' positions. Mark the partitions that live processors take over.
 
         Call this method in the batch's transaction, after locking the replay's positions and before locking the
         aggregations.

@@ -49,7 +49,7 @@ class Superseded(Exception):
 
 
 class _Marked(Exception):
-    """Raised if events also count for aggregation versions that this process does not know yet."""
+    """Raised if events belong to further aggregation versions that this process does not know yet."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Committer:
             self._prepare(store)
         self._reader = database.reader
         self.handover = Handover(database, [s.id for s in stores]) if self._reader != LIVE else None
-        # `_marks` has the ids of further aggregation versions by partition, and `_others` has these versions by id.
+        # `_marks` maps partitions to ids of further aggregation versions. `_others` maps the ids to the versions.
         self._marks: dict[int, frozenset[int]] = {}
         self._others: dict[int, AggregationStore] = {}
 
@@ -164,7 +164,7 @@ class Committer:
             except _Marked:
                 self._learn()
             except Overtaken:
-                continue  # another processor has counted events with the same ids, so count only the remaining events
+                continue  # another processor has stored events with the same ids, so look for duplicates again
 
     def _commit(self, batch: Batch, positions: dict[int, Position]) -> Committed:
         epochs = {p: position.epoch for p, position in positions.items()}
@@ -212,7 +212,7 @@ class Committer:
     def _ready(
         self, batch: Batch, positions: dict[int, Position], epochs: dict[int, int]
     ) -> tuple[Firsts, list[Work], pl.DataFrame | None, Judged]:
-        """Prepare what the transaction writes: the events that count, partial results, raw events and anomalies."""
+        """Leave out duplicates, and prepare what the transaction writes: partial results, raw events and anomalies."""
         further = {store.ids: self._marked(id_) for id_, store in self._others.items()}
         firsts = self._ids.look(self._connection, batch, self._stores, further)
         works = self._aggregate(firsts, epochs)

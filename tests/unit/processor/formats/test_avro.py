@@ -184,7 +184,7 @@ def test_what_cannot_be_read_is_a_dead_letter_that_says_so(registry: SchemaRegis
     of = decoder(registry, [{"name": "id", "type": "integer", "required": True}, {"name": "v", "type": "number"}])
     broken = {
         good[:-1]: ("unreadable", f"the bytes do not match the schema {number} (shop.Order): "),
-        good + b"x": ("unreadable", "1 bytes are left after the value; write the record with the schema whose id"),
+        good + b"x": ("unreadable", "1 bytes are left after the value; start the record with the id of the writer"),
         b"\0\0\0\0\xff" + good[5:]: ("unknown_schema", f"the registry {registry.url} has no schema 255; name the"),
         b"\0" + other.to_bytes(4) + b"\2a": (
             "unknown_schema",

@@ -34,7 +34,7 @@ class BreakerOpen(Exception):
 
 
 class _Failure(Exception):
-    """The exception with which `_fail` reports a failed call to pybreaker."""
+    """`_fail` raises this exception, so that pybreaker counts a failure."""
 
 
 def _fail() -> None:
@@ -75,7 +75,7 @@ class Breaker:
         self._ticket = 0
         self._opened_at = 0.0
         self._trial_ends: float | None = None
-        """Time after which another trial call is allowed, or None if no trial call is running."""
+        """The time at which the running trial call expires, or None without a trial call."""
         self._circuit = pybreaker.CircuitBreaker(
             fail_max=failures,
             reset_timeout=open_seconds,
@@ -150,7 +150,7 @@ class Breaker:
                 self._trial_ends = None
 
     def current_ticket(self) -> int:
-        """Return the ticket of the breaker's current state, for callers that do not use `admit`."""
+        """Return the current ticket number. Results that are reported with an older ticket are ignored."""
         return self._ticket
 
     def _report(self, ticket: int, outcome: Callable[[], None]) -> None:
@@ -162,7 +162,7 @@ class Breaker:
                 self._circuit.call(outcome)
 
     def changed(self, state: BreakerState) -> None:
-        """Handle a new state of pybreaker. Callers must hold the breaker's lock."""
+        """Record the new state that pybreaker reports. Callers must hold the breaker's lock."""
         before, self._state = self._state, state
         self._ticket += 1
         self._trial_ends = None
@@ -171,7 +171,7 @@ class Breaker:
             self._opened_at, self._pause = self._clock(), self._pause_after(self._openings)
         elif state == CLOSED:
             self._openings = 0
-        # After a failed trial call, the metric shows later trials as open, so that graphs show a single outage.
+        # After a failed trial call, the metric shows a half-open breaker as open, so that graphs show one outage.
         shown = OPEN if state == HALF_OPEN and self._openings > 1 else state
         metrics.BREAKER_STATE.labels(name=self.name).set(_GAUGE[shown])
         metrics.BREAKER_TRANSITIONS.labels(name=self.name, state=state).inc()

@@ -46,7 +46,7 @@ class _Section(BaseModel):
 
 
 class BreakerSettings(_Section):
-    """The number of failures in a row that opens a circuit breaker, and the first and the longest pause."""
+    """A circuit breaker's limit of failures in a row, its longest pause, and its first pause."""
 
     failures: int = Field(5, ge=1, le=1_000_000)
     open_seconds: Seconds = 60.0
@@ -137,7 +137,7 @@ class ResilienceConfig(_Section):
         Raises:
             ConfigError: the file cannot be read, or a key or value of the file or the environment is wrong.
         """
-        # Merge the file into the complete defaults, because the `redis` sections differ from their classes' defaults.
+        # Merge the file into the complete defaults, so that an incomplete `redis` section keeps the defaults for Redis.
         document = _merged(cls().model_dump(), _read(path) if path is not None else {})
         variables, faults = _override(document, environ)
         try:
@@ -226,7 +226,7 @@ def _merged(base: dict[str, Any], over: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _override(document: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[tuple[str, ...], str], list[str]]:
-    """Write the values of environment variables into the document."""
+    """Set values in `document` from environment variables."""
     variables, faults = {}, []
     for variable, text in sorted(environ.items()):
         if not variable.startswith(ENV_PREFIX):

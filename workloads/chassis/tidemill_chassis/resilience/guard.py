@@ -24,7 +24,7 @@ LOOK_SECONDS = 2.0
 
 
 class DeadlineExceeded(TimeoutError):
-    """The error if the deadline of a request passes before a call is answered."""
+    """Raised if the deadline of a request passes before a call is answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Guard:
         metrics.RETRIES.labels(name=name)
         self._sleep, self._async_sleep = sleep, async_sleep
         self._holder: tuple[object, int] | None = None
-        """The thread or task that may make a trial call after `allow`, and the ticket of the trial call."""
+        """After `allow`: the thread or task that may make a trial call, and the call's ticket."""
         self._wait = policy.wait()
 
     @property
@@ -167,7 +167,7 @@ class Guard:
         return result
 
     def allow(self) -> bool:
-        """Return whether a loop may call the dependency now. A loop that makes this call must report the result."""
+        """Return whether a loop may call the dependency now. After the call, the loop must report the result."""
         if self._breaker.state == CLOSED:
             return True
         me = _current()

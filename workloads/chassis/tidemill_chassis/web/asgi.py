@@ -24,7 +24,7 @@ UNMATCHED = "unmatched"
 _KNOWN_HOSTS = 1_000
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_LEFT = "499"
-"""The status of a request if the client disconnected before the response started, as in nginx."""
+"""The status if the client disconnects before the response starts. nginx uses the same status."""
 
 
 def problem(status: int, code: str, detail: str = "", **extra: Any) -> bytes:
@@ -205,7 +205,7 @@ class HostGuard:
 
 
 def _denial(scope: Scope, send: Send) -> Send:
-    """Return a `send` for an HTTP response. For a WebSocket, the response denies the handshake."""
+    """Return a function that sends an HTTP response. A WebSocket client gets the response instead of a connection."""
     if scope["type"] == "http":
         return send
 

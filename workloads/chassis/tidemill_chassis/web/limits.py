@@ -21,7 +21,7 @@ _OTHER_DESCRIPTORS = 200
 
 @dataclass(frozen=True)
 class HttpLimits:
-    """The limits of a process."""
+    """Limits on the connections and request headers of a process."""
 
     connections: int = 2_000
     headers: int = 100
@@ -38,7 +38,7 @@ class HttpLimits:
         text = environ.get("TIDEMILL_HTTP_CONNECTIONS") or str(cls.connections)
         if not (text.isascii() and text.isdigit() and int(text)):
             raise ValueError(f"TIDEMILL_HTTP_CONNECTIONS: {text!r}; write a whole number of at least 1")
-        # some descriptors are reserved for files, and for connections to Kafka, Postgres and Redis
+        # reserve some file descriptors for files, and for connections to Kafka, Postgres and Redis
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = max(1, descriptors - _OTHER_DESCRIPTORS) if descriptors != resource.RLIM_INFINITY else int(text)
         return cls(connections=min(int(text), most))
@@ -54,7 +54,7 @@ class BoundedProtocol(HttpToolsProtocol):
     limits: ClassVar[HttpLimits] = HttpLimits()
     _timer: asyncio.TimerHandle | None = None
     _waited_for = 0
-    """Number of bytes received of an incomplete head."""
+    """How many bytes of an incomplete head were received."""
     _large = False
     """Whether the head may be too large, so that the exact size of the head must be computed."""
     _too_large = False
@@ -85,7 +85,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self.transport.is_closing() or self not in self.connections:
             return  # the connection was closed or became a WebSocket
-        # Do not count data that also contains the end of an earlier request.
+        # Count the data only if it contains nothing of an earlier request.
         if cycle is before and (before is None or before.response_complete):
             self._waited_for += len(data)
         if self._waited_for > self.limits.header_bytes:

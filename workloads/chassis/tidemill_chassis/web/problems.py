@@ -45,7 +45,7 @@ def bad_parameter(name: str, detail: str, *, code: str = "invalid_parameter") ->
 
 
 def denied(error: Unauthorized | Forbidden, scope: str) -> Problem:
-    """Return the problem for a missing or wrong API key (401), or for a key that lacks the scope (403)."""
+    """Return the problem for a missing or wrong API key (401), or for a missing scope (403)."""
     if isinstance(error, Unauthorized):
         return Problem(401, "unauthorized", str(error), headers={"www-authenticate": "Bearer"})
     challenge = f'Bearer error="insufficient_scope", scope="{scope}"'

@@ -30,7 +30,7 @@ class Batch:
         times: the event times and partitions of all valid events, in the order of consumption.
         next_offsets: the offset after the last record, by partition.
         arrived: when the first record arrived in Kafka (epoch ms), by partition.
-        elements: the record and array element of each event, or None if the pipeline explodes no array.
+        elements: the record and array element of each event, or None if each record is one event.
     """
 
     frame: pl.DataFrame
@@ -105,7 +105,7 @@ class Batch:
         )
 
     def until(self, ends: Mapping[int, int]) -> Batch:
-        """Return the batch with only the records before their partition's offset in `ends`."""
+        """Return the part of the batch before the offsets in `ends` (by partition)."""
         cut = {p: end for p, end in ends.items() if end < self.next_offsets[p]}
         if not cut:
             return self

@@ -1,4 +1,4 @@
-"""Reads records with an exploded array."""
+"""Reads records whose array elements become events."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from tidemill_processor.lookups.lookups import Lookups
 MOST_BYTES, LEAST_BYTES = 1024 * 1024, 16 * 1024
 MOST_ELEMENTS = 8_000
 KEPT_BYTES = 640
-"""If raw events are stored, each element of a record with n times this many bytes counts as n elements."""
+"""If raw events are stored, each element of a record with 6,400 bytes counts as ten elements."""
 
 
 @dataclass(frozen=True)
 class _Records:
-    """Decoded records with an exploded array.
+    """Decoded records whose array elements become events.
 
     Attributes:
         at: the indexes of the valid records.
@@ -119,7 +119,7 @@ class ExplodingReader(BatchReader):
         weights = accumulate(map(self._weight, arrays, (len(raws[index]) for index in at)))
         taken = _number(weights, MOST_ELEMENTS)
         number = len(raws) if taken == len(at) else max(1, at[taken])
-        # The next piece has the size of this piece, or twice the size if all records fitted into this piece.
+        # Limit the next piece to the size of this piece. If all records fitted, double the limit.
         size = sum(map(len, raws[:number])) * (2 if number == len(raws) else 1)
         self._bytes = min(MOST_BYTES, max(LEAST_BYTES, size))
         return records.first(number)
@@ -205,7 +205,7 @@ class ExplodingReader(BatchReader):
 
 
 def _number(growing: Iterable[int], limit: int) -> int:
-    """Return how many numbers are at most `limit`. The numbers after the first greater one are not read."""
+    """Count the numbers before the first number above `limit`."""
     return sum(1 for _ in takewhile(limit.__ge__, growing))
 
 

@@ -95,7 +95,7 @@ class BatchReader:
         return self.join(pieces)
 
     def decode_some(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> tuple[Piece, Sequence[Message]]:
-        """Decode all records. Return the decoded piece, and an empty tuple because no records remain."""
+        """Decode all records. Return the decoded piece and the remaining records (always none)."""
         return self.decode(messages, now_ms, first), ()
 
     def decode(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> Piece:

@@ -83,7 +83,7 @@ class Watcher:
         positions: Mapping[int, object],
         epochs: Mapping[int, int],
     ) -> Judged:
-        """Judge a batch that starts at `positions`, before the batch's transaction."""
+        """Judge the events of a batch that starts at `positions`. Call this before the batch's transaction."""
         judged = Judged()
         if not self._rules:
             return judged

@@ -1,4 +1,4 @@
-"""Judges closed windows again after late events changed them."""
+"""Judges a closed window again after late events have changed the window."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tidemill_processor.windows.reader import WindowReader
 from tidemill_processor.windows.salvage import Salvage
 
 KEPT_WINDOWS = 24
-"""The number of each group's latest windows for which detector states are stored."""
+"""Detector states are stored for this many latest windows of each group."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Anomaly rules over closed windows.
 
-One transaction stores detector states, anomalies and `scanned_until`, the time up to which windows were scanned.
+Anomaly rules have judged all windows that end by `scanned_until`. One transaction stores `scanned_until`, detector
+states and anomalies.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from tidemill_processor.windows.reader import Span, WindowReader
 from tidemill_processor.windows.salvage import Salvage
 
 SPAN_PANES = 64
-"""The maximum number of panes (parts of hopping windows) to scan in one transaction."""
+"""The maximum number of panes (parts of hopping windows) to read in one transaction."""
 PIECE_WINDOWS = 2_000
 _SHRINK = 8
 
@@ -73,14 +74,14 @@ class Scanner:
         return len(anomalies)
 
     def run(self, connection: psycopg.Connection[Any], closed_until: int) -> int:
-        """Scan the windows that were closed since the last scan, and return the number of anomalies."""
+        """Detect anomalies in the windows that were closed since the last scan. Return the number of anomalies."""
         while True:
             try:
                 counts = self._advance(connection, closed_until)
             except Exception as error:
                 panes, fault = self._panes, is_fault(error)
                 if fault or isinstance(error, psycopg.Error):
-                    # Scan fewer panes next time, because the error may be a timeout.
+                    # Read fewer panes next time, because the error may be a timeout.
                     self._panes = panes // _SHRINK if fault else max(1, panes // _SHRINK)
                 if not fault or panes == 0 or connection.closed:
                     raise
@@ -90,7 +91,7 @@ class Scanner:
                 return counts.total()
 
     def _turn(self, connection: psycopg.Connection[Any]) -> tuple[bool, int | None]:
-        """Try to lock the scan, and return whether this transaction holds the lock, and `scanned_until`."""
+        """Try to lock the scan. Return whether to scan, and the stored `scanned_until`."""
         row = connection.execute(
             aggregations.scanned(self._schema),
             (f"{self._schema}/scan", self._store.id),

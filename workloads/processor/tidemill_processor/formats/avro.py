@@ -47,7 +47,7 @@ _encode = msgspec.json.Encoder(decimal_format="number", enc_hook=_other).encode
 
 @cache
 def _keep_values_without_a_type() -> None:
-    """Make fastavro return a number instead of an error for a time out of range, such as the year 10000."""
+    """Make fastavro return a number, not an error, for a time outside the years 1 to 9999."""
     for name, read in list(LOGICAL_READERS.items()):
         LOGICAL_READERS[name] = partial(_read_leniently, read, 1000 if name.endswith("timestamp-micros") else 1)
 
@@ -164,7 +164,7 @@ class _AvroPlan(Plan):
         try:
             value = fastavro.schemaless_reader(stream, self._schema.parsed, None)
         except Exception as error:
-            # Some error messages contain the memory address of the stream.
+            # Remove the memory address of the stream, which some error messages contain.
             text = _STREAM.sub("", str(error))
             raise self._unreadable(f"{type(error).__name__}: {text}" if text else type(error).__name__) from None
         left = len(raw) - stream.tell()
@@ -174,7 +174,7 @@ class _AvroPlan(Plan):
 
     def _unreadable(self, why: str) -> InvalidEvent:
         name = shown(str(self._schema.parsed.get("name", "")).encode())
-        remedy = "write the record with the schema whose id the record contains"
+        remedy = "start the record with the id of the writer's schema"
         return InvalidEvent(
             Reason.UNREADABLE, None, f"the bytes do not match the schema {self._number} ({name}): {why[:120]}; {remedy}"
         )

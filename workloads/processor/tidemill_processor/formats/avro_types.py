@@ -45,7 +45,7 @@ class AvroSchema:
             raise ValueError(f"{type(error).__name__}: {error}") from None
 
     def node(self, written: Any) -> Node:
-        """Return the definition of a type as a dict, in which a union has the type `union`."""
+        """Return the definition of a type as a dict. A union gets the type `union`."""
         if isinstance(written, str):
             named = self.named.get(written)
             return {"type": written} if named is None else named
@@ -108,7 +108,7 @@ class AvroSchema:
 
 
 def written_as(field: FieldSpec, node: Node | None) -> FieldSpec:
-    """Return the field with the timestamp format that values of this Avro type have after a conversion to JSON."""
+    """Return the field with the format that timestamps of this Avro type have in JSON."""
     kind = "" if node is None else str(node.get("logicalType", ""))
     if field.type != "timestamp" or kind not in _TIMES:
         return field
@@ -120,7 +120,10 @@ def written_as(field: FieldSpec, node: Node | None) -> FieldSpec:
 
 
 def counted_as(field: FieldSpec, node: Node | None) -> FieldSpec | None:
-    """Return the field with the timestamp format that generated code reads, or None if the type cannot be read."""
+    """Return the field with the format in which generated code reads timestamps.
+
+    Return None if generated code cannot read the Avro type.
+    """
     kind = "" if node is None else str(node.get("logicalType", ""))
     if field.type != "timestamp" or kind not in _TIMES:
         return field

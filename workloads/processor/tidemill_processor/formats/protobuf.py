@@ -176,7 +176,7 @@ class _MessagePlan:
             detail = (
                 f"the bytes do not match the schema {self._number} ({self._descriptor.full_name}): {str(error)[:120]}"
             )
-            remedy = "write the record with the schema whose id the record contains"
+            remedy = "start the record with the id of the writer's schema"
             raise InvalidEvent(Reason.UNREADABLE, None, f"{detail}; {remedy}") from None
         row: Any = message
         if self._reader.changes:

@@ -29,7 +29,7 @@ _UNKNOWN_SECONDS = 10.0
 _NOT_FOUND = 40403
 _MOST_REFERENCES = 100
 USERNAME, PASSWORD, CA, CERTIFICATE, KEY = "username", "password", "ca.crt", "tls.crt", "tls.key"
-"""The optional keys of the Secret, named as in Kubernetes' Secret types `basic-auth` and `tls`."""
+"""The optional keys of the Secret. Kubernetes' Secret types `basic-auth` and `tls` have the same keys."""
 
 
 @dataclass(frozen=True)

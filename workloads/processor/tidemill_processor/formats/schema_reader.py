@@ -56,7 +56,7 @@ class SchemaReader(ABC):
     """Decodes the values of one pipeline's records. The class implements `Reader`.
 
     Attributes:
-        flat: the spec for the events that `document` returns, where each field is a member of the same name.
+        flat: the spec for the events that `document` returns, which have one member for each field.
         exact: whether to decode event times in microseconds too.
         strict: whether to refuse schemas with members that no field reads.
         changes: whether records are change events of Debezium.
@@ -114,7 +114,7 @@ class SchemaReader(ABC):
         return row_of(op, change.get("before"), change.get("after"), self.deletes)
 
     def refusal(self, unread: Steps | None) -> InvalidEvent | None:
-        """Return the error for a member that no field reads, or None if `unread` is None."""
+        """Return the error for the member at the path `unread`, which no field reads, or None without a path."""
         members = [field.member for field in self.fields if field.origin == "value"]
         return None if unread is None else undeclared(unread[len(self.at_row) :], members)
 

@@ -10,7 +10,7 @@ from tidemill_contract.resource.source import FieldSpec
 
 
 def retimed(field: FieldSpec, written: str | None, zone: str | None = None) -> FieldSpec:
-    """Return the field with another format, and with the default converted to this format."""
+    """Return a copy of the field in another timestamp format. The default is converted."""
     default = field.default
     if default is not None:
         own, value = TimeFormat.of(field), default_of(field)

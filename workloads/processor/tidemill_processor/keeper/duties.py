@@ -24,14 +24,14 @@ KINDS: tuple[Kind, ...] = (
 )  # fmt: skip
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = {True: 30.0, False: 4.0}
-"""The maximum pause in seconds before a retry: True for errors in data or code, False for errors of a server."""
+"""The maximum pause in seconds before a retry, by cause: data or code (True), or a server (False)."""
 REPORTED_AFTER_SECONDS = 60.0
-"""A failure that a server or a lock causes is written to `_held_up` after this many seconds."""
+"""If a server or a lock causes a failure, `_held_up` records the failure after this many seconds."""
 
 
 @dataclass(frozen=True)
 class Duty:
-    """A task that the keeper repeats, for one aggregation, or for the pipeline if `aggregation` is empty."""
+    """A task that the keeper repeats. If `aggregation` is empty, the task is for the whole pipeline."""
 
     kind: Kind
     aggregation: str = ""
@@ -118,7 +118,7 @@ class Trials:
         wait = min(MAX_BACKOFF_SECONDS[fault], FIRST_BACKOFF_SECONDS * 2 ** min(tries - 1, 10))
         reported = fault or now - since >= REPORTED_AFTER_SECONDS or (previous is not None and previous.reported)
         if previous is None or previous.reason != text:
-            # Log the traceback of a fault, except for an error from Postgres.
+            # If data or code is the cause, log the traceback, except for an error from Postgres.
             log.warning(
                 "%s of %s: %s; retry in %.1f s", duty.kind, duty.aggregation or "the pipeline", text, wait,
                 exc_info=fault and not isinstance(error, psycopg.Error),

@@ -37,7 +37,7 @@ class Forgetter:
         return cls(database, config) if row is not None and row[0] else None
 
     def run(self, connection: psycopg.Connection[Any]) -> int:
-        """Delete old ids, and return how many were deleted. If the number is at least `MOST`, old ids may remain."""
+        """Delete old ids, and return how many were deleted. If `MOST` or more are deleted, old ids may remain."""
         row = connection.execute(readers.watermark(self._schema), (LIVE,)).fetchone()
         watermark = row[0] if row is not None else None
         gone = 0

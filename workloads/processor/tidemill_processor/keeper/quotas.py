@@ -1,4 +1,7 @@
-"""Keeps dead letters and anomalies within their quotas. The table `_kept` counts the rows that are not stored."""
+"""Keeps dead letters and anomalies within their quotas.
+
+The table `_kept` counts the rows that are stored, and the rows that are not.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from tidemill_processor.letters import DeadLetter
 MAX_BATCH_VALUES = 16 * 1024 * 1024
 """The maximum size in bytes of all values in a batch's dead letters."""
 SPARE_SHARE = 8
-"""Dead letters without value may exceed the quota by a share of 1 / SPARE_SHARE."""
+"""Dead letters without value may exceed the quota by an eighth (1 / SPARE_SHARE)."""
 LETTER_BYTES = 300
 """The estimated size in bytes of a stored dead letter, without value, key and texts."""
 BARE_KEY_BYTES = 1024
@@ -35,7 +38,7 @@ class Fit:
         stored: the dead letters to store, with their sizes in bytes.
         bare: the number of dead letters that are stored without value, by partition.
         counted: the number of dead letters that are only counted, by partition.
-        full: whether the quota is the reason why some dead letters are not stored in full.
+        full: whether the quota was too small for a dead letter.
     """
 
     stored: list[tuple[DeadLetter, int]] = field(default_factory=list)
@@ -50,7 +53,7 @@ def fit(letters: Iterable[DeadLetter], room: int, spare: int) -> Fit:
     Args:
         letters: the dead letters of a batch.
         room: the remaining quota in bytes.
-        spare: the size in bytes by which letters without value may exceed `room`.
+        spare: the bytes beyond `room` that are available for letters without value.
     """
     fitted = Fit()
     values, full = MAX_BATCH_VALUES, False

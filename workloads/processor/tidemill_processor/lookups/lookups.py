@@ -115,7 +115,7 @@ class Lookups:
         while not self._stopping.is_set():
             try:
                 lookup.source.run(self._stopping)
-            except Exception as error:  # keep the thread, because the lookup's rows would become outdated without it
+            except Exception as error:  # keep the thread, which updates the lookup's rows
                 log.exception("lookup %s", lookup.spec.name)
                 lookup.source.error = f"{type(error).__name__}: {error}"
                 self._stopping.wait(RETRY_SECONDS)
@@ -143,7 +143,7 @@ class Lookups:
         return [_dependency(lookup.spec.name, lookup.source) for lookup in self._lookups]
 
     def troubles(self) -> dict[str, dict[str, str] | None]:
-        """Return the problems of each lookup, by name. The value is None while a lookup is read for the first time."""
+        """Return the problems of each lookup, by name. A lookup has None until its first read has ended."""
         return {lookup.spec.name: _troubles(lookup.source, time.monotonic() - self._began) for lookup in self._lookups}
 
     def figures(self) -> dict[str, dict[str, Any]]:

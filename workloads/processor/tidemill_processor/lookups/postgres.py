@@ -33,7 +33,7 @@ _PARTS = {
     "password": ("password",),
     "sslmode": ("sslmode",),
 }
-"""For each connection setting, the keys under which the Secret may contain the setting."""
+"""The keys of the Secret that may contain each connection setting."""
 _FILES = {"sslrootcert": "ca.crt", "sslcert": "tls.crt", "sslkey": "tls.key"}
 
 

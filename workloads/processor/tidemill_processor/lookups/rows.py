@@ -48,7 +48,7 @@ def row_spec(spec: PipelineSpec, lookup: LookupSpec, *, keyed: bool = True, zone
 
 
 def key_field(spec: PipelineSpec, lookup: LookupSpec) -> FieldSpec:
-    """Return the field for the key of a lookup's rows. The type is the type of the event field that is looked up."""
+    """Return the field for the key of a lookup's rows. The key has the type of the event field `lookup.on`."""
     path = None if lookup.source.key is None else (lookup.source.key,)
     kind: Any = spec.field_kinds[lookup.on]
     return FieldSpec.model_construct(name=_NAME, type=kind, path=path)
@@ -79,7 +79,7 @@ class RowDecoder:
         return pl.DataFrame(series)
 
     def text(self, verdict: InvalidEvent) -> str:
-        """Return the message for an invalid row, which calls the key field by its name in the source."""
+        """Return the message for an invalid row. The message uses the source's name for the key field."""
         text = verdict.detail or str(verdict.reason)
         return text.replace(_NAME, self._key) if verdict.field == _NAME else text
 

@@ -92,8 +92,8 @@ class TopicReader:
             if value is None:
                 verdict = decoded.invalid.get(index)
                 kind = self._field.type
-                text = "has no key" if verdict is None else f"its key is not the text of a value of type {kind}"
-                self._note(records[index], f"{text}; write the key of the record as text of type {kind}")
+                text = "has no key" if verdict is None else f"its key is not a valid {kind} in text form"
+                self._note(records[index], f"{text}; write the record's key as {kind} in text form")
         return keys
 
     def _note(self, record: Message, fault: str | None) -> None:

@@ -95,7 +95,7 @@ def _panes(frame: pl.DataFrame, plan: AggregationLayout) -> pl.Expr:
 
 
 def revised(rows: pl.DataFrame, plan: AggregationLayout, late: pl.Expr | None) -> pl.DataFrame:
-    """Add the column of revisions: 1 in a row that changes a closed window, or else 0.
+    """Add the revision column: 1 in rows that change a closed window, or else 0.
 
     Args:
         rows: the partials.
@@ -116,7 +116,7 @@ def reopening(rows: pl.DataFrame) -> int:
 def partials(
     frame: pl.DataFrame, plan: AggregationLayout, keys: list[str], epochs: dict[int, int], *further: pl.Expr
 ) -> pl.DataFrame:
-    """Group a frame by `keys`, and return the partial results and the columns in `further` for each group."""
+    """Group a frame by `keys`. Return the partial results and the `further` columns of each group."""
     if any(p.kind in ORDERED_KINDS for p in plan.partials):
         frame = _ordered(frame, epochs)
     frame = exact_sums.deviating(frame, plan, keys)

@@ -1,4 +1,4 @@
-"""Records the closed windows that late events changed, for later publishing and scanning."""
+"""Records the closed windows that late events changed, so that other tasks publish and judge the windows again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST = 50
 
 @dataclass(frozen=True)
 class Corrected:
-    """The closed windows that late events changed: start in [`first_ms`, `last_ms`], and revision in `revs`."""
+    """Closed windows that late events changed, with starts in [`first_ms`, `last_ms`] and revisions in `revs`."""
 
     revs: list[int]
     first_ms: int
@@ -40,7 +40,7 @@ def note(
 
 
 class Corrections:
-    """The corrections of one aggregation that remain for one task (publishing or scanning)."""
+    """The changed windows of one aggregation that one task (publishing or scanning) has not handled yet."""
 
     def __init__(self, database: Database, store: AggregationStore, duty: corrections.Duty) -> None:
         self._schema, self._store, self._duty = database.schema, store, duty

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def without_culprits(batch: Batch, error: Exception, storable: Callable[[Batch], bool]) -> Batch:
-    """Return the batch with dead letters in place of the events that Postgres refuses, which a bisection finds.
+    """By bisection, find the events that Postgres refuses, and replace these events with dead letters.
 
     Raises:
         Exception: the given `error`, if Postgres refuses none of the events.

@@ -1,10 +1,9 @@
-"""Leaves out duplicate events (`spec.source.dedupe`), and remembers the ids of events that count.
+"""Leaves out duplicate events (`spec.source.dedupe`), and remembers the ids of all other events.
 
-The first event with an id counts. A later event with the same id is a duplicate if the event times differ by at most
-the dedupe window.
+A later event with the same id is a duplicate if the event times differ by at most the dedupe window.
 
-Before the batch's transaction, the process reads which ids are remembered, and finds the events that count. In the
-transaction, the process locks the remembered ids, and stores the ids of events that count. If another processor has
+Before the batch's transaction, the process reads which ids are remembered, and finds the duplicates. In the
+transaction, the process locks the remembered ids, and stores the ids of the new events. If another processor has
 stored some of these ids meanwhile, the transaction is rolled back (`Overtaken`), and the batch is processed again.
 
 Ids and positions are stored in the same transaction, so a crash cannot separate them. The versions that a replay has
@@ -37,7 +36,7 @@ characters cannot be equal to an unchanged id."""
 
 
 class Overtaken(Exception):
-    """Raised if another processor has counted events with the same ids. The transaction is rolled back."""
+    """Raised if another processor has stored events with the same ids. The transaction is rolled back."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Judge:
         return events.select(INDEX, PARTITION, TIME, ID)
 
     def judge(self, batch: Batch, memories: Sequence[Memory]) -> Firsts:
-        """Find the events of a batch that count. `Firsts.batch` is the result for the first memory."""
+        """Find the duplicates in a batch. `Firsts.batch` leaves out the duplicates that `memories[0]` shows."""
         ids = self.ids(batch.frame)
         frames, new, duplicates = {}, {}, Counter[int]()
         for memory in memories:
@@ -103,11 +102,11 @@ class Judge:
 
 @dataclass(frozen=True)
 class Firsts:
-    """The events of a batch that count.
+    """The events of a batch that are not duplicates.
 
     Attributes:
         batch: the batch without duplicates.
-        frames: the events that count for each reader, or empty without dedupe.
+        frames: for each reader, the events that are not duplicates, or empty without dedupe.
         new: the ids that each reader must remember.
         duplicates: the number of duplicates in each partition.
         judge: the judge that found the duplicates, or None without dedupe.
@@ -127,16 +126,16 @@ class Firsts:
         return self.duplicates.total()
 
     def frame(self, reader: str) -> pl.DataFrame:
-        """Return the events that count for a reader."""
+        """Return the events without the duplicates that a reader found."""
         return self.frames.get(reader, self.batch.frame)
 
     def cut(self, batch: Batch) -> Firsts:
-        """Find the events that count in a part of the original batch, which still contains duplicates."""
+        """Find the duplicates in a part of the original batch."""
         return Firsts(batch) if self.judge is None else self.judge.judge(batch, self.memories)
 
 
 class Ids:
-    """The remembered ids of one pipeline. Without `spec.source.dedupe`, all events count and no ids are remembered."""
+    """The remembered ids of one pipeline. Without `spec.source.dedupe`, no ids are remembered."""
 
     def __init__(self, database: Database, config: PipelineConfig) -> None:
         self._database, self._schema = database, database.schema
@@ -157,19 +156,19 @@ class Ids:
         stores: Iterable[AggregationStore],
         further: Mapping[str, Collection[int]],
     ) -> Firsts:
-        """Find the events of a batch that count. Call this method before the batch's transaction.
+        """Find the duplicates in a batch. Call this method before the batch's transaction.
 
         Args:
             connection: the connection to Postgres.
             batch: the batch.
             stores: the aggregation versions that count the events of all partitions.
-            further: for each other reader, the partitions whose events count.
+            further: for each other reader, the partitions whose events the reader counts.
         """
         if self._judge is None:
             return Firsts(batch)
         readers: dict[str, frozenset[int] | None] = {r: frozenset(partitions) for r, partitions in further.items()}
         own = sorted({store.ids for store in stores})
-        # Raw events and rules over single events always use the live reader's ids.
+        # Raw events and rules over single events need the ids of the live reader.
         if self._database.reader == LIVE and (self._keeps or not own):
             own = sorted({LIVE, *own})
         readers = dict.fromkeys(own) | {r: partitions for r, partitions in readers.items() if r not in own}
@@ -178,14 +177,14 @@ class Ids:
         return self._judge.judge(batch, memories)
 
     def remember(self, connection: psycopg.Connection[Any], firsts: Firsts, times: Mapping[int, PartitionTime]) -> None:
-        """Store the ids of events that count. Call this in the batch's transaction, before aggregations are locked.
+        """Store the ids of the new events. Call this in the batch's transaction, before aggregations are locked.
 
-        An id is kept until the watermark exceeds the event time, the partitions' progress and the watermark of now by
-        the dedupe window.
+        An id expires when the watermark exceeds the latest event time by the dedupe window. The latest event time is
+        the maximum of the event, the partitions in `times`, and the watermark of now.
 
         Args:
             connection: the connection to Postgres.
-            firsts: the events that count.
+            firsts: the events that are not duplicates.
             times: the progress of each partition of the batch, after the batch.
 
         Raises:

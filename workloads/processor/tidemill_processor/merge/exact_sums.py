@@ -28,7 +28,7 @@ def _spread(plan: AggregationLayout) -> list[str]:
 
 
 def deviating(frame: pl.DataFrame, plan: AggregationLayout, keys: Sequence[str]) -> pl.DataFrame:
-    """Add a column with the distances from the group's least value, for each field with a variance."""
+    """For each field with a variance, add a column: the distance of a value from the group's minimum."""
     columns = []
     for name in _spread(plan):
         value = numeric(name, frame)

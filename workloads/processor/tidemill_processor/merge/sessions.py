@@ -53,7 +53,7 @@ def aggregate_sessions(
         closed_until: the time (epoch ms) up to which windows are closed, or None if no window is closed.
         epochs: the epoch of each partition, which decides the order for `first` and `last` if the topic was deleted and
             created again.
-        standing: a function that compares events that may be late with the stored sessions.
+        standing: a function that compares possibly late events with the stored sessions.
     """
     assert plan.gap_ms is not None  # noqa: S101 - for the type checker
     cut = (pl.col(TIME) // plan.size_ms + 1) * plan.size_ms
@@ -111,7 +111,7 @@ class SessionMerger:
         return connection.execute(query, (closed_until,)).fetchone() is not None
 
     def standing(self, connection: psycopg.Connection[Any], events: pl.DataFrame, shut: int) -> pl.DataFrame:
-        """Return for each event whether the event joins an open session, and whether it is within a closed session."""
+        """For each event, return whether it joins an open session, and whether it is within a closed session."""
         closed, rows = from_ms(str(shut)), []
         for nulls, part in _by_nulls(events, self._plan):
             columns = {INDEX: "bigint", TIME: "bigint", END: "bigint"}

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 FLUSH_SECONDS = 8.0
 """The maximum wait for acknowledgements in seconds, less than `idle_in_transaction_session_timeout`."""
 RENEW_SECONDS = 5.0
-"""A producer is replaced after a failure only if it is older than this many seconds, or if the failure is fatal."""
+"""After a failure that is not fatal, a producer is replaced only if the producer is older than this many seconds."""
 _OF_THE_RECORD = frozenset({
     KafkaError.MSG_SIZE_TOO_LARGE,
     KafkaError.RECORD_LIST_TOO_LARGE,

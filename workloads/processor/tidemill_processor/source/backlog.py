@@ -24,7 +24,7 @@ class Backlog:
         self._news: tuple[dict[int, int], float] | None = None
 
     def reached(self, partition: int, position: Position) -> int:
-        """Return the offset up to which a partition was read, including transaction markers at its end."""
+        """Return the offset up to which a partition was read. Transaction markers at the end count as read."""
         read = self._source.end_read(partition)
         if read > position.next_offset:
             self._read_to[partition] = position, read

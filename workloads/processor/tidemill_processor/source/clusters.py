@@ -25,7 +25,7 @@ PRODUCER_TUNING: Mapping[str, Any] = {
     # Report only failed deliveries, because delivery reports take time.
     "delivery.report.only.error": True,
     "compression.type": "lz4",
-    # The output topics have the same limit for the size of a record.
+    # The operator creates the output topics with the same `max.message.bytes`.
     "message.max.bytes": MAX_RECORD_BYTES,
     "partitioner": "murmur2_random",
     **RECONNECTING,

@@ -46,7 +46,7 @@ CONSUMER_TUNING: Mapping[str, Any] = {
     "partition.assignment.strategy": "range",
 }
 
-# How often the consumer looks for new partitions of several topics.
+# How often a consumer of several topics looks for new partitions.
 _SEVERAL_TUNING: Mapping[str, Any] = {"topic.metadata.refresh.interval.ms": 15_000}
 
 LEAVE_SECONDS = 3.0
@@ -103,7 +103,7 @@ class Source:
         self._consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     def learn(self, slots: Slots) -> None:
-        """Use new slots (numbers of partitions), and pause all partitions if the slots have changed."""
+        """Use new slots (each partition's unique number). If the slots have changed, pause all partitions."""
         if slots == self.slots:
             return
         if slots.topics != self.slots.topics:
@@ -208,7 +208,7 @@ class Source:
         """Start reading assigned, paused partitions at the offsets in `positions`.
 
         Raises:
-            KafkaException: seeking failed. The error `_STATE` is not raised: the partition stays paused.
+            KafkaException: seeking failed, except with the error `_STATE`. After `_STATE`, the partition stays paused.
         """
         for partition, offset in positions.items():
             try:
@@ -245,7 +245,7 @@ class Source:
             log.debug("offsets not reported: %s", error)
 
     def ends(self) -> dict[int, int]:
-        """Return the end offsets of the assigned partitions or, without an assignment, of the previous partitions.
+        """Return the end offsets of the assigned partitions. Without an assignment, use the previous partitions.
 
         Raises:
             KafkaException: no end is known.
@@ -263,7 +263,7 @@ class Source:
         return self._ends_read.get(partition, -1)
 
     def describe(self) -> dict[str, tuple[str, int]]:
-        """Return the id and the number of partitions of each topic. Missing topics of a list are left out.
+        """Return the id and the number of partitions of each topic. In a list of topics, missing topics are left out.
 
         Raises:
             KafkaException: Kafka is not reachable, or the pipeline's only topic does not exist.

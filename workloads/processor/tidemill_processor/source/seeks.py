@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError
 log = logging.getLogger(__name__)
 
 GAP_SIGHTINGS = 2
-"""A seek that ends at a greater offset is accepted after this many earlier seeks with the same result."""
+"""If a seek ends beyond the requested offset, seek again this many times before accepting the result."""
 
 
 class Seeks:

@@ -62,7 +62,7 @@ class OneTopic:
         return self.topic, slot
 
     def added(self, slot: int) -> bool:
-        """Return False, because the operator sets the positions of added partitions."""
+        """Return False, because the operator sets the first position of each added partition."""
         return False
 
     def numbers(self, described: Mapping[str, tuple[str, int]]) -> dict[int, str]:

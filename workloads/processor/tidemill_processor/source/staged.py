@@ -131,7 +131,7 @@ class Upstream:
         self._seen[partition] = span
         if end <= position or self._empty.get(partition) == span:
             return True
-        if before != span:  # Read the partition only if the previous call has seen the same offsets.
+        if before != span:  # Read the partition only if two calls in a row see the same offsets.
             return False
         if self._reader is None:
             self._reader = Consumer(self._connection)

@@ -1,4 +1,4 @@
-"""Counts for each record how often the user's function failed to return."""
+"""Counts the calls of the user's function that did not return, by record."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Call:
 
     @property
     def runs(self) -> bool:
-        """Whether the call has not ended."""
+        """Whether the call is still running."""
         return self.number % 2 == 1
 
     @property

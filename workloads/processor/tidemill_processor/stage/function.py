@@ -121,7 +121,7 @@ class UserFunction:
         try:
             text = _ENCODER.encode(event).encode()
         except BaseException as error:  # user code runs here if the event is a subclass of dict
-            raise _failed(f"{self.place} returned an event that is no JSON: {_last_line(error)}") from error
+            raise _failed(f"{self.place} returned an event that is not valid JSON: {_last_line(error)}") from error
         if len(text) > MAX_EVENT_BYTES:
             raise _failed(f"{self.place} returned an event of {len(text):,} bytes; at most {MAX_EVENT_BYTES:,} fit")
         return text

@@ -11,7 +11,7 @@ OUTCOMES = ("staged", "dropped", "failed", "unread")
 STAGE_RECORDS = Counter(
     "tidemill_stage_records_total",
     "Records of the source topic by outcome: staged, dropped, failed (a dead letter) or unread (not an event). Records"
-    " that are read again after a failure count again.",
+    " that are read again after a failure are counted again.",
     ("outcome",),
 )
 STAGE_WRITTEN = Counter("tidemill_stage_written_records_total", "Records written to the stage topic.")

@@ -44,8 +44,8 @@ class Rewriter:
     def rewrite(self, value: bytes | None, key: bytes | None, headers: Headers | None, origin: Origin) -> Rewritten:
         """Return the records for the stage topic that replace one record of the source topic.
 
-        Records without a value and events that ingest has refused are copied. A record that Python cannot parse as JSON
-        becomes a refused event.
+        Records without a value are copied. Events that ingest has refused are copied too. A record that Python
+        cannot parse as JSON becomes a refused event.
         """
         kept = list(headers or ())
         if value is None or value.startswith(QUARANTINE_PREFIX):
@@ -66,7 +66,7 @@ class Rewriter:
     def refuse(
         self, value: bytes | None, key: bytes | None, headers: Headers | None, origin: Origin, *, why: str
     ) -> Rewritten:
-        """Return a refused event for a record on which the function failed to return."""
+        """Return a refused event for a record for which the user's function did not return."""
         verdict = InvalidEvent(Reason.TRANSFORM_FAILED, None, why)
         return Rewritten([_refused(value or b"", key, list(headers or ()), origin, verdict)], "failed")
 

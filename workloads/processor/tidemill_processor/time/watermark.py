@@ -95,8 +95,8 @@ def advance(
 ) -> ReaderTime:
     """Return the clock at wall time `now_ms`.
 
-    The watermark is the smallest `maximum` of all partitions that are not idle, minus maxDisorder. The watermark does
-    not advance while a partition that is not idle has no accepted event time.
+    The watermark is the smallest `maximum` of all partitions that are not idle, minus maxDisorder. While an active
+    (not idle) partition has no accepted event time, the watermark does not advance.
 
     If some partitions are idle, the watermark advances only after a check that these partitions are still empty. If all
     partitions are idle, the watermark advances with the wall clock, starting from the greatest event time.
@@ -132,7 +132,7 @@ def advance(
 
 def _all_idle(reader: ReaderTime, rows: Sequence[PartitionTime], *, max_disorder_ms: int, now_ms: int) -> ReaderTime:
     if reader.idle_since is None or reader.idle_base is None:
-        # A partition without an accepted event time counts with its smallest suspect event time.
+        # For a partition without an accepted event time, use the smallest suspect event time.
         times = [p.maximum if p.maximum is not None else min(p.suspects, default=None) for p in rows]
         base = max((t for t in times if t is not None), default=None)
         if base is None:

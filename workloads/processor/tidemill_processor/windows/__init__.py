@@ -1,1 +1,1 @@
-"""Reads whole windows from the tables."""
+"""Reads windows from the tables."""

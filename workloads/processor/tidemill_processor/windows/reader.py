@@ -1,4 +1,4 @@
-"""Reads whole windows from the tables, for detectors, the results topic and live changes."""
+"""Reads windows from the tables, for detectors, the results topic and live changes."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class WindowReader:
         self._end = _one_after_another(lambda start: rfc3339_ms(plan.end_of(epoch_ms(start))))
 
     def span(self, connection: psycopg.Connection[Any], after_ms: int | None, until_ms: int, panes: int) -> Span | None:
-        """Return the next windows to read whose end is in (`after_ms`, `until_ms`], or None if there are none."""
+        """Return a span of the next windows that end in (`after_ms`, `until_ms`], or None without windows."""
         plan = self._store.layout
         if plan.gap_ms is not None:
             low = "true" if after_ms is None else f"window_end > {from_ms(str(after_ms))}"
@@ -88,7 +88,7 @@ class WindowReader:
         pane = self._least(connection, "window_start", f"{low} AND window_start <= {from_ms(str(last))}")
         if pane is None:
             return None
-        # The first window that contains the pane ends with the pane.
+        # The first window that contains a pane ends when the pane ends.
         first = grid.shift(pane, 1)
         if after_ms is not None:
             first = max(first, grid.shift(after_ms, 1))

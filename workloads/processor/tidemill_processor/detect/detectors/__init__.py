@@ -21,7 +21,7 @@ from tidemill_processor.detect.detectors.reading import Reading, State
 __all__ = ["COOLDOWN_WINDOWS", "Reading", "State", "Verdict", "decide", "judge", "number", "observe", "severity"]
 
 COOLDOWN_WINDOWS = 24
-"""The default number of windows or events after an anomaly in which the group's anomalies are not reported."""
+"""After an anomaly, a group by default reports no anomaly for this many windows or events."""
 GREATEST = 1e140
 """Greater values are replaced with this value, so that sums of squares stay finite."""
 
@@ -94,7 +94,7 @@ def judge(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[V
 
 
 def number(value: float | Decimal | str) -> float:
-    """Return a metric's value (number or decimal as text) as a finite float."""
+    """Return a metric's value as a finite float. Decimals may be given as text."""
     try:
         return float(value)
     except OverflowError:
@@ -104,7 +104,7 @@ def number(value: float | Decimal | str) -> float:
 def decide(
     spec: DetectorSpec, state: State, following: State, reading: Reading | None, at_ms: int, value: float
 ) -> tuple[Verdict | None, State]:
-    """Apply threshold, warm-up and cooldown to a detector's reading, and return the verdict and the next state."""
+    """Judge a score by threshold, warm-up and cooldown. Return the verdict and the next state."""
     n, quiet = following["n"], state.get("quiet", {}) if state.get("of") == following["of"] else {}
     if _is_quiet(spec, quiet, n, at_ms):
         return None, {**following, "quiet": quiet}
@@ -117,7 +117,7 @@ def decide(
 
 
 def observe(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """Return a value's score without threshold, warm-up and cooldown, and the next state."""
+    """Score a value without judging the score. Return the reading and the next state."""
     of = spec.signature
     previous = state if state.get("of") == of else {}
     reading, learnt = _DETECTORS[spec.type](spec, previous, at_ms, max(-GREATEST, min(GREATEST, value)))

@@ -1,7 +1,7 @@
-"""The detector `auto`, which needs no tuning: scores how rare a value and its recent average are.
+"""The detector `auto`: scores a value by the rarity of the value and of the recent average.
 
-The method follows Lavin and Ahmad (2015, arXiv 1510.03336). The score is twice the mean of
--log10 of each prediction error's probability (see tail.py).
+The detector needs no tuning. The method follows Lavin and Ahmad (2015, arXiv 1510.03336). The score is
+2 · mean(-log10 p), where p is the probability of a prediction error (see tail.py).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LEAST = 10
 _STEPS = 30
 
 View = list[Any]
-"""The state of one predictor: [moments of the errors, tail of the absolute errors]."""
+"""The prediction errors of one predictor: [moments (see moments.py), tail (see tail.py)]."""
 
 
 def step(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:

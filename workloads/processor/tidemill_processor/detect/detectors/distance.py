@@ -19,7 +19,7 @@ MAD_SPAN = 300
 _MEDIAN_TO_SIGMA = 1.4826
 _MEAN_TO_SIGMA = 1.2533
 OUTLIERS = 0.02
-"""The share of the largest deviations that is winsorised."""
+"""Winsorising limits this share of the deviations (the largest, at least one)."""
 _MOST = 5.0
 """Winsorising limits the largest deviations to this multiple of the largest remaining deviation."""
 

@@ -11,8 +11,8 @@ Moments = list[Any]
 def learn(moments: Moments, value: float, memory: float = math.inf) -> Moments:
     """Return the moments with one more value.
 
-    The first `memory` values have equal weights (Welford 1962). After this, old values lose weight exponentially (Finch
-    2009).
+    The first `memory` values have equal weights (Welford 1962). With further values, old values lose weight
+    exponentially (Finch 2009).
     """
     count, mean, variance = moments or (0, 0.0, 0.0)
     weight = max(1 / (count + 1), 1 / memory)

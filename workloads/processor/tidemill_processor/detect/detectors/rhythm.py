@@ -14,7 +14,7 @@ from tidemill_processor.detect.detectors.reading import State
 HOUR_MS = 3_600_000
 HOURS = {"day": 24, "week": 168}
 OCCURRENCES = 7
-"""The mean remembers this many occurrences of an hour."""
+"""The usual value is the mean over about this many occurrences of an hour."""
 ENOUGH = 2
 """The usual value of an hour is known after this many occurrences."""
 

@@ -1,7 +1,8 @@
 """Estimates how rare a size is in a stream, by the method of Weissman (1978) with Hill's estimator (1975).
 
-A tail is [n, the k largest of n sizes in ascending order]. With u as the smallest kept size, P(size > x) ≈ k/n ·
-(x/u)^(-1/ξ) for x > u, where ξ is the mean of ln(kept size / u).
+A tail is [n, kept]: n is the number of all sizes, and kept has the k largest sizes in ascending order.
+With u as the smallest kept size, P(size > x) ≈ k/n · (x/u)^(-1/ξ) for x > u, where ξ is the mean of
+ln(kept size / u).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ SHARE = 20
 """Of n sizes, the tail keeps the greatest n / SHARE, but at least LEAST and at most KEPT sizes."""
 LEAST = 5
 MEMORY = 8_000
-"""When this many sizes were added, half of the sizes are removed."""
+"""When n reaches this number, n is halved and half of the kept sizes are removed."""
 RAREST = 12.0
 _THINNEST = 0.02
 _NOTHING = 1e-6
@@ -43,6 +44,6 @@ def learn(tail: Tail, size: float) -> Tail:
         bisect.insort(kept, max(float(f"{size:.6g}"), _NOTHING))
         kept = kept[-room:]
     if n >= MEMORY:
-        # Remove every second size, and always the greatest.
+        # Keep every second size, but not the greatest.
         n, kept = n // 2, kept[::2][: len(kept) // 2]
     return [n, kept]
