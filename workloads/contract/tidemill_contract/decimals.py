@@ -19,7 +19,7 @@ DECIMALS = tuple(_SCALES)
 
 
 def decimal_type(scale: int) -> str:
-    """Return the decimal type with a scale from 0 to MOST_DIGITS."""
+    """Return the decimal type with the given scale, from 0 to MOST_DIGITS."""
     return DECIMALS[scale]
 
 

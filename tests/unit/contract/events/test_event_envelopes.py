@@ -130,8 +130,8 @@ DELETES = [
     ("deadLetter", change("t"), "the change event truncates the table (op t); set"),
     ("event", DELETE, {**READ, "op": "d", "committed": NOW}),
     ("event", None, None),
-    ("event", change("d"), "(op d), and the record lacks the row before the delete; let the source send the row"),
-    ("event", change("t"), "(op t), and the record lacks the row before the delete"),
+    ("event", change("d"), "(op d), and the record lacks the deleted row; let the source send the row"),
+    ("event", change("t"), "(op t), and the record lacks the deleted row"),
 ]  # fmt: skip
 
 

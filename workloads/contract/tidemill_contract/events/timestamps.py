@@ -21,7 +21,7 @@ from tidemill_contract.times import BeyondYears, read_local
 
 RFC3339 = "rfc3339"
 UNITS = {"s": 6, "ms": 3, "us": 0, "ns": -3}
-"""For each unit, the exponent of the power of ten that converts the unit to microseconds."""
+"""For each unit, the exponent `n`: one unit is 10^n microseconds."""
 _EPOCH, _MICROSECOND = dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.timedelta(microseconds=1)
 _TEXTS_KEPT, _LONGEST_KEPT = 16_384, 64
 """The maximum number of cached texts, and the length of the longest cached text."""
