@@ -51,10 +51,10 @@ if TYPE_CHECKING:
     Kind = str
 else:
     Kind = Literal[(*KINDS, *variance_sql.SCRATCH)]
-    """The kind of a stored column, which is the first part of the column's name."""
+    """The kind of a stored column. The column's name begins with `_` and the kind."""
 
 _MAX_LABEL = 46
-"""The maximum length (in bytes) of a column's name without the kind, because Postgres limits names to 63 bytes."""
+"""The maximum length (in bytes) of the part after the kind in a column's name. Postgres limits names to 63 bytes."""
 _NUMBERS: Mapping[str, str] = defaultdict(lambda: "number")
 """Placeholder types of fields, for callers that need only the names of columns."""
 SKETCHES = frozenset(name for name, kind in KINDS.items() if kind.sketch)
@@ -153,7 +153,7 @@ class Partial:
         return quote(self.column)
 
     def sibling(self, kind: Kind) -> str:
-        """Return the quoted name of the column that stores `kind` for the same field."""
+        """Return the quoted name of the column that stores `kind` for this column's field."""
         return quote(column_of(kind, self._label))
 
 
@@ -233,7 +233,7 @@ class AggregationLayout:
     def key_columns(self) -> tuple[str, ...]:
         """The unquoted columns of the unique key.
 
-        If windows have several panes, late events are stored in separate rows, which differ in `_after`.
+        If windows have several panes, late events are stored in separate rows with another `_after`.
         """
         after = ("_after",) if self.hopping else ()
         return (*(name for name, _ in self.group_by), "window_start", *after)
