@@ -1,6 +1,6 @@
 """Compute where days, weeks, months, quarters and years of a time zone start.
 
-Python computes the starts, not SQL, because Postgres and Python differ if clocks change at midnight.
+The starts are computed in Python, because Postgres and Python differ if clocks change at midnight.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Calendar:
     def shift(self, start_ms: int, count: int) -> int:
         """Return the start (epoch ms) of the unit that is `count` units after the unit at `start_ms`.
 
-        A negative `count` goes back.
+        `count` can be negative.
         """
         chunk, at = self._place(start_ms)
         at += count
@@ -155,9 +155,9 @@ def _first_instant(wall: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
     before, after = local.utcoffset() or _NONE, local.replace(fold=1).utcoffset() or _NONE
     earliest = wall - before
     if before >= after:
-        # This condition means that no clock change skips the local time `wall`.
+        # If before >= after, no clock change skips the local time `wall`.
         return earliest
-    # Otherwise, a clock change skips the local time `wall`. A bisection finds the time of the clock change.
+    # If before < after, a clock change skips the local time `wall`. A bisection finds the time of the clock change.
     low, high = wall - after, earliest
     while high - low > _SECOND:
         middle = low + (high - low) // _SECOND // 2 * _SECOND
@@ -183,9 +183,10 @@ def _chunk(calendar: Calendar, chunk: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Runs:
-    """The starts of consecutive calendar units, grouped into runs with equal distances.
+    """The starts of consecutive calendar units, grouped into runs.
 
-    A new run begins after each unit of unusual length, such as a day of 23 hours.
+    Within a run, the distances between starts are equal. A new run begins after each unit of unusual length, such as a
+    day of 23 hours.
 
     Attributes:
         firsts: the start of the first unit in each run, ascending, as naive datetimes in UTC.

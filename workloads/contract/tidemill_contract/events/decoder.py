@@ -181,7 +181,7 @@ class EventDecoder:
                 kinds = set(map(type, values))
                 if kinds != {int}:
                     if rounded is None and dt.datetime in kinds:
-                        # `cut` needs unconverted times, so this step precedes the conversion of fields with a format.
+                        # `cut` must run before times are converted, and fields with a format are converted last.
                         rounded = any(map(may_be_rounded, parts))
                         if rounded and not whole:
                             return None

@@ -126,7 +126,7 @@ def refused(
 
 
 def misplaced(name: str, steps: Steps, value: bytes, *, array: bool) -> InvalidEvent:
-    """Return an InvalidEvent for a value on a field's path that has the wrong type.
+    """Return an InvalidEvent for a field whose path leads through a value of the wrong type.
 
     The path needs an array if `array` is true, else an object.
     """

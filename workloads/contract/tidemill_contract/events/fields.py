@@ -25,7 +25,7 @@ MAX_RECORD_BYTES = 2 * MAX_EVENT_BYTES + 128 * 1024
 
 
 def with_fields(spec: PipelineSpec, fields: Sequence[FieldSpec], **source: Any) -> PipelineSpec:
-    """Return a copy of the spec that has only the fields `fields`. `source` contains changes to `spec.source`."""
+    """Return a copy of the spec with only the given fields. `source` contains other changes to `spec.source`."""
     time = spec.source.event_time
     if time.field not in {field.name for field in fields}:
         time = time.model_copy(update={"field": None})

@@ -1,4 +1,4 @@
-"""Fields of type json. These values are stored with the raw event as sent, and are never aggregated."""
+"""Fields of type json. Their values are stored with the raw event as sent, and are never aggregated."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def verdict_of(
         return None
     reason = Reason(texts[REASON_HEADER])
     own = refusal(value[len(QUARANTINE_PREFIX) :])
-    # A marked event may be valid: its time was too far in the future, or only the Python stage failed.
+    # A marked event can be valid if its time was too far in the future, or if the Python stage failed.
     if own is None and reason not in (Reason.TOO_FAR_IN_THE_FUTURE, Reason.TRANSFORM_FAILED):
         detail = (
             f"begins with a zero byte, which marks events that ingest has refused ({reason}), but a valid event"

@@ -129,7 +129,7 @@ class TimeFormat:
 
     def hint(self, micros: int) -> str:
         """Return the remedy for a time outside the years 1 to 9999."""
-        # For a much larger integer, the division would raise OverflowError.
+        # Integers beyond `_BEYOND` are excluded, because a very large integer makes the division raise OverflowError.
         for name, digits in UNITS.items() if -_BEYOND < micros < _BEYOND else ():
             seconds = micros / 10 ** (self._unit or 0) * 10**digits / 10**6
             if self._unit is not None and digits != self._unit and 631_152_000 <= seconds <= 4_102_444_800:

@@ -37,7 +37,7 @@ def added(a: str, b: str) -> str:
 
 
 def total(value: str) -> str:
-    """Return an SQL aggregate for the sum. A sum that is too large for a double gives infinity."""
+    """Return an SQL aggregate for the sum, or for ±Infinity if the sum is too large for a double."""
     small = f"sum({value}) FILTER (WHERE abs({value}) < {_SPLIT})"
     large = f"sum({value} * {_DOWN}) FILTER (WHERE abs({value}) >= {_SPLIT})"
     scaled = f"({large} + CASE WHEN abs({small}) > 1e200 THEN {small} * {_DOWN} ELSE 0 END)"

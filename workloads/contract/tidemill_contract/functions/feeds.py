@@ -17,7 +17,7 @@ from tidemill_contract.functions.partials import AggregationLayout, needed_colum
 from tidemill_contract.times import rfc3339_ms
 
 SINCE = "_since"
-"""The column of window tables that contains the lowest layout number of the processors that wrote a row."""
+"""A column of window tables: the lowest layout number of all processors that wrote the row."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,10 @@ class Feed:
     before: tuple[tuple[int, int], ...] = ()
 
     def condition(self, end: str) -> str | None:
-        """Return an SQL condition for rows in which the column contains all events, or None for all rows.
+        """Return an SQL condition for rows in which the column contains all events.
 
-        A window is complete if it was closed before the column was removed. `end` is SQL for the end of the window.
+        The result is None if no row lacks events. A window is complete if it was closed before the column was removed.
+        `end` is SQL for the end of the window.
         """
         if self.since == 0:
             return None
@@ -115,9 +116,9 @@ class Feeds:
 
 
 def guarded(plan: AggregationLayout, feeds: Feeds) -> AggregationLayout:
-    """Return the layout `plan` with conditions for complete rows.
+    """Return a copy of `plan` that guards queries against incomplete rows.
 
-    With these conditions, queries return null for a metric if rows of a window lack events of the metric.
+    If rows of a window lack events of a metric, the result of the metric is null.
     """
     whole = []
     metrics = [metric for metric, _ in plan.metrics]

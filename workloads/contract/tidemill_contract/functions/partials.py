@@ -54,7 +54,7 @@ else:
     """The kind of a stored column. The column's name begins with `_` and the kind."""
 
 _MAX_LABEL = 46
-"""The maximum length (in bytes) of the part after the kind in a column's name. Postgres limits names to 63 bytes."""
+"""The maximum size (bytes) of the label in a column's name `_<kind>_<label>`. Postgres limits names to 63 bytes."""
 _NUMBERS: Mapping[str, str] = defaultdict(lambda: "number")
 """Placeholder types of fields, for callers that need only the names of columns."""
 SKETCHES = frozenset(name for name, kind in KINDS.items() if kind.sketch)
@@ -158,7 +158,7 @@ class Partial:
 
 
 def own_partial(kind: Literal["min", "max"], name: str, sql_type: str) -> Partial:
-    """Return a stored column for internal use, whose name differs from the columns of all metrics."""
+    """Return a stored column for internal use. The name differs from the column names of all metrics."""
     return Partial(kind, f"0{name}", sql_type)
 
 
@@ -233,7 +233,7 @@ class AggregationLayout:
     def key_columns(self) -> tuple[str, ...]:
         """The unquoted columns of the unique key.
 
-        If windows have several panes, late events are stored in separate rows with another `_after`.
+        If windows have several panes, late events are stored in separate rows, with a different `_after`.
         """
         after = ("_after",) if self.hopping else ()
         return (*(name for name, _ in self.group_by), "window_start", *after)

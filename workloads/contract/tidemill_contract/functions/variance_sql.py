@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from tidemill_contract.functions.doubles import INFINITE, divided, total
 
 Column = Callable[[str], str]
-"""For one field, a function that returns the quoted name of the column of a kind, such as `mean`."""
+"""For a kind such as `mean`, the function returns the quoted name of a field's column."""
 SCRATCH = ("centre", "rest", "delta", "squares")
 """The kinds of columns that exist only within a statement (see `prepared`)."""
 

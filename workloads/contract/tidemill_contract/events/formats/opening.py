@@ -132,7 +132,7 @@ class Opener(ABC):
 
 
 class Plain(Opener):
-    """Returns records without an envelope unchanged."""
+    """Leaves records without an envelope unchanged."""
 
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
         """Return all records."""
