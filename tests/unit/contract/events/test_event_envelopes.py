@@ -125,7 +125,7 @@ DELETES = [
     ("deadLetter", {"schema": {}, "payload": None}, "the record has no value: it is a tombstone"),
     ("event", {"schema": {}, "payload": None}, None),
     ("ignore", change("t"), None),
-    ("deadLetter", DELETE, "the change event deletes a row (op d); set source.format.deletes to ignore (skips"),
+    ("deadLetter", DELETE, "the change event deletes a row (op d); set source.format.deletes to ignore (skip"),
     ("deadLetter", None, "the record has no value: it is a tombstone"),
     ("deadLetter", change("t"), "the change event truncates the table (op t); set"),
     ("event", DELETE, {**READ, "op": "d", "committed": NOW}),
