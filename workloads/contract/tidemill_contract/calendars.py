@@ -1,6 +1,6 @@
 """Compute where days, weeks, months, quarters and years of a time zone start.
 
-The starts are computed in Python, not in SQL, because Postgres treats clock changes at midnight differently.
+The starts are computed in Python, because Postgres and Python differ if clocks change at midnight.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DAY_MS = 86_400_000
 MONDAY = 4
 """The number of days from 1970-01-01 to the first Monday."""
 FIRST_YEAR, LAST_YEAR = 32, 9968
-"""The first and the last year of calendars. Python supports only the years 1 to 9999."""
+"""The first and the last year for which unit starts are computed. Python supports only the years 1 to 9999."""
 _EPOCH, _DAY_ZERO = dt.datetime(1970, 1, 1), dt.date(1970, 1, 1)
 _CHUNK_MS = 3_653 * DAY_MS
 """The starts of calendar units are computed and cached for periods of this length (ten years, in milliseconds)."""
@@ -35,7 +35,7 @@ class Calendar:
     Attributes:
         unit: the unit of `count`, which is `day` or `month`.
         offset_ms: the time from local midnight to the start of a calendar unit.
-        first_day: the start of one calendar unit, in days after 1970-01-01, such as 4 (a Monday) for weeks.
+        first_day: the first day of any calendar unit, in days after 1970-01-01, such as 4 (a Monday) for weeks.
     """
 
     unit: Literal["day", "month"]
@@ -83,7 +83,10 @@ class Calendar:
         return _chunk(self, chunk)[at]
 
     def shift(self, start_ms: int, count: int) -> int:
-        """Return the start (epoch ms) of the unit that is `count` units later, or earlier if `count` is negative."""
+        """Return the start (epoch ms) of the unit that is `count` units after the unit at `start_ms`.
+
+        `count` can be negative.
+        """
         chunk, at = self._place(start_ms)
         at += count
         while at < 0:
@@ -105,12 +108,12 @@ class Calendar:
         return [*unit_starts, *_chunk(self, end)[at : last + 1]]
 
     def wall_ms(self, time_ms: int) -> int:
-        """Return the local time of `time_ms`, as epoch ms computed as if the local time were UTC."""
+        """Return `time_ms` plus the zone's UTC offset at that time."""
         local = (_EPOCH + time_ms * _MS).replace(tzinfo=UTC).astimezone(zoneinfo.ZoneInfo(self.zone))
         return (local.replace(tzinfo=None) - _EPOCH) // _MS
 
     def between(self, since: dt.datetime, until: dt.datetime) -> Iterator[dt.datetime]:
-        """Yield the starts of calendar units, in UTC without a zone.
+        """Yield the starts of calendar units as naive datetimes in UTC.
 
         The first start is before `since`, and the last start is after `until`.
         """
@@ -152,9 +155,9 @@ def _first_instant(wall: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
     before, after = local.utcoffset() or _NONE, local.replace(fold=1).utcoffset() or _NONE
     earliest = wall - before
     if before >= after:
-        # No clock change skips the local time, so `earliest` is its first occurrence.
+        # If before >= after, no clock change skips the local time `wall`.
         return earliest
-    # A clock change skips the local time. A bisection finds the time of the clock change.
+    # If before < after, a clock change skips the local time `wall`. A bisection finds the time of the clock change.
     low, high = wall - after, earliest
     while high - low > _SECOND:
         middle = low + (high - low) // _SECOND // 2 * _SECOND
@@ -182,11 +185,12 @@ def _chunk(calendar: Calendar, chunk: int) -> tuple[int, ...]:
 class Runs:
     """The starts of consecutive calendar units, grouped into runs.
 
-    A new run begins after each unit of unusual length, such as a day of 23 hours.
+    Within a run, the distances between starts are equal. A new run begins after each unit of unusual length, such as a
+    day of 23 hours.
 
     Attributes:
-        firsts: the start of the first unit in each run, ascending, in UTC without a zone.
-        lasts: the start of the last unit in each run, without an item for the last run, which has no end.
+        firsts: the start of the first unit in each run, ascending, as naive datetimes in UTC.
+        lasts: the start of the last unit in each run, except for the last run, which has no end.
         numbers: for each run, the number of units before the run.
     """
 

@@ -19,7 +19,7 @@ DECIMALS = tuple(_SCALES)
 
 
 def decimal_type(scale: int) -> str:
-    """Return the decimal type with a scale from 0 to MOST_DIGITS."""
+    """Return the decimal type with the given scale, from 0 to MOST_DIGITS."""
     return DECIMALS[scale]
 
 
@@ -64,7 +64,7 @@ def scaled_text(scaled: int, scale: int) -> str:
 def common_scales(kinds: Iterable[str]) -> list[int] | None:
     """Return the scale of each type, with 0 for `integer`.
 
-    The result is None unless all types are decimals or `integer`, and at least one type is a decimal.
+    The result is None if no type is a decimal, or if a type is neither a decimal nor `integer`.
     """
     kinds = list(kinds)
     scales = [0 if kind == "integer" else scale_of(kind) for kind in kinds]

@@ -28,10 +28,13 @@ class Grid(Protocol):
         """Return the start of the step that contains a time."""
 
     def shift(self, start_ms: int, count: int) -> int:
-        """Return the start of the step that is `count` steps later, or earlier if `count` is negative."""
+        """Return the start of the step that is `count` steps after the step at `start_ms`.
+
+        `count` can be negative.
+        """
 
     def wall_ms(self, time_ms: int) -> int:
-        """Return the local time of `time_ms`, as epoch ms computed as if the local time were UTC."""
+        """Return `time_ms` plus the zone's UTC offset at that time."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class GridSql(Protocol):
         """Return SQL for the end of the step that starts at a time."""
 
     def shift(self, start: str, count: int) -> str:
-        """Return SQL for the start of the step that is `count` steps after the step at `start`."""
+        """Return SQL that moves `start`, the start of a step, by `count` steps."""
 
     def series(self, since: str, until: str) -> str:
         """Return a SELECT of the starts (`start`) of all steps that start in [since, until)."""
@@ -192,7 +195,7 @@ class CalendarSql:
         return f"(SELECT {self.firsts} AS _firsts, {self.numbers} AS _numbers) AS _a"
 
     def _numbering(self, start: str, count: int) -> str:
-        """Return a FROM item with `_number`, the number of the calendar unit that is `count` units after `start`."""
+        """Return a FROM item with a column `_number`: the number of the unit `count` units after `start`."""
         elapsed = f"(extract(epoch FROM {start} - _firsts[_run]) * 1000)::bigint"
         return (
             f"LATERAL (SELECT width_bucket({start}, _firsts) AS _run) AS _s, LATERAL"

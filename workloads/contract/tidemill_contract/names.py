@@ -18,7 +18,7 @@ OUTPUT_TOPICS = ("results", "anomalies", "dead-letters", "stage")
 CONNECT_WORKERS = "tidemill-connect"
 """The name of the Kafka Connect workers that the operator runs in a namespace."""
 CONNECT_TOPICS = ("configs", "offsets", "statuses")
-"""The suffixes of the workers' topics."""
+"""The suffixes of the internal topics of Kafka Connect workers."""
 
 
 def _digest(*parts: str) -> str:
@@ -39,12 +39,12 @@ def schema(namespace: str, name: str) -> str:
 
 
 def role(schema_name: str, function: str) -> str:
-    """Return the name of a schema's Postgres role for a function (owner, writer or reader)."""
+    """Return the name of a schema's Postgres role. `function` is owner, writer or reader."""
     return f"{schema_name}_{function}"
 
 
 def logins(role_name: str) -> tuple[str, str]:
-    """Return the names of a role's two login roles: one in use, and one for the next password."""
+    """Return the names of a role's two login roles. One login role is in use, and the other gets the next password."""
     return f"{role_name}_a", f"{role_name}_b"
 
 

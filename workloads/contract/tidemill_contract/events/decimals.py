@@ -114,7 +114,7 @@ class Decimals:
 
 
 def _other_texts(names: set[str], *, items: bool) -> re.Pattern[bytes]:
-    """Return a pattern that finds JSON members with these names and with values such as `"1_000"`."""
+    """Return a pattern that finds JSON members with a name in `names` and a value such as `"1_000"`."""
     patterns = [re.escape(msgspec.json.encode(name)) + rb"\s*:\s*" + _OTHER_TEXT for name in sorted(names)]
     if items:
         patterns.append(rb"[\[,]\s*" + _OTHER_TEXT + rb'[^"]*"\s*[,\]]')

@@ -40,7 +40,7 @@ class Decoded:
     Attributes:
         events: the events in the order of the records, with None for an invalid event.
         invalid: the errors of invalid events, by index.
-        micros: the microseconds of each event time within the millisecond, or None if all are 0.
+        micros: the last three digits of each event time's microseconds (0 to 999), or None if all are 0.
         ignored: the indexes of the records that `source.format.deletes` ignores.
     """
 
@@ -70,7 +70,7 @@ class EventDecoder:
         return self._fields.shape.values(events, name)
 
     def put(self, events: Sequence[Any], name: str, values: Sequence[Any]) -> None:
-        """Set the values of a field that is read from elsewhere, such as from a header."""
+        """Set the values of a field that is read from outside the event, such as from a header."""
         self._fields.shape.put(events, name, values)
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
@@ -181,7 +181,7 @@ class EventDecoder:
                 kinds = set(map(type, values))
                 if kinds != {int}:
                     if rounded is None and dt.datetime in kinds:
-                        # `cut` needs times that are not converted yet. Fields with a format are converted last.
+                        # `cut` must run before times are converted, and fields with a format are converted last.
                         rounded = any(map(may_be_rounded, parts))
                         if rounded and not whole:
                             return None

@@ -108,7 +108,7 @@ def refused(
     try:
         raw_members = members(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as broken:
-        return not_json(raw, broken)  # the decoder reported another error, before it reached the invalid JSON
+        return not_json(raw, broken)  # the decoder reported a wrong value that precedes the invalid JSON
     envelope = envelope_of(raw_members, kinds) if envelope is None else envelope
     hint = f"; {envelope}" if envelope else ""
     if named is not None:
@@ -126,7 +126,10 @@ def refused(
 
 
 def misplaced(name: str, steps: Steps, value: bytes, *, array: bool) -> InvalidEvent:
-    """Return an InvalidEvent for a value that is not the array or the object that the path needs."""
+    """Return an InvalidEvent for a field whose path leads through a value of the wrong type.
+
+    The path needs an array if `array` is true, else an object.
+    """
     expected, got = "array" if array else "object", _KINDS.get(value[:1], "number")
     came = f"{got} {shown(value)}" if got not in ("object", "array") else got
     detail = f"{_shortened(show_path(steps))}: expected {expected}, got {came}; the path of {name} leads through it"
@@ -142,14 +145,14 @@ def undeclared(steps: Steps, declared: Sequence[Steps]) -> InvalidEvent:
 
 
 def with_path(verdict: InvalidEvent, steps: Steps | None) -> InvalidEvent:
-    """Return an InvalidEvent whose detail contains the field's path, unless the path is only the field's name."""
+    """Add the field's path to an InvalidEvent's detail, unless the path is only the field's name."""
     if steps is None or steps == (verdict.field,):
         return verdict
     return InvalidEvent(verdict.reason, verdict.field, verdict.detail + _read_from(_shortened(show_path(steps))))
 
 
 def with_place(verdict: InvalidEvent, steps: Steps, place: str) -> InvalidEvent:
-    """Return an InvalidEvent in whose detail `place`, such as "the envelope's op", replaces the path `steps`."""
+    """In an InvalidEvent's detail, replace the path `steps` with `place`, such as "the envelope's op"."""
     detail = verdict.detail.removesuffix(_read_from(_shortened(show_path(steps))))
     return InvalidEvent(verdict.reason, verdict.field, detail + _read_from(place))
 
@@ -174,7 +177,10 @@ def envelope_of(raw_members: Members, kinds: Container[str]) -> str | None:
 
 
 def unit_hint(value: int | float) -> str | None:
-    """Return a remedy for a timestamp that is between 1990 and 2100 in another unit than milliseconds, else None."""
+    """Return a remedy if a timestamp is probably not in milliseconds, else None.
+
+    In the probable unit, the timestamp is between 1990 and 2100.
+    """
     if not -_LARGEST < value < _LARGEST:
         return None
     for unit, scale in _UNITS:
@@ -268,7 +274,7 @@ def _mistimed(came: str, value: bytes, got: str) -> tuple[Reason, str]:
     if got != "string":
         return Reason.MISTYPED, f"{came}; {_TIME}"
     text = _unquoted(value)
-    # The patterns would take quadratic time for some long texts.
+    # Long texts are not matched, because the patterns take quadratic time for some texts.
     remedies = _TIME_REMEDIES if len(text) <= _SHOWN else ()
     remedy = next((remedy for pattern, remedy in remedies if pattern.fullmatch(text)), _TIME)
     if _WELL_FORMED.fullmatch(text):

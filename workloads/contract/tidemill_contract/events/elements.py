@@ -29,7 +29,8 @@ from tidemill_contract.resource.spec import PipelineSpec
 MAX_ELEMENTS = 10_000
 """The maximum number of elements in a record. A record with more elements becomes a dead letter."""
 MAX_KEPT_BYTES = 32 * 1024 * 1024
-"""The maximum size (in bytes) of all copies of a record's other fields. Each element is stored with a copy."""
+"""Each array element is stored with a copy of the record's other fields. This constant limits the total size of these
+copies per record, in bytes."""
 LIST = "_elements"
 """The attribute of a decoded record that holds the exploded array. A field cannot have this name."""
 
@@ -57,7 +58,7 @@ class ExplodedArray:
         raws: Sequence[bytes],
         document: Callable[[bytes], bytes],
     ) -> Decoded:
-        """Check the arrays in decoded records, and return the records with the errors of invalid arrays.
+        """Check the arrays in decoded records, and return the records. A record with an invalid array is invalid.
 
         Args:
             decoded: the records.

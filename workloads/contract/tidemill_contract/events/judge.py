@@ -25,7 +25,7 @@ class EventJudge:
         self._decode = fields.decode
 
     def judged(self, raw: bytes, now_ms: int) -> tuple[Any, int]:
-        """Return the event in `raw`, and the microseconds of its event time within the millisecond.
+        """Return the event in `raw`, and the last three digits of the event time's microseconds (0 to 999).
 
         Raises:
             InvalidEvent: the bytes are not a valid event at wall time `now_ms` (epoch milliseconds).

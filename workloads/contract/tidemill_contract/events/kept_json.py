@@ -1,4 +1,4 @@
-"""Fields of type json, which are only stored with the raw event, and never changed or aggregated."""
+"""Fields of type json. Their values are stored with the raw event as sent, and are never aggregated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tidemill_contract.events.verdicts import InvalidEvent, Reason
 from tidemill_contract.resource.paths import Steps
 
 JSON = "json"
-"""The name of the type of these fields in the spec."""
+"""The name of the json type in the spec."""
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 

@@ -1,4 +1,4 @@
-"""Mark events that ingest refused or that made the Python stage fail, and read these marks.
+"""Mark events that failed in ingest or in the Python stage, and read the marks.
 
 A sender can forge the mark, but a marked record always becomes a dead letter.
 """
@@ -25,7 +25,7 @@ _GIVEN = frozenset(Reason) - {Reason.EXPRESSION_FAILED, Reason.REFUSED_BY_DATABA
 def headers(verdict: InvalidEvent) -> Headers:
     """Return the record headers for a refused event."""
     made = [(REASON_HEADER, str(verdict.reason).encode())]
-    # Texts are truncated and NUL is escaped, because senders choose the names of unknown fields.
+    # Headers can contain field names that a sender chose, so headers are truncated, and NUL is escaped.
     for name, text, characters in (
         (FIELD_HEADER, verdict.field, _FIELD_CHARACTERS),
         (DETAIL_HEADER, verdict.detail, _DETAIL_CHARACTERS),
@@ -38,7 +38,7 @@ def headers(verdict: InvalidEvent) -> Headers:
 def verdict_of(
     value: bytes, headers: Sequence[tuple[str, bytes | None]], refusal: Callable[[bytes], InvalidEvent | None]
 ) -> InvalidEvent | None:
-    """Return why a marked event is invalid, or None unless the headers contain a reason that ingest can write.
+    """Return why a marked event is invalid, or None if the headers contain no allowed reason.
 
     Args:
         value: the record's bytes, with the mark.
@@ -50,7 +50,7 @@ def verdict_of(
         return None
     reason = Reason(texts[REASON_HEADER])
     own = refusal(value[len(QUARANTINE_PREFIX) :])
-    # The decoder may accept events that were marked as too far in the future, or because the stage failed.
+    # A marked event can be valid if its time was too far in the future, or if the Python stage failed.
     if own is None and reason not in (Reason.TOO_FAR_IN_THE_FUTURE, Reason.TRANSFORM_FAILED):
         detail = (
             f"begins with a zero byte, which marks events that ingest has refused ({reason}), but a valid event"

@@ -29,7 +29,7 @@ class Leaf:
         default: the value in decoded events if the field is absent or null.
         beside: whether the value comes from outside the event.
         unread: whether the JSON reader accepts the member, but ignores the value.
-        holds: for the exploded array, the name of a field in its elements, which error messages mention.
+        holds: if the leaf is the exploded array, the name of a field in the elements, for error messages.
     """
 
     name: str

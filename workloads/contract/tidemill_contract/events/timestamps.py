@@ -21,7 +21,7 @@ from tidemill_contract.times import BeyondYears, read_local
 
 RFC3339 = "rfc3339"
 UNITS = {"s": 6, "ms": 3, "us": 0, "ns": -3}
-"""For each unit, the exponent of the power of ten that converts the unit to microseconds."""
+"""For each unit, the exponent `n`: one unit is 10^n microseconds."""
 _EPOCH, _MICROSECOND = dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.timedelta(microseconds=1)
 _TEXTS_KEPT, _LONGEST_KEPT = 16_384, 64
 """The maximum number of cached texts, and the length of the longest cached text."""
@@ -129,7 +129,7 @@ class TimeFormat:
 
     def hint(self, micros: int) -> str:
         """Return the remedy for a time outside the years 1 to 9999."""
-        # For a much larger integer, the division would raise OverflowError.
+        # Integers beyond `_BEYOND` are excluded, because a very large integer makes the division raise OverflowError.
         for name, digits in UNITS.items() if -_BEYOND < micros < _BEYOND else ():
             seconds = micros / 10 ** (self._unit or 0) * 10**digits / 10**6
             if self._unit is not None and digits != self._unit and 631_152_000 <= seconds <= 4_102_444_800:

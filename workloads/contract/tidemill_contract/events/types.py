@@ -64,7 +64,7 @@ def all_epoch_ms(values: list[Any], kinds: set[type]) -> list[Any]:
 
 
 def micros_of(moment: dt.datetime | int | None) -> int:
-    """Return the microseconds of a time within the millisecond, from 0 to 999."""
+    """Return the last three digits of a time's microseconds, such as 456 for 12:00:00.123456."""
     return moment.microsecond % 1000 if isinstance(moment, dt.datetime) else 0
 
 

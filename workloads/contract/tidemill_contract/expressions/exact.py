@@ -119,7 +119,7 @@ def to_decimal(name: str, source: Typed, wanted: str) -> Built:
 
 
 def from_decimal(source: Typed, kind: str) -> Built:
-    """Convert a decimal to another type (without the fraction for integers), or raise ExpressionError."""
+    """Convert a decimal to another type, or raise ExpressionError. Conversion to an integer drops the fraction."""
     match kind:
         case "string":
             return kind, text(source)

@@ -89,7 +89,7 @@ def _truncated(name: str, args: Sequence[Typed]) -> Built:
 def _difference(name: str, args: Sequence[Typed]) -> Built:
     unit_ms = _UNITS_MS[_unit(name, args[0], dict(_UNITS_MS))]
     first, last = (_moment(name, argument).dt.epoch("ms") for argument in args[1:])
-    # A difference of times is exact as a double. The cast drops the fraction of a unit.
+    # A double represents the difference of two times exactly. The cast to Int64 truncates to whole units.
     return "integer", ((last - first).cast(pl.Float64()) / float(unit_ms)).cast(pl.Int64())
 
 
@@ -115,7 +115,7 @@ def _read(name: str, args: Sequence[Typed]) -> pl.Expr:
         raise ExpressionError(
             f"{name}: in the pattern '{form}' {wrong}; write a pattern such as '%d.%m.%Y %H:%M:%S', with {directives}"
         )
-    form = form.replace(".%f", "%.f")  # polars writes a fraction as %.f
+    form = form.replace(".%f", "%.f")  # in polars, %.f is the point and the fraction
     if used & {"%H", "%I"} and "%M" not in used:
         value, form = value + " 00", f"{form} %M"  # polars reads an hour only if minutes follow
     try:
@@ -152,4 +152,4 @@ ROWS: tuple[Row, ...] = (
     ("TO_TIMESTAMP", 1, 3, _to_timestamp),
 )
 TWICE = ("TO_TIMESTAMP",)
-"""The functions whose polars expression contains an argument twice."""
+"""The functions that use an argument twice in their polars expression."""

@@ -1,6 +1,7 @@
 """Write expressions in a normal form, which is the same text for all expressions with the same syntax tree.
 
-The names of stored columns depend on the normal form, so the form of an existing expression must never change.
+The names of stored columns depend on the normal form. New versions of Tidemill must keep the normal form of every
+expression.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Compile expressions over metrics to SQL that raises no error for finite values."""
+"""Compile expressions over metrics to SQL. If the metrics are finite, the SQL raises no error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NUMERIC = ("integer", "number")
 _EXACT = ("integer", *DECIMALS)
 """The spec types whose SQL type is numeric."""
 _LARGEST_INTEGER = "1e38"
-"""An integer of this size or more becomes NULL, which limits the size of products."""
+"""An integer of this size or more becomes NULL, to limit the size of products."""
 
 
 @dataclass(frozen=True)

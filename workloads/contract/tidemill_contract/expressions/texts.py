@@ -45,7 +45,7 @@ def _regexp(name: str, args: Sequence[Typed]) -> Built:
 
 
 def _groups(pattern: str) -> int:
-    # `extract_groups` fails for a pattern without groups, so the pattern gets an extra group, which is not counted.
+    # `extract_groups` fails for a pattern without groups, so an extra group is added, and subtracted from the count.
     return len(pl.Series([""]).str.extract_groups(f"{pattern}|()").struct.fields) - 1
 
 
@@ -69,7 +69,7 @@ def _by_value(argument: pl.Expr, function: Callable[[str], str]) -> pl.Expr:
 
 
 def _title(name: str, args: Sequence[Typed]) -> Built:
-    # As in Postgres, a digit can begin a word, so "1st" does not become "1St".
+    # INITCAP does not change "1st" to "1St", because a digit can begin a word, as in Postgres.
     return "string", _by_value(
         as_string(name, args[0]), lambda text: _WORD.sub(lambda word: word[0].capitalize(), text)
     )
@@ -96,4 +96,4 @@ ROWS: tuple[Row, ...] = (
     ("MD5,SHA256", 1, 1, _hash),
 )
 TWICE = ("SPLIT_PART",)
-"""The functions whose polars expression contains an argument twice."""
+"""The functions that use an argument twice in their polars expression."""

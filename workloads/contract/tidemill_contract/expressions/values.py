@@ -140,7 +140,8 @@ def constant(name: str, argument: Typed, what: str, kind: str, low: int = 0, hig
 def unify(name: str, args: Sequence[Typed], *, compared: bool = False) -> tuple[str, list[pl.Expr]]:
     """Return the common type of a function's arguments, and the arguments converted to this type.
 
-    If `compared` is true, decimals may become scaled integers of 128 bits. In this case, call `chosen` for the result.
+    If `compared` is true, decimals may become scaled integers of 128 bits. `chosen` converts the
+    integers back to 64 bits.
 
     Raises:
         ExpressionError: the arguments have no common type.
@@ -201,7 +202,7 @@ def timed(argument: Typed) -> Typed:
 
 
 def varying_first(a: Typed, b: Typed) -> bool:
-    """Return whether polars can compare `a` with `b` in this order. If only `a` is constant, polars cannot."""
+    """Return False if only `a` is constant, because polars cannot compare `a` with `b` in this order."""
     return b.fixed or not a.fixed
 
 

@@ -38,11 +38,11 @@ SQL_TYPES: dict[str, str] = {
 
 
 class Metric(Protocol):
-    """A metric of the spec, which also has the parameters of its function as attributes."""
+    """A metric of the spec. The parameters of the function, such as `q`, are also attributes."""
 
     @property
     def name(self) -> str:
-        """The metric's name in answers."""
+        """The metric's name in query results."""
 
     @property
     def function(self) -> str:
@@ -58,7 +58,7 @@ class Metric(Protocol):
 
 
 class StoredColumn(Protocol):
-    """A stored column of a window table, with the properties that SQL depends on."""
+    """A stored column of a window table."""
 
     @property
     def kind(self) -> str:
@@ -81,7 +81,7 @@ class StoredColumn(Protocol):
         """The column's name in double quotes."""
 
     def sibling(self, kind: str) -> str:
-        """Return the quoted name of the column that stores `kind` for the same field."""
+        """Return the quoted name of the column that stores `kind` for this column's field."""
 
 
 @dataclass(frozen=True, kw_only=True)

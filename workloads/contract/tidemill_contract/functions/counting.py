@@ -109,7 +109,7 @@ class Histogram(Function):
 
     name = "histogram"
     value = (
-        "the number of values between neighbouring `bounds` (1 to 64, ascending), below the first bound,"
+        "the number of values below the first of `bounds` (1 to 64 ascending numbers), between neighbouring bounds,"
         " and from the last bound on"
     )
     takes = NUMERIC

@@ -29,7 +29,7 @@ class Variance(Function):
     """The population variance of a field's values (not the sample variance)."""
 
     name = "variance"
-    value = "the variance of the population"
+    value = "the population variance of the values"
     error = "1e-9 relative"
     takes = NUMERIC
     kinds = (VALUES, MEAN, LOW, M2)

@@ -1,6 +1,7 @@
-"""SQL over double precision that never raises an error for finite operands.
+"""SQL for double precision arithmetic without overflow errors.
 
-An overflow gives ±Infinity or NaN, and an underflow gives zero.
+If all operands are finite, the SQL never raises an error. An overflow gives ±Infinity or NaN, and an underflow gives
+zero.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def added(a: str, b: str) -> str:
 
 
 def total(value: str) -> str:
-    """Return an SQL aggregate for the sum, which is infinite only if the total is too large for a double."""
+    """Return an SQL aggregate for the sum, or for ±Infinity if the sum is too large for a double."""
     small = f"sum({value}) FILTER (WHERE abs({value}) < {_SPLIT})"
     large = f"sum({value} * {_DOWN}) FILTER (WHERE abs({value}) >= {_SPLIT})"
     scaled = f"({large} + CASE WHEN abs({small}) > 1e200 THEN {small} * {_DOWN} ELSE 0 END)"

@@ -1,7 +1,8 @@
 """Find out which stored rows contain all events of a metric.
 
-When the metrics of a pipeline change, processors begin or stop filling columns. Each such change increases the number
-of the layout. In each row, the column `_since` contains the lowest layout of the processors that wrote the row.
+When the metrics of a pipeline change, processors begin or stop filling columns. Each change increases the layout
+number of the window table. In each row, the column `_since` contains the lowest layout number of the processors that
+wrote the row.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tidemill_contract.functions.partials import AggregationLayout, needed_colum
 from tidemill_contract.times import rfc3339_ms
 
 SINCE = "_since"
-"""The column of window tables with the lowest layout of the processors that wrote a row."""
+"""A column of window tables: the lowest layout number of all processors that wrote the row."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +26,18 @@ class Feed:
 
     Attributes:
         since: the first layout in which processors fill the column, or None if processors no longer fill the column.
-        before: for each earlier period in which processors filled the column, the first layout, and the time (epoch
-            ms) up to which windows were closed at the end of the period.
+        before: the earlier periods in which processors filled the column. Each item has the period's first layout, and
+            the time (epoch ms) up to which windows were closed when the period ended.
     """
 
     since: int | None = 0
     before: tuple[tuple[int, int], ...] = ()
 
     def condition(self, end: str) -> str | None:
-        """Return an SQL condition for rows in which the column contains all events, or None for all rows.
+        """Return an SQL condition for rows in which the column contains all events.
 
-        A window is complete if it was closed before the column was removed. `end` is SQL for the end of the window.
+        The result is None if no row lacks events. A window is complete if it was closed before the column was removed.
+        `end` is SQL for the end of the window.
         """
         if self.since == 0:
             return None
@@ -67,7 +69,7 @@ class Feeds:
     def read(cls, layout: int | None, fed: Mapping[str, Any] | None) -> Feeds:
         """Read the columns `layout` and `fed` of `_aggregations`.
 
-        In the schema of an older version, `layout` and `fed` are None.
+        If an older version of Tidemill created the schema, `layout` and `fed` are None.
         """
         columns = {
             name: Feed(item["since"], tuple((since, until) for since, until in item["before"]))
@@ -77,7 +79,7 @@ class Feeds:
 
     @property
     def fed(self) -> str:
-        """The columns as JSON. The text is the same for equal objects."""
+        """The columns as JSON. Equal `Feeds` objects have equal JSON."""
         columns = {name: {"since": feed.since, "before": feed.before} for name, feed in self.columns.items()}
         return json.dumps(columns, sort_keys=True)
 
@@ -88,7 +90,7 @@ class Feeds:
     def changed(
         self, filled: Collection[str], wanted: Collection[str], *, there: Collection[str], closed_until: int | None
     ) -> Feeds:
-        """Return the feeds after the filled columns change from `filled` to `wanted`.
+        """Return the `Feeds` after the set of filled columns changes from `filled` to `wanted`.
 
         Args:
             filled: the columns that were filled before the change.
@@ -114,7 +116,10 @@ class Feeds:
 
 
 def guarded(plan: AggregationLayout, feeds: Feeds) -> AggregationLayout:
-    """Return the plan for queries. If rows of a window lack events of a metric, the result of the metric is null."""
+    """Return a copy of `plan` that guards queries against incomplete rows.
+
+    If rows of a window lack events of a metric, the result of the metric is null.
+    """
     whole = []
     metrics = [metric for metric, _ in plan.metrics]
     for metric in metrics:

@@ -119,7 +119,7 @@ class RankedParameters(Parameters):
         "by": "name the field or derive whose smallest or largest value decides which event counts"
     }
 
-    by: Name = Field(description="Field or derive with the value that decides which event is chosen.")
+    by: Name = Field(description="Field or derive whose smallest or largest value selects the event.")
 
 
 class MinBy(Function):

@@ -51,10 +51,10 @@ if TYPE_CHECKING:
     Kind = str
 else:
     Kind = Literal[(*KINDS, *variance_sql.SCRATCH)]
-    """The kind of a stored column, which is the first part of the column's name."""
+    """The kind of a stored column. The column's name begins with `_` and the kind."""
 
 _MAX_LABEL = 46
-"""The maximum length (in bytes) of a column's name without the kind, because Postgres limits names to 63 bytes."""
+"""The maximum size (bytes) of the label in a column's name `_<kind>_<label>`. Postgres limits names to 63 bytes."""
 _NUMBERS: Mapping[str, str] = defaultdict(lambda: "number")
 """Placeholder types of fields, for callers that need only the names of columns."""
 SKETCHES = frozenset(name for name, kind in KINDS.items() if kind.sketch)
@@ -153,12 +153,12 @@ class Partial:
         return quote(self.column)
 
     def sibling(self, kind: Kind) -> str:
-        """Return the quoted name of the column that stores `kind` for the same field."""
+        """Return the quoted name of the column that stores `kind` for this column's field."""
         return quote(column_of(kind, self._label))
 
 
 def own_partial(kind: Literal["min", "max"], name: str, sql_type: str) -> Partial:
-    """Return a stored column for internal use, whose name differs from the columns of all metrics."""
+    """Return a stored column for internal use. The name differs from the column names of all metrics."""
     return Partial(kind, f"0{name}", sql_type)
 
 
@@ -233,7 +233,7 @@ class AggregationLayout:
     def key_columns(self) -> tuple[str, ...]:
         """The unquoted columns of the unique key.
 
-        If windows have several panes, late events are stored in separate rows, which differ in `_after`.
+        If windows have several panes, late events are stored in separate rows, with a different `_after`.
         """
         after = ("_after",) if self.hopping else ()
         return (*(name for name, _ in self.group_by), "window_start", *after)

@@ -1,10 +1,14 @@
-"""Sketches by DataSketches for quantiles, distinct counts and frequent values, of at most a few kilobytes each.
+"""Compute quantiles, distinct counts and frequent values with sketches from the library DataSketches.
 
-`quantiles` is a KLL sketch (Karnin, Lang, Liberty 2016, "Optimal quantile approximation in streams") with k = 400.
-`uniques` is a HyperLogLog sketch (Flajolet et al. 2007) with 2^13 registers. `frequent` is a frequent items sketch
-(Anderson et al. 2017, "A high-performance algorithm for identifying frequent items in data streams").
+A sketch takes at most a few kilobytes:
 
-A stored value consists of frames. Each frame contains the length of a sketch (4 bytes, big-endian) and the sketch.
+- `quantiles` is a KLL sketch (Karnin, Lang, Liberty 2016, "Optimal quantile approximation in streams") with k = 400.
+- `uniques` is a HyperLogLog sketch (Flajolet et al. 2007) with 2^13 registers.
+- `frequent` is a frequent items sketch (Anderson et al. 2017, "A high-performance algorithm for identifying frequent
+  items in data streams").
+
+A stored value is a sequence of frames. Each frame contains the length of a sketch (4 bytes, big-endian) and the
+sketch.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ _ALL = datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES
 
 
 def slots_lg(listed: int) -> int:
-    """Return the binary logarithm of the number of slots in a sketch for the `listed` most frequent values.
+    """Return log2 of the number of slots that a sketch needs to list the `listed` most frequent values.
 
     A sketch with M slots counts up to 0.75 M different values exactly. With more different
     values, the error of each count is at most 3.5 / M times the number of all values.
@@ -79,7 +83,7 @@ def compact(partial: StoredColumn, stored: bytes) -> bytes:
             doubles, integers = _quantiles(stored)
             frames: list[bytes] = [] if doubles.is_empty() else [_frame(doubles.serialize())]
             frames += [] if integers.is_empty() else [_frame(_INTEGERS + integers.serialize(_LONGS))]
-            # The longest frame comes first. Processors compact values that are much longer than their first frame.
+            # The longest frame comes first. Processors compact a value that is much longer than its first frame.
             frames.sort(key=len, reverse=True)
             return b"".join(frames)
         case "frequent":

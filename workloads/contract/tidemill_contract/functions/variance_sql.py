@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from tidemill_contract.functions.doubles import INFINITE, divided, total
 
 Column = Callable[[str], str]
-"""A function that returns the quoted column of a field for a kind, such as `mean`."""
+"""For a kind such as `mean`, the function returns the quoted name of a field's column."""
 SCRATCH = ("centre", "rest", "delta", "squares")
 """The kinds of columns that exist only within a statement (see `prepared`)."""
 
 _ORDINARY, _LARGE = "1e140", "1e171"
-"""Means below `_ORDINARY` are merged by plain arithmetic. Different doubles above `_LARGE` differ by 1e154 or more."""
+"""If both means are below `_ORDINARY`, plain arithmetic merges the means. Two different doubles above `_LARGE` differ
+by at least 1e154."""
 _NONE = "1e-160"
 """A difference below this limit counts as zero, because its square would be close to the smallest double."""
 _LEAST = "1e-250"
@@ -32,11 +33,12 @@ def merged(kind: str, column: Column, old: str, new: str) -> str:
     rest_a, rest_b = f"coalesce({old}.{column('low')}, 0)", f"{new}.{column('low')}"
     na, nb, stored = f"{old}.{column('n')}", f"{new}.{column('n')}", column(kind)
     make = _merged_squares if kind == "m2" else _moved
-    # `near` is faster than `far`, and exact enough for means below `_ORDINARY`.
+    # The SQL `near` is faster than the SQL `far`, and exact enough if both means are below `_ORDINARY`.
     near = make(kind, column, old, new, f"(({b} - {a}) + ({rest_b} - {rest_a}))")
     far = make(kind, column, old, new, f"({_difference((b, rest_b), (a, rest_a))})")
     if kind == "m2":
-        # M2 grows by na * nb / (na + nb) times the squared difference. This factor is less than least(na, nb).
+        # For counts na and nb, M2 grows by na * nb / (na + nb) times the squared difference of the means. The factor
+        # na * nb / (na + nb) is less than least(na, nb).
         limit = f"sqrt({_MOST} / least({na}, {nb}))"
         far = f"CASE WHEN abs({_difference((b, rest_b), (a, rest_a))}) >= {limit} THEN {INFINITE} ELSE {far} END"
     return (

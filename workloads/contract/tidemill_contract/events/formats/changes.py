@@ -21,7 +21,7 @@ def row_of(op: object, before: T | None, after: T | None, deletes: Deletes) -> T
     Raises:
         InvalidEvent: the change has no row, its kind is unknown, or the policy refuses deletes.
     """
-    match op:  # `op` can have any type, because the schema decides
+    match op:  # the record's schema defines the type of `op`
         case "c" | "r" | "u":
             if after is None:
                 detail = f"the change event with op {op} has no row in after; check the configuration of the source"

@@ -21,7 +21,7 @@ _encode = msgspec.json.encode
 
 
 def flat(spec: PipelineSpec) -> PipelineSpec:
-    """Return a copy of the spec for events from `CsvLines`, in which no field has a path."""
+    """Return a copy of the spec in which no field has a path, for events from `CsvLines`."""
     fields = [
         field.model_copy(update={"path": None}) if field.origin == "value" else field for field in spec.source.fields
     ]

@@ -114,7 +114,7 @@ _KINDS: dict[str, type[Opener]] = {
 
 
 def envelope_for(written: FormatSpec) -> Opener:
-    """Return the opener for the envelope that the spec names."""
+    """Return the `Opener` for the envelope that the spec names."""
     return _KINDS[written.envelope](Deletes(written.deletes))
 
 

@@ -25,7 +25,7 @@ def check_framed(raw: bytes) -> None:
 
 
 class Framed(Opener):
-    """Opens JSON values with the framing, and ignores the schema in the registry."""
+    """Removes the framing of JSON values, and ignores the schema in the registry."""
 
     def __init__(self, inner: Opener) -> None:
         super().__init__(inner.deletes)

@@ -17,7 +17,7 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 
 class OpenedReader:
-    """Reads records that an opener converts to JSON events."""
+    """Reads records that an `Opener` converts to JSON events."""
 
     def __init__(self, spec: PipelineSpec, opener: Opener, *, exact: bool, array: Leaf | None = None) -> None:
         self._opener = opener
@@ -30,7 +30,7 @@ class OpenedReader:
         self._around = EventDecoder(envelope, exact=exact, part=True) if members else None
 
     def read(self, raws: Sequence[bytes], now_ms: int, tombstones: Collection[int]) -> Decoded:
-        """Open and decode the records."""
+        """Extract and decode the events in the records."""
         opened = self._opener.open(raws, tombstones)
         decoded = self._events.decode_all(opened.documents, now_ms)
         if self._around is not None:
@@ -71,9 +71,9 @@ def joined(
     into: _Fields,
     fields: Mapping[str, FieldSpec],
 ) -> Decoded:
-    """Add the results `other` of another decoder (`by`) to decoded events.
+    """Add fields from another decoder (`by`) to decoded events.
 
-    Result number `i` belongs to the event at index `at[i]`.
+    `other` contains the fields: item `i` of `other` belongs to the event at index `at[i]`.
     """
     events, invalid, micros = list(decoded.events), dict(decoded.invalid), decoded.micros
     for place, refusal in other.invalid.items():

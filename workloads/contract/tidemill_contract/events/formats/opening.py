@@ -22,7 +22,7 @@ class Opened:
 
     Attributes:
         at: the indexes of the records that have an event.
-        invalid: the errors of records that cannot be opened, by index.
+        invalid: the errors of records that cannot be read, by index.
         ignored: the indexes of the records that `source.format.deletes` ignores.
     """
 
@@ -55,13 +55,13 @@ class Deletes:
         if self._policy == "ignore":
             return None
         if self._policy == "deadLetter":
-            remedy = "set source.format.deletes to ignore (skips deletes) or event (counts the row before the delete)"
+            remedy = "set source.format.deletes to ignore (skip deletes) or event (read the deleted row as an event)"
             raise InvalidEvent(Reason.DELETED, None, f"{what}; {remedy}")
         if before is None:
             remedy = (
                 "let the source send the row (Postgres: REPLICA IDENTITY FULL), or set source.format.deletes: ignore"
             )
-            detail = f"{what}, and the record lacks the row before the delete"
+            detail = f"{what}, and the record lacks the deleted row"
             raise InvalidEvent(Reason.DELETED, None, f"{detail}; {remedy}")
         return before
 
@@ -75,7 +75,7 @@ class Deletes:
 
 
 class Opener(ABC):
-    """Opens the records of one pipeline."""
+    """Extracts the JSON events from one pipeline's records."""
 
     def __init__(self, deletes: Deletes) -> None:
         self.deletes = deletes
@@ -127,12 +127,12 @@ class Opener(ABC):
         """Return the event and the envelope of a record, or None if `deletes` ignores the record.
 
         Raises:
-            InvalidEvent: the record cannot be opened.
+            InvalidEvent: the record cannot be read.
         """
 
 
 class Plain(Opener):
-    """Opener for records without an envelope, which returns each record unchanged."""
+    """Leaves records without an envelope unchanged."""
 
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
         """Return all records."""

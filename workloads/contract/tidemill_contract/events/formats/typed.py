@@ -29,7 +29,7 @@ class TypedDecoder(EventDecoder):
     """Validates typed events, in which each field is the top-level member with the same name.
 
     Attributes:
-        row: the class of typed events. Its arguments are the values of the fields in `columns`, in order.
+        row: the class of typed events. The constructor takes the values of the fields in `columns`, in order.
         columns: the names of all fields, including fields from outside the event.
     """
 
