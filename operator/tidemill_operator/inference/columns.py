@@ -43,7 +43,9 @@ class Sample:
 
     Attributes:
         broken: how many lines were not JSON objects.
-        left_out: the paths of members without a column, because of their names or the maximum number of fields.
+        left_out: the paths of members without a column, because no path can have their names, or because fields at
+            other paths include them.
+        too_many: the paths of the rarest members, which are beyond the maximum number of fields.
     """
 
     columns: tuple[Column, ...]
@@ -51,6 +53,7 @@ class Sample:
     broken: int
     whole: bool
     left_out: tuple[str, ...] = ()
+    too_many: tuple[str, ...] = ()
 
 
 def collect(events: Iterable[Any], *, decimals: Mapping[str, str] | None = None) -> Sample:
@@ -80,8 +83,8 @@ def collect(events: Iterable[Any], *, decimals: Mapping[str, str] | None = None)
         for name, cell in event.items():
             if cell.strip():
                 columns[(name,)].values.append(cell)
-    kept, left_out = _usable(columns.values())
-    return Sample(kept, count, broken, whole, left_out)
+    kept, left_out, too_many = _usable(columns.values())
+    return Sample(kept, count, broken, whole, left_out, too_many)
 
 
 def _walk(event: Mapping[str, Any], before: Steps, columns: dict[Steps, Column]) -> None:
@@ -120,8 +123,8 @@ def _kind(value: Any) -> str:
     return OTHER
 
 
-def _usable(columns: Iterable[Column]) -> tuple[tuple[Column, ...], tuple[str, ...]]:
-    """Return the columns that become fields, and the paths of all other members."""
+def _usable(columns: Iterable[Column]) -> tuple[tuple[Column, ...], tuple[str, ...], tuple[str, ...]]:
+    """Return the columns that become fields, the paths that cannot be fields, and the paths beyond the maximum."""
     left_out: list[str] = []
     usable: list[Column] = []
     for column in columns:
@@ -137,8 +140,8 @@ def _usable(columns: Iterable[Column]) -> tuple[tuple[Column, ...], tuple[str, .
             left_out.append(".".join(map(str, column.steps)))
         else:
             kept[column.steps] = column
-    left_out += [".".join(map(str, column.steps)) for column in usable if column not in frequent]
-    return tuple(column for column in usable if column.steps in kept), tuple(left_out)
+    too_many = [".".join(map(str, column.steps)) for column in usable if column not in frequent]
+    return tuple(column for column in usable if column.steps in kept), tuple(left_out), tuple(too_many)
 
 
 def _overlap(steps: Steps, other: Steps) -> bool:

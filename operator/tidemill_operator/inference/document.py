@@ -17,7 +17,7 @@ from tidemill_contract.resource.paths import read_path
 from tidemill_contract.resource.spec import API_VERSION, KIND
 from tidemill_contract.resource.validate import Limits, check
 from tidemill_operator.inference.choices import Choices, choose, nice_ms
-from tidemill_operator.inference.columns import Sample
+from tidemill_operator.inference.columns import MOST_FIELDS, Sample
 from tidemill_operator.inference.field_types import FieldDraft, draft_field
 from tidemill_operator.inference.naming import YAML_WORDS, field_names
 
@@ -25,6 +25,7 @@ _PLAIN = re.compile(r"[A-Za-z_][\w %./-]*|[0-9]+(?:s|m|h|d)", re.ASCII)
 _PLAIN_PATH = re.compile(r"[^.\[\]]+")
 _EXAMPLES, _EXAMPLE_CHARACTERS = 3, 24
 _LONG_RETENTION = "3650d"
+_MOST_LISTED = 20
 _HOUR_MS = 3_600_000
 _KEPT_MS = 60 * DAY_MS
 
@@ -63,9 +64,10 @@ def draft(sample: Sample, origin: Origin, now_ms: int) -> str:
         NothingFound: there is no event, or no member of the events can become a field.
     """
     if not sample.events:
-        broken = f"; {sample.broken:,} are not JSON objects" if sample.broken else ""
+        broken = f"; {sample.broken:,} {_fault(origin)}" if sample.broken else ""
         remedy = "; check the format, and --encoding if it is not UTF-8" if sample.broken else ""
-        raise NothingFound(f"{origin.label} has no event{broken}; name a file or topic with at least one{remedy}")
+        what = "event" if origin.envelope == "none" else f"event in the envelope {origin.envelope} (deletes are none)"
+        raise NothingFound(f"{origin.label} has no {what}{broken}; name a file or topic with at least one{remedy}")
     fields = _drafts(sample, origin)
     if not any(field.type for field in fields):
         raise NothingFound(
@@ -94,14 +96,27 @@ def _assert_valid(text: str, origin: Origin) -> None:
             raise AssertionError(f"the drafted pipeline is invalid: {faults[0]}")
 
 
+def _fault(origin: Origin) -> str:
+    if origin.envelope == "none":
+        return "are not JSON objects of at most 1 MiB"
+    return f"are not JSON objects in the envelope {origin.envelope}"
+
+
+def _listed(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - _MOST_LISTED:,} more" if len(paths) > _MOST_LISTED else ""
+    return one_line(", ".join(paths[:_MOST_LISTED])) + more
+
+
 def _head(sample: Sample, origin: Origin) -> Iterator[str]:
     sampled = "all" if sample.whole else "the first"
     what = f"{sampled} {sample.events:,} events of {one_line(origin.label)}"
     yield f"# Drafted by `tidemill init` from {what}: {origin.described}."
     if sample.broken:
-        yield f"# {sample.broken:,} lines are not JSON objects: they become dead letters."
+        yield f"# {sample.broken:,} lines {_fault(origin)}: they become dead letters."
     if sample.left_out:
-        yield f"# Left out (rare members, or names that no path can have): {one_line(', '.join(sample.left_out[:20]))}"
+        yield f"# Left out, because no path can have these names beside the others: {_listed(sample.left_out)}"
+    if sample.too_many:
+        yield f"# Left out, because a draft has at most {MOST_FIELDS} fields: {_listed(sample.too_many)}"
     yield "# Check the draft: types, event time, groups and metrics are guesses. Then:"
     for hint in origin.hints:
         yield f"#   {hint}"

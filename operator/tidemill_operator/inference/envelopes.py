@@ -19,6 +19,7 @@ def unwrapped(events: Iterable[Any]) -> tuple[str, Iterator[Any]]:
     """
     first = list(itertools.islice(iterator := iter(events), _LOOKED_AT))
     counts = Counter(_envelope(event) for event in first if isinstance(event, Mapping))
+    del counts[_TOMBSTONE]
     envelope, often = counts.most_common(1)[0] if counts else ("none", 0)
     rest = itertools.chain(first, iterator)
     if envelope == "none" or often < _LEAST * counts.total():
@@ -27,21 +28,27 @@ def unwrapped(events: Iterable[Any]) -> tuple[str, Iterator[Any]]:
 
 
 _DELETED = object()
+_TOMBSTONE = "tombstone"
+"""The name of Kafka Connect's envelope without a payload, which both `connect` and `debezium` have for deleted rows."""
 
 
 def _envelope(event: Mapping[str, Any]) -> str:
-    payload = event.get("payload")
-    if "op" in event and {"before", "after"} & event.keys():
+    payload, rows = event.get("payload"), [event[name] for name in ("before", "after") if name in event]
+    if "op" in event and rows and all(row is None or isinstance(row, Mapping) for row in rows):
         return "debezium"
     if "schema" in event and isinstance(payload, Mapping):
         return "debezium" if _envelope(payload) == "debezium" else "connect"
+    if event.keys() == {"schema", "payload"} and payload is None:
+        return _TOMBSTONE
     return "cloudevents" if "specversion" in event and isinstance(event.get("data"), Mapping) else "none"
 
 
 def _row(event: Any, envelope: str) -> Any:
     """Return the event in the given envelope, or None if the value has no such envelope."""
-    if not isinstance(event, Mapping) or _envelope(event) != envelope:
+    if not isinstance(event, Mapping) or (each := _envelope(event)) not in (envelope, _TOMBSTONE):
         return None
+    if each == _TOMBSTONE:
+        return _DELETED
     if envelope == "cloudevents":
         return event["data"]
     if envelope == "connect":

@@ -51,12 +51,16 @@ def _dedupe(parts: Parts) -> Iterator[Fault]:
     if field is None:
         return
     if field.type not in TYPES:
-        texts = field.type in ("number", "decimal")
-        remedy = "declare the field with type: string" if texts else "use a field of type string or integer"
+        remedy = "use a field of type string or integer"
+        if field.type in ("number", "decimal"):
+            remedy = "declare type: integer if ids are whole numbers, or type: string if events have ids in quotes"
         yield Fault(path, name, f"is of type {field.type}, which cannot identify events", remedy)
     elif field.origin in ("partition", "offset"):
         message = f"copies of an event are separate records, with different {field.origin}s"
         yield Fault(path, name, message, "use a field that the sender sets")
+    elif field.origin in ("key", "header") and parts.python is not None:
+        message = f"is read from the {field.origin}, which is the same for all events that the Python function returns"
+        yield Fault(path, name, message, "send the id as a member of the event")
     elif field.default is not None:
         message = "has a default, so all events without an id would count as one event"
         yield Fault(path, name, message, "remove the default; each event without an id then counts")
