@@ -1,15 +1,15 @@
 """`_dedupe`: the ids that `spec.source.dedupe` remembers. Only pipelines with dedupe have this table.
 
-`reader` is the reader whose aggregation versions count the event. The versions of a replay have separate rows, because
-a replay counts earlier events again.
+`reader` is `live`, or the name of a replay. Each replay has separate rows, because a replay counts earlier events
+again.
 
 `place` is the path of the id in a record, such as `order.id`. Ids from different places are never compared.
 
 `id` is the id as text. An id of 64 bytes or more is stored as its SHA-256 in hex, which has exactly 64 bytes. If the
 elements of an array share one id, the index of the element and a space precede the id.
 
-`event_time` is the time of the counted event (epoch ms). A row is deleted after the watermark has passed `until` (epoch
-ms).
+`event_time` is the time of the event that was counted (epoch ms). A row is deleted after the watermark has passed
+`until` (epoch ms).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def exists(schema: str) -> str:
 
 
 def known(schema: str) -> str:
-    """Select those of the given ids that are stored, with their event times.
+    """Select which of the given ids are stored, and their event times.
 
     Without `OFFSET 0`, Postgres might read the whole table instead of the index.
 
@@ -62,7 +62,7 @@ def lock(schema_name: str) -> str:
     """Lock the stored ids of a reader until the end of the transaction.
 
     Args:
-        schema_name: the name of the schema as a part of a string literal.
+        schema_name: the schema's name, which must be valid in a string literal.
 
     Parameter: reader.
     """
@@ -87,12 +87,12 @@ def remember(schema: str) -> str:
 
 
 def progress(schema: str, *, several: bool = False) -> str:
-    """Select the progress of each reader with stored ids.
+    """Select the progress of each reader that has stored ids.
 
     If the pipeline has a list of topics (`several`), partitions that are no longer read are ignored. Partitions that
     live processors have taken over from the reader are always ignored.
 
-    Columns: reader, whether the reader exists, whether the reader is live or its replay is complete, the minimum of the
+    Columns: reader, whether the reader exists, whether the reader is `live` or a completed replay, the minimum of the
     partitions' newest event times (epoch ms), whether a partition has no event time.
     """
     reads = f" AND {slots.reads(schema, 'o.partition')}" if several else ""
