@@ -23,7 +23,7 @@ class _Config(BaseModel):
 
 
 class AggregationRef(_Config):
-    """The current version of an aggregation."""
+    """The name and the current version of an aggregation."""
 
     name: str
     version: int = 1
@@ -122,7 +122,8 @@ class WorkloadSettings(_Config):
     host: str = "127.0.0.1"
     port: int = 8080
     status_port: int = 0
-    """The separate port on which ingest and API serve metrics, probes and full health reports. 0 means no such port."""
+    """The separate port on which ingest and API serve metrics, probes and full health reports, or 0 for no separate
+    port."""
     allowed_hosts: str = ""
     """The host names that clients may use, separated by commas. An empty text allows all names, and IP addresses are
     always allowed."""

@@ -1,4 +1,4 @@
-"""The checks before the Python stage, and the header with the origin of each record that the stage writes."""
+"""How ingest checks events for a Python stage, and the header `tidemill-origin` of the stage's records."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 ORIGIN_HEADER = "tidemill-origin"
 RUNS = "runs"
-"""While a Python stage works, its committed offsets have this metadata. Other texts say why the stage waits."""
+"""The offset metadata that a running Python stage commits. A waiting stage commits why the stage waits."""
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -51,8 +51,8 @@ def read_origin(headers: Headers | None) -> Origin | None:
 def sent_spec(spec: PipelineSpec) -> PipelineSpec:
     """Return the spec by which ingest validates events.
 
-    With a Python stage, the spec has only the fields for headers and for the record key. The event must still be a
-    JSON object.
+    With a Python stage, the spec has only the fields for headers and for the record key. Every event must be a JSON
+    object.
     """
     if spec.transform.python is None:
         return spec

@@ -40,7 +40,7 @@ def answer_expression(metric: MetricSpec, field_type: str | None, seconds: str) 
 
 
 def answer_type(metric: MetricSpec, field_type: str | None) -> str:
-    """Return the type of a metric's value: a spec type with the scale of a decimal, or `array`."""
+    """Return the type of a metric's value, such as `integer` or `array`. A decimal's type includes the scale."""
     if is_composed(metric):
         return str(field_type)
     return FUNCTIONS[metric.function].answer_type(field_type)
@@ -95,8 +95,8 @@ def window_source(
     if not plan.hopping:
         listed = ", ".join([*columns, "window_start", "_rev", *plan.stored])
         return f"(SELECT {listed} FROM {table} WHERE {where}) AS w"
-    # Events that were late for some windows of a pane are in a separate row of the pane. Each row counts only in
-    # windows that end after the row's `_after`.
+    # If an event is late for some of its windows, a separate row of the pane counts the event. A row is merged only
+    # into windows that end after the row's `_after`.
     newest = own_partial("max", "rev", "bigint")
     starts = grid_sql(plan.grid).windows("p.window_start", plan.panes, first=first, last=last)
     spread = (

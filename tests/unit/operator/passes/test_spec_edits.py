@@ -686,7 +686,7 @@ CASES: dict[str, list[Case]] = {
     ],
     "anomalies.groupBy": [
         Case(put("anomalies[0].groupBy", ["note"]), (RESTART,), before=put("anomalies[0]", EVENTS_RULE)),
-        invalid("anomalies[0].groupBy", ["note"], "spec.anomalies[0].groupBy: a rule with metric uses the groups"),
+        invalid("anomalies[0].groupBy", ["note"], "spec.anomalies[0].groupBy: a rule that watches a metric uses the"),
     ],
     "anomalies.detector.type": [Case(put("anomalies[0].detector.type", "ewma"), (RESTART,))],
     "anomalies.detector.threshold": [Case(put("anomalies[0].detector.threshold", 5.0), (RESTART,))],

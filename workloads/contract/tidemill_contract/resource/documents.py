@@ -41,7 +41,7 @@ class _Loader(yaml.SafeLoader):
         self._merged = 0
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Merge the mappings of a `<<` key, up to a maximum number of values."""
+        """Expand `<<` keys, or raise ConstructorError if too many values result."""
         super().flatten_mapping(node)
         self._merged += len(node.value)
         if self._merged > _MAX_NODES:

@@ -17,11 +17,11 @@ from tidemill_contract.resource.paths import EACH, Step, Steps, show_path
 from tidemill_contract.resource.source import FieldSpec
 
 RESERVED_HEADERS = (REASON_HEADER, FIELD_HEADER, DETAIL_HEADER)
-"""The record headers with the reason why ingest refused an event."""
+"""The record headers in which ingest says why an event was refused."""
 _ONE_FOR_ALL = ("type", "format", "zone", "precision", "scale", "default")
-"""The settings that must be equal in all fields that read the same member."""
+"""If two fields read the same member, these settings must be equal."""
 MEMBERS = ("value", "envelope")
-"""The values of `from` for fields that may have a path."""
+"""If `from` is one of these values, `path` names members or a column."""
 _OWN_TYPES = {"timestamp": "timestamp", "partition": "integer", "offset": "integer"}
 
 
@@ -56,7 +56,7 @@ def field_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fa
 def _kept(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
     if parts.events is not None and not parts.events.store:
         message, remedy = (
-            "a field of type json is stored only with raw events",
+            "a field of type json is stored only if raw events are stored",
             "set spec.events.store: true, or remove the field",
         )
         yield Fault(f"{path}.type", JSON, message, remedy)
@@ -133,10 +133,7 @@ def _path(field: FieldSpec, path: str, read: dict[Steps, FieldSpec]) -> Iterator
         if short == long:
             if differing := [member for member in _ONE_FOR_ALL if getattr(field, member) != getattr(earlier, member)]:
                 message = f"{field.name} and {name} are both read from {show_path(other)}, but differ in "
-                remedy = (
-                    "use the same settings in both fields, or replace one field by a derive that converts"
-                    " the value to another type"
-                )
+                remedy = "use the same settings in both fields, or remove one field and derive its value from the other"
                 yield Fault(where, written, message + " and ".join(differing), remedy)
         elif long[: len(short)] == short:
             reader = name if other == short else field.name
@@ -152,13 +149,13 @@ def _path(field: FieldSpec, path: str, read: dict[Steps, FieldSpec]) -> Iterator
                 )
                 yield Fault(where, written, message, "correct one of these paths")
             elif here != there:
-                message = f"{show_path(steps[:at])} is exploded in only one path: see the path of {name}"
+                message = f"{show_path(steps[:at])} has [] in one path and an index in another: see the path of {name}"
                 yield Fault(where, written, message, "write [] in both paths, or an index in both paths")
     read.setdefault(steps, field)
 
 
 def _parting(steps: Steps, other: Steps) -> int | None:
-    """Return the index of the first step in which two paths differ, if any."""
+    """Return the first index at which two paths differ, or None."""
     return next((at for at, pair in enumerate(zip(steps, other, strict=False)) if pair[0] != pair[1]), None)
 
 

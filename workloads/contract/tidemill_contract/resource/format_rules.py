@@ -67,7 +67,10 @@ def _registry(written: FormatSpec) -> Iterator[Fault]:
         return
     if written.type not in (*WITH_SCHEMAS, "jsonSchema"):
         yield Fault(
-            path, registry.url, f"records of type {written.type} need no schema", "remove registry, or correct type"
+            path,
+            registry.url,
+            f"records of type {written.type} need no schema",
+            "remove the registry, or set type: avro, protobuf or jsonSchema",
         )
         return
     for url in registry.url.split(","):
@@ -102,7 +105,11 @@ def _csv(written: FormatSpec, parts: Parts) -> Iterator[Fault]:
         name = field.member[0] if len(field.member) == 1 else None
         where = f"{part.path}.path" if field.path is not None else f"{part.path}.name"
         if name is None or (field.path is not None and not written.columns):
-            message = "a cell of CSV has no members" if name is None else "a path needs the names of the columns"
+            message = (
+                "a cell of CSV has no members"
+                if name is None
+                else "path names a column, but the columns are not listed"
+            )
             remedy = f"use a column's name, and list all columns in {_PATH}.columns"
             yield Fault(where, field.path, message, remedy)
         elif written.columns and name not in written.columns:

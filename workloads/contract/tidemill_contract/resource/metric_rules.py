@@ -56,7 +56,7 @@ class Columns:
 
 
 def expression_type(path: str, text: str, columns: Columns, *, as_filter: bool) -> tuple[str | None, Fault | None]:
-    """Return the type of an expression, or a fault, or (None, None) if a used column has a fault."""
+    """Return the type or the fault of an expression. If a column in the expression has a fault, both are None."""
     known_types = {name: kind for name, kind in columns.types.items() if kind is not None}
     try:
         used = expressions.columns(text)
@@ -101,7 +101,7 @@ def answer_types(aggregation: AggregationPart, columns: Columns) -> tuple[dict[s
             needed = in_order(models, metric.name)
             unread = {operand for name in needed for operand in operands(models[name])} - models.keys()
             if len(models) < len(aggregation.metrics) and unread:
-                continue  # the unknown name may belong to a metric with an invalid name
+                continue  # the expression may refer to an invalid metric
             if any(types[name] is None for name in needed if not is_composed(models[name])):
                 continue
             known_types = {name: kind for name, kind in types.items() if kind is not None}

@@ -37,7 +37,7 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Part(Generic[M]):
-    """An item of a list. `name` is None if the name is invalid, and `model` if the item is invalid."""
+    """An item of a list in the document. `name` is None if the name is invalid, and `model` if the item is invalid."""
 
     path: str
     name: str | None
@@ -46,7 +46,7 @@ class Part(Generic[M]):
 
 @dataclass(frozen=True)
 class AggregationPart:
-    """The members of an aggregation. `window` and `metrics` can contain members that their kind does not have."""
+    """The members of an aggregation. `window` and `metrics` may be invalid, such as a tumbling window with a `hop`."""
 
     path: str
     name: str | None
@@ -68,7 +68,7 @@ class AnomalyPart:
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a document that the rules check. `group_by`, `key` and `filter` are not validated yet."""
+    """The parts of a document that the rules check. The values of `group_by`, `key` and `filter` may be invalid."""
 
     namespace: str
     name: str | None

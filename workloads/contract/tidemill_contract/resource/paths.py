@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 EACH: tuple[()] = ()
-"""The step to each element of an array, which is written as `[]`."""
+"""The step `[]`, which means each element of an array."""
 Step = str | int | tuple[()]
 Steps = tuple[Step, ...]
 """A path: names of members, indexes in arrays (from 0), and at most one `EACH`, which is written as `[]`."""

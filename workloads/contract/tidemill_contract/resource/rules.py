@@ -312,13 +312,14 @@ def _one_watched(rule: AnomalySpec, path: str) -> Iterator[Fault]:
             remedy = "add the aggregation of the metric, or watch a field"
             yield Fault(f"{path}.aggregation", ABSENT, "a metric needs an aggregation", remedy)
         if rule.group_by:
-            message = "a rule with metric uses the groups of the aggregation"
-            yield Fault(
-                f"{path}.groupBy", rule.group_by, message, "remove groupBy; only a rule with field may set groupBy"
-            )
+            message = "a rule that watches a metric uses the groups of the aggregation"
+            remedy = "remove groupBy; only a rule that watches a field may set groupBy"
+            yield Fault(f"{path}.groupBy", rule.group_by, message, remedy)
     elif rule.aggregation is not None:
-        message = "a rule with field watches single events, not an aggregation"
-        yield Fault(f"{path}.aggregation", rule.aggregation, message, "remove aggregation, and use groupBy for groups")
+        message = "a rule that watches a field reads single events, not an aggregation"
+        yield Fault(
+            f"{path}.aggregation", rule.aggregation, message, "remove aggregation; to watch groups, set groupBy"
+        )
 
 
 def _watched_field(rule: AnomalySpec, path: str, columns: Columns) -> Iterator[Fault]:
@@ -348,7 +349,7 @@ def _watched(name: str, path: str, aggregation: AggregationPart, columns: Column
     if metric_type is None:
         return
     if metric_type == "array":
-        remedy = "watch a numeric metric, such as a count in an aggregation with the field in groupBy"
+        remedy = "watch a numeric metric, such as the count of an aggregation that is grouped by the field"
         yield Fault(path, name, f"the metric is a list of values ({metric.model.function}), not a number", remedy)
     elif family(metric_type) not in _WATCHED:
         yield Fault(path, name, f"the metric is of type {metric_type}, not a number", "watch a numeric metric")

@@ -52,8 +52,8 @@ class FieldSpec(Model):
     name: Name = Field(description="Name of the field, and of the JSON member if there is no path.")
     type: Literal[FieldType, "strings", "json"] = Field(
         description="Type of the value. timestamp: RFC 3339, epoch milliseconds, or the given format. decimal: an exact"
-        " number with scale digits after the point. strings: an array of strings, for topk and distinct. json: any"
-        " value, which is stored only with raw events."
+        " number with a fixed number of digits after the point (scale). strings: an array of strings, for topk and"
+        " distinct. json: any value, which is stored only if raw events are stored."
     )
     required: bool = Field(
         False, description="True: an event in which the field is absent or null becomes a dead letter."
@@ -85,9 +85,9 @@ class FieldSpec(Model):
     taken_from: Origin | None = Field(
         None,
         alias="from",
-        description="The part of the Kafka record that the field is read from. Default: value. With envelope, path is"
-        " a path in the envelope around the event. With timestamp, partition or offset, the value"
-        " is the timestamp, partition or offset of the record.",
+        description="The part of the Kafka record that the field is read from. Default: value. With from: envelope,"
+        " path is a path in the envelope around the event. With from: timestamp, partition or offset, the field is the"
+        " timestamp, partition or offset of the record.",
     )
 
     @property
@@ -102,7 +102,7 @@ class FieldSpec(Model):
 
     @property
     def steps(self) -> Steps:
-        """The path in the event, or a label such as `<header> region`."""
+        """The path in the event, or a label (such as `<header> region`) for a value outside the event."""
         return self.member if self.origin == "value" else (f"<{self.origin}> {self.name}",)
 
     @property
@@ -139,8 +139,8 @@ class EventTimeSpec(Model):
     )
     idle_timeout: Duration = Field(
         "20m",
-        description="Time without events after which the watermark ignores a partition, if the partition was read to"
-        " its end. If a sender buffers events for longer, these events may be late.",
+        description="Time without events after which the watermark ignores a partition that is read to its end. Events"
+        " that a sender buffers for longer may be late.",
     )
     max_future: Duration = Field(
         "1h",
@@ -172,8 +172,8 @@ class SourceSpec(Model):
     )
     topic_pattern: TopicPattern | None = Field(
         None,
-        description="A regular expression, in place of topics. The pipeline reads all topics with a matching whole"
-        " name, including topics that are created later. Set topic.managed: false.",
+        description="A regular expression, in place of topics. The pipeline reads all topics whose whole name"
+        " matches, including topics that are created later. Set topic.managed: false.",
     )
     format: Format | None = Field(
         None,
@@ -186,7 +186,7 @@ class SourceSpec(Model):
     key: Name | None = Field(None, description="Field that ingest uses as the key of the Kafka record.")
     event_time: EventTimeSpec = Field(default_factory=lambda: EventTimeSpec(), description="Event time settings.")
     dedupe: DedupeSpec | None = Field(
-        None, description="Count repeated events, which have the same id, only once. Default: every record counts."
+        None, description="Count events with the same id only once. Default: all events are counted."
     )
     webhooks: list[WebhookSpec] | None = Field(
         None, max_length=16, description="Services that post signed events to ingest. Default: none."

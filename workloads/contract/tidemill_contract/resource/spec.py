@@ -47,7 +47,7 @@ class ResourcesSpec(Model):
     """Requests and limits of a process."""
 
     requests: ResourceAmounts | None = Field(None, description="Amounts that Kubernetes reserves.")
-    limits: ResourceAmounts | None = Field(None, description="Amounts that a process may use at most.")
+    limits: ResourceAmounts | None = Field(None, description="Maximum amounts that a process may use.")
 
 
 class ScalingTargetSpec(Model):
@@ -73,7 +73,9 @@ class ScalingSpec(Model):
     max_replicas: int | None = Field(
         None, ge=1, le=1024, description="Maximum number of replicas. Default: one per partition."
     )
-    lag_threshold: int = Field(100_000, ge=1, le=10**12, description="Lag, in events, that one replica may have.")
+    lag_threshold: int = Field(
+        100_000, ge=1, le=10**12, description="Number of unprocessed events for which one replica is needed."
+    )
     target: ScalingTargetSpec | None = Field(
         None, description="Target freshness, in place of lag. With a target, lagThreshold is ignored."
     )
@@ -85,11 +87,13 @@ class ScalingSpec(Model):
         description="Target load of a replica in percent of its capacity. Replicas are added when the load reaches"
         " 15 percentage points above the target.",
     )
-    scale_up_cooldown: Duration = Field("90s", description="Time after a change during which no replicas are added.")
+    scale_up_cooldown: Duration = Field(
+        "90s", description="Time after a change of the number of replicas, during which no replicas are added."
+    )
     scale_down_stabilization: Duration = Field(
         "10m",
-        description="Scaling down keeps the maximum number of replicas that was needed within this time. A small"
-        " reduction waits longer than a large reduction.",
+        description="Replicas are removed only if they were not needed for this time. A small reduction waits longer"
+        " than a large reduction.",
     )
     max_step_up: int | None = Field(
         None,
@@ -135,12 +139,13 @@ class PythonSpec(Model):
         1,
         ge=1,
         le=1024,
-        description="Number of processes, at most one for each partition. If scaling applies, replicas is ignored.",
+        description="Number of processes, at most one for each partition. Ignored if the stage is scaled"
+        " automatically.",
     )
     scaling: ScalingSpec | None = Field(
         None,
-        description="Automatic scaling, by the lag of the stage. Default: processor.scaling, unless its mode is"
-        " external. Without scaling, replicas applies.",
+        description="Automatic scaling by the lag of the stage. Default: the settings of processor.scaling, unless mode"
+        " is external there. If the stage is not scaled, the number of processes is the value of replicas.",
     )
     resources: ResourcesSpec = Field(
         default_factory=lambda: ResourcesSpec(), description="Requests and limits of a process."
@@ -155,7 +160,8 @@ class TransformSpec(Model):
     )
     derive: list[DeriveSpec] = Field(default_factory=list, max_length=32, description="Computed fields, in order.")
     filter: Expression | None = Field(
-        None, description="SQL condition. Events that do not fulfil the condition are only counted as filtered."
+        None,
+        description="SQL condition. Events that do not fulfil the condition are left out, and counted as filtered.",
     )
 
 
@@ -178,7 +184,9 @@ class AnomalySpec(Model):
     """A detector on a metric of closed windows, or on a field of single events."""
 
     name: Name = Field(description="Name of the rule.")
-    aggregation: Name | None = Field(None, description="Only with metric: the aggregation that the metric belongs to.")
+    aggregation: Name | None = Field(
+        None, description="Aggregation that the metric belongs to. Not allowed with field."
+    )
     metric: Name | None = Field(None, description="Metric that the rule watches. Set either metric or field.")
     field: Name | None = Field(None, description="Field or derive that the rule watches in single events.")
     group_by: list[Name] = Field(
@@ -231,9 +239,9 @@ class ProcessorSpec(Model):
     """The settings of processors."""
 
     flush_interval: Duration = Field("500ms", description="Maximum time between two commits of results.")
-    replicas: int = Field(1, ge=0, le=1024, description="Number of processors. If scaling is set, replicas is ignored.")
+    replicas: int = Field(1, ge=0, le=1024, description="Number of processors. Ignored if scaling is set.")
     scaling: ScalingSpec | None = Field(
-        None, description="Automatic scaling. Without scaling, replicas is the number of processors."
+        None, description="Automatic scaling. Without scaling, the number of processors is the value of replicas."
     )
     resources: ResourcesSpec = Field(default_factory=lambda: ResourcesSpec(), description="Requests and limits.")
 

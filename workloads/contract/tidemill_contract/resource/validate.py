@@ -25,7 +25,10 @@ _REMEDIES = (
     (r"^metadata\.name$", "use at most 40 characters: a-z, 0-9 and -, with a letter or digit first and last"),
     (r"^metadata\.namespace$", "use at most 63 characters: a-z, 0-9 and -, with a letter or digit first and last"),
     (r"^spec\.source\.(topic\.name|topics\[\d+\])$", "use at most 249 characters: letters, digits, '.', '_' and '-'"),
-    (r"^spec\.transform\.python\.file$", "name a Python file, such as enrich.py, of letters, digits, '.', '_' and '-'"),
+    (
+        r"^spec\.transform\.python\.file$",
+        "name a Python file, such as enrich.py; use only letters, digits, '.', '_' and '-'",
+    ),
     (r"^spec\.transform\.python\.function$", "write the name of a function alone, such as enrich"),
     (r"^spec\.transform\.python\.image$", "write an image without blanks, such as registry.example/shop-stage:3"),
     (r"\.configMap$", "write the name of a ConfigMap: a-z, 0-9, '-' and '.'"),

@@ -1,8 +1,8 @@
 """`_aggregations`: a row for each version of each aggregation.
 
 `closed_until` is the event time up to which windows are closed. `rev` is the number of merged batches. `layout` is a
-number that grows when metric columns are added or removed. `fed` has the layouts in which processors filled the added
-and removed columns.
+number that grows when metric columns are added or removed. For each added or removed column, `fed` has the layouts in
+which processors filled the column.
 
 `ids` is the name under which the ids of counted events are stored (see `inputs/dedupe`). If it is null, the name is
 `reader`. Each start of a replay gets a new name. When the replay ends, `reader` becomes `live`, and `ids` stays.
@@ -125,8 +125,8 @@ def set_published(schema: str) -> str:
 def progress(schema: str) -> str:
     """Select the progress and the numbers of late events of all versions.
 
-    Columns: name, version, rev, times up to which windows are closed, scanned and published (epoch ms), number of late
-    events that became dead letters, number of late events that were dropped.
+    Columns: name, version, rev, times (epoch ms) up to which windows are closed, scanned by detectors, and published,
+    number of late events that became dead letters, number of late events that were dropped.
     """
     return (
         "SELECT name, version, rev, closed_until, scanned_until, published_until, late_dead, late_dropped"

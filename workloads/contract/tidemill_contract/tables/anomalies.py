@@ -1,4 +1,4 @@
-"""`_anomalies`: the anomalies that detectors found, and the outbox of the anomalies topic.
+"""`_anomalies`: the anomalies that detectors found. Processors publish each row to the anomalies topic.
 
 For an anomaly of a single event, `aggregation` is empty, `metric` is the name of the field, and the window starts and
 ends at the event time.
@@ -55,7 +55,7 @@ _CONTENT = (
 
 
 def insert(schema: str) -> str:
-    """Store an anomaly. The statement returns no row if the anomaly is stored already.
+    """Store an anomaly. If the anomaly is stored already, no row is returned.
 
     Parameters: anomaly, aggregation, version, metric, group, start and end of the window, value, score, expected,
     lower, upper, severity, revision, epoch, partition, offset, element, bytes. Column: bytes.
@@ -110,7 +110,7 @@ def count(schema: str) -> str:
 
 
 def listing(schema: str) -> str:
-    """Select the latest revision of each anomaly, without cleared anomalies."""
+    """Select the latest revision of each anomaly, unless the revision's severity is `cleared`."""
     return (
         'SELECT id, anomaly, aggregation, version, metric, group_key AS "group", window_start, window_end, value,'
         ' score, severity, expected, lower, upper, revision, partition, "offset", element, detected_at'

@@ -1,4 +1,7 @@
-"""`_corrections`: ranges of closed windows that late events changed. Each range is published and scanned again."""
+"""`_corrections`: ranges of closed windows that late events changed.
+
+Each range is published again, and detectors judge the range again.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Literal
 from tidemill_contract.tables.definition import Table, columns
 
 Duty = Literal["published", "scanned"]
-"""The columns that say whether the windows of a correction are published and scanned again."""
+"""`published` is true after a correction is published. `scanned` is true after detectors have judged the windows."""
 
 TABLE = Table(
     "_corrections",
@@ -47,7 +50,7 @@ def due(schema: str, duty: Duty, limit: int) -> str:
 
 
 def set_done(schema: str, duty: Duty) -> str:
-    """Mark corrections as published or as scanned.
+    """Set the column `duty` of corrections to true.
 
     Parameters: aggregation's id, list of revs.
     """
@@ -55,7 +58,7 @@ def set_done(schema: str, duty: Duty) -> str:
 
 
 def remove_done(schema: str, other: Duty) -> str:
-    """Delete those of the given corrections whose column `other` is true.
+    """Delete the given corrections if their column `other` is true.
 
     Parameters: aggregation's id, list of revs.
     """

@@ -1,6 +1,6 @@
-"""`_dead_letters`: events that could not be counted, and the outbox of the topic of dead letters.
+"""`_dead_letters`: events that could not be counted. Processors publish each row to the topic of dead letters.
 
-`aggregation` is the aggregation for which the event was late, or empty for other reasons.
+`aggregation` is the aggregation for which the event was late, or empty if the event was not late.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def save(schema: str) -> str:
 
 
 def remember(schema: str) -> str:
-    """Store the state that a detector had before a window, unless a state is stored already.
+    """Store the state that a detector had before a window, unless the window's state is stored already.
 
     Parameters: anomaly, aggregation's id, group, start of the window (epoch ms), state.
     """

@@ -49,7 +49,7 @@ LOOKUPS = (UNREAD_LOOKUP, STALE_LOOKUP)
 def skip(schema: str) -> str:
     """Store skipped data.
 
-    Parameters: aggregation, version, duty, first and last start, group, metrics, reason.
+    Parameters: aggregation, version, task (`duty`), first and last start, group, metrics, reason.
     """
     return (
         f"INSERT INTO {schema}._skipped"
@@ -66,7 +66,7 @@ def trim(schema: str, kept: int) -> str:
 def hold_up(schema: str) -> str:
     """Record that a task (such as publishing) fails.
 
-    Parameters: aggregation, version, duty, reason.
+    Parameters: aggregation, version, task (`duty`), reason.
     """
     return (
         f"INSERT INTO {schema}._held_up (aggregation, version, duty, reason) VALUES (%s, %s, %s, %s)"
@@ -78,6 +78,6 @@ def hold_up(schema: str) -> str:
 def go_on(schema: str) -> str:
     """Record that a task (such as publishing) no longer fails.
 
-    Parameters: aggregation, version, duty.
+    Parameters: aggregation, version, task (`duty`).
     """
     return f"DELETE FROM {schema}._held_up WHERE aggregation = %s AND version = %s AND duty = %s"

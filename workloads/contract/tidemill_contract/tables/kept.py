@@ -55,7 +55,7 @@ class Kept:
 
     Attributes:
         bare: the number of dead letters that were stored without their value.
-        counted: the number of rows that were counted, but not stored.
+        counted: the number of rows that were only counted, not stored.
         expired: the number of rows that were deleted after their retention.
         evicted: the number of rows that were deleted because of the quota.
         full: whether the quota took effect within the last day.

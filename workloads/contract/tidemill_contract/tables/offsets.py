@@ -92,7 +92,7 @@ def move(schema: str, reader: str) -> str:
 def confirm_ends(schema: str, reader: str) -> str:
     """Record that partitions were read to the end, unless the stored positions have changed.
 
-    Parameters: seconds since the ends were read, lists of partitions, next offsets and epochs.
+    Parameters: seconds since the end offsets were queried, lists of partitions, next offsets and epochs.
     """
     return (
         f"UPDATE {schema}._offsets AS o SET end_confirmed_at = clock_timestamp() - %s * interval '1 second'"
@@ -181,9 +181,7 @@ def fed(schema: str) -> str:
 
 
 def feed(schema: str) -> str:
-    """Add versions of aggregations to the column `feeds` of partitions.
-
-    Live processors count the events of a partition in the versions that `feeds` contains.
+    """Add versions of aggregations to the column `feeds` of partitions, so that live processors fill these versions.
 
     Parameters: version ids, partitions, the same version ids.
     """
@@ -223,7 +221,7 @@ LOSSES = ("partition", "epoch", "from_offset", "to_offset", "reason")
 
 
 def losses(schema: str) -> str:
-    """Select the first 100 lost ranges of offsets of a reader.
+    """Select the first 100 ranges of offsets that a reader lost.
 
     Parameter: reader. Columns: `LOSSES`.
     """

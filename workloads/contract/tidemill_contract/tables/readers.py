@@ -1,6 +1,6 @@
 """`_readers`: a row for the live processors, and a row for each replay.
 
-A replay has no watermark. `switched_at` is the time at which queries switched to the versions that the replay filled.
+A replay has no watermark. `switched_at` is the time from which queries read the replay's results.
 """
 
 from __future__ import annotations

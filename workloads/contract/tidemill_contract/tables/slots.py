@@ -26,9 +26,9 @@ than the pipeline, so the partition is read from the first record."""
 
 
 def reading(schema: str) -> str:
-    """Select the slots that processors read.
+    """Select the partitions that processors read, with their slots.
 
-    Columns: slot, topic, partition, whether the slot is newer than the pipeline.
+    Columns: slot, topic, partition, whether the slot was added to an existing pipeline.
     """
     return f"SELECT slot, topic, partition, added FROM {schema}._slots WHERE reading ORDER BY slot"
 

@@ -20,9 +20,9 @@ Span = tuple[int, int]
 
 
 def partition_days(retention_ms: int) -> int:
-    """Return the width of a time partition in days, at least 1.
+    """Return the width of a time partition in days (at least 1).
 
-    With this width, the retention needs fewer than 2 * MAX_PARTITION_TABLES partitions.
+    With this width, fewer than 2 * MAX_PARTITION_TABLES partitions cover the retention.
     """
     return max(1, -(-retention_ms // DAY_MS) // MAX_PARTITION_TABLES)
 

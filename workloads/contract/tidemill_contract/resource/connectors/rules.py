@@ -18,7 +18,7 @@ RESERVED = "tidemill"
 """The prefix of the names of transforms and predicates that Tidemill adds."""
 _CONVERTER = "value.converter"
 _SET_BY_MEMBERS = {
-    "name": "remove this config; spec.source.connectors[].name sets the connector's name",
+    "name": "remove this config; set the connector's name in spec.source.connectors[].name",
     "connector.class": "set spec.source.connectors[].class instead",
     "tasks.max": "set spec.source.connectors[].tasks instead",
 }
@@ -46,7 +46,7 @@ _SECRET_IN_VALUE = re.compile(
     r"://[^/\s:@]*:[^/\s@]+@|[?&;\s](password|passwd|pwd|secret|token|sslpassword)=", re.IGNORECASE
 )
 _REFERENCE = re.compile(r"\$\{[^}]*:[^}]*\}")
-"""Matches references that Connect replaces, such as `${file:path:key}`, but not `${topic}`."""
+"""The pattern of references that Kafka Connect replaces, such as `${file:path:key}`. `${topic}` does not match."""
 
 
 def connector_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
@@ -68,8 +68,8 @@ def connector_faults(parts: Parts, _columns: object, _limits: object) -> Iterato
                 yield Fault(
                     f"{part.path}.config.{key}",
                     ABSENT,
-                    "the config is also in secrets",
-                    "remove the config from config or secrets",
+                    "this config is listed in both config and secrets",
+                    "remove one of the two entries",
                 )
         yield from _values(part.model, f"{part.path}.config")
         yield from _names(part.model, f"{part.path}.config")
@@ -79,7 +79,7 @@ def connector_faults(parts: Parts, _columns: object, _limits: object) -> Iterato
 
 def _owned(key: str, path: str) -> Iterator[Fault]:
     if key in _SET_BY_MEMBERS:
-        yield Fault(path, ABSENT, "a member of the connector sets this config", _SET_BY_MEMBERS[key])
+        yield Fault(path, ABSENT, "another member of the spec sets this config", _SET_BY_MEMBERS[key])
     if key in _SINKS:
         yield Fault(
             path,

@@ -14,7 +14,7 @@ _SEPARATORS = re.compile(r"[\s,;:=?&|\"'()<>\[\]{}]+")
 
 
 def worker_folder(value: str) -> str | None:
-    """Return the folder of `FOLDERS` that contains a path in the value, or None.
+    """Return the folder of `FOLDERS` to which a path in `value` leads, or None.
 
     Relative paths are resolved from `/`.
     """

@@ -13,7 +13,7 @@ from tidemill_contract.resource.faults import Fault
 from tidemill_contract.resource.kinds.base import Model
 
 TYPES = ("string", "integer")
-"""The allowed types of the field with the id of an event."""
+"""The types that the id of an event may have."""
 LEAST_MS, MOST_MS = 1_000, 30 * DAY_MS
 """The minimum and the maximum of `window`."""
 
@@ -22,11 +22,11 @@ class DedupeSpec(Model):
     """The settings for recognizing repeated events."""
 
     field: Name = Field(
-        description="Field with the id of an event, of type string or integer. An event without an id always counts."
+        description="Field of type string or integer with the event's id. An event without an id is always counted."
     )
     window: Duration = Field(
-        description="Events with the same id count once if their event times differ by at most this duration."
-        " 1s to 30d."
+        description="Events with the same id are counted once if their event times differ by at most this duration."
+        " From 1s to 30d."
     )
 
     @property

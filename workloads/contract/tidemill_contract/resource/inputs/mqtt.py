@@ -127,7 +127,7 @@ def _topic_fault(topic: str) -> tuple[str, str] | None:
         return "+ matches a whole level", "write + alone between slashes, such as plant/+/temp"
     if levels[0] == "$share":
         return (
-            "shared subscriptions are not supported, because a single bridge reads all messages",
+            "shared subscriptions are not supported, because one process reads all messages",
             "write the topic without $share",
         )
     return None

@@ -1,6 +1,6 @@
 """Check `spec.source.topicPattern`, and match topics with the pattern.
 
-A pattern is a regular expression of polars, because polars matches every pattern in linear time.
+Patterns are matched by polars, because polars needs only linear time for every regular expression.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def pattern_error(pattern: str) -> str:
     """Return the error in a regular expression, or an empty string for a valid expression."""
     if not pattern.isascii() or not pattern.isprintable() or " " in pattern:
         return "the expression has a character that is not allowed in topic names"
-    for text in (pattern, _whole(pattern)):  # `_whole` makes the invalid pattern `a)|(b` valid
+    for text in (pattern, _whole(pattern)):  # `a)|(b` is invalid alone, but valid inside `_whole`
         try:
             pl.Series([""]).str.contains(text)
         except ComputeError as error:
@@ -60,7 +60,7 @@ def candidates_elsewhere(topics: Iterable[str], outputs: Collection[str]) -> lis
 
 
 def chosen(pattern: str, topics: Iterable[str], previous: Sequence[str], most: int) -> tuple[list[str], list[str]]:
-    """Return up to `most` topics to read, and the matching topics beyond this maximum.
+    """Return at most `most` topics to read, and the matching topics that are left out.
 
     Topics that the pipeline has read before (`previous`) take precedence over new topics.
     """

@@ -63,4 +63,4 @@ def _dedupe(parts: Parts) -> Iterator[Fault]:
         yield Fault(path, name, message, "send the id as a member of the event")
     elif field.default is not None:
         message = "has a default, so all events without an id would count as one event"
-        yield Fault(path, name, message, "remove the default; each event without an id then counts")
+        yield Fault(path, name, message, "remove the default, so that each event without an id is counted")

@@ -54,14 +54,14 @@ class WebhookSpec(Model):
     )
     signed: Template | None = Field(
         None,
-        description="Only for hmac: the signed text, with {body}, {timestamp} and {id}. Default: {body}, or"
-        " {timestamp}.{body} with timestampHeader.",
+        description="Only for hmac: the signed text, with the placeholders {body}, {timestamp} and {id}. Default:"
+        " {body}, or {timestamp}.{body} if timestampHeader is set.",
     )
     timestamp_header: HeaderName | None = Field(
         None, description="Only for hmac: the header with the time of sending, in seconds or milliseconds since 1970."
     )
     tolerance: Duration | None = Field(
-        None, description="For stripe and for timestampHeader: maximum age of a request. Default: 5m."
+        None, description="Maximum age of a request. Only for stripe, or if timestampHeader is set. Default: 5m."
     )
     id_header: HeaderName | None = Field(
         None,
@@ -76,7 +76,7 @@ class WebhookSpec(Model):
 
     @property
     def signed_text(self) -> str:
-        """The text that is signed with `hmac`, with placeholders such as `{body}`."""
+        """The template of the text that `hmac` signs, such as `{timestamp}.{body}`."""
         return self.signed or (f"{TIMESTAMP}.{BODY}" if self.timestamp_header else BODY)
 
     @property

@@ -1,7 +1,7 @@
 """Base classes for windows, detectors and metrics, which have several kinds.
 
-A member such as `type`, the tag, contains the name of the kind. Pydantic first creates an instance of a class with the
-members of all kinds. Then `Kinds` converts this instance to the class of the kind in the tag.
+The tag is the member that names the kind, such as `type: tumbling`. Pydantic first creates an instance of
+`Kinds.written`, which has the members of all kinds. Then `Kinds` converts the instance to the class of its kind.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MISPLACED = "misplaced_member"
 
 
 class Model(BaseModel):
-    """Base of all spec classes, with names in camelCase in YAML, no unknown members, and immutable instances."""
+    """Base of all spec classes. Names are camelCase in YAML, unknown members are refused, instances are immutable."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, strict=True)
 
@@ -36,7 +36,7 @@ K = TypeVar("K", bound=Model)
 
 @dataclass(frozen=True)
 class Member:
-    """A member that only some kinds have, or that only some kinds require.
+    """A member that only some kinds of windows, detectors or metrics have or require.
 
     Attributes:
         name: the member's name in Python.
@@ -55,7 +55,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Words:
-    """Functions that return the message and the remedy for a fault.
+    """Functions that return a fault's message and remedy.
 
     Attributes:
         missing: called for a required member that is missing.
@@ -112,7 +112,7 @@ class Kinds(Generic[K]):
         return self.written.model_construct(instance.model_fields_set, **dict(instance))
 
     def fault(self, written: Model, member: Member, path: str) -> Fault | None:
-        """Return a fault if `member` is required but missing, or set although the kind does not have this member."""
+        """Return a fault if `member` is missing but required by the kind, or given but unknown to the kind."""
         kind, value = getattr(written, self.tag), getattr(written, member.name)
         if value is None:
             missing = kind in member.needing
@@ -206,7 +206,7 @@ def _in_order(kinds: Iterable[type[Model]]) -> list[str]:
 
 
 def _naming(names: Iterable[str], kinds: Iterable[str], description: str) -> str:
-    """Insert the names of the kinds before the first `.`, `;` or `:` of a description."""
+    """Add the names of kinds to a description, such as `Distance between the starts of windows (hopping)`."""
     having, others = list(kinds), [name for name in names if name not in kinds]
     listed = ", ".join(having) if len(having) <= 4 * len(others) else f"all but {', '.join(others)}"
     return re.sub(r"(?=[.;:])", f" ({listed})", description, count=1)

@@ -29,7 +29,9 @@ class ConnectorSpec(Model):
     class_name: Annotated[
         str,
         StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*$", max_length=249),
-    ] = Field(alias="class", description="Java class of the connector, which Connect's workers must have.")
+    ] = Field(
+        alias="class", description="Java class of the connector. The class must be installed on Connect's workers."
+    )
     tasks: int = Field(1, ge=1, le=64, description="Maximum number of tasks.")
     paused: bool = Field(False, description="True: the connector stops reading, and keeps its position.")
     config: dict[ConfigKey, ConfigText] = Field(

@@ -23,7 +23,7 @@ class DetectorSpec(Model):
         None,
         gt=0,
         le=1000,
-        description="Score from which a window or event is an anomaly. Default: depends on the detector.",
+        description="Minimum score of an anomaly. Default: depends on the detector.",
     )
     warmup: int = Field(
         24,
@@ -33,8 +33,8 @@ class DetectorSpec(Model):
     )
     cooldown: Duration | None = Field(
         None,
-        description="Time after an anomaly in which no further anomaly of the group is reported. Default: 24 windows or"
-        " events.",
+        description="Time after an anomaly in which no further anomaly of the group is reported. Default: the group's"
+        " next 24 windows or events.",
     )
 
     @property
@@ -46,7 +46,7 @@ class DetectorSpec(Model):
     def signature(self) -> str:
         """The detector's type and settings, such as `ewma 0.02`.
 
-        If the signature changes, the detector's stored state is discarded.
+        If the detector's signature changes, the detector's stored state is discarded.
         """
         return self.type
 
@@ -100,13 +100,13 @@ class MadDetector(DetectorSpec):
 
 
 class SeasonalDetector(DetectorSpec):
-    """Reports values far from the usual value of the hour."""
+    """Reports values that are unusual for the hour of the day or week."""
 
     standard = 6.0
 
     type: Literal["seasonal"]
     period: Literal["day", "week"] | None = Field(
-        None, description="Compare hours of the day or hours of the week. Default: day."
+        None, description="Compare values by hour of the day or by hour of the week. Default: day."
     )
 
     @property

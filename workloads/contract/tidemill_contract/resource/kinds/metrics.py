@@ -26,12 +26,12 @@ class MetricSpec(Model):
 
 
 class FunctionMetric(MetricSpec):
-    """A metric with a function."""
+    """A metric that an aggregate function computes."""
 
     field: Name | None = Field(None, description=_FIELD)
     where: Expression | None = Field(
         None,
-        description="SQL condition. Only events that fulfil the condition count in this metric. Default: all events.",
+        description="SQL condition. The metric uses only events that fulfil the condition. Default: all events.",
     )
 
 
@@ -43,7 +43,7 @@ class ExpressionMetric(MetricSpec):
 
     function: Literal["expression"] = "expression"
     expression: Expression = Field(
-        description="SQL expression over other metrics of the aggregation. The expression replaces function. If"
+        description="SQL expression over other metrics of the aggregation. Set either function or expression. If"
         " windows are merged, the expression is computed from the merged metrics."
     )
 
@@ -88,6 +88,6 @@ METRICS: Kinds[MetricSpec] = Kinds(
     tag="function",
     title="MetricSpec",
     doc="A value that is computed for each group and window.",
-    tag_says="Aggregate function. A metric has either function or expression.",
+    tag_says="Aggregate function. Set either function or expression.",
     words=Words(missing=_missing, foreign=_foreign),
 )

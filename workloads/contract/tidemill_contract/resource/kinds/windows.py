@@ -29,7 +29,7 @@ DEFAULT_MAX_LENGTH = "1d"
 MAX_PANES = 3600
 MIN_WINDOW_MS = 1000
 SESSION_STEP_MS = 1000
-"""Ended sessions are closed and written once per this interval of event time."""
+"""Sessions are closed in steps of this many milliseconds of event time."""
 
 Size = Annotated[
     WindowLength,
@@ -47,7 +47,8 @@ _ZONE_SAYS = (
 )
 _OFFSET_SAYS = (
     "Time that is added to the starts of windows. The time must be shorter than size and hop. Without an offset,"
-    " calendar windows start at midnight, and other windows start at multiples of their length since the epoch."
+    " calendar windows start at midnight. Other windows start at multiples of size (hopping windows: hop), counted from"
+    " 1970-01-01 UTC."
 )
 
 
@@ -71,7 +72,7 @@ class Cut:
 
     @property
     def grid(self) -> Steps | Calendar:
-        """The possible start times of stored rows."""
+        """The times at which stored rows can start."""
         return self.calendar or Steps(self.pane_ms, self.offset_ms)
 
     @property
@@ -189,8 +190,8 @@ class SessionWindow(Model):
     gap: Duration = Field(description="Time without events after which a session ends.", examples=["5m"])
     max_length: Duration | None = Field(
         None,
-        description="Maximum length of a session. Sessions are cut at multiples of this length since the epoch."
-        " Default: 1d, or gap if gap is longer.",
+        description="Maximum length of a session. Sessions are cut at multiples of this length, counted from 1970-01-01"
+        " UTC. Default: 1d, or gap if gap is longer.",
     )
     grace: Grace = "0s"
 
@@ -201,7 +202,7 @@ class SessionWindow(Model):
 
     @property
     def cut(self) -> Cut:
-        """How sessions are stored, with one row for each session."""
+        """How sessions are stored: one row for each session."""
         return Cut(parse_ms(self.longest), SESSION_STEP_MS, parse_ms(self.gap))
 
     def faults(self, path: str) -> Iterator[Fault]:

@@ -35,7 +35,7 @@ class LookupField(Model):
     )
     type: FieldType = Field(description="Type of the value, as in source.fields.")
     path: Path | None = Field(
-        None, description="Column of the row, or path in a row of JSON. Default: the name of the field."
+        None, description="Name of the column, or path in a JSON row. Default: the name of the field."
     )
     format: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
         None, description="Format of a timestamp, as in source.fields."
@@ -60,7 +60,7 @@ class LookupField(Model):
 
     @property
     def in_rows(self) -> FieldSpec:
-        """A `FieldSpec` with the same settings, for reading rows."""
+        """The `FieldSpec` that reads this field from rows."""
         return FieldSpec(
             name=self.name,
             type=self.type,
@@ -77,8 +77,8 @@ class LookupSource(Model):
 
     config_map: ObjectName | None = Field(
         None,
-        description="A ConfigMap in the pipeline's namespace. With tidemill up, the file can be in the folder of the"
-        " pipeline file.",
+        description="A ConfigMap in the pipeline's namespace. If tidemill up runs the pipeline, the file can be in the"
+        " folder of the pipeline file.",
     )
     file: FileName | None = Field(
         None, description="The file of the ConfigMap: .csv with a header line, .json with an array, .ndjson or .jsonl."
@@ -89,8 +89,8 @@ class LookupSource(Model):
     )
     secret_ref: SecretRef | None = Field(
         None,
-        description="With table or query: a Secret with host, port, dbname, username and password, or with uri. With"
-        " ca.crt, the server's certificate is verified.",
+        description="With table or query: a Secret with uri, or with host, port, dbname, username and password. If the"
+        " Secret has ca.crt, the server's certificate is verified.",
     )
     refresh: Duration | None = Field(
         None, description=f"With table or query: how often the rows are read. Default: {REFRESH}."
@@ -119,7 +119,7 @@ class LookupSource(Model):
 
 def _with_true(schema: dict[str, Any]) -> None:
     """Allow the key `true` in the schema, because kubectl reads an unquoted `on` as `true`."""
-    description = "Another name for the key on, because YAML 1.1 reads on without quotes as true."
+    description = "Another name for the key 'on', because YAML 1.1 reads 'on' without quotes as true."
     schema["properties"]["true"] = {**schema["properties"]["on"], "description": description}
     schema["required"].remove("on")
 

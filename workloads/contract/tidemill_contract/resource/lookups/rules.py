@@ -25,7 +25,7 @@ _MEMBERS = {
     "refresh": _TABLES,
     "key": ("configMap", *_TABLES),
 }
-"""Maps each member of `from` that only some sources allow to the names of these sources."""
+"""The members of `from` that only some sources have, and the names of these sources."""
 _NEEDED = {
     "configMap": {"file": "name a file in the ConfigMap", "key": "name the column with the key"},
     "table": {"secretRef": "name the Secret with the login", "key": "name the column with the key"},
@@ -115,7 +115,9 @@ def _source(source: LookupSource, path: str, namespace: str, limits: Namespaced)
         if given[member] is not None and kind not in kinds:
             message = f"a lookup from a {kind} has no {member}"
             remedy = (
-                "remove key: the key of each record is the key of the row" if member == "key" else f"remove {member}"
+                "remove key, because the key of each record is the key of the row"
+                if member == "key"
+                else f"remove {member}"
             )
             yield Fault(f"{path}.{member}", given[member], message, remedy)
     for member, remedy in _NEEDED[kind].items():

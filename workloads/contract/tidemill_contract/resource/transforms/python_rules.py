@@ -12,7 +12,8 @@ from tidemill_contract.resource.spec import PythonSpec
 
 _PATH = "spec.transform.python"
 LEAST_MS, MOST_MS = 1_000, 600_000
-"""The minimum and the maximum timeout of a call. By default, Kafka refuses transactions of more than 15 minutes."""
+"""The minimum and the maximum timeout of a call. The maximum is below Kafka's default limit for a transaction, which
+is 15 minutes."""
 
 
 def python_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
@@ -27,7 +28,7 @@ def python_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[F
         yield Fault(f"{_PATH}.timeout", python.timeout, message, "write a time in this range, such as 30s")
     for part in parts.fields:
         if part.model is not None and part.model.origin == "offset":
-            message = "events that the function returns have other offsets than the records of the source topic"
+            message = "events that the function returns are new records with new offsets"
             remedy = f"remove the field or {_PATH}"
             yield Fault(f"{part.path}.from", "offset", message, remedy)
     if parts.kafka is not None:

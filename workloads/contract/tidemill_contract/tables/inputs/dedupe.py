@@ -8,8 +8,8 @@
 `id` is the id as text. An id of 64 bytes or more is stored as its SHA-256 in hex, which has exactly 64 bytes. If the
 elements of an array share one id, the index of the element and a space precede the id.
 
-`event_time` is the time of the counted event (epoch ms). A row is deleted after the watermark has passed `until` (epoch
-ms).
+`event_time` is the time of the event that was counted (epoch ms). A row is deleted after the watermark has passed
+`until` (epoch ms).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def exists(schema: str) -> str:
 
 
 def known(schema: str) -> str:
-    """Select those of the given ids that are stored, with their event times.
+    """Select which of the given ids are stored, and their event times.
 
     Without `OFFSET 0`, Postgres might read the whole table instead of the index.
 
@@ -62,7 +62,7 @@ def lock(schema_name: str) -> str:
     """Lock the ids under one name until the end of the transaction.
 
     Args:
-        schema_name: the name of the schema as a part of a string literal.
+        schema_name: the schema's name, which must be valid in a string literal.
 
     Parameter: reader.
     """
