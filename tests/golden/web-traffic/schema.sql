@@ -28,6 +28,7 @@ CREATE TABLE "analytics__web_traffic"."_aggregations" (
   "created_at" timestamptz NOT NULL DEFAULT now(),
   "layout" bigint NOT NULL DEFAULT 0,
   "fed" jsonb NOT NULL DEFAULT '{}',
+  "ids" text,
   UNIQUE (name, version)
 ) WITH (fillfactor = 50);
 GRANT SELECT, UPDATE (closed_until, rev, scanned_until, published_until, late_dead, late_dropped) ON "analytics__web_traffic"."_aggregations" TO "analytics__web_traffic_writer";
