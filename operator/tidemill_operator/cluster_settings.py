@@ -45,7 +45,7 @@ class ConnectWorkers:
     """The settings of the Connect workers in each namespace.
 
     Attributes:
-        caller: namespace of the operator, whose pods may call the workers.
+        caller: the operator's namespace. Pods of this namespace may call the workers.
     """
 
     image: str

@@ -184,7 +184,9 @@ class Scaler(Generic[K]):
             return max(0.0, scaled.due - time.monotonic()) if scaled else 0.0
 
     def replicas(self, key: K) -> int | None:
-        """Return the number of replicas that scaling has decided on, else the running number, else None.
+        """Return the number of replicas that scaling has decided on, or None without a decision.
+
+        In a cluster, the number of the Deployment replaces a missing decision.
 
         Raises:
             TidemillError: the stored state cannot be read.

@@ -82,11 +82,12 @@ def _find_delimiter(text: str) -> str:
     fitness = {each: _fitness(text, each) for each in DELIMITERS}
     if max(fitness.values()) > 0:
         return max(DELIMITERS, key=lambda each: fitness[each])
-    return min(DELIMITERS, key=text.count)  # in a file with one column, the rarest delimiter splits the fewest cells
+    # The file has one column, so choose the delimiter that occurs least often in its cells.
+    return min(DELIMITERS, key=text.count)
 
 
 def _fitness(text: str, delimiter: str) -> float:
-    """Return how well a delimiter splits a CSV text, as a number from 0 (not at all)."""
+    """Rate how well a delimiter splits a CSV text. The worst rating is 0."""
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         rows = [row for row, _ in zip((row for row in reader if row), range(_LOOKED_AT), strict=False)]
@@ -95,8 +96,8 @@ def _fitness(text: str, delimiter: str) -> float:
     ((width, often),) = Counter(map(len, rows)).most_common(1) or [(1, 0)]
     if width == 1 or width > MOST_COLUMNS or len(rows[0]) == 1:
         return 0.0
-    # A header with a different number of cells only halves the fitness, because some programs write a delimiter
-    # at the end of each row, but not of the header.
+    # The header may have fewer cells than the rows: some programs end each row, but not the header, with a delimiter.
+    # Then the rating is halved, but not 0.
     fitting = often / len(rows) * (1.0 if len(rows[0]) == width else 0.5)
     if fitting < _LEAST_FITTING:
         return 0.0
@@ -111,7 +112,7 @@ def _is_clean(cell: str, delimiter: str) -> bool:
 
 
 def _has_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Return whether the first row is a header, because its cells do not resemble the values below them."""
+    """Return whether the first row is a header: its cells differ in kind from the values below them."""
     if not rows:
         return False
     below = rows[1 : 1 + _LOOKED_AT]

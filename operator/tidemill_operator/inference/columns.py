@@ -1,4 +1,4 @@
-"""Collects the values of each member of sampled events, by the path to the member."""
+"""Collects the values of sampled events, by path, such as `user.id`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Sample:
 
     Attributes:
         broken: how many lines were not JSON objects.
-        left_out: the paths of members without a column, because of their names or the maximum number of fields.
+        left_out: the paths that get no column: their name is unusable, or there are too many fields.
     """
 
     columns: tuple[Column, ...]
@@ -58,7 +58,7 @@ def collect(events: Iterable[Any], *, decimals: Mapping[str, str] | None = None)
 
     Args:
         events: decoded events. A value that is not an object counts as broken.
-        decimals: the decimal marks of the columns of CSV, or None if the values have types.
+        decimals: the decimal mark of each CSV column, or None if the events are not from a CSV file.
     """
     columns: dict[Steps, Column] = {}
     if decimals is not None:

@@ -101,7 +101,7 @@ def _head(sample: Sample, origin: Origin) -> Iterator[str]:
     if sample.broken:
         yield f"# {sample.broken:,} lines are not JSON objects: they become dead letters."
     if sample.left_out:
-        yield f"# Left out (rare members, or names that no path can have): {one_line(', '.join(sample.left_out[:20]))}"
+        yield f"# Left out (rare, or a name that cannot be used in a path): {one_line(', '.join(sample.left_out[:20]))}"
     yield "# Check the draft: types, event time, groups and metrics are guesses. Then:"
     for hint in origin.hints:
         yield f"#   {hint}"
@@ -117,7 +117,7 @@ def _source(fields: Sequence[FieldDraft], choices: Choices, origin: Origin) -> I
     if origin.topic is not None:
         yield f"    topic: {_flow({'name': origin.topic, 'managed': False})}  # the topic is only read, never altered"
     else:
-        yield "    topic: {partitions: 1}  # can be increased later, but not reduced; a processor reads one or more"
+        yield "    topic: {partitions: 1}  # can be increased later, but not reduced; limits the number of processors"
     if origin.envelope != "none":
         yield f"    format: {{envelope: {origin.envelope}}}  # the fields describe the event inside the envelope"
     yield "    fields:"

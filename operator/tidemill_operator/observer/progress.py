@@ -25,7 +25,7 @@ _FLUSHES = 3
 _SUSPECT_SECONDS = 3.0
 # The seconds of unknown progress after which a pipeline is no longer ready.
 SILENT_SECONDS = 10.0
-# The seconds after which partitions without an answer are an error. The election of a leader takes less time.
+# The seconds of unknown progress of a partition after which an error is reported. A leader election takes less time.
 UNTOLD_SECONDS = 12.0
 # The seconds without counted events after which Kafka's controllers are checked.
 _IDLE_SECONDS = 5.0
@@ -51,8 +51,8 @@ class _Watched:
     """The state of a watched pipeline. Times are monotonic seconds.
 
     Attributes:
-        still_since: time since which events wait and no partition advances, or None.
-        untold_since: time since which some partitions are unknown and no other partition advances, or None.
+        still_since: start of the time in which events wait and no partition advances, or None.
+        untold_since: start of the time in which partitions are unknown and no known partition advances, or None.
     """
 
     place: tuple[str, str]
@@ -98,12 +98,12 @@ class _Watched:
 
 
 class ProgressWatch:
-    """A thread-safe watch over whether events of pipelines are counted.
+    """Detects pipelines that stop counting events. The class is thread-safe.
 
     Args:
         changed: function that is called with an error when a pipeline stops counting events, and with None when the
             pipeline counts again.
-        unled: function that returns for how many seconds the controllers of a Kafka cluster have not answered.
+        unled: function that returns the seconds since the controllers of a Kafka cluster stopped answering.
         refused: function that returns why Postgres refuses to write, or an empty text.
         clock: function that returns monotonic seconds.
     """

@@ -40,7 +40,7 @@ class LiveReplay:
     """The live state of a replay.
 
     Attributes:
-        handed: number of partitions whose events live processors already count for the replay's versions.
+        handed: number of partitions that the replay has finished and handed over to the live processors.
     """
 
     switched: bool = False

@@ -93,7 +93,7 @@ _PLATFORM = {
     "CONNECT_STRIMZI": ("", "In a cluster: Strimzi's `KafkaConnect` for connectors, as `namespace/name`."),
     "CONNECT_SECRETS": (
         "connect_secrets",
-        "Template of references to Secrets in configs of connectors, with `{namespace}`, `{name}` and `{key}`.",
+        "How a connector's config refers to a key of a Secret, with `{namespace}`, `{name}` and `{key}`.",
     ),
     "CONNECT_PLUGINS": ("", "Comma-separated folders with further plugins for the worker that `tidemill up` starts."),
     "RECREATE_TOPICS": (
@@ -164,7 +164,7 @@ _WORKLOADS = {
     "PIPELINE": "Processors and MQTT bridges: name of the pipeline.",
     "SECRETS_DIR": "Folder of logins and API keys.",
     "MQTT_DIR": "MQTT bridges: folder of the credentials for the MQTT broker; unset: no credentials.",
-    "STAGE_DIR": "Python stages: folder of the user's file; unset: the file has an absolute path.",
+    "STAGE_DIR": "Python stages: folder of the user's file; unset: the file's path is absolute.",
     "REGISTRY_DIR": "Processors: folder of the credentials for the schema registry; unset: no credentials.",
     "SOURCE_KAFKA_DIR": "Processors: folder of the Secret of `source.kafka`; unset: no Secret.",
     "LOOKUP_DIRS": "Processors: JSON object that maps each lookup with files to the folder of its files.",

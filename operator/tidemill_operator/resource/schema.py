@@ -76,7 +76,7 @@ def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop
             out["items"] = _convert(raw["items"], defs, f"{path}[]", drop=drop is not None)
             out |= _list_type(out["items"])
         case "string" if "enum" not in out:
-            # The JSON schema lacks the validator of durations, so add the pattern of a duration.
+            # Pydantic's JSON schema lacks the check of durations, so add the pattern of a duration.
             if out.get("maxLength") == duration.MAX_LENGTH and "pattern" not in out:
                 out["pattern"] = duration.PATTERN
             _bounded(out, "maxLength", path)

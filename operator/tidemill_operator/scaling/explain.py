@@ -13,7 +13,7 @@ from tidemill_operator.scaling.state import State
 
 MAX_MESSAGE = 1024
 _ADVICE: dict[ScalingReason, str] = {
-    ScalingReason.SCALED_UP: "Replicas are removed when they were not needed for the whole scaleDownStabilization.",
+    ScalingReason.SCALED_UP: "Replicas are removed if they are not needed for the time in scaleDownStabilization.",
     ScalingReason.SCALED_DOWN: "More lag or more arrivals add replicas again.",
     ScalingReason.STEP_LIMITED: (
         "The rest of the change follows after the cooldown; a larger {limit} allows larger steps."
@@ -21,12 +21,12 @@ _ADVICE: dict[ScalingReason, str] = {
     ScalingReason.WITHIN_TARGET: "More lag, more arrivals or a slower replica would add replicas.",
     ScalingReason.AT_MAXIMUM: "Raise maxReplicas to allow more.",
     ScalingReason.LIMITED_BY_PARTITIONS: (
-        "A replica reads whole partitions: raise source.topic.partitions, or spread the keys."
+        "A replica reads whole partitions: raise source.topic.partitions, or spread the events over more keys."
     ),
     ScalingReason.AT_MINIMUM: "Lower minReplicas to allow fewer.",
     ScalingReason.COOLDOWN: "Replicas are added when scaleUpCooldown is over, if they are still needed.",
     ScalingReason.STABILIZING: (
-        "Replicas are removed when they were not needed for the time in scaleDownStabilization."
+        "Replicas are removed if they are not needed for the whole time in scaleDownStabilization."
     ),
     ScalingReason.REBALANCING: "The change is made when the rebalance is over.",
     ScalingReason.ROLLOUT_IN_PROGRESS: "The change is made when all replicas are ready.",

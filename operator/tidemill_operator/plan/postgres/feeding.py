@@ -1,4 +1,4 @@
-"""Compute the columns that processors fill in each version of an aggregation once a plan is applied."""
+"""Compute the columns that processors will fill in each version of an aggregation."""
 
 from __future__ import annotations
 

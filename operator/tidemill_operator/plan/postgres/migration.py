@@ -49,7 +49,7 @@ def as_noted_today(live: LiveSchema) -> LiveSchema:
 
 
 def with_types_of(shape: str, before: str | None) -> str:
-    """Return `shape`, with the column types of the earlier shape `before` for columns that `shape` does not type."""
+    """Return `shape`, with column types from `before` where `shape` has no type for a column."""
     if before is None:
         return shape
     parsed = json.loads(shape)

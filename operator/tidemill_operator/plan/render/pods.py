@@ -224,11 +224,11 @@ def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
         secret = {"secretName": marks.CONNECTIONS, "items": only, "defaultMode": SECRET_MODE}
         volumes.append({"name": "connections", "secret": secret})
     for (name, _), reference in _references(workload):
-        # The Secret is optional, so that pods start without it and report the refused login in their health.
+        # The Secret is optional, so that pods start without it. Their health then reports the refused login.
         secret = {"secretName": reference, "optional": True, "defaultMode": SECRET_MODE}
         volumes.append({"name": name, "secret": secret})
     if workload.code:
-        # The ConfigMap is optional, so that pods start without it and report the missing file in their health.
+        # The ConfigMap is optional, so that pods start without it. Their health then reports the missing file.
         volumes.append({"name": "code", "configMap": {"name": workload.code, "optional": True}})
     return volumes + [{"name": volume, **content} for volume, _, content in _lookups(workload).values()]
 
