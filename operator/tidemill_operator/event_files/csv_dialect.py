@@ -96,8 +96,8 @@ def _fitness(text: str, delimiter: str) -> float:
     ((width, often),) = Counter(map(len, rows)).most_common(1) or [(1, 0)]
     if width == 1 or width > MOST_COLUMNS or len(rows[0]) == 1:
         return 0.0
-    # The header may have fewer cells than the rows: some programs end each row, but not the header, with a delimiter.
-    # Then the rating is halved, but not 0.
+    # A header with a different number of cells only halves the rating: some programs end each row, but not the
+    # header, with a delimiter.
     fitting = often / len(rows) * (1.0 if len(rows[0]) == width else 0.5)
     if fitting < _LEAST_FITTING:
         return 0.0
@@ -112,7 +112,7 @@ def _is_clean(cell: str, delimiter: str) -> bool:
 
 
 def _has_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Return whether the first row is a header: its cells differ in kind from the values below them."""
+    """Return whether the first row looks like column names, and not like the values below it."""
     if not rows:
         return False
     below = rows[1 : 1 + _LOOKED_AT]
@@ -132,7 +132,7 @@ def _is_value(cell: str) -> bool:
 
 
 def _decimals(rows: Sequence[Sequence[str]], width: int, delimiter: str) -> tuple[str, ...]:
-    """Return the decimal mark of each column. A column with an unclear mark gets the most common mark."""
+    """Return the decimal mark of each column. If a column's mark is unclear, the file's most common mark is used."""
     columns = [[row[at].strip() for row in rows if at < len(row)] for at in range(width)]
     marks = [find_decimal(text for text in column if text.lower() not in NULLS) for column in columns]
     votes = Counter(mark for mark in marks if mark is not None)

@@ -59,7 +59,7 @@ class Observation:
 
 
 def told(seen: Observation, shown: Status, generation: int) -> dict[str, Any]:
-    """Return the fields of a pipeline's status that show an observation."""
+    """Return an observation as fields of the pipeline's status."""
     if seen.figures is None:
         return {"conditions": [_unavailable(seen, shown, generation)]}
     figures = seen.figures

@@ -18,16 +18,16 @@ from tidemill_operator.keys import Key
 from tidemill_operator.observer.stages import read_topics
 
 log = logging.getLogger(__name__)
-# A pipeline is not ready after this many seconds (or three flush intervals, if longer) without progress.
+# A pipeline without progress is no longer ready after this many seconds (or three flush intervals, if longer).
 STILL_SECONDS = 20.0
 _FLUSHES = 3
-# The seconds without progress after which the operator checks whether Postgres refuses to write.
+# After this many seconds without progress, the operator checks whether Postgres refuses to write.
 _SUSPECT_SECONDS = 3.0
-# The seconds of unknown progress after which a pipeline is no longer ready.
+# After this many seconds of unknown progress, a pipeline is no longer ready.
 SILENT_SECONDS = 10.0
-# The seconds of unknown progress of a partition after which an error is reported. A leader election takes less time.
+# If a partition's progress is unknown for this many seconds, it is an error. A leader election takes less time.
 UNTOLD_SECONDS = 12.0
-# The seconds without counted events after which Kafka's controllers are checked.
+# After this many seconds without counted events, Kafka's controllers are checked.
 _IDLE_SECONDS = 5.0
 # The longest acceptable number of seconds between two observations.
 _BLIND_SECONDS = 25.0
@@ -52,7 +52,7 @@ class _Watched:
 
     Attributes:
         still_since: start of the time in which events wait and no partition advances, or None.
-        untold_since: start of the time in which partitions are unknown and no known partition advances, or None.
+        untold_since: start of the time in which a partition's progress is unknown and no other one advances, or None.
     """
 
     place: tuple[str, str]

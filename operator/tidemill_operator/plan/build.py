@@ -53,7 +53,7 @@ def build_plan(
     slots = _slots(config, platform, facts, asked=asked)
     read = sum(slot.reading for slot in slots) or config.spec.source.topic.partitions or 1
     if switch and replay and replay.handed and replay.handed >= read:
-        # The replay is complete, because processors already count all partitions for the new versions.
+        # The replay is complete, because it has handed all partitions over to the live processors.
         config, switched, replay = _switch(config, replay.versions), replay.reader, None
     written = pipeline.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
     schema = replace(

@@ -28,7 +28,7 @@ class Command:
     """The command of a child process.
 
     Attributes:
-        user: the user to run as, or None for the current user. Another user needs root.
+        user: the user to run as, or None for the current user. To change the user, this process needs root.
         death_signal: the signal that the child gets when this process dies.
         stop_signal: the signal that asks the child to end.
         grace_seconds: the time that the process has to end before SIGKILL.

@@ -98,7 +98,7 @@ _PLATFORM = {
     "CONNECT_PLUGINS": ("", "Comma-separated folders with further plugins for the worker that `tidemill up` starts."),
     "RECREATE_TOPICS": (
         "recreate_topics",
-        "Whether a source topic that was deleted with unread events is created again.",
+        "Whether a deleted source topic is created again although its unread events are lost.",
     ),
 }
 
@@ -167,7 +167,7 @@ _WORKLOADS = {
     "STAGE_DIR": "Python stages: folder of the user's file; unset: the file's path is absolute.",
     "REGISTRY_DIR": "Processors: folder of the credentials for the schema registry; unset: no credentials.",
     "SOURCE_KAFKA_DIR": "Processors: folder of the Secret of `source.kafka`; unset: no Secret.",
-    "LOOKUP_DIRS": "Processors: JSON object that maps each lookup with files to the folder of its files.",
+    "LOOKUP_DIRS": "Processors: JSON object with the folder of each lookup's files, by lookup.",
     "RESILIENCE_FILE": "File with the settings of circuit breakers, retries and timeouts; unset: the default values.",
     "LOG_LEVEL": "`DEBUG`, `INFO`, `WARNING` or `ERROR`.",
     "INSTANCE": "Name of a processor. A restarted processor with the same name gets its partitions back at once.",

@@ -31,9 +31,9 @@ _ADVICE: dict[ScalingReason, str] = {
     ScalingReason.REBALANCING: "The change is made when the rebalance is over.",
     ScalingReason.ROLLOUT_IN_PROGRESS: "The change is made when all replicas are ready.",
     ScalingReason.DATABASE_SATURATED: (
-        "More replicas would wait too: give Postgres more resources, or group by fewer columns."
+        "More replicas would only wait for Postgres: give it more resources, or group by fewer columns."
     ),
-    ScalingReason.STAGE_WAITS: "More replicas would wait too: the condition ProcessorsReady says what to correct.",
+    ScalingReason.STAGE_WAITS: "More replicas would not help: the condition ProcessorsReady says what to correct.",
     ScalingReason.FIGURES_MISSING: "Scaling continues when Kafka and Postgres answer.",
     ScalingReason.SCALED_TO_ZERO: "The next event starts a replica; windows do not close until then.",
     ScalingReason.WOKEN_BY_ARRIVAL: "Without events, replicas stop again after scaleToZeroAfter.",

@@ -165,7 +165,7 @@ def _arriving(samples: Sequence[Sample], moved: Mapping[int, tuple[int, int]]) -
 
 
 def _rising(samples: Sequence[Sample]) -> float:
-    """Return the smallest growth of arrivals in the last polls, in events per second per second."""
+    """Return the slowest increase of the arrival rate between recent polls, in events per second per second."""
     last = samples[-_RISING_POLLS - 1 :]
     if len(last) <= _RISING_POLLS:
         return 0.0

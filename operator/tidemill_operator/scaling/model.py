@@ -89,7 +89,7 @@ class Settings:
 
     @classmethod
     def of(cls, scaling: ScalingSpec, flush_interval: str) -> Settings:
-        """Convert the texts of the resource to numbers."""
+        """Convert the spec's `scaling` with its durations to numbers."""
 
         def seconds(text: str) -> float:
             return parse_ms(text) / 1000
@@ -206,7 +206,7 @@ class Need:
 
     Attributes:
         replicas: required number of replicas.
-        useful: required number of replicas that have work, because only one replica can read a partition.
+        useful: like `replicas`, but without replicas that would have no partition to read.
         by_lag: for each partition, the fraction of a replica that its lag requires.
         by_rate: for each partition, the fraction of a replica that its arriving events require.
     """

@@ -41,7 +41,7 @@ class Order:
 
     @property
     def batch(self) -> int:
-        """The maximum number of events in a batch. With a rate, a batch has at most the events of half a second."""
+        """The maximum number of events in a batch. With a rate limit, a batch has at most the events of half a second."""
         return MOST_EVENTS if self.rate is None else max(1, min(MOST_EVENTS, int(self.rate / _STEPS_A_SECOND)))
 
     @property

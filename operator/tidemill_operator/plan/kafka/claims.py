@@ -55,7 +55,7 @@ def written_by_pipelines(
 
 
 def disputes(schema: Schema, owner: Owner, claims: Iterable[Claim]) -> Iterator[tuple[Claim, TidemillError]]:
-    """Yield the topics (claims) of other pipelines that this pipeline must not use too, each with an error.
+    """Yield each topic of another pipeline (claim) that this pipeline must not use, with an error.
 
     Only one pipeline may manage a topic. Several pipelines may read a topic that no pipeline manages.
     """

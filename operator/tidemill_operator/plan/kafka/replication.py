@@ -130,8 +130,8 @@ def replicas_in_sync(partitions: Mapping[int, Held]) -> int:
 def _stale(moving: Mapping[int, Held], factor: int, brokers: Brokers) -> tuple[int, ...]:
     """Return the partitions whose reassignment should be cancelled.
 
-    A reassignment is cancelled if its target has the wrong replication factor or a broker in `leaving`. It is also
-    cancelled if its target has a silent broker, and enough other brokers answer.
+    A reassignment is cancelled if its target has the wrong replication factor or a broker in `leaving`. A target with a
+    silent broker is also cancelled if enough other brokers answer.
     """
 
     def unwanted(held: Held) -> bool:

@@ -1,4 +1,4 @@
-"""Convert what earlier versions of Tidemill stored about window tables to the current format.
+"""Convert the facts about window tables that earlier Tidemill versions stored.
 
 For example, an earlier version used the column name `_first_at_x` for two different purposes.
 """

@@ -56,7 +56,7 @@ _RESOURCES: Mapping[Component, Mapping[str, Mapping[str, str]]] = {
     "mqtt": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
 }
 _IMAGES: Mapping[Component, Component] = {"replay": "processor", "stage": "processor", "mqtt": "ingest"}
-"""The components without their own image, each with the component whose image is used instead."""
+"""For each component without its own image, the component whose image it uses."""
 _DIVISOR: Mapping[str, int] = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
@@ -224,11 +224,11 @@ def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
         secret = {"secretName": marks.CONNECTIONS, "items": only, "defaultMode": SECRET_MODE}
         volumes.append({"name": "connections", "secret": secret})
     for (name, _), reference in _references(workload):
-        # The Secret is optional, so that pods start without it. Their health then reports the refused login.
+        # The Secret is optional, so that pods start without it. The pods' health then reports the refused login.
         secret = {"secretName": reference, "optional": True, "defaultMode": SECRET_MODE}
         volumes.append({"name": name, "secret": secret})
     if workload.code:
-        # The ConfigMap is optional, so that pods start without it. Their health then reports the missing file.
+        # The ConfigMap is optional, so that pods start without it. The pods' health then reports the missing file.
         volumes.append({"name": "code", "configMap": {"name": workload.code, "optional": True}})
     return volumes + [{"name": volume, **content} for volume, _, content in _lookups(workload).values()]
 
