@@ -60,7 +60,7 @@ class Placement:
     """The settings of every workload in a cluster.
 
     Attributes:
-        connections: content of the Secret with the servers' addresses, by file name such as `redis-url`.
+        connections: the servers' addresses in a Secret, by file name such as `redis-url`.
     """
 
     images: Mapping[str, str]

@@ -44,7 +44,7 @@ def find_dialect(text: str, delimiter: str | None = None) -> Dialect:
     """Return the dialect of a CSV file, detected from its first lines.
 
     Args:
-        text: the whole lines at the beginning of the file.
+        text: the complete lines at the beginning of the file.
         delimiter: the delimiter that the user has named, or None to detect the delimiter.
 
     Raises:
@@ -67,7 +67,7 @@ def find_dialect(text: str, delimiter: str | None = None) -> Dialect:
 
 
 def unique_names(cells: Sequence[str]) -> tuple[str, ...]:
-    """Return a unique name for each column, which can be used in a path."""
+    """Return a name for each column. Each name is unique and can be used in a path."""
     names: list[str] = []
     for number, cell in enumerate(cells, 1):
         name = _NEVER.sub(" ", cell).strip()[:200] or f"column_{number}"

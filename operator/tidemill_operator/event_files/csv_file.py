@@ -100,7 +100,7 @@ class CsvFile:
             text.detach()
 
     def _head(self) -> str:
-        """Return the whole lines at the beginning of the file, as a text."""
+        """Return the complete lines at the beginning of the file as a text."""
         head = self._content.head
         text = head.decode(self.encoding, errors="replace")
         whole = max(text.rfind("\n"), text.rfind("\r"))

@@ -16,7 +16,7 @@ Kind = Literal["topic", "topics", "mqtt", "webhook", "connector", "python", "loo
 
 @dataclass(frozen=True)
 class Read:
-    """Something that a pipeline reads. The kind `topics` stands for a topic pattern."""
+    """A source, Python function or lookup that a pipeline reads. The kind `topics` stands for a topic pattern."""
 
     kind: Kind
     name: str

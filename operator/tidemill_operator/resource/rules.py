@@ -1,6 +1,6 @@
 """The CEL rules of the CRD, which the API server checks.
 
-Rules that CEL cannot express, such as comparisons of durations, are checked by the operator.
+The operator checks the rules that CEL cannot express, such as comparisons of durations.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ _KEPT = (
 )
 _NAMED = "name"
 _ANY_VALUE = "x-kubernetes-preserve-unknown-fields"
-"""Marks a member that accepts several types, because Kubernetes does not allow `anyOf`."""
+"""Marks a member that accepts several types. Kubernetes does not allow `anyOf` for this purpose."""
 
 
 def structural(model: type[BaseModel], *, list_defaults: bool = False) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def decide(
 ) -> tuple[Decision, State]:
     """Decide on the number of replicas, and return the decision and the next state.
 
-    `state` is the state after the last decision. Without readable figures, `figures` is None. `now` is in epoch
+    `state` is the state after the last decision. `figures` is None if the figures cannot be read. `now` is in epoch
     seconds.
     """
     if settings.mode == "external":

@@ -285,7 +285,7 @@ def probe(check: Probe, *, failures: int, period: int | None = None) -> dict[str
 
 
 def _resources(workload: Workload) -> dict[str, dict[str, str]]:
-    """Return the resources from the spec, or else the component's defaults. Requests are capped at the limits."""
+    """Return the resources from the spec, or else the component's defaults. No resource request exceeds its limit."""
     resources = {kind: dict(amounts) for kind, amounts in _RESOURCES[workload.component].items()}
     asked = workload.resources
     for kind, amounts in asked.items():
