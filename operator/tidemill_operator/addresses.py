@@ -52,7 +52,9 @@ class PostgresAddress:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> PostgresAddress | None:
-        """Read TIDEMILL_POSTGRES_URL and TIDEMILL_POSTGRES_CA, or return None without TIDEMILL_POSTGRES_URL.
+        """Read the address from TIDEMILL_POSTGRES_URL and TIDEMILL_POSTGRES_CA.
+
+        Return None if TIDEMILL_POSTGRES_URL is not set.
 
         Raises:
             ValueError: a variable is invalid.

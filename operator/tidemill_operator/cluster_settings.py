@@ -45,7 +45,7 @@ class ConnectWorkers:
     """The settings of the Connect workers in each namespace.
 
     Attributes:
-        caller: namespace of the operator, whose pods may call the workers.
+        caller: the operator's namespace. Pods of this namespace may call the workers.
     """
 
     image: str
@@ -60,7 +60,7 @@ class Placement:
     """The settings of every workload in a cluster.
 
     Attributes:
-        connections: content of the Secret with the servers' addresses, by file name such as `redis-url`.
+        connections: the servers' addresses in a Secret, by file name such as `redis-url`.
     """
 
     images: Mapping[str, str]

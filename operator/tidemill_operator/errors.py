@@ -39,7 +39,7 @@ class Reason(StrEnum):
     LOOKUP_UNREAD = "LookupUnread"
     """A processor has started, but cannot read a lookup. The events wait in Kafka."""
     LOOKUP_STALE = "LookupStale"
-    """A lookup cannot be read again. The processors use its last rows."""
+    """A lookup's rows cannot be updated. The processors use the rows that they read last."""
     DATA_LOSS = "DataLoss"
     """Acknowledged events or their results are gone, and a user has to decide how to continue."""
     TOPIC_RECREATED = "TopicRecreated"
@@ -51,9 +51,9 @@ class Reason(StrEnum):
     QUOTA_USED_UP = "QuotaUsedUp"
     """The quota of dead letters or anomalies in Postgres is used up. Further rows are counted, but not stored."""
     HELD_UP = "HeldUp"
-    """Windows of an aggregation cannot be closed, scanned or published. The operator retries."""
+    """Windows of an aggregation cannot be closed, published, or scanned for anomalies. The processors retry."""
     WINDOWS_SKIPPED = "WindowsSkipped"
-    """Windows, or values in windows, could not be read or published, and were skipped."""
+    """The processors skipped windows or values that they could not read or publish."""
     INTERNAL = "Internal"
     """A defect of Tidemill itself."""
 
@@ -67,4 +67,4 @@ class TidemillError(Exception):
 
 
 class NotOurTurn(TidemillError):
-    """Another operator works on this pipeline, or has taken over."""
+    """Another operator holds the pipeline's lock, or has become leader."""

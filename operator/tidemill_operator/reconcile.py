@@ -360,7 +360,7 @@ def _ensure(
 
 
 def _readable(plan: Plan, live: LiveFacts) -> bool:
-    """Return whether the needed topics exist: at least one topic of a list, and all other topics."""
+    """Return whether the needed topics exist. Of a list of source topics, one topic is enough."""
     listed = [topic.name in live.topics for topic in plan.topics if topic.listed]
     others = all(topic.name in live.topics for topic in plan.topics if not topic.listed)
     return others and (any(listed) or not listed)

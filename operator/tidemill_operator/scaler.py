@@ -86,7 +86,7 @@ class Running:
 
     @property
     def watched(self) -> Watched | WatchedStage:
-        """Return which figures scaling reads for this component."""
+        """Return the Kafka and Postgres names under which scaling finds the component's figures."""
         return Watched.of(self.config) if self.component == "processor" else WatchedStage.of(self.config)
 
 
@@ -128,7 +128,7 @@ class Site(Protocol[_K]):
         ...
 
     def tell(self, key: _K, decision: Decision) -> None:
-        """Report a decision that changes the number of replicas, after it was stored."""
+        """Report a stored decision that changes the number of replicas."""
         ...
 
 
@@ -184,7 +184,9 @@ class Scaler(Generic[K]):
             return max(0.0, scaled.due - time.monotonic()) if scaled else 0.0
 
     def replicas(self, key: K) -> int | None:
-        """Return the number of replicas that scaling has decided on, else the running number, else None.
+        """Return the number of replicas that scaling has decided on, or None if it is unknown.
+
+        Before the first decision in a cluster, return the Deployment's number of replicas.
 
         Raises:
             TidemillError: the stored state cannot be read.
@@ -223,7 +225,7 @@ class Scaler(Generic[K]):
         ]
 
     def forget(self, key: K) -> None:
-        """Forget a component in memory."""
+        """Remove a component from memory. Its stored state remains."""
         with self._lock:
             self._scaled.pop(key, None)
 

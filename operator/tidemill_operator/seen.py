@@ -1,4 +1,4 @@
-"""Observe a resource without changing it, while it is paused or while a server does not answer."""
+"""Observe a resource without changing it. This happens if the resource is paused, or a server does not answer."""
 
 from __future__ import annotations
 

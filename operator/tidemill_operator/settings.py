@@ -19,11 +19,11 @@ from tidemill_operator.addresses import PostgresAddress
 Runtime = Literal["local", "kubernetes"]
 _PATTERN = re.compile(r"[A-Za-z0-9._*-]{1,249}")
 STRIMZI_SECRETS = "${secrets:{namespace}/{name}:{key}}"
-"""The reference for Strimzi's KubernetesSecretConfigProvider, if the workers' config calls it `secrets`."""
+"""How configs refer to a Secret's key, if the workers have Strimzi's KubernetesSecretConfigProvider as `secrets`."""
 _CONNECTS = ("TIDEMILL_CONNECT_URL", "TIDEMILL_CONNECT_STRIMZI", "TIDEMILL_CONNECT_IMAGE")
 _STRIMZI = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 WORKER_SECRETS = "${directory:/etc/tidemill/secrets:{file}}"
-"""The form of references to Secrets for the operator's Connect workers, which have a file for each key."""
+"""How configs refer to a Secret's key in the operator's Connect workers, which have a file for each key."""
 NOWHERE = PostgresAddress("", 0, "", "", "")
 
 

@@ -20,11 +20,11 @@ CONDITIONS: Mapping[Component, str] = {
     Component.LOOKUPS: "LookupsReady",
 }
 _OPTIONAL = frozenset({Component.CONNECTORS, Component.LOOKUPS})
-"""Components that few pipelines have."""
+"""The components that a pipeline may lack."""
 _OF_STANDING = {Reason.STAGE_WAITS: Component.PROCESSORS, Reason.LOOKUP_UNREAD: Component.LOOKUPS}
 """For each reason why events are not counted, the component whose condition becomes false."""
 FAILING, PAUSED, PROGRESSING = "WindowsFailing", "ReconciliationPaused", "Progressing"
-# Reasons of a component that has nothing left to do.
+# If a component has one of these reasons, no change of the component is left to make.
 _SETTLED = frozenset({Reason.APPLIED, Reason.NOT_NEEDED, Reason.SUSPENDED})
 _NEEDS_SOMEBODY = frozenset({
     Reason.INVALID_SPEC,

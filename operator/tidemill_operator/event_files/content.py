@@ -125,7 +125,7 @@ class Content:
         control = sum(byte < 32 and byte not in _WHITE for byte in self.head[:65536])
         if control > _MOST_CONTROL * min(len(self.head), 65536):
             at = next(i for i, byte in enumerate(self.head) if byte < 32 and byte not in _WHITE)
-            remedy = "if the file is a text, write its --encoding; else convert it to CSV or NDJSON"
+            remedy = "if the file is text, name its encoding with --encoding; else convert it to CSV or NDJSON"
             raise EventFileError(f"{self.name} is binary: byte {at} is {self.head[at]:#04x}; {remedy}")
         try:
             codecs.getincrementaldecoder("utf-8")().decode(self.head)
@@ -166,7 +166,7 @@ def _wide(head: bytes) -> str | None:
 
 
 class _Rejoined(io.RawIOBase):
-    """A stream that returns bytes read earlier, and then the rest of another stream."""
+    """A stream that returns `first`, and then the bytes of the stream `rest`."""
 
     def __init__(self, first: bytes, rest: Any) -> None:
         self._first, self._rest = first, rest

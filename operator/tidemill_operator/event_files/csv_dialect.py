@@ -44,7 +44,7 @@ def find_dialect(text: str, delimiter: str | None = None) -> Dialect:
     """Return the dialect of a CSV file, detected from its first lines.
 
     Args:
-        text: the whole lines at the beginning of the file.
+        text: the complete lines at the beginning of the file.
         delimiter: the delimiter that the user has named, or None to detect the delimiter.
 
     Raises:
@@ -67,7 +67,7 @@ def find_dialect(text: str, delimiter: str | None = None) -> Dialect:
 
 
 def unique_names(cells: Sequence[str]) -> tuple[str, ...]:
-    """Return a unique name for each column, which can be used in a path."""
+    """Return a name for each column. Each name is unique and can be used in a path."""
     names: list[str] = []
     for number, cell in enumerate(cells, 1):
         name = _NEVER.sub(" ", cell).strip()[:200] or f"column_{number}"
@@ -82,11 +82,12 @@ def _find_delimiter(text: str) -> str:
     fitness = {each: _fitness(text, each) for each in DELIMITERS}
     if max(fitness.values()) > 0:
         return max(DELIMITERS, key=lambda each: fitness[each])
-    return min(DELIMITERS, key=text.count)  # in a file with one column, the rarest delimiter splits the fewest cells
+    # The file has one column, so choose the delimiter that occurs least often in its cells.
+    return min(DELIMITERS, key=text.count)
 
 
 def _fitness(text: str, delimiter: str) -> float:
-    """Return how well a delimiter splits a CSV text, as a number from 0 (not at all)."""
+    """Rate how well a delimiter splits a CSV text. The worst rating is 0."""
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         rows = [row for row, _ in zip((row for row in reader if row), range(_LOOKED_AT), strict=False)]
@@ -95,8 +96,8 @@ def _fitness(text: str, delimiter: str) -> float:
     ((width, often),) = Counter(map(len, rows)).most_common(1) or [(1, 0)]
     if width == 1 or width > MOST_COLUMNS or len(rows[0]) == 1:
         return 0.0
-    # A header with a different number of cells only halves the fitness, because some programs write a delimiter
-    # at the end of each row, but not of the header.
+    # A header with a different number of cells only halves the rating: some programs end each row, but not the
+    # header, with a delimiter.
     fitting = often / len(rows) * (1.0 if len(rows[0]) == width else 0.5)
     if fitting < _LEAST_FITTING:
         return 0.0
@@ -111,7 +112,7 @@ def _is_clean(cell: str, delimiter: str) -> bool:
 
 
 def _has_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Return whether the first row is a header, because its cells do not resemble the values below them."""
+    """Return whether the first row looks like column names, and not like the values below it."""
     if not rows:
         return False
     below = rows[1 : 1 + _LOOKED_AT]
@@ -131,7 +132,7 @@ def _is_value(cell: str) -> bool:
 
 
 def _decimals(rows: Sequence[Sequence[str]], width: int, delimiter: str) -> tuple[str, ...]:
-    """Return the decimal mark of each column. A column with an unclear mark gets the most common mark."""
+    """Return the decimal mark of each column. If a column's mark is unclear, the file's most common mark is used."""
     columns = [[row[at].strip() for row in rows if at < len(row)] for at in range(width)]
     marks = [find_decimal(text for text in column if text.lower() not in NULLS) for column in columns]
     votes = Counter(mark for mark in marks if mark is not None)

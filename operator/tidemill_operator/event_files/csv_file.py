@@ -27,7 +27,7 @@ class _Lines:
             yield line
 
     def row(self, row: Sequence[str], line: int) -> None:
-        # An open quote also puts the end of the line into the last cell. An odd number of quotes alone proves nothing,
+        # If a quote is not closed, the last cell contains the line's end. An odd number of quotes alone proves nothing,
         # because a cell such as 3" is valid.
         is_open = self._quotes % 2 == 1 and bool(row) and row[-1].endswith(("\n", "\r"))
         self.open_at, self._quotes = line if is_open else None, 0
@@ -100,7 +100,7 @@ class CsvFile:
             text.detach()
 
     def _head(self) -> str:
-        """Return the whole lines at the beginning of the file, as a text."""
+        """Return the complete lines at the beginning of the file as a text."""
         head = self._content.head
         text = head.decode(self.encoding, errors="replace")
         whole = max(text.rfind("\n"), text.rfind("\r"))

@@ -71,7 +71,7 @@ def _is_json(line: bytes) -> bool:
 
 
 def _binary_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes, bool]]:
-    """Yield (number, content, ends with a line feed) for each line that is not blank."""
+    """Yield the number and content of each line that is not blank, and whether the line ends with a line feed."""
     number, limit = 0, MAX_EVENT_BYTES + 1
     while line := stream.readline(limit):
         number += 1

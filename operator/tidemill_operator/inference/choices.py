@@ -50,8 +50,8 @@ class Clock:
 
     Attributes:
         field: the field with the event times, or None for the timestamp of the Kafka record.
-        disorder_ms: the largest delay of an event behind the newest earlier event.
-        advance_ms: the largest step by which an event is ahead of all earlier events.
+        disorder_ms: how far event times go back; 2000 if 10:00:03 is followed by 10:00:01.
+        advance_ms: the largest step from the newest event time so far to a newer one.
         window_ms: the length of the drafted window.
         span_ms: the time from the oldest event to the newest.
         ahead: the number of events with a time in the future.
@@ -124,7 +124,7 @@ def _time_score(field: FieldDraft, moments: Sequence[int], events: int, latest: 
 
 
 def _disorder(moments: Iterable[int]) -> int:
-    """Return the largest delay of an event behind the newest earlier event, ignoring the worst 0.1 % of delays."""
+    """Return how far (in ms) event times go back, ignoring the worst 0.1 % of the events."""
     newest, behind = 0, []
     for ms in moments:
         newest = max(newest, ms)

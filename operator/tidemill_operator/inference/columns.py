@@ -1,4 +1,4 @@
-"""Collects the values of each member of sampled events, by the path to the member."""
+"""Collects the values of sampled events, by path, such as `user.id`."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Sample:
 
     Attributes:
         broken: how many lines were not JSON objects.
-        left_out: the paths of members without a column, because no path can have their names, or because fields at
-            other paths include them.
+        left_out: the paths that get no column, because a path cannot have their names, or fields at other paths include
+            them.
         too_many: the paths of the rarest members, which are beyond the maximum number of fields.
     """
 
@@ -61,7 +61,7 @@ def collect(events: Iterable[Any], *, decimals: Mapping[str, str] | None = None)
 
     Args:
         events: decoded events. A value that is not an object counts as broken.
-        decimals: the decimal marks of the columns of CSV, or None if the values have types.
+        decimals: the decimal mark of each CSV column, or None if the events are not from a CSV file.
     """
     columns: dict[Steps, Column] = {}
     if decimals is not None:

@@ -132,7 +132,7 @@ def _source(fields: Sequence[FieldDraft], choices: Choices, origin: Origin) -> I
     if origin.topic is not None:
         yield f"    topic: {_flow({'name': origin.topic, 'managed': False})}  # the topic is only read, never altered"
     else:
-        yield "    topic: {partitions: 1}  # can be increased later, but not reduced; a processor reads one or more"
+        yield "    topic: {partitions: 1}  # can be increased later, but not reduced; limits the number of processors"
     if origin.envelope != "none":
         yield f"    format: {{envelope: {origin.envelope}}}  # the fields describe the event inside the envelope"
     yield "    fields:"

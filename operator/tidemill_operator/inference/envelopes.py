@@ -9,7 +9,7 @@ from typing import Any
 
 _LOOKED_AT = 100
 _LEAST = 0.9
-"""The share of events that must have the envelope."""
+"""An envelope is detected if at least this share of the events has it."""
 
 
 def unwrapped(events: Iterable[Any]) -> tuple[str, Iterator[Any]]:

@@ -139,7 +139,7 @@ def _of_values(name: str, column: Column, zone: str) -> FieldDraft:
         if counted is not None:
             return _of_times(name, column, counted, fitting, zone)
         if kind == INTEGER and any(abs(value) >= _LONGEST for value in fitting):
-            attributes["note"] = "some integers have more than 64 bits, and are rounded to numbers"
+            attributes["note"] = "some integers have more than 64 bits: they are stored as rounded numbers"
             return FieldDraft(name, NUMBER, column, **attributes)  # type: ignore[arg-type]
         return FieldDraft(name, MONEY if kind == NUMBER else INTEGER, column, **attributes)  # type: ignore[arg-type]
     if kind == TIMESTAMP:

@@ -23,7 +23,7 @@ _WRITTEN_OUT = {
     "&": " and ",
 }
 YAML_WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", "~"))
-"""Words without quotes that YAML does not read as strings."""
+"""YAML reads these words as strings only if they are quoted."""
 # reserved names, which fields cannot have
 _TAKEN = YAML_WORDS.union(RESERVED, SYSTEM_COLUMNS)
 

@@ -77,7 +77,7 @@ class TimeForm:
 
 
 def find_text_form(texts: Mapping[str, int], *, month_first: bool) -> TimeForm | None:
-    """Return the form of texts that are times, or None if they are not times.
+    """Return the form of the times in `texts`, or None if the texts are not times.
 
     Args:
         texts: the texts, with the number of times that each occurs.
@@ -105,7 +105,7 @@ def find_text_form(texts: Mapping[str, int], *, month_first: bool) -> TimeForm |
 
 
 def find_count_form(numbers: Sequence[float], name: str) -> TimeForm | None:
-    """Return the unit of numbers that count from 1970, or None if they are not times.
+    """Return the unit of epoch times, such as ms, or None if the numbers are not times.
 
     If `name` does not suggest a time, only times since 2005 in ms, us or ns are accepted.
     """

@@ -18,7 +18,7 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.scaling import PartitionFigures
 
 RECENT_MS = 60_000
-"""How long the freshness of a partition's last batch is used, in ms."""
+"""After this many ms without a batch, a partition no longer affects the pipeline's freshness."""
 
 _CONNECT_SECONDS = 3.0
 # The short timeout keeps a locked table of one pipeline from delaying the figures of other pipelines.
@@ -106,7 +106,7 @@ class Compared:
     """The positions of a pipeline, compared with the ends of the partitions.
 
     Attributes:
-        fault: reason why partitions are missing, or empty.
+        fault: reason why `partitions` is incomplete, or empty.
     """
 
     partitions: Partitions
@@ -117,7 +117,7 @@ def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]
     """Compare the positions of many pipelines with the ends of their partitions."""
     positions = [(at.at(topic, number), at) for topic, by_number in wanted.values() for number, at in by_number.items()]
     ends = log.offsets({place for place, _ in positions}, LATEST)
-    # Ask for first offsets only of partitions with uncounted records.
+    # Only partitions with uncounted records need their first offset.
     behind = {place for place, at in positions if ends.at.get(place, at.next_offset) != at.next_offset}
     starts = log.offsets(behind, EARLIEST)
     faults = {**starts.faults, **ends.faults}
@@ -169,7 +169,11 @@ def freshness_seconds(positions: Mapping[int, Position], ages: Mapping[int, floa
 
 @dataclass(frozen=True)
 class Standing:
-    """A pipeline's progress according to Postgres, read at the monotonic time `at`."""
+    """A pipeline's progress, as read from Postgres.
+
+    Attributes:
+        at: time of the reading, in monotonic seconds.
+    """
 
     positions: Mapping[int, Position]
     watermark_ms: int | None

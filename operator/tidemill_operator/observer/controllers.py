@@ -24,7 +24,7 @@ class Controllers:
         self._silent_since: float | None = None
 
     def silent_seconds(self, topic: str) -> float:
-        """Return for how many seconds the controllers have not answered, or 0 if this is unknown."""
+        """Return the seconds since the controllers stopped answering, or 0 if they answer or were not asked."""
         now, since = self._clock(), self._silent_since
         if not self._asking and (since is not None or now - self._asked_at >= EVERY_SECONDS):
             self._asked_at, self._asking = now, True

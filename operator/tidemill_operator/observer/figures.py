@@ -25,7 +25,7 @@ _MEMBERS = (
     "figuresAt",
 )
 _STEPS = (1.0, 2.0, 5.0, 10.0)
-# Figures below these limits count as equal, because small lags are normal between two commits.
+# Changes of figures below these limits do not count, because small lags are normal between two commits.
 _LITTLE_EVENTS, _LITTLE_SECONDS = 10, 5.0
 _MAX_MESSAGE = 1024
 
@@ -59,7 +59,7 @@ class Observation:
 
 
 def told(seen: Observation, shown: Status, generation: int) -> dict[str, Any]:
-    """Return the fields of a pipeline's status that show an observation."""
+    """Return an observation as fields of the pipeline's status."""
     if seen.figures is None:
         return {"conditions": [_unavailable(seen, shown, generation)]}
     figures = seen.figures

@@ -1,4 +1,4 @@
-"""Export the figures of pipelines to Prometheus. An unknown figure has no series."""
+"""Export the figures of pipelines to Prometheus. Unknown figures are not exported."""
 
 from __future__ import annotations
 

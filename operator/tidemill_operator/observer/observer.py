@@ -291,7 +291,10 @@ def _still(dated: Arrivals, wanted: Mapping[int, int]) -> Arrivals:
 
 
 def _put(asked: list[dict[Place, int]], place: Place, offset: int) -> None:
-    """Add an offset to the first request in `asked` that has no other offset of the partition."""
+    """Add an offset to a request in `asked`.
+
+    A request can hold only one offset of a partition, so the function may append a request.
+    """
     for places in asked:
         if places.setdefault(place, offset) == offset:
             return

@@ -18,16 +18,16 @@ from tidemill_operator.keys import Key
 from tidemill_operator.observer.stages import read_topics
 
 log = logging.getLogger(__name__)
-# A pipeline is not ready after this many seconds (or three flush intervals, if longer) without progress.
+# A pipeline without progress is no longer ready after this many seconds (or three flush intervals, if longer).
 STILL_SECONDS = 20.0
 _FLUSHES = 3
-# The seconds without progress after which the operator checks whether Postgres refuses to write.
+# After this many seconds without progress, the operator checks whether Postgres refuses to write.
 _SUSPECT_SECONDS = 3.0
-# The seconds of unknown progress after which a pipeline is no longer ready.
+# After this many seconds of unknown progress, a pipeline is no longer ready.
 SILENT_SECONDS = 10.0
-# The seconds after which partitions without an answer are an error. The election of a leader takes less time.
+# If a partition's progress is unknown for this many seconds, it is an error. A leader election takes less time.
 UNTOLD_SECONDS = 12.0
-# The seconds without counted events after which Kafka's controllers are checked.
+# After this many seconds without counted events, Kafka's controllers are checked.
 _IDLE_SECONDS = 5.0
 # The longest acceptable number of seconds between two observations.
 _BLIND_SECONDS = 25.0
@@ -51,8 +51,8 @@ class _Watched:
     """The state of a watched pipeline. Times are monotonic seconds.
 
     Attributes:
-        still_since: time since which events wait and no partition advances, or None.
-        untold_since: time since which some partitions are unknown and no other partition advances, or None.
+        still_since: start of the time in which events wait and no partition advances, or None.
+        untold_since: start of the time in which a partition's progress is unknown and no other one advances, or None.
     """
 
     place: tuple[str, str]
@@ -98,12 +98,12 @@ class _Watched:
 
 
 class ProgressWatch:
-    """A thread-safe watch over whether events of pipelines are counted.
+    """Detects pipelines that stop counting events. The class is thread-safe.
 
     Args:
         changed: function that is called with an error when a pipeline stops counting events, and with None when the
             pipeline counts again.
-        unled: function that returns for how many seconds the controllers of a Kafka cluster have not answered.
+        unled: function that returns the seconds since the controllers of a Kafka cluster stopped answering.
         refused: function that returns why Postgres refuses to write, or an empty text.
         clock: function that returns monotonic seconds.
     """

@@ -99,7 +99,12 @@ class FiguresReader:
         self._own = KafkaLog(brokers, config=config)
 
     def read(self, watched: Watched | WatchedStage, *, ready: int, rolling_out: bool) -> Figures:
-        """Return the current figures, given the number of ready replicas and whether the replicas are changing.
+        """Return the current figures.
+
+        Args:
+            watched: what to read.
+            ready: number of ready replicas.
+            rolling_out: whether replicas are being started or stopped.
 
         Raises:
             TidemillError: a server does not answer, or the schema or topic does not exist yet.

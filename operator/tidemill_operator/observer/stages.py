@@ -43,7 +43,7 @@ class StageLook:
 
 
 class Stages:
-    """A reader of the stages' positions, which is not thread-safe."""
+    """Reads the stages' positions. The class is not thread-safe."""
 
     def __init__(self, kafka: KafkaLog, *, now: Callable[[], float] = time.time) -> None:
         self._kafka, self._now = kafka, now

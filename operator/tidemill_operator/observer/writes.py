@@ -32,7 +32,7 @@ class Writes:
 
     @classmethod
     def of(cls, postgres: PostgresAddress) -> Writes:
-        """Return a check that uses the administrator's login of a database."""
+        """Return a `Writes` that connects with the administrator's login of the database."""
         return cls(lambda: refusal_of(postgres))
 
     def refusal(self) -> str:

@@ -40,8 +40,8 @@ def build_plan(
 ) -> Plan:
     """Return the plan of a valid resource.
 
-    The plan keeps the generation of the accepted spec if the processors' settings are unchanged. With `switch`, the API
-    reads the aggregation versions that a completed replay has filled.
+    If the processors' settings are unchanged, the config keeps the generation number of the accepted spec. With
+    `switch`, the API reads the results of a replay once the replay is complete.
     """
     facts = live or LiveFacts()
     config = resolve(pipeline, platform, generation, facts)
@@ -53,7 +53,7 @@ def build_plan(
     slots = _slots(config, platform, facts, asked=asked)
     read = sum(slot.reading for slot in slots) or config.spec.source.topic.partitions or 1
     if switch and replay and replay.handed and replay.handed >= read:
-        # The replay is complete, because processors already count all partitions for the new versions.
+        # The replay is complete, because it has handed all partitions over to the live processors.
         config, switched, replay = _switch(config, replay.versions), replay.reader, None
     written = pipeline.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
     schema = replace(
@@ -209,7 +209,10 @@ def _transform(transform: TransformSpec, partitions: int) -> TransformSpec:
 
 
 def _largest(source: SourceSpec, live: LiveFacts) -> TopicSpec:
-    """Return the topic settings of a source with several topics, with the largest number of partitions."""
+    """Return the topic settings of a source with several topics.
+
+    `partitions` is the partition count of the largest topic.
+    """
     live_topics = (live.topics.get(name) for name in source.topics or ())
     return source.topic.model_copy(update={"partitions": max((t.partitions for t in live_topics if t), default=1)})
 

@@ -49,7 +49,7 @@ def changes(
         plan: the desired state.
         live: the live facts.
         before: the plan of the accepted spec, or None if there is none.
-        configs: config values of existing topics. A topic without an entry is not compared.
+        configs: config values of existing topics. Topics that `configs` lacks are not compared.
     """
     return (
         *_topics(plan, live, configs),
@@ -188,7 +188,7 @@ def _workloads(plan: Plan, before: Plan | None) -> Iterator[Change]:
             yield Change("create", "workload", name, _new(_facts(workload)))
             continue
         differences = tuple(_compare(_facts(previous[name]), _facts(workload)))
-        # A changed revision replaces processors, because they read their config only at their start.
+        # Processes read their config only at their start, so a changed config (revision) replaces the processes.
         if workload.replicas and previous[name].replicas and previous[name].revision != workload.revision:
             differences += (Difference("processes", "with the former config", "with the new config"),)
         if differences:
@@ -239,7 +239,7 @@ def _compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Di
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Any]:
-    """Return the non-null leaf values by path, e.g. `a[x].size` for the item of `a` named `x`."""
+    """Return the non-null leaf values by path. For example, the path `a[x].size` means the item of `a` named `x`."""
     if isinstance(value, dict):
         members = {(f"{path}.{key}" if path else str(key)): member for key, member in value.items()}
     elif isinstance(value, list) and all(isinstance(item, dict) and "name" in item for item in value):

@@ -40,7 +40,7 @@ class LiveReplay:
     """The live state of a replay.
 
     Attributes:
-        handed: number of partitions whose events live processors already count for the replay's versions.
+        handed: number of partitions that the replay has finished and handed over to the live processors.
     """
 
     switched: bool = False
@@ -76,7 +76,7 @@ class Failing:
 
 @dataclass(frozen=True)
 class Slot:
-    """A partition of one of several topics, with its number `slot` in the pipeline."""
+    """A partition that a pipeline with several topics reads. `slot` is the partition's number in the pipeline."""
 
     slot: int
     topic: str
@@ -95,7 +95,7 @@ class LiveSchema:
         accepted: the last accepted spec, as the user wrote it.
         read_from: Kafka's id of the topic that the processors read.
         read_to: next offset to read, by partition.
-        renames: current name of each renamed column by former name, by table.
+        renames: for each table, the current names of renamed columns, by former name.
     """
 
     owner: Owner | None = None

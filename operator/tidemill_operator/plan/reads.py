@@ -16,7 +16,7 @@ Kind = Literal["topic", "topics", "mqtt", "webhook", "connector", "python", "loo
 
 @dataclass(frozen=True)
 class Read:
-    """Something that a pipeline reads. The kind `topics` stands for a topic pattern."""
+    """A source, Python function or lookup that a pipeline reads. The kind `topics` stands for a topic pattern."""
 
     kind: Kind
     name: str
@@ -29,7 +29,7 @@ class Read:
 
 
 def reads(plan: Plan) -> list[Read]:
-    """Return what a pipeline reads, in the order in which events use it."""
+    """Return what a pipeline reads: sources, then the Python function, then lookups."""
     config = PipelineConfig.from_json(plan.config)
     objects = [*_inputs(config)]
     if (python := config.spec.transform.python) is not None:

@@ -41,7 +41,7 @@ def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[T
 
 
 def _unborn(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
-    """Yield an error for each missing topic that a new pipeline may only read."""
+    """For a new pipeline, yield an error for each missing source topic that the operator may not create."""
     runs = live.schema is not None and live.schema.accepted is not None
     for source in plan.topics:
         if source.of_others and live.brokers is not None and source.name not in live.topics and not runs:
@@ -74,7 +74,7 @@ def _partitions(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Ite
         )
     if not topic.managed:
         return
-    # An unchanged `partitions` is no error: another user has added partitions to the topic.
+    # If `partitions` in the spec is unchanged, another user has added partitions to the topic. This is no error.
     before = _topic_before(live.schema) or {}
     if live_topic and asked is not None and asked < live_topic.partitions and asked != before.get("partitions"):
         yield TidemillError(
@@ -91,7 +91,7 @@ def _replication(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> It
         return
     live_topic = live.topics.get(source.name)
     if live.brokers is not None and (source.replicated or not live_topic):
-        # Count brokers that do not answer if they hold replicas of the topic.
+        # A broker that does not answer counts as available if it holds replicas of the topic.
         most = max(live.brokers, len(live_topic.holders) if live_topic else 0)
         if source.replication_factor > most:
             note = "" if topic.replication_factor else " (the platform's default)"

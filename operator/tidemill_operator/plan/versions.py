@@ -46,7 +46,7 @@ def versions_filled(reader: str, live: LiveSchema | None) -> dict[str, int]:
 
 
 def live_versions(spec: PipelineSpec, live: LiveSchema | None) -> dict[str, int]:
-    """Return the version of each aggregation. A changed shape gets the next version."""
+    """Return the version of each aggregation. An aggregation whose shape has changed gets the next version."""
     types = field_types(spec, derived_types(spec))
     versions = {}
     for aggregation in spec.aggregations:

@@ -28,7 +28,7 @@ class Command:
     """The command of a child process.
 
     Attributes:
-        user: the user to run as, which needs root, or None to run as the current user.
+        user: the user to run as, or None for the current user. To change the user, this process needs root.
         death_signal: the signal that the child gets when this process dies.
         stop_signal: the signal that asks the child to end.
         grace_seconds: the time that the process has to end before SIGKILL.
@@ -45,7 +45,7 @@ class Command:
 
 
 def start_time(pid: int) -> str | None:
-    """Return a text that identifies the start time of a process, or None if it is not alive."""
+    """Return the start time of a process as a text, or None if the process is not alive."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
@@ -129,7 +129,7 @@ class Child:
         return None if self._process is None else self._process.poll()
 
     def spawn(self) -> None:
-        """Start the process, after ending a leftover process of a killed run."""
+        """Start the process. A leftover process of a killed run is ended first."""
         command = self.command
         end_leftover(self.pid_file)
         self.log_file.parent.mkdir(parents=True, exist_ok=True)

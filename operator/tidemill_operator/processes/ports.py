@@ -78,7 +78,7 @@ def _sockets(pid: int) -> set[str]:
 
 
 class Ports:
-    """The ports of one data folder, by name. `get` returns a reserved port only if `wanted` is this port."""
+    """The ports of one data folder, by name. `get` returns a reserved port only if the caller names that port."""
 
     def __init__(self, path: Path, *, reserved: Collection[int] = ()) -> None:
         self._path = path

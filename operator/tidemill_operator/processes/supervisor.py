@@ -22,7 +22,7 @@ class ReplicaState:
 
     Attributes:
         current: whether the process runs with the latest spec.
-        last_exit: the exit status of the last process, or minus a signal's number.
+        last_exit: the exit status of the last process, such as 1, or -9 after SIGKILL.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Supervisor:
         ]
 
     def start(self) -> None:
-        """Start supervising, after ending the replicas that a killed run has left."""
+        """Start supervising. Leftover replicas of a killed run are ended first."""
         for pid_file in (self._data_dir / "run").glob("*.*-*.pid"):
             end_leftover(pid_file)
         for thread in self._threads:

@@ -41,10 +41,10 @@ def say(template: str, *values: str) -> str:
 
 
 def known(names: str) -> str:
-    """Return a CEL expression that lists the known names if there are at most 16."""
+    """Return a CEL expression that gives the text `; known are a, b`, or no text for more than 16 names."""
     return f"({names} != [] && size({names}) <= {_MOST_LISTED} ? {say('; known are %s', names)} : '')"
 
 
 def first(items: str, wrong: str, text: str) -> str:
-    """Return a CEL expression for the message about the first wrong item `i`."""
+    """Return a CEL expression that gives `text` for the first item `i` for which `wrong` is true."""
     return f"{items}.map(i, {wrong}, {text})[0]"

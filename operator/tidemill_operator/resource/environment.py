@@ -93,12 +93,12 @@ _PLATFORM = {
     "CONNECT_STRIMZI": ("", "In a cluster: Strimzi's `KafkaConnect` for connectors, as `namespace/name`."),
     "CONNECT_SECRETS": (
         "connect_secrets",
-        "Template of references to Secrets in configs of connectors, with `{namespace}`, `{name}` and `{key}`.",
+        "How a connector's config refers to a key of a Secret, with `{namespace}`, `{name}` and `{key}`.",
     ),
     "CONNECT_PLUGINS": ("", "Comma-separated folders with further plugins for the worker that `tidemill up` starts."),
     "RECREATE_TOPICS": (
         "recreate_topics",
-        "Whether a source topic that was deleted with unread events is created again.",
+        "Whether a deleted source topic is created again although its unread events are lost.",
     ),
 }
 
@@ -164,10 +164,10 @@ _WORKLOADS = {
     "PIPELINE": "Processors and MQTT bridges: name of the pipeline.",
     "SECRETS_DIR": "Folder of logins and API keys.",
     "MQTT_DIR": "MQTT bridges: folder of the credentials for the MQTT broker; unset: no credentials.",
-    "STAGE_DIR": "Python stages: folder of the user's file; unset: the file has an absolute path.",
+    "STAGE_DIR": "Python stages: folder of the user's file; unset: the file's path is absolute.",
     "REGISTRY_DIR": "Processors: folder of the credentials for the schema registry; unset: no credentials.",
     "SOURCE_KAFKA_DIR": "Processors: folder of the Secret of `source.kafka`; unset: no Secret.",
-    "LOOKUP_DIRS": "Processors: JSON object that maps each lookup with files to the folder of its files.",
+    "LOOKUP_DIRS": "Processors: JSON object with the folder of each lookup's files, by lookup.",
     "RESILIENCE_FILE": "File with the settings of circuit breakers, retries and timeouts; unset: the default values.",
     "LOG_LEVEL": "`DEBUG`, `INFO`, `WARNING` or `ERROR`.",
     "INSTANCE": "Name of a processor. A restarted processor with the same name gets its partitions back at once.",

@@ -128,8 +128,8 @@ ANNOTATIONS = {
     PAUSE: '`"true"`: the operator changes nothing, not even on deletion, until the annotation is removed.',
     REBALANCE: "Spread the topics' replicas over the brokers, once for each new value; `without 3` empties broker 3"
     " ([how](../scaling.md#replicas-of-the-topics)).",
-    RECREATE: '`"true"`: create a source topic again that was deleted with unread events; with several topics, continue'
-    " without the deleted topic.",
+    RECREATE: '`"true"`: create a deleted source topic again, although its unread events are lost; with several topics,'
+    " continue without the deleted topic.",
     REPLAY: "Fill new versions of aggregations from the topic ([how](../evolution.md)).",
     ROTATE: "Rotate passwords, once for each new value ([how](../DEPLOYMENT.md#rotating-passwords)).",
 }

@@ -1,6 +1,6 @@
 """The CEL rules of the CRD, which the API server checks.
 
-Rules that CEL cannot express, such as comparisons of durations, are checked by the operator.
+The operator checks the rules that CEL cannot express, such as comparisons of durations.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from tidemill_operator.resource.field_rules import FIELD, LOOKUP, LOOKUP_SOURCE,
 from tidemill_operator.resource.kinds import detector_rules, metric_rules, window_rules
 
 _DERIVES = "(has(self.transform) && has(self.transform.derive) ? self.transform.derive : [])"
-# CEL cannot join the field names of several lookups, so the operator checks references if the spec has lookups.
+# CEL cannot join the columns of several lookups. If the spec has lookups, the operator checks the names of columns.
 _UNLESS_JOINED = "has(self.lookups) ||"
 _FIELDS = "self.fields.map(f, f.name)"
 _SYSTEM_COLUMNS = "[" + ", ".join(f"'{name}'" for name in SYSTEM_COLUMNS) + "]"
@@ -31,7 +31,7 @@ def _first_unknown(items: str, wrong: str, template: str, *values: str) -> str:
     return _with_names("map", first(items, wrong, text)) + "[0]"
 
 
-# The members of a metric whose value is a field name.
+# The members of a metric that contain the name of a field.
 _NAMING = ("field", *(parameter.alias for parameter in PARAMETERS.values() if parameter.takes is not None))
 _FIELDS_ARE_THERE = " && ".join(f"(!has(m.{name}) || m.{name} in names)" for name in _NAMING)
 

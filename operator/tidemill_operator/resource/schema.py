@@ -28,7 +28,7 @@ _KEPT = (
 )
 _NAMED = "name"
 _ANY_VALUE = "x-kubernetes-preserve-unknown-fields"
-"""Marks a member that accepts several types, because Kubernetes does not allow `anyOf`."""
+"""Marks a member that accepts several types. Kubernetes does not allow `anyOf` for this purpose."""
 
 
 def structural(model: type[BaseModel], *, list_defaults: bool = False) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def structural(model: type[BaseModel], *, list_defaults: bool = False) -> dict[s
     return _convert(raw, raw.get("$defs", {}), "spec", drop=None if list_defaults else False)
 
 
-# `drop`: True removes all defaults, False removes the defaults of list items, None keeps all defaults.
+# If `drop` is True, all defaults are removed. If False, only the defaults of list items. If None, no defaults.
 def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop: bool | None) -> dict[str, Any]:
     raw = _resolve(raw, defs)
     if _ANY_VALUE in raw:
@@ -76,7 +76,7 @@ def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop
             out["items"] = _convert(raw["items"], defs, f"{path}[]", drop=drop is not None)
             out |= _list_type(out["items"])
         case "string" if "enum" not in out:
-            # The JSON schema lacks the validator of durations, so add the pattern of a duration.
+            # Pydantic's JSON schema lacks the check of durations, so add the pattern of a duration.
             if out.get("maxLength") == duration.MAX_LENGTH and "pattern" not in out:
                 out["pattern"] = duration.PATTERN
             _bounded(out, "maxLength", path)

@@ -39,7 +39,7 @@ class _Poll:
 
     @cached_property
     def spareable(self) -> tuple[int, float]:
-        """Return the number of replicas that must remain, and the waiting time in seconds."""
+        """Return the number of replicas that must remain, and the seconds to wait before the removal."""
         waits = [
             _wait(self.settings, self.state, current=self.current, spared=spared)
             for spared in range(self.current - self.target, 0, -1)
@@ -63,7 +63,7 @@ def decide(
 ) -> tuple[Decision, State]:
     """Decide on the number of replicas, and return the decision and the next state.
 
-    `state` is the state after the last decision. Without readable figures, `figures` is None. `now` is in epoch
+    `state` is the state after the last decision. `figures` is None if the figures cannot be read. `now` is in epoch
     seconds.
     """
     if settings.mode == "external":
@@ -92,7 +92,7 @@ def decide(
 
 
 def _blind(settings: Settings, state: State, *, current: int, now: float) -> tuple[Decision, State]:
-    """Decide without figures. The number of replicas stays the same, or is reduced to maxReplicas."""
+    """Decide without figures. The number of replicas changes only if it exceeds maxReplicas."""
     failed = state.failed_polls + 1
     state = replace(state, failed_polls=failed)
     desired = min(current, settings.max_replicas or current)
@@ -182,7 +182,7 @@ def _down(poll: _Poll) -> _Choice:
 
 
 def _goes_on_falling(poll: _Poll, most: int, wait: float) -> bool:
-    """Return whether the load still falls, so that replicas should be removed later."""
+    """Return whether the load still falls. If it does, the removal of replicas waits."""
     further = poll.settings.scale_down_stabilization_seconds
     return _most(poll, wait - further) < most and _most(poll, wait + further) >= poll.current
 
@@ -256,7 +256,7 @@ def _stabilization(settings: Settings, state: State) -> float:
 
 
 def _wait(settings: Settings, state: State, *, current: int, spared: int) -> float:
-    """Return the waiting time in seconds before `spared` replicas are removed. Small removals wait longer."""
+    """Return the seconds to wait before `spared` replicas are removed. Small removals wait longer."""
     return _stabilization(settings, state) * max(1.0, (current - settings.floor) / spared)
 
 

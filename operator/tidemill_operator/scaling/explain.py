@@ -13,7 +13,7 @@ from tidemill_operator.scaling.state import State
 
 MAX_MESSAGE = 1024
 _ADVICE: dict[ScalingReason, str] = {
-    ScalingReason.SCALED_UP: "Replicas are removed when they were not needed for the whole scaleDownStabilization.",
+    ScalingReason.SCALED_UP: "Replicas are removed if they are not needed for the time in scaleDownStabilization.",
     ScalingReason.SCALED_DOWN: "More lag or more arrivals add replicas again.",
     ScalingReason.STEP_LIMITED: (
         "The rest of the change follows after the cooldown; a larger {limit} allows larger steps."
@@ -21,19 +21,19 @@ _ADVICE: dict[ScalingReason, str] = {
     ScalingReason.WITHIN_TARGET: "More lag, more arrivals or a slower replica would add replicas.",
     ScalingReason.AT_MAXIMUM: "Raise maxReplicas to allow more.",
     ScalingReason.LIMITED_BY_PARTITIONS: (
-        "A replica reads whole partitions: raise source.topic.partitions, or spread the keys."
+        "A replica reads whole partitions: raise source.topic.partitions, or spread the events over more keys."
     ),
     ScalingReason.AT_MINIMUM: "Lower minReplicas to allow fewer.",
     ScalingReason.COOLDOWN: "Replicas are added when scaleUpCooldown is over, if they are still needed.",
     ScalingReason.STABILIZING: (
-        "Replicas are removed when they were not needed for the time in scaleDownStabilization."
+        "Replicas are removed if they are not needed for the whole time in scaleDownStabilization."
     ),
     ScalingReason.REBALANCING: "The change is made when the rebalance is over.",
     ScalingReason.ROLLOUT_IN_PROGRESS: "The change is made when all replicas are ready.",
     ScalingReason.DATABASE_SATURATED: (
-        "More replicas would wait too: give Postgres more resources, or group by fewer columns."
+        "More replicas would only wait for Postgres: give it more resources, or group by fewer columns."
     ),
-    ScalingReason.STAGE_WAITS: "More replicas would wait too: the condition ProcessorsReady says what to correct.",
+    ScalingReason.STAGE_WAITS: "More replicas would not help: the condition ProcessorsReady says what to correct.",
     ScalingReason.FIGURES_MISSING: "Scaling continues when Kafka and Postgres answer.",
     ScalingReason.SCALED_TO_ZERO: "The next event starts a replica; windows do not close until then.",
     ScalingReason.WOKEN_BY_ARRIVAL: "Without events, replicas stop again after scaleToZeroAfter.",

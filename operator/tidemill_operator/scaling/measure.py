@@ -16,10 +16,10 @@ from tidemill_operator.scaling.need import shares
 from tidemill_operator.scaling.state import MAX_SAMPLES, Sample, State
 
 RATE_QUANTILE = 0.8
-# A replica is busy if its lag takes at least this many seconds to process (or four flush intervals, if longer).
+# A replica is busy if it needs at least this many seconds (or four flush intervals, if longer) to process its lag.
 BUSY_SECONDS = 2.0
 _FLUSHES = 4
-# If more polls than this number are missed, the waiting times of scaling start again.
+# If scaling misses more polls than this number, all waiting times start again.
 MISSED_POLLS = 3
 _RECENT_POLLS = 3
 _STANDING_POLLS = 2
@@ -136,9 +136,9 @@ def _rate_per_replica(samples: Sequence[Sample], before: float | None, *, done: 
 
 
 def _standing(state: State, figures: Figures, moved: Mapping[int, tuple[int, int]], *, now: float) -> dict[int, float]:
-    """Return the partitions with lag that do not advance, each with the epoch second of the first such poll.
+    """Return the stuck partitions, each with the epoch second of the first poll that found it stuck.
 
-    During an outage (no partition advances), the result contains no new partitions.
+    A stuck partition has lag and does not advance. If no partition advances, no partition is added to the result.
     """
     going = any(consumed for _, consumed in moved.values())
     kept = {}
@@ -165,7 +165,7 @@ def _arriving(samples: Sequence[Sample], moved: Mapping[int, tuple[int, int]]) -
 
 
 def _rising(samples: Sequence[Sample]) -> float:
-    """Return the smallest growth of arrivals in the last polls, in events per second per second."""
+    """Return the slowest increase of the arrival rate between recent polls, in events per second per second."""
     last = samples[-_RISING_POLLS - 1 :]
     if len(last) <= _RISING_POLLS:
         return 0.0

@@ -89,7 +89,7 @@ class Settings:
 
     @classmethod
     def of(cls, scaling: ScalingSpec, flush_interval: str) -> Settings:
-        """Convert the texts of the resource to numbers."""
+        """Convert the spec's `scaling` with its durations to numbers."""
 
         def seconds(text: str) -> float:
             return parse_ms(text) / 1000
@@ -116,7 +116,7 @@ class Settings:
 
     @property
     def floor(self) -> int:
-        """Return the minimum number of replicas while events arrive, at least 1."""
+        """Return the minimum number of replicas of a pipeline that is not scaled to zero."""
         return max(1, self.min_replicas)
 
     def ceiling(self, partitions: int) -> int:
@@ -126,7 +126,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class PartitionFigures:
-    """The positions of one partition. `position` is None without a commit."""
+    """The positions of one partition. `position` is None if no position is committed."""
 
     start: int
     end: int
@@ -193,7 +193,7 @@ class Load:
         return sorted({*self.lags, *self.stuck})
 
     def risen(self, seconds: float) -> Load:
-        """Return the load with the arrivals extrapolated by `seconds`."""
+        """Return the load expected in `seconds` if the arrivals keep growing."""
         if not self.rate:
             return self
         factor = 1 + self.rising * seconds / self.rate
@@ -206,9 +206,9 @@ class Need:
 
     Attributes:
         replicas: required number of replicas.
-        useful: required number if each partition occupies at most one replica.
-        by_lag: fraction of a replica that the lag of each partition requires.
-        by_rate: fraction of a replica that the arrivals of each partition require.
+        useful: like `replicas`, but without replicas that would have no partition to read.
+        by_lag: for each partition, the fraction of a replica that its lag requires.
+        by_rate: for each partition, the fraction of a replica that its arriving events require.
     """
 
     replicas: int

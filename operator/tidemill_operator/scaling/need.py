@@ -15,14 +15,14 @@ from typing import TypeVar
 from tidemill_operator.scaling.model import Load, Need, Settings
 
 T = TypeVar("T")
-# The tolerated excess over the target utilisation before replicas are added.
+# Replicas are added only if utilisation exceeds its target by more than this fraction.
 BAND = 0.15
-# The tolerated excess over the target utilisation after a removal of replicas.
+# Replicas are removed only if utilisation then exceeds its target by at most this fraction.
 ROOMY_BAND = 0.05
-# Uneven partitions raise the number of replicas at most by this factor.
+# Because partitions are uneven, scaling may multiply the number of replicas by up to this factor.
 UNEVEN_FACTOR = 2
 LEAST_STEP = 4
-# Rising arrivals are extrapolated over this number of `lookback` periods.
+# Scaling extrapolates rising arrivals this many `lookback` periods ahead.
 RISE_LOOKBACKS = 2
 
 
@@ -37,13 +37,13 @@ def need(settings: Settings, load: Load, *, current: int) -> Need:
         # Without a known speed, lag cannot be converted to time, so ask for one more replica.
         by_lag = [(current + 1) / len(load.partitions)] * len(load.partitions)
     wanted = _summed(settings, by_lag, [])
-    # Keep the replicas that the load requires at the highest speed measured so far.
+    # Keep the replicas that the load requires even if each replica reaches the highest speed measured so far.
     kept = min(current, _summed(settings, [], _by_rate(settings, load, load.proven)).useful)
     return replace(wanted, replicas=max(wanted.replicas, kept), useful=max(wanted.useful, kept))
 
 
 def rise_seconds(settings: Settings) -> float:
-    """Return for how many seconds rising arrivals are extrapolated."""
+    """Return how many seconds ahead scaling extrapolates rising arrivals."""
     return RISE_LOOKBACKS * settings.lookback_seconds
 
 
@@ -106,7 +106,7 @@ def fits(wanted: Need, replicas: int, *, band: float = BAND) -> bool:
 
 
 def aligned(wanted: Need, *, floor: int, ceiling: int, partitions: int, band: float = BAND) -> int:
-    """Return the lowest number of replicas within the bounds that carries the load.
+    """Return the lowest number of replicas from `floor` to `ceiling` that can process the load.
 
     With 12 partitions, 7 replicas are as slow as 6 replicas, so the result is 6 instead of 7.
     """

@@ -41,7 +41,7 @@ class State:
 
     Attributes:
         seen: end offset, number of consumed events and lag at the last poll, by partition.
-        standing: time since which a partition has lag but does not advance, by partition.
+        standing: for each partition that has lag but does not advance, the time of the first poll that found this.
         wanted: recent targets as (time of the last poll with this target, number of replicas), with the highest number
             first.
     """

@@ -39,7 +39,7 @@ def cut(events: Iterable[Event | None], *, identity: str, first: int = 0, most: 
 
     Args:
         events: the events of the file. A None ends the current batch early.
-        identity: identifies the file and the pipeline. This text is part of the keys.
+        identity: part of the keys that identifies the file and the pipeline.
         first: how many events of the file precede `events`.
         most: the maximum number of events in a batch. A different maximum changes the keys.
     """

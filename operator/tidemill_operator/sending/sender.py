@@ -41,7 +41,7 @@ class Order:
 
     @property
     def batch(self) -> int:
-        """The maximum number of events in a batch. A rate limits a batch to the events of half a second."""
+        """The maximum number of events in a batch. With a rate limit, this is the number for half a second."""
         return MOST_EVENTS if self.rate is None else max(1, min(MOST_EVENTS, int(self.rate / _STEPS_A_SECOND)))
 
     @property
@@ -58,7 +58,7 @@ class Summary:
 
     Attributes:
         skipped: events that an earlier run has sent, according to the resume file.
-        replayed: events of batches that ingest had received before, accepted or refused.
+        replayed: events (accepted or refused) of batches that ingest had received before.
         unsure: events of batches that may be in Kafka twice.
     """
 

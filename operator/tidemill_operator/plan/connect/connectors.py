@@ -65,7 +65,7 @@ def owner_text(owner: Owner) -> str:
 
 
 def reference(template: str, namespace: str, pipeline: str, secret: SecretKeyRef) -> str:
-    """Return the text that Connect's workers replace by the value of a Secret's key."""
+    """Return the placeholder for the value of a Secret's key. Connect's workers fill in the value."""
     file = secret_file(pipeline, secret.name, secret.key)
     placeholders = {"{namespace}": namespace, "{name}": secret.name, "{key}": secret.key, "{file}": file}
     for placeholder, text in placeholders.items():
@@ -74,7 +74,7 @@ def reference(template: str, namespace: str, pipeline: str, secret: SecretKeyRef
 
 
 def secret_file(pipeline: str, name: str, key: str) -> str:
-    """Return the short file name from which the operator's Connect workers read a key of a Secret."""
+    """Return the name of the file from which the operator's Connect workers read a key of a Secret."""
     return f"{pipeline}.{hashlib.sha256(f'{name}/{key}'.encode()).hexdigest()[:32]}"
 
 

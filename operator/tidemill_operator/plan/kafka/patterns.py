@@ -10,7 +10,7 @@ from tidemill_operator.plan.model import Plan
 
 
 def topics_of(source: SourceSpec, live: LiveFacts) -> tuple[list[str], list[str]]:
-    """Return the topics to read, and the matching topics beyond the maximum number."""
+    """Return the topics to read, and the matching topics that exceed the maximum number of topics."""
     if source.topic_pattern is None:
         return list(source.topics or ()), []
     slot_topics = [slot.topic for slot in live.schema.slots if slot.topic] if live.schema is not None else []

@@ -44,7 +44,7 @@ class _Layout:
         return sum(self.rack(held) == self.rack(broker) for held in others)
 
     def turn(self, broker: int) -> int:
-        """Return a sort key of a broker, which differs between topics."""
+        """Return a broker's sort key. It depends on the topic, so that topics start on different brokers."""
         return zlib.crc32(f"{self.topic}/{broker}".encode())
 
 
@@ -81,8 +81,7 @@ def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, reb
     for partition in layout.replicas:
         _leave(layout, partition)
     hosts = brokers.hosts
-    # An added replica may be placed on any broker. If replicas are removed, the other replicas may move to the brokers
-    # of the removed replicas.
+    # An added replica may be placed on any broker. If a replica is removed, a remaining replica may move to its broker.
     choices: Choices = {}
     for partition, held in layout.replicas.items():
         before = set(held)

@@ -130,8 +130,8 @@ def replicas_in_sync(partitions: Mapping[int, Held]) -> int:
 def _stale(moving: Mapping[int, Held], factor: int, brokers: Brokers) -> tuple[int, ...]:
     """Return the partitions whose reassignment should be cancelled.
 
-    A reassignment is cancelled if its target has another replication factor, a broker in `leaving`, or a silent broker
-    that another broker can replace.
+    A reassignment is cancelled if its target has the wrong replication factor or a broker in `leaving`. A target with a
+    silent broker is also cancelled if enough other brokers answer.
     """
 
     def unwanted(held: Held) -> bool:
@@ -149,7 +149,7 @@ def _throttled(partitions: Mapping[int, Held], moves: Assignment) -> Mapping[str
         there = partitions[number].before
         senders += [f"{number}:{broker}" for broker in there]
         fetchers += [f"{number}:{broker}" for broker in wanted if broker not in there]
-    # Neither list may be empty, so FOLLOWERS gets the list of LEADERS if no broker is added.
+    # Kafka rejects empty lists, so if no broker is added, FOLLOWERS has the same value as LEADERS.
     return {LEADERS: ",".join(senders), FOLLOWERS: ",".join(fetchers or senders)}
 
 

@@ -36,7 +36,7 @@ def desired_topics(
 
 
 def read_topic(topics: Sequence[Topic], namespace: str, name: str) -> Topic:
-    """Return the topic that processors read, which the Python stage writes if there is a stage."""
+    """Return the topic that processors read. With a Python stage, this is the topic that the stage writes."""
     stage = names.topic(namespace, name, "stage")
     return next((topic for topic in topics if topic.name == stage), topics[0])
 

@@ -11,7 +11,7 @@ from tidemill_operator.plan.live import Failing, LiveSchema, Owner
 _MOST = 8
 _DOING = {
     "close": "windows cannot be closed",
-    "live": "live changes cannot be read",
+    "live": "changes for live clients cannot be read",
     "scan": "closed windows cannot be scanned for anomalies",
     "rescore": "corrected windows cannot be scanned for anomalies",
     "publish": "closed windows cannot be published",
@@ -26,14 +26,14 @@ _REMEDY = {
         " the aggregation"
     ),
     Reason.WINDOWS_SKIPPED: (
-        "everything else is published and scanned; check the faulty rows in the table _skipped, and check that nobody"
-        " else writes to the tables"
+        "everything else is published and scanned for anomalies; check the faulty rows in the table _skipped, and check"
+        " that nobody else writes to the tables"
     ),
 }
 
 
 def failing(schema: LiveSchema | None, owner: Owner) -> list[TidemillError]:
-    """Return errors about failing tasks and left-out data, with the most severe error first."""
+    """Return errors about failing tasks and skipped data. The most severe error comes first."""
     errors: list[TidemillError] = []
     if schema is None or schema.owner != owner:
         return errors

@@ -1,4 +1,4 @@
-"""Compute the columns that processors fill in each version of an aggregation once a plan is applied."""
+"""Compute the columns that processors will fill in each version of an aggregation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tidemill_operator.plan.model import Schema
 
 
 def feeds_after(schema: Schema, live: LiveSchema) -> dict[tuple[str, int], Feeds]:
-    """Return the columns with values, by (name, version)."""
+    """Return the columns that processors fill, by aggregation and version."""
     wanted = {(row.name, row.version): _partials(row.shape) for row in schema.aggregations}
     return {
         key: live.feeds.get(key, Feeds()).changed(

@@ -12,13 +12,13 @@ from tidemill_operator.plan.live import Failing, LiveSchema, Owner
 
 
 def lookup_outcomes(spec: PipelineSpec, schema: LiveSchema | None, owner: Owner) -> list[Outcome]:
-    """Return an outcome for each lookup, which is Done unless a processor could not read the lookup."""
+    """Return an outcome for each lookup. The outcome is Done unless a processor could not read the lookup."""
     stored = schema.held_up if schema is not None and schema.owner == owner else ()
     return [_outcome(lookup.name, stored) for lookup in spec.lookups or ()]
 
 
 def unread(rows: Iterable[tuple[str, str]]) -> TidemillError | None:
-    """Return the error if lookups could not be read, so that no event is counted."""
+    """Return the error about lookups that could not be read, or None."""
     messages = [_unread(name, reason) for name, reason in rows]
     if not messages:
         return None

@@ -1,4 +1,4 @@
-"""Convert what earlier versions of Tidemill stored about window tables to the current format.
+"""Convert the facts about window tables that earlier Tidemill versions stored.
 
 For example, an earlier version used the column name `_first_at_x` for two different purposes.
 """
@@ -49,7 +49,7 @@ def as_noted_today(live: LiveSchema) -> LiveSchema:
 
 
 def with_types_of(shape: str, before: str | None) -> str:
-    """Return `shape`, with the column types of the earlier shape `before` for columns that `shape` does not type."""
+    """Return `shape`, with column types from `before` where `shape` has no type for a column."""
     if before is None:
         return shape
     parsed = json.loads(shape)

@@ -1,4 +1,4 @@
-"""Render the Connect workers of a namespace, which its pipelines with connectors share."""
+"""Render the Connect workers that all pipelines of a namespace share."""
 
 from __future__ import annotations
 

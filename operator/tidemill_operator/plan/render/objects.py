@@ -1,4 +1,4 @@
-"""Render Deployments and the objects around pods."""
+"""Render Deployments, Services, Ingresses and other objects, but not pods."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def deployment(
 def deployment_of(
     workload: Workload, metadata: Manifest, template: Mapping[str, Any], *, replicas: int | None
 ) -> Manifest:
-    """Return the Deployment of a template."""
+    """Return the Deployment that runs pods of the template."""
     # A new pod must be ready before an old pod ends.
     rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 0}}
     spec: dict[str, Any] = {

@@ -56,7 +56,7 @@ _RESOURCES: Mapping[Component, Mapping[str, Mapping[str, str]]] = {
     "mqtt": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
 }
 _IMAGES: Mapping[Component, Component] = {"replay": "processor", "stage": "processor", "mqtt": "ingest"}
-"""The components without their own image, each with the component whose image is used instead."""
+"""For each component without its own image, the component whose image it uses."""
 _DIVISOR: Mapping[str, int] = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
@@ -224,11 +224,11 @@ def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
         secret = {"secretName": marks.CONNECTIONS, "items": only, "defaultMode": SECRET_MODE}
         volumes.append({"name": "connections", "secret": secret})
     for (name, _), reference in _references(workload):
-        # The Secret is optional, so that pods start without it and report the refused login in their health.
+        # The Secret is optional, so that pods start without it. The pods' health then reports the refused login.
         secret = {"secretName": reference, "optional": True, "defaultMode": SECRET_MODE}
         volumes.append({"name": name, "secret": secret})
     if workload.code:
-        # The ConfigMap is optional, so that pods start without it and report the missing file in their health.
+        # The ConfigMap is optional, so that pods start without it. The pods' health then reports the missing file.
         volumes.append({"name": "code", "configMap": {"name": workload.code, "optional": True}})
     return volumes + [{"name": volume, **content} for volume, _, content in _lookups(workload).values()]
 
@@ -285,7 +285,7 @@ def probe(check: Probe, *, failures: int, period: int | None = None) -> dict[str
 
 
 def _resources(workload: Workload) -> dict[str, dict[str, str]]:
-    """Return the resources from the spec, or else the component's defaults. Requests are capped at the limits."""
+    """Return the resources from the spec, or else the component's defaults. No resource request exceeds its limit."""
     resources = {kind: dict(amounts) for kind, amounts in _RESOURCES[workload.component].items()}
     asked = workload.resources
     for kind, amounts in asked.items():

@@ -114,12 +114,8 @@ def _source(source: LookupSource, path: str, namespace: str, limits: Namespaced)
     for member, kinds in _MEMBERS.items():
         if given[member] is not None and kind not in kinds:
             message = f"a lookup from a {kind} has no {member}"
-            remedy = (
-                "remove key, because the key of each record is the key of the row"
-                if member == "key"
-                else f"remove {member}"
-            )
-            yield Fault(f"{path}.{member}", given[member], message, remedy)
+            why = ", because the key of each record is the key of the row" if member == "key" else ""
+            yield Fault(f"{path}.{member}", given[member], message, f"remove {member}{why}")
     for member, remedy in _NEEDED[kind].items():
         if given[member] is None:
             yield Fault(f"{path}.{member}", ABSENT, f"a lookup from a {kind} needs {member}", remedy)
