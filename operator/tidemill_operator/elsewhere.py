@@ -48,7 +48,7 @@ def observe(plan: Plan, own: Sequence[str], actuators: Actuators) -> dict[str, L
     """Return the topics that exist, by name.
 
     Args:
-        plan: the plan, whose topics on other Kafka clusters are looked up.
+        plan: the plan. Its topics on other Kafka clusters are looked up.
         own: the names of topics to look up on the platform's Kafka.
         actuators: the actuators.
 

@@ -94,7 +94,7 @@ def waiting(
 
 
 def lacking(outcome: Outcome, missing: Iterable[tuple[str, str]]) -> Outcome:
-    """Return the outcome of a workload that runs, but lacks keys of the user's Secrets."""
+    """If keys of the user's Secrets are missing, return a Waiting outcome instead of a Done outcome."""
     missing_keys = ", ".join(f"Secret {secret} has no key {key}" for secret, key in sorted(set(missing)))
     if not missing_keys or outcome.rank is not Rank.DONE:
         return outcome
@@ -116,7 +116,7 @@ def _weight(outcome: Outcome) -> tuple[int, bool, int, str, str, str]:
 
 
 def combine(outcomes: Iterable[Outcome], component: Component) -> Outcome:
-    """Return the worst outcome of a component, with `changed` summed over all outcomes."""
+    """Return the worst outcome of a component. The field `changed` is the sum over the component's outcomes."""
     own = [outcome for outcome in outcomes if outcome.component == component]
     if not own:
         return skipped(component, "")

@@ -48,7 +48,7 @@ class Scalable(Generic[P]):
     """A component of a pipeline that can be scaled.
 
     Attributes:
-        pipeline: the key of the pipeline, whose type depends on the runtime.
+        pipeline: the pipeline's key. Its type depends on the runtime.
     """
 
     pipeline: P
@@ -239,7 +239,7 @@ class Scaler(Generic[K]):
             return self._scaled.setdefault(key, _Scaled(memory))
 
     def _leave(self, key: K, *, for_good: bool) -> None:
-        """Stop scaling a component, and with `for_good` also clear the stored state."""
+        """Stop scaling a component. With `for_good`, also clear the stored state."""
         with self._lock:
             scaled = self._scaled.get(key)
             if scaled is None:

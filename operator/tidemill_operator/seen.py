@@ -25,7 +25,7 @@ from tidemill_operator.plan.replay import REPLAY
 from tidemill_operator.settings import Platform
 
 RUNNING = (Component.PROCESSORS, Component.INGEST, Component.API)
-# An accepted spec stays in force even if the platform no longer allows its topic.
+# An accepted spec remains valid even if the platform no longer allows its topic.
 _ANY_TOPIC = Limits(topic_prefixes=("",))
 
 
@@ -92,7 +92,7 @@ def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) 
 
 
 def running(plan: Plan, actuators: Actuators, absent: Callable[[Component], Outcome]) -> list[Outcome]:
-    """Return the outcomes of a plan's workloads, and `absent(component)` for each component that does not run."""
+    """Return the outcomes of a plan's workloads. If a component does not run, add `absent(component)`."""
     outcomes: list[Outcome] = []
     with _told(outcomes, *RUNNING):
         outcomes += actuators.runtime.observe(plan.workloads)

@@ -176,7 +176,8 @@ def _component(component: Component, report: Report, before: Mapping[str, Condit
         case Rank.WAITING if whole.serving:
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.FAILED if whole.reason == Reason.UNREACHABLE and served and watched:
-            # The component may work without this server. The observer reports when events are no longer counted.
+            # The component may work although a server does not answer. The observer reports when events are no longer
+            # counted.
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.DONE:
             return _condition(kind, "True", whole.reason, whole.message)
@@ -227,7 +228,7 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
         conditions.append(_condition("Stalled", "True", stuck[0]["reason"], text))
     elif not report.judged and "Stalled" in before and not _of_components(before):
         conditions.append(before["Stalled"])
-    # A component that is blocked by a stuck component does not count as reconciling.
+    # A component that waits for a stuck component is not reconciling.
     waiting = [part for part in bad if part not in stuck and not (stuck and part["reason"] == Reason.BLOCKED)]
     if report.accepted and waiting:
         conditions.append(_condition("Reconciling", "True", *_told(waiting)))

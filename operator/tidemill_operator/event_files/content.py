@@ -82,7 +82,7 @@ class Content:
         self.stream.seek(0)
 
     def _read_on(self, source: Any) -> None:
-        """Read the head of a pipe, and make a stream that returns the head again before the rest."""
+        """Read the first bytes of a pipe, and make a stream that starts again with these bytes."""
         first = source.read1(HEAD_BYTES)
         rejoined: Any = _Rejoined(first, source)
         self.stream = io.BufferedReader(rejoined)

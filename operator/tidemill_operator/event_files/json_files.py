@@ -13,7 +13,7 @@ from tidemill_contract.events.members import BROKEN
 from tidemill_operator.event_files.content import Content, EventFileError
 
 MOST_ARRAY_BYTES = 256 * 1024 * 1024
-"""Maximum size of a file with one array, because the whole file is read into memory."""
+"""Maximum size of a file with one JSON array. The whole file is read into memory."""
 _UTF8 = ("utf-8", "utf-8-sig")
 _BLANK = b" \t\r\n"
 _BOM = b"\xef\xbb\xbf"

@@ -18,7 +18,7 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.scaling import PartitionFigures
 
 RECENT_MS = 60_000
-"""After this many ms without a batch, a partition no longer affects the pipeline's freshness."""
+"""After this many ms without a batch, the freshness of a partition's last batch is ignored."""
 
 _CONNECT_SECONDS = 3.0
 # The short timeout keeps a locked table of one pipeline from delaying the figures of other pipelines.
@@ -53,7 +53,7 @@ class Position:
 def read_positions(session: Session, schema: str, *, slots: bool = False) -> dict[int, Position]:
     """Return the positions of the live processors, by partition.
 
-    With `slots`, the keys are slots (numbers that a pipeline gives to the partitions of several topics).
+    With `slots`, the keys are slot numbers. A slot is a partition of one of several topics.
     """
     places, joined = sql.SQL("NULL, NULL"), sql.Composed([])
     if slots:
@@ -150,7 +150,7 @@ def partitions_of(log: KafkaLog, topic: str, positions: Mapping[int, Position]) 
 
 
 def oldest(partitions: Partitions) -> dict[int, int]:
-    """Return the offset of the oldest uncounted record, by partition."""
+    """Return the offset of the oldest record that is not counted, for each partition with such a record."""
     return {number: at.end - at.lag for number, at in partitions.items() if at.lag}
 
 
@@ -181,7 +181,7 @@ class Standing:
     unread: tuple[tuple[str, str], ...] = ()
 
     def as_of(self, now: float) -> dict[int, Position]:
-        """Return the positions, with `silent_ms` increased by the time from the query until `now`."""
+        """Return the positions as of `now`: `silent_ms` grows by the time since the query."""
         silent = int(max(0.0, now - self.at) * 1000)
         return {number: replace(at, silent_ms=at.silent_ms + silent) for number, at in self.positions.items()}
 
@@ -191,7 +191,7 @@ class NotThere(str):
 
 
 def read_standings(postgres: PostgresAddress, schemas: Collection[str]) -> dict[str, Standing | str]:
-    """Return the progress of each schema's processors, or why the progress is unknown.
+    """Return the progress by schema, or a text that says why the progress is unknown.
 
     Raises:
         TidemillError: Postgres does not answer.

@@ -51,7 +51,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Observation:
-    """The result of an observation. `fault` is the reason for missing figures."""
+    """The result of an observation. `fault` says why figures are missing."""
 
     figures: Figures | None
     fault: str

@@ -51,9 +51,9 @@ class _Pipeline:
     """The state of an observed pipeline.
 
     Attributes:
-        arrivals: offset of the oldest uncounted record by partition, with the epoch second of its arrival.
-        noticed: offset of the oldest uncounted record by partition, with the epoch second at which the observer first
-            saw the record.
+        arrivals: by partition, the offset of the oldest uncounted record, and the epoch second of its arrival.
+        noticed: by partition, the offset of the oldest uncounted record, and the epoch second at which the observer
+            first saw the record.
         voids: partitions whose remaining records are only transaction markers.
     """
 
@@ -171,7 +171,7 @@ class Observer:
     def _compare(self, pipelines: Mapping[Key, _Pipeline]) -> dict[Key, str]:
         now = self._clock()
         positions = {key: pipeline.standing.as_of(now) for key, pipeline in pipelines.items() if pipeline.standing}
-        # Read the stages first, so that records in transit are counted twice instead of missed.
+        # Read the stages' lag before the processors' lag. A record that moves in between is counted twice, not missed.
         stages = self._stages.look(
             {key: pipelines[key].source for key in positions if pipelines[key].source},
             {key: sorted(at) for key, at in positions.items()},
@@ -302,7 +302,7 @@ def _put(asked: list[dict[Place, int]], place: Place, offset: int) -> None:
 
 
 class _Patient:
-    """A request that runs in a separate thread, with a limited wait for its answer."""
+    """A request in a separate thread. The caller waits only a limited time for the answer."""
 
     def __init__(self, ask: Callable[[set[str]], dict[str, Standing | str]]) -> None:
         self._ask = ask

@@ -100,7 +100,7 @@ def _with_topics(schema: Schema, topics: tuple[Topic, ...], config: PipelineConf
 def _slots(config: PipelineConfig, platform: Platform, facts: LiveFacts, *, asked: bool) -> tuple[Slot, ...]:
     """Return the slots (numbered partitions) of a pipeline with several topics.
 
-    With `asked`, all missing topics count as deleted, because the user has confirmed their loss.
+    If the user has confirmed the loss of missing topics (`asked`), all missing topics count as deleted.
     """
     source, limits, topics = config.spec.source, platform.limits, config.source_topics
     if not source.several:

@@ -63,7 +63,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Failing:
-    """A failure of a processor's task (such as `publish` or `scan`), or data that the task left out."""
+    """A failure of a processor's task (such as `publish` or `scan`), or data that the task skipped."""
 
     aggregation: str
     duty: str

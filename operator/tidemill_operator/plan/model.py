@@ -23,7 +23,7 @@ class Topic:
         kafka: the other Kafka cluster that has the topic, or None for the platform's own cluster.
         of_others: whether the pipeline may only read the topic.
         staged: whether the Python stage writes the topic.
-        listed: whether the topic is one of several topics of the pipeline.
+        listed: whether the pipeline reads several topics, and this topic is one of them.
         awaited: whether windows of the pipeline stay open until the topic is read.
     """
 

@@ -1,4 +1,4 @@
-"""Compute which version of each aggregation is in force, and which version a replay fills.
+"""Compute which version of each aggregation is in use, and which version a replay fills.
 
 A change of window, groups or field types creates a new version with its own table.
 """
@@ -21,7 +21,7 @@ from tidemill_operator.plan.postgres.schema import column_type, shape_of
 
 LIVE = "live"
 _CUTTING = [str(field.alias) for name, field in WINDOWS.written.model_fields.items() if name != "grace"]
-"""The settings of a window that determine the start and end of windows."""
+"""The settings in `window` that determine where windows start and end (all except `grace`)."""
 
 
 def current_version(name: str, live: LiveSchema | None) -> int | None:

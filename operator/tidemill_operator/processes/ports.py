@@ -90,7 +90,9 @@ class Ports:
             self._ports = {str(name): int(port) for name, port in json.loads(read_text(path)).items()}
 
     def get(self, name: str, *, wanted: int = 0) -> int:
-        """Return a free port for a name: the stored port, else the first from `wanted` upwards (0: any port).
+        """Return a free port for a name: the stored port, or else the first free port from `wanted` upwards.
+
+        Without a stored port, a `wanted` of 0 gives a random port.
 
         Raises:
             RuntimeError: no port is free, or another process listens on the reserved port.

@@ -35,7 +35,7 @@ class Rule:
 
 
 def say(template: str, *values: str) -> str:
-    """Return a CEL expression that fills CEL values into the placeholders of a template."""
+    """Return a CEL expression that formats a template with CEL values."""
     # All items of a CEL list must have the same type, unless they are wrapped in `dyn`.
     return f"'{template}'.format([{', '.join(f'dyn({value})' for value in values)}])"
 

@@ -71,7 +71,7 @@ def _taken_in(
     if seconds <= 0:
         return state
     changed = state.changed_at is not None and state.changed_at > now - seconds
-    # `state.moving` shows a rebalance or rollout at the beginning of the interval.
+    # `state.moving` is true if a rebalance or rollout was under way at the beginning of the interval.
     moving = figures.rebalancing or figures.rolling_out or state.moving
     steady = not (changed or moving) and 0 < current == figures.ready
     arrived, consumed = (sum(pair[i] for pair in moved.values()) / seconds for i in (0, 1))
@@ -131,7 +131,7 @@ def _rate_per_replica(samples: Sequence[Sample], before: float | None, *, done: 
         # A single slow interval does not lower the estimate, because the replica probably paused.
         if before is None or seen > before or len(rates) >= _SLOWER_SAMPLES:
             estimate = seen
-    # The estimate is at least the mean speed per replica in this interval.
+    # A busy replica is at least as fast as the average replica in this interval.
     return None if estimate is None else max(estimate, done)
 
 

@@ -15,7 +15,7 @@ class ScalingReason(StrEnum):
     """The reason for a scaling decision. The values must not change, because alerts of users contain them."""
 
     SCALED_UP = "ScaledUp"
-    """Replicas are added, as many as are needed."""
+    """As many replicas as needed are added."""
     SCALED_DOWN = "ScaledDown"
     """Replicas are removed, because they were not needed for the whole stabilisation period."""
     STEP_LIMITED = "StepLimited"
@@ -221,7 +221,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Decision:
-    """A scaling decision and its reason. With dryRun, `desired` is only reported."""
+    """A scaling decision and its reason. With dryRun, `desired` is reported, but not applied."""
 
     at: float
     current: int

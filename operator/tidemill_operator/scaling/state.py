@@ -15,7 +15,7 @@ MAX_SAMPLES = 64
 
 @dataclass(frozen=True)
 class Sample:
-    """An interval between two polls, which ends at the epoch second `at`."""
+    """What was measured between two polls. The second poll was at the epoch second `at`."""
 
     at: float
     arrived: float
@@ -42,8 +42,7 @@ class State:
     Attributes:
         seen: end offset, number of consumed events and lag at the last poll, by partition.
         standing: for each partition that has lag but does not advance, the time of the first poll that found this.
-        wanted: recent targets as (time of the last poll with this target, number of replicas), with the highest number
-            first.
+        wanted: recent targets, highest first, as (time of the last poll with the target, number of replicas).
     """
 
     polled_at: float | None = None

@@ -1,4 +1,4 @@
-"""Cuts the events of a file into batches, which ingest recognises by their keys."""
+"""Cuts the events of a file into batches. Ingest recognises a repeated batch by its key."""
 
 from __future__ import annotations
 

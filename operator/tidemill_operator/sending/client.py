@@ -50,7 +50,7 @@ class Outcome:
 
 
 class _Again(Exception):
-    """The error for a request that may succeed after `after` seconds."""
+    """The error for a request that may succeed if it is repeated after `after` seconds."""
 
     def __init__(self, reason: str, after: float = 0.0) -> None:
         super().__init__(reason)

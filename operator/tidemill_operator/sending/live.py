@@ -1,4 +1,4 @@
-"""Yields the events of a slow stream, and None when all events so far should be sent."""
+"""Yields the events of a slow stream, and at intervals None, which means: send the events so far."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ class Sender:
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-            # count the batches that workers have finished before the pool stopped
+            # count the batches that workers finished before the pool stopped
             for batch, future in waiting:
                 if not future.cancelled() and future.exception() is None:
                     self._count(batch, future.result())

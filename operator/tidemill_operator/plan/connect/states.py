@@ -1,4 +1,4 @@
-"""Interpret the live state of a connector, and create messages without secrets."""
+"""Interpret the live state of a connector. Messages about the state contain no secrets."""
 
 from __future__ import annotations
 

@@ -23,11 +23,11 @@ appender.out.name = out
 appender.out.layout.type = PatternLayout
 appender.out.layout.pattern = %d{ISO8601} %p %c{1} %m%n
 """
-"""The log4j configuration, which hides the level INFO, because Connect logs connectors' configs at this level."""
+"""The log4j configuration. It hides INFO messages, because they contain the configs of connectors."""
 _PROVIDERS = "org.apache.kafka.common.config.provider"
 _JSON = "org.apache.kafka.connect.json.JsonConverter"
 _CONFIGS, _OFFSETS, _STATUSES = CONNECT_TOPICS
-# The name and number of partitions of Connect's own topics. Connect requires one partition for configs.
+# The name and number of partitions of Connect's own topics. Connect requires one partition for its config topic.
 _TOPICS = {"config": (_CONFIGS, 1), "offset": (_OFFSETS, 25), "status": (_STATUSES, 5)}
 _MECHANISMS = {
     "PLAIN": "org.apache.kafka.common.security.plain.PlainLoginModule",

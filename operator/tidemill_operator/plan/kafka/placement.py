@@ -154,7 +154,7 @@ def _part_racks(layout: _Layout, choices: Choices) -> None:
 
 
 def _even(layout: _Layout, choices: Choices) -> None:
-    """Move replicas from the fullest to the emptiest brokers, as long as each move makes the distribution more even."""
+    """Move replicas from the fullest to the emptiest brokers, until no move makes the distribution more even."""
     while True:
         hosts = sorted(layout.brokers.hosts, key=lambda b: (layout.load[b], layout.turn(b)))
         pairs = ((full, empty) for full in reversed(hosts) for empty in hosts)

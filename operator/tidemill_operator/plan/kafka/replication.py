@@ -1,6 +1,6 @@
 """Compute the next step of a change of replicas from the state in Kafka.
 
-A topic with a list of throttled replicas has an unfinished change.
+If a topic's config lists throttled replicas, a change of its replicas is unfinished.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _stale(moving: Mapping[int, Held], factor: int, brokers: Brokers) -> tuple[i
 
 
 def _throttled(partitions: Mapping[int, Held], moves: Assignment) -> Mapping[str, str]:
-    """Return the throttle configs for current leaders and for new followers, as Kafka's own tool sets them."""
+    """Return the throttle configs of current and new replicas, in the form that Kafka's own tool uses."""
     senders, fetchers = [], []
     for number, wanted in sorted(moves.items()):
         there = partitions[number].before

@@ -20,7 +20,7 @@ def desired_topics(
 ) -> tuple[Topic, ...]:
     """Return the source topics, the topic of the Python stage, and the output topics.
 
-    `all_kinds` includes output topics that an earlier spec may have enabled.
+    With `all_kinds`, output topics that an earlier spec may have enabled are included.
     """
     spec = config.spec
     wanted = [

@@ -67,7 +67,7 @@ def shape_of(aggregation: AggregationSpec, plan: AggregationLayout) -> str:
 
 
 def column_type(definition: str) -> str:
-    """Return the type in a column's definition, in Postgres' spelling."""
+    """Return a column's type from its definition, as Postgres spells the type."""
     name = re.split(r" (?:COLLATE|NOT NULL|DEFAULT|PRIMARY KEY|GENERATED|CHECK)\b", definition, maxsplit=1)[0]
     return _SPELLINGS.get(name, name)
 
