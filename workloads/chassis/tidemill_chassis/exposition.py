@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CONTENT_TYPE_LATEST, disable_created_metrics, generate_latest
 
-# The `_created` series of counters would double the storage, and Prometheus detects counter resets without them.
+# Prometheus detects counter resets even without `_created` series, which would double the storage of counters.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST

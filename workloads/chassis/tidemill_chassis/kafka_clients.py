@@ -10,8 +10,8 @@ from tidemill_contract.files import read_text
 from tidemill_contract.runtime import WorkloadSettings
 
 RECONNECTING: Mapping[str, Any] = {
-    # A client detects a frozen broker only by a timeout. These timeouts are shorter than librdkafka's defaults, so that
-    # the client reconnects soon after the broker recovers.
+    # A client detects a frozen broker only by a timeout. Timeouts shorter than librdkafka's defaults let a client
+    # reconnect soon after a broker recovers.
     "api.version.request.timeout.ms": 5000,
     "socket.connection.setup.timeout.ms": 10_000,
     "reconnect.backoff.max.ms": 2000,

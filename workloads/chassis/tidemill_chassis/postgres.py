@@ -98,7 +98,7 @@ class BoundedAsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
             raise
 
     def _close_now(self) -> None:
-        # psycopg itself would wait up to ten seconds for the cancellation of a statement.
+        # Cancel the statement in the background, because psycopg itself would wait up to ten seconds.
         if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
             with contextlib.suppress(psycopg.Error):
                 task = asyncio.get_running_loop().create_task(_cancel(self.pgconn.cancel_conn()))

@@ -71,7 +71,7 @@ class Processor:
             side_inputs=SideInputs(self._registry, self._lookups),
         )
         interval = min(1.0, parse_ms(config.spec.processor.flush_interval) / 1000)
-        # A replay has no keeper, because only live processors close and publish windows.
+        # Only live processors close and publish windows, so a replay needs no `Keeper`.
         replaying = self._database.reader != LIVE
         trials = Trials(self._database.schema)
         self.keeper = None if replaying else Keeper(self._database.connect, self._duties, trials, interval)
@@ -146,7 +146,7 @@ class Processor:
         partly = f"{at}{outage}" if kafka_ok and (outage := self._lookout.kafka_partly) else ""
         silent_database = loop.link.error or (keeper.database_error if keeper is not None else "") or loop.link.slow
         return [
-            # The processor can still read from Kafka while only some brokers answer.
+            # If only some brokers are down, the processor still reads from the other brokers.
             Dependency(
                 "source_kafka" if at else "kafka",
                 kafka_ok and not partly,
@@ -160,7 +160,7 @@ class Processor:
     def _side_servers(self) -> list[Dependency]:
         dependencies = []
         if self._source.login.servers and self.keeper is not None:
-            # While the platform's Kafka is down, the processor counts events, and publishes the results later.
+            # If only the platform's Kafka is down, the processor still counts events from the source's Kafka.
             dependencies.append(Dependency("kafka", not self._outputs.error, False, self._outputs.error))
         if self._redis is not None and self.keeper is not None:
             silent, state = self._lookout.redis_error, self._guards.redis.state

@@ -46,7 +46,7 @@ class Assignment:
         self._lookup = Positions(database, config, source, start_from)
         self._coverage = Coverage(source.subscribe)
         self._course = Course()
-        # A replay reports no offsets, so that Kafka soon removes the unused consumer group.
+        # A replay commits no offsets to Kafka, so that Kafka soon removes the replay's consumer group.
         self._reports = database.reader == LIVE
         self._schema, self._several = database.schema, config.spec.source.several
         self._topic_ids: dict[str, str] = {}
@@ -92,7 +92,7 @@ class Assignment:
         described = self._source.describe()
         self._kafka.answered(self._topic_checked_at)
         if any(self._topic_ids.get(topic, topic_id) != topic_id for topic, (topic_id, _) in described.items()):
-            # A consumer does not read a topic that was created again, so replace the consumer.
+            # A consumer cannot read a topic that was deleted and created again, so replace the consumer.
             self._source.renew()
         self._topic_ids |= {topic: topic_id for topic, (topic_id, _) in described.items()}
         self._ids = self._source.slots.numbers(described)

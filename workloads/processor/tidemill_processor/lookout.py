@@ -103,7 +103,7 @@ class Lookout:
         asked_at = time.monotonic()
         source.follow_login()
         try:
-            # Records that wait for the Python stage count as unread too.
+            # The backlog includes records that the Python stage has not committed yet.
             before = {} if upstream is None else upstream.unstaged(source.assigned)
             ends = {number: end + before.get(number, 0) for number, end in source.ends().items()}
         except KafkaException:

@@ -32,7 +32,7 @@ from tidemill_processor.transaction import Change, Committed, Fenced, Superseded
 log = logging.getLogger(__name__)
 
 BATCH_LIMIT = 50_000
-# The maximum size of a batch in bytes, because a batch is kept in memory.
+# The maximum size of a batch in bytes, which limits the memory for a batch.
 BATCH_BYTES = 32 * 1024 * 1024
 # The number of records to consume and decode together, few enough for the CPU's cache.
 PIECE_LIMIT = 4_000

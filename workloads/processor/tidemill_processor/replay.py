@@ -51,7 +51,7 @@ class Handover:
         Call this method in the batch's transaction, after locking the replay's positions and before locking the
         aggregations.
         """
-        # Leave out partitions that live processors took over from another process of this replay.
+        # Another process of the replay may already have handed some partitions over to live processors.
         left = self.handed(connection) & set(batch.next_offsets)
         live = self._live(connection, set(batch.next_offsets) - left)
         reached = {p for p, at in live.items() if batch.next_offsets[p] >= at}

@@ -145,7 +145,7 @@ class Committer:
             self._prepare(store)
         self._reader = database.reader
         self.handover = Handover(database, [s.id for s in stores]) if self._reader != LIVE else None
-        # `_marks` maps partitions to ids of further aggregation versions. `_others` maps the ids to the versions.
+        # `_marks` maps each partition to the ids of replayed versions that also count the partition's live events.
         self._marks: dict[int, frozenset[int]] = {}
         self._others: dict[int, AggregationStore] = {}
 
@@ -306,7 +306,7 @@ class Committer:
         for work in works:
             if work.result.rows.height:
                 change = self._merge_one(work)
-                if work.store.id not in self._others:  # no client reads a replay's versions yet
+                if work.store.id not in self._others:  # clients do not read the versions of an unfinished replay
                     changes.append(change)
         return changes
 

@@ -171,7 +171,7 @@ class Breaker:
             self._opened_at, self._pause = self._clock(), self._pause_after(self._openings)
         elif state == CLOSED:
             self._openings = 0
-        # After a failed trial call, the metric shows a half-open breaker as open, so that graphs show one outage.
+        # After a failed trial call, report half-open as open, so that graphs show one outage.
         shown = OPEN if state == HALF_OPEN and self._openings > 1 else state
         metrics.BREAKER_STATE.labels(name=self.name).set(_GAUGE[shown])
         metrics.BREAKER_TRANSITIONS.labels(name=self.name, state=state).inc()

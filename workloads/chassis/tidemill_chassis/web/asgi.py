@@ -92,7 +92,7 @@ class HttpMetrics:
             if message["type"] == "http.response.start":
                 status = str(message["status"])
                 if _is_event_stream(message):
-                    ended = self._clock()  # the duration of an event stream is measured only until its start
+                    ended = self._clock()  # for an event stream, only the time until the response starts is measured
             await send(message)
 
         try:
@@ -149,7 +149,7 @@ class RequestTimeout:
             nonlocal started
             if not started and message["type"] == "http.response.start":
                 if timer.expired():
-                    return  # the time is up, and the code below answers 504
+                    return  # the time limit has passed, so the client gets a 504 instead
                 started = True
                 timer.reschedule(None)
             elif not started:

@@ -85,7 +85,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self.transport.is_closing() or self not in self.connections:
             return  # the connection was closed or became a WebSocket
-        # Count the data only if it contains nothing of an earlier request.
+        # Count the data only if it cannot contain the body of an earlier request.
         if cycle is before and (before is None or before.response_complete):
             self._waited_for += len(data)
         if self._waited_for > self.limits.header_bytes:

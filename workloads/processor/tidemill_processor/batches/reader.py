@@ -143,7 +143,7 @@ class BatchReader:
             deleted = verdict.reason is Reason.DELETED
             return dead_letter(message, b"", verdict if deleted else InvalidEvent(verdict.reason, None, TOMBSTONE))
         if self._marks and value.startswith(QUARANTINE_PREFIX):
-            # Compare the event time with the time of arrival, as ingest did.
+            # Validate the event with the record's timestamp as the current time, as ingest did.
             when = message.timestamp()[1]
             refusal = partial(self._decoder.refusal, now_ms=when if when > 0 else now_ms, record=message)
             ingests = quarantine.verdict_of(value, message.headers() or (), refusal)

@@ -73,7 +73,7 @@ class Watcher:
         live = database.reader == LIVE
         self._rules = [rule for rule in config.spec.anomalies if rule.field is not None and live]
         self._types = field_types(config.spec, derived_types(config.spec))
-        # The position of each partition, and the detector states at this position.
+        # Maps each partition to its position, and to the detector states at that position.
         self._held: dict[int, tuple[object, dict[str, Groups]]] = {}
 
     def judge(

@@ -81,7 +81,7 @@ class Scanner:
             except Exception as error:
                 panes, fault = self._panes, is_fault(error)
                 if fault or isinstance(error, psycopg.Error):
-                    # Read fewer panes next time, because the error may be a timeout.
+                    # Read fewer panes in the next attempt, which may avoid a timeout.
                     self._panes = panes // _SHRINK if fault else max(1, panes // _SHRINK)
                 if not fault or panes == 0 or connection.closed:
                     raise

@@ -56,7 +56,7 @@ def _read_leniently(read: Callable[..., Any], per_millisecond: int, data: Any, *
     try:
         return read(data, *schemas)
     except Exception:
-        # Return the number, because Python has no times outside the years 1 to 9999.
+        # Return the integer, because `datetime` cannot represent years outside 1 to 9999.
         return data // per_millisecond if isinstance(data, int) else data
 
 
@@ -134,7 +134,7 @@ class _AvroPlan(Plan):
             return None
         try:
             events, ops = (self._read if len(raws) < MANY else self._read_many)(raws)
-        except Exception:  # Invalid bytes can raise any error. After an error, the records are validated one by one.
+        except Exception:  # Invalid bytes can cause any error. After an error, the records are validated one by one.
             return None
         if self._reader.changes and not set(ops) <= WRITES:
             return None
@@ -164,7 +164,7 @@ class _AvroPlan(Plan):
         try:
             value = fastavro.schemaless_reader(stream, self._schema.parsed, None)
         except Exception as error:
-            # Remove the memory address of the stream, which some error messages contain.
+            # Some error messages contain the memory address of `stream`, which tells the user nothing.
             text = _STREAM.sub("", str(error))
             raise self._unreadable(f"{type(error).__name__}: {text}" if text else type(error).__name__) from None
         left = len(raw) - stream.tell()

@@ -256,7 +256,7 @@ class _Maker:
             self._size()
             self._add("q = p + (b >> 1)")
         self._add(f'{name} = int.from_bytes(x[p:q], "big", signed=True); p = q')
-        limit = 10 ** int(node["precision"])  # fastavro would round a number with more digits than this precision
+        limit = 10 ** int(node["precision"])  # fastavro would round a number with more digits than `precision`
         self._add(f"if not -{limit} < {name} < {limit}: raise Broken")
         if factor != 1:
             self._add(f"{name} *= {factor}")

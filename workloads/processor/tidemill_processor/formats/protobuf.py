@@ -78,7 +78,7 @@ class _ProtobufPlan(Plan):
             return None
         try:
             return self._first(b"\0", raws[0]).together(raws, FRAME_BYTES + 1, now_ms)
-        except Exception:  # Invalid bytes can raise any error. After an error, the records are validated one by one.
+        except Exception:  # Invalid bytes can cause any error. After an error, the records are validated one by one.
             return None
 
     def _first(self, head: bytes, raw: bytes) -> _MessagePlan:
@@ -172,7 +172,7 @@ class _MessagePlan:
             raise self._refused
         try:
             message = self._message.FromString(raw[start:])
-        except Exception as error:  # Invalid bytes can raise any error, mostly a DecodeError.
+        except Exception as error:  # Invalid bytes can cause any error, mostly a DecodeError.
             detail = (
                 f"the bytes do not match the schema {self._number} ({self._descriptor.full_name}): {str(error)[:120]}"
             )
@@ -243,6 +243,6 @@ def _at(message: Any, field: FieldSpec) -> Any:
         return None
     try:
         return plain(value, descriptor, single=single)
-    except ValueError as error:  # for example, if a nested message contains a Duration out of range
+    except ValueError as error:  # a nested message may contain a Duration that is out of range
         detail = f"{field.name}: cannot be converted to JSON ({str(error)[:120]}); send a value within its limits"
         raise InvalidEvent(Reason.OUT_OF_RANGE, field.name, detail) from None

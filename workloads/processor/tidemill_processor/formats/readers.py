@@ -24,7 +24,7 @@ def schema_reader(
     spec: PipelineSpec, registry: Registry, *, exact: bool, needed: Collection[str] | None
 ) -> SchemaReader:
     """Return the reader for records with schemas. `SchemaReader` documents the arguments."""
-    # Import these modules only here, because pipelines with other formats need neither fastavro nor Protobuf.
+    # Import lazily, because pipelines with other formats need neither fastavro nor Protobuf.
     if spec.source.written.type == "protobuf":
         from tidemill_processor.formats.protobuf import ProtobufReader
 

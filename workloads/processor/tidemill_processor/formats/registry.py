@@ -158,7 +158,7 @@ class Registry:
                 self._unknown[number] = time.monotonic()
                 raise UnknownSchemaError(self._says_unknown(number)) from None
             raise self._lost(number, f"HTTP {error.http_status_code}: {error.error_message}") from None
-        except Exception as error:  # HTTP, TLS or a proxy can raise any error.
+        except Exception as error:  # HTTP, TLS and proxies can cause many kinds of errors.
             raise self._lost(number, f"{type(error).__name__}: {error}") from None
         names = tuple(name for name, _ in referred)
         schema = Schema(
@@ -188,7 +188,7 @@ class Registry:
         return f"the registry {self._url} has no schema {number}"
 
     def _connected(self) -> SchemaRegistryClient:
-        # Import the module only here, because the import takes a second.
+        # Import lazily, because the import takes a second.
         from confluent_kafka.schema_registry import SchemaRegistryClient
 
         credentials = self._credentials()

@@ -118,7 +118,7 @@ class Trials:
         wait = min(MAX_BACKOFF_SECONDS[fault], FIRST_BACKOFF_SECONDS * 2 ** min(tries - 1, 10))
         reported = fault or now - since >= REPORTED_AFTER_SECONDS or (previous is not None and previous.reported)
         if previous is None or previous.reason != text:
-            # If data or code is the cause, log the traceback, except for an error from Postgres.
+            # Log a traceback for a fault in data or code. An error from Postgres needs no traceback.
             log.warning(
                 "%s of %s: %s; retry in %.1f s", duty.kind, duty.aggregation or "the pipeline", text, wait,
                 exc_info=fault and not isinstance(error, psycopg.Error),

@@ -88,7 +88,7 @@ class Keeper(threading.Thread):
         self.join(timeout_seconds)
 
     def run(self) -> None:  # noqa: D102
-        # Set the metric at the start too, so that alerts detect a keeper that never completes a pass.
+        # Set the metric before the first pass, so that an alert fires even if no pass ever completes.
         metrics.KEEPER_PASSED.set_to_current_time()
         while not self._stopping.is_set():
             if self.held():
@@ -133,7 +133,7 @@ class Keeper(threading.Thread):
             self._try(connection, duty, work)
         published, results_fail = 0, False
         for duty, work in duties.publisher.duties(connection, clock.closed):
-            # If Kafka fails for one aggregation's results, skip the other results in this pass.
+            # If publishing to Kafka fails for one aggregation, skip the other aggregations in the same pass.
             if results_fail and duty.aggregation:
                 continue
             published += self._try(connection, duty, work)

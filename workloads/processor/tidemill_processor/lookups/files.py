@@ -45,7 +45,7 @@ class FileSource:
         """
         try:
             mark = self._mark()
-            # During a write, a file may be incomplete, so wait until size and time are the same in two calls.
+            # A file may be incomplete during a write, so wait until two calls see the same size and modification time.
             settled = self._content is None or mark == self._seen
             self._seen = mark
             if mark == self._read or not settled:

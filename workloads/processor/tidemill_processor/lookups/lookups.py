@@ -68,7 +68,7 @@ class PolledLookup:
             stopping.wait(max(0.1, every - (time.monotonic() - began)))
 
     def _loaded(self) -> bool:
-        # The age of the rows counts from the start of the load.
+        # Take the time before the load, because rows may change during the load.
         asked_at = time.monotonic()
         try:
             table = self._source.load()
@@ -115,7 +115,7 @@ class Lookups:
         while not self._stopping.is_set():
             try:
                 lookup.source.run(self._stopping)
-            except Exception as error:  # keep the thread, which updates the lookup's rows
+            except Exception as error:  # an ended thread would never update the lookup's rows again
                 log.exception("lookup %s", lookup.spec.name)
                 lookup.source.error = f"{type(error).__name__}: {error}"
                 self._stopping.wait(RETRY_SECONDS)

@@ -122,7 +122,7 @@ class PostgresSource:
         if self._source.table is not None:
             rows: sql.Composable = sql.Identifier(*self._source.table.split("."))
         else:
-            # The line break ends a comment at the end of the query.
+            # Close the parenthesis on a new line, because the query may end with a comment.
             query = (self._source.query or "").strip().rstrip(";")
             rows = sql.SQL("({}\n) AS q").format(sql.SQL(query))
         return sql.SQL(

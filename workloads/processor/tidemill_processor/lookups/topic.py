@@ -83,7 +83,7 @@ class TopicReader:
             try:
                 key = as_json(_key(record), self._field) if record.key() else b"null"
             except InvalidEvent:
-                key = b"[]"  # an array is never a valid key, so the record is refused below
+                key = b"[]"  # an array is never a valid key, so the record will be refused
             documents.append(msgspec.json.encode({self._field.name: msgspec.Raw(key)}))
         decoded = self._keys.decode_all(documents, 0)
         valid = iter(self._keys.values([e for e in decoded.events if e is not None], self._field.name))

@@ -63,8 +63,8 @@ def aggregate(
     late = frame.select(INDEX, TIME, PANE).clear()
     cut = pl.lit(NO_CUT, dtype=pl.Int64).alias(AFTER)
     shut = plan.shut(closed_until)
-    # An event is late for its first window if the event's pane (a part of hopping windows) has ended. If the event's
-    # last window has ended too, the event is late for all its windows.
+    # An event whose pane has ended is late for at least one hopping window. An event whose last window has ended is
+    # late for all its windows.
     if shut is not None and frame.height:
         missed = pl.col(PANE) < plan.grid.start_of(shut)
         late = frame.filter(missed).select(INDEX, TIME, PANE)

@@ -168,7 +168,7 @@ class Ids:
             return Firsts(batch)
         readers: dict[str, frozenset[int] | None] = {r: frozenset(partitions) for r, partitions in further.items()}
         own = sorted({store.ids for store in stores})
-        # Raw events and rules over single events need the ids of the live reader.
+        # Raw events and anomaly rules with `field` need the live reader's ids to detect duplicates.
         if self._database.reader == LIVE and (self._keeps or not own):
             own = sorted({LIVE, *own})
         readers = dict.fromkeys(own) | {r: partitions for r, partitions in readers.items() if r not in own}
@@ -192,7 +192,7 @@ class Ids:
         """
         if firsts.judge is None:
             return
-        # A single event far ahead is not accepted as `maximum`, so it does not keep the ids of other events for long.
+        # Use `maximum`, so that one event far in the future does not delay the expiry of other ids.
         latest = firsts.batch.latest_times()
         reached = [latest.get(p) if time.maximum is None else time.maximum for p, time in times.items()]
         newest = max((at for at in reached if at is not None), default=0)
@@ -207,7 +207,7 @@ class Ids:
                 "times": f"{{{new[TIME].cast(pl.String).str.join(',').item()}}}",
                 "window": firsts.judge.window_ms,
                 "reached": newest,
-                # A replay reads old events. With the live watermark, it would store the ids of the whole topic.
+                # With the live watermark, the ids of a replay's old events would expire only after the replay.
                 "follows": LIVE if self._database.reader == LIVE else None,
             }
             connection.execute(dedupe.lock(self._schema_name), (reader,))

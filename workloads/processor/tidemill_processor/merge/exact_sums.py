@@ -62,8 +62,8 @@ def _mean(rows: pl.DataFrame, mean: str, low: str) -> tuple[pl.Expr, pl.Expr]:
     if rows.schema[low] == pl.Float64:
         high, rest = pivot, deviation
     else:
-        # Split the integer into its upper and lower 32 bits, which are exact as doubles. `_two_sum` returns the exact
-        # error of the sum.
+        # Split the integer into its upper and lower 32 bits, which are exact as doubles. `_two_sum` also returns the
+        # exact rounding error of the sum.
         lower = pivot & _LOW_BITS
         high, lost = _two_sum((pivot - lower).cast(pl.Float64), lower.cast(pl.Float64))
         rest = deviation + lost

@@ -88,7 +88,7 @@ class Live:
                 entries: list[Entry] = []
                 duty = Duty("live", name, self._stores[name].version)
                 attempt(connection, duty, partial(self._read, connection, name, list_, clock, entries))
-                # If an entry is lost, clients notice the missing revision and read the tables.
+                # If a live entry is lost, clients notice the missing revision and read the tables in Postgres.
                 for entry in entries:
                     self._send(entry)
             for name, until in clock.newly_closed.items():

@@ -114,7 +114,7 @@ class Publisher:
                 self._outlet.forget()
                 fault = is_fault(error)
                 if fault or isinstance(error, psycopg.Error):
-                    # Read fewer windows next time, because the error may be a timeout.
+                    # Read fewer windows in the next attempt, which may avoid a timeout.
                     self._spans[store.id] = panes // _SHRINK if fault else max(1, panes // _SHRINK)
                 if not fault or panes == 0 or connection.closed:
                     raise

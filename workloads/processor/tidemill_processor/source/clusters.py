@@ -22,10 +22,10 @@ PRODUCER_TUNING: Mapping[str, Any] = {
     "acks": "all",
     "enable.idempotence": True,
     "linger.ms": 20,
-    # Report only failed deliveries, because delivery reports take time.
+    # Request delivery reports only for failures, because each report takes time.
     "delivery.report.only.error": True,
     "compression.type": "lz4",
-    # The operator creates the output topics with the same `max.message.bytes`.
+    # The operator sets `max.message.bytes` of the output topics to MAX_RECORD_BYTES.
     "message.max.bytes": MAX_RECORD_BYTES,
     "partitioner": "murmur2_random",
     **RECONNECTING,

@@ -33,10 +33,10 @@ CONSUMER_TUNING: Mapping[str, Any] = {
     # The default pause of 1 s after a full queue would slow down a fast consumer.
     "fetch.queue.backoff.ms": 5,
     "queued.min.messages": 200_000,
-    # This setting limits the memory of prefetched records.
+    # Limit the memory for prefetched records.
     "queued.max.messages.kbytes": 32_768,
     "fetch.message.max.bytes": 4 * 1024 * 1024,
-    # If a broker does not answer a fetch in this time, the consumer connects again.
+    # If a broker does not answer a fetch within 30 s, the consumer reconnects.
     "socket.timeout.ms": 30_000,
     **RECONNECTING,
     "enable.partition.eof": True,
@@ -46,7 +46,7 @@ CONSUMER_TUNING: Mapping[str, Any] = {
     "partition.assignment.strategy": "range",
 }
 
-# How often a consumer of several topics looks for new partitions.
+# A consumer of several topics looks for new partitions every 15 s.
 _SEVERAL_TUNING: Mapping[str, Any] = {"topic.metadata.refresh.interval.ms": 15_000}
 
 LEAVE_SECONDS = 3.0
@@ -134,7 +134,7 @@ class Source:
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         for partition in partitions:
-            # With a logical offset, librdkafka could override the loop's seek.
+            # Set an absolute offset, because a logical offset (such as OFFSET_STORED) could override the loop's seek.
             partition.offset = 0
         consumer.assign(partitions)
         consumer.pause(partitions)
@@ -175,13 +175,13 @@ class Source:
             polled.failed = error.args[0]
             return polled
         if generation != self.generation:
-            # Drop the records, which may belong to an earlier assignment. All records are read again.
+            # If the assignment changed during `consume`, drop all records. The dropped records are read again.
             polled.failed = next((fatal for message in messages if kafka_fatal(fatal := message.error())), None)
             return polled
         if self._several:
             messages = slotted(messages, self.slots)  # type: ignore[assignment]
         if self._seeks.sought:
-            # Pause partitions that started at a wrong offset. The next `start` seeks again.
+            # Pause partitions that started at a wrong offset, until `start` seeks again.
             self.stop(self._seeks.failed(messages))
         # Remove messages with an error, because the value of such a message is the error's text.
         troubled = [message for message in messages if message.error() is not None]

@@ -118,7 +118,7 @@ class Upstream:
         try:
             ends = {at.partition: int(future.result(_ASK_SECONDS + 1).offset) for at, future in futures.items()}
         except (KafkaException, TimeoutError) as error:
-            # Create a new client, because the old client would keep using outdated leaders.
+            # Create a new client, because the old client would keep asking former partition leaders.
             self._admin = AdminClient(self._admin_settings)
             raise error if isinstance(error, KafkaException) else _unanswered() from None
         if min(ends.values()) < 0:
@@ -131,7 +131,7 @@ class Upstream:
         self._seen[partition] = span
         if end <= position or self._empty.get(partition) == span:
             return True
-        if before != span:  # Read the partition only if two calls in a row see the same offsets.
+        if before != span:  # Read the partition only if its offsets have not changed since the previous call.
             return False
         if self._reader is None:
             self._reader = Consumer(self._connection)

@@ -118,7 +118,7 @@ class Stage:
             self._see_progress(call, well=now - began >= 2 * self._timeout + _SILENT_SECONDS)
         self._slow = ""
         patience = 0.0 if clock.seconds(child.call, time.monotonic()) >= SLOW_SECONDS else _END_SECONDS
-        # Leave the consumer group only at the end of the stage, so that a new worker keeps the partitions.
+        # Leave the consumer group only if the stage stops, so that a replacement worker keeps the partitions.
         child.stop(patience, leave=self._stopping.is_set())
 
     def _reported(self, latest: Report) -> None:

@@ -44,10 +44,10 @@ _CONSUMER: Mapping[str, Any] = {
     "queued.max.messages.kbytes": 32_768,
     "fetch.message.max.bytes": 4 * 1024 * 1024,
     "allow.auto.create.topics": False,
-    # New partitions of the topic are detected after this time.
+    # New partitions of the topic are detected within 10 s.
     "topic.metadata.refresh.interval.ms": 10_000,
     "isolation.level": "read_committed",
-    # If a broker does not answer a fetch in this time, the consumer connects again.
+    # If a broker does not answer a fetch within 30 s, the consumer reconnects.
     "socket.timeout.ms": 30_000,
     "log_level": 3,
 }
@@ -67,14 +67,14 @@ class _Leaving(Application):
     leaves = True
 
     def _on_lost(self, consumer: Any, topic_partitions: list[Any]) -> None:
-        # Abort the transaction, because another process may already read these partitions.
+        # Abort the transaction, because another process may already read the lost partitions.
         self._processing_context.producer.abort_transaction(ABORT_SECONDS)
         self._processing_context.init_checkpoint()  # type: ignore[no-untyped-call]
         super()._on_lost(consumer, topic_partitions)
 
     def _run_dataframe(self, sink: Any = None) -> None:
         super()._run_dataframe(sink)
-        # At this point, all records are committed and the consumer is still open.
+        # `super()._run_dataframe` has committed all records, but has not closed the consumer.
         if not self.leaves:
             return
         with suppress(KafkaException):
@@ -129,8 +129,7 @@ class StageApplication:
             producer_extra_config={
                 **connection,
                 **_PRODUCER,
-                # A transaction stays open during a call. Kafka aborts the transaction of a killed stage after this
-                # time.
+                # Include the timeout of the user's function, which runs within the transaction.
                 "transaction.timeout.ms": timeout_ms + flush_ms + _ROOM_MS,
                 # When a process starts with the same id, Kafka aborts the open transaction of the previous process.
                 "transactional.id": f"{group}.{settings.instance or uuid.uuid4()}",
@@ -138,7 +137,7 @@ class StageApplication:
         )
         topic = self._application.topic(config.events_topic, value_deserializer="bytes", key_deserializer="bytes")
         frame = self._application.dataframe(topic)
-        # Do not use `to_topic`, which cannot choose the partition. A record keeps the source record's partition.
+        # Do not use `to_topic`, which cannot choose the partition. Output records keep their source record's partition.
         self._context = frame.processing_context
         self._producer = self._context.producer
         frame.update(self._rewrite, metadata=True)
@@ -178,7 +177,7 @@ class StageApplication:
                 topic=self._target,
                 value=record.value,
                 key=record.key,
-                headers=cast(Any, record.headers),  # Kafka allows null headers, but the annotation does not
+                headers=cast(Any, record.headers),  # Kafka allows null header values, but the type annotation does not
                 partition=at.partition,
             )
         metrics.note(rewritten.outcome, len(rewritten.records), seconds)

@@ -103,7 +103,7 @@ class UserFunction:
         event = _event(raw)
         try:
             returned = self._call(event)
-            # `list` runs the user's code if the function returns a subclass of list.
+            # `list()` runs user code if the function returned a subclass of list.
             results = [] if returned is None else list(returned) if isinstance(returned, list) else None
         except BaseException as error:
             raise _failed(self._told(error)) from error
@@ -120,7 +120,7 @@ class UserFunction:
             raise _failed(f"{self.place} returned {kind}; return an event (dict), a list of events, or None")
         try:
             text = _ENCODER.encode(event).encode()
-        except BaseException as error:  # user code runs here if the event is a subclass of dict
+        except BaseException as error:  # encoding runs user code if the event is a subclass of dict
             raise _failed(f"{self.place} returned an event that is not valid JSON: {_last_line(error)}") from error
         if len(text) > MAX_EVENT_BYTES:
             raise _failed(f"{self.place} returned an event of {len(text):,} bytes; at most {MAX_EVENT_BYTES:,} fit")
@@ -148,7 +148,7 @@ def _no_number(text: str) -> Any:
     raise ValueError(f"{text} is no JSON")
 
 
-# Created once, because `json.loads` and `json.dumps` would create a decoder and an encoder for each event.
+# Reuse a decoder and an encoder, because `json.loads` and `json.dumps` would create new ones for each event.
 _DECODER = json.JSONDecoder(parse_constant=_no_number)
 _ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 

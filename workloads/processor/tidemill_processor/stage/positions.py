@@ -74,7 +74,7 @@ class Places:
                 asynchronous=False,
             )
         except KafkaException as error:
-            # These errors mean that members of the group have already committed positions.
+            # Kafka refuses the commit if the group has active members, which have committed positions already.
             if error.args[0].code() not in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION):
                 raise
 

@@ -74,7 +74,7 @@ class Rewriter:
 def _record(value: bytes | None, key: bytes | None, headers: list[tuple[str, bytes | None]], origin: Origin) -> Written:
     size = len(value or b"") + len(key or b"") + sum(len(name) + len(text or b"") for name, text in headers)
     if size > MAX_RECORD_BYTES - _ROOM_BYTES:
-        # Kafka would refuse this record, and the stage would retry forever.
+        # Kafka would refuse a larger record, and the stage would retry forever.
         detail = f"the record with its key and headers has {size:,} bytes; send smaller records"
         return _refused(value or b"", None, [], origin, InvalidEvent(Reason.TRANSFORM_FAILED, None, detail))
     return Written(value, key, [*headers, (ORIGIN_HEADER, origin.encode())])

@@ -23,7 +23,7 @@ def observed(
     latest, progress = batch.latest_times(), {}
     for time in partitions:
         if time.partition not in latest:
-            # Invalid events count as activity too.
+            # A partition that receives only invalid events is active too.
             progress[time.partition] = replace(time, last_event_at=now_ms)
             continue
         last = latest[time.partition]

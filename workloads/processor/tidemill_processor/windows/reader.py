@@ -68,7 +68,7 @@ class WindowReader:
         self._keys = [*(quote(name) for name in self.groups), *times]
         self.columns = [*self.groups, "window_start", "window_end", *self.metrics]
         decode = decoders(plan)
-        # Only the few columns that need a conversion for JSON are converted row by row.
+        # Only columns that need a conversion for JSON are converted row by row.
         plain = [*(_converter(kind) for _, kind in plan.group_by), *(_one_after_another(rfc3339) for _ in times)]
         plain += [_converter(kind, decode.get(name)) for name, kind, _ in answer_columns(plan)]
         self._plain = [(index, convert) for index, convert in enumerate(plain) if convert is not None]
@@ -88,7 +88,7 @@ class WindowReader:
         pane = self._least(connection, "window_start", f"{low} AND window_start <= {from_ms(str(last))}")
         if pane is None:
             return None
-        # The first window that contains a pane ends when the pane ends.
+        # The end of a pane is also the end of the earliest window that contains the pane.
         first = grid.shift(pane, 1)
         if after_ms is not None:
             first = max(first, grid.shift(after_ms, 1))

@@ -20,7 +20,7 @@ BEFORE = 288
 def step(_spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
     """Score a value, and return the reading and the next state."""
     distances = state.get("distances", [])
-    # Round the value to nine digits, to keep the state small.
+    # Keep nine significant digits, so that the stored state stays small.
     recent = [*state.get("recent", [])[-(LATEST + BEFORE - 1) :], float(f"{value:.9g}")]
     reading = None
     if len(recent) >= 2 * LATEST:

@@ -53,7 +53,7 @@ def mad(spec: MadDetector, state: State, _at_ms: int, value: float) -> tuple[Rea
         unit = max(_MEDIAN_TO_SIGMA * statistics.median(distances), _MEAN_TO_SIGMA * _mean(distances))
         unit = moments.floored(unit, centre)
         reading = around(centre, spec.limit * unit, abs(value - centre) / unit)
-    # Round the value to nine digits, to keep the state small.
+    # Keep nine significant digits, so that the stored state stays small.
     kept = [*recent, float(f"{value:.9g}")]
     return reading, {"recent": kept[-(spec.span or MAD_SPAN) :]}
 

@@ -35,7 +35,7 @@ def learn(rhythm: State, at_ms: int, value: float) -> State:
     hour = at_ms // HOUR_MS
     if hour == rhythm["hour"]:
         return {**rhythm, "count": rhythm["count"] + 1, "sum": rhythm["sum"] + value}
-    # If the time has jumped back by a day or more, continue from the new time.
+    # If the value's hour is a day or more before the rhythm's hour, continue from the value's hour.
     if rhythm["count"] and 0 < rhythm["hour"] - hour < HOURS["day"]:
         return rhythm
     return {"hour": hour, "count": 1, "sum": value, "usual": _settled(rhythm) if rhythm["count"] else rhythm["usual"]}

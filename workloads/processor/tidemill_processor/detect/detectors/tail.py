@@ -39,11 +39,11 @@ def learn(tail: Tail, size: float) -> Tail:
     n += 1
     room = max(LEAST, min(KEPT, n // SHARE))
     if len(kept) < room or size > kept[0]:
-        # Round the size to six digits, to keep the state small.
+        # Keep six significant digits, so that the stored state stays small.
         kept = list(kept)
         bisect.insort(kept, max(float(f"{size:.6g}"), _NOTHING))
         kept = kept[-room:]
     if n >= MEMORY:
-        # Keep every second size, but not the greatest.
+        # Remove half of the kept sizes, always including the greatest size.
         n, kept = n // 2, kept[::2][: len(kept) // 2]
     return [n, kept]
