@@ -241,7 +241,7 @@ class Listener:
                 messages += self._leave_out(name, error)
                 continue
             if self._unread.pop(name, None):
-                self._sent = None  # force a `progress` message, whose token includes the aggregation again
+                self._sent = None  # send a new token, which includes the aggregation that became readable
             if name in self._lost:
                 continue  # changes were dropped during the read, so the client needs a new snapshot
             self._settle(name, snapshot.rev)

@@ -182,8 +182,7 @@ class EventDecoder:
                 if kinds != {int}:
                     if rounded is None and dt.datetime in kinds:
                         # `cut` may decode an event again and lose converted times, so run `cut` before the first
-                        # conversion. `timestamps` lists fields with a format last, because the values of these fields
-                        # are always converted.
+                        # conversion. Fields with a format are always converted, so `timestamps` lists them last.
                         rounded = any(map(may_be_rounded, parts))
                         if rounded and not whole:
                             return None

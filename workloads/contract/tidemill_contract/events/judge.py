@@ -109,7 +109,7 @@ class EventJudge:
         except msgspec.ValidationError as still:
             error = still
         except BROKEN:
-            pass  # report the first decoder's error instead
+            pass  # if the event cannot be split into members, report the original error
         raise self._refused(raw, error) from None
 
     def _read_extracted(self, raw: bytes) -> Any:

@@ -83,7 +83,7 @@ def rolled(kind: str, column: Column) -> str:
     if kind != "m2":
         return _sum(kind, f"max({column('centre')})", f"(max({column('rest')}) + {move})")
     squares = total(column("squares"))
-    # Subtract `excess` from the sum of squared distances, because the centre only approximates the mean.
+    # Distances are measured from a centre near the mean, so the sum of their squares is too large by `excess`.
     excess = f"CASE WHEN abs({moments}) > 1e-150 THEN {moments} * {move} ELSE 0 END"
     return f"CASE WHEN {squares} < {INFINITE} THEN greatest({squares} - {excess}, 0) ELSE {squares} END"
 

@@ -123,7 +123,7 @@ class SharedKeys:
         if self._client is None:
             return Claim(before)
         place = batch.place
-        if place in self._owed:  # finish a pending write first, because the old value could overwrite the new
+        if place in self._owed:  # finish a pending write first, so that it cannot overwrite the new value
             await asyncio.wait([self._writing.get(place) or self._write(place)])
         return await self._claim(batch, before, deadline)
 
@@ -133,7 +133,7 @@ class SharedKeys:
             mine = msgspec.msgpack.encode(_Value(batch.fingerprint, self._owner, outcome))
             try:
                 current = await self._call(partial(self._put, batch.place, expected, mine))
-                # The Redis client may repeat a write that Redis has already executed, so `current` may be `mine`.
+                # The Redis client may repeat a write that Redis has already executed, so `current` may equal `mine`.
                 if current is None or (current == mine and batch.place not in self._own):
                     self._own[batch.place] = mine
                     return Claim(outcome)

@@ -134,7 +134,7 @@ class Connection:
             options = SubscribeOptions(qos=qos, retainHandling=_ONLY_NEW)
             wanted = [(topic, options) for topic in topics]
         self._client.subscribe(wanted)
-        # Unsubscribe from topic filters that a broader filter covers, because the broker may still store such
+        # Unsubscribe from topic filters that a broader filter covers, because the MQTT broker may still store such
         # subscriptions.
         if included := [topic for topic in self._spec.topics if topic not in topics]:
             self._client.unsubscribe(included)
