@@ -77,10 +77,10 @@ def main() -> int:
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
         ws_max_size=MAX_CLIENT_MESSAGE_BYTES,
-        ws_per_message_deflate=False,  # compression would be repeated for each connection
+        ws_per_message_deflate=False,  # a message to all clients would be compressed once per client
     )
-    # After a clean stop, uvicorn raises SIGTERM or SIGINT again.
-    # Ignore the signal, so that `main` returns its exit code.
+    # After a clean stop, uvicorn raises the received signal (SIGTERM or SIGINT) again. Ignore the repeated signal, so
+    # that `main` returns its exit code.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     server = Server(config, services, upkeep)

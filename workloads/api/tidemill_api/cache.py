@@ -177,7 +177,7 @@ class AnswerCache:
             self.redis_error = ""
             return msgspec.msgpack.decode(encoded, type=Answer) if isinstance(encoded, bytes) else None
         except msgspec.DecodeError:
-            return None  # another release of the API has written the value
+            return None  # another release of the API has written the value to Redis
         except (redis.RedisError, BreakerOpen, OSError) as error:
             self.note(error)
             return None

@@ -52,8 +52,7 @@ class Pool:
         try:
             return await self._work(connection, work)
         except psycopg.OperationalError:
-            # The error may only mean that the connection broke while it was idle, so the work is repeated on a new
-            # connection.
+            # The connection may have broken while it was idle, so repeat the work on a new connection.
             if not used or not connection.closed:
                 raise
             await self.drop_idle()
@@ -221,7 +220,7 @@ class Database:
         """Return whether Postgres answers a query, or accepts a TCP connection if no pipeline has a login yet."""
         for pipeline in pipelines:
             try:
-                # The probe ignores the limit of concurrent queries.
+                # Do not count the probe towards the limit of concurrent queries.
                 await self.guard.alook(self.pool(pipeline).run, _nothing)
                 self._answered()
                 return True

@@ -82,7 +82,7 @@ def as_problem(error: BaseException, pipeline: str) -> Problem | None:
         return unavailable("pipeline_not_ready", f"{pipeline} is not set up yet; try again in a moment", 5)
     if failed(error) or isinstance(error, OSError):
         return unavailable(DATABASE_UNAVAILABLE, "the database does not answer; try again later", 5)
-    if isinstance(error, psycopg.errors.ProgramLimitExceeded):  # the sketches of one row exceed 1 GB
+    if isinstance(error, psycopg.errors.ProgramLimitExceeded):  # the sketches of a row need over 1 GB
         return Problem(
             400,
             "query_too_large",

@@ -95,8 +95,8 @@ def window_source(
     if not plan.hopping:
         listed = ", ".join([*columns, "window_start", "_rev", *plan.stored])
         return f"(SELECT {listed} FROM {table} WHERE {where}) AS w"
-    # If an event is late for some of its windows, a separate row of the pane counts the event. A row is merged only
-    # into windows that end after the row's `_after`.
+    # Events that are too late for some of their windows are stored in separate rows. A row is part of a window only if
+    # the window ends after the row's `_after`.
     newest = own_partial("max", "rev", "bigint")
     starts = grid_sql(plan.grid).windows("p.window_start", plan.panes, first=first, last=last)
     spread = (

@@ -48,8 +48,8 @@ def main() -> int:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    # After a clean stop, uvicorn raises SIGTERM or SIGINT again.
-    # Ignore the signal, so that `main` returns its exit code.
+    # After a clean stop, uvicorn raises the received signal (SIGTERM or SIGINT) again. Ignore the repeated signal, so
+    # that `main` returns its exit code.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     log.info("ingest of %s on port %d", settings.namespace, settings.port)

@@ -104,7 +104,7 @@ class Judge:
 
     def passed_on(self, headers: Mapping[str, str]) -> Headers:
         """Return the headers of a request that are copied to records."""
-        # The server has decoded header values as Latin-1.
+        # Encode header values as Latin-1 again, because the HTTP server decoded the values as Latin-1.
         return [(name, headers[name].encode("latin-1")) for name in self.headers if name in headers]
 
     def judge(self, values: Sequence[bytes], now_ms: int, passed_on: Headers | None = None) -> Records:

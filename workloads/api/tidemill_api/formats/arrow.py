@@ -25,8 +25,8 @@ _TYPES: dict[str, Any] = {
 _LEAST, _GREATEST = -(2**63), 2**63 - 1
 _DIGITS = 38
 """Number of digits of Arrow's 128-bit decimals."""
-# A stream is a sequence of messages and an end mark of eight bytes. The first message is the schema. Each message
-# begins with four bytes 0xff and the length of its metadata.
+# An Arrow stream is a schema message, a message for each record batch, and an end mark of eight bytes. Each Arrow
+# message begins with four bytes 0xff and the length of its metadata.
 _MARK_BYTES = 4
 _END = b"\xff\xff\xff\xff\0\0\0\0"
 

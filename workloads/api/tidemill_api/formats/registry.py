@@ -24,7 +24,7 @@ def _registered() -> dict[str, Format]:
 
 
 def _modules() -> list[pkgutil.ModuleInfo]:
-    # the modules `registry` and `reference` are not formats
+    # the modules `registry` and `reference` define no format
     return [module for module in pkgutil.iter_modules(formats.__path__) if module.name not in ("registry", "reference")]
 
 

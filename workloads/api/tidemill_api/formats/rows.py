@@ -66,7 +66,7 @@ class RowEncoder:
             try:
                 values[index] = convert(values[index])
             except Exception as error:
-                # If one value is damaged, the other values are still sent.
+                # Replace a damaged value with null, so that the other values of the row are still sent.
                 log.warning("%s of a row cannot be read: %s: %s", self.names[index], type(error).__name__, error)
                 values[index] = None
         return values

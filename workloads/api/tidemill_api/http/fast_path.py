@@ -99,7 +99,7 @@ class Front:
 
 
 async def _send(send: Send, slot: Slot, if_none_match: str | None, *, shared: bool) -> None:
-    # The cache may replace the answer during an `await`.
+    # Read `slot.answer` only once, because the cache may replace the answer during an `await`.
     answer, headers = slot.answer, slot_headers(slot, shared=shared)
     status, body = 200, answer.body
     if if_none_match is not None and matches(if_none_match, answer.etag):

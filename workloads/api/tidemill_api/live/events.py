@@ -60,7 +60,7 @@ class EventStream(Response):
             with self._upstream.subscribed(self._listener):
                 carrier = _Carrier(receive, send)
                 ending = await serve(self._listener, carrier, self._allowed, self._patience)
-                # Do not send the last chunk to a slow client, because the client would not read this chunk.
+                # Do not send the last chunk to a slow client, which would not read it.
                 if ending is not None and ending.code != "slow_client":
                     await send({"type": "http.response.body", "body": b""})
         finally:

@@ -66,7 +66,7 @@ class Ledger:
         """Remember the newest revision of the database, and the time up to which windows are closed."""
         self.expected = rev
         if self.complete >= rev:
-            # later commits do not change windows that end before this time
+            # commits after `rev` do not change windows that end before `closed_until_ms`
             self._closed_until_ms = closed_until_ms
 
     def _change(self, rev: int, rows: dict[Key, Row]) -> Change | None:

@@ -206,14 +206,14 @@ class Listener:
                 except Exception as error:
                     if not of_one_table(error):
                         raise
-                    continue  # the client gets a snapshot instead of the changes
+                    continue  # if the changes cannot be read, the client gets a snapshot
                 if rows is not None:
                     rev = standing.state.rev
                     texts = Change(name, rev, rev, keyed(rows)).messages(RowFilter())
                     changes[name] = (rev, [Message("upsert", text) for text in texts])
             return changes
 
-        # The result of the query includes all changes that `offer` received before the query.
+        # The query reads all changes that were queued before the query, so `_settle` can drop the queued changes.
         read = await self._database.run(model.name, work)
         for name, (rev, _) in read.items():
             self._settle(name, rev)
@@ -241,15 +241,16 @@ class Listener:
                 messages += self._leave_out(name, error)
                 continue
             if self._unread.pop(name, None):
-                self._sent = None  # send a `progress` message with a token that includes this aggregation
+                self._sent = None  # send a new token, which includes the aggregation that became readable
             if name in self._lost:
-                continue  # the client needs another snapshot
+                continue  # changes were dropped during the read, so the client needs a new snapshot
             self._settle(name, snapshot.rev)
             if reason:
                 reset = {"type": "reset", "aggregation": name, "reason": reason}
                 messages.append(Message("reset", msgspec.json.encode(reset)))
             messages += [Message(kind, data) for kind, data in snapshot.messages]
-        # Do not use `await` below. During an `await`, `progress` could advance past the changes in `messages`.
+        # Do not `await` between reading `_pending` and `progress`, because `progress` could advance past the changes in
+        # `messages`.
         pending, self._pending = self._pending, {}
         for name, waiting in pending.items():
             messages += [Message("upsert", data) for data in waiting.messages(name, self._query.wanted[name])]

@@ -121,7 +121,8 @@ class SocketSession:
         listener = self._listener = Listener(upstream, services.database, model, query)
         with upstream.subscribed(listener):
             ending = await serve(listener, self, lambda: refusal(services, model, self._authorization), self._patience)
-            # Close the connection inside the `with` block. A stopping process waits only for subscribed connections.
+            # Close the connection before its subscription ends, because a stopping process waits only for
+            # subscriptions.
             await self._close(ending)
             return ending
 
@@ -171,7 +172,7 @@ class SocketSession:
             while True:
                 text = await self._receive()
                 try:
-                    msgspec.json.decode(text, type=_Auth)  # clients may send an API key although none is needed
+                    msgspec.json.decode(text, type=_Auth)  # clients may send an API key even if none is needed
                 except msgspec.DecodeError:
                     assert self._listener is not None  # noqa: S101 - set before the client is served
                     self._listener.object_to("messages are not accepted here; use the parameters of the URL")

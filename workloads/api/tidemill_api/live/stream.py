@@ -75,7 +75,7 @@ class ChangeStream:
             try:
                 entries.append(read_entry(fields.get(b"d", b"")))
             except ValueError as error:
-                # the changes of the skipped entry are read from the database later
+                # skip an unreadable entry, because its changes are read from the database later
                 log.warning("%s: entry %s cannot be read: %s", self._stream, position.decode(), error)
         return entries
 

@@ -217,7 +217,8 @@ class Upstream:
         ledger = self._ledgers.get(name)
         if ledger is None or _replaced(ledger, standing):
             return _Found(standing)
-        # The Redis stream delivers the newest changes, unless changes may be missing (`_urgent`).
+        # The Redis stream delivers the newest changes, so read them from Postgres only if changes may be missing
+        # (`_urgent`).
         until = standing.state.rev if self._urgent else ledger.expected
         if ledger.complete >= until:
             return _Found(standing)

@@ -87,7 +87,7 @@ class AggregateQuery:
         if closed_until_ms is None or self.until is None or self.model.spec.late_policy == "reopen":
             return False
         plan = self.model.layout
-        # The last window that contains a stored row ends `size_ms` after the row's `window_start`.
+        # A stored row belongs to windows that end at most `size_ms` after the row's `window_start`.
         reach = 0 if self.bucket is None else self.bucket.reach_ms
         last = (self.until - EPOCH) // dt.timedelta(milliseconds=1) + reach + plan.size_ms
         return last <= closed_until_ms

@@ -124,7 +124,8 @@ class Answers:
             async def work(connection: Connection) -> tuple[list[tuple[Any, ...]], State, str, bool] | None:
                 state = await read_state(connection, model, query.model.name, query.model.version)
                 final = query.final_by(state.closed_until_ms)
-                # New events do not change a final answer, so its version contains neither revision nor watermark.
+                # New events do not change a final answer, so a final answer's version has neither revision nor
+                # watermark.
                 version = (
                     f"{state.identity}/final"
                     if final
@@ -146,7 +147,8 @@ class Answers:
             )
 
         ttl = parse_ms(model.config.spec.api.cache_ttl) / 1000
-        # A replay can change the version of the aggregation without a new spec.
+        # Include the aggregation's version in the cache key, because a replay can change the version without a new
+        # spec.
         what = f"aggregates\n{query.model.name}\n{query.model.version}\n{query.key}"
         return await self._get(model, what, "aggregates", ttl, compute)
 
@@ -294,8 +296,8 @@ async def _check_empty(batches: AsyncIterator[T], check: Callable[[], Awaitable[
 async def _pieces(
     batches: AsyncIterator[list[tuple[Any, ...]]], writer: Writer, kind: str
 ) -> AsyncGenerator[bytes, None]:
-    # Send the head of the body together with the first rows.
-    # If the query fails earlier, the status code can still be an error.
+    # Send the head of the body together with the first rows. Before the head is sent, a failed query can still set the
+    # status code.
     counter, head = metrics.EVENTS_QUERIED.labels(kind), writer.head()
     async for rows in batches:
         counter.inc(len(rows))

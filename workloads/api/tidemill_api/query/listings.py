@@ -69,7 +69,7 @@ def _decoded(value: bytes) -> str | None:
 
 
 def _data(text: str) -> Any:
-    # A float would round the number.
+    # Keep numbers as written, because a float would round numbers with many digits.
     return json.loads(text, parse_float=lambda digits: msgspec.Raw(digits.encode()))
 
 

@@ -18,7 +18,7 @@ from tidemill_contract.events.shapes import Shape
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
 from tidemill_contract.resource.source import FieldSpec
 
-# The typed decoder also accepts texts with underscores or with digits of other scripts.
+# msgspec also accepts decimal texts with underscores (`1_000`) or with digits of other scripts.
 _OTHER_TEXT = rb'"[\s0-9eE+.\-]*(?:_|\\|[\x80-\xff])'
 _UNDERSCORE = re.compile(rb'_[\s0-9eE+.\-_]*"')
 _ESCAPED_NAME = re.compile(rb'\\[^":,]*"\s*:')
@@ -32,7 +32,7 @@ class DecimalFormat:
         self.limit: int = 10**precision
         self.name = f"{DECIMAL}({precision},{scale})"
         self._unit, self._shift = Decimal((0, (1,), -scale)), Decimal(scale)
-        # This context raises an error instead of rounding a value.
+        # The trap `Inexact` raises an error instead of rounding a value.
         self._exact = Context(prec=precision, traps=[Inexact, InvalidOperation])
 
     @classmethod
@@ -95,7 +95,7 @@ class Decimals:
         if not self._formats:
             return False
         escapes = b"\\" in raw
-        # Most events pass these fast checks, and need no search with a pattern.
+        # Most events pass a fast check, and need no search with a regular expression.
         if not escapes and raw.isascii() and not (b"_" in raw and _UNDERSCORE.search(raw)):
             return False
         return bool(self._other.search(raw) or (escapes and _ESCAPED_NAME.search(raw)))

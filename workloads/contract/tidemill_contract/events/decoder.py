@@ -181,7 +181,8 @@ class EventDecoder:
                 kinds = set(map(type, values))
                 if kinds != {int}:
                     if rounded is None and dt.datetime in kinds:
-                        # `cut` must run before times are converted, and fields with a format are converted last.
+                        # `cut` may decode an event again and lose converted times, so run `cut` before the first
+                        # conversion. Fields with a format are always converted, so `timestamps` lists them last.
                         rounded = any(map(may_be_rounded, parts))
                         if rounded and not whole:
                             return None
@@ -202,7 +203,7 @@ class EventDecoder:
         return Decoded(events, {}, micros)
 
     def _unusual(self, events: list[Any], parts: list[bytes], largest: int) -> bool:
-        # Most events have no backslash, so the faster search for one byte comes first.
+        # Search for the backslash alone first, because this search is faster, and most events have no backslash.
         if any(b"\\" in part and b"\\u0000" in part for part in parts):
             return True
         # The JSON reader does not check UTF-8 in members that it skips, so UTF-8 is checked here.

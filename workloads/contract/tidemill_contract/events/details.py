@@ -108,7 +108,7 @@ def refused(
     try:
         raw_members = members(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as broken:
-        return not_json(raw, broken)  # the decoder reported a wrong value that precedes the invalid JSON
+        return not_json(raw, broken)  # the decoder stopped at a wrong value before the invalid JSON
     envelope = envelope_of(raw_members, kinds) if envelope is None else envelope
     hint = f"; {envelope}" if envelope else ""
     if named is not None:

@@ -136,8 +136,8 @@ class ElementDecoder:
         inside = [field for field in spec.source.fields if field.array is not None]
         self._steps: Steps = spec.source.array or ()
         self._field = inside[0].name
-        # An element such as a number is wrapped in an object with one member, so that the decoder for objects can read
-        # it.
+        # If a field reads whole elements (such as numbers), each element is wrapped in an object, because the decoder
+        # reads only objects.
         whole = sorted((field for field in inside if not _within(field)), key=lambda field: field.type == JSON)
         self._member = whole[0].name if whole else None
         own = [field.model_copy(update={"path": self._path(field)}) for field in inside]

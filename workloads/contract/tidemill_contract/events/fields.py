@@ -52,7 +52,7 @@ class EventFields:
         self.names = tuple(field.name for field in fields)
         time = spec.source.event_time.field
         leaves = [Leaf(f.name, f.steps, type_of(f), f.required or f.name == time, default_of(f)) for f in fields]
-        # A Python stage may unwrap envelopes, so envelopes are no error in a pipeline with such a stage.
+        # If a pipeline has a Python stage, do not report envelopes, because the stage may unwrap envelopes.
         unwraps = spec.transform.python is not None or spec.source.written.envelope != "none"
         self.may_be_envelope = not part and not unwraps
         self.takes_any = self.may_be_envelope and not any(leaf.required for leaf in leaves)

@@ -71,7 +71,7 @@ class EventJudge:
 
     def cut(self, raw: bytes, event: Any) -> Any:
         """Truncate the times of an event to microseconds, because msgspec may have rounded the times up."""
-        # A time that was rounded up to the next millisecond has no fraction of a millisecond.
+        # Rounding up by a microsecond changes the millisecond only if the rounded time is a whole millisecond.
         for name in self._fields.timestamps:
             moment = self._value(event, name)
             if moment.__class__ is dt.datetime and (self._fields.exact or moment.microsecond % 1000 == 0):
@@ -109,7 +109,7 @@ class EventJudge:
         except msgspec.ValidationError as still:
             error = still
         except BROKEN:
-            pass  # report the error of the first attempt
+            pass  # if the event cannot be split into members, report the original error
         raise self._refused(raw, error) from None
 
     def _read_extracted(self, raw: bytes) -> Any:

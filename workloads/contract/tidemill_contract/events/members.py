@@ -16,9 +16,9 @@ BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 Members = dict[str, bytes]
 """The JSON text of each member in an event. If a name occurs twice, the last member counts."""
 
-# Finds times with seven or more decimals of a second, which the typed decoder may round up.
+# Matches times with seven or more decimals of a second, which msgspec may round up.
 _LONG_FRACTION = re.compile(rb"\.(?<=:..:..\.)\d{6}[5-9]")
-# Finds a dot, digit or colon that is written as an escape.
+# Matches a dot, digit or colon that is written as a JSON escape, such as `\u002e`.
 _ESCAPED = re.compile(rb"\\u00(?:2[eE]|3[0-9aA])")
 _CUT = re.compile(r"(.*:\d\d:\d\d\.\d{6})\d+([^\d].*)", re.ASCII | re.DOTALL)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)

@@ -172,7 +172,7 @@ class Shape:
         values: dict[str, Any] = {}
         for child in node.children.values():
             if isinstance(child, Leaf):
-                values[child.name] = getattr(flat, child.name, None)  # ignored fields are absent in `flat`
+                values[child.name] = getattr(flat, child.name, None)  # `flat` has no attributes for ignored fields
             else:
                 values[child.owner[:-1].rpartition(".")[2]] = self._filled(child, flat)
         if not node.is_array:
@@ -262,7 +262,7 @@ def _new(kind: Any) -> Any:
 def _struct(
     name: str, fields: Sequence[Any], *, strict: bool, rename: Mapping[str, str] | None = None
 ) -> type[msgspec.Struct]:
-    # Fields without a default must come first, as in a function's signature.
+    # Struct fields without a default must come first, as in a function's signature.
     ordered = [tuple(each) for each in fields if len(each) == 2] + [tuple(each) for each in fields if len(each) > 2]
     return msgspec.defstruct(name, ordered, kw_only=True, forbid_unknown_fields=strict, gc=False, rename=rename)
 

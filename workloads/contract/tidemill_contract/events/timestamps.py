@@ -29,7 +29,7 @@ _MOST_DIGITS, _BEYOND = 25, 10**40
 """A number with more digits than `_MOST_DIGITS` is too late in every unit. `_BEYOND` replaces the number, to limit the
 memory."""
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-# Finds JSON strings that Python may accept as numbers, with the digits of any script.
+# Matches JSON strings that Python may parse as numbers, because Python accepts the digits of any script.
 _MAYBE_NUMBERS = re.compile(rb'"(?:[\x00- +\-._0-9eE\x80-\xff]|\\u[0-9a-fA-F]{4}|\\[bfnrt])+"')
 _EXACT = decimal.Context(prec=60, rounding=decimal.ROUND_FLOOR, Emin=-(10**6), Emax=10**6)
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
@@ -82,7 +82,7 @@ class TimeFormat:
         self.counts = self._unit is not None
         self.guesses = text == RFC3339
         self.name = text if zone is None else f"{text} in {zone}"
-        # Numbers with a point are read as decimals, because floats are inexact.
+        # Read numbers with a decimal point as Decimal, because floats are inexact.
         self.type: Any = int | str if self._unit is None else int | decimal.Decimal
 
     @classmethod
@@ -129,7 +129,7 @@ class TimeFormat:
 
     def hint(self, micros: int) -> str:
         """Return the remedy for a time outside the years 1 to 9999."""
-        # Integers beyond `_BEYOND` are excluded, because a very large integer makes the division raise OverflowError.
+        # Exclude integers beyond `_BEYOND`, because the division of a very large integer raises OverflowError.
         for name, digits in UNITS.items() if -_BEYOND < micros < _BEYOND else ():
             seconds = micros / 10 ** (self._unit or 0) * 10**digits / 10**6
             if self._unit is not None and digits != self._unit and 631_152_000 <= seconds <= 4_102_444_800:

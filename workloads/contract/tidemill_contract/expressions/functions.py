@@ -95,7 +95,8 @@ def _arithmetic(name: str, args: Sequence[Typed]) -> Built:
     if name == "/":
         return "number", quotient(*floats)
     if all(argument.kind == "integer" for argument in args):
-        # The result of one operation fits into 128 bits, and `narrow` replaces a result beyond 64 bits with NULL.
+        # Compute with 128 bits, because an operation on 64-bit integers cannot overflow 128 bits. `narrow` replaces a
+        # result beyond 64 bits with NULL.
         a, b = (argument.expression.cast(WIDE) for argument in args)
         return "integer", narrow({"+": a + b, "-": a - b, "*": a * b}[name])
     a, b = floats

@@ -89,7 +89,8 @@ def _truncated(name: str, args: Sequence[Typed]) -> Built:
 def _difference(name: str, args: Sequence[Typed]) -> Built:
     unit_ms = _UNITS_MS[_unit(name, args[0], dict(_UNITS_MS))]
     first, last = (_moment(name, argument).dt.epoch("ms") for argument in args[1:])
-    # A double represents the difference of two times exactly. The cast to Int64 truncates to whole units.
+    # The conversion to Float64 is exact, because a difference of times in milliseconds is below 2^53. The cast to Int64
+    # truncates the number of units towards zero.
     return "integer", ((last - first).cast(pl.Float64()) / float(unit_ms)).cast(pl.Int64())
 
 
@@ -115,7 +116,7 @@ def _read(name: str, args: Sequence[Typed]) -> pl.Expr:
         raise ExpressionError(
             f"{name}: in the pattern '{form}' {wrong}; write a pattern such as '%d.%m.%Y %H:%M:%S', with {directives}"
         )
-    form = form.replace(".%f", "%.f")  # in polars, %.f is the point and the fraction
+    form = form.replace(".%f", "%.f")  # in polars, %.f includes the decimal point
     if used & {"%H", "%I"} and "%M" not in used:
         value, form = value + " 00", f"{form} %M"  # polars reads an hour only if minutes follow
     try:

@@ -95,7 +95,7 @@ def _bound(template: str, *values: Value) -> str:
         return f"({template.format(*(value.sql for value in values))})"
     names = [f"o._{n}" for n in range(len(values))]
     listed = ", ".join(f"{value.sql} AS _{n}" for n, value in enumerate(values))
-    # Without OFFSET, Postgres would compute a value again at each use of its name.
+    # `OFFSET 0` keeps Postgres from inlining the subquery, and from computing a value again at each use.
     return f"(SELECT {template.format(*names)} FROM (SELECT {listed} OFFSET 0) AS o)"
 
 

@@ -224,13 +224,13 @@ def _nullify(series: pl.Series) -> pl.Series:
 
 def finite(expression: pl.Expr) -> pl.Expr:
     """Return the expression with NULL in place of NaN and infinities."""
-    # A `when` expression would contain the argument twice, so nested functions would double the size each time.
+    # A `when` expression would contain its argument twice, so each level of nesting would double the expression's size.
     return expression.map_batches(_nullify, return_dtype=pl.Float64(), is_elementwise=True)
 
 
 def _divide(numbers: Sequence[pl.Series]) -> pl.Series:
     dividend, divisor = numbers
-    # polars replaces division by a constant with a less exact product, so the divisor is made a column.
+    # Make the divisor a column, because polars replaces division by a constant with a less exact multiplication.
     return _nullify(dividend / (dividend * 0.0 + divisor))
 
 

@@ -83,7 +83,7 @@ def compact(partial: StoredColumn, stored: bytes) -> bytes:
             doubles, integers = _quantiles(stored)
             frames: list[bytes] = [] if doubles.is_empty() else [_frame(doubles.serialize())]
             frames += [] if integers.is_empty() else [_frame(_INTEGERS + integers.serialize(_LONGS))]
-            # The longest frame comes first. Processors compact a value that is much longer than its first frame.
+            # Put the longest frame first, because processors compact a value that is much longer than its first frame.
             frames.sort(key=len, reverse=True)
             return b"".join(frames)
         case "frequent":
@@ -183,7 +183,7 @@ def _shortened(text: str) -> str:
 def _counted(values: Sequence[Any], lg: int) -> Any:
     counts = list(Counter(values).items())
     if len(counts) > _LOAD * 2**lg:
-        # Rare values are counted first, so that they do not evict frequent values.
+        # Count rare values first, so that rare values do not evict frequent values from the sketch.
         counts.sort()
         counts.sort(key=lambda pair: pair[1])
     sketch, write = datasketches.frequent_strings_sketch(lg), _WRITE[type(values[0])]

@@ -33,7 +33,8 @@ def merged(kind: str, column: Column, old: str, new: str) -> str:
     rest_a, rest_b = f"coalesce({old}.{column('low')}, 0)", f"{new}.{column('low')}"
     na, nb, stored = f"{old}.{column('n')}", f"{new}.{column('n')}", column(kind)
     make = _merged_squares if kind == "m2" else _moved
-    # The SQL `near` is faster than the SQL `far`, and exact enough if both means are below `_ORDINARY`.
+    # The SQL in `near` is faster than the SQL in `far`, but exact enough only if both means are below `_ORDINARY`
+    # (1e140).
     near = make(kind, column, old, new, f"(({b} - {a}) + ({rest_b} - {rest_a}))")
     far = make(kind, column, old, new, f"({_difference((b, rest_b), (a, rest_a))})")
     if kind == "m2":
@@ -82,7 +83,7 @@ def rolled(kind: str, column: Column) -> str:
     if kind != "m2":
         return _sum(kind, f"max({column('centre')})", f"(max({column('rest')}) + {move})")
     squares = total(column("squares"))
-    # The centre is not exactly the mean, so the sum of squares is too large by `excess`.
+    # Distances are measured from a centre near the mean, so the sum of their squares is too large by `excess`.
     excess = f"CASE WHEN abs({moments}) > 1e-150 THEN {moments} * {move} ELSE 0 END"
     return f"CASE WHEN {squares} < {INFINITE} THEN greatest({squares} - {excess}, 0) ELSE {squares} END"
 
@@ -100,7 +101,7 @@ def prepared(fields: Sequence[Column], source: str, selected: Sequence[str], key
     rows = f"(SELECT {', '.join(selected)} FROM {source}) AS r"
     for step in (_centres, _deltas, _squares) if fields else ():
         further = [f"{expression} AS {name}" for field in fields for expression, name in step(field, by)]
-        # Without OFFSET, Postgres would compute an expression again at each use of its column.
+        # `OFFSET 0` keeps Postgres from inlining the subquery, and from computing an expression again at each use.
         rows = f"(SELECT *, {', '.join(further)} FROM {rows} OFFSET 0) AS r"
     return rows
 

@@ -129,7 +129,7 @@ def _path(field: FieldSpec, path: str, read: dict[Steps, FieldSpec]) -> Iterator
         name = earlier.name
         short, long = sorted((steps, other), key=len)
         if name == field.name and field.path is None:
-            continue  # another rule reports a repeated name
+            continue  # another rule reports repeated field names
         if short == long:
             if differing := [member for member in _ONE_FOR_ALL if getattr(field, member) != getattr(earlier, member)]:
                 message = f"{field.name} and {name} are both read from {show_path(other)}, but differ in "

@@ -61,7 +61,7 @@ def expression_type(path: str, text: str, columns: Columns, *, as_filter: bool) 
     try:
         used = expressions.columns(text)
         if any(name not in known_types and (name in columns.types or not columns.complete) for name in used):
-            return None, None  # another rule reports the fault of the column or of its name
+            return None, None  # another rule reports the invalid column or column name
         unread = next((name for name in used if known_types.get(name) in (JSON, STRINGS)), None)
         if unread is not None:
             remedy = "declare a field that reads a part of this value, and use that field"
@@ -101,7 +101,7 @@ def answer_types(aggregation: AggregationPart, columns: Columns) -> tuple[dict[s
             needed = in_order(models, metric.name)
             unread = {operand for name in needed for operand in operands(models[name])} - models.keys()
             if len(models) < len(aggregation.metrics) and unread:
-                continue  # the expression may refer to an invalid metric
+                continue  # the unknown operand may be an invalid metric, which another rule reports
             if any(types[name] is None for name in needed if not is_composed(models[name])):
                 continue
             known_types = {name: kind for name, kind in types.items() if kind is not None}

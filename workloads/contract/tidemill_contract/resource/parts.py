@@ -76,7 +76,7 @@ class Parts:
     topics: tuple[str, ...] | None  # None if the document has no list of topics
     topic_pattern: str | None
     kafka: KafkaSpec | None
-    elsewhere: bool  # whether the document has a `source.kafka`, valid or not
+    elsewhere: bool  # true if the document has a `source.kafka`, even an invalid one
     format: FormatSpec | None
     fields: tuple[Part[FieldSpec], ...]
     key: str | None

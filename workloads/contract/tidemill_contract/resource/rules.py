@@ -271,7 +271,7 @@ def _window_retention(aggregation: AggregationPart, written: Any, window: Window
     try:
         length = window.longest if window else getattr(written, WINDOWS.by_name[written.type].length)
         kept = parse_ms(aggregation.retention or "")
-    except ValueError:  # another rule reports the wrong value
+    except ValueError:  # another rule reports the invalid duration
         return
     if length is not None and least_ms(length) + parse_ms(written.grace) > kept:
         remedy = f"keep windows for at least {length} + {written.grace}"

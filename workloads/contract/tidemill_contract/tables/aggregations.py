@@ -134,7 +134,7 @@ def progress(schema: str) -> str:
     )
 
 
-# `to_jsonb` gives null if an older schema lacks these columns.
+# Read columns through `to_jsonb`, which returns null for a column that an older schema lacks.
 _FEEDS = "to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed'"
 
 

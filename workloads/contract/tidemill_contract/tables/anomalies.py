@@ -31,7 +31,7 @@ TABLE = Table(
         ("epoch", "integer"),
         ("partition", "integer"),
         ("offset", "bigint"),
-        # The size of the row, which counts towards the quota in `_kept`.
+        # `bytes` is the row's size, which counts towards the quota of stored anomalies.
         ("bytes", "bigint"),
         ("element", "integer"),
     ),

@@ -24,7 +24,7 @@ TABLE = Table(
         ("windows", "bigint[]"),
         ("created_at", "timestamptz NOT NULL DEFAULT now()"),
         ("published", "boolean NOT NULL DEFAULT false"),
-        # The size of the row, which counts towards the quota in `_kept`.
+        # `bytes` is the row's size, which counts towards the quota of stored dead letters.
         ("bytes", "bigint"),
         ELEMENT,
     ),

@@ -18,14 +18,15 @@ def window_table(name: str, plan: AggregationLayout) -> Table:
         columns.append(Column("window_end", "timestamptz NOT NULL"))
     if plan.hopping:
         columns.append(Column("_after", "timestamptz NOT NULL DEFAULT '-infinity'"))
-    # Rows that are older than the column SINCE have the default 0.
+    # Rows that were stored before the column `_since` existed have the default 0.
     columns += [Column("_rev", "bigint NOT NULL"), Column(SINCE, "bigint NOT NULL DEFAULT 0")]
     columns += [Column(p.column, p.sql_type) for p in plan.partials]
     # Nulls are not distinct in the key, because null is a group like any other.
     unique = ", ".join(quote(column) for column in plan.key_columns)
     indexes = [(f"{name}_by_time"[:63], '("window_start")')]
     if plan.sessions:
-        # Processors use `_by_end` to close sessions, and `_open` to find the sessions that an event can join.
+        # Processors use the index `_by_end` to close sessions, and the index `_open` to find sessions that an event can
+        # join.
         ends = ", ".join(quote(column) for column in (*(group for group, _ in plan.group_by), "window_end"))
         indexes += [(f"{name}_by_end"[:63], '("window_end")'), (f"{name}_open"[:63], f"({ends})")]
     return Table(
@@ -35,6 +36,6 @@ def window_table(name: str, plan: AggregationLayout) -> Table:
         partition_by='RANGE ("window_start")',
         storage="fillfactor = 80",
         indexes=tuple(indexes if not plan.sessions or plan.group_by else indexes[:2]),
-        # Sessions need DELETE, because a row is deleted when an event joins two sessions.
+        # Processors need DELETE for sessions, because extending a session deletes its row and inserts a new row.
         writer="SELECT, INSERT, UPDATE, DELETE" if plan.sessions else "SELECT, INSERT, UPDATE",
     )

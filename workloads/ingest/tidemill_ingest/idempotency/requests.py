@@ -145,7 +145,7 @@ class Replays:
                 raise _not_acknowledged(batch) if mine else under_way("Kafka has not acknowledged all events yet")
             if mine:
                 return task.result()
-            await asyncio.sleep(0)  # during this pause, a callback stores the outcome of the other task
+            await asyncio.sleep(0)  # let the callback of the finished task store the task's outcome
 
     async def _until(self, entry: _Entry, task: asyncio.Task[Found], deadline: Deadline, *, wait: bool) -> None:
         async def first(*awaited: asyncio.Future[Any]) -> None:
@@ -189,7 +189,7 @@ class Replays:
             self._shared.settle(batch, claim.known)
             raise
         entry.queued.set_result(attempt.queued)
-        # If this task is cancelled here, the process stays the owner of the key, because the outcome is unknown.
+        # If the task is cancelled before the outcome is known, the process stays the owner of the key.
         outcome = await attempt.end
         self._shared.settle(batch, None if outcome.nothing else bounded(outcome))
         return Found(outcome, False)

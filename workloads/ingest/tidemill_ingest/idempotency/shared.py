@@ -123,7 +123,7 @@ class SharedKeys:
         if self._client is None:
             return Claim(before)
         place = batch.place
-        if place in self._owed:  # write the older value first, so that it cannot overwrite the new value later
+        if place in self._owed:  # finish a pending write first, so that it cannot overwrite the new value
             await asyncio.wait([self._writing.get(place) or self._write(place)])
         return await self._claim(batch, before, deadline)
 
@@ -133,7 +133,7 @@ class SharedKeys:
             mine = msgspec.msgpack.encode(_Value(batch.fingerprint, self._owner, outcome))
             try:
                 current = await self._call(partial(self._put, batch.place, expected, mine))
-                # Redis already has this value if the Redis client has repeated the write.
+                # The Redis client may repeat a write that Redis has already executed, so `current` may equal `mine`.
                 if current is None or (current == mine and batch.place not in self._own):
                     self._own[batch.place] = mine
                     return Claim(outcome)
@@ -155,7 +155,7 @@ class SharedKeys:
                 continue
             expected = current
             if value is None:
-                continue  # another release of ingest has written the value
+                continue  # another release of ingest has written the value to Redis
             outcome = value.known
             if value.owner:
                 log.warning("%s: process %s ended during a batch; the batch is sent again", batch.pipeline, value.owner)
@@ -214,7 +214,7 @@ class SharedKeys:
         if value is None:
             return
         try:
-            # While this process is still sending the batch, do not replace a value that another process has written.
+            # While this process is sending the batch, do not replace a value that another process has written to Redis.
             await self._call(partial(self._put, place, b"", value, force=self._own.get(place) != value))
         except _AWAY:
             return

@@ -82,7 +82,7 @@ async def _send_alone(
             delivery.unsure = True
             return
         except (BreakerOpen, KafkaDownError, QueueFullError, TopicFullError):
-            return  # the record stays in `failed`, so the client sends the record again
+            return  # `delivery.failed` still contains the record, so the client sends the record again
         error = single_delivery.failed.get(0)
         if error is None:
             del delivery.failed[index]
@@ -97,5 +97,5 @@ async def _send_alone(
 
 
 async def _wait(pending: Pending, deadline: Deadline) -> Delivery:
-    # Shield the future, because it can still get its result after a timeout.
+    # A timeout must not cancel the future, because Kafka can still acknowledge the records later.
     return await asyncio.wait_for(asyncio.shield(pending.future), max(0.0, deadline.remaining() - _ANSWER_SECONDS))

@@ -117,7 +117,7 @@ def sure(settings: dict[str, Any], publish_seconds: float) -> dict[str, Any]:
         **{name: value for name, value in settings.items() if name not in _OTHER_NAMES},
         "delivery.timeout.ms": SURE_SECONDS * 1000,
         "retries": _MOST_RETRIES,
-        # If a broker does not answer for this time, the Kafka client repeats the request.
+        # If a broker does not answer within `socket.timeout.ms`, the Kafka client repeats the request.
         "socket.timeout.ms": int(max(_LEAST_ANSWER_SECONDS, publish_seconds) * 1000),
     }
 
@@ -138,9 +138,9 @@ def config(settings: WorkloadSettings, guard: Guard, publish_seconds: float) -> 
         "retry.backoff.ms": max(1, int(policy.initial_seconds * 1000)),
         "retry.backoff.max.ms": max(1, int(policy.max_seconds * 1000)),
         **RECONNECTING,
-        # A missing topic is reported after 5 s, because the default of 30 s is too long for a request.
+        # Report a missing topic after 5 s, because librdkafka's default of 30 s is too long for an HTTP request.
         "topic.metadata.propagation.max.ms": 5000,
-        # librdkafka's queue is twice as large as the sink's own limits, so the sink's limits are reached first.
+        # Make librdkafka's queue twice as large as the sink's limits, so that the sink's limits are reached first.
         "queue.buffering.max.messages": 2 * QUEUE_MESSAGES,
         "queue.buffering.max.kbytes": 2 * QUEUE_BYTES // 1024,
         "partitioner": "murmur2_random",

@@ -58,12 +58,11 @@ class Watch:
     def dependency(self) -> Dependency:
         """Return the entry of Kafka in /health."""
         detail = self._sink.down or ("" if self._seen else self.error)
-        # Kafka may answer probes without acknowledging records. `waited` and `unheard` are seconds
-        # without an acknowledgement.
+        # Kafka may answer probes without acknowledging records, so check the seconds without an acknowledgement too.
         waited = max(self._sink.waited, self._sink.unheard)
         if not self.up or waited < STUCK_SECONDS:
             return Dependency("kafka", self.up, True, detail, self._guard.state, self._latency_ms)
-        # Kafka is only partly down if Kafka has acknowledged other records during the wait.
+        # Kafka is only partly down if Kafka acknowledged some records while other records were waiting.
         partly = time.monotonic() - self._sink.acknowledged_at < waited
         detail = f"records have waited for {waited:.0f} s to be acknowledged"
         return Dependency("kafka", False, not partly, detail, self._guard.state, self._latency_ms)
@@ -125,7 +124,7 @@ class Watch:
         if self._sink.down or self._failures or self._was_away:
             # The first successful probe after failed probes closes the circuit breaker.
             self._guard.recovered(time.monotonic() if asked_at is None else asked_at)
-            # If a call failed after the start of this probe, the circuit breaker stays open until the next probe.
+            # If another call failed after the probe started, the circuit breaker stays open until the next probe.
             self._was_away = self._guard.state != "closed"
         self._failures, self._seen = 0, True
         self.error = self._sink.down = ""

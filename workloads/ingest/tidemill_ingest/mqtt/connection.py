@@ -99,7 +99,8 @@ class Connection:
 
     def step(self, seconds: float) -> bool:
         """Exchange data with the broker for at most `seconds`. Return False if the connection has failed or ended."""
-        # MQTT 3.1.1 has no limit on unacknowledged messages. If the bridge stops reading, TCP makes the broker wait.
+        # MQTT 3.1.1 has no limit on unacknowledged messages, so the bridge stops reading, and TCP makes the broker
+        # wait.
         if len(self._taken) < 2 * self._spec.max_in_flight:
             code = self._client.loop(seconds)
         else:
@@ -133,7 +134,8 @@ class Connection:
             options = SubscribeOptions(qos=qos, retainHandling=_ONLY_NEW)
             wanted = [(topic, options) for topic in topics]
         self._client.subscribe(wanted)
-        # The broker may still have these subscriptions from an earlier connection.
+        # Unsubscribe from topic filters that a broader filter covers, because the MQTT broker may still store such
+        # subscriptions.
         if included := [topic for topic in self._spec.topics if topic not in topics]:
             self._client.unsubscribe(included)
 

@@ -23,7 +23,7 @@ _SET_BY_MEMBERS = {
     "tasks.max": "set spec.source.connectors[].tasks instead",
 }
 _SINKS = ("topics", "topics.regex")
-# Configs that would make a connector write to the topic or the cluster of another pipeline.
+# Connectors must not set configs with which a connector could write to another pipeline's topic or cluster.
 _NOT_ITS_OWN = (
     ("topic.creation.", "Tidemill creates the pipeline's topic", "set the topic's configs in spec.source.topic"),
     (

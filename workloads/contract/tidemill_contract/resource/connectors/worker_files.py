@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 FOLDERS = ("/etc/tidemill", "/proc", "/dev/fd", "/run/secrets", "/var/run/secrets")
 """The folders with private files of Connect's workers. `/proc` and `/dev/fd` show the environment and open files."""
-# The characters that separate a path from the rest of a value, as in `jdbc:sqlite:/a` and `file:///a?b=/c`.
+# Matches characters that separate paths from other text, such as the colons in `jdbc:sqlite:/a`.
 _SEPARATORS = re.compile(r"[\s,;:=?&|\"'()<>\[\]{}]+")
 
 

@@ -21,7 +21,7 @@ def pattern_error(pattern: str) -> str:
     """Return the error in a regular expression, or an empty string for a valid expression."""
     if not pattern.isascii() or not pattern.isprintable() or " " in pattern:
         return "the expression has a character that is not allowed in topic names"
-    for text in (pattern, _whole(pattern)):  # `a)|(b` is invalid alone, but valid inside `_whole`
+    for text in (pattern, _whole(pattern)):  # `a)|(b` is invalid, but `(?:a)|(b)` is valid
         try:
             pl.Series([""]).str.contains(text)
         except ComputeError as error:

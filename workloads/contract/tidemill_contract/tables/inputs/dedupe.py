@@ -27,12 +27,12 @@ TABLE = Table(
         ("event_time", "bigint NOT NULL"),
         ("until", "bigint NOT NULL"),
     ),
-    # The id comes first in the key, because ids differ more often than the other columns.
+    # The id is the first column of the primary key, because ids differ more often than the other columns.
     ("PRIMARY KEY (id, place, reader, event_time)",),
-    # Many rows are deleted, so autovacuum runs more often than by default.
+    # Expired ids are deleted all the time, so autovacuum runs more often than by default.
     storage="autovacuum_vacuum_scale_factor = 0.05",
     indexes=(("_dedupe_by_end", "(reader, until)"),),
-    # FOR UPDATE needs a privilege to update, although no row is ever updated.
+    # No row is updated, but SELECT FOR UPDATE needs the UPDATE privilege on at least one column.
     writer="SELECT, INSERT, UPDATE (until), DELETE",
 )
 
@@ -81,7 +81,8 @@ def remember(schema: str) -> str:
         f"INSERT INTO {schema}._dedupe (reader, place, id, event_time, until)"
         " SELECT %(reader)s, %(place)s, n.id, n.at, greatest(n.at, %(reached)s, w.watermark) + %(window)s"
         " FROM unnest(%(ids)s::text[], %(times)s::bigint[]) AS n (id, at)"
-        # Without the watermark, ids of a partition that was idle would expire at once.
+        # Compute the expiry from the watermark too, because ids of a partition that was idle would otherwise expire at
+        # once.
         f" LEFT JOIN {schema}._readers w ON w.reader = %(follows)s"
         f" WHERE NOT EXISTS (SELECT FROM {schema}._dedupe WHERE {_OF_MEMORY} AND id = n.id"
         " AND event_time BETWEEN n.at - %(window)s AND n.at + %(window)s OFFSET 0)"
