@@ -93,7 +93,7 @@ class NoClusters:
     def names(self, namespace: str, kafka: KafkaSpec) -> Sequence[str]:
         """Raise an error."""
         message = (
-            f"topics at {kafka.bootstrap_servers} cannot be listed: this platform has no logins of other Kafka clusters"
+            f"topics at {kafka.bootstrap_servers} cannot be listed: this platform has no logins for other Kafka clusters"
         )
         raise TidemillError(Reason.UNREACHABLE, message)
 
@@ -101,7 +101,7 @@ class NoClusters:
         """Raise an error."""
         message = (
             f"topic {name} at {kafka.bootstrap_servers} cannot be read:"
-            " this platform has no logins of other Kafka clusters"
+            " this platform has no logins for other Kafka clusters"
         )
         raise TidemillError(Reason.UNREACHABLE, message)
 
@@ -140,7 +140,7 @@ class Schemas(Protocol):
             owner: the pipeline that owns the schema.
             secrets: the logins.
             adopt: whether to take over objects of another owner.
-            exists: returns whether a pipeline exists. Topics of an existing pipeline are never taken over.
+            exists: returns whether a pipeline exists. With `adopt`, topics of a pipeline that no longer exists are taken over.
         """
         ...
 
@@ -177,7 +177,7 @@ class Runtime(Protocol):
     """The actuator for workloads, which are processes or Deployments."""
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Make a pipeline's workloads match the plan, and remove its other workloads."""
+        """Create, update or remove a pipeline's workloads, as the plan requires."""
         ...
 
     def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
@@ -201,7 +201,7 @@ class Connectors(Protocol):
     """The actuator for the connectors that a pipeline owns."""
 
     def ensure(self, connectors: Sequence[Connector], *, owner: Owner, adopt: bool = False) -> list[Outcome]:
-        """Make a pipeline's connectors match the plan, and delete its other connectors.
+        """Create, update or delete a pipeline's connectors, as the plan requires.
 
         With `adopt`, connectors of another owner are taken over.
         """

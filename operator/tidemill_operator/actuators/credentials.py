@@ -88,7 +88,7 @@ def _staged(
     asked = bool(rotate) and rotate != rotation.done
     if asked and fresh:
         return Rotation(done=rotate)
-    # Earlier versions of Tidemill used the group role as the login. Rotate such a login once.
+    # Rotate logins of earlier Tidemill versions, which used the group role as the login.
     outdated = any(login.user == roles[file] for file, login in in_force.items())
     if rotation.switched_at is not None or not (asked or outdated):
         return rotation
@@ -156,7 +156,7 @@ def new_api_key() -> tuple[ApiKeys, str]:
 def _login(files: Files, file: str) -> PostgresCredentials:
     try:
         return PostgresCredentials.model_validate_json(files[file])
-    except ValidationError:  # pydantic's message would show the secret
+    except ValidationError:  # hide pydantic's message, which shows the secret
         raise TidemillError(
             Reason.REFUSED, f"{file} does not hold a login", "delete the file, so that a new password is generated"
         ) from None

@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
         problem = "--run reads the file twice, and a pipe can be read only once: write its content to a file"
         raise CommandError(problem, code=EXIT_USAGE)
     if args.name and pipeline_name(args.name) != args.name:
-        remedy = "write at most 40 of a-z, 0-9 and -, such as " + pipeline_name(args.name)
+        remedy = "use at most 40 characters (a-z, 0-9 and -), such as " + pipeline_name(args.name)
         raise CommandError(f"--name {args.name}: not a valid pipeline name; {remedy}", code=EXIT_USAGE)
     zone = args.zone or local_zone()
     try:
@@ -189,7 +189,7 @@ def _of_topic(args: argparse.Namespace, name: str, zone: str) -> str:
         brokers = str(state["addresses"]["kafka"])
     if not brokers:
         remedy = "set TIDEMILL_KAFKA_BROKERS to host:port of the Kafka that has the topic, or correct the path"
-        raise CommandError(f"{topic} is not a file, and no Kafka is known that could have such a topic; {remedy}")
+        raise CommandError(f"{topic} is not a file, and no Kafka address is set for reading a topic; {remedy}")
     print(f"{topic} is not a file: reading the newest {_MOST_RECORDS:,} records of the topic", file=sys.stderr)
     values = list(newest_values(brokers, topic, most=_MOST_RECORDS, config=platform.kafka_config))
     if sum(value[:1] == b"\0" for value in values) > len(values) / 2:

@@ -193,7 +193,7 @@ def _target(args: argparse.Namespace) -> Target:
         return Target(args.url, args.pipeline.rpartition("/")[2], spec or ())
     state = read_state(args.data_dir)
     if state is None or not is_running(state):
-        remedy = "start it with `tidemill up -f FILE`, or name ingest with --url"
+        remedy = "start it with `tidemill up -f FILE`, or give the URL of ingest with --url"
         raise CommandError(f"nothing runs with --data-dir {args.data_dir}: {remedy}")
     pipelines = state["pipelines"]
     if args.pipeline is None and len(pipelines) != 1:

@@ -17,7 +17,7 @@ _COMPONENT = "tidemill-operator"
 _MAX_MESSAGE = 1024
 # reasons of normal progress, which cause no warning
 _CALM = frozenset({Reason.APPLIED, Reason.WAITING, Reason.BLOCKED, Reason.SUSPENDED, Reason.NOT_NEEDED, "Paused"})
-# These conditions often change together, and only the first changed condition gets an Event.
+# Conditions that often change together. Only the first changed condition in the tuple gets an Event.
 _ONE_OF = ("Ready", "Stalled", PROGRESSING, *CONDITIONS.values())
 _ABNORMAL = frozenset({
     "Stalled",

@@ -19,7 +19,7 @@ from tidemill_operator.keys import Key
 from tidemill_operator.plan.render import marks
 from tidemill_operator.resource.crd import GROUP, PLURAL, VERSION
 
-# This delay merges the several events of one change into one pass.
+# The delay before a pass, so that the several events of one change cause only one pass.
 _SETTLE_SECONDS = 0.3
 _REQUEST_SECONDS = 30.0
 _CONNECT_SECONDS = 10.0

@@ -52,7 +52,7 @@ class LocalFigures:
         self._server.stop()
 
     def watch(self, pipelines: Iterable[Stored]) -> None:
-        """Measure these pipelines, and forget all others."""
+        """Measure the given pipelines, and forget all others."""
         wanted = {key_of(stored): stored.status for stored in pipelines}
         for key, status in wanted.items():
             self._observer.watch(key, status)

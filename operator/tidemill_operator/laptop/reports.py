@@ -31,7 +31,7 @@ class CurrentConditions:
         self._interrupted: dict[str, datetime] = {}
 
     def export(self, pipelines: Mapping[str, Stored]) -> None:
-        """Export the conditions of these pipelines to Prometheus, and remove all others."""
+        """Export the conditions of the given pipelines to Prometheus, and remove all others."""
         self._metrics.keep(pipelines)
         for key, stored in pipelines.items():
             self._metrics.tell(key, stored.namespace, stored.name, self.of(stored))

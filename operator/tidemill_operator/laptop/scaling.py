@@ -70,7 +70,7 @@ class _Files:
 
     def path(self, key: _Target) -> Path:
         namespace, name = key.pipeline
-        # names of pipelines contain no dots, so the two file names cannot collide
+        # a pipeline's name contains no dot, so no pipeline is called `<name>.stage`
         return self._folder / namespace / (f"{name}.json" if key.component == "processor" else f"{name}.stage.json")
 
 
@@ -96,7 +96,7 @@ class LocalScaling:
             self._thread.join()
 
     def watch(self, pipelines: Iterable[_Key]) -> None:
-        """Poll the scalable components of these pipelines, and forget all others."""
+        """Poll the scalable components of the given pipelines, and forget all others."""
         wanted = {target for pipeline in pipelines for target in targets(pipeline)}
         with self._lock:
             gone, new = self._due.keys() - wanted, wanted - self._due.keys()

@@ -66,7 +66,7 @@ class Session:
 
     @property
     def settled(self) -> bool:
-        """Whether all pipelines that have not failed are ready. False if all pipelines have failed."""
+        """Whether every pipeline is ready or has failed. If all pipelines have failed, the value is False."""
         waited_for = self._pipelines.keys() - self.failed.keys()
         return self._all_ready(waited_for) and (bool(waited_for) or not self._pipelines)
 

@@ -23,11 +23,11 @@ class Backend(Protocol):
         ...
 
     def create(self, name: str, config: Mapping[str, str], *, paused: bool) -> None:
-        """Create a connector. A paused connector does not run before `resume`."""
+        """Create a connector. A paused connector does not run until `resume` is called."""
         ...
 
     def configure(self, name: str, config: Mapping[str, str]) -> None:
-        """Replace the config of a connector. Kafka Connect then restarts the connector."""
+        """Replace the config of a connector. The new config makes Kafka Connect restart the connector."""
         ...
 
     def pause(self, name: str) -> None:

@@ -17,7 +17,7 @@ from tidemill_operator.plan.connect.states import LiveConnector, LiveTask, maske
 
 _CONNECT_SECONDS = 3.0
 _READ_SECONDS = 10.0
-# The timeout for a check of a config is longer, because the connector may query a database for the check.
+# Connect may query a database to check a config, so a check may take longer than other requests.
 _CHECK_SECONDS = 60.0
 _MOST_BYTES = 16 * 1024 * 1024
 _LONGEST_ERROR = 600
@@ -55,7 +55,7 @@ class ConnectClient:
         """Create a client for Kafka Connect at `url`, without sending a request."""
         self._seconds = seconds
         self.url = url.rstrip("/")
-        # trust_env=False ignores proxy variables and SSL_CERT_FILE. create_default_context still reads SSL_CERT_FILE.
+        # With trust_env=False, httpx ignores proxy variables. SSL_CERT_FILE still works through create_default_context.
         self._http = httpx.Client(base_url=self.url, trust_env=False, verify=ssl.create_default_context())
 
     def close(self) -> None:
@@ -130,7 +130,7 @@ class ConnectClient:
     def _read(self, adapter: TypeAdapter[Any], content: bytes | None) -> Any:
         try:
             return adapter.validate_json(content or b"")
-        except ValidationError:  # the message of pydantic would contain the configs
+        except ValidationError:  # hide pydantic's message, which contains the configs
             what = f"what answers at {self.url} is not Kafka Connect"
             raise TidemillError(Reason.REFUSED, what, "correct connect.url (TIDEMILL_CONNECT_URL)") from None
 

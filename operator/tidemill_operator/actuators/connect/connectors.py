@@ -45,14 +45,14 @@ class KafkaConnect:
         renewed: Collection[str] = (),
         keep: Collection[str] = (),
     ) -> list[Outcome]:
-        """Make the connectors match the plan, and delete other connectors of the pipeline.
+        """Create, update or delete a pipeline's connectors, as the plan requires.
 
         Args:
             connectors: the desired connectors.
             owner: the pipeline.
             adopt: whether to take over connectors of another owner.
             renewed: connectors to restart, because their secrets have changed.
-            keep: names of other connectors that are not deleted.
+            keep: names of connectors that are not deleted, although they are not in `connectors`.
 
         Raises:
             TidemillError: Connect does not answer.
@@ -107,7 +107,7 @@ class KafkaConnect:
             return []
 
     def _guarded(self, wanted: Connector, act: Callable[[], Outcome]) -> Outcome:
-        """Return the result of `act`, or an outcome if `act` raises an error about this connector only."""
+        """Return the result of `act`. An error that concerns only the connector becomes an outcome."""
         try:
             return act()
         except TidemillError as error:
@@ -167,7 +167,7 @@ class KafkaConnect:
         return self._told(live, wanted, restart=False)
 
     def _told(self, live: LiveConnector, wanted: Connector, *, restart: bool) -> Outcome:
-        """Return the outcome of an existing connector. If `restart` is true, a due restart is requested."""
+        """Return the outcome of an existing connector. If `restart` is true, request a due restart of a failed connector."""
         observed = states.facts(live, wanted)
         if live.refusal:
             return refused(wanted, TidemillError(Reason.REFUSED, live.refusal, "correct spec.source.connectors"))

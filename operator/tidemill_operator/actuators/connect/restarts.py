@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 FIRST_SECONDS = 10.0
 MOST_SECONDS = 300.0
-# If a connector needs no restart for this many seconds, its next delay is the shortest delay again.
+# If a connector needs no restart for _WELL_SECONDS, its next delay is FIRST_SECONDS again.
 _WELL_SECONDS = 600.0
 
 

@@ -25,7 +25,7 @@ from tidemill_operator.plan.live import LiveTopic
 
 ANSWER_SECONDS = 6.0
 """The timeout of requests in seconds, short because one unreachable cluster must not delay other pipelines."""
-# The seconds before the next request to a cluster that did not answer.
+# The seconds between requests to a cluster that does not answer.
 _PAUSE_SECONDS = 10.0
 _MOST = 256
 
@@ -52,8 +52,8 @@ class Cluster:
         login = f"the login in the Secret {secret}" if secret else "clients without a login"
         self._remedies = Remedies(
             f"check {login}" if secret else "set spec.source.kafka.secretRef",
-            f"check that it runs, and that the operator may connect to port {ports}: in a cluster, the chart's value"
-            " networkPolicy.egressPorts has to allow it",
+            f"check that Kafka runs, and that the operator may connect to port {ports}: in Kubernetes, add the port to the"
+            " chart's value networkPolicy.egressPorts",
             f"allow Describe and Read on the topic to {login}",
         )
         self._id = ""

@@ -60,8 +60,7 @@ class KafkaLog:
             if not left:
                 break
             client = self._admin()
-            # A request to a leader that is down takes the whole timeout. Each attempt therefore gets a part of the
-            # remaining time.
+            # A request to a leader that is down takes its whole timeout, so the attempts share the remaining time.
             answer = _asked(client, left, spec, max(1.0, (deadline - time.monotonic()) / attempts))
             offsets.at.update(answer.at)
             left = set(answer.faults)

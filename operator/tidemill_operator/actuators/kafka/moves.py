@@ -73,7 +73,7 @@ class KafkaMoves:
                 }
             )
         for at, error in sorted(errors.items()):
-            # A reassignment that can no longer be cancelled has completed, so ignore this error.
+            # If a reassignment completed before the cancellation, ignore Kafka's error.
             if error is None or (error is kafka.errors.NoReassignmentInProgressError and wanted[at.partition] is None):
                 continue
             raise TidemillError(

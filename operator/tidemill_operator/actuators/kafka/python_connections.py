@@ -24,7 +24,7 @@ class Connections(KafkaNetClient):  # type: ignore[misc]
     def close(self, node_id: Any = None) -> None:
         """Close the connections to one broker, or all connections."""
         if node_id is None:
-            self._net.stop()  # stop the network thread before its sockets are closed
+            self._net.stop()  # stop the network thread before the sockets are closed
         super().close(node_id)
         if node_id is None:
             for sock in self._manager.sockets:

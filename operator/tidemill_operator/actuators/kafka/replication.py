@@ -121,7 +121,7 @@ class Replication:
     def _slow(self, topic: str, step: Step, config: Mapping[str, str], brokers: Brokers) -> int:
         writes = 0
         for broker, rates in self._rates(brokers).items() if self._rate else ():
-            # Keep a limit that another user has set.
+            # Keep a throttle that another user has set.
             if lacking := {key: str(self._rate) for key in RATES if not rates.get(key)}:
                 self._session.set_configs(ResourceType.BROKER, broker, lacking)
                 writes += 1
@@ -146,14 +146,14 @@ class Replication:
             try:
                 configs |= self._session.configs(ResourceType.BROKER, [str(broker)])
             except TidemillError as error:
-                # A broker of the list may be down, so continue with the other brokers.
+                # A broker may be down, so continue with the other brokers.
                 log.warning("broker %s: %s", broker, error)
         return configs
 
     def _elect(self, topic: str, partitions: tuple[int, ...]) -> int:
         wanted = [TopicPartition(topic, number) for number in partitions]
         with self._session.told(f"electing leaders of topic {topic}"):
-            # confluent-kafka 2.12 raises SystemError if this request has a timeout argument.
+            # confluent-kafka 2.12 raises SystemError if `elect_leaders` gets a timeout argument.
             errors = self._session.wait(self._session.admin().elect_leaders(ElectionType.PREFERRED, wanted))
         for at, error in errors.items():
             if isinstance(error, KafkaException) and error.args[0].code() != KafkaError.ELECTION_NOT_NEEDED:

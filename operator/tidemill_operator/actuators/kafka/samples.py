@@ -58,7 +58,7 @@ def _starts(consumer: Consumer, topic: str, most: int) -> list[TopicPartition]:
     """Return the offsets from which to read, so that about `most` records are read in total."""
     metadata = consumer.list_topics(topic, timeout=_ANSWER_SECONDS).topics[topic]
     if metadata.error is not None or not metadata.partitions:
-        remedy = "check the name; write a file with its folder or suffix, such as ./events.csv"
+        remedy = "check the name; give a file with its folder or suffix, such as ./events.csv"
         raise TidemillError(Reason.UNREACHABLE, f"there is neither a file nor a topic {topic}", remedy)
     each = max(1, most // len(metadata.partitions))
     starts = []

@@ -223,7 +223,7 @@ class KafkaSession:
         return frozenset(existing)
 
     def settle(self, shows: Callable[[], bool]) -> bool:
-        """Wait up to 15 seconds until `shows` returns true, and return its last result."""
+        """Wait up to 15 seconds until `shows` returns true, and return the last result of `shows`."""
         deadline = time.monotonic() + _SETTLE_SECONDS
         while not (there := shows()) and time.monotonic() < deadline:
             time.sleep(0.1)

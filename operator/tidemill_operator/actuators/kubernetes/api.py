@@ -248,7 +248,7 @@ def load(environ: Mapping[str, str] = os.environ) -> client.Configuration:
     """Return the API's address and credentials, from the pod's service account or from the file in KUBECONFIG.
 
     Raises:
-        TidemillError: there is neither a service account nor such a file.
+        TidemillError: there is neither a service account nor a file in KUBECONFIG.
     """
     configuration = client.Configuration()
     try:

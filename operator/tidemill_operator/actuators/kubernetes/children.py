@@ -180,7 +180,7 @@ class Children:
 
 
 def owners(live: Document | None, alive: Mapping[str, str], owner: OwnerReference) -> list[OwnerReference]:
-    """Return the owners of a shared object that still exist, and `owner`."""
+    """Return `owner`, and the existing pipelines that own a shared object."""
     references = live["metadata"].get("ownerReferences", []) if live else []
     uids = [reference.get("uid", "") for reference in references]
     return sorted({owner, *(OwnerReference(uid, alive[uid]) for uid in uids if uid in alive)})

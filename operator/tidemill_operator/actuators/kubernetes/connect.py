@@ -169,7 +169,7 @@ class NamespaceConnect:
             started = rollout(self._workload, live, changed=0)
             message = f"the connectors cannot be deleted, because Kafka Connect does not run: {started.message}"
             named = ", ".join(others[:_MOST_NAMED])
-            remedy = f"check connect.image of the chart, so that its pods start; {named} need them too"
+            remedy = f"check connect.image of the chart, so that the workers start; {named} need them too"
             raise TidemillError(started.reason, message, remedy)
         for kind in _OBJECTS:
             children.drop(kind, workers.NAME)
@@ -243,12 +243,12 @@ class NamespaceConnect:
         return {}
 
     def _retried(self, act: Callable[[Children, dict[str, str]], Document]) -> Document:
-        """Call `act` with the current state of the namespace, and again if another operator changed an object."""
+        """Call `act` with the namespace's current state, and call `act` again if another operator changed an object."""
         with self._locks.of(self._namespace):
             for attempt in range(_ATTEMPTS):
                 children, alive = Children(self._api, self._namespace, self._owner), self._api.alive(self._namespace)
                 if not children.sharing() <= {*alive, self._owner.uid}:
-                    # Do not use the cache, because a pipeline missing from the list would lose its files.
+                    # Do not use the cache, because a pipeline missing from the cache would lose its files.
                     alive = self._api.alive(self._namespace, sure=True)
                 try:
                     return act(children, alive)

@@ -14,7 +14,7 @@ _FILES = "tidemill.dev/files"
 
 def reload_files(api: Api, namespace: str, workload: str, *, mark: str, shown: dict[tuple[str, str], str]) -> int:
     """Annotate the pods of a workload with a hash of their files, and return the number of changed pods."""
-    # The pods already have this hash, and new pods start with the current files.
+    # Running pods already have the hash `mark`, and new pods start with the current files.
     if shown.get((namespace, workload)) == mark:
         return 0
     changed, all_told = 0, True

@@ -59,7 +59,7 @@ class KubernetesRuntime:
         self.made: list[str] = []
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Make a pipeline's workloads match the plan, and remove its other workloads.
+        """Create, update or remove a pipeline's workloads, as the plan requires.
 
         Raises:
             TidemillError: the API does not answer.
@@ -144,7 +144,7 @@ class KubernetesRuntime:
             return True
 
     def _retried(self, namespace: str, act: Callable[[Pass], list[Outcome]]) -> list[Outcome]:
-        """Call `act` with the current state of the namespace, and again if another operator changed an object."""
+        """Call `act` with the namespace's current state, and call `act` again if another operator changed an object."""
         with self._locks.of(namespace):
             for _ in range(_ATTEMPTS - 1):
                 try:

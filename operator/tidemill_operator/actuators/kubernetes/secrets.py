@@ -87,7 +87,7 @@ class KubernetesSecrets:
             # again.
             self._api.create(objects.secret(metadata, made))
         elif made or not _owned(live, self._owner):
-            # The resource version makes the write fail if another operator has stored passwords meanwhile.
+            # Because of resourceVersion, the write fails if another operator has changed the Secret since the read.
             metadata = {
                 "resourceVersion": live["metadata"]["resourceVersion"],
                 "labels": {marks.OWNER_UID: self._owner.uid},

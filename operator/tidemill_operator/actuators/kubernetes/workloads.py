@@ -39,7 +39,7 @@ _SALT = "salt"
 
 @dataclass
 class Pass:
-    """The state of a namespace during one pass. The objects in `kept`, as (kind, name), are not deleted."""
+    """The state of a namespace during one pass. `kept` names the objects that are not deleted, as (kind, name)."""
 
     api: Api
     placement: Placement
@@ -67,7 +67,7 @@ class Pass:
         """
         children, alive = Children(api, namespace, owner), api.alive(namespace)
         if not children.sharing() <= {*alive, owner.uid}:
-            # Do not use the cache, because a pipeline missing from the list would lose its files.
+            # Do not use the cache, because a pipeline missing from the cache would lose its files.
             alive = api.alive(namespace, sure=True)
         return cls(api, placement, owner, namespace, children, alive, shown)
 
@@ -90,7 +90,7 @@ class Pass:
         return outcomes
 
     def leave(self, components: Iterable[Component], *, configs: bool, all_of_it: bool = False) -> None:
-        """Remove the pipeline's own objects, except those in `kept`, and the pipeline's files in shared objects."""
+        """Remove the pipeline's own objects except those in `kept`, and remove its files from shared objects."""
         name = self.owner.name
         # Keep the files if a newer pipeline with the same name uses them.
         replaced = any(other == name and uid != self.owner.uid for uid, other in self.alive.items())
@@ -105,7 +105,7 @@ class Pass:
             self.children.leave(SECRET, marks.CONNECTIONS)
         if self.placement.connect is None:
             self._drop_workers()
-        # Keep the Connect workers here, because their connectors must be deleted first.
+        # Keep the Connect workers, because the pipeline's connectors must be deleted before the workers.
         self.children.prune(self.kept, spared=(connect.COMPONENT,))
 
     def _drop_workers(self) -> None:

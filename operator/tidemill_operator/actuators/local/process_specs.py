@@ -20,8 +20,7 @@ from tidemill_operator.processes.replica import ReplicaSpec
 HOST = "127.0.0.1"
 STOP_SECONDS = 10.0
 """The seconds between SIGTERM and SIGKILL."""
-# The TIDEMILL_ variables that workloads inherit. Workloads get no other TIDEMILL_ variable, such as the administrator's
-# login.
+# The TIDEMILL_ variables that workloads inherit. Workloads do not inherit the administrator's login.
 _PASSED_ON = (
     "TIDEMILL_RESILIENCE_", "TIDEMILL_KAFKA_CONFIG", "TIDEMILL_LOG_LEVEL", "TIDEMILL_INGEST_", "TIDEMILL_API_",
     "TIDEMILL_HTTP_", "TIDEMILL_SESSION_TIMEOUT_MS",
@@ -51,8 +50,7 @@ class ProcessSpecs:
             if not name.startswith("TIDEMILL_") or name.startswith(_PASSED_ON)
         }
         self._common = {**inherited, **addresses}
-        # The list of allowed hosts prevents DNS rebinding. Without the list, web pages could read pipelines that need
-        # no key.
+        # The list of allowed hosts prevents DNS rebinding, by which web pages could read pipelines without a key.
         names = ["localhost", socket.gethostname(), *environ.get("TIDEMILL_ALLOWED_HOSTS", "").split(",")]
         self._allowed_hosts = ",".join(name for name in (*names, host) if name and ":" not in name)
         self._wanted_ports = dict(ports or {})

@@ -46,7 +46,7 @@ class References:
             folder = secrets_root / workload.namespace / pipeline
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for file, (secret, key) in workload.copied.items():
-                # A link makes a changed key take effect at once.
+                # With a symlink, a changed key takes effect at once.
                 link, target = folder / file, (self.secret(workload.namespace, secret) / key).absolute()
                 if not link.is_symlink() or link.readlink() != target:
                     link.unlink(missing_ok=True)

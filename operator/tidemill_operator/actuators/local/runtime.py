@@ -48,7 +48,7 @@ class LocalRuntime:
         return [state for name, state in self.states().items() if name.rpartition("-")[0] == f"{namespace}.{workload}"]
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Make a pipeline's workloads match the plan without waiting, and end its other workloads."""
+        """Start, update or end a pipeline's workloads, as the plan requires, without waiting."""
         pipelines = pipelines_of(workloads)
         changes = {workload.name: self.apply(workload, pipelines) for workload in workloads}
         if workloads:
@@ -136,7 +136,7 @@ class LocalRuntime:
                 and pipeline in running.pipelines
                 and running.workload.component in ("ingest", "api")
             ]
-        # Sort shared processes first, so that the pipeline's own processes override their URLs.
+        # Sort shared processes first, so that URLs of the pipeline's own processes override shared URLs.
         for workload in sorted(candidates, key=lambda workload: workload.pipeline is not None):
             states = self.replicas(namespace, workload.name)
             if states:

@@ -25,5 +25,5 @@ def emptied(session: Session, schema: str, columns: Mapping[str, Collection[str]
 
 
 def missing_positions(there: Collection[int]) -> tuple[int, ...]:
-    """Return the partitions that have no row in `_offsets`, below the highest partition that has one."""
+    """Return the partitions without a row in `_offsets`, up to the highest partition with a row."""
     return tuple(sorted(set(range(max(there, default=0) + 1)) - set(there)))

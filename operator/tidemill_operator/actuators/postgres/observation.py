@@ -17,7 +17,7 @@ from tidemill_operator.plan.kafka.claims import TOPICS
 from tidemill_operator.plan.live import Failing, LiveSchema, Loss, Slot
 from tidemill_operator.plan.postgres.migration import as_noted_today
 
-# Select the losses of the five minutes up to the latest loss, if the latest loss is less than a day old.
+# Select lost offset ranges noticed at most five minutes before the latest loss. Ignore losses older than a day.
 _LOST = """
 WITH lately AS (SELECT max(noticed_at) AS at FROM {0} WHERE reader = 'live')
 SELECT reason, partition, epoch, from_offset, to_offset FROM {0}, lately

@@ -134,7 +134,7 @@ def _ensure(
         if password is not None and not live["login"]:
             session.write("ALTER ROLE {} LOGIN", role)
     if password is not None and not (live and _knows_password(session, role, password, live["mark"])):
-        # The password is hashed here, so that no log of the server contains it.
+        # Hash the password before it is sent, so that the server's logs never contain the password.
         verifier = session.connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
         session.write("ALTER ROLE {} PASSWORD {}", role, sql.Literal(verifier.decode()))
     text = json.dumps(mark, sort_keys=True)

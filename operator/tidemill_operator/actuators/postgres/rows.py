@@ -59,7 +59,7 @@ def _ensure_readers(session: Session, schema: Schema) -> None:
 
 def _ensure_positions(session: Session, schema: Schema) -> None:
     readers, offsets = _table(schema, "_readers"), _table(schema, "_offsets")
-    # A replay starts with the epochs of the live processors. A partition that is added later is read from offset 0.
+    # Each partition of a replay starts with the epoch of the live reader. Partitions added later start at offset 0.
     session.write_rows(
         sql.SQL(
             "INSERT INTO {} (reader, partition, epoch, next_offset) SELECT r.reader, p, coalesce(l.epoch, 0),"
@@ -83,7 +83,7 @@ def _ensure_aggregations(session: Session, schema: Schema, live: LiveSchema) -> 
             sql.SQL(
                 "INSERT INTO {} (name, version, table_name, reader, ids, shape, partition_days, retention_ms)"
                 " SELECT %(name)s, %(version)s, %(table_name)s, %(reader)s,"
-                # A replay that starts again must not find the ids of its previous start.
+                # A restarted replay must not find the event ids of its previous run.
                 " CASE %(reader)s WHEN 'live' THEN 'live' ELSE %(reader)s || '@' || pg_current_xact_id()::text END,"
                 " %(shape)s, %(partition_days)s, %(retention_ms)s"
                 " WHERE NOT EXISTS (SELECT FROM {} WHERE name = %(name)s AND version = %(version)s)"

@@ -17,7 +17,7 @@ from tidemill_operator.errors import Reason, TidemillError
 Row = tuple[Any, ...]
 LOCK_MS = 5_000
 STATEMENT_MS = 60_000
-# Postgres ends a transaction that is idle for this many ms.
+# The idle time in ms after which Postgres ends a transaction.
 IDLE_MS = 20_000
 
 

@@ -204,7 +204,7 @@ def _read(live: Document) -> Certificates | None:
     except (KeyError, IndexError, ValueError, TypeError, TidemillError):
         log.warning("the webhook's Secret has invalid content; it is replaced")
         return None
-    except Exception as error:  # InvalidSignature, for example, is no ValueError
+    except Exception as error:  # cryptography also raises InvalidSignature, which is no ValueError
         log.warning("the webhook's Secret has invalid content (%s); it is replaced", type(error).__name__)
         return None
     return certificates

@@ -1,6 +1,6 @@
 """The admission webhook, which refuses invalid AnalyticsPipelines.
 
-The API server calls the webhook before its own validation, because the webhook's messages are more helpful.
+The webhook checks resources before the API server does, because the webhook's messages are more helpful.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Webhook:
 
 def load(context: ssl.SSLContext, certificates: Certificates) -> None:
     """Make `context` use the server certificate for new TLS connections."""
-    with tempfile.TemporaryDirectory(prefix="tidemill-webhook-") as folder:  # only the owner can read this folder
+    with tempfile.TemporaryDirectory(prefix="tidemill-webhook-") as folder:  # only the owner can read a temporary folder
         path = Path(folder) / "pair.pem"
         path.touch(mode=0o600)
         path.write_text(certificates.server.certificate + certificates.server.key)

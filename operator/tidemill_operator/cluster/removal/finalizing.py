@@ -80,7 +80,7 @@ class Finalizing:
         return Result.WAITING
 
     def _report(self, document: Document, error: TidemillError) -> None:
-        """Write into the status why the data cannot be deleted, if a user has to act."""
+        """If a user has to act, write into the status why the data cannot be deleted."""
         if isinstance(error, NotOurTurn) or (error.reason == Reason.WAITING and not error.remedy):
             return
         previous = figures.others(document.get("status") or {})

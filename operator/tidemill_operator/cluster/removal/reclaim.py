@@ -20,7 +20,7 @@ from tidemill_operator.keys import Key
 from tidemill_operator.settings import Platform
 
 log = logging.getLogger("tidemill_operator.cluster.removal.reclaim")
-# If the operator is dead, the Lease expires within this time. A running operator renews the Lease every two seconds.
+# If the operator is dead, its Lease expires within 25 s. A running operator renews the Lease every two seconds.
 _ELECTION_SECONDS = 25.0
 _WORK_SECONDS = 240.0
 _PAUSE_SECONDS = 2.0

@@ -28,7 +28,7 @@ _LOG_CONFIG = f"""{WARNINGS_TO_CONSOLE}\
 logger.server.name = kafka.server.KafkaRaftServer
 logger.server.level = INFO
 """
-# These options make the JVM start fast.
+# Options that make the JVM start fast.
 _JVM = ("-XX:+UseSerialGC", "-Xshare:auto", "-Djava.awt.headless=true")
 _HEAP, _HEAP_OF_MANY = ("-Xms256m", "-Xmx512m"), ("-Xms128m", "-Xmx384m")
 _FORMAT_SECONDS = 120.0
@@ -152,7 +152,7 @@ def _format(java_command: list[str], folder: Path, cluster: str) -> None:
     done = folder / "formatted"
     if done.exists():
         return
-    # Without the file `formatted`, formatting was interrupted or never began, so the data can be deleted.
+    # If the file `formatted` is missing, formatting was not completed, so the data can be deleted.
     shutil.rmtree(data, ignore_errors=True)
     command = [
         *java_command,

@@ -87,7 +87,7 @@ def test_an_unknown_pipeline_is_exit_code_1(url: str, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["-f", "orders.csv"], 1, "start it with `tidemill up -f FILE`, or name ingest with --url"),
+        (["-f", "orders.csv"], 1, "start it with `tidemill up -f FILE`, or give the URL of ingest with --url"),
         (["-f", "orders.csv", "--url", "http://x"], 2, "--url needs --pipeline NAME too"),
         (["-f", "orders.csv", "--url", "http://x", "--pipeline", "orders"], 2, "name its YAML: --spec FILE"),
         (["-f", "orders.csv", "--rate", "0"], 2, "--rate 0: write a number of events above 0"),

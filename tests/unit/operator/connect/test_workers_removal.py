@@ -166,7 +166,7 @@ def test_workers_that_do_not_run_are_removed_with_the_last_pipeline(world: World
     world.connect.unreachable()
     with pytest.raises(TidemillError, match="0 of 1 replicas of tidemill-connect") as raised:
         world.remove("orders")
-    assert raised.value.remedy == "check connect.image of the chart, so that its pods start; returns need them too"
+    assert raised.value.remedy == "check connect.image of the chart, so that the workers start; returns need them too"
     world.pipeline("returns", deletionTimestamp="2026-11-30T00:00:00Z")
     world.remove("orders")
     assert world.objects() == set()
