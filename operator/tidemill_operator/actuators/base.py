@@ -92,16 +92,13 @@ class NoClusters:
 
     def names(self, namespace: str, kafka: KafkaSpec) -> Sequence[str]:
         """Raise an error."""
-        message = (
-            f"topics at {kafka.bootstrap_servers} cannot be listed: this platform has no logins for other Kafka clusters"
-        )
+        message = f"topics at {kafka.bootstrap_servers} cannot be listed: no login for other Kafka clusters is known"
         raise TidemillError(Reason.UNREACHABLE, message)
 
     def topic(self, namespace: str, kafka: KafkaSpec, name: str) -> LiveTopic | None:
         """Raise an error."""
         message = (
-            f"topic {name} at {kafka.bootstrap_servers} cannot be read:"
-            " this platform has no logins for other Kafka clusters"
+            f"topic {name} at {kafka.bootstrap_servers} cannot be read: no login for other Kafka clusters is known"
         )
         raise TidemillError(Reason.UNREACHABLE, message)
 
@@ -140,7 +137,7 @@ class Schemas(Protocol):
             owner: the pipeline that owns the schema.
             secrets: the logins.
             adopt: whether to take over objects of another owner.
-            exists: returns whether a pipeline exists. With `adopt`, topics of a pipeline that no longer exists are taken over.
+            exists: returns whether a pipeline exists. `adopt` never takes over the topics of an existing pipeline.
         """
         ...
 

@@ -52,7 +52,7 @@ class Recorder:
             self.tell(document, "Normal", "NewVersion", text)
 
     def repaired(self, document: Document, repairs: Iterable[str], *, at: str) -> None:
-        """Write Events about changes by others that were reverted."""
+        """Write Events about changes of other users that the operator reverted."""
         for text in repairs:
             _log_of(document, text)
             self.tell(document, "Normal", "Repaired", text, at=at)

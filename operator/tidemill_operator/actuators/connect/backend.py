@@ -1,4 +1,4 @@
-"""The interface to Kafka Connect, for its REST client and for Strimzi's resources."""
+"""The interface to Kafka Connect, which the REST client and the Strimzi client implement."""
 
 from __future__ import annotations
 

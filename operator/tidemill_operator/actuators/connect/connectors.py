@@ -167,7 +167,7 @@ class KafkaConnect:
         return self._told(live, wanted, restart=False)
 
     def _told(self, live: LiveConnector, wanted: Connector, *, restart: bool) -> Outcome:
-        """Return the outcome of an existing connector. If `restart` is true, request a due restart of a failed connector."""
+        """Return the outcome of an existing connector. `restart` allows the restart of a failed connector."""
         observed = states.facts(live, wanted)
         if live.refusal:
             return refused(wanted, TidemillError(Reason.REFUSED, live.refusal, "correct spec.source.connectors"))

@@ -52,8 +52,8 @@ class Cluster:
         login = f"the login in the Secret {secret}" if secret else "clients without a login"
         self._remedies = Remedies(
             f"check {login}" if secret else "set spec.source.kafka.secretRef",
-            f"check that Kafka runs, and that the operator may connect to port {ports}: in Kubernetes, add the port to the"
-            " chart's value networkPolicy.egressPorts",
+            f"check that Kafka runs, and that the operator may connect to port {ports}: in Kubernetes, add the port"
+            " to the chart's value networkPolicy.egressPorts",
             f"allow Describe and Read on the topic to {login}",
         )
         self._id = ""

@@ -36,7 +36,7 @@ def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> 
 
     from tidemill_operator.actuators.kafka.python_connections import Connections
 
-    # The library logs every failed connection, and the operator reports the errors itself.
+    # kafka-python logs every failed connection, but the operator reports the errors itself.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     brokers = str(config["bootstrap.servers"])
     timeout = int(timeout_seconds * 1000)

@@ -78,7 +78,7 @@ def _same_amount(path: str, wanted: Any, live: Any) -> bool:
 
 
 def strangers(live: Mapping[str, Any]) -> list[str]:
-    """Return the other field managers that own fields in an object's spec or data."""
+    """Return the field managers besides Tidemill that own fields in an object's spec or data."""
     managers = set()
     for entry in live.get("metadata", {}).get("managedFields", ()):
         if entry.get("manager") == MANAGER or entry.get("subresource") in ("status", "scale"):

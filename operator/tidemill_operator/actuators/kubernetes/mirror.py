@@ -84,7 +84,7 @@ class Mirror:
         return _unpacked(copy.packed)
 
     def owned(self, kind: Kind, namespace: str, uids: Collection[str]) -> tuple[list[Document], list[str]]:
-        """Return the owners' cached objects, and the names of objects of which only the metadata is cached."""
+        """Return the owners' cached objects, and the names of objects with cached metadata only."""
         with self._lock:
             copies = [(n, copy) for n, copy in self._copies[kind.kind, namespace].items() if copy.owner in uids]
         whole = [_unpacked(copy.packed) for _, copy in copies if copy.packed is not None]

@@ -1,7 +1,7 @@
 """Keep two operators from working on the same pipeline, and stop an operator that was replaced.
 
-An advisory lock separates reconcile passes. The comment of the schema holds the epoch of the last leader. An operator
-with a lower epoch writes nothing.
+An advisory lock allows only one reconcile pass of a pipeline at a time. The comment of the schema holds the epoch of
+the last leader. An operator with a lower epoch writes nothing.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class Session:
         self.changed += 1
 
     def write_rows(self, statement: sql.SQL | sql.Composed, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> None:
-        """Run a statement on rows, and count the changed rows as writes."""
+        """Run a statement that changes rows, and count each changed row as a write."""
         self.changed += max(0, self.connection.execute(statement, parameters).rowcount)
 
     @contextmanager

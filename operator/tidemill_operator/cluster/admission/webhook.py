@@ -36,8 +36,7 @@ def review(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     document, before = request.get("object") or {}, request.get("oldObject") or {}
     response: dict[str, Any] = {"uid": request["uid"], "allowed": True}
     metadata = document.get("metadata") or {}
-    # A change outside the spec is always allowed, such as a change of labels or finalizers, even if a newer rule
-    # forbids the spec.
+    # Allow every change outside the spec, such as new labels, even if a newer rule forbids the spec.
     if metadata.get("deletionTimestamp") or (before and before.get("spec") == document.get("spec")):
         return response
     named = {**metadata, "namespace": metadata.get("namespace") or request.get("namespace") or "default"}
@@ -137,7 +136,7 @@ class Webhook:
 
 def load(context: ssl.SSLContext, certificates: Certificates) -> None:
     """Make `context` use the server certificate for new TLS connections."""
-    with tempfile.TemporaryDirectory(prefix="tidemill-webhook-") as folder:  # only the owner can read a temporary folder
+    with tempfile.TemporaryDirectory(prefix="tidemill-webhook-") as folder:  # only the owner can read `folder`
         path = Path(folder) / "pair.pem"
         path.touch(mode=0o600)
         path.write_text(certificates.server.certificate + certificates.server.key)

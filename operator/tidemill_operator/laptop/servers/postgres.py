@@ -26,7 +26,7 @@ from tidemill_operator.processes.ports import Ports
 
 _ADMIN = "postgres"
 _DATABASE = "tidemill"
-# The folder for Postgres' data if the user that runs Postgres cannot enter the data folder of `up`.
+# If the user that runs Postgres cannot enter the data folder of `up`, Postgres' data is below _ROOT_HOME.
 _ROOT_HOME = Path("/var/lib/tidemill")
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -75,7 +75,7 @@ def postgres_server(
         environment=environ,
         user=user,
         working_dir=home,
-        death_signal=signal.SIGINT,  # a fast, clean shutdown; after SIGKILL, child processes would run on
+        death_signal=signal.SIGINT,  # a fast, clean shutdown; after SIGKILL, child processes keep running
         stop_signal=signal.SIGINT,
         grace_seconds=20.0,
     )
