@@ -55,7 +55,7 @@ class World:
         return self.platform.postgres.public_url if self.platform.postgres.host else None
 
     def schema(self, name: str) -> LiveSchema | None:
-        """Return a schema as it exists in Postgres, or None if the schema is missing or Postgres is unknown.
+        """Return a schema as it exists in Postgres, or None if the schema or the address of Postgres is missing.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -65,7 +65,7 @@ class World:
         return PostgresSchemas(self.platform.postgres, read_only=True).observe(name)
 
     def conflicts(self, schema: Schema, owner: Owner) -> list[TidemillError]:
-        """Return an error for each topic or role of the schema that another pipeline owns.
+        """Return an error for each topic and role that the schema needs but another pipeline owns.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -88,7 +88,7 @@ class World:
     def facts(
         self, plan: Plan, schema: LiveSchema | None, candidates: tuple[str, ...] = ()
     ) -> tuple[LiveFacts, Configs]:
-        """Return what Kafka reports about a plan's topics, and the configs of the topics.
+        """Return the live state of a plan's topics, and the configs of the topics.
 
         Raises:
             TidemillError: Kafka does not answer.
@@ -115,7 +115,7 @@ def find_world(data_dir: Path, environ: Mapping[str, str]) -> World:
     """Return the servers that the environment names, or else the servers of a running `up`.
 
     Raises:
-        CommandError: the login of the Postgres that the running `up` uses is unknown.
+        CommandError: the running `up` does not publish the login of its Postgres.
         ValueError: a variable has a wrong value.
     """
     platform, references = Platform.from_env(environ), data_dir / "secret-refs"

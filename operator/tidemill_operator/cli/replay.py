@@ -59,8 +59,7 @@ def add_parser(subparsers: Any) -> None:
         dest="start",
         default="earliest",
         metavar="WHERE",
-        help="start of the replay: earliest, or the time (RFC 3339) at which the first event arrived"
-        " in Kafka; default: earliest",
+        help="start of the replay: earliest, or an arrival time in Kafka (RFC 3339); default: earliest",
     )
     parser.add_argument(
         "--rate", type=int, default=0, metavar="N", help="at most N events per second; default: no limit"

@@ -73,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
         world = find_world(args.data_dir, os.environ)
         if not world.postgres or not world.kafka:
             raise CommandError(
-                "Kafka and Postgres are unknown: run this while `tidemill up` runs, or set TIDEMILL_KAFKA_BROKERS and"
-                " TIDEMILL_POSTGRES_URL"
+                "Kafka and Postgres are unknown: run the command while `tidemill up` runs, or set"
+                " TIDEMILL_KAFKA_BROKERS and TIDEMILL_POSTGRES_URL"
             )
         entries = list(retained(world, _living(world, os.environ)))
         if args.remove:
@@ -113,7 +113,7 @@ def _living(world: World, environ: Mapping[str, str]) -> Mapping[str, str]:
         return {f"{pipeline['namespace']}/{pipeline['name']}": pipeline["uid"] for pipeline in metadata}
     if world.uids is None:
         raise CommandError(
-            "the existing pipelines are unknown: run this while `tidemill up` runs, or in the operator's pod"
+            "the existing pipelines are unknown: run the command while `tidemill up` runs, or in the operator's pod"
         )
     return world.uids
 

@@ -62,7 +62,7 @@ def add_parser(subparsers: Any) -> None:
         "--ready-file",
         type=Path,
         metavar="PATH",
-        help="file for the endpoints, written once every pipeline is ready or has failed",
+        help="file for the endpoints, written as soon as every pipeline is ready or has failed",
     )
     ports.add_options(parser)
     parser.add_argument(

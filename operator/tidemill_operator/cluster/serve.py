@@ -161,7 +161,7 @@ class Operator:
         )
 
     def _stands(self, key: Key, error: TidemillError | None) -> None:
-        """Update the status of a pipeline whose events are no longer counted, or are counted again."""
+        """Update a pipeline's status if the counting of its events has stopped or resumed."""
         if error is not None:
             self._passes.interrupt(key, error)
         self._queue.add(key, fresh=True)
