@@ -199,10 +199,11 @@ def test_ids_are_forgotten_once_the_watermark_has_passed(schema: Any) -> None:
     """A late event is remembered as long as the newest one, because its copy is as late."""
     connection, name = schema
     logs = logged(
-        [event("new", 5 * HOUR), event("old", 0)], [event("old", 0), event("new", 5 * HOUR), event("x", 9 * HOUR)]
+        [event(None, 5 * HOUR)] * 3 + [event("new", 5 * HOUR), event("old", 0)],
+        [event("old", 0), event("new", 5 * HOUR), event("x", 9 * HOUR)],
     )
     process = Process(connection)
-    process.take(logs, {0: 2})
+    process.take(logs, {0: 5})
     forgetter = Forgetter.of(connection, process.database, CONFIG)
     assert forgetter is not None
 
@@ -213,7 +214,7 @@ def test_ids_are_forgotten_once_the_watermark_has_passed(schema: Any) -> None:
 
     assert left_at(6) == 2
     process.take(logs, {1: 2})
-    assert totals(connection, name) == (2, 2)
+    assert totals(connection, name) == (5, 5)
     assert left_at(7) == 0
     connection.execute(
         f"INSERT INTO {name}._dedupe VALUES ('replay-gone-1', 'id', 'a', 0, {NOW}), ('live', 'other', 'a', 0, {NOW})"

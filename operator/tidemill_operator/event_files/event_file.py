@@ -63,11 +63,11 @@ class EventFile:
         """
         self._content = Content(path)
         self.name = self._content.name
-        self.format = reading.format or _form(self._content)
         self.table: CsvFile | None = None
         self._rows: ParquetFile | None = None
         self._lines: NdjsonFile | JsonFile | None = None
         try:
+            self.format = reading.format or _form(self._content, reading.encoding)
             self._open(path, reading)
         except BaseException:
             self._content.close()
@@ -85,7 +85,7 @@ class EventFile:
 
                 self._rows = ParquetFile(path)
             case "json":
-                self._lines = JsonFile(self._content)
+                self._lines = JsonFile(self._content, encoding=reading.encoding)
             case _:
                 self._lines = NdjsonFile(self._content, encoding=reading.encoding)
 
@@ -200,15 +200,20 @@ class EventFile:
         return writer
 
 
-def _form(content: Content) -> str:
-    """Return the format of a file, found from the beginning and the name of the file."""
+def _form(content: Content, encoding: str | None) -> str:
+    """Return the format of a file, found from the beginning and the name of the file.
+
+    Raises:
+        EventFileError: the file is not text.
+    """
     if content.head.startswith(_PARQUET):
         return PARQUET
     suffixes = [suffix.lower() for suffix in content.path.suffixes] if content.path is not None else []
     for suffix in suffixes:
         if suffix in _SUFFIXES:
             return _SUFFIXES[suffix]
-    start = content.head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    text = content.head.decode(content.known_encoding(encoding), errors="replace")
+    start = text.removeprefix("\ufeff").lstrip().encode(errors="replace")
     if start.startswith(b"["):
         return JSON
     if not start.startswith(b"{"):

@@ -30,8 +30,7 @@ class NdjsonFile:
             EventFileError: the file is not text.
         """
         self._content = content
-        detected = content.known_encoding(encoding)
-        self.encoding = "utf-8" if encoding is None and detected == "cp1252" else detected
+        self.encoding = _json_encoding(content, encoding)
         self.unfinished: int | None = None
 
     def lines(self, *, growing: bool = False) -> Iterator[tuple[int, bytes]]:
@@ -62,6 +61,12 @@ class NdjsonFile:
             text.detach()
 
 
+def _json_encoding(content: Content, encoding: str | None) -> str:
+    detected = content.known_encoding(encoding)
+    # JSON is UTF-8 unless the user or the bytes say otherwise. Bytes that are not UTF-8 are then broken events.
+    return "utf-8" if encoding is None and detected == "cp1252" else detected
+
+
 def _is_json(line: bytes) -> bool:
     try:
         msgspec.json.decode(line, type=msgspec.Raw)
@@ -86,8 +91,14 @@ def _binary_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes, bool]]:
 class JsonFile:
     """A file with one JSON array of events, or with one event."""
 
-    def __init__(self, content: Content) -> None:
+    def __init__(self, content: Content, *, encoding: str | None = None) -> None:
+        """Find the encoding, which is UTF-8 by default.
+
+        Raises:
+            EventFileError: the file is not text.
+        """
         self._content = content
+        self.encoding = _json_encoding(content, encoding)
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Yield the events, each on one line, with their positions in the array from 1.
@@ -100,6 +111,11 @@ class JsonFile:
         if len(body) > MOST_ARRAY_BYTES:
             remedy = f"write one event per line: jq -c '.[]' {name} > events.ndjson"
             raise EventFileError(f"{name}: an array of more than {MOST_ARRAY_BYTES >> 20} MiB; {remedy}")
+        if self.encoding not in _UTF8:
+            try:
+                body = body.decode(self.encoding).encode()
+            except UnicodeError as error:
+                raise EventFileError(f"{name}: is not {self.encoding} ({error}); check --encoding") from None
         body = body.removeprefix(_BOM).strip(_BLANK)
         try:
             values = _raws.decode(body) if body.startswith(b"[") else [msgspec.Raw(body)]

@@ -45,10 +45,11 @@ def _envelope(event: Mapping[str, Any]) -> str:
 
 def _row(event: Any, envelope: str) -> Any:
     """Return the event in the given envelope, or None if the value has no such envelope."""
-    if not isinstance(event, Mapping) or (each := _envelope(event)) not in (envelope, _TOMBSTONE):
-        return None
-    if each == _TOMBSTONE:
+    each = _envelope(event) if isinstance(event, Mapping) else "none"
+    if each == _TOMBSTONE and envelope in ("connect", "debezium"):
         return _DELETED
+    if each != envelope:
+        return None
     if envelope == "cloudevents":
         return event["data"]
     if envelope == "connect":

@@ -294,6 +294,10 @@ class Committer:
 
     def _aggregate_late(self, works: list[Work], epochs: dict[int, int]) -> None:
         closed = self._closed()
+        if gone := [work.store.table for work in works if work.store.id not in closed]:
+            raise Superseded(
+                f"the versions in {', '.join(gone)} are no longer counted, because their replay was cancelled"
+            )
         for work in works:
             if closed.get(work.store.id) != work.closed_until or work.result.doubtful:
                 work.closed_until = closed.get(work.store.id)

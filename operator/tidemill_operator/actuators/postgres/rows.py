@@ -83,16 +83,20 @@ def _ensure_aggregations(session: Session, schema: Schema, live: LiveSchema) -> 
             sql.SQL(
                 "INSERT INTO {} (name, version, table_name, reader, ids, shape, partition_days, retention_ms)"
                 " SELECT %(name)s, %(version)s, %(table_name)s, %(reader)s,"
-                # A restarted replay must not find the event ids of its previous run.
-                " CASE %(reader)s WHEN 'live' THEN 'live' ELSE %(reader)s || '@' || pg_current_xact_id()::text END,"
+                # A replay that starts again must not find the ids of its previous start. A live version continues with
+                # the ids of the version before it, so that copies of earlier events are recognized.
+                " CASE %(reader)s WHEN 'live' THEN coalesce((SELECT coalesce(ids, reader) FROM {} WHERE reader = 'live'"
+                " ORDER BY name = %(name)s DESC, version DESC LIMIT 1), 'live')"
+                " ELSE %(reader)s || '@' || pg_current_xact_id()::text END,"
                 " %(shape)s, %(partition_days)s, %(retention_ms)s"
                 " WHERE NOT EXISTS (SELECT FROM {} WHERE name = %(name)s AND version = %(version)s)"
-            ).format(table, table),
+            ).format(table, table, table),
             values,
         )
         session.write_rows(
             sql.SQL(
-                "UPDATE {} SET reader = %(reader)s, shape = %(shape)s, retention_ms = %(retention_ms)s,"
+                "UPDATE {} SET reader = %(reader)s, ids = coalesce(ids, reader), shape = %(shape)s,"
+                " retention_ms = %(retention_ms)s,"
                 " layout = %(layout)s, fed = %(fed)s"
                 " WHERE name = %(name)s AND version = %(version)s AND (reader, shape, retention_ms, layout, fed)"
                 " IS DISTINCT FROM (%(reader)s, %(shape)s::jsonb, %(retention_ms)s, %(layout)s, %(fed)s::jsonb)"

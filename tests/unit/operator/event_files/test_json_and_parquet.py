@@ -46,6 +46,24 @@ def test_other_encodings_become_utf_8(tmp_path: Path) -> None:
     assert sent(path, encoding="cp1252") == [(1, '{"a":"ü"}')]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
+@pytest.mark.parametrize("name", ["a.json", "a"])
+@pytest.mark.parametrize("text", ['[{"a":"ü"},{"a":"b"}]', '{"a":"ü"}\n{"a":"b"}\n'])
+def test_json_in_utf_16_is_not_taken_for_csv(tmp_path: Path, text: str, name: str, encoding: str) -> None:
+    """Whatever the file is called, with and without a byte order mark."""
+    path = tmp_path / name
+    path.write_bytes(text.encode(encoding))
+    assert sent(path) == [(1, '{"a":"ü"}'), (2, '{"a":"b"}')]
+
+
+def test_an_array_in_another_encoding_than_said_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes('[{"a":"ü"}]'.encode("cp1252"))
+    assert sent(path, encoding="cp1252") == [(1, '{"a":"ü"}')]
+    with pytest.raises(EventFileError, match=r"is not ascii .*check --encoding"):
+        sent(path, encoding="ascii")
+
+
 def test_a_line_is_cut_where_it_is_too_long_for_an_event(tmp_path: Path) -> None:
     """The lines after it have their own numbers."""
     path = tmp_path / "a.ndjson"

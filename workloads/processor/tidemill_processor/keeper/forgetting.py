@@ -18,7 +18,7 @@ from tidemill_contract.tables.readers import LIVE
 from tidemill_processor.database import Database
 
 MOST = 10_000
-"""The maximum number of ids that one pass deletes for each reader (the live processors, or a replay)."""
+"""The maximum number of ids that one pass deletes under each name (see `tables/inputs/dedupe`)."""
 ALL = 2**63 - 1
 
 

@@ -193,9 +193,7 @@ class Ids:
         if firsts.judge is None:
             return
         # Use `maximum`, so that one event far in the future does not delay the expiry of other ids.
-        latest = firsts.batch.latest_times()
-        reached = [latest.get(p) if time.maximum is None else time.maximum for p, time in times.items()]
-        newest = max((at for at in reached if at is not None), default=0)
+        newest = max((time.maximum for time in times.values() if time.maximum is not None), default=0)
         for reader, new in sorted(firsts.new.items()):
             if not new.height:
                 continue

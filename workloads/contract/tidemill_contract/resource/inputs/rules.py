@@ -60,7 +60,7 @@ def _dedupe(parts: Parts) -> Iterator[Fault]:
         yield Fault(path, name, message, "use a field that the sender sets")
     elif field.origin in ("key", "header") and parts.python is not None:
         message = f"is read from the {field.origin}, which is the same for all events that the Python function returns"
-        yield Fault(path, name, message, "send the id as a member of the event")
+        yield Fault(path, name, message, "let each event that the function returns have its own id as a member")
     elif field.default is not None:
         message = "has a default, so all events without an id would count as one event"
         yield Fault(path, name, message, "remove the default, so that each event without an id is counted")
