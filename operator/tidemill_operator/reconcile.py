@@ -135,7 +135,7 @@ def reconcile(
             spread = _asked(metadata, previous)
             connectors = ConnectorStep(actuators, choice.plan, logins.owner, logins.adopt, concerned(previous))
             outcomes = _ensure(choice.plan, live, actuators, logins, connectors, confirm=confirm, spread=spread)
-            confirm()  # raises NotOurTurn if the lock is lost, so that no status is written
+            confirm()  # raise NotOurTurn instead of writing a status if another operator has the lock
             report = reported(choice.pipeline, choice.plan, live, outcomes, platform, actuators)
             return told(
                 replace(
@@ -263,7 +263,7 @@ def _turn(document: Mapping[str, Any], actuators: Actuators) -> Iterator[Callabl
     try:
         schema = names.schema(metadata.get("namespace", "default"), metadata["name"])
     except (KeyError, TypeError, AttributeError):
-        yield lambda: None  # a resource without a valid name has no objects to lock
+        yield lambda: None  # without a valid name, there is no schema to lock
         return
     with ExitStack() as held:
         with _looking_at(Component.SCHEMA):
@@ -303,7 +303,7 @@ def _choose(
     plan = build_plan(earlier, platform, generation, live)
     if any(
         written_by_pipelines(plan.namespace, plan.name, plan.schema.own_sources)
-    ):  # an earlier version of Tidemill accepted the spec without this rule
+    ):  # an earlier Tidemill version accepted output topics of pipelines as sources
         return live, _Choice(None, None, stalled)
     return live, _Choice(earlier, plan, stalled)
 

@@ -48,7 +48,8 @@ def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsP
         return None
     metadata = {key: document["metadata"][key] for key in ("name", "namespace", "uid") if document["metadata"].get(key)}
     if replayed := (document["metadata"].get("annotations") or {}).get(REPLAY):
-        metadata["annotations"] = {REPLAY: replayed}  # keeps a replay running while a newer spec is refused
+        # Without the annotation, a refused spec would stop a running replay.
+        metadata["annotations"] = {REPLAY: replayed}
     if live.owner.uid != (metadata.get("uid") or ""):
         return None
     type_meta = {key: document.get(key) for key in ("apiVersion", "kind")}

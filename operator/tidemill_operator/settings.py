@@ -131,7 +131,7 @@ def _connect_url(environ: Mapping[str, str]) -> str:
     except ValueError:
         wrong = True
     if wrong or parts.username is not None or parts.password is not None:
-        # The value may contain a password, so do not show it.
+        # Do not show the URL, because it may contain a password.
         raise ValueError("TIDEMILL_CONNECT_URL: write http://host:port or https://host:port, without a login")
     return url
 
@@ -177,7 +177,7 @@ def json_text(environ: Mapping[str, str], name: str) -> str:
         if not isinstance(json.loads(text), dict):
             raise ValueError("not an object")
     except (OSError, ValueError) as error:
-        # A parser's message could show the file's text, which may contain a password.
+        # Do not show the parser's message, because it may quote a password from the file.
         raise ValueError(f"{name}: {path} does not contain a JSON object ({type(error).__name__})") from None
     return text
 

@@ -24,7 +24,7 @@ _OPTIONAL = frozenset({Component.CONNECTORS, Component.LOOKUPS})
 _OF_STANDING = {Reason.STAGE_WAITS: Component.PROCESSORS, Reason.LOOKUP_UNREAD: Component.LOOKUPS}
 """For each reason why events are not counted, the component whose condition becomes false."""
 FAILING, PAUSED, PROGRESSING = "WindowsFailing", "ReconciliationPaused", "Progressing"
-# If a component has one of these reasons, no change of the component is left to make.
+# The reasons of components that need no further change.
 _SETTLED = frozenset({Reason.APPLIED, Reason.NOT_NEEDED, Reason.SUSPENDED})
 _NEEDS_SOMEBODY = frozenset({
     Reason.INVALID_SPEC,
@@ -176,8 +176,8 @@ def _component(component: Component, report: Report, before: Mapping[str, Condit
         case Rank.WAITING if whole.serving:
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.FAILED if whole.reason == Reason.UNREACHABLE and served and watched:
-            # The component may work although a server does not answer. The observer reports when events are no longer
-            # counted.
+            # A component may work although the operator cannot reach a server, such as Kafka. The observer reports when
+            # events are no longer counted.
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.DONE:
             return _condition(kind, "True", whole.reason, whole.message)
@@ -228,7 +228,7 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
         conditions.append(_condition("Stalled", "True", stuck[0]["reason"], text))
     elif not report.judged and "Stalled" in before and not _of_components(before):
         conditions.append(before["Stalled"])
-    # A component that waits for a stuck component is not reconciling.
+    # A component that waits for a stalled component is not reconciling.
     waiting = [part for part in bad if part not in stuck and not (stuck and part["reason"] == Reason.BLOCKED)]
     if report.accepted and waiting:
         conditions.append(_condition("Reconciling", "True", *_told(waiting)))

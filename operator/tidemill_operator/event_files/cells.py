@@ -32,7 +32,7 @@ class RowWriter:
     def __init__(self, dialect: Dialect, fields: Sequence[FieldSpec]) -> None:
         """Match each column to the field with the same path or name."""
         own = [field for field in fields if field.origin == "value"]
-        # If a json field and another field match the same column, the other field reads the column.
+        # If several fields match a column, fields of other types take precedence over json fields.
         own.sort(key=lambda field: field.type != JSON)
         by_path = {show_path(field.steps): field for field in own}
         by_member = {field.steps[0]: field for field in own if len(field.steps) == 1}
@@ -90,7 +90,7 @@ def _reader(field: FieldSpec, decimal: str) -> Cell:
             return _counted(decimal) if _counts(field) else _moment
         case "strings" | "json":
             return _json
-    return _counted(decimal)  # all remaining types are numbers
+    return _counted(decimal)  # integer and other numeric types
 
 
 def _counts(field: FieldSpec) -> bool:
@@ -117,7 +117,7 @@ def _counted(decimal: str) -> Cell:
         if text.lower() in NULLS:
             return None
         number = read_number(text, decimal)
-        # a float would round the digits
+        # a float would round numbers with many digits
         return text if number is None else msgspec.Raw(number.encode())
 
     return read

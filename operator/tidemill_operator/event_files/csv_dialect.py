@@ -96,7 +96,7 @@ def _fitness(text: str, delimiter: str) -> float:
     ((width, often),) = Counter(map(len, rows)).most_common(1) or [(1, 0)]
     if width == 1 or width > MOST_COLUMNS or len(rows[0]) == 1:
         return 0.0
-    # A header with a different number of cells only halves the rating: some programs end each row, but not the
+    # If the header has more or fewer cells than the rows, only halve the rating: some programs end rows, but not the
     # header, with a delimiter.
     fitting = often / len(rows) * (1.0 if len(rows[0]) == width else 0.5)
     if fitting < _LEAST_FITTING:

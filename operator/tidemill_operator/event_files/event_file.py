@@ -80,7 +80,7 @@ class EventFile:
             case "parquet":
                 if path is None:
                     raise EventFileError("Parquet cannot be read from standard input; write it to a file first")
-                # polars takes a while to load
+                # importing polars is slow
                 from tidemill_operator.event_files.parquet_file import ParquetFile
 
                 self._rows = ParquetFile(path)

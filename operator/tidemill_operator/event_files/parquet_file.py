@@ -46,7 +46,7 @@ class ParquetFile:
             try:
                 for number, row in enumerate(rows, start + 1):
                     yield number, row
-            except _DAMAGED as error:  # for example, a time outside the years 1 to 9999
+            except _DAMAGED as error:  # e.g. a timestamp outside the years 1 to 9999, which Python cannot represent
                 raise self._unreadable(error, f", row {number + 1:,}") from None
 
     def _part(self, start: int) -> pl.DataFrame:

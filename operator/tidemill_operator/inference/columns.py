@@ -114,7 +114,7 @@ def _kind(value: Any) -> str:
             return INTEGER
         case float() | decimal.Decimal():
             return NUMBER
-        case dt.date():  # includes dt.datetime, which is a subclass
+        case dt.date():  # dt.datetime is a subclass of dt.date
             return TIMESTAMP
         case dict():
             return OBJECT

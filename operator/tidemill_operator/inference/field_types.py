@@ -104,7 +104,7 @@ def _of_numeric_cells(name: str, column: Column, texts: Counter[str], numbers: d
         return None if number is None else float(number)
 
     whole = all(number.lstrip("-").isdigit() for number in numbers.values())
-    # Python does not read numbers of more than 4,300 digits.
+    # Check the length first, because int() rejects texts of more than 4,300 digits.
     if whole and any(len(number) > 20 or abs(int(number)) >= _LONGEST for number in numbers.values()):
         return FieldDraft(name, STRING, column, note="numbers of more than 64 bits are kept as texts")
     if whole and len(numbers) > 1 and all(map(_COMPACT_DATE.fullmatch, numbers)):

@@ -24,7 +24,7 @@ _WRITTEN_OUT = {
 }
 YAML_WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", "~"))
 """YAML reads these words as strings only if they are quoted."""
-# reserved names, which fields cannot have
+# names that Tidemill reserves, and words that YAML would not read as strings
 _TAKEN = YAML_WORDS.union(RESERVED, SYSTEM_COLUMNS)
 
 
@@ -37,7 +37,7 @@ def field_names(paths: Sequence[Steps]) -> list[str]:
     names: list[str] = []
     for steps, short in zip(paths, last, strict=True):
         long = _word("_".join(map(str, steps)))
-        # `id`, `name` and other short names are only clear with the whole path
+        # `id`, `name` and other short names are clear only with the path, as in `customer_id`
         name = short if last.count(short) == 1 and len(short) > 2 and short != "name" else long
         names.append(_once(name, names))
     return names

@@ -117,7 +117,7 @@ def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]
     """Compare the positions of many pipelines with the ends of their partitions."""
     positions = [(at.at(topic, number), at) for topic, by_number in wanted.values() for number, at in by_number.items()]
     ends = log.offsets({place for place, _ in positions}, LATEST)
-    # Only partitions with uncounted records need their first offset.
+    # Query the first offset only of partitions with uncounted records.
     behind = {place for place, at in positions if ends.at.get(place, at.next_offset) != at.next_offset}
     starts = log.offsets(behind, EARLIEST)
     faults = {**starts.faults, **ends.faults}

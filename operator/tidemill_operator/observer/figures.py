@@ -25,7 +25,7 @@ _MEMBERS = (
     "figuresAt",
 )
 _STEPS = (1.0, 2.0, 5.0, 10.0)
-# Changes of figures below these limits do not count, because small lags are normal between two commits.
+# Figures below 10 events or 5 seconds count as equal, because small lags are normal between two commits.
 _LITTLE_EVENTS, _LITTLE_SECONDS = 10, 5.0
 _MAX_MESSAGE = 1024
 

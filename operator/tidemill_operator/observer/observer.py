@@ -37,7 +37,7 @@ from tidemill_operator.plan.postgres.lookups import unread
 
 log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 5.0
-# Short timeouts keep a round short, so that its figures stay current.
+# Short timeouts keep each round of measurements short, so that the figures stay current.
 _POSTGRES_SECONDS, KAFKA_SECONDS = 3.0, 4.0
 _PAUSE_SECONDS = 0.5
 
@@ -136,7 +136,7 @@ class Observer:
         for key, pipeline in pipelines.items():
             self._progress(key, pipeline.schema, pipeline.topic, pipeline.look)
         observations = {key: self._seen(pipeline, faults.get(key, "")) for key, pipeline in pipelines.items()}
-        # Leave out new pipelines whose first measurement is not complete.
+        # Leave out new pipelines until their first measurement is complete.
         observations = {key: seen for key, seen in observations.items() if seen.figures is not None or seen.fault}
         with self._lock:
             observations = {key: seen for key, seen in observations.items() if self._known.get(key) is pipelines[key]}
@@ -171,7 +171,7 @@ class Observer:
     def _compare(self, pipelines: Mapping[Key, _Pipeline]) -> dict[Key, str]:
         now = self._clock()
         positions = {key: pipeline.standing.as_of(now) for key, pipeline in pipelines.items() if pipeline.standing}
-        # Read the stages' lag before the processors' lag. A record that moves in between is counted twice, not missed.
+        # Read the lag of Python stages before the lag of processors, so that no record that moves between them is missed.
         stages = self._stages.look(
             {key: pipelines[key].source for key in positions if pipelines[key].source},
             {key: sorted(at) for key, at in positions.items()},
@@ -257,7 +257,7 @@ class Observer:
 def _look(pipeline: _Pipeline, compared: Compared | None, kafka: KafkaLog) -> Look:
     """Return the progress of each partition whose end is known, or the reason why the progress is unknown."""
     if isinstance(pipeline.fault, NotThere):
-        return {}  # the reconcile pass reports why there are no positions
+        return {}  # the reconcile pass reports a missing schema
     if not pipeline.fault and pipeline.standing is not None and (error := unread(pipeline.standing.unread)):
         return error
     if pipeline.fault or pipeline.standing is None or compared is None:

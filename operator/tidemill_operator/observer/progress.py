@@ -18,16 +18,16 @@ from tidemill_operator.keys import Key
 from tidemill_operator.observer.stages import read_topics
 
 log = logging.getLogger(__name__)
-# A pipeline without progress is no longer ready after this many seconds (or three flush intervals, if longer).
+# Seconds without progress until a pipeline is no longer ready (or three flush intervals, if longer).
 STILL_SECONDS = 20.0
 _FLUSHES = 3
-# After this many seconds without progress, the operator checks whether Postgres refuses to write.
+# Seconds without progress until the operator checks whether Postgres refuses to write.
 _SUSPECT_SECONDS = 3.0
-# After this many seconds of unknown progress, a pipeline is no longer ready.
+# Seconds of unknown progress until a pipeline is no longer ready.
 SILENT_SECONDS = 10.0
-# If a partition's progress is unknown for this many seconds, it is an error. A leader election takes less time.
+# Seconds until a partition's unknown progress is an error. Kafka needs less than 12 s to elect a new leader.
 UNTOLD_SECONDS = 12.0
-# After this many seconds without counted events, Kafka's controllers are checked.
+# Seconds without counted events until the operator checks whether Kafka's controllers answer.
 _IDLE_SECONDS = 5.0
 # The longest acceptable number of seconds between two observations.
 _BLIND_SECONDS = 25.0
@@ -81,7 +81,7 @@ class _Watched:
         silent = unled() if now - self.counted_at >= _IDLE_SECONDS else 0.0
         still = 0.0 if self.still_since is None else now - self.still_since
         if still and _is(self.error, Reason.NOT_MOVING):
-            pass  # the error stays until a partition advances
+            pass  # keep a NOT_MOVING error until a partition advances
         elif still >= self.patience:
             self.error = _still(waiting)
         elif still >= max(_SUSPECT_SECONDS, self.patience - STILL_SECONDS) and (why := refused()):
@@ -162,7 +162,7 @@ class ProgressWatch:
             if watched is None or watched.place != (schema, topic):
                 return
             before = watched.error
-            # The login for another cluster may lack the permission to ask the controllers.
+            # A pipeline's login for its own Kafka cluster may lack the permission to query the controllers.
             unled = (lambda: 0.0) if watched.kafka else lambda: self._unled(topic)
             watched.take(look, self._clock(), unled, self._refused)
             error = watched.error

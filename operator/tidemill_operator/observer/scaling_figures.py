@@ -29,7 +29,7 @@ from tidemill_operator.observer.stages import Stages
 from tidemill_operator.scaling import Figures, PartitionFigures
 
 _SECONDS = 10.0
-# Postgres is saturated if nearly all of several samples show waits.
+# Postgres is saturated if replicas wait for Postgres in at least 4 of 5 samples.
 _LOOKS, _LOOK_SECONDS, _WAITING_LOOKS = 5, 0.1, 4
 _FULL_SHARE = 0.9
 _WAITS = """
@@ -124,7 +124,7 @@ class FiguresReader:
         places = {positions[number].at(watched.topic, number): number for number in partitions}
         ages = {places[at]: max(0.0, time.time() - moment / 1000) for at, moment in arrived.items() if moment}
         for at, moment in arrived.items():
-            if moment is None:  # the remaining records are transaction markers, which are not events
+            if moment is None:  # the unread records are only transaction markers, which are not events
                 number = places[at]
                 partitions[number] = replace(partitions[number], position=partitions[number].end)
         return Figures(

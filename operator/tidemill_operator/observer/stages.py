@@ -93,7 +93,7 @@ class Stages:
         for place, at in behind.items():
             arrival = self._arrived.get(place)
             if arrival is not None and arrival[:2] == (at, ends[place]) and arrival[2] is None:
-                continue  # the remaining records are transaction markers, which are not events
+                continue  # the unread records are only transaction markers, which are not events
             lag[place[1]] = ends[place] - at
             if arrival is not None and arrival[0] == at and arrival[2] is not None:
                 ages[place[1]] = max(0.0, self._now() - arrival[2])

@@ -53,7 +53,7 @@ def build_plan(
     slots = _slots(config, platform, facts, asked=asked)
     read = sum(slot.reading for slot in slots) or config.spec.source.topic.partitions or 1
     if switch and replay and replay.handed and replay.handed >= read:
-        # The replay is complete, because it has handed all partitions over to the live processors.
+        # A replay is complete when it has handed all partitions over to the live processors.
         config, switched, replay = _switch(config, replay.versions), replay.reader, None
     written = pipeline.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
     schema = replace(
@@ -170,7 +170,7 @@ def _kept(config: PipelineConfig, pipeline: AnalyticsPipeline, platform: Platfor
         return None
     try:
         accepted = PipelineSpec.model_validate(schema.accepted)
-    except ValidationError:  # the earlier spec is invalid under the current rules
+    except ValidationError:  # the current Tidemill version no longer accepts the spec
         return None
     before = resolve(pipeline.model_copy(update={"spec": accepted}), platform, schema.generation, live)
     return schema.generation if read_by_processors(before) == read_by_processors(config) else None
@@ -186,7 +186,7 @@ def _topic(topic: TopicSpec, default_name: str, platform: Platform, live: LiveFa
     name = topic.name or default_name
     live_topic = live.topics.get(name)
     default = live_topic.partitions if live_topic else platform.partitions
-    # A new topic gets at least as many partitions as the former topic. A missing partition would stop the watermark.
+    # Create every partition that has a stored position, because a missing partition would stop the watermark.
     kept = live.schema.partitions if live.schema else 0
     partitions = max(topic.partitions or default, live_topic.partitions if live_topic else 0, kept)
     replicas = topic.replication_factor or (

@@ -188,7 +188,7 @@ def _workloads(plan: Plan, before: Plan | None) -> Iterator[Change]:
             yield Change("create", "workload", name, _new(_facts(workload)))
             continue
         differences = tuple(_compare(_facts(previous[name]), _facts(workload)))
-        # Processes read their config only at their start, so a changed config (revision) replaces the processes.
+        # Processes read their config only at their start, so a changed config replaces the processes.
         if workload.replicas and previous[name].replicas and previous[name].revision != workload.revision:
             differences += (Difference("processes", "with the former config", "with the new config"),)
         if differences:

@@ -50,7 +50,7 @@ def _unborn(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
 
 def _replay(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> Iterator[TidemillError]:
     if finished(pipeline, live):
-        return  # a finished request may name aggregations that no longer exist
+        return  # a finished replay may name aggregations that no longer exist
     try:
         asked(pipeline)
     except TidemillError as error:
@@ -61,7 +61,7 @@ def _partitions(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Ite
     topic, path = pipeline.spec.source.topic, "spec.source.topic.partitions"
     source = plan.topics[0]
     if source.listed or (live.schema is not None and live.schema.slots):
-        return  # with several topics, the watermark does not wait for missing partitions
+        return  # if a pipeline reads several topics, missing partitions do not stop the watermark
     live_topic = live.topics.get(source.name)
     kept = live.schema.partitions if live.schema else 0
     asked = source.partitions if not topic.managed and live_topic else topic.partitions
@@ -74,7 +74,7 @@ def _partitions(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Ite
         )
     if not topic.managed:
         return
-    # If `partitions` in the spec is unchanged, another user has added partitions to the topic. This is no error.
+    # Accept a low `partitions` if it is unchanged, because another user may have added partitions to the topic.
     before = _topic_before(live.schema) or {}
     if live_topic and asked is not None and asked < live_topic.partitions and asked != before.get("partitions"):
         yield TidemillError(
@@ -216,7 +216,7 @@ def _moved(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
         return
     after = plan.schema.listed or (plan.schema.source,)
     for before in [] if schema is None or schema.slots else _read_before(plan, schema):
-        if before in after or before not in live.topics:  # the name may change if the earlier topic does not exist
+        if before in after or before not in live.topics:  # the spec may replace a topic that does not exist
             continue
         yield TidemillError(
             Reason.NOT_SUPPORTED,

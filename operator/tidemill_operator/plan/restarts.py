@@ -9,7 +9,7 @@ from typing import Any
 from tidemill_contract.runtime import PipelineConfig
 
 # Settings whose change does not restart processors. New partitions restart processors, because a running consumer
-# notices partitions only minutes later.
+# needs minutes to notice new partitions.
 UNREAD = (
     "suspend",
     "reclaimPolicy",
@@ -38,12 +38,12 @@ _STAGE = "transform.python"
 
 def read_by_processors(config: PipelineConfig) -> str:
     """Return the settings that processors read. Equal settings give equal texts."""
-    # Leave out unset members, so that new optional settings of later Tidemill versions do not change the text.
+    # Leave out unset settings, so that new optional settings of later Tidemill versions do not restart processors.
     settings = config.model_dump(mode="json", by_alias=True, exclude={"generation"}, exclude_none=True)
     for path in (*UNREAD, _STAGE):
         _take(settings["spec"], path.split("."))
     if config.spec.source.several:
-        # Running processors notice new slots in Postgres without a restart.
+        # Running processors read new topics and partitions from Postgres, and need no restart.
         settings["spec"]["source"]["topics"] = True
         _take(settings["spec"], ["source", "topic", "partitions"])
     return json.dumps(settings, sort_keys=True)

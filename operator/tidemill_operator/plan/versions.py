@@ -64,7 +64,7 @@ def shape_changes(before: str, after: str) -> Iterator[tuple[str, str, str]]:
     for member in old:
         if old[member] != new[member]:
             yield member, _show(old[member]), _show(new[member])
-    # Values of a field with a new type cannot be merged with stored values.
+    # If a field's type changes, its new values cannot be merged with stored values.
     was, now = (shape.get("types", {}) for shape in shapes)
     changed = {tuple(now[name]): was[name][1] for name in now if name in was and was[name][1] != now[name][1]}
     for (field, kind), earlier in changed.items():

@@ -15,7 +15,7 @@ from pathlib import Path
 from tidemill_contract.files import read_text
 from tidemill_operator.processes.files import write_atomic
 
-# below the ports 32768 to 60999, which Linux gives to outgoing connections
+# Linux gives the ports 32768 to 60999 to outgoing connections, so choose lower ports
 _LOWEST, _HIGHEST = 20_000, 32_000
 HIGHEST_PORT = 65_535
 _LISTEN = "0A"

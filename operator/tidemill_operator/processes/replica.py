@@ -16,7 +16,7 @@ from tidemill_operator.processes.ports import is_served_by
 
 FIRST_DELAY_SECONDS = 0.2
 MAX_DELAY_SECONDS = 30.0
-# a process that was ready for this long resets the restart delay
+# seconds that a process must be ready before its restart delay is reset
 HEALTHY_SECONDS = 5.0
 _PROBE_TIMEOUT_SECONDS = 1.5
 _READY_PERIOD_SECONDS = 2.0
@@ -78,7 +78,7 @@ class Replica:
         """Set the desired state (None stops the replica), and return whether it has changed."""
         news = spec != self._wanted
         self._wanted = spec
-        if news:  # a new spec may fix earlier failures, so the process starts at once
+        if news:  # a new spec may fix earlier failures, so start without the restart delay
             self._start_at, self._delay = 0.0, FIRST_DELAY_SECONDS
         return news
 
@@ -108,7 +108,7 @@ class Replica:
             return
         pid = self._child.pid
         ready = is_ready(self.spec.port, self.spec.ready_path)
-        if ready and not self.ready and pid is not None:  # the answer may come from another process on this port
+        if ready and not self.ready and pid is not None:  # another process may answer on the port
             ready = is_served_by(self.spec.port, [pid, *descendants(pid)])
         if pid != self._child.pid:
             return

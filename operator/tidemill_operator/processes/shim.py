@@ -26,12 +26,12 @@ def main(arguments: list[str]) -> None:
         os.environ["HOME"] = entry.pw_dir
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
-    if os.getppid() != int(parent):  # the parent died before the death signal was set, so no signal will come
+    if os.getppid() != int(parent):  # if the parent died before prctl(), the death signal never comes
         sys.exit(1)
     for name in (
         signal.SIGPIPE,
         signal.SIGXFSZ,
-    ):  # Python ignores these signals, and a program started by Python would ignore them too
+    ):  # Python ignores SIGPIPE and SIGXFSZ, and child programs inherit ignored signals
         signal.signal(name, signal.SIG_DFL)
     os.execvp(command[0], command)  # noqa: S606
 

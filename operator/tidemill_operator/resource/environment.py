@@ -44,7 +44,7 @@ The runtime sets these variables. `tidemill up` passes only some variables of it
 {workloads}
 """
 
-# Maps each variable to an attribute of `Platform` (for the default value) and to a description.
+# For each variable: the attribute of `Platform` that gives the default value, and a description.
 _PLATFORM = {
     "RUNTIME": ("runtime", "`local` or `kubernetes`; set by the program that starts the process."),
     "CLUSTER_ID": ("cluster_id", "Id of this cluster among clusters that share Kafka or Postgres; must never change."),

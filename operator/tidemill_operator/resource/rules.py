@@ -31,7 +31,7 @@ def _first_unknown(items: str, wrong: str, template: str, *values: str) -> str:
     return _with_names("map", first(items, wrong, text)) + "[0]"
 
 
-# The members of a metric that contain the name of a field.
+# The settings of a metric that take the name of a field.
 _NAMING = ("field", *(parameter.alias for parameter in PARAMETERS.values() if parameter.takes is not None))
 _FIELDS_ARE_THERE = " && ".join(f"(!has(m.{name}) || m.{name} in names)" for name in _NAMING)
 

@@ -45,7 +45,7 @@ def structural(model: type[BaseModel], *, list_defaults: bool = False) -> dict[s
     return _convert(raw, raw.get("$defs", {}), "spec", drop=None if list_defaults else False)
 
 
-# If `drop` is True, all defaults are removed. If False, only the defaults of list items. If None, no defaults.
+# `drop`: True removes all defaults, False removes only the defaults in list items, None keeps the defaults.
 def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop: bool | None) -> dict[str, Any]:
     raw = _resolve(raw, defs)
     if _ANY_VALUE in raw:

@@ -79,7 +79,7 @@ def decide(
     if target > current >= floor and fits(wanted, current):
         target = current
     elif target > current:
-        # While the load rises, add the replicas for the expected load in one step.
+        # If the load rises, add enough replicas for the load that is expected soon.
         risen = need(settings, load.risen(rise_seconds(settings)), current=current)
         target = max(target, aligned(risen, floor=floor, ceiling=ceiling, partitions=partitions))
     elif target < current:
@@ -149,7 +149,7 @@ def _idle(poll: _Poll) -> bool:
 
 def _up(poll: _Poll) -> _Choice:
     settings, changed = poll.settings, poll.state.changed_at
-    if poll.figures.waits:  # the Python stage waits for a correction by a user
+    if poll.figures.waits:  # more replicas do not help a Python stage that waits for a correction
         return _Choice(poll.current, ScalingReason.STAGE_WAITS, "stage")
     held = _held(poll)
     if held is None and poll.figures.database_saturated:

@@ -16,10 +16,10 @@ from tidemill_operator.scaling.need import shares
 from tidemill_operator.scaling.state import MAX_SAMPLES, Sample, State
 
 RATE_QUANTILE = 0.8
-# A replica is busy if it needs at least this many seconds (or four flush intervals, if longer) to process its lag.
+# Minimum seconds that a busy replica needs to process its lag (or four flush intervals, if longer).
 BUSY_SECONDS = 2.0
 _FLUSHES = 4
-# If scaling misses more polls than this number, all waiting times start again.
+# Number of missed polls that scaling tolerates before it restarts all its waiting times.
 MISSED_POLLS = 3
 _RECENT_POLLS = 3
 _STANDING_POLLS = 2
@@ -71,7 +71,7 @@ def _taken_in(
     if seconds <= 0:
         return state
     changed = state.changed_at is not None and state.changed_at > now - seconds
-    # `state.moving` is true if a rebalance or rollout was under way at the beginning of the interval.
+    # `state.moving` is true if a rebalance or rollout was under way at the previous poll.
     moving = figures.rebalancing or figures.rolling_out or state.moving
     steady = not (changed or moving) and 0 < current == figures.ready
     arrived, consumed = (sum(pair[i] for pair in moved.values()) / seconds for i in (0, 1))
@@ -131,7 +131,7 @@ def _rate_per_replica(samples: Sequence[Sample], before: float | None, *, done: 
         # A single slow interval does not lower the estimate, because the replica probably paused.
         if before is None or seen > before or len(rates) >= _SLOWER_SAMPLES:
             estimate = seen
-    # A busy replica is at least as fast as the average replica in this interval.
+    # A busy replica is at least as fast as the average replica.
     return None if estimate is None else max(estimate, done)
 
 

@@ -15,14 +15,14 @@ from typing import TypeVar
 from tidemill_operator.scaling.model import Load, Need, Settings
 
 T = TypeVar("T")
-# Replicas are added only if utilisation exceeds its target by more than this fraction.
+# Fraction by which utilisation may exceed its target before replicas are added.
 BAND = 0.15
-# Replicas are removed only if utilisation then exceeds its target by at most this fraction.
+# Fraction by which the utilisation of the remaining replicas may exceed its target after a removal.
 ROOMY_BAND = 0.05
-# Because partitions are uneven, scaling may multiply the number of replicas by up to this factor.
+# Maximum factor by which uneven partitions may increase the number of replicas.
 UNEVEN_FACTOR = 2
 LEAST_STEP = 4
-# Scaling extrapolates rising arrivals this many `lookback` periods ahead.
+# Number of `lookback` periods for which scaling extrapolates rising arrivals.
 RISE_LOOKBACKS = 2
 
 
@@ -34,10 +34,10 @@ def need(settings: Settings, load: Load, *, current: int) -> Need:
         return _summed(settings, by_lag, by_rate)
     target = settings.freshness_seconds
     if target is not None and any(load.lags.values()) and (load.freshness_seconds or 0.0) > target:
-        # Without a known speed, lag cannot be converted to time, so ask for one more replica.
+        # If the speed of a replica is unknown, lag cannot be converted to time, so add one replica.
         by_lag = [(current + 1) / len(load.partitions)] * len(load.partitions)
     wanted = _summed(settings, by_lag, [])
-    # Keep the replicas that the load requires even if each replica reaches the highest speed measured so far.
+    # Keep as many replicas as the load requires at the highest speed per replica that was ever measured.
     kept = min(current, _summed(settings, [], _by_rate(settings, load, load.proven)).useful)
     return replace(wanted, replicas=max(wanted.replicas, kept), useful=max(wanted.useful, kept))
 

@@ -20,7 +20,7 @@ def with_pauses(events: Iterable[Event], seconds: float) -> Iterator[Event | Non
         try:
             for event in events:
                 waiting.put(event)
-        except BaseException as error:  # the thread that reads the queue raises this error
+        except BaseException as error:  # pass the error to the thread that reads the queue
             waiting.put(error)
         waiting.put(None)
 

@@ -126,7 +126,7 @@ class Sender:
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-            # count the batches that workers finished before the pool stopped
+            # after an error, count the remaining batches that workers have sent
             for batch, future in waiting:
                 if not future.cancelled() and future.exception() is None:
                     self._count(batch, future.result())
@@ -152,7 +152,7 @@ class Sender:
             value = self._shown(batch.event(refusal.index), refusal.field)
             named = f", field {refusal.field}" if refusal.field else ""
             summary.refusals.append(f"{place}: {refusal.code}{named}{value}")
-        # The position never goes beyond a batch that was not accepted, so the next run sends that batch again.
+        # Save no position beyond a failed batch, so that the next run sends the failed batch again.
         if self._position is not None and self._order.resume is not None and self._position.sent == batch.first:
             self._position = self._position.after(events)
             self._position.save(self._order.resume)

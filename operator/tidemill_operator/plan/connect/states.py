@@ -74,7 +74,7 @@ def last_line(trace: str) -> str:
 
 def masked(text: str) -> str:
     """Return a text on one line, with masked passwords."""
-    # Cut long texts, because the patterns can take quadratic time.
+    # Cut long texts, because the regular expressions can take quadratic time.
     text = one_line(" ".join(text[:_LONGEST_TEXT].split()))
     for pattern, instead in _SECRETS:
         text = pattern.sub(instead, text)

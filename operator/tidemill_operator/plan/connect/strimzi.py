@@ -22,7 +22,7 @@ _LONGEST_REFUSAL = 600
 def resource_name(name: str) -> str:
     """Return the name of a connector's resource, with hyphens instead of underscores."""
     pipeline, _, own = name.rpartition(".")
-    # A Kubernetes name cannot end with hyphens, so a number replaces trailing underscores.
+    # Kubernetes names cannot end with hyphens, so `orders__` becomes `orders.2` instead of `orders--`.
     last = len(own) - len(own.rstrip("_"))
     return f"{pipeline}.{own.rstrip('_').replace('_', '-')}" + (f".{last}" if last else "")
 

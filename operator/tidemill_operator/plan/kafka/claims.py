@@ -13,7 +13,7 @@ from tidemill_operator.plan.model import Schema, Topic
 
 _NAME, _LIST, _PATTERN = "spec.source.topic.name", "spec.source.topics", "spec.source.topicPattern"
 
-# The table of topics that the operator created for the pipeline, and may delete.
+# The table of the topics that the operator has created and may delete.
 TOPICS = Table(
     "_topics",
     (Column("name", "text PRIMARY KEY"), Column("made_at", "timestamptz NOT NULL DEFAULT now()")),

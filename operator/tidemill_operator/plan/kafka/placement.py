@@ -81,7 +81,8 @@ def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, reb
     for partition in layout.replicas:
         _leave(layout, partition)
     hosts = brokers.hosts
-    # An added replica may be placed on any broker. If a replica is removed, a remaining replica may move to its broker.
+    # An added replica may be placed on any broker. If a replica is removed, a remaining replica may move to the broker
+    # of the removed replica.
     choices: Choices = {}
     for partition, held in layout.replicas.items():
         before = set(held)

@@ -149,7 +149,7 @@ def _throttled(partitions: Mapping[int, Held], moves: Assignment) -> Mapping[str
         there = partitions[number].before
         senders += [f"{number}:{broker}" for broker in there]
         fetchers += [f"{number}:{broker}" for broker in wanted if broker not in there]
-    # Kafka rejects empty lists, so if no broker is added, FOLLOWERS has the same value as LEADERS.
+    # Kafka rejects an empty list of followers, so if no broker is added, list the leaders as followers.
     return {LEADERS: ",".join(senders), FOLLOWERS: ",".join(fetchers or senders)}
 
 

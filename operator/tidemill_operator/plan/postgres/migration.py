@@ -82,5 +82,5 @@ def _accepted_types(accepted: Mapping[str, Any] | None) -> Mapping[str, str]:
     try:
         spec = PipelineSpec.model_validate(accepted)
         return field_types(spec, derived_types(spec))
-    except (ValidationError, ExpressionError):  # the earlier spec is invalid under the current rules
+    except (ValidationError, ExpressionError):  # the current version no longer accepts the spec
         return {}

@@ -97,7 +97,7 @@ def _container(workers: ConnectWorkers, placement: Placement) -> dict[str, Any]:
 def _volumes() -> list[dict[str, Any]]:
     return [
         {"name": "config", "secret": {"secretName": WORKER, "defaultMode": SECRET_MODE}},
-        # Connectors without secrets do not need this Secret.
+        # The Secret is optional, because connectors may use no secrets.
         {"name": "secrets", "secret": {"secretName": SECRETS, "optional": True, "defaultMode": SECRET_MODE}},
         {"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}},
     ]

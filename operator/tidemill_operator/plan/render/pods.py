@@ -37,7 +37,7 @@ CONTAINER_SECURITY: Mapping[str, Any] = {
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
-# The seconds that a pod gets to commit the last batch, or to answer accepted requests.
+# Seconds that a terminating pod has to commit its last batch, or to answer accepted requests.
 _GRACE_SECONDS: Mapping[Component, int] = {
     "processor": 60, "replay": 60, "stage": 60, "ingest": 45, "api": 45, "mqtt": 30, "connect": 60
 }  # fmt: skip
@@ -224,11 +224,11 @@ def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
         secret = {"secretName": marks.CONNECTIONS, "items": only, "defaultMode": SECRET_MODE}
         volumes.append({"name": "connections", "secret": secret})
     for (name, _), reference in _references(workload):
-        # The Secret is optional, so that pods start without it. The pods' health then reports the refused login.
+        # If the optional Secret is missing, the pods start, and their health reports the refused login.
         secret = {"secretName": reference, "optional": True, "defaultMode": SECRET_MODE}
         volumes.append({"name": name, "secret": secret})
     if workload.code:
-        # The ConfigMap is optional, so that pods start without it. The pods' health then reports the missing file.
+        # If the optional ConfigMap is missing, the pods start, and their health reports the missing file.
         volumes.append({"name": "code", "configMap": {"name": workload.code, "optional": True}})
     return volumes + [{"name": volume, **content} for volume, _, content in _lookups(workload).values()]
 
