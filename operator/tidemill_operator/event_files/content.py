@@ -143,7 +143,7 @@ class Content:
             return self.encoding()
         try:
             name = codecs.lookup(encoding).name
-            b"\xff".decode(encoding, errors="replace")  # raises LookupError for codecs that do not decode text, such as hex
+            b"\xff".decode(encoding, errors="replace")  # raises LookupError for codecs without text, such as hex
         except (LookupError, ValueError):
             remedy = "write a text encoding that Python knows, such as utf-8, cp1252 or utf-16"
             raise EventFileError(f"--encoding {encoding}: there is no such encoding; {remedy}") from None

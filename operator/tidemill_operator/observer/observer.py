@@ -171,7 +171,8 @@ class Observer:
     def _compare(self, pipelines: Mapping[Key, _Pipeline]) -> dict[Key, str]:
         now = self._clock()
         positions = {key: pipeline.standing.as_of(now) for key, pipeline in pipelines.items() if pipeline.standing}
-        # Read the lag of Python stages before the lag of processors, so that no record that moves between them is missed.
+        # Read the lag of Python stages before the lag of processors, so that no record that moves from a stage to a
+        # processor is missed.
         stages = self._stages.look(
             {key: pipelines[key].source for key in positions if pipelines[key].source},
             {key: sorted(at) for key, at in positions.items()},
@@ -257,7 +258,7 @@ class Observer:
 def _look(pipeline: _Pipeline, compared: Compared | None, kafka: KafkaLog) -> Look:
     """Return the progress of each partition whose end is known, or the reason why the progress is unknown."""
     if isinstance(pipeline.fault, NotThere):
-        return {}  # the reconcile pass reports a missing schema
+        return {}  # the reconcile pass reports a schema without positions
     if not pipeline.fault and pipeline.standing is not None and (error := unread(pipeline.standing.unread)):
         return error
     if pipeline.fault or pipeline.standing is None or compared is None:

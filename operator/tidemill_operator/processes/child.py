@@ -165,7 +165,7 @@ class Child:
         """Ask the process to end, without waiting."""
         if self._process is not None and self.running:
             _signal(self._process.pid, self.command.stop_signal)
-            _signal(self._process.pid, signal.SIGCONT)  # a stopped process handles signals only after SIGCONT
+            _signal(self._process.pid, signal.SIGCONT)  # a suspended process handles signals only after SIGCONT
 
     def stop(self) -> None:
         """Ask the process to end, kill it after its grace period, and reap it."""

@@ -43,7 +43,7 @@ def _reads(slot: Slot, live: LiveFacts, schema: LiveSchema, certain: Collection[
         return slot.reading and slot.topic not in certain
     if slot.partition < live_topic.partitions:
         return True
-    # Outdated metadata may omit partitions. Only a new topic id proves that a partition no longer exists.
+    # Outdated metadata may omit partitions. Only a new id of the topic proves that a partition is gone.
     ids = {slot.topic_id or view(schema, slot.topic).read_from, *schema.read_before} - {""}
     return slot.reading and live_topic.id in ids
 
