@@ -73,7 +73,7 @@ class Observers:
         try:
             cluster = self._cluster(key, topic.get("kafka"))
         except TidemillError as error:
-            log.info("%s: %s", key, error)  # the reconcile pass reports the error in the status
+            log.info("%s: %s", key, error)  # the reconcile pass reports a missing or wrong Secret
             return
         with self._lock:
             if cluster is not self._where.get(key):
