@@ -176,8 +176,8 @@ def _component(component: Component, report: Report, before: Mapping[str, Condit
         case Rank.WAITING if whole.serving:
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.FAILED if whole.reason == Reason.UNREACHABLE and served and watched:
-            # A component may work although the operator cannot reach a server, such as Kafka. The observer reports when
-            # events are no longer counted.
+            # A component may work although the operator cannot reach a server, such as Kafka. The observer reports
+            # pipelines that stop counting events.
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.DONE:
             return _condition(kind, "True", whole.reason, whole.message)
