@@ -187,7 +187,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _target(args: argparse.Namespace) -> Target:
-    """Return where to send events, from the options or else from the running `up`."""
+    """Return the address of ingest: from the options, or else from the process of `tidemill up`."""
     spec = None if args.spec is None else _fields_of(args.spec, args.pipeline)
     if args.url is not None:
         return Target(args.url, args.pipeline.rpartition("/")[2], spec or ())

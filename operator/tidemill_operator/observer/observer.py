@@ -294,7 +294,7 @@ def _still(dated: Arrivals, wanted: Mapping[int, int]) -> Arrivals:
 def _put(asked: list[dict[Place, int]], place: Place, offset: int) -> None:
     """Add an offset to a request in `asked`.
 
-    A request can hold only one offset of a partition, so the function may append a request.
+    One request cannot contain two offsets of the same partition. The function then appends a second request.
     """
     for places in asked:
         if places.setdefault(place, offset) == offset:

@@ -54,7 +54,7 @@ class Watched:
 
     @classmethod
     def of(cls, config: PipelineConfig) -> Watched:
-        """Return the sources of the figures of a pipeline."""
+        """Return which topic, consumer group and schema to measure for a pipeline."""
         group = names.consumer_group(config.namespace, config.name)
         return cls(
             config.schema_name,
@@ -78,7 +78,7 @@ class WatchedStage:
 
     @classmethod
     def of(cls, config: PipelineConfig) -> WatchedStage:
-        """Return the sources of the figures of a pipeline."""
+        """Return which topic, consumer group and schema to measure for a pipeline."""
         key = Key(config.namespace, config.name, "")
         partitions = config.spec.source.topic.partitions or 1
         return cls(key, config.events_topic, partitions, names.consumer_group(config.namespace, config.name, "stage"))

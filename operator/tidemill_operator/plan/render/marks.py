@@ -75,7 +75,7 @@ def own_metadata(name: str, namespace: str, *, pipeline: str, component: str, ow
 
 
 def shared_metadata(name: str, namespace: str, *, component: str, owners: Iterable[OwnerReference]) -> Manifest:
-    """Return the metadata of a shared object. Kubernetes deletes the object with its last owner."""
+    """Return the metadata of a shared object. Kubernetes deletes the object after its last owner was deleted."""
     labels = {**OURS, COMPONENT: component, OWNER_UID: SHARED}
     references = [owner.manifest(controller=False) for owner in sorted(owners)]
     return {"name": name, "namespace": namespace, "labels": labels, "ownerReferences": references}

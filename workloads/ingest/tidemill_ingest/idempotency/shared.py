@@ -104,7 +104,7 @@ class SharedKeys:
         self._own: dict[Place, bytes] = {}
         """The values of the keys that this process owns."""
         self._owed: OrderedDict[Place, bytes] = OrderedDict()
-        """The values of keys that were not written to Redis yet."""
+        """The keys, with their values, that still have to be written to Redis."""
         self._writing: dict[Place, asyncio.Task[None]] = {}
         self.error = ""
 

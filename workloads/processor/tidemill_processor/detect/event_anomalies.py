@@ -66,7 +66,7 @@ class Judged:
 
 
 class Watcher:
-    """Judges the events of one pipeline."""
+    """Finds anomalies in single events of one pipeline."""
 
     def __init__(self, database: Database, config: PipelineConfig) -> None:
         self._database, self._schema = database, database.schema

@@ -38,7 +38,7 @@ class Call:
 
 
 class CallMemory:
-    """Shared memory with the current call of the function."""
+    """Memory that two processes share. It contains the current call of the user's function."""
 
     def __init__(self, descriptor: int | None = None) -> None:
         self._file: IO[bytes] | None = None

@@ -17,7 +17,7 @@ from tidemill_processor.keeper.skipped import Skip
 from tidemill_processor.windows.reader import WHOLE, Cut, Query, WindowReader
 
 MOST_PROBES = 400
-"""The approximate maximum number of queries in a search for unreadable windows."""
+"""A search for unreadable windows uses about this many queries at most."""
 MOST_HALVES = 40
 _NOTHING = Cut(first_ms=1, last_ms=0)
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)

@@ -19,7 +19,7 @@ MAD_SPAN = 300
 _MEDIAN_TO_SIGMA = 1.4826
 _MEAN_TO_SIGMA = 1.2533
 OUTLIERS = 0.02
-"""Winsorising limits this share of the deviations (the largest, at least one)."""
+"""The share of deviations, the largest ones, that `mad` limits (Winsorising). At least one deviation is limited."""
 _MOST = 5.0
 """Winsorising limits the largest deviations to this multiple of the largest remaining deviation."""
 
