@@ -78,7 +78,7 @@ class WatchedStage:
 
     @classmethod
     def of(cls, config: PipelineConfig) -> WatchedStage:
-        """Return which topic, consumer group and schema to measure for a pipeline."""
+        """Return which topic and consumer group to measure for the Python stage of a pipeline."""
         key = Key(config.namespace, config.name, "")
         partitions = config.spec.source.topic.partitions or 1
         return cls(key, config.events_topic, partitions, names.consumer_group(config.namespace, config.name, "stage"))
