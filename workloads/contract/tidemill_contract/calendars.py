@@ -155,7 +155,8 @@ def _first_instant(wall: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
     before, after = local.utcoffset() or _NONE, local.replace(fold=1).utcoffset() or _NONE
     earliest = wall - before
     if before >= after:
-        # If before >= after, no clock change skips the local time `wall`.
+        # If before >= after, no clock change skips the local time `wall`. If `wall` occurs twice, `before` is the UTC
+        # offset of its first occurrence.
         return earliest
     # If before < after, a clock change skips the local time `wall`. A bisection finds the time of the clock change.
     low, high = wall - after, earliest

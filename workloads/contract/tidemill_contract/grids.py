@@ -80,8 +80,8 @@ class GridSql(Protocol):
     def windows(self, pane: str, count: int, *, first: str | None, last: str | None) -> str:
         """Return a SELECT of the starts and ends (`_start`, `_end`) of the windows that contain a pane.
 
-        `count` is the number of panes in a window. Windows that start before `first` or after `last` are left out. None
-        means no limit.
+        `count` is the number of panes in a window. `first` and `last` are the starts of the first and the last wanted
+        window, or None for no limit. If no window starts at `first`, the window that starts before it is included too.
         """
 
 

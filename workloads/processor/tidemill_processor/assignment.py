@@ -46,7 +46,7 @@ class Assignment:
         self._lookup = Positions(database, config, source, start_from)
         self._coverage = Coverage(source.subscribe)
         self._course = Course()
-        # A replay commits no offsets to Kafka, so that Kafka soon removes the replay's consumer group.
+        # A replay commits no offsets to Kafka, because Kafka removes an empty consumer group without offsets sooner.
         self._reports = database.reader == LIVE
         self._schema, self._several = database.schema, config.spec.source.several
         self._topic_ids: dict[str, str] = {}

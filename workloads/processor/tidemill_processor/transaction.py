@@ -45,7 +45,7 @@ class Fenced(Exception):
 
 
 class Superseded(Exception):
-    """Raised if Postgres has a newer spec than this process. The process must then stop."""
+    """Raised if Postgres has a newer spec than this process, or if a replay was cancelled. The process must stop."""
 
 
 class _Marked(Exception):
@@ -154,7 +154,7 @@ class Committer:
 
         Raises:
             Fenced: another process has advanced the positions of some partitions.
-            Superseded: Postgres has a newer spec.
+            Superseded: Postgres has a newer spec, or the replay of a version was cancelled.
             psycopg.DataError, psycopg.IntegrityError: Postgres refuses values of an event.
             psycopg.Error: the batch may have been committed, so the positions must be read again.
         """

@@ -55,7 +55,7 @@ class Ledger:
         return self._change(rev, rows)
 
     def fill(self, rev: int, rows: dict[Key, Row]) -> Change | None:
-        """Return the change to send for rows of the database. The rows contain all changes up to `rev`."""
+        """Return the change to send for rows of the database. With these rows, no change up to `rev` is missing."""
         self.complete = max(self.complete, rev)
         self._seen = {seen for seen in self._seen if seen > self.complete}
         if not self._seen:

@@ -89,7 +89,7 @@ class Breaker:
 
     @property
     def state(self) -> BreakerState:
-        """The current state. An open breaker becomes half open only with the first call after the pause."""
+        """The current state. After the pause, an open breaker stays open until the first call."""
         return self._state
 
     @property

@@ -74,7 +74,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse received data. Refuse a request head that is too large."""
+        """Parse received data. Refuse a request head that is too large, and start the timer of an incomplete head."""
         before = self.cycle
         self._large = len(data) + self._waited_for > self.limits.header_bytes
         HttpToolsProtocol.data_received(self, data)

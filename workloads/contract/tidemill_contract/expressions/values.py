@@ -140,8 +140,8 @@ def constant(name: str, argument: Typed, what: str, kind: str, low: int = 0, hig
 def unify(name: str, args: Sequence[Typed], *, compared: bool = False) -> tuple[str, list[pl.Expr]]:
     """Return the common type of a function's arguments, and the arguments converted to this type.
 
-    If `compared` is true, decimals may become scaled integers of 128 bits. `chosen` converts the
-    integers back to 64 bits.
+    If `compared` is true, decimals may become scaled integers of 128 bits. A caller that returns one of these integers
+    must convert it to 64 bits with `chosen`.
 
     Raises:
         ExpressionError: the arguments have no common type.

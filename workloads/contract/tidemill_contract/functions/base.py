@@ -92,7 +92,7 @@ class PartialKind:
         merge: a function that returns SQL for merging the values (or nulls) of the rows `old` and `new`.
         rollup: a function that returns an SQL aggregate for merging the values of many rows.
         ordered: whether processors must read events in the order of event time to fill the column.
-        refining: whether the column only adds precision, so that results are correct without the column.
+        refining: whether the column only makes results more precise, so that results exist without the column.
     """
 
     name: str

@@ -5,7 +5,8 @@ number that grows when metric columns are added or removed. For each added or re
 which processors filled the column.
 
 `ids` is the name under which the ids of counted events are stored (see `inputs/dedupe`). If it is null, the name is
-`reader`. Each start of a replay gets a new name. When the replay ends, `reader` becomes `live`, and `ids` stays.
+`reader`. Each start of a replay gets a new name. When the replay ends, `reader` becomes `live`, and `ids` stays. A new
+version that live processors fill continues with the name of the version before it.
 """
 
 from __future__ import annotations

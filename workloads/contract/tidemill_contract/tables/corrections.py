@@ -1,6 +1,7 @@
 """`_corrections`: ranges of closed windows that late events changed.
 
-Each range is published again, and detectors judge the range again.
+If the pipeline publishes results, each range is published again. If detectors watch the aggregation, they judge the
+range again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from typing import Literal
 from tidemill_contract.tables.definition import Table, columns
 
 Duty = Literal["published", "scanned"]
-"""`published` is true after a correction is published. `scanned` is true after detectors have judged the windows."""
+"""`published` is true if a correction is published, or need not be published. `scanned` is true if detectors have
+judged the windows, or if no detector watches them."""
 
 TABLE = Table(
     "_corrections",

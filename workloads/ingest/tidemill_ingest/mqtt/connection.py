@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 30
 CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 10.0
-"""CONNECT_SECONDS limits the wait for a connection. ANSWER_SECONDS limits the wait for answers of the broker."""
+"""CONNECT_SECONDS limits the wait for a connection. ANSWER_SECONDS limits the time from then until
+the broker has answered CONNECT and SUBSCRIBE."""
 SESSION_SECONDS = 7 * 24 * 3600
 """How long (seconds) an MQTT 5 broker keeps the session of a disconnected bridge."""
 _ONLY_NEW = 1

@@ -91,7 +91,10 @@ class Scanner:
                 return counts.total()
 
     def _turn(self, connection: psycopg.Connection[Any]) -> tuple[bool, int | None]:
-        """Try to lock the scan. Return whether to scan, and the stored `scanned_until`."""
+        """Try to lock the scan until the end of the transaction.
+
+        Return whether to scan, and the stored `scanned_until`.
+        """
         row = connection.execute(
             aggregations.scanned(self._schema),
             (f"{self._schema}/scan", self._store.id),

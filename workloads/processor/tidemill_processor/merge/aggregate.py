@@ -63,7 +63,7 @@ def aggregate(
     late = frame.select(INDEX, TIME, PANE).clear()
     cut = pl.lit(NO_CUT, dtype=pl.Int64).alias(AFTER)
     shut = plan.shut(closed_until)
-    # An event whose pane has ended is late for at least one hopping window. An event whose last window has ended is
+    # An event whose pane has ended is late for at least its first window. An event whose last window has ended is
     # late for all its windows.
     if shut is not None and frame.height:
         missed = pl.col(PANE) < plan.grid.start_of(shut)

@@ -130,7 +130,7 @@ class Firsts:
         return self.frames.get(reader, self.batch.frame)
 
     def cut(self, batch: Batch) -> Firsts:
-        """Find the duplicates in a part of the original batch."""
+        """Find the duplicates in a part of the original batch, from which no duplicates were removed."""
         return Firsts(batch) if self.judge is None else self.judge.judge(batch, self.memories)
 
 
@@ -180,7 +180,8 @@ class Ids:
         """Store the ids of the new events. Call this in the batch's transaction, before aggregations are locked.
 
         An id expires when the watermark exceeds the latest event time by the dedupe window. The latest event time is
-        the maximum of the event, the partitions in `times`, and the watermark of now.
+        the maximum of the event's time, `maximum` of the partitions in `times`, and the current watermark. A replay
+        does not use the watermark.
 
         Args:
             connection: the connection to Postgres.

@@ -11,7 +11,8 @@ from confluent_kafka import KafkaError
 log = logging.getLogger(__name__)
 
 GAP_SIGHTINGS = 2
-"""If a seek ends beyond the requested offset, seek again this many times before accepting the result."""
+"""If seeks end at the same offset beyond the requested offset, seek again this many times before accepting that
+offset."""
 
 
 class Seeks:

@@ -129,7 +129,8 @@ class StageApplication:
             producer_extra_config={
                 **connection,
                 **_PRODUCER,
-                # Include the timeout of the user's function, which runs within the transaction.
+                # Kafka aborts the transaction of a killed stage after this time. A call of the user's function is part
+                # of the transaction.
                 "transaction.timeout.ms": timeout_ms + flush_ms + _ROOM_MS,
                 # When a process starts with the same id, Kafka aborts the open transaction of the previous process.
                 "transactional.id": f"{group}.{settings.instance or uuid.uuid4()}",

@@ -39,7 +39,7 @@ _LIMIT = 2**63
 
 
 class UnusualError(Exception):
-    """The error for lines that must be read one by one."""
+    """The error for lines that cannot be read by column."""
 
 
 class CsvReader(OpenedReader):

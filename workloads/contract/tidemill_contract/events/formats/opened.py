@@ -71,9 +71,9 @@ def joined(
     into: _Fields,
     fields: Mapping[str, FieldSpec],
 ) -> Decoded:
-    """Add fields from another decoder (`by`) to decoded events.
+    """Add fields and errors from another decoder (`by`) to decoded events.
 
-    `other` contains the fields: item `i` of `other` belongs to the event at index `at[i]`.
+    `other` contains the fields and errors: item `i` of `other` belongs to the event at index `at[i]`.
     """
     events, invalid, micros = list(decoded.events), dict(decoded.invalid), decoded.micros
     for place, refusal in other.invalid.items():

@@ -1,6 +1,6 @@
 """Check `spec.source.topicPattern`, and match topics with the pattern.
 
-Patterns are matched by polars, because polars needs only linear time for every regular expression.
+Polars (with the regular expressions of Rust) matches patterns, because it needs only linear time for every pattern.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def _dedupe(parts: Parts) -> Iterator[Fault]:
         message = f"copies of an event are separate records, with different {field.origin}s"
         yield Fault(path, name, message, "use a field that the sender sets")
     elif field.origin in ("key", "header") and parts.python is not None:
-        message = f"is read from the {field.origin}, which is the same for all events that the Python function returns"
+        message = f"is read from the {field.origin}, which all events share that the function returns for one record"
         yield Fault(path, name, message, "let each event that the function returns have its own id as a member")
     elif field.default is not None:
         message = "has a default, so all events without an id would count as one event"

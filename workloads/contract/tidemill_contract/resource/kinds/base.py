@@ -206,7 +206,7 @@ def _in_order(kinds: Iterable[type[Model]]) -> list[str]:
 
 
 def _naming(names: Iterable[str], kinds: Iterable[str], description: str) -> str:
-    """Add the names of kinds to a description, such as `Distance between the starts of windows (hopping)`."""
+    """Insert the names of kinds, such as ` (hopping)`, before the first `.`, `;` or `:` of a description."""
     having, others = list(kinds), [name for name in names if name not in kinds]
     listed = ", ".join(having) if len(having) <= 4 * len(others) else f"all but {', '.join(others)}"
     return re.sub(r"(?=[.;:])", f" ({listed})", description, count=1)
