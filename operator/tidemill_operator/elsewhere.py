@@ -20,7 +20,7 @@ from tidemill_operator.settings import Platform
 
 
 def found(pipeline: AnalyticsPipeline, platform: Platform, kafka: Topics, clusters: OtherClusters) -> tuple[str, ...]:
-    """Return the names of the topics that the pipeline's `topicPattern` may match.
+    """Return the names of the existing topics that the pipeline's `topicPattern` may match.
 
     Without a pattern, the result is empty.
 
@@ -82,7 +82,7 @@ def facts(plan: Plan, topic_names: tuple[str, ...], schema: LiveSchema | None, a
 def _gone(
     plan: Plan, topics: Mapping[str, LiveTopic], schema: LiveSchema | None, actuators: Actuators
 ) -> frozenset[str]:
-    """Return the source topics that all brokers report as missing.
+    """Return the source topics that all brokers of their cluster report as missing.
 
     The function checks only topics that the pipeline already reads from a list or pattern.
     """

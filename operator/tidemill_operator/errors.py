@@ -31,7 +31,7 @@ class Reason(StrEnum):
     STUCK = "Stuck"
     """A change will not complete without help: no room for pods, a missing image, a crash at start."""
     CONNECTOR_FAILED = "ConnectorFailed"
-    """A connector or one of its tasks failed in Kafka Connect. The operator restarts the failed part."""
+    """A connector, or a task of it, failed in Kafka Connect. The operator restarts it, with growing delays."""
     NOT_MOVING = "EventsNotMoving"
     """Events wait in the topic, but none of them is counted."""
     STAGE_WAITS = "StageWaits"

@@ -20,7 +20,7 @@ CONDITIONS: Mapping[Component, str] = {
     Component.LOOKUPS: "LookupsReady",
 }
 _OPTIONAL = frozenset({Component.CONNECTORS, Component.LOOKUPS})
-"""The components that a pipeline may lack."""
+"""The components that have no condition if the pipeline does not use them."""
 _OF_STANDING = {Reason.STAGE_WAITS: Component.PROCESSORS, Reason.LOOKUP_UNREAD: Component.LOOKUPS}
 """For each reason why events are not counted, the component whose condition becomes false."""
 FAILING, PAUSED, PROGRESSING = "WindowsFailing", "ReconciliationPaused", "Progressing"

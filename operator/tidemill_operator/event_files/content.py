@@ -137,7 +137,8 @@ class Content:
         """Return the name of `encoding`, or the detected encoding if `encoding` is None.
 
         Raises:
-            EventFileError: there is no such encoding, or the file is not text in this encoding.
+            EventFileError: there is no such encoding, the file lacks the byte order mark of UTF-16 or UTF-32, or the
+                file is not text.
         """
         if encoding is None:
             return self.encoding()

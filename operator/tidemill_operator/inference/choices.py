@@ -19,7 +19,7 @@ _NICE_MS = (
 )  # fmt: skip
 _WINDOWS_MS = (10 * _SECOND, _MINUTE, 5 * _MINUTE, 15 * _MINUTE, _HOUR, 6 * _HOUR, _DAY)
 _MOST_WINDOWS = 200
-"""A sample may span at most this many windows. The drafted window is the shortest common window that fits."""
+"""The drafted window is the shortest common window of which the sample spans at most this many, or else a day."""
 _MOST_GROUPS = 200
 _TOLERATED_EMPTY = 0.1
 _MOST_NUMBERS = 4
@@ -50,7 +50,8 @@ class Clock:
 
     Attributes:
         field: the field with the event times, or None for the timestamp of the Kafka record.
-        disorder_ms: how far event times go back; 2000 if 10:00:03 is followed by 10:00:01.
+        disorder_ms: how far event times go back, without the worst 0.1 % of the events, rounded up to a common duration
+            of at least 5 s.
         advance_ms: the largest step from the newest event time so far to a newer one.
         window_ms: the length of the drafted window.
         span_ms: the time from the oldest event to the newest.

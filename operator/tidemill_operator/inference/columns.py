@@ -43,8 +43,8 @@ class Sample:
 
     Attributes:
         broken: how many lines were not JSON objects.
-        left_out: the paths that get no column, because a path cannot have their names, or fields at other paths include
-            them.
+        left_out: the paths that get no column, because a path cannot have their names, or because a more frequent
+            member contains them or is inside them.
         too_many: the paths of the rarest members, which are beyond the maximum number of fields.
     """
 

@@ -25,7 +25,8 @@ _FLUSHES = 3
 _SUSPECT_SECONDS = 3.0
 # Seconds of unknown progress until a pipeline is no longer ready.
 SILENT_SECONDS = 10.0
-# Seconds until a partition's unknown progress is an error. Kafka needs less than 12 s to elect a new leader.
+# A pipeline is not ready if a partition's progress is unknown, and no other partition advances, for this many seconds.
+# Kafka usually elects a new leader in less time.
 UNTOLD_SECONDS = 12.0
 # Seconds without counted events until the operator checks whether Kafka's controllers answer.
 _IDLE_SECONDS = 5.0

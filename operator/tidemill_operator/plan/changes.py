@@ -49,7 +49,7 @@ def changes(
         plan: the desired state.
         live: the live facts.
         before: the plan of the accepted spec, or None if there is none.
-        configs: config values of existing topics. Topics that `configs` lacks are not compared.
+        configs: config values of existing topics. The configs of topics that `configs` lacks are not compared.
     """
     return (
         *_topics(plan, live, configs),
@@ -188,7 +188,7 @@ def _workloads(plan: Plan, before: Plan | None) -> Iterator[Change]:
             yield Change("create", "workload", name, _new(_facts(workload)))
             continue
         differences = tuple(_compare(_facts(previous[name]), _facts(workload)))
-        # Processes read their config only at their start, so a changed config replaces the processes.
+        # A changed revision replaces the processes, because they read these settings only at their start.
         if workload.replicas and previous[name].replicas and previous[name].revision != workload.revision:
             differences += (Difference("processes", "with the former config", "with the new config"),)
         if differences:

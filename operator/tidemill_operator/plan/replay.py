@@ -59,7 +59,7 @@ def read_request(text: str, aggregations: Sequence[str]) -> dict[str, Any]:
 
 
 def planned_replay(pipeline: AnalyticsPipeline, config: PipelineConfig, live: LiveSchema | None) -> Replay | None:
-    """Return the requested replay, or None if there is no request or the replay is finished."""
+    """Return the requested replay, or None if there is no valid request, no schema yet, or the replay is finished."""
     try:
         request = asked(pipeline)
     except TidemillError:

@@ -12,7 +12,7 @@ from tidemill_operator.resource.field_rules import FIELD, LOOKUP, LOOKUP_SOURCE,
 from tidemill_operator.resource.kinds import detector_rules, metric_rules, window_rules
 
 _DERIVES = "(has(self.transform) && has(self.transform.derive) ? self.transform.derive : [])"
-# CEL cannot join the columns of several lookups. If the spec has lookups, the operator checks the names of columns.
+# CEL cannot join the columns of several lookups, so the operator checks references to fields if the spec has lookups.
 _UNLESS_JOINED = "has(self.lookups) ||"
 _FIELDS = "self.fields.map(f, f.name)"
 _SYSTEM_COLUMNS = "[" + ", ".join(f"'{name}'" for name in SYSTEM_COLUMNS) + "]"

@@ -19,7 +19,7 @@ RATE_QUANTILE = 0.8
 # Minimum seconds that a busy replica needs to process its lag (or four flush intervals, if longer).
 BUSY_SECONDS = 2.0
 _FLUSHES = 4
-# Number of missed polls that scaling tolerates before it restarts all its waiting times.
+# After a pause of more poll intervals than this, the waiting times before replicas are removed start again.
 MISSED_POLLS = 3
 _RECENT_POLLS = 3
 _STANDING_POLLS = 2

@@ -206,7 +206,7 @@ class Need:
 
     Attributes:
         replicas: required number of replicas.
-        useful: like `replicas`, but without replicas that would have no partition to read.
+        useful: the required number if each partition counts as at most one replica, because only one replica reads it.
         by_lag: for each partition, the fraction of a replica that its lag requires.
         by_rate: for each partition, the fraction of a replica that its arriving events require.
     """

@@ -15,11 +15,11 @@ from typing import TypeVar
 from tidemill_operator.scaling.model import Load, Need, Settings
 
 T = TypeVar("T")
-# Fraction by which utilisation may exceed its target before replicas are added.
+# By how much utilisation (0.15 is 15 percentage points) may exceed its target before it adds replicas.
 BAND = 0.15
-# Fraction by which the utilisation of the remaining replicas may exceed its target after a removal.
+# By how much the utilisation of the remaining replicas (5 percentage points) may exceed its target after a removal.
 ROOMY_BAND = 0.05
-# Maximum factor by which uneven partitions may increase the number of replicas.
+# The maximum factor by which scaling raises the number of replicas if the load of the partitions is uneven.
 UNEVEN_FACTOR = 2
 LEAST_STEP = 4
 # Number of `lookback` periods for which scaling extrapolates rising arrivals.

@@ -28,7 +28,7 @@ class ConnectorStep:
 
     @property
     def components(self) -> tuple[Component, ...]:
-        """Return `Component.CONNECTORS`, or an empty tuple if the pipeline never had connectors."""
+        """Return a tuple with `Component.CONNECTORS`, or an empty tuple if the pipeline never had connectors."""
         had = Component.CONNECTORS in self.before and self.actuators.connect is not None
         return (Component.CONNECTORS,) if self.plan.connectors or had else ()
 

@@ -55,7 +55,7 @@ def written_by_pipelines(
 
 
 def disputes(schema: Schema, owner: Owner, claims: Iterable[Claim]) -> Iterator[tuple[Claim, TidemillError]]:
-    """Yield each topic of another pipeline (claim) that this pipeline must not use, with an error.
+    """Yield each claim of another pipeline that conflicts with this pipeline, with an error.
 
     Only one pipeline may manage a topic. Several pipelines may read a topic that no pipeline manages.
     """
@@ -99,7 +99,7 @@ def _taken(claim: Claim) -> TidemillError:
 
 
 def made(topics: Sequence[Topic], live: LiveFacts, *, namespace: str, name: str) -> tuple[str, ...]:
-    """Return the names of the topics that the operator created or is about to create.
+    """Return the names of the topics that the operator is about to create, to record them.
 
     Earlier Tidemill versions did not record created topics. For their schemas, the result includes existing topics
     with a name that Tidemill derives from the pipeline's name.

@@ -149,7 +149,7 @@ def _throttled(partitions: Mapping[int, Held], moves: Assignment) -> Mapping[str
         there = partitions[number].before
         senders += [f"{number}:{broker}" for broker in there]
         fetchers += [f"{number}:{broker}" for broker in wanted if broker not in there]
-    # Kafka rejects an empty list of followers, so if no broker is added, list the leaders as followers.
+    # If no broker is added, list the leaders as followers, because an empty list would not mark an unfinished change.
     return {LEADERS: ",".join(senders), FOLLOWERS: ",".join(fetchers or senders)}
 
 

@@ -26,8 +26,8 @@ _REMEDY = {
         " the aggregation"
     ),
     Reason.WINDOWS_SKIPPED: (
-        "everything else is published and scanned for anomalies; check the faulty rows in the table _skipped, and check"
-        " that nobody else writes to the tables"
+        "everything else is published and scanned for anomalies; check the values that the table _skipped names,"
+        " and that nobody else writes to the tables"
     ),
 }
 

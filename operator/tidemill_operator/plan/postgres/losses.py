@@ -20,7 +20,7 @@ def losses(topic: str, live_topic: LiveTopic | None, schema: LiveSchema) -> list
 
     Args:
         topic: the source topic's name.
-        live_topic: the live topic, or None if the topic does not exist.
+        live_topic: the live topic, or None if the topic does not exist, which is reported elsewhere.
         schema: the live schema, with the recorded losses.
     """
     latest: dict[tuple[Reason, int], Loss] = {}

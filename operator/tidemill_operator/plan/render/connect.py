@@ -1,4 +1,4 @@
-"""Render the Connect workers that all pipelines of a namespace share."""
+"""Render the Connect workers that all pipelines with connectors in a namespace share."""
 
 from __future__ import annotations
 
