@@ -20,7 +20,7 @@ _SYSTEM = {
     "_anomalies": "the anomalies",
     "_detectors": "the detectors' states",
 }
-_POSITIONS = "; afterwards run `tidemill replay`, because without positions, events that are still in the topic are counted again"
+_POSITIONS = "; afterwards run `tidemill replay`, because events that are still in the topic are counted again"
 
 
 def damage(schema: Schema, live: LiveSchema | None) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ HARM: list[tuple[Callable[[LiveSchema], LiveSchema], str]] = [
         without("_offsets"),
         "table _offsets is gone, and with it the positions up to which events are counted"
         + REMEDY
-        + "; afterwards run `tidemill replay`, because without positions, events that are still in the topic are counted again",
+        + "; afterwards run `tidemill replay`, because events that are still in the topic are counted again",
     ),
     (without("_aggregations"), "table _aggregations is gone, and with it the versions of aggregations"),
     (
