@@ -51,7 +51,10 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
 
 
 Compute = Callable[[Answer | None], Awaitable[Answer | None]]
-"""A function that gets the earlier answer. Returns a new answer, or None if the earlier answer is still current."""
+"""A function whose argument is the earlier answer, or None if no answer is cached.
+
+The function returns a new answer, or None if the earlier answer is still current.
+"""
 
 
 @dataclass

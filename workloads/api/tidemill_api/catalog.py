@@ -55,9 +55,9 @@ class AggregationModel:
         return {metric.name: metric.function for metric, _ in self.layout.metrics}
 
     def fed(self, feeds: Feeds) -> AggregationModel:
-        """Return the aggregation with SQL for queries.
+        """Return the aggregation, with SQL that returns null where a metric is incomplete.
 
-        A metric is null in windows for which it is incomplete, such as windows from before the metric was added.
+        For example, a metric can be incomplete in windows from before the metric was added.
         """
         plan = guarded(self.layout, feeds)
         return self if plan is self.layout else replace(self, layout=plan)

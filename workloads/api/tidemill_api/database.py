@@ -149,7 +149,7 @@ class Pool:
             await self._close(connection)
 
     async def close(self) -> None:
-        """Close all idle connections now, and each used connection when it is returned."""
+        """Close idle connections now, and busy connections when their work ends."""
         self._closed = True
         await self.drop_idle()
 

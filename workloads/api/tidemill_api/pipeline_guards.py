@@ -29,7 +29,7 @@ class PipelineGuards:
         return guard
 
     def forget(self, pipeline: str) -> None:
-        """Remove the guard of a pipeline, and its metrics."""
+        """Remove the guard of a pipeline, and the guard's metrics."""
         guard = self._guards.pop(pipeline, None)
         if guard is not None:
             for family in (metrics.BREAKER_STATE, metrics.RETRIES):

@@ -20,7 +20,7 @@ IN_FLIGHT_VARIABLE = "TIDEMILL_INGEST_IN_FLIGHT_BYTES"
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of each pipeline in each process, or 0 for no limit."""
+    """Limits that a process applies to each pipeline separately. The value 0 means no limit."""
 
     events_per_second: float = EVENTS_PER_SECOND
     bytes_per_second: float = BYTES_PER_SECOND
@@ -67,7 +67,10 @@ class _Rate:
         return left
 
     def take(self, pipeline: str, count: float) -> float:
-        """Remove `count` tokens from the bucket, and return the rest. Call `left` first to add the new tokens."""
+        """Remove `count` tokens from the bucket, and return the number of remaining tokens.
+
+        Call `left` first to add the new tokens.
+        """
         left, at = self._buckets[pipeline]
         self._buckets[pipeline] = left - count, at
         return left - count

@@ -68,7 +68,7 @@ class Outcome:
         return {ACCEPTED: total - len(failed) - quarantined, QUARANTINED: quarantined, RETRY: len(failed)}
 
     def rows(self, *, everything: bool) -> list[Row]:
-        """Return a row for each event that is not accepted, or for all events."""
+        """Return a row for each event that is not accepted. If `everything` is true, accepted events get rows too."""
         if everything:
             return [self._row(index) for index in range(len(self.records.values))]
         return [self._row(index) for index in sorted({*self.records.invalid, *self.delivery.failed})]
@@ -99,7 +99,8 @@ def answer(outcome: Outcome, *, wait: bool, everything: bool, signed: bool = Fal
         outcome: the records and their delivery.
         wait: whether the client waits for the delivery.
         everything: whether the answer has a row for each event, or only for events that are not accepted.
-        signed: whether the events were sent to a webhook. The status is then 200 if Kafka has all events, or else 503.
+        signed: whether this is a webhook's signed request. A webhook gets status 200 if Kafka has all events, or
+            else 503.
     """
     counts = outcome.counts
     total = len(outcome.records.values)

@@ -33,7 +33,7 @@ class CsvWriter:
         return _lines(map(self._encoder.values, rows))
 
     def tail(self) -> bytes:
-        """Return nothing, because the file ends with its last row."""
+        """Return no bytes, because CSV has no footer."""
         return b""
 
 

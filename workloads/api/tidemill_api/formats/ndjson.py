@@ -19,7 +19,7 @@ class NdjsonWriter:
         self._encoder = RowEncoder(columns, converters)
 
     def head(self) -> bytes:
-        """Return nothing, because NDJSON has no header."""
+        """Return no bytes, because NDJSON has no header."""
         return b""
 
     def batch(self, rows: Sequence[Row]) -> bytes:
@@ -27,7 +27,7 @@ class NdjsonWriter:
         return b"".join(msgspec.json.encode(self._encoder.record(row)) + b"\n" for row in rows)
 
     def tail(self) -> bytes:
-        """Return nothing, because the file ends with its last row."""
+        """Return no bytes, because NDJSON has no footer."""
         return b""
 
 

@@ -1,4 +1,4 @@
-"""Finds the formats of answers, which are the modules of this package with a `FORMAT`.
+"""Collects the answer formats (`FORMAT`) from the modules of this package.
 
 To add a format, add a module to this package.
 """

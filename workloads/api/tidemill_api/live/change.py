@@ -24,7 +24,7 @@ _WAITING = 16
 
 @dataclass(frozen=True)
 class RowFilter:
-    """Filters on the group columns of a row that was decoded from JSON."""
+    """Applies filters to the group columns of rows. Row values have JSON types, such as text for times."""
 
     filters: tuple[Filter, ...] = ()
 
@@ -61,9 +61,9 @@ class Entry(msgspec.Struct, frozen=True):
     """An entry of the Redis stream of changes. Processors write entries after each commit.
 
     Attributes:
-        revs: the revisions (numbers of commits) that changed the rows.
-        truncated: whether the entry lacks rows because there were too many changes.
-        begin: whether a processor starts to write to the stream. Such an entry has no rows.
+        revs: the revisions (sequence numbers) of the commits that changed the rows.
+        truncated: whether rows are missing, because of too many changes or a failed read.
+        begin: whether the entry only announces that a processor starts writing entries.
         part_of: the aggregation's name, if more parts of this entry follow, or else empty.
         parts: the number of earlier parts, if the entry is the last part of a split entry, or else 0.
     """
@@ -140,7 +140,7 @@ class Change:
     """The changed rows of one aggregation.
 
     Attributes:
-        label: the revision in the messages to clients. An aggregation's label never decreases.
+        label: the highest revision of this change and of earlier changes. Clients receive the label as `rev`.
     """
 
     aggregation: str

@@ -80,8 +80,8 @@ async def read_changed(
         changed += f" AND _rev NOT IN ({listed})"
     stored = changed
     if mark.closed_until is not None and aggregation.spec.late_policy != "reopen":
-        # Skip rows whose windows were all closed at `mark`, because only the late policy `reopen` changes closed
-        # windows.
+        # Without the late policy `reopen`, closed windows never change. Skip rows whose windows were all closed at
+        # `mark`.
         reach = EPOCH + (mark.closed_until - plan.size_ms) * _MS
         stored += f" AND window_start > {binder.bind(reach, 'timestamp')}"
     edges = f"SELECT min(window_start), max(window_start) FROM {table} WHERE {stored}"

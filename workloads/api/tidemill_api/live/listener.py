@@ -213,8 +213,8 @@ class Listener:
                     changes[name] = (rev, [Message("upsert", text) for text in texts])
             return changes
 
-        # The query reads all changes that were queued before the query, so `_settle` can drop the queued changes.
         read = await self._database.run(model.name, work)
+        # `work` has read all changes up to `rev`, so `_settle` drops these changes from `_pending`.
         for name, (rev, _) in read.items():
             self._settle(name, rev)
         return {name: messages for name, (_, messages) in read.items()}

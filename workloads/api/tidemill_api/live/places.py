@@ -13,7 +13,7 @@ MOST, MOST_OF_ADDRESS = 500, 100
 
 
 class Places:
-    """Counts the live connections of a process that have no API key."""
+    """Counts the WebSocket and SSE connections in this process that have no API key."""
 
     def __init__(self, most: int = MOST, most_of_address: int = MOST_OF_ADDRESS) -> None:
         self._most, self._most_of_address = most, most_of_address

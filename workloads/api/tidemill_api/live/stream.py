@@ -1,6 +1,6 @@
 """Reads the Redis stream of a pipeline's changes.
 
-Processors write changes to the stream only while a Redis key exists. The API renews this key while the API reads.
+Processors write changes to the stream only while a Redis key exists. `ChangeStream.read` renews this Redis key.
 """
 
 from __future__ import annotations

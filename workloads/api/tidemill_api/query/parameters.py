@@ -110,7 +110,10 @@ class Parameters:
         return values[0]
 
     def many(self, name: str) -> list[str] | None:
-        """Return the values of a parameter, repeated or separated by commas, or None if the parameter is not given."""
+        """Return all values of a parameter, or None if the parameter is not given.
+
+        A query string can repeat the parameter, or separate its values by commas.
+        """
         values = self.given.pop(name, None)
         if values is None:
             return None

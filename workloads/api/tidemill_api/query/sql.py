@@ -40,7 +40,10 @@ def narrowed(query: AggregateQuery) -> AggregateQuery:
 
 
 def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
-    """Return a SELECT of the last possible `window_start` on a page of hopping windows, or None for other queries."""
+    """Return SQL that selects a bound for a page of hopping windows, or None if there is no such bound.
+
+    The bound is a `window_start`. In the page's order, no window of the page comes after the bound.
+    """
     page, plan = query.page, query.model.layout
     first = page.order[0]
     if not (plan.hopping and query.natural) or first.column.name != "window_start":

@@ -21,7 +21,7 @@ UTC = dt.UTC
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_64 = 2**63 - 1
 _INTEGER = re.compile(r"([+-]?[0-9]{1,40})(\.0{1,20})?", re.ASCII)
-"""Pattern of an integer, which JSON can write as 2 or 2.0."""
+"""Pattern of an integer, such as 2 or 2.0. Some JSON encoders write 2 as 2.0."""
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", re.ASCII)
 _BLANK = re.compile(r"(:\d{2}(?:\.\d+)?) (\d{2}:?\d{2})$", re.ASCII)
 _HOW = {
@@ -37,7 +37,7 @@ _HOW = {
 def parse_time(text: str) -> dt.datetime:
     """Parse a time in RFC 3339, a date (midnight in UTC) or epoch milliseconds.
 
-    An offset may begin with a space, because an unescaped `+` in a URL is decoded as a space.
+    A UTC offset may begin with a space instead of `+`. URL decoding turns an unescaped `+` into a space.
 
     Raises:
         ValueError: the text is not a time.

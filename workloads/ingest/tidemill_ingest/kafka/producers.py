@@ -99,7 +99,7 @@ class Line:
             self.producer = Producer(self._settings)
 
     def give_up_retired(self) -> None:
-        """Discard the records that replaced producers have not sent yet."""
+        """Discard the undelivered records of replaced producers."""
         for old in self._retired:
             old.purge()
 

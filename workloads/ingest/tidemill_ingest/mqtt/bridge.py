@@ -52,7 +52,7 @@ class Bridge:
         return report("mqtt", [self._outlet.dependency(), broker], extra)
 
     def ready(self) -> bool:
-        """Return whether the broker and Kafka have both answered at least once."""
+        """Return whether the MQTT broker and Kafka have both answered at least once."""
         return self._seen and self._outlet.seen
 
     def live(self) -> bool:
