@@ -114,7 +114,7 @@ def switched(files: Files, now: dt.datetime) -> dict[str, str]:
 
 
 def retired(files: Files) -> dict[str, str]:
-    """Return the file that records the end of a rotation, or nothing if no rotation is running."""
+    """Return the file that ends a rotation, or an empty mapping if no replaced login is enabled."""
     rotation = _rotation(files)
     if rotation.switched_at is None:
         return {}

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     """Request a replay from the running `up`, and print its progress.
 
     Raises:
-        CommandError: no `up` runs, there is no such pipeline or aggregation, or the replay was cancelled.
+        CommandError: `up` is not running, the pipeline or aggregation does not exist, or the replay was cancelled.
     """
     key, pipeline = _pipeline(args.data_dir, args.pipeline)
     requests, (namespace, _, name) = Requests(args.data_dir / "requests"), key.partition("/")

@@ -144,7 +144,7 @@ def send(file: EventFile, client: Client, order: Order, *, api: str, sender: Sen
     Args:
         file: the open file.
         client: the client of ingest.
-        order: which pipeline gets the events, and how they are sent.
+        order: the pipeline that gets the events, and options such as the rate.
         api: URL of the API, for the message about dead letters, or empty if it is unknown.
         sender: sender of the events, or None to create a sender from `client` and `order`.
     """

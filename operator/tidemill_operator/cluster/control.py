@@ -110,7 +110,7 @@ class Controller:
         return verdict(status)
 
     def interrupt(self, key: Key, error: TidemillError) -> None:
-        """Write into the status at once that a pipeline's events are no longer counted."""
+        """Report `error` in a pipeline's status at once. `error` says why events are no longer counted."""
         try:
             document = self._world.api.get(PIPELINE, key.namespace, key.name)
             if document is None or document["metadata"]["uid"] != key.uid or not document.get("status"):

@@ -73,7 +73,7 @@ def registry(
             watchdog.saw(body["metadata"]["uid"], body["metadata"]["resourceVersion"])
             mirror.saw(kind, event["object"], gone=type == "DELETED")
             if body["metadata"].get("labels", {}).get(marks.COMPONENT) == marks.SCALING:
-                return  # no pass depends on the ConfigMaps of scaling
+                return  # scaling itself requests the passes that its decisions need
             for key in owners(body):
                 queue.add(key, delay=_SETTLE_SECONDS)
 

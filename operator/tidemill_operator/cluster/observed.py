@@ -50,7 +50,7 @@ class ObservedStatus:
             self._tell(document, shown, fields)
 
     def blank(self, *, seconds: float = 5.0) -> None:
-        """Remove the figures from all statuses within the given time, because nothing updates them any more."""
+        """Remove the figures from all statuses, because nothing updates them any more. Stop after `seconds`."""
         deadline = self._clock() + seconds
         try:
             for key in sorted(self._shown, key=str):

@@ -19,7 +19,7 @@ class Result(Enum):
     """The result of a pass."""
 
     SETTLED = "settled"
-    """Everything is as specified, or a user has to correct something."""
+    """No change is under way. Either everything is as specified, or a user has to act."""
     WAITING = "waiting"
     """A change is under way, such as the start of pods."""
     FAILED = "failed"
@@ -116,7 +116,7 @@ class Schedule(Generic[K]):
 
 
 class WorkQueue(Generic[K]):
-    """A queue of keys, whose passes run in a few worker threads."""
+    """A queue of keys. A few worker threads run the passes for the keys."""
 
     def __init__(self, work: Callable[[K], Result], delays: Delays, *, workers: int = 4) -> None:
         self._work = work

@@ -174,7 +174,7 @@ class _Component:
 
 
 class ClusterScaling:
-    """Scales all pipelines, once `start` was called."""
+    """Scales all pipelines after `start` is called."""
 
     def __init__(
         self,

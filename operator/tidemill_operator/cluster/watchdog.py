@@ -1,4 +1,7 @@
-"""Checks that watches report all changes. The liveness probe fails if an event is two minutes late."""
+"""Checks that the Kubernetes watches report all changes.
+
+If a watch has not reported a change after two minutes, the liveness probe fails.
+"""
 
 from __future__ import annotations
 

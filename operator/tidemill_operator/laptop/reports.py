@@ -46,7 +46,7 @@ class CurrentConditions:
         return list(interrupted(stored.status, error, since).get("conditions", ()))
 
     def interrupted(self, stored: Stored) -> bool:
-        """Return whether the last call of `of` for the pipeline found that events were no longer counted."""
+        """Return whether `of` last found that the pipeline's events are no longer counted."""
         return stored.key in self._interrupted
 
 

@@ -211,7 +211,7 @@ def _transform(transform: TransformSpec, partitions: int) -> TransformSpec:
 def _largest(source: SourceSpec, live: LiveFacts) -> TopicSpec:
     """Return the topic settings of a source with several topics.
 
-    `partitions` is the partition count of the largest topic.
+    `partitions` is the highest partition count among the source's topics.
     """
     live_topics = (live.topics.get(name) for name in source.topics or ())
     return source.topic.model_copy(update={"partitions": max((t.partitions for t in live_topics if t), default=1)})

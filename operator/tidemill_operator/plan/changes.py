@@ -49,7 +49,7 @@ def changes(
         plan: the desired state.
         live: the live facts.
         before: the plan of the accepted spec, or None if there is none.
-        configs: config values of existing topics. The configs of topics that `configs` lacks are not compared.
+        configs: config values by existing topic. A topic's config is not compared if the topic is missing here.
     """
     return (
         *_topics(plan, live, configs),
@@ -239,7 +239,10 @@ def _compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Di
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Any]:
-    """Return the non-null leaf values by path. For example, the path `a[x].size` means the item of `a` named `x`."""
+    """Return the non-null leaf values by path.
+
+    For example, `a[x].size` means `size` of the item named `x` in list `a`.
+    """
     if isinstance(value, dict):
         members = {(f"{path}.{key}" if path else str(key)): member for key, member in value.items()}
     elif isinstance(value, list) and all(isinstance(item, dict) and "name" in item for item in value):

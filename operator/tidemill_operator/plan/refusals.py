@@ -91,7 +91,7 @@ def _replication(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> It
         return
     live_topic = live.topics.get(source.name)
     if live.brokers is not None and (source.replicated or not live_topic):
-        # A broker that does not answer counts as available if it holds replicas of the topic.
+        # Count a silent broker with replicas of the topic, because it may answer again.
         most = max(live.brokers, len(live_topic.holders) if live_topic else 0)
         if source.replication_factor > most:
             note = "" if topic.replication_factor else " (the platform's default)"
@@ -216,7 +216,7 @@ def _moved(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
         return
     after = plan.schema.listed or (plan.schema.source,)
     for before in [] if schema is None or schema.slots else _read_before(plan, schema):
-        if before in after or before not in live.topics:  # the spec may replace a topic that does not exist
+        if before in after or before not in live.topics:  # a topic that does not exist has no unread events
             continue
         yield TidemillError(
             Reason.NOT_SUPPORTED,

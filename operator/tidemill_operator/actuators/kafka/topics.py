@@ -250,7 +250,7 @@ class KafkaTopics:
 
 
 def live_topic(described: Any) -> LiveTopic:
-    """Convert the description of a topic by confluent-kafka to a `LiveTopic`."""
+    """Convert confluent-kafka's description of a topic to a `LiveTopic`."""
     replicas = [[node.id for node in partition.replicas] for partition in described.partitions]
     return LiveTopic(
         partitions=len(replicas),

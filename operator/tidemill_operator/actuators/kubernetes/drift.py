@@ -122,7 +122,7 @@ def _leaves(fields: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[t
 
 
 def repair(wanted: Mapping[str, Any], live: Mapping[str, Any]) -> str:
-    """Describe the other users' change that the operator reverts, or return an empty text."""
+    """Describe a change by other users that the operator reverts, or return an empty text."""
     others, name = strangers(live), f"{live['kind']} {live['metadata']['name']}"
     by = f", which {', '.join(others)} had added" if others else ""
     added = sorted(_containers(live) - _containers(wanted))

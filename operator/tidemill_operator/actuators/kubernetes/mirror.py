@@ -84,7 +84,10 @@ class Mirror:
         return _unpacked(copy.packed)
 
     def owned(self, kind: Kind, namespace: str, uids: Collection[str]) -> tuple[list[Document], list[str]]:
-        """Return the owners' cached objects, and the names of objects with cached metadata only."""
+        """Return the cached objects that belong to the given owners.
+
+        The second list names objects of which only the metadata is cached.
+        """
         with self._lock:
             copies = [(n, copy) for n, copy in self._copies[kind.kind, namespace].items() if copy.owner in uids]
         whole = [_unpacked(copy.packed) for _, copy in copies if copy.packed is not None]

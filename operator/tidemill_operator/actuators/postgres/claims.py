@@ -49,7 +49,7 @@ def take(session: Session, schema: Schema, owner: Owner, *, gone: Callable[[Owne
 
 
 def rivals(session: Session, schema: Schema, owner: Owner) -> Iterator[tuple[Claim, TidemillError]]:
-    """Yield each claim of another pipeline to a topic of this pipeline, with an error for the user."""
+    """Yield other pipelines' claims to this pipeline's topics, each with an error for the user."""
     if _settled(session, schema):
         return
     # Topics on other Kafka clusters have no owner.

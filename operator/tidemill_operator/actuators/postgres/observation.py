@@ -17,7 +17,7 @@ from tidemill_operator.plan.kafka.claims import TOPICS
 from tidemill_operator.plan.live import Failing, LiveSchema, Loss, Slot
 from tidemill_operator.plan.postgres.migration import as_noted_today
 
-# Select lost offset ranges noticed at most five minutes before the latest loss. Ignore losses older than a day.
+# Select the losses that were noticed at most five minutes before the latest loss. Ignore losses older than a day.
 _LOST = """
 WITH lately AS (SELECT max(noticed_at) AS at FROM {0} WHERE reader = 'live')
 SELECT reason, partition, epoch, from_offset, to_offset FROM {0}, lately
@@ -107,7 +107,7 @@ def _positions(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
         partitions=max(there, default=-1) + 1,
         missing_positions=missing_positions(there),
         read_before=before,
-        # Some partitions may still name the former topic, because partitions switch to a new topic one by one.
+        # Some positions may still have the former topic's ID. Positions switch to a new topic's ID one by one.
         read_from=max(current - before or current, default=""),
         read_to={partition: offset for partition, topic_id, offset, _ in sorted(positions) if topic_id},
     )

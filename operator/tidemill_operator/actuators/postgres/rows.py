@@ -1,4 +1,4 @@
-"""Write the rows of a pipeline's schema that the operator owns."""
+"""Write the operator's own rows in the tables of a pipeline's schema."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def _ensure_readers(session: Session, schema: Schema) -> None:
 
 def _ensure_positions(session: Session, schema: Schema) -> None:
     readers, offsets = _table(schema, "_readers"), _table(schema, "_offsets")
-    # Each partition of a replay starts with the epoch of the live reader. The live reader reads partitions that were
-    # added later from offset 0.
+    # Each partition of a replay starts with the epoch of the live reader. In a partition that is added later, the live
+    # reader starts at offset 0.
     session.write_rows(
         sql.SQL(
             "INSERT INTO {} (reader, partition, epoch, next_offset) SELECT r.reader, p, coalesce(l.epoch, 0),"

@@ -103,7 +103,7 @@ class PostgresSchemas:
             owner: the resource that the schema belongs to.
             secrets: the logins of writer and reader.
             adopt: take over a schema and roles that have another owner, and a topic if its pipeline is gone.
-            exists: function that returns whether a pipeline exists, or None if no other pipeline exists.
+            exists: tells whether a pipeline exists. Without this function, no other pipeline counts as existing.
 
         Raises:
             TidemillError: Postgres does not answer.

@@ -53,7 +53,7 @@ def connect_worker(
     java, jars = find_java(environ), find_connect_jars(environ, on_progress)
     port = ports.get(NAME)
     own = [path.strip() for path in environ.get("TIDEMILL_CONNECT_PLUGINS", "").split(",") if path.strip()]
-    # Connect logs connector configs at level INFO, so only warnings are logged.
+    # Log only warnings, because Connect would log connector configs at level INFO.
     write_atomic(folder / "log4j2.properties", WARNINGS_TO_CONSOLE)
     properties = _properties(data_dir, port, brokers, [*map(str, plugins), *own], scan=bool(own))
     write_atomic(folder / "worker.properties", "".join(f"{key}={value}\n" for key, value in properties.items()))

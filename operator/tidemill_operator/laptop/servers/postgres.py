@@ -125,7 +125,9 @@ def _serves(address: PostgresAddress) -> bool:
 
 
 def find_programs(environ: Mapping[str, str]) -> Path:
-    """Return the folder of `initdb` and `postgres`, from the PATH, pg_config or Debian's newest version.
+    """Return the folder of `initdb` and `postgres`.
+
+    Search the PATH, pg_config's folder, then Debian's folders from the newest Postgres version.
 
     Raises:
         ServerError: the programs are not installed.

@@ -71,7 +71,7 @@ def start_servers(
 
     Args:
         data_dir: the folder of data, ports and logs, which a later start uses again.
-        environ: environment variables with the addresses of servers and PATH, which started servers inherit.
+        environ: environment variables with PATH and server addresses. Started servers inherit these variables.
         needs: which of kafka, postgres and redis are needed.
         durable: whether Postgres commits wait until the data is on disk.
         brokers: number of Kafka brokers.

@@ -101,8 +101,8 @@ def _taken(claim: Claim) -> TidemillError:
 def made(topics: Sequence[Topic], live: LiveFacts, *, namespace: str, name: str) -> tuple[str, ...]:
     """Return the names of the topics that the operator is about to create, to record them.
 
-    Earlier Tidemill versions did not record created topics. For their schemas, the result includes existing topics
-    with a name that Tidemill derives from the pipeline's name.
+    A schema of an earlier Tidemill version has no record of created topics. For such a schema, the result also
+    includes existing topics with a derived name. A derived name contains the pipeline's namespace and name.
     """
     if live.brokers is None:
         return ()

@@ -175,7 +175,7 @@ def _even(layout: _Layout, choices: Choices) -> None:
 def _movers(layout: _Layout, choices: Choices, full: int, empty: int) -> Iterator[int]:
     """Yield the partitions with a replica that can move from broker `full` to broker `empty`.
 
-    A move may not increase the number of replicas of a partition in one rack.
+    A replica may not move to a rack where its partition has more other replicas.
     """
     for partition, held in layout.replicas.items():
         choice = choices[partition]

@@ -130,8 +130,8 @@ def replicas_in_sync(partitions: Mapping[int, Held]) -> int:
 def _stale(moving: Mapping[int, Held], factor: int, brokers: Brokers) -> tuple[int, ...]:
     """Return the partitions whose reassignment should be cancelled.
 
-    A reassignment is cancelled if its target has the wrong replication factor or a broker in `leaving`. A target with a
-    silent broker is also cancelled if enough other brokers answer.
+    A reassignment is cancelled if its target has the wrong replication factor or a broker in `leaving`. A reassignment
+    to a silent broker is also cancelled if enough other brokers answer.
     """
 
     def unwanted(held: Held) -> bool:
@@ -149,7 +149,7 @@ def _throttled(partitions: Mapping[int, Held], moves: Assignment) -> Mapping[str
         there = partitions[number].before
         senders += [f"{number}:{broker}" for broker in there]
         fetchers += [f"{number}:{broker}" for broker in wanted if broker not in there]
-    # If no broker is added, list the leaders as followers, because an empty list would not mark an unfinished change.
+    # If no broker is added, list the senders as followers, so that neither config is empty.
     return {LEADERS: ",".join(senders), FOLLOWERS: ",".join(fetchers or senders)}
 
 

@@ -31,7 +31,7 @@ def damage(schema: Schema, live: LiveSchema | None) -> tuple[str, ...]:
 
 
 def bereaved(schema: Schema, live: LiveSchema | None) -> Schema:
-    """Return the schema with descriptions of the removed objects."""
+    """Return the plan's schema. `lost` describes what another user removed from the live schema."""
     return replace(schema, lost=damage(schema, live))
 
 

@@ -1,4 +1,4 @@
-"""Render the Connect workers that all pipelines with connectors in a namespace share."""
+"""Render the Connect workers of a namespace. All pipelines with connectors share their namespace's workers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _JVM = ("-XX:MaxRAMPercentage=60", "-XX:+UseSerialGC", "-Djava.awt.headless=true
 
 
 def workload(namespace: str, workers: ConnectWorkers) -> Workload:
-    """Return the workers as a workload of the namespace."""
+    """Return the `Workload` that describes a namespace's Connect workers."""
     return Workload(
         name=NAME,
         namespace=namespace,
@@ -97,7 +97,7 @@ def _container(workers: ConnectWorkers, placement: Placement) -> dict[str, Any]:
 def _volumes() -> list[dict[str, Any]]:
     return [
         {"name": "config", "secret": {"secretName": WORKER, "defaultMode": SECRET_MODE}},
-        # The Secret is optional, because connectors may use no secrets.
+        # The Secret is optional, because some connectors need no secrets.
         {"name": "secrets", "secret": {"secretName": SECRETS, "optional": True, "defaultMode": SECRET_MODE}},
         {"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}},
     ]

@@ -37,7 +37,7 @@ CONTAINER_SECURITY: Mapping[str, Any] = {
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
-# Seconds that a terminating pod has to commit its last batch, or to answer accepted requests.
+# Seconds in which a terminating pod can commit its last batch, or answer accepted requests.
 _GRACE_SECONDS: Mapping[Component, int] = {
     "processor": 60, "replay": 60, "stage": 60, "ingest": 45, "api": 45, "mqtt": 30, "connect": 60
 }  # fmt: skip
@@ -62,7 +62,7 @@ _DIVISOR: Mapping[str, int] = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 
 
 @dataclass(frozen=True)
 class Revisions:
-    """Hashes of files that a pod reads only at its start. A changed hash replaces the pods."""
+    """Hashes of files that a pod reads only at its start. If a hash changes, Kubernetes replaces the pods."""
 
     credentials: str = ""
     connections: str = ""
@@ -259,7 +259,8 @@ def _references(workload: Workload) -> list[tuple[tuple[str, str], str]]:
 def _pipelines(workload: Workload) -> dict[str, Any]:
     if workload.pipeline is not None:
         return {"configMap": {"name": marks.config_map(workload.pipeline)}}
-    # List all shared ConfigMaps, so that a new pipeline does not restart the shared ingest.
+    # The volume includes shared ConfigMaps that do not exist yet. Otherwise, a new pipeline could change the volume and
+    # restart the shared ingest.
     sources = [{"configMap": {"name": name, "optional": True}} for name in marks.shared_configs()]
     return {"projected": {"sources": sources}}
 
