@@ -45,7 +45,7 @@ class ConnectWorkers:
     """The settings of the Connect workers in each namespace.
 
     Attributes:
-        caller: the operator's namespace. Pods of this namespace may call the workers.
+        caller: the namespace that may call the workers, i.e. the operator's namespace.
     """
 
     image: str

@@ -20,7 +20,7 @@ from tidemill_operator.settings import Platform
 
 
 def found(pipeline: AnalyticsPipeline, platform: Platform, kafka: Topics, clusters: OtherClusters) -> tuple[str, ...]:
-    """Return the names of the existing topics that the pipeline's `topicPattern` may match.
+    """Return the names of existing topics that the pipeline's `topicPattern` is allowed to match.
 
     Without a pattern, the result is empty.
 

@@ -39,7 +39,7 @@ class Reason(StrEnum):
     LOOKUP_UNREAD = "LookupUnread"
     """A processor has started, but cannot read a lookup. The events wait in Kafka."""
     LOOKUP_STALE = "LookupStale"
-    """A lookup's rows cannot be updated. The processors use the rows that they read last."""
+    """A lookup's rows cannot be updated. The processors keep using the rows from their last successful read."""
     DATA_LOSS = "DataLoss"
     """Acknowledged events or their results are gone, and a user has to decide how to continue."""
     TOPIC_RECREATED = "TopicRecreated"

@@ -107,7 +107,8 @@ def reconcile(
         previous: the status that the last pass returned.
         now: the current time, as an aware datetime.
         scaled: function that returns the number of replicas that scaling has chosen, by component.
-        standing: function that returns why waiting events are not counted. None without an observer.
+        standing: function that returns an error if waiting events are not counted. `standing` is None if there is no
+            observer.
 
     Returns:
         The new status, which also reports errors of servers and of the spec.

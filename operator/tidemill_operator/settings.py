@@ -32,7 +32,7 @@ class Platform:
     """The platform of one operator, or of one `tidemill up`.
 
     Attributes:
-        cluster_id: id of this cluster. Objects that outlive their resource record the id.
+        cluster_id: id of this cluster. The operator writes the id into objects that outlive their resource.
         redis_ca: PEM file of the authorities for Redis, or empty for the system's authorities.
         topic_prefixes: allowed prefixes of source topics besides `<namespace>.`.
         replication_throttle: bytes per second and broker for moving replicas, or 0 for no limit.

@@ -22,7 +22,7 @@ CONDITIONS: Mapping[Component, str] = {
 _OPTIONAL = frozenset({Component.CONNECTORS, Component.LOOKUPS})
 """The components that have no condition if the pipeline does not use them."""
 _OF_STANDING = {Reason.STAGE_WAITS: Component.PROCESSORS, Reason.LOOKUP_UNREAD: Component.LOOKUPS}
-"""For each reason why events are not counted, the component whose condition becomes false."""
+"""Maps a reason for uncounted events to the component whose condition becomes False."""
 FAILING, PAUSED, PROGRESSING = "WindowsFailing", "ReconciliationPaused", "Progressing"
 # The reasons of components that need no further change.
 _SETTLED = frozenset({Reason.APPLIED, Reason.NOT_NEEDED, Reason.SUSPENDED})

@@ -32,7 +32,7 @@ class MemoryTopics(MemoryPart):
 
     Attributes:
         moving: what `ensure` waits for, or empty if it does not wait.
-        unsure: whether `gone` returns no topics, as if a broker did not answer.
+        unsure: whether to simulate a broker that does not answer. If true, `gone` returns no topics.
     """
 
     def __init__(self) -> None:
@@ -157,7 +157,7 @@ class MemorySchemas(MemoryPart):
 
     @contextmanager
     def exclusive(self, schema: str) -> Iterator[Callable[[], None]]:
-        """Raise the error in `taken` if it is set, or else yield a check that always passes."""
+        """Raise `taken` if it is set. Otherwise, yield a function that does nothing."""
         self._called("exclusive")
         if self.taken is not None:
             raise self.taken

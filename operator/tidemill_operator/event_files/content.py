@@ -144,7 +144,7 @@ class Content:
             return self.encoding()
         try:
             name = codecs.lookup(encoding).name
-            b"\xff".decode(encoding, errors="replace")  # raises LookupError for codecs without text, such as hex
+            b"\xff".decode(encoding, errors="replace")  # raises LookupError for non-text codecs, such as hex
         except (LookupError, ValueError):
             remedy = "write a text encoding that Python knows, such as utf-8, cp1252 or utf-16"
             raise EventFileError(f"--encoding {encoding}: there is no such encoding; {remedy}") from None
@@ -155,7 +155,10 @@ class Content:
 
 
 def _wide(head: bytes) -> str | None:
-    """Return the encoding of a text in UTF-16 without a byte order mark, or None for other texts."""
+    """Return "utf-16-le" or "utf-16-be", or None if `head` is not UTF-16 text.
+
+    `head` has no byte order mark.
+    """
     sample = head[:65536]
     low, high = sample[::2].count(0), sample[1::2].count(0)
     if max(low, high) < _LEAST_ZEROS * (len(sample) / 2) or min(low, high) > _MOST_CONTROL * len(sample):

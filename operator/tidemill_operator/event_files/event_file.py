@@ -184,7 +184,7 @@ class EventFile:
                 yield Event(line, data)
 
     def writer(self, fields: Sequence[FieldSpec]) -> RowWriter:
-        """Return the writer that makes events from the rows of a CSV file.
+        """Return the RowWriter that converts CSV rows to JSON events.
 
         Raises:
             EventFileError: no field reads any column of the file.

@@ -34,7 +34,7 @@ class NdjsonFile:
         self.unfinished: int | None = None
 
     def lines(self, *, growing: bool = False) -> Iterator[tuple[int, bytes]]:
-        """Yield the lines that are not blank, in UTF-8, with their numbers.
+        """Yield the line number and the UTF-8 bytes of each line that is not blank.
 
         With `growing`, an incomplete last line is left out, because another program may still complete it.
 

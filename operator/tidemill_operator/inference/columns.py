@@ -43,9 +43,8 @@ class Sample:
 
     Attributes:
         broken: how many lines were not JSON objects.
-        left_out: the paths that get no column, because a path cannot have their names, or because a more frequent
-            member contains them or is inside them.
-        too_many: the paths of the rarest members, which are beyond the maximum number of fields.
+        left_out: paths that are invalid or overlap a more frequent path. For example, `a` and `a.b` overlap.
+        too_many: the least frequent paths, which exceed the maximum number of fields.
     """
 
     columns: tuple[Column, ...]

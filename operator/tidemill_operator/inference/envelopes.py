@@ -29,7 +29,7 @@ def unwrapped(events: Iterable[Any]) -> tuple[str, Iterator[Any]]:
 
 _DELETED = object()
 _TOMBSTONE = "tombstone"
-"""The name of Kafka Connect's envelope without a payload, which both `connect` and `debezium` have for deleted rows."""
+"""A Kafka Connect envelope with a null payload. With `connect` or `debezium`, such an event marks a deleted row."""
 
 
 def _envelope(event: Mapping[str, Any]) -> str:

@@ -53,7 +53,7 @@ class Position:
 def read_positions(session: Session, schema: str, *, slots: bool = False) -> dict[int, Position]:
     """Return the positions of the live processors, by partition.
 
-    With `slots`, the keys are slot numbers. A slot is a partition of one of several topics.
+    With `slots`, the keys are slot numbers. A slot number identifies a topic and a partition of this topic.
     """
     places, joined = sql.SQL("NULL, NULL"), sql.Composed([])
     if slots:
@@ -141,7 +141,7 @@ def partitions_of(log: KafkaLog, topic: str, positions: Mapping[int, Position]) 
     """Compare the positions of one pipeline with the ends of its partitions.
 
     Raises:
-        TidemillError: Kafka does not report the end of a partition.
+        TidemillError: a query for the offsets of a partition fails.
     """
     compared = against(log, {"": (topic, positions)})[""]
     if compared.fault:

@@ -84,14 +84,14 @@ def told(seen: Observation, shown: Status, generation: int) -> dict[str, Any]:
 
 
 def shown_by(status: Status) -> dict[str, Any]:
-    """Return the members of a status that the observer writes."""
+    """Return only those members of `status` that the observer writes."""
     members = {name: status[name] for name in _MEMBERS if name in status}
     conditions = [dict(item) for item in status.get("conditions", ()) if item["type"] == UNAVAILABLE]
     return members | ({"conditions": conditions} if conditions else {})
 
 
 def others(status: Status) -> dict[str, Any]:
-    """Return the members of a status that the observer does not write."""
+    """Return only those members of `status` that the observer does not write."""
     members = {name: value for name, value in status.items() if name not in _MEMBERS}
     if "conditions" in members:
         members["conditions"] = [item for item in members["conditions"] if item["type"] != UNAVAILABLE]

@@ -103,7 +103,7 @@ class Observer:
         self._thread.start()
 
     def leave(self) -> None:
-        """Stop measuring after the current round, without waiting for its end."""
+        """Tell the observer to stop after the current round, and return immediately."""
         self._stopping.set()
 
     def stop(self) -> None:

@@ -25,8 +25,8 @@ _FLUSHES = 3
 _SUSPECT_SECONDS = 3.0
 # Seconds of unknown progress until a pipeline is no longer ready.
 SILENT_SECONDS = 10.0
-# A pipeline is not ready if a partition's progress is unknown, and no other partition advances, for this many seconds.
-# Kafka usually elects a new leader in less time.
+# Seconds until a pipeline with a partition of unknown progress is no longer ready. When any partition
+# advances, the period starts again. Kafka usually elects a new leader in less time.
 UNTOLD_SECONDS = 12.0
 # Seconds without counted events until the operator checks whether Kafka's controllers answer.
 _IDLE_SECONDS = 5.0
@@ -52,8 +52,8 @@ class _Watched:
     """The state of a watched pipeline. Times are monotonic seconds.
 
     Attributes:
-        still_since: start of the time in which events wait and no partition advances, or None.
-        untold_since: start of the time in which a partition's progress is unknown and no other one advances, or None.
+        still_since: time since which events wait and no partition advances, or None.
+        untold_since: time since which a partition's progress is unknown and no partition visibly advances, or None.
     """
 
     place: tuple[str, str]
@@ -143,7 +143,7 @@ class ProgressWatch:
             self._watched.pop(key, None)
 
     def error(self, key: Key) -> TidemillError | None:
-        """Return the error of a pipeline whose events wait uncounted, or whose progress is unknown."""
+        """Return an error if the pipeline has stopped counting events or its progress is unknown."""
         with self._lock:
             watched = self._watched.get(key)
             if watched is None or watched.error is not None or self._clock() - watched.told_at < _BLIND_SECONDS:

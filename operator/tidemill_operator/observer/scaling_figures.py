@@ -117,7 +117,7 @@ class FiguresReader:
         with connected(self._postgres, f"reading figures of schema {watched.schema}") as session:
             session.connection.hurry(_SECONDS)
             saturated = _saturated(session, watched.writer, replicas=ready)
-            # Read the positions before the end offsets, so that the lag is never negative.
+            # Query the positions first and the end offsets later, so that no lag is negative.
             positions = read_positions(session, watched.schema, slots=watched.listed)
         partitions = partitions_of(log, watched.topic, positions)
         arrived = log.arrivals({positions[n].at(watched.topic, n): at for n, at in oldest(partitions).items()})

@@ -28,10 +28,10 @@ class Command:
     """The command of a child process.
 
     Attributes:
-        user: the user to run as, or None for the current user. To change the user, this process needs root.
-        death_signal: the signal that the child gets when this process dies.
+        user: the user to run as, or None for the current user. To change the user, the parent needs root.
+        death_signal: the signal that the child gets when its parent dies.
         stop_signal: the signal that asks the child to end.
-        grace_seconds: the time that the process has to end before SIGKILL.
+        grace_seconds: how long the parent waits for the child to end before SIGKILL.
     """
 
     name: str
@@ -115,7 +115,7 @@ class Child:
 
     @property
     def running(self) -> bool:
-        """Whether the process is alive, or frozen by SIGSTOP."""
+        """Whether the process is alive. A process that SIGSTOP has frozen counts as alive."""
         return self._process is not None and self._process.poll() is None
 
     @property

@@ -1,7 +1,8 @@
 """Runs in a child process before its program: changes the user, sets the death signal, and starts the program.
 
-This file runs with `python -I -S`, because code between fork and exec can deadlock if the parent has threads. The user
-is changed first, because a change of credentials clears the death signal on Linux.
+This is a separate program, because a `preexec_fn` can deadlock if the parent has threads. With `python -I -S`,
+`PYTHON*` variables and site-packages do not affect the program. The user is changed first, because a change of
+credentials clears the death signal on Linux.
 """
 
 from __future__ import annotations

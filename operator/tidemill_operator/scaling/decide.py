@@ -256,7 +256,10 @@ def _stabilization(settings: Settings, state: State) -> float:
 
 
 def _wait(settings: Settings, state: State, *, current: int, spared: int) -> float:
-    """Return the seconds to wait before `spared` replicas are removed. Small removals wait longer."""
+    """Return the seconds to wait before a removal. `spared` is the number of replicas to remove.
+
+    Small removals wait longer.
+    """
     return _stabilization(settings, state) * max(1.0, (current - settings.floor) / spared)
 
 

@@ -43,7 +43,7 @@ _ADVICE: dict[ScalingReason, str] = {
 
 
 def explain(decision: Decision) -> str:
-    """Return the reason, the calculation, and what would change the number of replicas."""
+    """Return a text with the decision's reason, its calculation, and advice."""
     if decision.desired != decision.current:
         what = f"{decision.current} → {decision.desired} replicas"
     else:

@@ -16,10 +16,12 @@ from tidemill_operator.scaling.need import shares
 from tidemill_operator.scaling.state import MAX_SAMPLES, Sample, State
 
 RATE_QUANTILE = 0.8
-# Minimum seconds that a busy replica needs to process its lag (or four flush intervals, if longer).
+# A replica counts as busy if processing its lag takes at least this many seconds. Four flush intervals are the
+# threshold if they are longer.
 BUSY_SECONDS = 2.0
 _FLUSHES = 4
-# After a pause of more poll intervals than this, the waiting times before replicas are removed start again.
+# Maximum gap between two successful polls, in poll intervals. After a longer gap, the waiting times before removals of
+# replicas start again.
 MISSED_POLLS = 3
 _RECENT_POLLS = 3
 _STANDING_POLLS = 2
@@ -131,7 +133,7 @@ def _rate_per_replica(samples: Sequence[Sample], before: float | None, *, done: 
         # A single slow interval does not lower the estimate, because the replica probably paused.
         if before is None or seen > before or len(rates) >= _SLOWER_SAMPLES:
             estimate = seen
-    # A busy replica is at least as fast as the average replica.
+    # `done`, the mean speed of all replicas, is a lower bound for busy replicas.
     return None if estimate is None else max(estimate, done)
 
 

@@ -31,7 +31,7 @@ class ScalingReason(StrEnum):
     COOLDOWN = "Cooldown"
     """More replicas are needed, but the last change was too recent."""
     STABILIZING = "Stabilizing"
-    """Fewer replicas are enough, but not yet for the whole stabilisation period."""
+    """Fewer replicas are enough, but have not been enough for the whole stabilisation period."""
     REBALANCING = "Rebalancing"
     """A change is needed, but the consumer group is rebalancing."""
     ROLLOUT_IN_PROGRESS = "RolloutInProgress"

@@ -15,9 +15,9 @@ from typing import TypeVar
 from tidemill_operator.scaling.model import Load, Need, Settings
 
 T = TypeVar("T")
-# By how much utilisation (0.15 is 15 percentage points) may exceed its target before it adds replicas.
+# How far utilisation may exceed its target before scaling adds replicas. 0.15 is 15 percentage points.
 BAND = 0.15
-# By how much the utilisation of the remaining replicas (5 percentage points) may exceed its target after a removal.
+# After a removal, utilisation may exceed its target by at most this (0.05 is 5 percentage points).
 ROOMY_BAND = 0.05
 # The maximum factor by which scaling raises the number of replicas if the load of the partitions is uneven.
 UNEVEN_FACTOR = 2

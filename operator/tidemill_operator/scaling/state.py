@@ -15,7 +15,7 @@ MAX_SAMPLES = 64
 
 @dataclass(frozen=True)
 class Sample:
-    """What was measured between two polls. The second poll was at the epoch second `at`."""
+    """What was measured between two polls. `at` is the time of the later poll, in epoch seconds."""
 
     at: float
     arrived: float

@@ -52,7 +52,8 @@ def cut(events: Iterable[Event | None], *, identity: str, first: int = 0, most: 
             first += len(lines)
             lines, data, size = [], [], 0
         if event is not None:
-            # Send only the beginning of an overlong event, because ingest stores the event as a dead letter.
+            # Do not send the rest of an overlong event, because ingest would only discard it. One byte over the limit
+            # shows ingest that the event is too long.
             whole = event.data[: MAX_EVENT_BYTES + 1]
             lines.append(event.line)
             data.append(whole)

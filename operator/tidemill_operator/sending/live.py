@@ -13,7 +13,7 @@ _MOST_WAITING = 10_000
 
 
 def with_pauses(events: Iterable[Event], seconds: float) -> Iterator[Event | None]:
-    """Yield the events, and yield None every `seconds`, even while no event arrives."""
+    """Yield the events, and yield None about every `seconds` seconds, with or without new events."""
     waiting: queue.Queue[Event | BaseException | None] = queue.Queue(_MOST_WAITING)
 
     def read() -> None:

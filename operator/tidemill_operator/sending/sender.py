@@ -41,7 +41,7 @@ class Order:
 
     @property
     def batch(self) -> int:
-        """The maximum number of events in a batch. With a rate limit, it is at most the number for half a second."""
+        """The maximum number of events in a batch. A low `rate` lowers the maximum to `rate / 2`, but never below 1."""
         return MOST_EVENTS if self.rate is None else max(1, min(MOST_EVENTS, int(self.rate / _STEPS_A_SECOND)))
 
     @property
