@@ -71,7 +71,7 @@ def report(
 
 
 def public(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the public part of a report: statuses without names, counts and error texts."""
+    """Return the public part of a report: no error texts, latencies or members from `extra`."""
     rows = {
         name: {member: row[member] for member in ("status", "required", "breaker")}
         for name, row in body["dependencies"].items()

@@ -174,7 +174,7 @@ class Processor:
         return dependencies
 
     def ready(self) -> bool:
-        """Return whether the processor was healthy at least once, and the configuration is current."""
+        """Return True if the configuration is current and the processor was healthy at least once."""
         self._was_well = self._was_well or self.health()[0] == 200
         return self._was_well and not self.loop.superseded
 

@@ -28,7 +28,7 @@ CONNECT_SECONDS = 5.0
 class AggregationStore:
     """A version of an aggregation, as registered in the table `_aggregations`.
 
-    `ids` is the name under which the event ids are stored that counted for the version (see `merge/dedupe`).
+    `ids` is the name under which the version's event ids are stored (see `merge/dedupe`).
     """
 
     id: int

@@ -47,7 +47,7 @@ class Checked:
 
 
 class Lookout:
-    """The regular checks of one processor's servers."""
+    """The regular checks of the servers that one processor uses."""
 
     def __init__(self, loop: Loop, keeper: Keeper | None, servers: Checked, guards: Guards) -> None:
         self._loop, self._keeper, self._servers, self._guards = loop, keeper, servers, guards

@@ -98,7 +98,7 @@ class _Offset:
     Attributes:
         last_event_at: the wall time at which events last arrived (epoch ms).
         clock_ms: the time on the server's clock (epoch ms).
-        feeds: further aggregation versions that count the partition's events (from replays).
+        feeds: the ids of aggregation versions from replays. The partition's events also count for these versions.
     """
 
     partition: int
@@ -145,7 +145,8 @@ class Committer:
             self._prepare(store)
         self._reader = database.reader
         self.handover = Handover(database, [s.id for s in stores]) if self._reader != LIVE else None
-        # `_marks` maps each partition to the ids of replayed versions that also count the partition's live events.
+        # `_marks` maps each partition to ids of versions from replays. Live events of the partition also count for
+        # these versions.
         self._marks: dict[int, frozenset[int]] = {}
         self._others: dict[int, AggregationStore] = {}
 

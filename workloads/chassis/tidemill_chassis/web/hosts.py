@@ -16,7 +16,7 @@ class Hosts:
     def __init__(self, names: Iterable[str]) -> None:
         """Parse names such as `api.example.com`, `*.example.com` (all subdomains) and `*` (all names).
 
-        Without names, all names are allowed.
+        If `names` is empty, all host names are allowed.
 
         Raises:
             ValueError: a name is not valid.

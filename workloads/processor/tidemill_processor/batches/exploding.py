@@ -26,7 +26,8 @@ from tidemill_processor.lookups.lookups import Lookups
 MOST_BYTES, LEAST_BYTES = 1024 * 1024, 16 * 1024
 MOST_ELEMENTS = 8_000
 KEPT_BYTES = 640
-"""If raw events are stored, each element of a record with n times this many bytes counts as n elements."""
+"""If raw events are stored, each element of a large record counts as several elements. The factor is the record's size
+divided by this many bytes."""
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def written_as(field: FieldSpec, node: Node | None) -> FieldSpec:
 
 
 def counted_as(field: FieldSpec, node: Node | None) -> FieldSpec | None:
-    """Return the field with the format in which generated code reads timestamps.
+    """Return a copy of a timestamp field, with the `format` that generated code reads.
 
     Return None if generated code cannot read the Avro type.
     """

@@ -1,1 +1,1 @@
-"""The keeper: a thread that closes windows, scans them for anomalies and publishes them."""
+"""The keeper: a thread that closes windows, scans windows for anomalies and publishes results."""

@@ -24,9 +24,9 @@ KINDS: tuple[Kind, ...] = (
 )  # fmt: skip
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = {True: 30.0, False: 4.0}
-"""The maximum pause in seconds before a retry, by cause: data or code (True), or a server (False)."""
+"""The maximum pause in seconds before a retry, by `Trouble.fault`."""
 REPORTED_AFTER_SECONDS = 60.0
-"""If a server or a lock causes a failure, `_held_up` records the failure after this many seconds."""
+"""`_held_up` omits failures of servers and locks that last less than this many seconds."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Trouble:
     """The current failure of a task.
 
     Attributes:
-        fault: whether data or code is the cause.
+        fault: True if data or code is the cause, False for a server or a lock.
         kafka: whether Kafka is the cause.
         since: the time of the first failure (monotonic seconds).
         again_at: the time of the next attempt (monotonic seconds).

@@ -18,7 +18,7 @@ from tidemill_contract.tables.readers import LIVE
 from tidemill_processor.database import Database
 
 MOST = 10_000
-"""The maximum number of ids that one pass deletes under each name (see `tables/inputs/dedupe`)."""
+"""The maximum number of ids that one pass deletes for each `reader` in `_dedupe`."""
 ALL = 2**63 - 1
 
 
@@ -37,7 +37,10 @@ class Forgetter:
         return cls(database, config) if row is not None and row[0] else None
 
     def run(self, connection: psycopg.Connection[Any]) -> int:
-        """Delete old ids, and return how many were deleted. If `MOST` or more are deleted, old ids may remain."""
+        """Delete old ids, and return the number of deleted ids.
+
+        If the number is at least `MOST`, call again, because other old ids may remain.
+        """
         row = connection.execute(readers.watermark(self._schema), (LIVE,)).fetchone()
         watermark = row[0] if row is not None else None
         gone = 0

@@ -1,4 +1,4 @@
-"""The keeper: a thread that closes windows, scans them for anomalies, publishes them and sends live changes.
+"""The keeper: a thread that closes and scans windows, publishes results and sends live changes.
 
 Every replica has a keeper. A task that only one replica may run at a time takes a lock.
 """

@@ -1,4 +1,4 @@
-"""Stores in Postgres which lookups cannot be read. The operator shows these lookups in the pipeline's conditions."""
+"""Records unreadable lookups in Postgres. The operator shows these lookups in the pipeline's conditions."""
 
 from __future__ import annotations
 

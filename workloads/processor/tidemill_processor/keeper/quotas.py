@@ -1,6 +1,6 @@
 """Keeps dead letters and anomalies within their quotas.
 
-The table `_kept` counts the rows that are stored, and the rows that are not.
+The table `_kept` has counters of stored and omitted dead letters and anomalies.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def fit(letters: Iterable[DeadLetter], room: int, spare: int) -> Fit:
     Args:
         letters: the dead letters of a batch.
         room: the remaining quota in bytes.
-        spare: the bytes beyond `room` that are available for letters without value.
+        spare: the bytes beyond `room` for dead letters that are stored without their values.
     """
     fitted = Fit()
     values, full = MAX_BATCH_VALUES, False

@@ -1,4 +1,4 @@
-"""Reads the rows of a lookup from a file, in Kubernetes from a ConfigMap."""
+"""Reads the rows of a lookup from a file. In Kubernetes, the file comes from a ConfigMap."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ from tidemill_processor.time.watermark import PartitionTime
 
 ID = "_id"
 LONGEST = 63
-"""The maximum size in bytes of an id that is stored unchanged. For a longer id, the SHA-256 is stored. Its 64
-characters cannot be equal to an unchanged id."""
+"""The maximum size in bytes of an id that is stored unchanged. For a longer id, the SHA-256 is stored in hex. The hash
+has 64 characters, so no id that is stored unchanged equals the hash."""
 
 
 class Overtaken(Exception):
@@ -41,7 +41,7 @@ class Overtaken(Exception):
 
 @dataclass(frozen=True)
 class Memory:
-    """The stored ids that decide which events of a batch count for some versions of aggregations.
+    """The stored ids that identify duplicates in a batch, for some versions of aggregations.
 
     Attributes:
         reader: the name under which the ids are stored.
@@ -60,7 +60,7 @@ class Judge:
 
     Attributes:
         field: the name of the field with the id.
-        numbered: whether to add the array index to the id, because all events of a record have the same id.
+        numbered: whether all events of a record have the same id. If so, the array index is put before the id.
         window_ms: the maximum difference between the event times of duplicates.
     """
 
@@ -84,7 +84,7 @@ class Judge:
         return events.select(INDEX, PARTITION, TIME, ID)
 
     def judge(self, batch: Batch, memories: Sequence[Memory]) -> Firsts:
-        """Find the duplicates in a batch. `Firsts.batch` leaves out the duplicates that `memories[0]` shows."""
+        """Find the duplicates in a batch. `Firsts.batch` leaves out only the duplicates according to `memories[0]`."""
         ids = self.ids(batch.frame)
         frames, new, duplicates = {}, {}, Counter[int]()
         for memory in memories:
@@ -130,7 +130,7 @@ class Firsts:
         return self.frames.get(reader, self.batch.frame)
 
     def cut(self, batch: Batch) -> Firsts:
-        """Find the duplicates in a part of the original batch, from which no duplicates were removed."""
+        """Find the duplicates in a part of the original batch. The part must still contain the duplicates."""
         return Firsts(batch) if self.judge is None else self.judge.judge(batch, self.memories)
 
 
@@ -179,9 +179,12 @@ class Ids:
     def remember(self, connection: psycopg.Connection[Any], firsts: Firsts, times: Mapping[int, PartitionTime]) -> None:
         """Store the ids of the new events. Call this in the batch's transaction, before aggregations are locked.
 
-        An id expires when the watermark exceeds the latest event time by the dedupe window. The latest event time is
-        the maximum of the event's time, `maximum` of the partitions in `times`, and the current watermark. A replay
-        does not use the watermark.
+        An id is deleted after the watermark has passed the id's expiry time. The expiry time is the dedupe window plus
+        the latest of these times:
+
+        - the event's time
+        - each `maximum` in `times`
+        - the current watermark (not in a replay)
 
         Args:
             connection: the connection to Postgres.
@@ -193,7 +196,7 @@ class Ids:
         """
         if firsts.judge is None:
             return
-        # Use `maximum`, so that one event far in the future does not delay the expiry of other ids.
+        # `maximum` ignores a single event far in the future. That event must not delay the expiry of other ids.
         newest = max((time.maximum for time in times.values() if time.maximum is not None), default=0)
         for reader, new in sorted(firsts.new.items()):
             if not new.height:
@@ -206,7 +209,8 @@ class Ids:
                 "times": f"{{{new[TIME].cast(pl.String).str.join(',').item()}}}",
                 "window": firsts.judge.window_ms,
                 "reached": newest,
-                # With the live watermark, the ids of a replay's old events would expire only after the replay.
+                # The live watermark is far ahead of a replay's events. With this watermark, the events' ids would
+                # expire only after the replay.
                 "follows": LIVE if self._database.reader == LIVE else None,
             }
             connection.execute(dedupe.lock(self._schema_name), (reader,))

@@ -18,7 +18,7 @@ def numeric(name: str, frame: pl.DataFrame) -> pl.Expr:
 
 
 def widest(name: str, frame: pl.DataFrame) -> int:
-    """Return the greatest absolute value of an integer column, or 0 for a column of another type."""
+    """Return the greatest absolute value found in an integer column, or 0 for other columns."""
     edges = (frame[name].min(), frame[name].max())
     return max((abs(edge) for edge in edges if isinstance(edge, int)), default=0)
 
@@ -28,7 +28,7 @@ def _spread(plan: AggregationLayout) -> list[str]:
 
 
 def deviating(frame: pl.DataFrame, plan: AggregationLayout, keys: Sequence[str]) -> pl.DataFrame:
-    """For each field with a variance, add a column: the distance of a value from the group's minimum."""
+    """For each field of a variance metric, add a column: the value minus the group's minimum."""
     columns = []
     for name in _spread(plan):
         value = numeric(name, frame)

@@ -67,7 +67,7 @@ def merge_sql(database: Database, store: AggregationStore) -> str:
     columns_of_sketches = [quote(p.column) for p in sketched(store)]
     if columns_of_sketches:
         long = " OR ".join(_has_grown(f"t.{column}") for column in columns_of_sketches)
-        # Return only rows with large sketches, because Postgres keeps all returned rows in memory during the merge.
+        # Return NULL for small sketches. Postgres keeps all returned values in memory during the merge.
         listed = ", ".join(f"CASE WHEN {long} THEN t.{column} END AS {column}" for column in columns_of_sketches)
         merge = f"{merge} RETURNING t.window_start, t.tableoid::bigint, t.ctid::text, {listed}"
         before = ", ".join([*([before] if before else []), f"merged AS ({merge})"])

@@ -81,7 +81,7 @@ def _groups(plan: AggregationLayout) -> list[str]:
 def _numbered(frame: pl.DataFrame, plan: AggregationLayout) -> pl.DataFrame:
     groups = _groups(plan)
     frame = frame.sort([*groups, TIME], maintain_order=True)
-    # An event that comes before the previous event's end (`_end_ms`) belongs to the same session.
+    # Without a further event, a session ends at `_end_ms`. An event before `_end_ms` continues the session.
     fresh = pl.col(TIME) >= pl.col(END).shift(1)
     for name in groups:
         fresh = fresh | pl.col(name).ne_missing(pl.col(name).shift(1))
@@ -193,7 +193,7 @@ class SessionMerger:
         )
 
     def _overlap(self, nulls: frozenset[str], start: str) -> str:
-        """Return the SQL condition that sessions t and b have the same group and overlap."""
+        """Return the SQL condition that sessions t and b overlap and have the same group."""
         conditions = [
             f"t.{quote(name)} IS NULL"
             if name in nulls

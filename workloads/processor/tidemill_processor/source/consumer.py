@@ -103,7 +103,10 @@ class Source:
         self._consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     def learn(self, slots: Slots) -> None:
-        """Use new slots (each partition's unique number). If the slots have changed, pause all partitions."""
+        """Use a new mapping of partitions to slots (unique numbers).
+
+        If the mapping has changed, pause all partitions.
+        """
         if slots == self.slots:
             return
         if slots.topics != self.slots.topics:

@@ -20,7 +20,7 @@ class KafkaHealth:
 
     Attributes:
         error: why Kafka fails, or an empty string.
-        answered_at: when the last successful request was sent to Kafka (monotonic seconds).
+        answered_at: the time at which the last answered request was sent (monotonic seconds).
     """
 
     def __init__(self, guard: Guard, renew: Callable[[], None]) -> None:

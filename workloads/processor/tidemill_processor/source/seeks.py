@@ -11,8 +11,8 @@ from confluent_kafka import KafkaError
 log = logging.getLogger(__name__)
 
 GAP_SIGHTINGS = 2
-"""If seeks end at the same offset beyond the requested offset, seek again this many times before accepting that
-offset."""
+"""A seek may end at a higher offset than the requested offset. The higher offset is accepted after this many repeated
+seeks with the same result."""
 
 
 class Seeks:

@@ -59,7 +59,7 @@ class TopicAdmin:
         futures = self._admin.list_offsets(asked, request_timeout=ASK_SECONDS)
         found_ends = _known_ends(futures)
         if len(found_ends) < len(futures):
-            # Create a new client, because the old client would ask former partition leaders for minutes.
+            # Create a new client. For minutes, the old client would send requests to former partition leaders.
             self.connect(self._connection)
         if not found_ends:
             result_of(next(iter(futures.values())), 0.0)

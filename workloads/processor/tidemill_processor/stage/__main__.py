@@ -193,7 +193,7 @@ class Stage:
         )
 
     def ready(self) -> bool:
-        """Return whether the stage was ever healthy, and can process events now."""
+        """Return True if the stage can process events and was healthy at least once."""
         self._was_well = self._was_well or self.health()[0] == 200
         return self._was_well and not self.waits
 

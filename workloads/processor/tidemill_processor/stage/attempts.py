@@ -1,4 +1,4 @@
-"""Counts the calls of the user's function that did not return, by record."""
+"""Counts failed attempts for each record: calls that timed out or ended the worker process."""
 
 from __future__ import annotations
 

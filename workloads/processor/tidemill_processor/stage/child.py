@@ -27,7 +27,7 @@ _FRAME = re.compile(r'File "(.*)", line (\d+)')
 
 
 class Child:
-    """A worker process. Processes that the user's function starts end with the worker."""
+    """A worker process. `kill` and `stop` also end processes that the user's function has started."""
 
     def __init__(self, given_up: Mapping[Place, str], reported: Callable[[Report], None]) -> None:
         self.report = Report()

@@ -15,7 +15,8 @@ from tidemill_contract.staged import RUNS
 
 _MOST_CHARACTERS = 1_000
 _AGAIN_SECONDS = 3_600.0
-"""The reason is written again after this many seconds, because Kafka deletes offsets of a group without members."""
+"""A running stage writes the offset again after this many seconds. Otherwise, Kafka would delete the offset, because
+the group has no members."""
 _WAITS_AGAIN_SECONDS = 10.0
 """A waiting stage writes the reason again after this many seconds, because other replicas can overwrite the reason."""
 

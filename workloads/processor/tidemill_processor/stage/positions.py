@@ -109,7 +109,7 @@ class Places:
             if high - step <= low:
                 break
             step *= 10
-        # If no record was deleted (`low` is 0), the topic has only records of aborted transactions.
+        # No origin was found. If `low` is 0, Kafka has deleted nothing, so all records are from aborted transactions.
         if not must or low == 0:
             return None
         raise PositionsLost(

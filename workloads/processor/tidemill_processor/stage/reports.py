@@ -57,19 +57,19 @@ class Report:
 
 
 def read_order(text: bytes) -> Order:
-    """Parse the order for a worker.
+    """Parse an `Order`.
 
     Raises:
-        msgspec.MsgspecError: the text is no order.
+        msgspec.MsgspecError: the text is not a valid `Order`.
     """
     return msgspec.json.decode(text, type=Order)
 
 
 def read_report(line: bytes) -> Report:
-    """Parse the report of a worker.
+    """Parse a `Report`.
 
     Raises:
-        msgspec.MsgspecError: the line is no report.
+        msgspec.MsgspecError: the line is not a valid `Report`.
     """
     return msgspec.json.decode(line, type=Report)
 

@@ -66,7 +66,7 @@ class Rewriter:
     def refuse(
         self, value: bytes | None, key: bytes | None, headers: Headers | None, origin: Origin, *, why: str
     ) -> Rewritten:
-        """Return a refused event for a record for which the user's function did not return."""
+        """Replace a record with a refused event, because calls of the user's function did not return."""
         verdict = InvalidEvent(Reason.TRANSFORM_FAILED, None, why)
         return Rewritten([_refused(value or b"", key, list(headers or ()), origin, verdict)], "failed")
 

@@ -1,4 +1,4 @@
-"""Watches the user's file, Kafka and the backlog in threads."""
+"""Checks the user's file, Kafka and the backlog regularly, in separate threads."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def is_idle(partition: PartitionTime, reader: ReaderTime, *, idle_timeout_ms: in
 def advance(
     reader: ReaderTime, partitions: Iterable[PartitionTime], *, max_disorder_ms: int, idle_timeout_ms: int, now_ms: int
 ) -> ReaderTime:
-    """Return the clock at wall time `now_ms`.
+    """Return the new state of the event-time clock at wall time `now_ms`.
 
     The watermark is the smallest `maximum` of all partitions that are not idle, minus maxDisorder. While an active
     (not idle) partition has no accepted event time, the watermark does not advance.

@@ -46,7 +46,7 @@ class Salvage:
         """Yield the windows in the form of `WindowReader.rows`.
 
         Raises:
-            Exception: the query fails even if it selects no windows, for example because a column is missing.
+            Exception: even a query that selects no windows fails, for example if a column is missing.
         """
         if (error := self._failure(_NOTHING)) is not None:
             raise error

@@ -21,7 +21,7 @@ from tidemill_processor.detect.detectors.reading import Reading, State
 __all__ = ["COOLDOWN_WINDOWS", "Reading", "State", "Verdict", "decide", "judge", "number", "observe", "severity"]
 
 COOLDOWN_WINDOWS = 24
-"""After an anomaly, a group by default reports no anomaly for this many windows or events."""
+"""The default cooldown of a group after an anomaly, in windows or events."""
 GREATEST = 1e140
 """Greater values are replaced with this value, so that sums of squares stay finite."""
 

@@ -1,7 +1,7 @@
 """The detector `auto`: scores a value by the rarity of the value and of the recent average.
 
 The detector needs no tuning. The method follows Lavin and Ahmad (2015, arXiv 1510.03336). The score is
-2 · mean(-log10 p), where p is the probability of a prediction error (see tail.py).
+2 · mean(-log10 p). Here p is the probability of an equal or larger prediction error (see tail.py).
 """
 
 from __future__ import annotations

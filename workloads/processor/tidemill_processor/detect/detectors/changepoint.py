@@ -1,6 +1,6 @@
 """The detector `changepoint`: compares the mean of the latest windows with the mean of earlier windows.
 
-The distance between the two means is a two-sample statistic, as in CUSUM charts (Page 1954).
+The search for a change of the mean follows Page (1954), but without cumulative sums.
 """
 
 from __future__ import annotations

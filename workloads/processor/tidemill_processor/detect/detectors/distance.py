@@ -19,18 +19,19 @@ MAD_SPAN = 300
 _MEDIAN_TO_SIGMA = 1.4826
 _MEAN_TO_SIGMA = 1.2533
 OUTLIERS = 0.02
-"""The share of deviations, the largest ones, that `mad` limits (Winsorising). At least one deviation is limited."""
+"""`mad` caps this share of the deviations, starting with the largest (Winsorising). The number of capped deviations is
+rounded up."""
 _MOST = 5.0
 """Winsorising limits the largest deviations to this multiple of the largest remaining deviation."""
 
 
 def zscore(spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """Score |x - mean| / standard deviation."""
+    """Compute the score |x - mean| / standard deviation."""
     return _by_moments(spec, state, value, math.inf)
 
 
 def ewma(spec: EwmaDetector, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """Score |x - weighted mean| / weighted standard deviation."""
+    """Compute the score |x - weighted mean| / weighted standard deviation."""
     return _by_moments(spec, state, value, 1 / (spec.weight or EWMA_WEIGHT))
 
 
@@ -44,7 +45,10 @@ def _by_moments(spec: DetectorSpec, state: State, value: float, memory: float) -
 
 
 def mad(spec: MadDetector, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """Score |x - median| / max(1.4826 · median of |x - median|, 1.2533 · winsorised mean of |x - median|)."""
+    """Compute the score |value - median| / spread.
+
+    The spread is max(1.4826 · median of |x - median|, 1.2533 · winsorised mean of |x - median|).
+    """
     recent = state.get("recent", [])
     reading = None
     if recent:

@@ -9,7 +9,7 @@ Moments = list[Any]
 
 
 def learn(moments: Moments, value: float, memory: float = math.inf) -> Moments:
-    """Return the moments with one more value.
+    """Add a value, and return the new moments.
 
     The first `memory` values have equal weights (Welford 1962). With further values, old values lose weight
     exponentially (Finch 2009).

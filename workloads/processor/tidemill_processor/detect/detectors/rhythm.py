@@ -14,7 +14,7 @@ from tidemill_processor.detect.detectors.reading import State
 HOUR_MS = 3_600_000
 HOURS = {"day": 24, "week": 168}
 OCCURRENCES = 7
-"""The usual value is the mean over about this many occurrences of an hour."""
+"""An hour's usual value is the mean over about this many days or weeks."""
 ENOUGH = 2
 """The usual value of an hour is known after this many occurrences."""
 
@@ -31,11 +31,11 @@ def usual(rhythm: State, at_ms: int) -> float | None:
 
 
 def learn(rhythm: State, at_ms: int, value: float) -> State:
-    """Return the rhythm with one more value. A value that is 1 to 23 hours before the current hour is ignored."""
+    """Add a value, and return the new rhythm. A value that is 1 to 23 hours before the current hour is ignored."""
     hour = at_ms // HOUR_MS
     if hour == rhythm["hour"]:
         return {**rhythm, "count": rhythm["count"] + 1, "sum": rhythm["sum"] + value}
-    # If the value's hour is a day or more before the rhythm's hour, continue from the value's hour.
+    # After a step back of 24 hours or more, the value's hour becomes the current hour.
     if rhythm["count"] and 0 < rhythm["hour"] - hour < HOURS["day"]:
         return rhythm
     return {"hour": hour, "count": 1, "sum": value, "usual": _settled(rhythm) if rhythm["count"] else rhythm["usual"]}

@@ -12,7 +12,10 @@ _LEAST = 10
 
 
 def step(spec: SeasonalDetector, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """Score |r - mean r| / standard deviation of r, for r = x - usual."""
+    """Compute the score |r - mean of r| / standard deviation of r.
+
+    Here r is the value minus the usual value of the hour.
+    """
     learnt = state.get("rhythm") or rhythm.start(spec.period or "day")
     distances = state.get("distances", [])
     usual = rhythm.usual(learnt, at_ms)

@@ -14,7 +14,7 @@ from typing import Any
 Tail = list[Any]
 KEPT = 50
 SHARE = 20
-"""Of n sizes, the tail keeps the greatest n / SHARE, but at least LEAST and at most KEPT sizes."""
+"""The number of kept sizes is n / SHARE, but at least LEAST and at most KEPT."""
 LEAST = 5
 MEMORY = 8_000
 """When n reaches this number, n is halved and half of the kept sizes are removed."""
@@ -34,7 +34,7 @@ def surprise(tail: Tail, size: float) -> float:
 
 
 def learn(tail: Tail, size: float) -> Tail:
-    """Return the tail with one more size."""
+    """Add a size, and return the new tail."""
     n, kept = tail or (0, [])
     n += 1
     room = max(LEAST, min(KEPT, n // SHARE))
