@@ -33,7 +33,7 @@ class Calendar:
     """The calendar units of one length in one time zone, for example weeks in Europe/Berlin.
 
     Attributes:
-        unit: the unit of `count`, which is `day` or `month`.
+        unit: whether `count` is a number of days or of months.
         offset_ms: the time from local midnight to the start of a calendar unit.
         first_day: the first day of any calendar unit, in days after 1970-01-01, such as 4 (a Monday) for weeks.
     """

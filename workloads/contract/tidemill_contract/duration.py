@@ -18,7 +18,7 @@ LENGTH_PATTERN = r"^[1-9][0-9]{0,8}(ms|s|m|h|d|w|mo|q|y)$|^0(ms|s|m|h|d)$"
 MAX_LENGTH = 16
 MAX_MS = 10 * 365 * 86_400_000
 _DAYS = {"day": (1, 1), "month": (28, 31)}
-"""The minimum and the maximum length of a day and of a month, in days."""
+"""The minimum and the maximum number of days in each unit."""
 
 
 def parse_ms(text: str) -> int:
@@ -40,7 +40,7 @@ def parse_ms(text: str) -> int:
 
 
 def calendar_units(text: str) -> tuple[Literal["day", "month"], int] | None:
-    """Return a length as a number of days or months, such as `("month", 3)` for `1q`.
+    """Return a length as a unit (day or month) and a count, such as `("month", 3)` for `1q`.
 
     Other units, such as hours, give None.
 

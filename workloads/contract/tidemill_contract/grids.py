@@ -117,7 +117,7 @@ class StepsSql:
         return f"({self.shift(start, 1)})"
 
     def shift(self, start: str, count: int) -> str:
-        """Return SQL for the start of a later or earlier step."""
+        """Return SQL that moves the start of a step by `count` steps, which may be negative."""
         return f"{start} + {self._length(count)}" if count >= 0 else f"{start} - {self._length(-count)}"
 
     def series(self, since: str, until: str) -> str:
@@ -163,7 +163,7 @@ class CalendarSql:
         return f"(CASE WHEN {start} = ({self.lasts})[{run}] THEN {following} ELSE {start} + {self._length} END)"
 
     def shift(self, start: str, count: int) -> str:
-        """Return SQL for the start of a later or earlier calendar unit."""
+        """Return SQL that moves the start of a calendar unit by `count` units, which may be negative."""
         return (
             f"(SELECT {self._numbered('_to', '_number')} FROM {self._arrays}, {self._numbering(start, count)},"
             f" LATERAL (SELECT width_bucket(_number, _numbers) AS _to) AS _r)"
@@ -195,7 +195,10 @@ class CalendarSql:
         return f"(SELECT {self.firsts} AS _firsts, {self.numbers} AS _numbers) AS _a"
 
     def _numbering(self, start: str, count: int) -> str:
-        """Return a FROM item with a column `_number`: the number of the unit `count` units after `start`."""
+        """Return a FROM item with a column `_number`, the number of a calendar unit.
+
+        This unit is `count` units after the unit that contains `start`.
+        """
         elapsed = f"(extract(epoch FROM {start} - _firsts[_run]) * 1000)::bigint"
         return (
             f"LATERAL (SELECT width_bucket({start}, _firsts) AS _run) AS _s, LATERAL"

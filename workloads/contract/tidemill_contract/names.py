@@ -44,7 +44,10 @@ def role(schema_name: str, function: str) -> str:
 
 
 def logins(role_name: str) -> tuple[str, str]:
-    """Return the names of a role's two login roles. One login role is in use, and the other gets the next password."""
+    """Return the names of the two login roles that are members of `role_name`.
+
+    One login role is in use, and the other gets the next password.
+    """
     return f"{role_name}_a", f"{role_name}_b"
 
 

@@ -10,7 +10,7 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 ORIGIN_HEADER = "tidemill-origin"
 RUNS = "runs"
-"""The offset metadata that a running Python stage commits. A waiting stage commits why the stage waits."""
+"""The offset metadata that a running Python stage commits. A waiting stage commits the reason for waiting instead."""
 
 Headers = Sequence[tuple[str, bytes | None]]
 

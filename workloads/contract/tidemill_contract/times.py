@@ -52,7 +52,7 @@ def read_time(text: str) -> dt.datetime:
 
 
 def read_local(text: str, zone: dt.tzinfo) -> dt.datetime:
-    """Return the time (UTC) of a text as in `read_time`. A text without a zone is a time in `zone`.
+    """Read a text like `read_time` does, and return the time in UTC. A text without a zone is a time in `zone`.
 
     A local time that occurs twice means the first occurrence. A local time that a clock change skips is read with the
     offset before the change.
@@ -74,7 +74,7 @@ def read_local(text: str, zone: dt.tzinfo) -> dt.datetime:
 
 
 def read_start(text: str) -> dt.datetime:
-    """Return the time of a text that `read_time` can read, or of another ISO 8601 text with a zone.
+    """Read a text like `read_time` does, or as ISO 8601 with a zone.
 
     Raises:
         ValueError: the text is not a time, or has no zone.

@@ -182,7 +182,8 @@ class EventDecoder:
                 if kinds != {int}:
                     if rounded is None and dt.datetime in kinds:
                         # `cut` may decode an event again and lose converted times, so run `cut` before the first
-                        # conversion. Fields with a format are always converted, so `timestamps` lists them last.
+                        # conversion. `cut` runs only for fields without a format, so `timestamps` lists these fields
+                        # first.
                         rounded = any(map(may_be_rounded, parts))
                         if rounded and not whole:
                             return None

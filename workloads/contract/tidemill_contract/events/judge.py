@@ -70,8 +70,11 @@ class EventJudge:
         return event, micros
 
     def cut(self, raw: bytes, event: Any) -> Any:
-        """Truncate the times of an event to microseconds, because msgspec may have rounded the times up."""
-        # Rounding up by a microsecond changes the millisecond only if the rounded time is a whole millisecond.
+        """Decode an event again if msgspec may have rounded up one of its times.
+
+        The second decoding truncates times to microseconds.
+        """
+        # Rounding up has changed the milliseconds only if the last three microsecond digits are 000.
         for name in self._fields.timestamps:
             moment = self._value(event, name)
             if moment.__class__ is dt.datetime and (self._fields.exact or moment.microsecond % 1000 == 0):

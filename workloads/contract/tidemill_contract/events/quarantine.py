@@ -50,8 +50,8 @@ def verdict_of(
         return None
     reason = Reason(texts[REASON_HEADER])
     own = refusal(value[len(QUARANTINE_PREFIX) :])
-    # `refusal` accepts some refused events: ingest has refused a time too far in the future, or the function of the
-    # Python stage has failed.
+    # `refusal` may accept an event that was refused for one of these two reasons. The record's timestamp may be later
+    # than ingest's check, and `refusal` never runs the Python function.
     if own is None and reason not in (Reason.TOO_FAR_IN_THE_FUTURE, Reason.TRANSFORM_FAILED):
         detail = (
             f"begins with a zero byte, which marks events that ingest has refused ({reason}), but a valid event"

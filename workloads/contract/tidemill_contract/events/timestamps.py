@@ -24,10 +24,10 @@ UNITS = {"s": 6, "ms": 3, "us": 0, "ns": -3}
 """For each unit, the exponent `n`: one unit is 10^n microseconds."""
 _EPOCH, _MICROSECOND = dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.timedelta(microseconds=1)
 _TEXTS_KEPT, _LONGEST_KEPT = 16_384, 64
-"""The maximum number of cached texts, and the length of the longest cached text."""
+"""The maximum number of cached texts, and the maximum length of a cached text."""
 _MOST_DIGITS, _BEYOND = 25, 10**40
-"""A number with more digits than `_MOST_DIGITS` is too late in every unit. `_BEYOND` replaces the number, to limit the
-memory."""
+"""In every unit, a number with more digits than `_MOST_DIGITS` is outside the years 1 to 9999. `_BEYOND` replaces the
+number, to limit the memory."""
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 # Matches JSON strings that Python may parse as numbers, with blanks, underscores, escapes and digits of any script.
 _MAYBE_NUMBERS = re.compile(rb'"(?:[\x00- +\-._0-9eE\x80-\xff]|\\u[0-9a-fA-F]{4}|\\[bfnrt])+"')

@@ -69,7 +69,7 @@ def micros_of(moment: dt.datetime | int | None) -> int:
 
 
 def type_of(field: FieldSpec) -> Any:
-    """Return the type that the JSON reader expects for values of a field other than null."""
+    """Return the type that the JSON reader expects for the non-null values of a field."""
     written = TimeFormat.of(field)
     return TYPES[field.type] if written is None else written.type
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 
 QUARANTINE_PREFIX = b"\x00"
-"""The first byte of each event that ingest refused. JSON never starts with this byte, so every decoder refuses the
-record."""
+"""Ingest and the Python stage write this byte before an event that they refuse. JSON never starts with a zero byte, so
+a JSON decoder refuses the record."""
 REASON_HEADER, FIELD_HEADER, DETAIL_HEADER = "reason", "field", "detail"
 
 

@@ -1,6 +1,6 @@
 """Exact arithmetic of decimals in filter and derive expressions.
 
-In polars, a decimal is a scaled integer of 64 bits. A result beyond 64 bits becomes NULL.
+The polars expressions represent a decimal as a scaled integer of 64 bits. A result beyond 64 bits becomes NULL.
 """
 
 from __future__ import annotations

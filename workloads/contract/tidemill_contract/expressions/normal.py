@@ -1,7 +1,7 @@
 """Write expressions in a normal form, which is the same text for all expressions with the same syntax tree.
 
-The names of stored columns depend on the normal form. New versions of Tidemill must keep the normal form of every
-expression.
+Some names of stored columns contain a hash of an expression's normal form. New versions of Tidemill must keep the
+normal form of every expression.
 """
 
 from __future__ import annotations

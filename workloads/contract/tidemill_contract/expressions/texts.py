@@ -1,4 +1,4 @@
-"""Functions of texts in filter and derive expressions, such as regular expressions, JSON and hashes."""
+"""The text functions of filter and derive expressions, for example for JSON and hashes."""
 
 from __future__ import annotations
 

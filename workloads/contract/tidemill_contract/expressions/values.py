@@ -55,7 +55,7 @@ the builder."""
 
 
 def column(name: str, kind: str) -> Typed:
-    """Return a column of a spec type."""
+    """Return the column `name`, which has the spec type `kind`."""
     return Typed(pl.col(name), kind)
 
 
@@ -165,7 +165,10 @@ def unify(name: str, args: Sequence[Typed], *, compared: bool = False) -> tuple[
 
 
 def chosen(kind: str, value: pl.Expr) -> pl.Expr:
-    """Convert an argument from `unify(…, compared=True)` to 64 bits, or to NULL if the value does not fit."""
+    """Convert a decimal to 64 bits, or to NULL if the decimal does not fit.
+
+    The caller has chosen `value` from the results of `unify(…, compared=True)`. Values of other kinds stay unchanged.
+    """
     return narrow(value) if kind in DECIMALS else value
 
 

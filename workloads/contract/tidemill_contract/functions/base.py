@@ -19,7 +19,8 @@ Expression = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 ANY: tuple[str, ...] = get_args(FieldType)
 NUMERIC: tuple[str, ...] = ("integer", "number", "decimal", "boolean")
 STRINGS = "strings"
-"""The type of a field that is an array of strings. A function counts each string in the array."""
+"""The type of a field that is an array of strings. The functions that accept such a field treat each string as one
+value."""
 WITH_STRINGS: tuple[str, ...] = (*ANY, STRINGS)
 ORDERED: tuple[str, ...] = ("integer", "number", "decimal", "timestamp", "string")
 

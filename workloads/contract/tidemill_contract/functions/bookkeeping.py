@@ -27,5 +27,5 @@ def _every(column: StoredColumn) -> str:
 
 CHANGES = PartialKind(name="revision", sql_type=always("bigint"), merge=_added, rollup=_total)
 WHOLE = PartialKind(name="whole", sql_type=always("boolean"), merge=_both, rollup=_every)
-"""Queries compute columns of this kind. Such a column is true in rows that contain all events of a metric."""
+"""Queries compute columns of this kind. Such a column is true in rows in which no event of a metric is missing."""
 KINDS = (CHANGES, WHOLE)

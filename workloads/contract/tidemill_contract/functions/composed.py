@@ -50,7 +50,7 @@ def _visit(metrics: Mapping[str, Metric], name: str, path: tuple[str, ...], orde
 def composed_type(metrics: Mapping[str, Metric], types: Mapping[str, str], name: str) -> str:
     """Return the spec type of a metric with an expression, or raise ExpressionError.
 
-    `types` has the result types of the metrics with a function, by name.
+    For each metric that has a function, `types` maps the name to the result type.
     """
     kinds = dict(types)
     for needed in in_order(metrics, name):
@@ -62,7 +62,7 @@ def composed_type(metrics: Mapping[str, Metric], types: Mapping[str, str], name:
 def composed_sql(metrics: Mapping[str, Metric], answers: Mapping[str, tuple[str, str]], name: str) -> str:
     """Return the SQL of a metric with an expression: a subselect that computes every operand once.
 
-    `answers` has the type and the SQL for the result of each metric with a function, by name.
+    For each metric that has a function, `answers` maps the name to type and SQL.
     """
     kinds = {needed: kind for needed, (kind, _) in answers.items()}
     order = in_order(metrics, name)
@@ -103,7 +103,10 @@ def _operand(name: str, kind: str) -> Value:
 
 
 def function_operands(metrics: Sequence[Metric], name: str) -> Iterator[Metric]:
-    """Yield the direct and indirect operands that have a function. A metric with a function yields only itself."""
+    """Yield the direct and indirect operands that have a function.
+
+    For a metric with a function, yield only the metric itself.
+    """
     by_name = {metric.name: metric for metric in metrics}
     for needed in in_order(by_name, name):
         if not is_composed(by_name[needed]):

@@ -45,7 +45,7 @@ def _between(column: StoredColumn, old: str, new: str) -> str:
 
 
 def _all_between(column: StoredColumn) -> str:
-    # All arrays have the same length, so the position `n` of an unnested count gives the count's index in its array.
+    # `n` numbers the counts of all arrays. All arrays have the same length, so `place` is the index within an array.
     rows = f"unnest(array_agg({column.quoted}) FILTER (WHERE {column.quoted} IS NOT NULL))"
     place = f"mod(u.n - 1, {len(column.bounds) + 1})"
     totals = f"SELECT {place} AS place, sum(u.v)::bigint AS total FROM {rows} WITH ORDINALITY AS u (v, n) GROUP BY 1"
@@ -53,8 +53,8 @@ def _all_between(column: StoredColumn) -> str:
 
 
 BETWEEN = PartialKind(name="histogram", sql_type=always("bigint[]"), merge=_between, rollup=_all_between)
-"""The kind of columns with the number of values below the first bound, between neighbouring bounds, and from the last
-bound on."""
+"""The kind of histogram columns. Histograms count the values below the first bound, between neighbouring bounds, and
+from the last bound on."""
 KINDS = (COUNT, VALUES, BETWEEN)
 
 

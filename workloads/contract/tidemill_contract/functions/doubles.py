@@ -16,7 +16,7 @@ _INVISIBLE = "1e291"
 _SPLIT = "1e289"
 """The sum of 2^63 values below this limit is finite. Larger values are multiplied by 2^-64 before they are added."""
 _DOWN, _UP = "5.421010862427522e-20", "18446744073709551616"
-"""2^-64 and 2^64. A product with a power of two is exact."""
+"""2^-64 and 2^64. Multiplication by a power of two is exact."""
 _SCALED = "9.745314011399999e288"
 """2^960. Below this limit, a scaled sum can be multiplied by 2^64 without overflow."""
 

@@ -34,7 +34,7 @@ class Feed:
     before: tuple[tuple[int, int], ...] = ()
 
     def condition(self, end: str) -> str | None:
-        """Return an SQL condition for rows in which the column contains all events.
+        """Return an SQL condition for rows in which no event is missing from the column.
 
         The result is None if no row lacks events. A window is complete if it was closed before the column was removed.
         `end` is SQL for the end of the window.
@@ -47,7 +47,7 @@ class Feed:
         return f"({' OR '.join(conditions)})" if conditions else "false"
 
     def left(self, closed_until: int | None) -> Feed:
-        """Return the `Feed` of the column after processors stop filling the column."""
+        """Return a copy of the `Feed` in which processors no longer fill the column."""
         if self.since is None or closed_until is None:
             return replace(self, since=None)
         return Feed(None, (*self.before, (self.since, closed_until)))
@@ -90,7 +90,7 @@ class Feeds:
     def changed(
         self, filled: Collection[str], wanted: Collection[str], *, there: Collection[str], closed_until: int | None
     ) -> Feeds:
-        """Return the `Feeds` after the set of filled columns changes from `filled` to `wanted`.
+        """Return the `Feeds` for a new set of filled columns.
 
         Args:
             filled: the columns that were filled before the change.
@@ -118,7 +118,7 @@ class Feeds:
 def guarded(plan: AggregationLayout, feeds: Feeds) -> AggregationLayout:
     """Return a copy of `plan` that guards queries against incomplete rows.
 
-    If rows of a window lack events of a metric, the result of the metric is null.
+    If a window's rows lack some of a metric's events, the metric's result is null.
     """
     whole = []
     metrics = [metric for metric, _ in plan.metrics]

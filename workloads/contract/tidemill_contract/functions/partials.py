@@ -72,7 +72,7 @@ def quote(identifier: str) -> str:
 def column_of(kind: Kind, field: str) -> str:
     """Return the unquoted column name `_<kind>_<field>` for a kind and a field.
 
-    If another kind and field would have the same name, two underscores precede the field, as in `_last__at_home`.
+    If the name also fits a longer kind, two underscores precede the field, as in `_last__at_home`.
     """
     plain = f"_{kind}_{field}"
     ambiguous = any(
@@ -87,7 +87,7 @@ class Conditional:
 
     Attributes:
         where: the condition in its normal form.
-        field: the field, or None if the column contains true instead of a value.
+        field: the field, or None for a column that only says where the condition is true.
     """
 
     where: str
@@ -100,7 +100,7 @@ class Conditional:
 
     @property
     def column(self) -> str:
-        """The name of the column with the field's value where the condition is true, else null."""
+        """The name of this data frame column."""
         return f"{self.field or ''}{self.condition}"
 
 
@@ -132,7 +132,7 @@ class Partial:
 
     @property
     def source(self) -> str:
-        """The data frame column from which a partial with a field or a condition is computed."""
+        """The data frame column from which this partial is computed. Requires a field or a condition."""
         return str(self.field) if self.where is None else Conditional(self.where, self.field).column
 
     @property
@@ -172,7 +172,8 @@ class AggregationLayout:
         pane_ms: the length of a pane (the period of a stored row), or the minimum length for calendar windows.
         gap_ms: the time without events after which a session ends, or None for other windows.
         reopen_ms: how long late events can change a closed window, or None if closed windows do not change.
-        whole: for each metric that may lack events in some rows, the name and an SQL condition for complete rows.
+        whole: the name of each metric that may lack events in some rows, and an SQL condition. The condition selects
+            the rows in which no event of the metric is missing.
     """
 
     name: str
@@ -205,7 +206,7 @@ class AggregationLayout:
 
     @property
     def reach_ms(self) -> int:
-        """The maximum time from a window's start to the start of its last pane, or to the end of a session."""
+        """For sessions, the maximum time from a session's start to its end. For other windows, `spread_ms`."""
         return self.size_ms if self.sessions else self.spread_ms
 
     @property

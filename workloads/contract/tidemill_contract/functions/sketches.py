@@ -45,8 +45,8 @@ _ALL = datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES
 def slots_lg(listed: int) -> int:
     """Return log2 of the number of slots that a sketch needs to list the `listed` most frequent values.
 
-    A sketch with M slots counts up to 0.75 M different values exactly. With more different
-    values, the error of each count is at most 3.5 / M times the number of all values.
+    A sketch with M slots counts up to 0.75 M different values exactly. Beyond 0.75 M different values, the counts may
+    have errors. The error of each count is at most 3.5 / M times the number of all values.
     """
     return max(9, (16 * listed - 1).bit_length())
 

@@ -24,8 +24,8 @@ def _rollup(column: StoredColumn) -> str:
 
 
 SUM = PartialKind(name="sum", sql_type=_sql_type, merge=_merged, rollup=_rollup)
-"""The kind of columns with the sum of a field's values. Sums of integers and decimals are exact at any size, and sums
-of numbers are doubles."""
+"""The kind of columns with the sum of a field's values. Sums of integers and decimals are exact at any size. Sums of
+`number` fields are doubles."""
 KINDS = (SUM,)
 AVERAGE_SCALE = 6
 """The minimum number of digits after the point in a mean of decimals, as in Flink's AVG."""

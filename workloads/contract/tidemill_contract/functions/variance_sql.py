@@ -22,7 +22,7 @@ by at least 1e154."""
 _NONE = "1e-160"
 """A difference below this limit counts as zero, because its square would be close to the smallest double."""
 _LEAST = "1e-250"
-"""A sum of differences above this limit can be divided by a count without underflow."""
+"""If each difference exceeds this limit, their sum can be divided by a count without underflow."""
 _MOST = "'8e307'::double precision"
 """The largest finite M2. Twice this value is still a finite double."""
 
@@ -92,7 +92,7 @@ def prepared(fields: Sequence[Column], source: str, selected: Sequence[str], key
     """Return a FROM item with the stored rows and the temporary columns that `rolled` needs.
 
     Args:
-        fields: for each field, a function that returns the field's column of a kind, such as `mean`.
+        fields: for each field, a function that maps a kind, such as `mean`, to the name of a column.
         source: the FROM item with the stored rows.
         selected: the columns to select from the source.
         keys: the selected columns by which rows are grouped.

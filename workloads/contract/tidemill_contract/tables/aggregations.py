@@ -5,8 +5,8 @@ number that grows when metric columns are added or removed. For each added or re
 which processors filled the column.
 
 `ids` is the name under which the ids of counted events are stored (see `inputs/dedupe`). If it is null, the name is
-`reader`. Each start of a replay gets a new name. When the replay ends, `reader` becomes `live`, and `ids` stays. A new
-version that live processors fill continues with the name of the version before it.
+`reader`. Each start of a replay gets a new name. When the replay ends, `reader` becomes `live`, and `ids` stays. If
+live processors fill a new version, it gets the previous version's name for ids.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def set_published(schema: str) -> str:
 def progress(schema: str) -> str:
     """Select the progress and the numbers of late events of all versions.
 
-    Columns: name, version, rev, times (epoch ms) up to which windows are closed, scanned by detectors, and published,
-    number of late events that became dead letters, number of late events that were dropped.
+    Columns: name, version, rev, `closed_until`, `scanned_until` and `published_until` (all three in epoch ms), number
+    of late events that became dead letters, number of late events that were dropped.
     """
     return (
         "SELECT name, version, rev, closed_until, scanned_until, published_until, late_dead, late_dropped"
@@ -142,8 +142,8 @@ _FEEDS = "to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed'"
 def state(schema: str) -> str:
     """Select the state of a version. While the state is unchanged, query results are unchanged.
 
-    Parameters: name, version. Columns: an identity that changes if the version is created again, rev, closed until,
-    watermark, layout, fed.
+    Parameters: name, version. Columns: an identity that changes if the version is created again, `rev`,
+    `closed_until`, `watermark`, `layout`, `fed`.
     """
     return (
         f"SELECT a.id || '@' || extract(epoch FROM a.created_at), a.rev, a.closed_until, r.watermark, {_FEEDS}"
@@ -155,8 +155,8 @@ def state(schema: str) -> str:
 def standings(schema: str) -> str:
     """Select the states of all versions.
 
-    Parameter: the schema's name, without quotes. Columns: name, version, the table's oid, id, rev, closed until,
-    watermark, layout, fed.
+    Parameter: the schema's name, without quotes. Columns: name, version, the table's oid, id, `rev`,
+    `closed_until`, `watermark`, `layout`, `fed`.
     """
     return (
         "SELECT a.name, a.version, to_regclass(format('%%I.%%I', %s::text, a.table_name))::oid::bigint,"

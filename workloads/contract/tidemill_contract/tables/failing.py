@@ -66,7 +66,7 @@ def trim(schema: str, kept: int) -> str:
 def hold_up(schema: str) -> str:
     """Record that a task (such as publishing) fails.
 
-    Parameters: aggregation, version, task (`duty`), reason.
+    Parameters: `aggregation`, `version`, `duty` (the task), `reason`.
     """
     return (
         f"INSERT INTO {schema}._held_up (aggregation, version, duty, reason) VALUES (%s, %s, %s, %s)"
@@ -78,6 +78,6 @@ def hold_up(schema: str) -> str:
 def go_on(schema: str) -> str:
     """Record that a task (such as publishing) no longer fails.
 
-    Parameters: aggregation, version, task (`duty`).
+    Parameters: `aggregation`, `version`, `duty` (the task).
     """
     return f"DELETE FROM {schema}._held_up WHERE aggregation = %s AND version = %s AND duty = %s"

@@ -27,11 +27,11 @@ TABLE = Table(
     storage="fillfactor = 50",
     writer="SELECT, INSERT, UPDATE",
 )
-"""The numbers and sizes of rows in `_dead_letters` and `_anomalies`, by `kind` of table and by writer. `place` is the
-partition for batches, -1 - id for the scanner of an aggregation, and -1 for the operator, so that no writer waits for
-another writer. The numbers are rows that are stored (`rows`), stored without their value (`bare`), not stored
-(`counted`), deleted by retention (`expired`) and deleted by quota (`evicted`). `full_at` is the time at which the quota
-last took effect."""
+"""The numbers and sizes of rows in `_dead_letters` and `_anomalies`, by `kind` of table and by writer. Each writer has
+its own `place`, so that no writer waits for another writer. For batches, `place` is the partition. For the scanner of
+aggregation 7, `place` is -8 (-1 - id). For the operator, `place` is -1. The columns count the rows that are stored
+(`rows`), stored without their value (`bare`), not stored (`counted`), deleted by retention (`expired`) and deleted by
+quota (`evicted`). `full_at` is the time at which the quota last took effect."""
 
 QUERY = (
     "SELECT kind, sum(bytes)::bigint, sum(bare)::bigint, sum(counted)::bigint, sum(expired)::bigint,"

@@ -51,8 +51,9 @@ def watermark(schema: str) -> str:
 def move(schema: str, reader: str) -> str:
     """Store a reader's watermark.
 
-    Parameters: `watermark`, `candidate`, `candidate_at` twice, `active_since` twice, `idle_since` twice, `idle_base`.
-    All times are in epoch milliseconds.
+    Parameters: `watermark`, `candidate`, `candidate_at`, `active_since`, `idle_since`, `idle_base`. The SQL needs
+    `candidate_at`, `active_since` and `idle_since` twice, so pass each twice in succession. All times are in epoch
+    milliseconds.
     """
     at = from_ms("%s::bigint")
     return (

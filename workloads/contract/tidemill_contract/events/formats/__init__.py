@@ -1,1 +1,1 @@
-"""Read the formats of records: envelopes, CSV, and the framing of schema registries."""
+"""Decode envelopes, CSV, and records with the framing of a schema registry."""

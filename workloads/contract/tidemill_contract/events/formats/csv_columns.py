@@ -39,7 +39,7 @@ _LIMIT = 2**63
 
 
 class UnusualError(Exception):
-    """The error for lines that cannot be read by column."""
+    """The error for lines that `CsvReader` must read one by one, not column by column."""
 
 
 class CsvReader(OpenedReader):

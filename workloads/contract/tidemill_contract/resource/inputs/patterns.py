@@ -21,7 +21,8 @@ def pattern_error(pattern: str) -> str:
     """Return the error in a regular expression, or an empty string for a valid expression."""
     if not pattern.isascii() or not pattern.isprintable() or " " in pattern:
         return "the expression has a character that is not allowed in topic names"
-    for text in (pattern, _whole(pattern)):  # `a)|(b` is invalid, but `(?:a)|(b)` is valid
+    # `_whole` can hide an error: `a)|(b` is invalid, but `(?:a)|(b)` is valid.
+    for text in (pattern, _whole(pattern)):
         try:
             pl.Series([""]).str.contains(text)
         except ComputeError as error:
@@ -32,7 +33,7 @@ def pattern_error(pattern: str) -> str:
 
 
 def matching(pattern: str, topics: Iterable[str]) -> list[str]:
-    """Return the topics whose whole name matches a valid pattern, sorted."""
+    """Return the topics whose whole name matches, sorted. The pattern must be valid."""
     series = pl.Series(sorted(set(topics)), dtype=pl.String)
     return series.filter(series.str.contains(_whole(pattern))).to_list()
 

@@ -80,7 +80,7 @@ class Kinds(Generic[K]):
     def __init__(
         self, kinds: Iterable[type[K]], *, tag: str, title: str, doc: str, tag_says: str, words: Words
     ) -> None:
-        """Create the class `written`, with the name `title` and the docstring `doc`.
+        """Create the class in `written`. `title` is its name, and `doc` is its docstring.
 
         Raises:
             TypeError: a member has different types or bounds in different kinds.

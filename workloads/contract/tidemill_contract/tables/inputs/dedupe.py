@@ -1,7 +1,8 @@
 """`_dedupe`: the ids that `spec.source.dedupe` remembers. Only pipelines with dedupe have this table.
 
-`reader` is the name under which a version of an aggregation stores ids: `live`, or a name for one start of a replay
-(`ids` in `_aggregations`). A replay counts earlier events again, so its versions have separate rows, even later.
+`reader` is the name under which a version of an aggregation stores ids (see `ids` in `_aggregations`). The name is
+`live`, or a name that was made for one start of a replay. A replay counts earlier events again, so a replay stores ids
+under its own name. After a replay ends, its versions keep this name.
 
 `place` is the path of the id in a record, such as `order.id`. Ids from different places are never compared.
 
@@ -81,8 +82,7 @@ def remember(schema: str) -> str:
         f"INSERT INTO {schema}._dedupe (reader, place, id, event_time, until)"
         " SELECT %(reader)s, %(place)s, n.id, n.at, greatest(n.at, %(reached)s, w.watermark) + %(window)s"
         " FROM unnest(%(ids)s::text[], %(times)s::bigint[]) AS n (id, at)"
-        # Compute the expiry from the watermark too, because ids of a partition that was idle would otherwise expire at
-        # once.
+        # Without `w.watermark`, the ids of a partition that was idle would expire at once.
         f" LEFT JOIN {schema}._readers w ON w.reader = %(follows)s"
         f" WHERE NOT EXISTS (SELECT FROM {schema}._dedupe WHERE {_OF_MEMORY} AND id = n.id"
         " AND event_time BETWEEN n.at - %(window)s AND n.at + %(window)s OFFSET 0)"
@@ -90,13 +90,13 @@ def remember(schema: str) -> str:
 
 
 def progress(schema: str, *, several: bool = False) -> str:
-    """Select how far the events have been read for each name with stored ids.
+    """Select each `reader` that has stored ids, and how far its replay has read.
 
     If the pipeline has a list of topics (`several`), partitions that are no longer read are ignored. Partitions that
     live processors have taken over from a replay are always ignored.
 
-    Columns: the name, whether a version uses the ids, whether no replay fills these versions, the minimum of the
-    replay's newest event times by partition (epoch ms), whether a partition has no event time.
+    Columns: `reader`, whether it is in use, whether it has no replay, the minimum of the newest event times that the
+    replay has read in each partition (epoch ms), whether the replay has read no event time in a partition.
     """
     reads = f" AND {slots.reads(schema, 'o.partition')}" if several else ""
     return (
