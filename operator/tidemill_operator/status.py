@@ -24,7 +24,7 @@ _OPTIONAL = frozenset({Component.CONNECTORS, Component.LOOKUPS})
 _OF_STANDING = {Reason.STAGE_WAITS: Component.PROCESSORS, Reason.LOOKUP_UNREAD: Component.LOOKUPS}
 """Maps a reason for uncounted events to the component whose condition becomes False."""
 FAILING, PAUSED, PROGRESSING = "WindowsFailing", "ReconciliationPaused", "Progressing"
-# The reasons of components that need no further change.
+# A component with one of these reasons needs no further change.
 _SETTLED = frozenset({Reason.APPLIED, Reason.NOT_NEEDED, Reason.SUSPENDED})
 _NEEDS_SOMEBODY = frozenset({
     Reason.INVALID_SPEC,

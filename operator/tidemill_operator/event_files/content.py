@@ -35,7 +35,7 @@ _WHITE = frozenset(b"\t\n\r\f")
 _MOST_CONTROL = 0.002
 """Maximum share of control characters in a text."""
 _LEAST_ZEROS = 0.5
-"""In UTF-16, every second byte of a text in Latin letters is zero. This is the minimum share."""
+"""The minimum share of zeros among every second byte of UTF-16. In Latin letters, all of these bytes are zero."""
 _MARKED = ("utf-16", "utf-32")
 
 

@@ -193,7 +193,7 @@ def _settled(poll: _Poll) -> bool:
 
 
 def _held(poll: _Poll) -> _Choice | None:
-    """Delay changes during a rollout or a rebalance, because every change starts another rebalance."""
+    """Return a decision that waits for the end of a rollout or rebalance. A change would start another rebalance."""
     if poll.figures.rolling_out:
         return _Choice(poll.current, ScalingReason.ROLLOUT_IN_PROGRESS, "rollout")
     if poll.figures.rebalancing:

@@ -43,7 +43,7 @@ def need(settings: Settings, load: Load, *, current: int) -> Need:
 
 
 def rise_seconds(settings: Settings) -> float:
-    """Return how many seconds ahead scaling extrapolates rising arrivals."""
+    """Return the number of seconds for which scaling extrapolates a rising number of arriving events."""
     return RISE_LOOKBACKS * settings.lookback_seconds
 
 

@@ -98,7 +98,7 @@ class _Offset:
     Attributes:
         last_event_at: the wall time at which events last arrived (epoch ms).
         clock_ms: the time on the server's clock (epoch ms).
-        feeds: the ids of aggregation versions from replays. The partition's events also count for these versions.
+        feeds: the ids of aggregation versions that a replay has created. The partition's events also count for them.
     """
 
     partition: int
@@ -145,8 +145,8 @@ class Committer:
             self._prepare(store)
         self._reader = database.reader
         self.handover = Handover(database, [s.id for s in stores]) if self._reader != LIVE else None
-        # `_marks` maps each partition to ids of versions from replays. Live events of the partition also count for
-        # these versions.
+        # `_marks` maps each partition to the ids of versions that a replay has created. Live events of the partition
+        # also count for these versions.
         self._marks: dict[int, frozenset[int]] = {}
         self._others: dict[int, AggregationStore] = {}
 

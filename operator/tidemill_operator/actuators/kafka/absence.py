@@ -20,7 +20,8 @@ _UNKNOWN_TOPIC = 3
 def unknown_to_all(config: Mapping[str, Any], topics: Collection[str], timeout_seconds: float) -> frozenset[str]:
     """Return the topics that every broker reports as missing.
 
-    If a broker does not answer, the result is empty. Topics that the login may not describe are not in the result.
+    If a broker does not answer, the result is empty. The result leaves out topics if Kafka does not permit the login to
+    describe them.
 
     Args:
         config: client settings in librdkafka's names.

@@ -100,7 +100,7 @@ def _tls(config: Mapping[str, Any]) -> ssl.SSLContext:
     if location := config.get("ssl.certificate.location"):
         context.load_cert_chain(location, config.get("ssl.key.location"), password)
     elif pem := config.get("ssl.certificate.pem"):
-        # Python's ssl module reads certificates from files only.
+        # Python's ssl module reads client certificates from files only.
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "client.pem"
             file.touch(mode=0o600)

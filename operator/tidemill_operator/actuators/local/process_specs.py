@@ -1,4 +1,4 @@
-"""Create the specs of a workload's processes on a laptop."""
+"""Describe the processes of a workload on a laptop: their commands, environment and restarts."""
 
 from __future__ import annotations
 

@@ -22,7 +22,10 @@ class _Running:
 
 
 class LocalRuntime:
-    """The thread-safe runtime of this machine. No process runs before `start` is called."""
+    """Runs pipelines as processes on this computer.
+
+    The class is thread-safe. No process runs before `start` is called.
+    """
 
     def __init__(self, specs: ProcessSpecs) -> None:
         self._specs = specs

@@ -97,6 +97,6 @@ def epoch_of(comment: str | None) -> int | None:
 
 
 def comment(owner: Owner, epoch: int | None) -> str:
-    """Return the comment of a schema with this owner and epoch."""
+    """Return the text of a schema's comment, which names the owner and the epoch."""
     mark: dict[str, object] = {"tidemill": asdict(owner)}
     return json.dumps(mark if epoch is None else {**mark, "epoch": epoch}, sort_keys=True)

@@ -70,7 +70,7 @@ def start_servers(
     A server is not started if TIDEMILL_KAFKA_BROKERS, TIDEMILL_POSTGRES_URL or TIDEMILL_REDIS_URL names its address.
 
     Args:
-        data_dir: the folder of data, ports and logs, which a later start uses again.
+        data_dir: the folder for the servers' data, logs and port numbers. A later start uses the same folder.
         environ: environment variables with PATH and server addresses. Started servers inherit these variables.
         needs: which of kafka, postgres and redis are needed.
         durable: whether Postgres commits wait until the data is on disk.

@@ -103,7 +103,7 @@ def _operand(name: str, kind: str) -> Value:
 
 
 def function_operands(metrics: Sequence[Metric], name: str) -> Iterator[Metric]:
-    """Yield the direct and indirect operands that have a function.
+    """Yield the direct and indirect operands, without operands that are expressions.
 
     For a metric with a function, yield only the metric itself.
     """

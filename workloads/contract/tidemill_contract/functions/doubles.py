@@ -50,7 +50,7 @@ def total(value: str) -> str:
 
 def per(value: str, seconds: str) -> str:
     """Return SQL for the value per second, or for null if `seconds` is 0 or the result is too large for a double."""
-    # The quotient can overflow only for a divisor below 1, and underflow only for a divisor above 1.
+    # The quotient can overflow only if the magnitude of the divisor is below 1, and underflow only if it is above 1.
     return (
         f"CASE WHEN abs({value}) > {LARGEST} * least({seconds}, 1) THEN NULL"
         f" WHEN abs({value}) < {TINIEST} * greatest({seconds}, 1) THEN 0 / nullif({seconds}, 0)"

@@ -133,7 +133,8 @@ def advance(schema: str, reader: str) -> str:
 def times(schema: str, reader: str, *, several: bool = False) -> str:
     """Select the event times of partitions.
 
-    In a pipeline with `several` topics, partitions that are no longer read are left out.
+    If `several` is true, the pipeline reads several topics, and the result leaves out partitions that are no longer
+    read.
 
     Columns: partition, newest event time, unconfirmed event times (`suspects`), arrival of the last event (epoch ms),
     time at which the partition was last read to its end (epoch ms).

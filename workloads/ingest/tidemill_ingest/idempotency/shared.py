@@ -214,7 +214,8 @@ class SharedKeys:
         if value is None:
             return
         try:
-            # While this process is sending the batch, do not replace a value that another process has written to Redis.
+            # Another process may have written a value to Redis while this process was sending the batch. Keep that
+            # value.
             await self._call(partial(self._put, place, b"", value, force=self._own.get(place) != value))
         except _AWAY:
             return

@@ -62,7 +62,7 @@ class Watch:
         waited = max(self._sink.waited, self._sink.unheard)
         if not self.up or waited < STUCK_SECONDS:
             return Dependency("kafka", self.up, True, detail, self._guard.state, self._latency_ms)
-        # Kafka is only partly down if Kafka acknowledged some records while other records were waiting.
+        # If Kafka acknowledged some records while other records were waiting, only a part of Kafka is down.
         partly = time.monotonic() - self._sink.acknowledged_at < waited
         detail = f"records have waited for {waited:.0f} s to be acknowledged"
         return Dependency("kafka", False, not partly, detail, self._guard.state, self._latency_ms)

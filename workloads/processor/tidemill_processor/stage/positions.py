@@ -109,7 +109,8 @@ class Places:
             if high - step <= low:
                 break
             step *= 10
-        # No origin was found. If `low` is 0, Kafka has deleted nothing, so all records are from aborted transactions.
+        # No origin was found. If `low` is 0, Kafka has not deleted records. All records in the topic are then from
+        # aborted transactions.
         if not must or low == 0:
             return None
         raise PositionsLost(

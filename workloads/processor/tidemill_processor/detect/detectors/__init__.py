@@ -117,7 +117,7 @@ def decide(
 
 
 def observe(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """Score a value without judging the score. Return the reading and the next state."""
+    """Compute the score of a value, but do not decide whether it is an anomaly. Return the reading and next state."""
     of = spec.signature
     previous = state if state.get("of") == of else {}
     reading, learnt = _DETECTORS[spec.type](spec, previous, at_ms, max(-GREATEST, min(GREATEST, value)))
