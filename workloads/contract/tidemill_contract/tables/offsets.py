@@ -31,11 +31,11 @@ TABLE = Table(
     storage="fillfactor = 50",
     writer="SELECT, UPDATE",
 )
-"""One row for each reader and partition, with the position `next_offset`. The transaction that stores the results of a
-batch also advances the position. If a partition is read for the first time, or records are lost, a processor sets the
-position without results. `suspects` has the event times that jumped ahead too far and are not confirmed yet. `feeds` has
-the ids of the further versions that count the live events of the partition. `former_topic_ids` has the ids of deleted
-topics with the same name, which a broker with old metadata may still return."""
+"""One row for each reader and partition, with the position `next_offset`. The transaction that stores the results of
+a batch also advances the position. If a partition is read for the first time, or records are lost, a processor sets
+the position without results. `suspects` has the event times that jumped ahead too far and are not confirmed yet.
+`feeds` has the ids of the further versions that count the live events of the partition. `former_topic_ids` has the
+ids of deleted topics with the same name, which a broker with old metadata may still return."""
 
 LOST = Table(
     "_lost",
