@@ -22,7 +22,7 @@ from tidemill_contract.tables.inputs import dedupe
 from tidemill_processor import replay
 from tidemill_processor.database import Database
 from tidemill_processor.keeper.forgetting import Forgetter
-from tidemill_processor.transaction import Committed
+from tidemill_processor.transaction import Committed, Superseded
 from waiting import eventually
 
 pytestmark = pytest.mark.integration
@@ -330,7 +330,10 @@ def test_a_replay_that_is_cancelled_and_requested_again_counts_all_events(replay
     ):
         connection.execute(statement)
     begin_replay(connection, name, make_replay_tables(connection, name, CONFIG, READER), READER)
-    filling = Process(connection, READER)
+    stale, filling = filling, Process(connection, READER)
+    stale.positions = dict(filling.positions)
+    with pytest.raises(Superseded, match="no longer counted"):
+        stale.take(logs, {0: 5})
     filling.take(logs, {0: 50})
     assert totals(connection, name, "daily_v2") == (50, 50)
 
