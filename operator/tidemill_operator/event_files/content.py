@@ -7,6 +7,7 @@ import gzip
 import io
 import sys
 import zlib
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -41,6 +42,17 @@ _MARKED = ("utf-16", "utf-32")
 
 class EventFileError(Exception):
     """The error for an unreadable file of events, with the position and the remedy in its message."""
+
+
+def not_decoded(where: str, encoding: str, error: UnicodeError) -> EventFileError:
+    """Return the error for bytes that are not text in the encoding.
+
+    Args:
+        where: the name of the file, and the line if it is known.
+        encoding: the name of the encoding.
+        error: the error of the decoder.
+    """
+    return EventFileError(f"{where}: is not {encoding} ({error}); check --encoding")
 
 
 class Content:
@@ -108,8 +120,9 @@ class Content:
         if self._raw is not None:
             self._raw.close()
 
-    def encoding(self) -> str:
-        """Return UTF-16 or UTF-32 if the bytes show it, else UTF-8 if the text is valid UTF-8, else cp1252.
+    @cached_property
+    def _detected(self) -> str:
+        """The encoding: UTF-16 or UTF-32 if the bytes show it, else UTF-8 if the text is valid UTF-8, else cp1252.
 
         Raises:
             EventFileError: the file is not text.
@@ -122,9 +135,9 @@ class Content:
                 return encoding
         if wide := _wide(self.head):
             return wide
-        control = sum(byte < 32 and byte not in _WHITE for byte in self.head[:65536])
+        control = sum(map(_is_control, self.head[:65536]))
         if control > _MOST_CONTROL * min(len(self.head), 65536):
-            at = next(i for i, byte in enumerate(self.head) if byte < 32 and byte not in _WHITE)
+            at = next(i for i, byte in enumerate(self.head) if _is_control(byte))
             remedy = "if the file is text, name its encoding with --encoding; else convert it to CSV or NDJSON"
             raise EventFileError(f"{self.name} is binary: byte {at} is {self.head[at]:#04x}; {remedy}")
         try:
@@ -141,7 +154,7 @@ class Content:
                 file is not text.
         """
         if encoding is None:
-            return self.encoding()
+            return self._detected
         try:
             name = codecs.lookup(encoding).name
             b"\xff".decode(encoding, errors="replace")  # raises LookupError for non-text codecs, such as hex
@@ -165,8 +178,12 @@ def _wide(head: bytes) -> str | None:
         return None
     encoding = "utf-16-be" if low > high else "utf-16-le"
     text = sample.decode(encoding, errors="replace")
-    control = sum(ord(character) < 32 and ord(character) not in _WHITE for character in text)
+    control = sum(_is_control(ord(character)) for character in text)
     return encoding if control <= _MOST_CONTROL * len(text) else None
+
+
+def _is_control(code: int) -> bool:
+    return code < 32 and code not in _WHITE
 
 
 class _Rejoined(io.RawIOBase):

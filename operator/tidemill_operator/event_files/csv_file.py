@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 
-from tidemill_operator.event_files.content import Content, EventFileError
+from tidemill_operator.event_files.content import Content, EventFileError, not_decoded
 from tidemill_operator.event_files.csv_dialect import Dialect, find_dialect
 
 _MANY_LINES, _MOST_WARNINGS = 50, 10
@@ -91,8 +91,7 @@ class CsvFile:
             problem = f"byte {byte:#04x} is not {self.encoding}"
             raise EventFileError(f"{name}, near line {line}: {problem}; {remedy}") from None
         except UnicodeError as error:
-            where = f"{self._content.name}, near line {line}"
-            raise EventFileError(f"{where}: is not {self.encoding} ({error}); check --encoding") from None
+            raise not_decoded(f"{self._content.name}, near line {line}", self.encoding, error) from None
         except csv.Error as error:
             remedy = "check that the quotes of this line are closed"
             raise EventFileError(f"{self._content.name}, line {line}: {error}; {remedy}") from None

@@ -213,13 +213,17 @@ def _form(content: Content, encoding: str | None) -> str:
         if suffix in _SUFFIXES:
             return _SUFFIXES[suffix]
     text = content.head.decode(content.known_encoding(encoding), errors="replace")
-    start = text.removeprefix("\ufeff").lstrip().encode(errors="replace")
-    if start.startswith(b"["):
+    start = text.removeprefix("\ufeff").lstrip()
+    if start.startswith("["):
         return JSON
-    if not start.startswith(b"{"):
+    if not start.startswith("{"):
         return CSV
     # a .json file may hold a single object that spans many lines
-    return NDJSON if decoded(start.partition(b"\n")[0]) is not None or ".json" not in suffixes else JSON
+    return (
+        NDJSON
+        if decoded(start.partition("\n")[0].encode(errors="replace")) is not None or ".json" not in suffixes
+        else JSON
+    )
 
 
 def decoded(data: bytes) -> Any:

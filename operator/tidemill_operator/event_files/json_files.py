@@ -10,7 +10,7 @@ import msgspec
 
 from tidemill_contract.events.fields import MAX_EVENT_BYTES
 from tidemill_contract.events.members import BROKEN
-from tidemill_operator.event_files.content import Content, EventFileError
+from tidemill_operator.event_files.content import Content, EventFileError, not_decoded
 
 MOST_ARRAY_BYTES = 256 * 1024 * 1024
 """Maximum size of a file with one JSON array. The whole file is read into memory."""
@@ -55,8 +55,7 @@ class NdjsonFile:
                 if decoded.strip():
                     yield number, decoded.strip().encode()
         except UnicodeError as error:
-            where = f"{self._content.name}, line {number + 1}"
-            raise EventFileError(f"{where}: is not {self.encoding} ({error}); check --encoding") from None
+            raise not_decoded(f"{self._content.name}, line {number + 1}", self.encoding, error) from None
         finally:
             text.detach()
 
@@ -115,7 +114,7 @@ class JsonFile:
             try:
                 body = body.decode(self.encoding).encode()
             except UnicodeError as error:
-                raise EventFileError(f"{name}: is not {self.encoding} ({error}); check --encoding") from None
+                raise not_decoded(name, self.encoding, error) from None
         body = body.removeprefix(_BOM).strip(_BLANK)
         try:
             values = _raws.decode(body) if body.startswith(b"[") else [msgspec.Raw(body)]

@@ -9,6 +9,7 @@ from typing import Any
 from psycopg import sql
 
 from tidemill_contract.functions.feeds import Feeds
+from tidemill_contract.tables.aggregations import IDS
 from tidemill_operator.actuators.postgres.session import Session
 from tidemill_operator.actuators.postgres.slots import ensure_slots
 from tidemill_operator.plan.kafka.claims import TOPICS
@@ -86,7 +87,7 @@ def _ensure_aggregations(session: Session, schema: Schema, live: LiveSchema) -> 
                 " SELECT %(name)s, %(version)s, %(table_name)s, %(reader)s,"
                 # A replay that starts again must not find the ids of its previous start. A live version continues with
                 # the ids of the version before it, so that copies of earlier events are recognized.
-                " CASE %(reader)s WHEN 'live' THEN coalesce((SELECT coalesce(ids, reader) FROM {} WHERE reader = 'live'"
+                f" CASE %(reader)s WHEN 'live' THEN coalesce((SELECT {IDS} FROM {{}} WHERE reader = 'live'"
                 " ORDER BY name = %(name)s DESC, version DESC LIMIT 1), 'live')"
                 " ELSE %(reader)s || '@' || pg_current_xact_id()::text END,"
                 " %(shape)s, %(partition_days)s, %(retention_ms)s"
@@ -96,7 +97,7 @@ def _ensure_aggregations(session: Session, schema: Schema, live: LiveSchema) -> 
         )
         session.write_rows(
             sql.SQL(
-                "UPDATE {} SET reader = %(reader)s, ids = coalesce(ids, reader), shape = %(shape)s,"
+                f"UPDATE {{}} SET reader = %(reader)s, ids = {IDS}, shape = %(shape)s,"
                 " retention_ms = %(retention_ms)s,"
                 " layout = %(layout)s, fed = %(fed)s"
                 " WHERE name = %(name)s AND version = %(version)s AND (reader, shape, retention_ms, layout, fed)"

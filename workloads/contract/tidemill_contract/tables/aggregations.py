@@ -42,6 +42,9 @@ TABLE = Table(
     writer="SELECT, UPDATE (closed_until, rev, scanned_until, published_until, late_dead, late_dropped)",
 )
 
+IDS = "coalesce(ids, reader)"
+"""The name under which the ids of a version's events are stored, in SQL over a row of `_aggregations`."""
+
 
 def versions(schema: str) -> str:
     """Select all versions, in the order of their ids.
@@ -49,7 +52,7 @@ def versions(schema: str) -> str:
     Columns: name, reader, name of the event ids, version, id, table, days per time partition, layout, fed.
     """
     return (
-        "SELECT name, reader, coalesce(ids, reader), version, id, table_name, partition_days, layout, fed"
+        f"SELECT name, reader, {IDS}, version, id, table_name, partition_days, layout, fed"
         f" FROM {schema}._aggregations ORDER BY id"
     )
 

@@ -44,12 +44,12 @@ class Memory:
     """The stored ids that identify duplicates in a batch, for some versions of aggregations.
 
     Attributes:
-        reader: the name under which the ids are stored.
+        name: the name under which the ids are stored (`ids` of the versions).
         partitions: the partitions whose events count for these versions, or None for all partitions.
         remembered: the ids in the batch that are stored under this name, with the event times.
     """
 
-    reader: str
+    name: str
     partitions: frozenset[int] | None
     remembered: pl.DataFrame
 
@@ -92,11 +92,11 @@ class Judge:
             repeated = _repeated(own, memory.remembered, self.window_ms)
             gone = own.filter(pl.Series(repeated, dtype=pl.Boolean)) if any(repeated) else own.clear()
             left = pl.col(INDEX).is_in(gone[INDEX].implode())
-            frames[memory.reader] = batch.frame.filter(~left) if gone.height else batch.frame
-            new[memory.reader] = own.filter(~left) if gone.height else own
+            frames[memory.name] = batch.frame.filter(~left) if gone.height else batch.frame
+            new[memory.name] = own.filter(~left) if gone.height else own
             if memory is memories[0]:
                 duplicates = Counter(gone[PARTITION].to_list())
-        counted = replace(batch, frame=frames[memories[0].reader])
+        counted = replace(batch, frame=frames[memories[0].name])
         return Firsts(counted, frames, new, duplicates, self, tuple(memories))
 
 
@@ -106,11 +106,11 @@ class Firsts:
 
     Attributes:
         batch: the batch without duplicates.
-        frames: for each reader, the events that are not duplicates, or empty without dedupe.
-        new: the ids that each reader must remember.
+        frames: for each name of ids, the events that are not duplicates, or empty without dedupe.
+        new: the ids to store under each name.
         duplicates: the number of duplicates in each partition.
         judge: the judge that found the duplicates, or None without dedupe.
-        memories: the remembered ids of each reader, with which the duplicates were found.
+        memories: the stored ids with which the duplicates were found.
     """
 
     batch: Batch
@@ -125,9 +125,9 @@ class Firsts:
         """The number of duplicates, which were left out."""
         return self.duplicates.total()
 
-    def frame(self, reader: str) -> pl.DataFrame:
-        """Return the events without the duplicates that a reader found."""
-        return self.frames.get(reader, self.batch.frame)
+    def frame(self, name: str) -> pl.DataFrame:
+        """Return the events that are not duplicates according to the ids under a name."""
+        return self.frames.get(name, self.batch.frame)
 
     def cut(self, batch: Batch) -> Firsts:
         """Find the duplicates in a part of the original batch. The part must still contain the duplicates."""
@@ -162,18 +162,18 @@ class Ids:
             connection: the connection to Postgres.
             batch: the batch.
             stores: the aggregation versions that count the events of all partitions.
-            further: for each other reader, the partitions whose events the reader counts.
+            further: for each name of ids of other versions, the partitions whose events these versions count.
         """
         if self._judge is None:
             return Firsts(batch)
-        readers: dict[str, frozenset[int] | None] = {r: frozenset(partitions) for r, partitions in further.items()}
         own = sorted({store.ids for store in stores})
         # Raw events and anomaly rules with `field` need the live reader's ids to detect duplicates.
         if self._database.reader == LIVE and (self._keeps or not own):
             own = sorted({LIVE, *own})
-        readers = dict.fromkeys(own) | {r: partitions for r, partitions in readers.items() if r not in own}
+        others = {name: frozenset(partitions) for name, partitions in further.items() if name not in own}
+        counted: dict[str, frozenset[int] | None] = dict.fromkeys(own) | others
         ids = self._judge.ids(batch.frame)
-        memories = [Memory(r, only, self._known(connection, ids, r)) for r, only in readers.items()]
+        memories = [Memory(name, only, self._known(connection, ids, name)) for name, only in counted.items()]
         return self._judge.judge(batch, memories)
 
     def remember(self, connection: psycopg.Connection[Any], firsts: Firsts, times: Mapping[int, PartitionTime]) -> None:
@@ -198,12 +198,12 @@ class Ids:
             return
         # `maximum` ignores a single event far in the future. That event must not delay the expiry of other ids.
         newest = max((time.maximum for time in times.values() if time.maximum is not None), default=0)
-        for reader, new in sorted(firsts.new.items()):
+        for name, new in sorted(firsts.new.items()):
             if not new.height:
                 continue
             new = new.sort(ID)  # inserting in the order of the index is faster
             values = {
-                "reader": reader,
+                "reader": name,
                 "place": self._place,
                 "ids": _texts(new[ID]),
                 "times": f"{{{new[TIME].cast(pl.String).str.join(',').item()}}}",
@@ -213,16 +213,16 @@ class Ids:
                 # expire only after the replay.
                 "follows": LIVE if self._database.reader == LIVE else None,
             }
-            connection.execute(dedupe.lock(self._schema_name), (reader,))
+            connection.execute(dedupe.lock(self._schema_name), (name,))
             # Do not prepare the statement, because Postgres would keep a plan from when the table was small.
             if connection.execute(dedupe.remember(self._schema), values, prepare=False).rowcount != new.height:
                 raise Overtaken
 
-    def _known(self, connection: psycopg.Connection[Any], ids: pl.DataFrame, reader: str) -> pl.DataFrame:
+    def _known(self, connection: psycopg.Connection[Any], ids: pl.DataFrame, name: str) -> pl.DataFrame:
         rows: list[tuple[str, int]] = []
         if ids.height and self._judge is not None:
             values = {
-                "reader": reader,
+                "reader": name,
                 "place": self._place,
                 "ids": _texts(ids[ID].unique()),
                 "first": int(ids[TIME].min()) - self._judge.window_ms,  # type: ignore[arg-type]

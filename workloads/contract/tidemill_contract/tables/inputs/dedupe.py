@@ -15,7 +15,7 @@ elements of an array share one id, the index of the element and a space precede 
 
 from __future__ import annotations
 
-from tidemill_contract.tables import slots
+from tidemill_contract.tables import aggregations, slots
 from tidemill_contract.tables.definition import Table, columns
 from tidemill_contract.tables.readers import LIVE
 
@@ -103,7 +103,7 @@ def progress(schema: str, *, several: bool = False) -> str:
         f"WITH RECURSIVE names AS ((SELECT reader FROM {schema}._dedupe ORDER BY reader LIMIT 1) UNION ALL"
         f" SELECT (SELECT d.reader FROM {schema}._dedupe d WHERE d.reader > n.reader ORDER BY d.reader LIMIT 1)"
         " FROM names n WHERE n.reader IS NOT NULL),"
-        " used AS (SELECT coalesce(ids, reader) AS name, array_agg(id) AS versions,"
+        f" used AS (SELECT {aggregations.IDS} AS name, array_agg(id) AS versions,"
         f" max(reader) FILTER (WHERE reader <> '{LIVE}') AS replay FROM {schema}._aggregations GROUP BY 1)"
         f" SELECT n.reader, n.reader = '{LIVE}' OR u.name IS NOT NULL, u.replay IS NULL, p.reached, p.unread"
         " FROM names n LEFT JOIN used u ON u.name = n.reader LEFT JOIN LATERAL"
