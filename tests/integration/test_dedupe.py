@@ -100,6 +100,12 @@ class Process(PlayedProcessor):
         ]
         return self.step(taken, NOW, dies=dies)
 
+    def forgetter(self) -> Forgetter:
+        """What deletes the pipeline's expired ids."""
+        forgetter = Forgetter.of(self.connection, self.database, CONFIG)
+        assert forgetter is not None
+        return forgetter
+
 
 @pytest.fixture
 def schema(make_schema: Callable[[PipelineConfig], tuple[psycopg.Connection[Any], Database]]) -> Any:
@@ -204,8 +210,7 @@ def test_ids_are_forgotten_once_the_watermark_has_passed(schema: Any) -> None:
     )
     process = Process(connection)
     process.take(logs, {0: 5})
-    forgetter = Forgetter.of(connection, process.database, CONFIG)
-    assert forgetter is not None
+    forgetter = process.forgetter()
 
     def left_at(hours: int) -> int:
         connection.execute(f"UPDATE {name}._readers SET watermark = %s", (BASE + hours * HOUR,))
@@ -261,8 +266,7 @@ def test_ids_of_an_idle_partition_that_comes_back_are_remembered(schema: Any) ->
     process = Process(connection)
     process.take(logs, {0: 3, 1: 3})
     connection.execute(f"UPDATE {name}._readers SET watermark = %s", (BASE + 11 * HOUR,))  # partition 1 is idle
-    forgetter = Forgetter.of(connection, process.database, CONFIG)
-    assert forgetter is not None
+    forgetter = process.forgetter()
     process.take(logs, {1: 2})
     forgetter.run(connection)
     process.take(logs, {1: 2})
@@ -275,8 +279,7 @@ def test_a_single_event_far_ahead_keeps_only_its_own_id(schema: Any) -> None:
     logs = logged([event(f"id-{n}", n) for n in range(9)] + [event("ahead", 24 * HOUR + HOUR // 2)])
     process = Process(connection)
     process.take(logs, {0: 10})
-    forgetter = Forgetter.of(connection, process.database, CONFIG)
-    assert forgetter is not None
+    forgetter = process.forgetter()
     connection.execute(f"UPDATE {name}._readers SET watermark = %s", (BASE + 2 * HOUR,))
     forgetter.run(connection)
     assert connection.execute(f"SELECT id FROM {name}._dedupe").fetchall() == [("ahead",)]
@@ -348,8 +351,7 @@ def test_a_replay_counts_the_same(replayed: Any, seed: int) -> None:
     rnd.shuffle(sent)
     logs = logged(*(sent[p::PARTITIONS] for p in range(PARTITIONS)))
     live, filling, other = Process(connection), Process(connection, READER), Process(connection, READER)
-    forgetter = Forgetter.of(connection, live.database, CONFIG)
-    assert forgetter is not None
+    forgetter = live.forgetter()
     connection.execute(f"UPDATE {name}._readers SET watermark = %s WHERE reader = 'live'", (BASE,))
     for _ in range(400):
         process = rnd.choice([live, filling, filling, other])
