@@ -89,7 +89,7 @@ e2e: setup ## The whole platform in a cluster: charts, examples, rollouts, upgra
 test-long: setup ## Faults on real servers that are too long for each run, and more examples of what is drawn (EXAMPLES=60)
 	$(PYTEST) $(PARALLEL) -m "matrix and not kubernetes" $(ARGS)
 	EXAMPLES=$(EXAMPLES) $(PYTEST) $(PARALLEL) -m integration -k "naive_model or any_finite_values or exact_or_null" \
-		--deselect tests/integration/test_fuzz.py $(ARGS)
+		--deselect tests/integration/processor/test_fuzz.py $(ARGS)
 
 .PHONY: coverage
 coverage: setup ## `make test` and the exhaustive ones, with coverage of every process; fails under 85 % (HTML=: no pages)
@@ -98,7 +98,7 @@ coverage: setup ## `make test` and the exhaustive ones, with coverage of every p
 
 .PHONY: crash-points
 crash-points: setup ## A processor dies before each of its statements, one after the other (`make coverage` draws a tenth)
-	CRASH_EVERY=1 $(PYTEST) tests/integration/test_crash_points.py $(ARGS)
+	CRASH_EVERY=1 $(PYTEST) tests/integration/processor/test_crash_points.py $(ARGS)
 
 .PHONY: test-comparison
 test-comparison: setup ## No setting of KEDA's and Flink's formulas serves the simulated loads as well for less
@@ -106,7 +106,7 @@ test-comparison: setup ## No setting of KEDA's and Flink's formulas serves the s
 
 .PHONY: fuzz
 fuzz: setup ## Drawn pipelines, events, edits, kills and replays against a naive model (MINUTES=60 SEED=the first one)
-	MINUTES=$(MINUTES) SEED=$(SEED) $(PYTEST) tests/integration/test_fuzz.py -m exhaustive -q -s $(ARGS)
+	MINUTES=$(MINUTES) SEED=$(SEED) $(PYTEST) tests/integration/processor/test_fuzz.py -m exhaustive -q -s $(ARGS)
 
 .PHONY: fuzz-resources
 fuzz-resources: setup ## Drawn edits of a resource, good and bad, on a world in memory (MINUTES=60 SEED=the first one)

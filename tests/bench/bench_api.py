@@ -27,9 +27,9 @@ from typing import Any
 
 import httpx
 import uvloop
-from bench_support import Cpu, Pipeline, await_condition, free_port, peak_rss_mib
 from rich.console import Console
 from rich.table import Table
+from shared.support import Cpu, Pipeline, await_condition, free_port, peak_rss_mib
 
 from tidemill_operator.laptop.servers import start_servers
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import polars as pl
 from bench_engines import Peer
-from bench_job import (
+from bench_tidemill import Meter, consumed
+from shared.job import (
     Comparison,
     Job,
     Results,
@@ -24,8 +25,7 @@ from bench_job import (
     read_tidemill,
     windows_in_postgres,
 )
-from bench_support import Cpu, Pipeline, await_condition, peak_rss_mib
-from bench_tidemill import Meter, consumed
+from shared.support import Cpu, Pipeline, await_condition, peak_rss_mib
 
 from tidemill_operator.laptop.servers import Servers
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 from bench_catch_up import OWN, Bench, end_process, prepared
-from bench_job import (
+from shared.job import (
     FLUSH,
     Comparison,
     Results,
@@ -23,8 +23,8 @@ from bench_job import (
     recomputed,
     right,
 )
-from bench_pace import Pace
-from bench_support import Pipeline
+from shared.pace import Pace
+from shared.support import Pipeline
 
 FAST = "tidemill-50ms"
 """Tidemill with a flushInterval of 50 ms, for latencies only."""

@@ -32,14 +32,14 @@ import psycopg
 from bench_catch_up import Bench, median
 from bench_engines import NotRun, Peer, flink_sql
 from bench_formats_runs import STAGE_FOLDER, Filled, Measured, fill_topic, run_flink, run_tidemill
-from bench_job import Job, drawn, drop_topics, make_topic
 from bench_peers import numbers
-from bench_support import NAMESPACE
-from bench_written import ROWS, TIERS, USERS, Needs, Written, drawn_events
 from rich.console import Console
 from rich.table import Table
+from shared.job import Job, drawn, drop_topics, make_topic
+from shared.support import NAMESPACE
+from shared.written import ROWS, TIERS, USERS, Needs, Written, drawn_events
 
-from schema_registry import SchemaRegistry, running_registry
+from running.schema_registry import SchemaRegistry, running_registry
 from tidemill_operator.laptop.servers import start_servers
 
 ENGINES = ("tidemill", "flink")

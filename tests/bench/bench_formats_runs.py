@@ -16,11 +16,11 @@ import polars as pl
 import psycopg
 from bench_catch_up import Bench, end_process, has_ended, prepared
 from bench_engines import SOURCES, Peer
-from bench_job import BASE, FLUSH, PRODUCER, Comparison, Job, Results, compare, end_offsets, read_plain
-from bench_support import Cpu, Pipeline, await_condition
 from bench_tidemill import Meter, consumed
-from bench_written import Needs, Written, exact_numbers
 from confluent_kafka import Producer
+from shared.job import BASE, FLUSH, PRODUCER, Comparison, Job, Results, compare, end_offsets, read_plain
+from shared.support import Cpu, Pipeline, await_condition
+from shared.written import Needs, Written, exact_numbers
 
 STAGE_FOLDER = SOURCES / "flink-sql"
 _NUMBERS: dict[str, Any] = {"n": pl.Int64, "total": pl.Float64, "low": pl.Float64, "high": pl.Float64}

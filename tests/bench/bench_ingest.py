@@ -30,11 +30,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench_support import Cpu, await_condition, free_port, peak_rss_mib
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from rich.console import Console
 from rich.table import Table
+from shared.support import Cpu, await_condition, free_port, peak_rss_mib
 
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig

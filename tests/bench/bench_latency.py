@@ -25,12 +25,12 @@ from typing import Any
 
 import polars as pl
 import psycopg
-from bench_job import compare, make_topic, pipeline_spec, recomputed, windows_in_postgres
-from bench_pace import Pace, Paced
-from bench_support import Pipeline, await_condition
 from bench_tidemill import Meter, consumed
 from rich.console import Console
 from rich.table import Table
+from shared.job import compare, make_topic, pipeline_spec, recomputed, windows_in_postgres
+from shared.pace import Pace, Paced
+from shared.support import Pipeline, await_condition
 
 from tidemill_operator.laptop.servers import Servers, start_servers
 

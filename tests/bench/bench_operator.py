@@ -31,9 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from bench_support import Cpu, await_condition, free_port, peak_rss_mib, rss_mib
 from rich.console import Console
 from rich.table import Table
+from shared.support import Cpu, await_condition, free_port, peak_rss_mib, rss_mib
 
 from kube import standin
 from kube.controlplane import ControlPlane

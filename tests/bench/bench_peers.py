@@ -23,12 +23,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench_catch_up import OWN, Bench, CaughtUp, catch_up_peer, catch_up_tidemill, median, steady_rate
-from bench_chart import bars
 from bench_engines import PEERS, NotRun
 from bench_follow import FAST, FOLLOW, Followed, follow
-from bench_job import Job, drawn, drop_topics, fill, make_topic, recomputed
 from rich.console import Console
 from rich.table import Table
+from shared.chart import bars
+from shared.job import Job, drawn, drop_topics, fill, make_topic, recomputed
 
 from tidemill_operator.laptop.servers import start_servers
 

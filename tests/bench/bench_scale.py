@@ -28,7 +28,10 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from bench_job import (
+from bench_tidemill import Meter, consumed, frozen, greatest_rss_mib
+from rich.console import Console
+from rich.table import Table
+from shared.job import (
     Job,
     Results,
     compare,
@@ -41,10 +44,7 @@ from bench_job import (
     recomputed,
     windows_in_postgres,
 )
-from bench_support import Pipeline, await_condition
-from bench_tidemill import Meter, consumed, frozen, greatest_rss_mib
-from rich.console import Console
-from rich.table import Table
+from shared.support import Pipeline, await_condition
 
 from tidemill_operator.laptop.servers import Servers, start_servers
 

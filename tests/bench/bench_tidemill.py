@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from bench_support import Cpu, Pipeline, await_condition, free_port, peak_rss_mib
+from shared.support import Cpu, Pipeline, await_condition, free_port, peak_rss_mib
 
 from tidemill_operator.laptop.servers import Servers
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from hanging import send_signal
 from pod_processes import pids
+from running.hanging import send_signal
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kubernetes, pytest.mark.slow]
 

@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from cluster_kafka import PORT, ClusterKafka
 from demo.cluster import OPERATOR_NAMESPACE
 from demo.compare import fetch_windows
+from running.cluster_kafka import PORT, ClusterKafka
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kubernetes, pytest.mark.slow, pytest.mark.matrix]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from kind_draws import Drawer, crd_faults, model_faults
+from drawn.kinds import Drawer, crd_faults, model_faults
 
 FILE = Path(__file__).parent / "kinds.txt"
 SEEDS, EACH = range(10), 1000

@@ -16,8 +16,8 @@ import psycopg
 import pytest
 
 from bench import MakeBench, benches
-from local_pipeline import LocalPipeline
-from pipeline_schema import connect_admin, create_schema
+from pipelines.local_pipeline import LocalPipeline
+from pipelines.pipeline_schema import connect_admin, create_schema
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.actuators.kafka.topics import KafkaTopics

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from pipeline_schema import connect_admin, create_schema
+from pipelines.pipeline_schema import connect_admin, create_schema
 from tidemill_contract.functions.partials import quote
 from tidemill_contract.runtime import PipelineConfig
 from waiting import eventually

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hanging import stopped
+from running.hanging import stopped
 
 
 def pids(pod: dict[str, Any]) -> list[int]:

@@ -13,8 +13,8 @@ import httpx
 import pytest
 from confluent_kafka import Consumer
 
-from hanging import frozen
 from kafka_admin import KafkaAdmin
+from running.hanging import frozen
 from tidemill_operator.actuators.connect.client import ConnectClient
 from tidemill_operator.actuators.connect.connectors import KafkaConnect
 from tidemill_operator.actuators.connect.restarts import Restarts

@@ -17,7 +17,7 @@ import httpx
 import psycopg
 import pytest
 
-from running_up import Up, up
+from running.up import Up, up
 from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.laptop.servers.postgres import postgres_server
 from tidemill_operator.processes.ports import Ports

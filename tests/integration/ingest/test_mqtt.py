@@ -19,7 +19,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from kafka_admin import KafkaAdmin
 from kube.pki import Authority
-from mosquitto import PROGRAM, Mosquitto
+from running.mosquitto import PROGRAM, Mosquitto
 from tidemill_contract.events.decoder import QUARANTINE_PREFIX
 from tidemill_contract.events.verdicts import REASON_HEADER
 from tidemill_contract.resource.spec import PipelineSpec

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from owned_schema import DOCUMENT, OwnedSchema
+from pipelines.owned_schema import DOCUMENT, OwnedSchema
 from tidemill_operator.laptop.servers import Servers
 
 

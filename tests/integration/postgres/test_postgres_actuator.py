@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from owned_schema import OwnedSchema
+from pipelines.owned_schema import OwnedSchema
 from tidemill_contract.resource.documents import load_documents
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.actuators.postgres.session import connected

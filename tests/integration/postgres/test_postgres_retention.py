@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from owned_schema import OwnedSchema
+from pipelines.owned_schema import OwnedSchema
 
 pytestmark = pytest.mark.integration
 

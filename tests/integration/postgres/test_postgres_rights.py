@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
-from owned_schema import DOCUMENT, OwnedSchema
+from pipelines.owned_schema import DOCUMENT, OwnedSchema
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.laptop.servers import PostgresAddress, Servers
 from tidemill_operator.outcome import Rank

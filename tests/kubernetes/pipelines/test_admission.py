@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from metric_draws import parameters_for
+from drawn.metrics import parameters_for
 from tidemill_contract.functions.registry import PARAMETERS, listed
 from tidemill_operator.actuators.kubernetes.api import PIPELINE, Document
 from tidemill_operator.errors import TidemillError

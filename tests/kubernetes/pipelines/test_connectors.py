@@ -13,8 +13,8 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from kube.standin import ACCOUNT, HOME
-from played_strimzi import CLUSTER, CRD, NAMESPACE, Strimzi
-from played_worker import Worker
+from played.strimzi import CLUSTER, CRD, NAMESPACE, Strimzi
+from played.worker import Worker
 from tidemill_operator.actuators.connect.client import ConnectClient
 from tidemill_operator.actuators.connect.connectors import KafkaConnect
 from tidemill_operator.actuators.connect.strimzi import StrimziConnectors

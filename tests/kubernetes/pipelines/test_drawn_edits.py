@@ -1,7 +1,7 @@
 """Drawn edits of a resource, on a real API server, by the operator's own process; a sample, more by MINUTES and SEED.
 
-The same edits as in `resource_fuzz`, which plays them on a world in memory. Here the API server has the first word, and
-what counts is what it stores: what it refuses the operator never sees, and what it cuts off was never there.
+The edits are those of `drawn.resources`, which a test in memory uses too. Here the API server refuses or prunes an edit
+first. The test compares with what the API server stores.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from resource_fuzz import Edit, as_default, base, covered, draw, place_of
+from drawn.resources import Edit, as_default, base, covered, draw, place_of
 from tidemill_contract import names
 from tidemill_contract.resource.validate import check
 from tidemill_operator.actuators.kubernetes.api import PIPELINE, Document

@@ -16,8 +16,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from hanging import frozen
 from kube import binaries
+from running.hanging import frozen
 from tidemill_contract.duration import parse_ms
 from tidemill_operator.actuators.kubernetes.api import DEPLOYMENT, POD, Document
 from tidemill_operator.errors import TidemillError

@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from metric_draws import functions_for, parameters_for
+from drawn.metrics import functions_for, parameters_for
 from oracle.cells import kind_of
 from oracle.draw_expressions import NUMERIC, TAME, Drawer
 from oracle.expressions import compiled

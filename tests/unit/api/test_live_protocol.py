@@ -9,9 +9,9 @@ import pytest
 import websockets
 from websockets.asyncio.client import connect
 
+from running.uvicorn import uvicorn_up
 from tidemill_api.live import slow_clients as live_protocol
 from tidemill_api.live.slow_clients import LiveProtocol
-from uvicorn_up import uvicorn_up
 from waiting import eventually_async
 
 PIECE = "x" * 100_000

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import websockets
 
+from running.uvicorn import uvicorn_up
 from tidemill_chassis.web.limits import HttpLimits, bounded
-from uvicorn_up import uvicorn_up
 
 LIMITS = HttpLimits(connections=3, headers=20, header_bytes=4_096, header_seconds=0.3)
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]

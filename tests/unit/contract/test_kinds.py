@@ -9,8 +9,8 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, Field, ValidationError
 
-from kind_draws import rule_of
-from metric_draws import parameters_for
+from drawn.kinds import rule_of
+from drawn.metrics import parameters_for
 from oracle.windows import DRAWN
 from tidemill_contract.functions.base import Function
 from tidemill_contract.functions.registry import FUNCTIONS

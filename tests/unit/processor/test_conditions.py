@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from drawn.metrics import functions_for, parameters_for
 from kafka_records import KafkaRecord
-from metric_draws import functions_for, parameters_for
 from oracle.cells import metric_cell
 from tidemill_contract.expressions.compiler import derived_types
 from tidemill_contract.expressions.normal import normal_form

@@ -19,10 +19,10 @@ from starlette.applications import Starlette
 
 import runbooks
 import tidemill_contract
+from drawn.kinds import crd_faults
+from drawn.metrics import functions_for
 from functions import table
 from kafka_records import records
-from kind_draws import crd_faults
-from metric_draws import functions_for
 from oracle.cells import metric_cell
 from oracle.events import Event
 from oracle.model import NO_CUT, Entry, Version

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import runbooks
-from running_prometheus import program
+from running.prometheus import program
 
 ROOT = Path(__file__).resolve().parents[3]
 FILE = ROOT / "charts/tidemill/files/alerts.yaml"

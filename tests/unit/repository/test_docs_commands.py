@@ -1,6 +1,6 @@
 """What pages tell people to type is there: subcommands, their options, files, values of charts, names in a cluster.
 
-What can run on a laptop is run by tests/integration/test_docs_session.py, the rest by tests/e2e/test_documented.py.
+tests/integration/laptop/test_docs_session.py runs the commands for a laptop, tests/e2e/test_documented.py the others.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from typing import Any
 import polars as pl
 import pytest
 
+from drawn.metrics import parameters_for
 from kafka_records import KafkaRecord
-from metric_draws import parameters_for
 from oracle.cells import columns_of, metric_cell
 from tidemill_contract.expressions.compiler import derived_types
 from tidemill_contract.functions.base import ANY, WITH_STRINGS, Function

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from played_strimzi import CLUSTER, NAMESPACE, Strimzi, memory_api
+from played.strimzi import CLUSTER, NAMESPACE, Strimzi, memory_api
 from tidemill_operator.actuators.connect.connectors import KafkaConnect
 from tidemill_operator.actuators.connect.restarts import Restarts
 from tidemill_operator.actuators.connect.strimzi import StrimziConnectors

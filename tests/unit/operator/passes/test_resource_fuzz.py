@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from resource_fuzz import SPEC, Edit, base, draw, places, problems
+from drawn.resources import SPEC, Edit, base, draw, places, problems
 
 ROUNDS = 60
 

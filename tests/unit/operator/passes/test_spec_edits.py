@@ -19,7 +19,7 @@ import pytest
 from pydantic import BaseModel
 
 import tidemill_processor
-from metric_draws import parameters_for
+from drawn.metrics import parameters_for
 from tidemill_contract.functions.registry import PARAMETERS
 from tidemill_contract.resource.kinds.base import Kinds
 from tidemill_contract.resource.spec import AnalyticsPipeline, PipelineSpec

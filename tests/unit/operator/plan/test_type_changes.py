@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
-from metric_draws import parameters_for
+from drawn.metrics import parameters_for
 from tidemill_contract.functions.registry import FUNCTIONS
 from tidemill_contract.resource.spec import AnalyticsPipeline, FieldType
 from tidemill_operator.plan.build import build_plan

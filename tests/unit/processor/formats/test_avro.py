@@ -17,7 +17,7 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 
 from kafka_records import NOW_MS, read_alike
 from kafka_records import SentRecord as Record
-from schema_registry import SchemaRegistry, running_registry
+from running.schema_registry import SchemaRegistry, running_registry
 from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.resource.kinds.formats import RegistrySpec
 from tidemill_contract.resource.spec import PipelineSpec

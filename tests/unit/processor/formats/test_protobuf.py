@@ -14,7 +14,7 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, timestamp_pb2, wrappers_pb2
 
 from kafka_records import read_alike
-from schema_registry import SchemaRegistry, running_registry
+from running.schema_registry import SchemaRegistry, running_registry
 from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.resource.kinds.formats import RegistrySpec
 from tidemill_contract.resource.spec import PipelineSpec

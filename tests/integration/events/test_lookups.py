@@ -1,0 +1,341 @@
+"""Lookups on real servers: exact counts per looked-up group, while the data change, a server hangs, a process dies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from bench import Bench, MakeBench, delete_topics
+from pipelines.pipeline_schema import connect_admin
+from running.hanging import BlackHole
+from tidemill_contract.functions.partials import field_types, layout
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_operator.observer.backlog import Standing, read_standings
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+BASE = 1_700_000_000_000 // 60_000 * 60_000
+TOPIC = "tests.lookups.customers"
+Group = tuple[str | None, ...]
+Counts = tuple[int, ...]
+GROUPS = ["segment", "category", "plan_name"]
+LOOKUPS: list[dict[str, Any]] = [
+    {
+        "name": "customers",
+        "on": "customer",
+        "from": {"topic": TOPIC},
+        "fields": [{"name": "segment", "type": "string"}, {"name": "plan", "type": "string", "path": "contract.plan"}],
+    },
+    {
+        "name": "products",
+        "on": "sku",
+        "from": {"table": "lookups_shop.products", "key": "sku", "secretRef": {"name": "shop"}, "refresh": "1s"},
+        "fields": [{"name": "category", "type": "string"}, {"name": "listed", "type": "timestamp"}],
+    },
+    {
+        "name": "plans",
+        "on": "plan",
+        "from": {"configMap": "plans", "file": "plans.csv", "key": "code"},
+        "fields": [{"name": "plan_name", "type": "string"}, {"name": "price", "type": "decimal", "scale": 2}],
+    },
+]
+
+
+def config(name: str, lookups: list[dict[str, Any]], groups: list[str]) -> PipelineConfig:
+    """A pipeline that counts by fields of its lookups."""
+    metrics = [{"name": "n", "function": "count"}]
+    known = {field["name"] for lookup in lookups for field in lookup["fields"]}
+    if "price" in known:
+        metrics += [
+            {"name": "paid", "function": "sum", "field": "price"},
+            {"name": "old", "function": "count", "where": "listed < '2025-01-01T00:00:00Z'"},
+        ]
+    spec = PipelineSpec.model_validate(
+        {
+            "source": {
+                "topic": {"partitions": 2},
+                "fields": [
+                    {"name": "ts", "type": "timestamp"},
+                    {"name": "customer", "type": "string"},
+                    {"name": "sku", "type": "integer"},
+                ],
+                "eventTime": {"field": "ts", "idleTimeout": "10m"},
+            },
+            "lookups": lookups,
+            "aggregations": [
+                {"name": "by", "groupBy": groups, "window": {"type": "tumbling", "size": "1m"}, "metrics": metrics}
+            ],
+            "processor": {"flushInterval": "100ms"},
+        }
+    )
+    refs = (AggregationRef(name="by"),)
+    return PipelineConfig(namespace="tests", name=name, generation=1, spec=spec, aggregations=refs)
+
+
+@dataclass
+class World:
+    """The reference data, in the servers and as the test knows it."""
+
+    bench: Bench
+    folder: Path
+    connection: psycopg.Connection[Any]
+    customers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    products: dict[int, tuple[str | None, str]] = field(default_factory=dict)
+    plans: dict[str, tuple[str, str]] = field(default_factory=dict)
+    expected: dict[Group, Counts] = field(default_factory=dict)
+    sent: int = 0
+
+    def tell(self, changes: Mapping[str, dict[str, Any] | None]) -> None:
+        """Write customers to the topic; None deletes one."""
+        producer = Producer({"bootstrap.servers": self.bench.servers.kafka, "partitioner": "murmur2_random"})
+        for key, row in changes.items():
+            producer.produce(TOPIC, None if row is None else json.dumps(row).encode(), key=key)
+            self.customers.pop(key, None)
+            if row is not None:
+                self.customers[key] = row
+        assert producer.flush(30) == 0
+
+    def put(self, sku: int, category: str | None, listed: str) -> None:
+        """Set a product."""
+        self.connection.execute(
+            "INSERT INTO lookups_shop.products VALUES (%s, %s, %s) ON CONFLICT (sku) DO UPDATE"
+            " SET category = excluded.category, listed = excluded.listed",
+            (sku, category, listed),
+        )
+        self.products[sku] = category, listed
+
+    def write(self, plans: Mapping[str, tuple[str, str]]) -> None:
+        """Write the file of plans, as a mounted ConfigMap changes: at once."""
+        self.plans = dict(plans)
+        lines = ["code,plan_name,price", *(f"{code},{name},{price}" for code, (name, price) in plans.items())]
+        (self.folder / "new").write_text("\n".join(lines) + "\n")
+        (self.folder / "new").rename(self.folder / "plans.csv")
+
+    def send(self, number: int) -> None:
+        """Send events, which are counted with the present data."""
+        events = [(f"c{i % 7}", None if i % 11 == 0 else i % 5) for i in range(number)]
+        self.bench.produce(
+            [json.dumps({"ts": BASE + i, "customer": c, "sku": s}).encode() for i, (c, s) in enumerate(events)]
+        )
+        self.sent += number
+        for customer, sku in events:
+            row = self.customers.get(customer, {})
+            category, listed = (None, "9999") if sku is None else self.products.get(sku, (None, "9999"))
+            name, price = self.plans.get((row.get("contract") or {}).get("plan", ""), (None, "0"))
+            group: Group = row.get("segment"), category, name
+            n, paid, old = self.expected.get(group, (0, 0, 0))
+            self.expected[group] = n + 1, paid + int(Decimal(price) * 100), old + (listed < "2025")
+
+    def await_exact(self) -> None:
+        """Wait until all events are counted, and compare."""
+        self.bench.await_consumed(self.sent)
+        assert self.counted() == self.expected
+
+    def counted(self) -> dict[Group, Counts]:
+        """The counts in Postgres."""
+        plan = layout(self.bench.config.spec.aggregations[0], field_types(self.bench.config.spec, {}))
+        columns = [f'coalesce("{partial.column}", 0)' for partial in plan.partials]
+        rows = self.bench.query(f"SELECT {', '.join([*GROUPS, *columns])} FROM {{s}}.by_v1")
+        return {tuple(row[:3]): tuple(map(int, row[3:])) for row in rows}
+
+
+@contextmanager
+def products(servers: Any) -> Iterator[psycopg.Connection[Any]]:
+    """A table of products in the session's Postgres."""
+    with connect_admin(servers) as connection:
+        connection.autocommit = True
+        connection.execute("DROP SCHEMA IF EXISTS lookups_shop CASCADE")
+        connection.execute("CREATE SCHEMA lookups_shop")
+        connection.execute(
+            "CREATE TABLE lookups_shop.products (sku bigint PRIMARY KEY, category text, listed timestamptz NOT NULL)"
+        )
+        yield connection
+        connection.execute("DROP SCHEMA lookups_shop CASCADE")
+
+
+def holds(bench: Bench, **rows: int) -> bool:
+    """Whether lookups have these numbers of rows."""
+    metrics = bench.metrics()
+    return all(f'tidemill_lookup_rows{{lookup="{name}"}} {number}.0' in metrics for name, number in rows.items())
+
+
+def test_groups_are_exact_while_the_data_change_and_a_processor_dies(make_bench: MakeBench, tmp_path: Path) -> None:
+    """Events are counted with the rows of their time; nothing is counted before all rows were read once."""
+    dirs = {name: tmp_path / name for name in ("products", "plans")}
+    for path in dirs.values():
+        path.mkdir()
+    told = json.dumps({name: str(path) for name, path in dirs.items()})
+    bench = make_bench(config("lookups", LOOKUPS, GROUPS), TIDEMILL_LOOKUP_DIRS=told)
+    kafka = AdminClient({"bootstrap.servers": bench.servers.kafka})
+    delete_topics(kafka, [TOPIC])
+    (made,) = kafka.create_topics([NewTopic(TOPIC, 3, 1, config={"cleanup.policy": "compact"})]).values()
+    made.result(30)
+    with products(bench.servers) as connection:
+        world = World(bench, dirs["plans"], connection)
+        world.tell({f"c{i}": {"segment": "ab"[i % 2], "contract": {"plan": f"p{i % 3}"}} for i in range(5)})
+        for sku in range(4):
+            world.put(sku, f"k{sku % 2}" if sku else None, f"202{sku + 3}-06-01T00:00:00Z")
+        plans = {"p0": ("free", "0"), "p1": ("pro", "9.99")}
+        world.plans = plans
+        world.send(1_000)
+        bench.start()
+        health = bench.eventually(
+            lambda: found if len((found := bench.health()).get("dependencies", {})) > 5 else None, what="health"
+        )
+        assert health["status"] == "unhealthy"
+        products_row = health["dependencies"]["lookup products"]
+        assert products_row["required"]
+        assert "the Secret shop" in products_row["detail"]
+        assert "no event is counted before it has been read" in health["dependencies"]["lookup plans"]["detail"]
+        at = bench.servers.postgres
+        (dirs["products"] / "uri").write_text(f"postgresql://{at.user}:{at.password}@{at.host}:{at.port}/{at.database}")
+        bench.eventually(
+            lambda: bench.health()["dependencies"]["lookup products"]["status"] == "up", what="products are read"
+        )
+        assert bench.consumed() == 0
+        world.write(plans)
+        world.await_exact()
+        bench.eventually(lambda: bench.health()["status"] == "healthy", what="health is well")
+
+        world.tell({"c0": {"segment": "z", "contract": None}, "c1": None, "c6": {"segment": "b"}, "c5": {"segment": 5}})
+        world.customers.pop("c5")
+        world.put(1, "new", "2020-01-01T00:00:00Z")
+        world.put(4, "more", "2020-01-01T00:00:00Z")
+        world.write({"p2": ("max", "19.95"), "p0": ("basic", "1.50"), "p9": ("none", "0")})
+        bench.eventually(
+            lambda: (
+                holds(bench, products=5, plans=3)
+                and bench.health()["dependencies"]["lookup customers"]["status"] == "down"
+            ),
+            what="the changes arrive",
+        )
+        assert "segment: expected string, got number 5" in bench.health()["dependencies"]["lookup customers"]["detail"]
+        world.tell({"c5": {"segment": "a"}})
+        bench.eventually(lambda: bench.health()["status"] == "healthy", what="the record is replaced")
+        world.send(1_000)
+        world.await_exact()
+
+        world.send(40_000)
+        process = bench.processes[-1]
+        bench.eventually(lambda: bench.consumed() > 2_000, what="some are counted", pause_seconds=0.01)
+        process.kill()
+        process.wait()
+        bench.start()
+        world.await_exact()
+        assert bench.query("SELECT count(*) FROM {s}._dead_letters") == [(0,)]
+
+
+def test_a_lookup_that_was_never_read_is_named_for_the_operator(make_bench: MakeBench, tmp_path: Path) -> None:
+    """The messages are those of Postgres and Kafka, about the user's table and topic. Nothing is counted meanwhile."""
+    sources: dict[str, dict[str, Any]] = {
+        "by_table": {"table": "lookups_shop.absent", "key": "sku", "secretRef": {"name": "shop"}},
+        "by_query": {
+            "query": "SELECT sku, nothing AS category FROM lookups_shop.products",
+            "key": "sku",
+            "secretRef": {"name": "shop"},
+        },
+        "by_topic": {"topic": "default.absent"},
+        "by_file": {"configMap": "plans", "file": "plans.csv", "key": "sku"},
+    }
+    lookups = [
+        {"name": name, "on": "sku", "from": source, "fields": [{"name": name, "type": "string", "path": "category"}]}
+        for name, source in sources.items()
+    ]
+    folders = json.dumps({name: str(tmp_path) for name in ("by_table", "by_query", "by_file")})
+    bench = make_bench(config("unread", lookups, ["by_table", "by_topic"]), TIDEMILL_LOOKUP_DIRS=folders)
+    at = bench.servers.postgres
+    login = {"host": "127.0.0.1", "port": at.port, "database": at.database, "user": at.user, "password": at.password}
+    for name, value in login.items():
+        (tmp_path / name).write_text(f"{value}\n")
+
+    def told() -> dict[str, str]:
+        found = read_standings(at, [bench.config.schema_name])[bench.config.schema_name]
+        return dict(found.unread) if isinstance(found, Standing) else {}
+
+    with products(bench.servers) as connection:
+        bench.produce([json.dumps({"ts": BASE, "sku": 1}).encode()] * 10)
+        bench.start()
+        bench.eventually(lambda: len(told()) == len(sources), what=lambda: f"all are told: {told()}")
+        found = told()
+        where = f"Postgres 127.0.0.1:{at.port}/{at.database}"
+        assert found["by_table"].startswith(
+            f'{where}, table lookups_shop.absent: relation "lookups_shop.absent" does not exist; create it, or correct'
+            " from.table"
+        )
+        assert found["by_query"].startswith(
+            f"{where}, query SELECT sku, nothing AS category FROM lookups_shop.products: column"
+        )
+        assert "row_to_json" not in f"{found}"
+        assert "there is no topic default.absent; create it, or correct from.topic" in found["by_topic"]
+        assert "file plans.csv of the ConfigMap plans" in found["by_file"]
+        assert bench.consumed() == 0
+        connection.execute("CREATE TABLE lookups_shop.absent (sku bigint, category text)")
+        connection.execute("ALTER TABLE lookups_shop.products ADD nothing text")
+        (tmp_path / "plans.csv").write_text("sku,category\n1,a\n")
+        kafka = AdminClient({"bootstrap.servers": bench.servers.kafka})
+        kafka.create_topics([NewTopic("default.absent", 2, 1)])["default.absent"].result(20)
+        bench.await_consumed(10)
+        bench.eventually(lambda: told() == {}, what=lambda: f"nothing is told: {told()}")
+
+        # The topic is created again, with fewer partitions than it had.
+        delete_topics(kafka, ["default.absent"])
+        kafka.create_topics([NewTopic("default.absent", 1, 1)])["default.absent"].result(20)
+        producer = Producer({"bootstrap.servers": bench.servers.kafka})
+        producer.produce("default.absent", b'{"category": "anew"}', key="1")
+        assert producer.flush(30) == 0
+
+        def joined() -> list[Any]:
+            bench.produce([json.dumps({"ts": BASE, "sku": 1}).encode()])
+            return bench.query("SELECT 1 FROM {s}.by_v1 WHERE by_topic = 'anew'")
+
+        bench.eventually(joined, what="the new topic's rows are joined")
+
+
+def test_the_last_rows_are_used_while_postgres_hangs(make_bench: MakeBench, tmp_path: Path) -> None:
+    """Health names the stale lookup and its server, and the rows are read again when it answers."""
+    (only,) = (lookup for lookup in LOOKUPS if lookup["name"] == "products")
+    of = config("stale", [only], ["category"])
+    bench = make_bench(of, TIDEMILL_LOOKUP_DIRS=json.dumps({"products": str(tmp_path)}))
+    at = bench.servers.postgres
+
+    def counts() -> dict[str | None, int]:
+        return dict(bench.query("SELECT category, sum(_count)::int FROM {s}.by_v1 GROUP BY 1"))
+
+    with products(bench.servers) as connection, BlackHole(at.port) as hole:
+        login = {"host": "127.0.0.1", "port": hole.port, "database": at.database, "user": at.user}
+        for name, value in {**login, "password": at.password}.items():
+            (tmp_path / name).write_text(f"{value}\n")
+        connection.execute("INSERT INTO lookups_shop.products VALUES (1, 'a', now())")
+        events = [json.dumps({"ts": BASE, "sku": 1}).encode()] * 100
+        bench.produce(events)
+        bench.start()
+        bench.await_consumed(100)
+        with hole.open():
+            connection.execute("UPDATE lookups_shop.products SET category = 'b'")
+
+            def stale() -> str:
+                text = str(bench.health()["dependencies"]["lookup products"].get("detail", ""))
+                return text if "outdated: events get rows that are" in text else ""
+
+            detail = bench.eventually(stale, what="it is stale")
+            assert f"127.0.0.1:{hole.port}/{at.database}, table lookups_shop.products" in detail
+            assert at.password not in detail
+            assert bench.health()["status"] == "degraded"
+            bench.produce(events)
+            bench.await_consumed(200)
+            assert counts() == {"a": 200}
+        bench.eventually(lambda: bench.health()["status"] == "healthy", what="it is read again")
+        bench.produce(events)
+        bench.await_consumed(300)
+        assert counts() == {"a": 200, "b": 100}

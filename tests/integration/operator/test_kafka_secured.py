@@ -1,0 +1,168 @@
+"""The operator's two Kafka clients take the same settings, of TLS and of logins, on a real broker."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+
+from bench import free_ports
+from kafka_admin import KafkaAdmin
+from running.secured_kafka import LOGIN, Secured
+from tidemill_contract.resource.kinds.formats import SecretRef
+from tidemill_contract.resource.kinds.kafka import KafkaSpec
+from tidemill_operator.actuators.kafka.clusters import ANSWER_SECONDS, Clusters, keys_in_files
+from tidemill_operator.actuators.kafka.groups import Group, describe_group
+from tidemill_operator.actuators.kafka.moves import moves
+from tidemill_operator.actuators.kafka.session import KafkaSession
+from tidemill_operator.actuators.kafka.topics import KafkaTopics
+from tidemill_operator.cli.main import main
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.laptop.servers import Servers
+from tidemill_operator.plan.model import Topic
+from waiting import eventually
+
+pytestmark = pytest.mark.integration
+
+ASKING = """
+import json, sys
+from tidemill_contract.resource.kinds.formats import SecretRef
+from tidemill_contract.resource.kinds.kafka import KafkaSpec
+from tidemill_operator.actuators.kafka.clusters import ANSWER_SECONDS, Clusters, keys_in_files
+from tidemill_operator.actuators.kafka.groups import describe_group
+from tidemill_operator.errors import TidemillError
+
+try:
+    describe_group(json.loads(sys.argv[1]), "nobody", 3.0)
+except TidemillError as error:
+    print(error)
+"""
+
+
+@pytest.fixture(scope="module")
+def secured(own_servers: Callable[..., Servers], tmp_path_factory: pytest.TempPathFactory) -> Secured:
+    return Secured(own_servers, tmp_path_factory.mktemp("secured"))
+
+
+@pytest.mark.parametrize("shown", ["plain", "scram", "certificate-files", "certificate-texts"])
+def test_both_clients_are_let_in(secured: Secured, shown: str) -> None:
+    settings = secured.settings[shown]
+    topic = Topic(f"secured.{shown}.events", 2, 1, {})
+    topics = KafkaTopics(settings["bootstrap.servers"], config=settings)
+    assert [made.name for made in topics.ensure([topic])] == [topic.name]
+    assert topics.observe([topic.name])[topic.name].partitions == 2
+
+    def described() -> Group | None:
+        with contextlib.suppress(TidemillError):  # of a coordinator that is just being made
+            return describe_group(settings, "nobody", 10.0)
+        return None
+
+    eventually(lambda: described() == Group(0, moving=False), what="a group without members is told")
+    with moves(settings, 10.0) as moving:
+        assert moving.of(topic.name, [0, 1]) == {}
+
+
+@pytest.mark.parametrize(
+    ("shown", "why"),
+    [
+        ("wrong-password", r"refuses the client \(.*Invalid username or password"),
+        ("unknown-authority", r"refuses the client \(.*certificate verify failed"),
+        # The broker hangs up after the handshake, and librdkafka does not tell why.
+        ("no-certificate", "does not answer"),
+    ],
+)
+def test_the_operator_tells_why_it_is_not(secured: Secured, shown: str, why: str) -> None:
+    settings = secured.settings[shown]
+    with pytest.raises(TidemillError, match=f"describing the cluster: Kafka at localhost:[0-9]+ {why}") as told:
+        KafkaTopics(settings["bootstrap.servers"], config=settings, timeout_seconds=3.0).brokers()
+    assert told.value.reason is Reason.UNREACHABLE
+    assert ("client settings for TLS and SASL" in str(told.value)) == ("refuses the client" in str(told.value))
+    # In a process of its own: kafka-python leaves sockets that were refused to the garbage collector.
+    asked = subprocess.run(
+        [sys.executable, "-c", ASKING, json.dumps(settings)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert asked.stdout.startswith("describing consumer group nobody: Kafka"), asked.stdout
+
+
+@pytest.mark.parametrize(("shown", "refusal"), [("scram", ""), ("wrong-password", "Invalid username or password")])
+def test_init_reads_a_topic_with_the_same_settings(
+    secured: Secured,
+    shown: str,
+    refusal: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Settings come from the file that TIDEMILL_KAFKA_CONFIG names, as for all other commands and processes."""
+    allowed, settings = secured.settings["plain"], dict(secured.settings[shown])
+    KafkaTopics(allowed["bootstrap.servers"], config=allowed).ensure([Topic("secured.clicks", 1, 1, {})])
+    producer = Producer(allowed)
+    producer.produce("secured.clicks", b'{"at": "2026-01-01T00:00:00Z", "plan": "free"}')
+    assert producer.flush(30) == 0
+    monkeypatch.setenv("TIDEMILL_KAFKA_BROKERS", settings.pop("bootstrap.servers"))
+    (tmp_path / "client.json").write_text(json.dumps(settings))
+    monkeypatch.setenv("TIDEMILL_KAFKA_CONFIG", str(tmp_path / "client.json"))
+    code = main(["init", "--from", "secured.clicks", "--data-dir", str(tmp_path)])
+    told = capsys.readouterr()
+    assert code == (1 if refusal else 0), told.err
+    assert ("name: plan" in told.out) is not bool(refusal)
+    assert refusal in told.err
+    assert ("TIDEMILL_KAFKA_CONFIG" in told.err) is bool(refusal)
+
+
+def test_another_cluster_is_read_with_the_keys_of_a_secret(secured: Secured, tmp_path: Path) -> None:
+    """The platform's own Kafka is recognised behind any address, and a topic that is missing is not created."""
+    settings, folder = secured.settings["scram"], tmp_path / "shop" / "crm"
+    kafka = KafkaSpec(bootstrap_servers=settings["bootstrap.servers"], secret_ref=SecretRef(name="crm"))
+    keys = {"sasl.mechanism": "SCRAM-SHA-512", **LOGIN, "ca.crt": secured.authority.certificate.read_text()}
+    admin = AdminClient({"bootstrap.servers": secured.servers.kafka, "log_level": 0})
+    KafkaAdmin(secured.servers.kafka).create("crm.orders", 3)
+    before = set(admin.list_topics(timeout=30).topics)
+
+    def told(clusters: Clusters) -> str:
+        with pytest.raises(TidemillError) as refused:
+            clusters.topic("shop", kafka, "crm.orders")
+        return str(refused.value)
+
+    clusters = Clusters(keys_in_files(tmp_path))
+    assert told(clusters).startswith("spec.source.kafka.secretRef: Secret shop/crm: there is no folder")
+    folder.mkdir(parents=True)
+    (folder / "sasl.username").write_text("me")
+    assert "Secret shop/crm: sasl.mechanism is missing; add the key to the Secret" in told(clusters)
+    for key, text in keys.items():
+        (folder / key).write_text(text)
+    found = clusters.topic("shop", kafka, "crm.orders")
+    assert found is not None
+    assert found.partitions == 3
+    assert clusters.topic("shop", kafka, "crm.missing") is None
+    assert clusters.open("shop", kafka) is clusters.open("shop", kafka)
+    (folder / "sasl.password").write_text("wrong")
+    refusal = told(clusters)
+    assert settings["bootstrap.servers"] in refusal
+    assert refusal.endswith("check the login in the Secret shop/crm")
+    (folder / "sasl.password").write_text(LOGIN["sasl.password"])
+    own = Clusters(keys_in_files(tmp_path), KafkaSession(secured.servers.kafka, {}, 10.0))
+    assert told(own).endswith("is the platform's own Kafka; take out spec.source.kafka")
+    assert set(admin.list_topics(timeout=30).topics) == before
+
+
+def test_a_cluster_that_does_not_answer_is_not_asked_again_at_once(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    kafka, clusters = KafkaSpec(bootstrap_servers=f"127.0.0.1:{port}"), Clusters(keys_in_files(tmp_path))
+    took = []
+    for _ in range(2):
+        began = time.monotonic()
+        with pytest.raises(TidemillError, match=f"Kafka at 127.0.0.1:{port} does not answer") as refused:
+            clusters.topic("shop", kafka, "crm.orders")
+        assert refused.value.reason is Reason.UNREACHABLE
+        took.append(time.monotonic() - began)
+    assert took[0] < 2 * ANSWER_SECONDS
+    assert took[1] < 1.0

@@ -1,0 +1,400 @@
+"""The Python stage without servers: the user's file and function, and the records that a record becomes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from tidemill_contract.events.fields import MAX_EVENT_BYTES
+from tidemill_contract.events.verdicts import QUARANTINE_PREFIX, InvalidEvent
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig, WorkloadSettings
+from tidemill_contract.staged import ORIGIN_HEADER, Origin, read_origin
+from tidemill_operator.processes.child import start_time
+from tidemill_processor.source.staged import StagedMessage
+from tidemill_processor.stage.__main__ import Stage
+from tidemill_processor.stage.application import StageApplication
+from tidemill_processor.stage.attempts import Attempts, Place
+from tidemill_processor.stage.calls import Call, CallClock, CallMemory
+from tidemill_processor.stage.child import Child
+from tidemill_processor.stage.function import LoadError, UserFunction
+from tidemill_processor.stage.rewriting import Rewriter
+from tidemill_processor.stage.watch import Watch
+from waiting import eventually
+
+CONFIG = PipelineConfig(
+    namespace="shop",
+    name="orders",
+    generation=1,
+    spec=PipelineSpec.model_validate(
+        {
+            "source": {"fields": [{"name": "shop", "type": "string"}]},
+            "transform": {
+                "python": {"configMap": "enrich", "file": "enrich.py", "function": "enrich", "timeout": "1s"}
+            },
+            "aggregations": [
+                {
+                    "name": "all",
+                    "window": {"type": "tumbling", "size": "1h"},
+                    "metrics": [{"name": "n", "function": "count"}],
+                }
+            ],
+        }
+    ),
+    aggregations=(AggregationRef(name="all"),),
+)
+ORIGIN = Origin("tW/f+1/x", 7, 1_700_000_000_000)  # base64 has slashes
+
+
+def loaded(folder: Path, text: str, name: str = "enrich") -> UserFunction:
+    (folder / "enrich.py").write_text(text)
+    function = UserFunction(folder / "enrich.py", name)
+    function.load()
+    return function
+
+
+def returning(folder: Path, expression: str) -> UserFunction:
+    return loaded(folder, f"def enrich(event):\n    return {expression}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("def enrich(event):\nreturn event", "enrich.py is no Python: IndentationError: expected an indented block"),
+        ("\nx = (", "enrich.py is no Python: SyntaxError: '(' was never closed (enrich.py, line 2)"),
+        ("import shops_of_nobody", "enrich.py cannot be imported: ModuleNotFoundError: No module named 'shops_of_"),
+        ("\nraise SystemExit(3)", "enrich.py cannot be imported: SystemExit: 3 (enrich.py, line 2)"),
+        ("raise KeyboardInterrupt", "enrich.py cannot be imported: KeyboardInterrupt (enrich.py, line 1)"),
+        ("def other(event): ...", "enrich.py has no function enrich; add it, or correct function"),
+        ("enrich = 3", "enrich.py has no function enrich"),
+        ("async def enrich(event): ...", "enrich of enrich.py is async or a generator; return an event, a list of"),
+        ("def enrich(event):\n    yield event", "enrich of enrich.py is async or a generator"),
+        ("def enrich(event, shop): ...", "enrich of enrich.py cannot be called with one event: missing a required arg"),
+        ("x = '\0'", "enrich.py is no Python"),
+    ],
+)
+def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(LoadError) as error:
+        loaded(tmp_path, text)
+    assert str(error.value).startswith(told)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match=r"there is no file enrich\.py in .*; add it, or correct spec\.transform\.py"):
+        UserFunction(tmp_path / "enrich.py", "enrich").load()
+
+
+def test_a_file_imports_its_neighbours_and_cannot_hide_a_module_of_python(tmp_path: Path) -> None:
+    (tmp_path / "shop_names.py").write_text("NAMES = {1: 'north'}")
+    (tmp_path / "json.py").write_text("raise ValueError('not this one')")
+    function = loaded(
+        tmp_path, "import json, shop_names\ndef enrich(e):\n    return {**e, 'shop': shop_names.NAMES[e['shop']]}"
+    )
+    assert function.results(b'{"shop":1,"n":1.5}') == [b'{"shop":"north","n":1.5}']
+
+
+@pytest.mark.parametrize(
+    ("expression", "results"),
+    [
+        ("event", [b'{"k":"\xc3\xa9","n":[1,null]}']),
+        ("None", []),
+        ("[]", []),
+        ("[{'a': 1}, {}]", [b'{"a":1}', b"{}"]),
+        ("{'t': (1, 2), 3: True}", [b'{"t":[1,2],"3":true}']),
+    ],
+)
+def test_each_event_that_a_function_returns_becomes_a_record(
+    tmp_path: Path, expression: str, results: list[bytes]
+) -> None:
+    assert returning(tmp_path, expression).results('{"k": "é", "n": [1, null]}'.encode()) == results
+
+
+@pytest.mark.parametrize(
+    ("expression", "told"),
+    [
+        ("event['shop']", "KeyError: 'shop' (enrich.py, line 2)"),
+        ("exit()", "SystemExit: None (enrich.py, line 2)"),
+        ("(_ for _ in ()).throw(KeyboardInterrupt)", "KeyboardInterrupt (enrich.py, line 2)"),
+        ("(_ for _ in ()).throw(__import__('asyncio').CancelledError())", "asyncio.exceptions.CancelledError"),
+        ("1", "enrich of enrich.py returned int; return an event (dict), a list of events, or None"),
+        ("(event, event)", "enrich of enrich.py returned tuple"),
+        ("[event, 'x']", "enrich of enrich.py returned a list with str; a list may contain only events"),
+        ("[event, None]", "enrich of enrich.py returned a list with NoneType; a list may contain only events (dict);"),
+        ("{'a': {1}}", "enrich of enrich.py returned an event that is not valid JSON: TypeError: Object of type set"),
+        (
+            "{'a': float('nan')}",
+            "enrich of enrich.py returned an event that is not valid JSON: ValueError: Out of range",
+        ),
+        ("{'a': '\\ud800'}", "enrich of enrich.py returned an event that is not valid JSON: UnicodeEncodeError"),
+        (f"{{'a': 'x' * {MAX_EVENT_BYTES}}}", "enrich of enrich.py returned an event of 1,048,584 bytes; at most"),
+    ],
+)
+def test_a_failure_is_a_verdict_with_the_last_line_of_the_trace(tmp_path: Path, expression: str, told: str) -> None:
+    function = returning(tmp_path, expression)
+    with pytest.raises(InvalidEvent) as verdict:
+        function.results(b"{}")
+    assert (str(verdict.value.reason), verdict.value.field) == ("transform_failed", None)
+    assert verdict.value.detail.startswith(told)
+
+
+def test_the_line_of_the_users_file_is_named_not_that_of_a_library(tmp_path: Path) -> None:
+    function = loaded(tmp_path, "import json\n\ndef enrich(event):\n    return json.loads(event['body'])\n")
+    with pytest.raises(InvalidEvent) as verdict:
+        function.results(b'{"body": "{"}')
+    assert verdict.value.detail.startswith("json.decoder.JSONDecodeError: Expecting property name")
+    assert verdict.value.detail.endswith("(enrich.py, line 4)")
+
+
+NOT_EVENTS = {
+    b"": "not_json",
+    b"[]": "not_an_object",
+    b"3": "not_an_object",
+    b"{": "not_json",
+    b"\xff{}": "not_json",
+    b'{"a": NaN}': "not_json",
+    b"[" * 100_000: "not_json",
+    b"\xef\xbb\xbf{}": "not_json",
+    # Processors skip members that no field reads, so they would count these two.
+    b'{"a": 1, "x": "\xff"}': "not_json",
+    b'{"a": 1, "x": %b}' % (b"9" * 5_000): "transform_failed",
+}
+
+
+@pytest.mark.parametrize(("raw", "reason"), NOT_EVENTS.items(), ids=range(len(NOT_EVENTS)))
+def test_a_record_that_python_cannot_read_is_refused_and_never_passed_on(
+    tmp_path: Path, raw: bytes, reason: str
+) -> None:
+    (written,) = Rewriter(returning(tmp_path, "1 / 0")).rewrite(raw, b"key", None, ORIGIN).records
+    assert written.value == QUARANTINE_PREFIX + raw
+    assert dict(written.headers)["reason"] == reason.encode()
+
+
+@pytest.mark.parametrize("returned", ["Odd(a=1)", "[Odd(a=1)]", "Many([event])"])
+def test_objects_whose_own_code_fails_are_dead_letters(tmp_path: Path, returned: str) -> None:
+    code = (
+        "class Odd(dict):\n    def items(self):\n        raise KeyError('items')\n"
+        "class Many(list):\n    def __iter__(self):\n        raise KeyError('iter')\n"
+        f"def enrich(event):\n    return {returned}\n"
+    )
+    with pytest.raises(InvalidEvent, match=r"transform_failed.*KeyError"):
+        loaded(tmp_path, code).results(b'{"a": 1}')
+
+
+def test_records_keep_key_and_headers(tmp_path: Path) -> None:
+    rewriter = Rewriter(returning(tmp_path, "[event, event]"))
+    found = rewriter.rewrite(b'{"a":1}', b"key", [("h", b"1"), ("n", None)], ORIGIN)
+    assert found.outcome == "staged"
+    kept = [("h", b"1"), ("n", None), (ORIGIN_HEADER, ORIGIN.encode())]
+    assert [(one.value, one.key, one.headers) for one in found.records] == [(b'{"a":1}', b"key", kept)] * 2
+    assert read_origin(kept) == ORIGIN
+
+
+def test_what_fails_is_marked_and_what_ingest_refused_is_passed_on(tmp_path: Path) -> None:
+    rewriter = Rewriter(returning(tmp_path, "1 / 0"))
+    (failed,) = rewriter.rewrite(b'{"a":1}', None, None, ORIGIN).records
+    assert failed.value == QUARANTINE_PREFIX + b'{"a":1}'
+    assert dict(failed.headers)["reason"] == b"transform_failed"
+    assert dict(failed.headers)["detail"] == b"ZeroDivisionError: division by zero (enrich.py, line 2)"
+    for value in (None, QUARANTINE_PREFIX + b"{}"):
+        (passed,) = rewriter.rewrite(value, None, None, ORIGIN).records
+        assert (passed.value, [name for name, _ in passed.headers]) == (value, [ORIGIN_HEADER])
+
+
+@pytest.mark.parametrize(("value", "headers"), [(b"x" * (3 * MAX_EVENT_BYTES), []), (b"{}", [("h", b"x" * 2_300_000)])])
+def test_a_record_that_kafka_would_refuse_is_cut(
+    tmp_path: Path, value: bytes, headers: list[tuple[str, bytes | None]]
+) -> None:
+    (cut,) = Rewriter(returning(tmp_path, "event")).rewrite(value, None, headers, ORIGIN).records
+    assert cut.value is not None
+    assert cut.value.startswith(QUARANTINE_PREFIX)
+    assert len(cut.value) < 100_000
+    assert dict(cut.headers)["reason"] in (b"too_large", b"transform_failed")
+
+
+def test_a_processor_sees_the_time_and_the_headers_of_the_source(tmp_path: Path) -> None:
+    def message(headers: Any) -> StagedMessage:
+        parts = {"key": b"k", "value": b"{}", "partition": 2, "offset": 9, "timestamp": (1, 5), "headers": headers}
+        return StagedMessage(SimpleNamespace(**{name: lambda part=part: part for name, part in parts.items()}))
+
+    seen = message([("h", b"1"), (ORIGIN_HEADER, ORIGIN.encode())])
+    assert (seen.headers(), seen.timestamp(), seen.offset()) == ([("h", b"1")], (1, ORIGIN.time_ms), 9)
+    for headers in (None, [("h", b"1")], [(ORIGIN_HEADER, b"x")]):
+        assert message(headers).timestamp() == (1, 5)
+
+
+def test_the_example_enriches_each_item_of_an_order() -> None:
+    folder = Path(__file__).parents[4] / "crds" / "examples" / "events"
+    function = UserFunction(folder / "enrich.py", "enrich")
+    function.load()
+    order = {"order_id": "o1", "at": "2026-03-01T12:00:00Z", "country": "SE"}
+    items = [{"sku": "a", "quantity": 2, "price": 1.5}, {"sku": "b", "quantity": 1, "price": 4}]
+    found = [json.loads(raw) for raw in function.results(json.dumps({**order, "items": items}).encode())]
+    assert [(one["region"], one["sku"], one["turnover"]) for one in found] == [("north", "a", 3.0), ("north", "b", 4)]
+    assert function.results(b'{"test": true}') == []
+
+
+def test_a_record_that_is_given_up_is_a_dead_letter(tmp_path: Path) -> None:
+    rewriter = Rewriter(returning(tmp_path, "1 / 0"))
+    (record,) = rewriter.refuse(b'{"a":1}', b"k", [("h", b"1")], ORIGIN, why="enrich of enrich.py ran for 30 s").records
+    assert (record.value, record.key) == (QUARANTINE_PREFIX + b'{"a":1}', b"k")
+    told = dict(record.headers)
+    assert (told["reason"], told["detail"]) == (b"transform_failed", b"enrich of enrich.py ran for 30 s")
+
+
+def test_a_call_in_shared_memory_is_seen_by_another_process() -> None:
+    stage = CallMemory()
+    worker = CallMemory(os.dup(stage.descriptor))
+    assert (stage.call.runs, stage.call.imports) == (False, True)
+    worker.begin(3, 1042)
+    assert (stage.call.runs, stage.call.partition, stage.call.offset) == (True, 3, 1042)
+    worker.end()
+    assert (stage.call.runs, stage.call.offset) == (False, 1042)
+    worker.close()
+    stage.close()
+
+
+def test_a_call_gets_older_only_while_the_stage_looks() -> None:
+    clock = CallClock(1.0)
+    first, ended, second = Call(1, 0, 7), Call(2, 0, 7), Call(3, 0, 8)
+    seen = [(first, 10.0), (first, 10.5), (first, 900.0), (ended, 900.5), (second, 901.0), (second, 901.5)]
+    assert [clock.seconds(call, now) for call, now in seen] == [0.0, 0.5, 1.5, 0.0, 0.0, 0.5]
+
+
+def test_a_record_is_given_up_after_three_attempts_and_tried_again_after_an_edit() -> None:
+    attempts, place, other = Attempts(), Place("t", 3, 1042), Place("t", 3, 1043)
+    told = [attempts.failed(at, "it ran for 30 s") for at in (place, other, place, place)]
+    assert [text.partition(";")[0] for text in told] == ["attempt 1 of 3", "attempt 1 of 3"] + [
+        f"attempt {number} of 3" for number in (2, 3)
+    ]
+    assert attempts.given_up == {place: "it ran for 30 s, as in 2 attempts before"}
+    attempts.forget()
+    assert attempts.given_up == {}
+    assert attempts.failed(other, "it ran for 30 s").startswith("attempt 1 of 3")
+
+
+@pytest.mark.parametrize(("partitions", "each"), [(1, 300), (150, 2)])
+def test_however_many_records_hang_each_is_given_up_after_three_attempts(partitions: int, each: int) -> None:
+    """All are in one transaction, which each hang aborts. A record that is given up is committed at once."""
+    attempts, committed, ended = Attempts(), dict.fromkeys(range(partitions), 0), 0
+    while min(committed.values()) < each:
+        stage, at = object.__new__(StageApplication), dict(committed)
+        stage._given_up = {(place.partition, place.offset): why for place, why in attempts.given_up.items()}
+        stage._context = cast(Any, SimpleNamespace(commit_checkpoint=lambda at=at, **_: committed.update(at)))
+        for partition in random.Random(ended).sample(range(partitions), partitions):
+            while (partition, offset := at[partition]) in stage._given_up:
+                at[partition] += 1
+                stage._processed("events", partition, offset)
+            if offset < each:
+                attempts.failed(Place("t", partition, offset), "it ran for 1 s")
+                ended += 1
+                break
+        assert ended <= 3 * partitions * each
+    assert len(attempts.given_up) <= partitions
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("while True:\n    pass\n", id="python"),
+        # The regular expression keeps Python's lock, so that no other thread of the process runs.
+        pytest.param("import re\nre.match('(a+)+$', 'a' * 64 + 'b')\n", id="holding-the-lock"),
+    ],
+)
+def test_an_import_that_does_not_end_is_reported_and_ended(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "enrich.py").write_text(text)
+    (tmp_path / "orders.json").write_text(CONFIG.to_json())
+    environment = {"PIPELINE": "orders", "CONFIG_DIR": tmp_path, "STAGE_DIR": tmp_path, "KAFKA_BROKERS": "127.0.0.1:9"}
+    for name, value in environment.items():
+        monkeypatch.setenv(f"TIDEMILL_{name}", str(value))
+    stage = Stage(WorkloadSettings.from_env())
+    thread = threading.Thread(target=stage.run)
+    thread.start()
+    try:
+        told = eventually(lambda: stage.waits, what="the import is reported", seconds=60)
+        assert re.fullmatch(
+            r"the import of enrich\.py ran for 1 s \(enrich\.py, line [12]\); it is imported again", told
+        )
+        assert (stage.health()[0], stage.ready(), stage.live()) == (503, False, True)
+        (tmp_path / "enrich.py").write_text("def enrich(event):\n    return event\n")
+        eventually(lambda: stage.health()[1]["dependencies"]["function"]["status"] == "up" or None, what="loaded")
+    finally:
+        stage.stop()
+        thread.join(30)
+    assert not thread.is_alive()
+
+
+FORKS = """
+import multiprocessing, os, pathlib, subprocess, time
+
+ended = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+ended.start()
+ended.terminate()
+ended.join()  # SIGTERM ends it, and does not only stop a copy of the worker
+pids = [subprocess.Popen(["sleep", "600"]).pid, os.fork()]
+if not pids[-1]:
+    time.sleep(600)
+pathlib.Path(__file__).with_name("pids").write_text(" ".join(map(str, pids)) + " end")
+"""
+
+
+@pytest.mark.parametrize("last", ["while True: pass", "os._exit(3)"])
+def test_the_processes_that_a_function_starts_end_with_the_worker(
+    last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "enrich.py").write_text(FORKS + last)
+    (tmp_path / "orders.json").write_text(CONFIG.to_json())
+    environment = {"PIPELINE": "orders", "CONFIG_DIR": tmp_path, "STAGE_DIR": tmp_path, "KAFKA_BROKERS": "127.0.0.1:9"}
+    for name, value in environment.items():
+        monkeypatch.setenv(f"TIDEMILL_{name}", str(value))
+    child, pids = Child({}, lambda _: None), tmp_path / "pids"
+    try:
+        eventually(lambda: pids.exists() and pids.read_text().endswith("end"), what="it has forked", seconds=30)
+        eventually(lambda: child.exit_code == 3 or child.call.runs, what="it hangs or has ended")
+        began = time.monotonic()
+    finally:
+        child.kill()
+    assert time.monotonic() - began < 3  # a process that lives on does not keep the reader of the reports
+    assert not child._reader.is_alive()
+    for pid in pids.read_text().split()[:-1]:
+        eventually(lambda pid=pid: start_time(int(pid)) is None, what=f"{pid} is gone", seconds=3)
+
+
+def watched(file: Path, changes: Counter[str]) -> Watch:
+    none = cast(Any, None)
+    return Watch(file, none, none, waits=str, changed=lambda: changes.update(["changed"]))
+
+
+def test_a_changed_file_is_noticed_and_one_that_is_gone_for_a_moment_is_not(tmp_path: Path) -> None:
+    function, changes = returning(tmp_path, "event"), Counter[str]()
+    watch = watched(function.path, changes)
+    for text, seen in ((None, 0), (b"def enrich(event):\n    return event\n", 0), (b"", 1)):
+        function.path.unlink() if text is None else function.path.write_bytes(text)
+        watch.look_at_file()
+        assert changes.total() == seen
+
+
+def test_a_changed_file_that_was_imported_is_noticed(tmp_path: Path) -> None:
+    helper, changes = tmp_path / "shop_regions.py", Counter[str]()
+    helper.write_text("NAMES = {1: 'north'}")
+    (tmp_path / "other_shops.py").write_text("")
+    function = loaded(tmp_path, "import shop_regions\ndef enrich(event):\n    return event\n")
+    assert function.imported == [helper]
+    watch = watched(function.path, changes)
+    watch.imported = (helper,)
+    watch.look_at_file()
+    for text, seen in ((helper.read_text(), 0), (None, 0), ("NAMES = {1: 'south'}", 1)):
+        helper.unlink() if text is None else helper.write_text(text)
+        watch.look_at_file()
+        assert changes.total() == seen
