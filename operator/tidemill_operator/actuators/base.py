@@ -31,7 +31,7 @@ class PipelineSecrets:
     """The database logins of a pipeline.
 
     Attributes:
-        following: logins that the next step of the rotation activates.
+        following: new logins that the rotation has not activated yet.
         retire_at: earliest time to disable the replaced logins, or None if they are already disabled.
     """
 

@@ -38,8 +38,8 @@ class Rotation(BaseModel):
     Attributes:
         done: text of the rotation request that created the active logins.
         wanted: text of the latest rotation request.
-        following: logins that the rotation will activate, by file name.
-        switched_at: time of the last activation, or None once the replaced logins are disabled.
+        following: new logins that the rotation has not activated yet, by file name.
+        switched_at: time of the last activation, or None if the replaced logins are disabled.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -51,7 +51,7 @@ class Rotation(BaseModel):
 
 
 def due(files: Files, *, writer: str, reader: str, rotate: str) -> dict[str, str]:
-    """Return the files to write. A changed text in `rotate` starts a rotation of the logins.
+    """Return the files to write. If the rotation request `rotate` has changed, a rotation of the logins starts.
 
     Raises:
         TidemillError: a file has invalid content.
@@ -114,7 +114,7 @@ def switched(files: Files, now: dt.datetime) -> dict[str, str]:
 
 
 def retired(files: Files) -> dict[str, str]:
-    """Return the file that ends a rotation, or an empty mapping if no replaced login is enabled."""
+    """Return the files to write at the end of a rotation. If no replaced login is enabled, the result is empty."""
     rotation = _rotation(files)
     if rotation.switched_at is None:
         return {}

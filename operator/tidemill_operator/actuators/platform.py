@@ -9,7 +9,7 @@ from tidemill_operator.settings import Platform
 
 
 def topics_of(platform: Platform) -> KafkaTopics:
-    """Return the actuator of the topics in the platform's own Kafka."""
+    """Return the actuator for topics in the platform's own Kafka."""
     return KafkaTopics(
         platform.kafka_brokers,
         config=platform.kafka_config,

@@ -67,7 +67,9 @@ def add_parser(subparsers: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--name", metavar="NAME", help="the pipeline's name; default: from the file's or topic's name")
     parser.add_argument(
-        "--zone", metavar="ZONE", help="time zone of times without a zone, e.g. Europe/Berlin; default: this machine's"
+        "--zone",
+        metavar="ZONE",
+        help="time zone, such as Europe/Berlin, for times that name no zone; default: this machine's time zone",
     )
     parser.add_argument(
         "--run",

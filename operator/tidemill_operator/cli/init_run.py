@@ -63,8 +63,8 @@ class _Sending(threading.Thread):
                 return
         ready = json.loads(read_text(self._ready))
         if self._name not in ready["pipelines"]:
-            # `up` has printed why the pipeline is not ready, so the user can correct the pipeline and send the file
-            # later.
+            # `up` has printed why the pipeline is not ready. The user can correct the pipeline and then send the
+            # events.
             send = f"tidemill send -f {self._args.source}"
             self._say(f"nothing was sent, because {self._name} is not ready; correct it, then run: {send}")
             self.code = EXIT_ERROR

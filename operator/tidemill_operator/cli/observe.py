@@ -36,7 +36,7 @@ class World:
     """Read-only access to the servers of the pipelines.
 
     Attributes:
-        uids: the uids of the pipelines of a running `up`, by `namespace/name`, or None if no `up` runs.
+        uids: uids of the pipelines in `tidemill up`, by `namespace/name`, or None if `tidemill up` is not running.
         references: the folder with the Secrets that pipelines refer to.
     """
 

@@ -88,7 +88,7 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
         "--spec",
         type=Path,
         metavar="FILE",
-        help="YAML of the pipeline, needed for CSV with --url; default: the YAML that `up` runs",
+        help="YAML file of the pipeline, required for CSV with --url; default: the YAML of the running `up`",
     )
     parser.add_argument("--api-key-file", type=Path, metavar="PATH", help="file with an API key of the pipeline")
 

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the state of a running `up`.
 
     Raises:
-        CommandError: no `up` runs with the data folder.
+        CommandError: the data folder has no state of `tidemill up`, or `--remove` lacks `--retained`.
     """
     if args.remove and not args.retained:
         raise CommandError("--remove deletes retained data; write --retained as well")

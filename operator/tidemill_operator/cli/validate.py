@@ -29,13 +29,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="append",
         default=[],
         metavar="PATTERN",
-        help="allow source topics of other owners with managed: false, such as 'crm.*'",
+        help="pattern of other owners' topics that pipelines may read with managed: false, such as 'crm.*'",
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Validate every file, and return 0, or 2 if a file has a fault."""
+    """Validate every file. Return 0 if all files are valid, else 2."""
     limits = Limits(tuple(args.allow_topic_prefix), tuple(args.allow_topic))
     results = [_file(name, limits) for name in args.files]
     return 0 if all(results) else 2

@@ -164,7 +164,7 @@ def _belongs_to_others(topic: TopicSpec, spec: PipelineSpec, platform: Platform,
 
 
 def _kept(config: PipelineConfig, pipeline: AnalyticsPipeline, platform: Platform, live: LiveFacts) -> int | None:
-    """Return the generation of the accepted spec if the processors' config is unchanged, else None."""
+    """Return the accepted spec's generation, or None if the new spec changes the processors' config."""
     schema = live.schema
     if schema is None or schema.accepted is None or schema.owner != owner_of(pipeline, platform):
         return None

@@ -49,7 +49,7 @@ def changes(
         plan: the desired state.
         live: the live facts.
         before: the plan of the accepted spec, or None if there is none.
-        configs: config values by existing topic. A topic's config is not compared if the topic is missing here.
+        configs: config values of existing topics, by topic. The configs of other topics are not compared.
     """
     return (
         *_topics(plan, live, configs),
@@ -104,7 +104,7 @@ def _schema(schema: Schema, live: LiveSchema | None) -> Iterator[Change]:
 
 
 def _recounted(before: Plan, after: Plan) -> bool:
-    """Return whether the new spec changes how existing versions of aggregations count events."""
+    """Return whether existing versions of aggregations count events differently under the new spec."""
     old, new = (json.loads(plan.config)["spec"] for plan in (before, after))
     sources = old["source"], new["source"]
     # A replay does not call the Python function, so ignore changes of the function.
@@ -146,7 +146,7 @@ def _aggregations(plan: Plan, live: LiveSchema | None, *, recounted: bool) -> It
             if recounted:
                 again = f"`tidemill replay {plan.name} --aggregation {row.name}` counts earlier events again"
                 difference = Difference(
-                    "events", "counted by the former spec", f"counted by the new spec from now on; {again}"
+                    "events", "counted under the former spec", f"counted under the new spec from now on; {again}"
                 )
                 yield Change("change", "aggregation", row.name, (difference,))
             continue
@@ -188,7 +188,7 @@ def _workloads(plan: Plan, before: Plan | None) -> Iterator[Change]:
             yield Change("create", "workload", name, _new(_facts(workload)))
             continue
         differences = tuple(_compare(_facts(previous[name]), _facts(workload)))
-        # A changed revision replaces the processes, because they read these settings only at their start.
+        # If a workload's revision changes, its processes restart, because processes read settings only at their start.
         if workload.replicas and previous[name].replicas and previous[name].revision != workload.revision:
             differences += (Difference("processes", "with the former config", "with the new config"),)
         if differences:

@@ -16,7 +16,7 @@ class Owner:
     """The pipeline that owns an object.
 
     Attributes:
-        cluster: id of the Kubernetes cluster, because several clusters can share a Postgres server.
+        cluster: id of the Kubernetes cluster. Several clusters can share a Postgres server.
     """
 
     namespace: str
@@ -124,7 +124,7 @@ class LiveSchema:
 
 @dataclass(frozen=True)
 class LiveFacts:
-    """The live state on which a plan depends. Default values stand for unknown facts.
+    """The live state on which a plan depends. An unknown fact has the default value.
 
     Attributes:
         gone: topics that every broker reports as missing.

@@ -185,7 +185,7 @@ class Replay:
 
     Attributes:
         rate: limit in events per second, or 0 for no limit.
-        handed: number of partitions that the replay has finished and handed over to the live processors.
+        handed: number of partitions that the live processors have taken over from the replay.
     """
 
     reader: str
@@ -200,7 +200,7 @@ class Plan:
     """The desired state of one pipeline.
 
     Attributes:
-        unread: topics that match the pattern, but exceed the maximum number of topics.
+        unread: topics that match `spec.source.topicPattern`, but exceed the maximum number of topics.
     """
 
     namespace: str

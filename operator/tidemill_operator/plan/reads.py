@@ -16,7 +16,7 @@ Kind = Literal["topic", "topics", "mqtt", "webhook", "connector", "python", "loo
 
 @dataclass(frozen=True)
 class Read:
-    """A source or lookup of a pipeline, or its Python function. The kind `topics` stands for a topic pattern."""
+    """A source or lookup of a pipeline, or its Python function. The `kind` of a topic pattern is `topics`."""
 
     kind: Kind
     name: str

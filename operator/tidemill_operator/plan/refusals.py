@@ -19,8 +19,8 @@ from tidemill_operator.plan.replay import asked, finished
 from tidemill_operator.plan.versions import retyped
 
 _OWN = "the platform's own Kafka"
-_UNSURE = ", but their windows wait, because not every broker reports the topic as missing"
-_LET_CLOSE = "let windows close without it with the annotation tidemill.dev/recreate-topics: 'true', or"
+_UNSURE = ", but windows stay open until every broker reports the topic as missing"
+_LET_CLOSE = "set the annotation tidemill.dev/recreate-topics: 'true' to close windows without the topic, or"
 
 
 def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[TidemillError]:
@@ -41,7 +41,7 @@ def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[T
 
 
 def _unborn(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
-    """For a new pipeline, yield an error for each missing topic that the pipeline may only read."""
+    """For a new pipeline, yield an error for each missing topic of another owner."""
     runs = live.schema is not None and live.schema.accepted is not None
     for source in plan.topics:
         if source.of_others and live.brokers is not None and source.name not in live.topics and not runs:
@@ -91,7 +91,7 @@ def _replication(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> It
         return
     live_topic = live.topics.get(source.name)
     if live.brokers is not None and (source.replicated or not live_topic):
-        # Count a silent broker with replicas of the topic, because it may answer again.
+        # Count brokers that hold replicas but do not answer, because these brokers may answer later.
         most = max(live.brokers, len(live_topic.holders) if live_topic else 0)
         if source.replication_factor > most:
             note = "" if topic.replication_factor else " (the platform's default)"
@@ -132,14 +132,14 @@ def _staged(pipeline: AnalyticsPipeline, live: LiveSchema) -> Iterator[TidemillE
         done = "added" if before is None else "taken out"
         yield TidemillError(
             Reason.NOT_SUPPORTED,
-            f"spec.transform.python: was {done}; processors would read another topic, in which their positions mean"
-            " other events",
+            f"spec.transform.python: was {done}; processors would read another topic, to which their positions"
+            " do not apply",
             "undo the change, or create a pipeline with another name",
         )
 
 
 def topics_concerned(plan: Plan, live: LiveSchema | None) -> list[str]:
-    """Return the topics of the platform's Kafka to observe before a plan is checked."""
+    """Return the topics of the platform's Kafka whose state the check of a plan needs."""
     own = [topic.name for topic in plan.topics if topic.kafka is None]
     before = [] if _cluster_before(live) else _read_before(plan, live)
     return list(dict.fromkeys([*own, *before]))
@@ -208,7 +208,8 @@ def _moved(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
         yield TidemillError(
             Reason.NOT_SUPPORTED,
             f"{path}: removed, but the pipeline's positions belong to {what}",
-            "write a list (of one topic or more) or a pattern again, or create a pipeline with another name",
+            "list at least one topic in spec.source.topics, set spec.source.topicPattern, or create a pipeline with"
+            " another name",
         )
         return
     if _cluster_before(schema) or plan.schema.cluster:
@@ -252,12 +253,13 @@ def missing(topic: Topic) -> TidemillError:
             Reason.DATA_LOSS,
             f"{path}: topic {topic.name} is gone, and with it every event that was not counted ({topic.lost}); the"
             f" other topics are still counted{_UNSURE if waits else ''}",
-            f"create it again, {_LET_CLOSE if waits else 'or'} {leave}; counted events stay counted",
+            f"create it again, {_LET_CLOSE if waits else 'or'} {leave}; earlier results are kept",
         )
     if topic.pattern:
         return TidemillError(
             Reason.INVALID_SPEC,
-            f"{path}: topic {topic.name} is gone, or the login may no longer describe it; nothing was counted from it",
+            f"{path}: topic {topic.name} is gone, or the login has lost the permission Describe;"
+            " none of the topic's events were counted",
             f"create it again, or {leave}",
         )
     if topic.kafka is not None:
@@ -279,7 +281,7 @@ def gone(topic: Topic) -> TidemillError:
     return TidemillError(
         Reason.DATA_LOSS,
         f"topic {topic.name} is gone, and with it every event that was not counted ({topic.lost})",
-        "create it again with the annotation tidemill.dev/recreate-topics: 'true'; counted events stay counted",
+        "create it again with the annotation tidemill.dev/recreate-topics: 'true'; earlier results are kept",
     )
 
 

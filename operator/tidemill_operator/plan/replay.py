@@ -84,7 +84,7 @@ def finished(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> str:
 
 
 def family_of(text: str) -> str:
-    """Return the prefix of the names of all replays that run for one request."""
+    """Return the name prefix that all replays of one request share."""
     return f"replay-{hashlib.sha256(text.encode()).hexdigest()[:8]}-"
 
 

@@ -72,7 +72,10 @@ def _bridge(config: PipelineConfig, platform: Platform, spec: MqttSpec) -> Workl
 
 
 def _replaying(config: PipelineConfig, processors: int, replay: Replay) -> int:
-    """Return how many processors a replay has. With a rate limit, a single process enforces the limit."""
+    """Return how many processors a replay has.
+
+    A replay with a rate limit has only one processor, which enforces the limit.
+    """
     if config.spec.suspend:
         return 0
     if replay.rate:

@@ -88,7 +88,7 @@ def test_retention_is_faster(evolving: Any, load: Any, counted: Callable[..., An
     rows = evolving.local.query("SELECT reader, partition, from_offset, to_offset, reason FROM {s}._lost")
     ((reader, partition, first, end, reason),) = rows
     assert (reader, partition, end, reason) == (evolving.replay()["reader"], expiring, 6_000, "expired")
-    told = f"events that the topic no longer holds are not counted, offsets {expiring}: {first} to 6000"
+    told = f"events that the topic no longer holds are not counted (offsets {expiring}: {first} to 6000)"
     assert evolving.replay()["missed"] == told
     evolving.until_switched(2)
     assert evolving.replay() == {"reader": reader, "phase": DONE, "missed": told}

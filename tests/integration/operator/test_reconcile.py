@@ -305,8 +305,8 @@ def test_a_topic_that_was_read_and_is_gone(bench: Applied, capsys: pytest.Captur
     bench.kafka.release([topic for topic in _planned(bench) if topic.name == TOPICS[0]], "Delete")
     told = (
         f"topic rectest.orders.events is gone, and with it every event that was not counted (id {was}; counted up to"
-        " offsets 0: 5, 1: 6, 2: 7); create it again with the annotation tidemill.dev/recreate-topics: 'true'; counted"
-        " events stay counted"
+        " offsets 0: 5, 1: 6, 2: 7); create it again with the annotation tidemill.dev/recreate-topics: 'true'; earlier"
+        " results are kept"
     )
     code, shown = bench.plan(capsys)
     assert (code, f"! {told}" in shown.splitlines()) == (1, True)
@@ -330,7 +330,7 @@ def test_a_topic_that_somebody_made_anew_between_two_passes(bench: Applied) -> N
         now = bench.kafka.observe(TOPICS)[TOPICS[0]].id
         assert bench.apply() == {**WELL, "EventsLost": "TopicRecreated"}
         assert f"(id {now} now)" in bench.message("EventsLost")
-        assert "from offsets 0: 5, 1: 6, 2: 7;" in bench.message("EventsLost")
+        assert "from offsets 0: 5, 1: 6, 2: 7);" in bench.message("EventsLost")
         told = bench.message("EventsLost")
         connection.execute(
             f'INSERT INTO "{SCHEMA}"._lost (reader, partition, epoch, from_offset, reason)'
@@ -392,7 +392,7 @@ def test_tables_that_somebody_takes_away_are_lost_data(
         found = bench.apply()
         assert (found["Stalled"], "Ready" in found) == ("DataLoss", False), what
     assert bench.message("SchemaReady").startswith(f"schema {SCHEMA}: {told}"), what
-    assert "create it again, empty, with the annotation tidemill.dev/recreate-topics: 'true'" in bench.message("Ready")
+    assert "set the annotation tidemill.dev/recreate-topics: 'true' to start without the data" in bench.message("Ready")
     code, shown = bench.plan(capsys)
     assert (code, f"! {bench.message('SchemaReady')}" in shown.splitlines()) == (1, True), what
     bench.document["metadata"]["annotations"] = {"tidemill.dev/recreate-topics": "true"}
@@ -424,7 +424,7 @@ def test_a_replay_fills_what_somebody_dropped(bench: Applied) -> None:
     with psycopg.connect(bench.servers.postgres.url, autocommit=True) as connection:
         connection.execute(f'DROP TABLE "{SCHEMA}".by_shop_v1')
     assert bench.apply()["Stalled"] == "DataLoss"
-    assert "or count its windows again from the topic with `tidemill replay`" in bench.message("Ready")
+    assert "or count the windows again from the topic with `tidemill replay`" in bench.message("Ready")
     bench.document["metadata"]["annotations"] = {"tidemill.dev/replay": json.dumps({"aggregations": ["by_shop"]})}
     assert "Stalled" not in bench.apply()
     live = bench.actuators.postgres.observe(SCHEMA)

@@ -39,7 +39,7 @@ class Backend(Protocol):
         ...
 
     def restart(self, name: str, *, only_failed: bool = True) -> None:
-        """Restart a connector and its tasks. Strimzi restarts one failed task for each call."""
+        """Restart a connector and its tasks. With Strimzi, each call restarts only one of the failed tasks."""
         ...
 
     def delete(self, name: str) -> None:

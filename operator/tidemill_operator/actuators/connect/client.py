@@ -144,7 +144,7 @@ class ConnectClient:
             message = "no message"
         if _NO_CLASS in message:
             message = message.partition(", available connectors")[0]
-            remedy = "install the connector's plugin on Connect's workers, or correct class"
+            remedy = "install the connector's plugin on Connect's workers, or correct spec.source.connectors[].class"
             return TidemillError(Reason.REFUSED, f"Kafka Connect at {self.url}: {message}", remedy)
         if status == httpx.codes.CONFLICT:
             return TidemillError(Reason.WAITING, f"Kafka Connect at {self.url} is rebalancing: {message}")

@@ -107,7 +107,7 @@ class KafkaConnect:
             return []
 
     def _guarded(self, wanted: Connector, act: Callable[[], Outcome]) -> Outcome:
-        """Return the result of `act`. An error that concerns only the connector becomes an outcome."""
+        """Return the result of `act`. Errors that concern only the connector are returned as outcomes."""
         try:
             return act()
         except TidemillError as error:
@@ -167,7 +167,7 @@ class KafkaConnect:
         return self._told(live, wanted, restart=False)
 
     def _told(self, live: LiveConnector, wanted: Connector, *, restart: bool) -> Outcome:
-        """Return the outcome of an existing connector. `restart` allows the restart of a failed connector."""
+        """Return an outcome with an existing connector's state. `restart` allows the restart of a failed connector."""
         observed = states.facts(live, wanted)
         if live.refusal:
             return refused(wanted, TidemillError(Reason.REFUSED, live.refusal, "correct spec.source.connectors"))

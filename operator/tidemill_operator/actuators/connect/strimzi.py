@@ -22,7 +22,7 @@ class StrimziConnectors:
         """Return the names of all connectors in the namespace, including those of other Connect clusters.
 
         Raises:
-            TidemillError: the API does not answer or refuses, or Strimzi's CRD does not exist.
+            TidemillError: the API refuses the request or does not answer, or Strimzi's CRD is missing.
         """
         try:
             connectors = self._api.list(KAFKA_CONNECTOR, self._namespace, metadata_only=True)
@@ -33,7 +33,7 @@ class StrimziConnectors:
         return [strimzi.connector_name(item["metadata"]["name"]) for item in connectors]
 
     def get(self, name: str) -> LiveConnector | None:
-        """Return a connector, or None if it has no resource."""
+        """Return a connector, or None if its KafkaConnector resource does not exist."""
         resource = self._read(name)
         if resource is None:
             self.names()  # raises an error if Strimzi's CRD does not exist

@@ -20,8 +20,8 @@ _UNKNOWN_TOPIC = 3
 def unknown_to_all(config: Mapping[str, Any], topics: Collection[str], timeout_seconds: float) -> frozenset[str]:
     """Return the topics that every broker reports as missing.
 
-    If a broker does not answer, the result is empty. The result leaves out topics if Kafka does not permit the login to
-    describe them.
+    If a broker does not answer, no topic is returned. The result leaves out topics if Kafka does not permit the login
+    to describe them.
 
     Args:
         config: client settings in librdkafka's names.

@@ -1,6 +1,6 @@
 """Read topics of the Kafka clusters that users name in `spec.source.kafka`.
 
-Every request uses the current login from the Secret of the cluster.
+Every request uses the current login from the Secret that `spec.source.kafka` names.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Cluster:
         return self._asked(lambda: self._topic(name, own_id))
 
     def _asked(self, ask: Callable[[], T]) -> T:
-        """Send a request, or raise the last UNREACHABLE error again if it is less than 10 seconds old."""
+        """Send a request. For 10 seconds after an UNREACHABLE error, raise the same error without a request."""
         silent = self._silent
         if silent is not None and time.monotonic() - silent[0] < _PAUSE_SECONDS:
             raise TidemillError(silent[1].reason, silent[1].message, silent[1].remedy)
@@ -155,8 +155,8 @@ class Clusters:
         """Return a topic, or None if it does not exist or the login may not describe it.
 
         Raises:
-            TidemillError: the Secret is missing or wrong, or the cluster does not answer, refuses the request, or
-                is the platform's own Kafka.
+            TidemillError: the Secret is missing or wrong, the cluster refuses the request, the cluster does not answer,
+                or the cluster is the platform's own Kafka.
         """
         return self.open(namespace, kafka).topic(name, self._own_id)
 

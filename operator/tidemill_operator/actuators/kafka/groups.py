@@ -1,6 +1,6 @@
 """Read the members and offsets of consumer groups.
 
-The requests use kafka-python, because librdkafka can end the process after a slow answer about a group.
+The requests use kafka-python, because librdkafka can crash the process after a slow answer.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def told(doing: str, brokers: str) -> Iterator[None]:
     """Raise errors of kafka-python as TidemillError.
 
     Args:
-        doing: beginning of the error message.
+        doing: what the request does. The error message begins with this text.
         brokers: addresses of the brokers, for the message.
     """
     from kafka import errors

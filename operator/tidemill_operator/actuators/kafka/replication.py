@@ -121,7 +121,7 @@ class Replication:
     def _slow(self, topic: str, step: Step, config: Mapping[str, str], brokers: Brokers) -> int:
         writes = 0
         for broker, rates in self._rates(brokers).items() if self._rate else ():
-            # Keep a throttle that another user has set.
+            # Do not overwrite a replication throttle that a user has set.
             if lacking := {key: str(self._rate) for key in RATES if not rates.get(key)}:
                 self._session.set_configs(ResourceType.BROKER, broker, lacking)
                 writes += 1

@@ -74,7 +74,7 @@ class KafkaSession:
         return future.result(timeout=self.timeout + _SLACK_SECONDS)
 
     def each(self, futures: Mapping[Any, Future[Any]], okay: tuple[int, ...] = ()) -> None:
-        """Wait for all requests, and ignore errors whose code is in `okay`."""
+        """Wait for the requests. Raise the first error whose code is not in `okay`."""
         for future in futures.values():
             try:
                 self.wait(future)
@@ -112,7 +112,7 @@ class KafkaSession:
 
         def shows() -> bool:
             live = self.configs(kind, [name])[name]
-            # Removed configs are not compared, because their defaults are unknown.
+            # Do not check the values of removed configs, because their defaults are unknown.
             return all(live.get(key) == value for key, value in configs.items() if value is not None)
 
         return self.settle(shows)
@@ -251,7 +251,7 @@ class KafkaSession:
 
     @contextmanager
     def told(self, doing: str) -> Iterator[None]:
-        """Raise Kafka's errors as TidemillError, with a message that begins with the text `doing`."""
+        """Raise Kafka's errors as TidemillError. The message begins with the value of `doing`."""
         # Keep a reference to the client until the answer arrives, because another thread may replace `self.client`.
         client = self.admin()
         self._served()

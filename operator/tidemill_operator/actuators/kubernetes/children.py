@@ -70,7 +70,7 @@ class Children:
         """Make an object match its manifest, and return the live object.
 
         Raises:
-            TidemillError: the object has another owner, or the API does not answer or refuses.
+            TidemillError: the object has another owner, or the API refuses the request or does not answer.
         """
         kind, name = KINDS[manifest["kind"]], manifest["metadata"]["name"]
         wanted = _marked(manifest)
@@ -106,7 +106,7 @@ class Children:
         return self._api.replace(body)
 
     def _hand_over_replicas(self, wanted: Document, live: Document) -> None:
-        """Give the field `replicas` to another manager, because the next apply would otherwise reset the field."""
+        """Make another field manager own `replicas`. Otherwise, the next apply would reset the number of replicas."""
         if wanted["kind"] != DEPLOYMENT.kind or "replicas" in wanted["spec"]:
             return
         if holds(live, MANAGER, "f:spec", "f:replicas"):
@@ -124,8 +124,8 @@ class Children:
         """Delete the pipeline's objects, and remove the pipeline from the owners of shared objects.
 
         Args:
-            keep: kinds and names of objects to keep.
-            spared: components whose objects are not deleted.
+            keep: kinds and names of single objects to keep.
+            spared: components of which all objects are kept.
         """
         for (kind, name), live in list(self._live.items()):
             if (kind, name) in keep or KINDS[kind] not in LISTED or _component(live) in spared:
@@ -157,7 +157,10 @@ class Children:
         del self._live[kind.kind, name]
 
     def leave(self, kind: Kind, name: str, *, files: Iterable[str] = ()) -> None:
-        """Remove the pipeline and the given files from a shared object. An object without owners is deleted."""
+        """Remove the pipeline from a shared object's owners, and `files` from the object's data.
+
+        If no owner is left, delete the object.
+        """
         live = self.get(kind, name)
         if live is None or _label(live) != marks.SHARED:
             return
@@ -180,7 +183,7 @@ class Children:
 
 
 def owners(live: Document | None, alive: Mapping[str, str], owner: OwnerReference) -> list[OwnerReference]:
-    """Return `owner`, and the existing pipelines that own a shared object."""
+    """Return `owner`, and the owners of the object `live` whose pipelines still exist."""
     references = live["metadata"].get("ownerReferences", []) if live else []
     uids = [reference.get("uid", "") for reference in references]
     return sorted({owner, *(OwnerReference(uid, alive[uid]) for uid in uids if uid in alive)})
@@ -223,7 +226,10 @@ def _guarded(wanted: Document, live: Document) -> Document:
 
 
 def _check_owner(wanted: Document, live: Document) -> None:
-    """Raise TidemillError if another tool made the object, or if only one of `wanted` and `live` is shared."""
+    """Raise TidemillError if another tool made the object.
+
+    Also raise TidemillError if pipelines share only one of `wanted` and `live`.
+    """
     labels = live["metadata"].get("labels", {})
     ours = any(entry.get("manager") == MANAGER for entry in live["metadata"].get("managedFields", ()))
     shared = wanted["metadata"]["labels"][marks.OWNER_UID] == marks.SHARED

@@ -146,7 +146,7 @@ class NamespaceConnect:
         """Delete all connectors of the pipeline, and then the workers if no other pipeline needs them.
 
         Raises:
-            TidemillError: the workers do not answer, or they do not run and another pipeline needs them.
+            TidemillError: the workers do not answer, or no worker runs although another pipeline needs the workers.
         """
         # If no worker runs, `_sweep` deletes the connectors after the next start of the workers.
         live = self._api.get(DEPLOYMENT, self._namespace, workers.NAME)
@@ -248,7 +248,7 @@ class NamespaceConnect:
             for attempt in range(_ATTEMPTS):
                 children, alive = Children(self._api, self._namespace, self._owner), self._api.alive(self._namespace)
                 if not children.sharing() <= {*alive, self._owner.uid}:
-                    # Do not use the cache, because a pipeline missing from the cache would lose its files.
+                    # Do not use the cache, because files of pipelines missing from the cache would be removed.
                     alive = self._api.alive(self._namespace, sure=True)
                 try:
                     return act(children, alive)

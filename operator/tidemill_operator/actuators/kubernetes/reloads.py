@@ -1,4 +1,4 @@
-"""Make nodes update the mounted files of pods at once, by changing an annotation of the pods."""
+"""Change an annotation of pods, so that nodes update the pods' mounted files immediately."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FILES = "tidemill.dev/files"
 
 def reload_files(api: Api, namespace: str, workload: str, *, mark: str, shown: dict[tuple[str, str], str]) -> int:
     """Annotate the pods of a workload with a hash of their files, and return the number of changed pods."""
-    # Running pods already have the hash `mark`, and new pods start with the current files.
+    # Return early if all running pods have the hash `mark`. New pods start with the current files.
     if shown.get((namespace, workload)) == mark:
         return 0
     changed, all_told = 0, True

@@ -131,7 +131,7 @@ class KubernetesRuntime:
         }
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Return whether the resource exists, or True if the operator may not read the resource.
+        """Return whether the resource exists. If the API refuses the request, return True.
 
         Raises:
             TidemillError: the API does not answer.

@@ -1,1 +1,1 @@
-"""Run a pipeline's workloads as child processes of this machine, and keep its secrets in files."""
+"""Run the workloads of pipelines as child processes, and keep the pipelines' secrets in files."""

@@ -50,7 +50,8 @@ class ProcessSpecs:
             if not name.startswith("TIDEMILL_") or name.startswith(_PASSED_ON)
         }
         self._common = {**inherited, **addresses}
-        # The list of allowed hosts prevents DNS rebinding, by which web pages could read pipelines without a key.
+        # The list of allowed hosts prevents DNS rebinding. With DNS rebinding, a web page could read any pipeline whose
+        # API needs no key.
         names = ["localhost", socket.gethostname(), *environ.get("TIDEMILL_ALLOWED_HOSTS", "").split(",")]
         self._allowed_hosts = ",".join(name for name in (*names, host) if name and ":" not in name)
         self._wanted_ports = dict(ports or {})

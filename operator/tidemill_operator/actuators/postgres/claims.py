@@ -49,7 +49,7 @@ def take(session: Session, schema: Schema, owner: Owner, *, gone: Callable[[Owne
 
 
 def rivals(session: Session, schema: Schema, owner: Owner) -> Iterator[tuple[Claim, TidemillError]]:
-    """Yield other pipelines' claims to this pipeline's topics, each with an error for the user."""
+    """Yield other pipelines' claims to this pipeline's topics, and an error for each claim."""
     if _settled(session, schema):
         return
     # Topics on other Kafka clusters have no owner.

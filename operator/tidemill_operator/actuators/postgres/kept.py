@@ -15,7 +15,7 @@ from tidemill_operator.plan.model import KeptRows, Schema
 PASS_SECONDS = 5.0
 CHUNK_ROWS = 5_000
 OPERATOR = -1
-"""The value of the column `place` in the operator's rows of the table `_kept`."""
+"""The operator's rows in the table `_kept` have this value in the column `place`."""
 NEARLY_FULL, MADE_FREE = 64, 8
 """If less than 1/64 of a quota is free, rows are deleted until 1/8 is free."""
 DETECTORS_EVERY = "1 hour"
@@ -29,7 +29,7 @@ _ORDER = {
 
 
 def expire_rows(session: Session, schema: Schema) -> None:
-    """Delete expired rows, for a few seconds at most. The session must act as the owner of the schema."""
+    """Delete expired rows, and stop after `PASS_SECONDS`. The session must act as the owner of the schema."""
     until = time.monotonic() + PASS_SECONDS
     for kept in schema.kept:
         while time.monotonic() < until and _expire(session, schema.name, kept):
@@ -99,7 +99,7 @@ def _size(session: Session, schema: str, kept: KeptRows) -> int:
 
 
 def _forget_groups(session: Session, schema: str) -> None:
-    """Delete the states of anomaly detectors whose group has no windows left, at most once an hour."""
+    """At most once an hour, delete the detector states of groups that have no windows."""
     parts = {
         "kept": sql.Identifier(schema, "_kept"),
         "detectors": sql.Identifier(schema, "_detectors"),

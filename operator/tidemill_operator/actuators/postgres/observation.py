@@ -27,7 +27,7 @@ SELECT reason, partition, epoch, from_offset, to_offset FROM {0}, lately
 _HELD_UP = """
 SELECT aggregation, duty, reason FROM {} WHERE tried_at > now() - interval '5 minutes' ORDER BY since, aggregation, duty
 """
-# Only the first failure of the last day is reported, so that further failures do not change the message.
+# Report only the first failure of the last 24 hours, so that further failures do not change the message.
 _SKIPPED = """
 SELECT DISTINCT ON (aggregation, duty) aggregation, duty, reason,
  coalesce(to_char(window_start, 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), ''), coalesce(group_key::text, ''), metrics,
@@ -107,7 +107,7 @@ def _positions(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
         partitions=max(there, default=-1) + 1,
         missing_positions=missing_positions(there),
         read_before=before,
-        # Some positions may still have the former topic's ID. Positions switch to a new topic's ID one by one.
+        # Some positions may still have the former topic's ID. Each partition's position gets the new ID separately.
         read_from=max(current - before or current, default=""),
         read_to={partition: offset for partition, topic_id, offset, _ in sorted(positions) if topic_id},
     )

@@ -24,7 +24,7 @@ HELD_MS = 30_000
 
 
 class Leadership(Protocol):
-    """The part of the leader election that this module uses."""
+    """The methods of the leader election that this module uses."""
 
     @property
     def epoch(self) -> int:

@@ -85,7 +85,7 @@ def switch(session: Session, schema: Schema) -> None:
             (schema.switched,),
         )
         session.write_rows(sql.SQL("DELETE FROM {} WHERE reader = %s").format(offsets), (schema.switched,))
-    # Live processors fill the aggregation versions whose ids are in the column `feeds`.
+    # The column `feeds` contains the ids of aggregation versions that live processors fill.
     session.write_rows(
         sql.SQL(
             "UPDATE {} o SET feeds = (SELECT coalesce(array_agg(f), '{{}}') FROM unnest(o.feeds) f"

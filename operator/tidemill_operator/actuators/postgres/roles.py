@@ -86,7 +86,7 @@ def end_sessions(session: Session, schema: Schema) -> None:
 
 
 def drop_roles(session: Session, schema: Schema) -> None:
-    """Drop the existing roles, which must own no objects."""
+    """Drop all existing roles of a schema. The roles must not own any objects."""
     (database,) = session.rows("SELECT current_database()")[0]
     for role in _observe(session, roles_of(schema)):
         session.write("REVOKE ALL ON DATABASE {} FROM {}", database, role)
@@ -206,7 +206,7 @@ def _ensure_connect(session: Session, schema: Schema) -> None:
     missing = wanted - _database_grants(session, schema)
     if not missing:
         return
-    # All grants on a database are in one row of pg_database, which two transactions cannot update at once.
+    # All grants on a database are in one row of pg_database. Two transactions cannot update this row at the same time.
     session.rows("SELECT pg_advisory_xact_lock(hashtext('tidemill-ddl'), 0)")
     for role, privilege in sorted(missing):
         session.write("GRANT {} ON DATABASE {} TO {}", sql.SQL(privilege), database, role)

@@ -26,7 +26,7 @@ def ensure_rows(session: Session, schema: Schema, live: LiveSchema | None, *, re
         session: the session, inside the transaction that made the tables.
         schema: the schema in the plan.
         live: the schema before that transaction, or None if it did not exist.
-        regress: accept a lower generation, because a new resource starts at generation 1 again.
+        regress: accept a resource with a lower generation. The generation of a new resource starts at 1.
     """
     _ensure_readers(session, schema)
     if schema.listed:
@@ -60,8 +60,8 @@ def _ensure_readers(session: Session, schema: Schema) -> None:
 
 def _ensure_positions(session: Session, schema: Schema) -> None:
     readers, offsets = _table(schema, "_readers"), _table(schema, "_offsets")
-    # Each partition of a replay starts with the epoch of the live reader. In a partition that is added later, the live
-    # reader starts at offset 0.
+    # A replay's position in a partition gets the epoch of the live reader's position. In a partition that is added
+    # later, the live reader starts at offset 0.
     session.write_rows(
         sql.SQL(
             "INSERT INTO {} (reader, partition, epoch, next_offset) SELECT r.reader, p, coalesce(l.epoch, 0),"
@@ -85,8 +85,8 @@ def _ensure_aggregations(session: Session, schema: Schema, live: LiveSchema) -> 
             sql.SQL(
                 "INSERT INTO {} (name, version, table_name, reader, ids, shape, partition_days, retention_ms)"
                 " SELECT %(name)s, %(version)s, %(table_name)s, %(reader)s,"
-                # A replay that starts again must not find the ids of its previous start. A live version continues with
-                # the ids of the version before it, so that copies of earlier events are recognized.
+                # A restarted replay must not find the event ids that its previous start stored. A version that live
+                # processors fill uses the previous version's event ids, to recognize copies of earlier events.
                 f" CASE %(reader)s WHEN 'live' THEN coalesce((SELECT {IDS} FROM {{}} WHERE reader = 'live'"
                 " ORDER BY name = %(name)s DESC, version DESC LIMIT 1), 'live')"
                 " ELSE %(reader)s || '@' || pg_current_xact_id()::text END,"

@@ -38,9 +38,10 @@ _DROP_AT_ONCE = 50
 
 
 class PostgresSchemas:
-    """A thread-safe actuator for the schemas of one database, which is created if missing.
+    """A thread-safe actuator for the schemas of one database.
 
-    With `read_only`, nothing is created, and a missing database counts as an empty database.
+    If the database is missing, the actuator creates the database. With `read_only`, nothing is created, and a missing
+    database counts as an empty database.
     """
 
     def __init__(
@@ -102,8 +103,8 @@ class PostgresSchemas:
             schema: the schema in the plan.
             owner: the resource that the schema belongs to.
             secrets: the logins of writer and reader.
-            adopt: take over a schema and roles that have another owner, and a topic if its pipeline is gone.
-            exists: tells whether a pipeline exists. Without this function, no other pipeline counts as existing.
+            adopt: take over a schema and roles of another owner, and topics of deleted pipelines.
+            exists: returns whether a pipeline exists. Without this function, all other pipelines count as deleted.
 
         Raises:
             TidemillError: Postgres does not answer.

@@ -19,7 +19,7 @@ from tidemill_operator.plan.model import Connector
 from tidemill_operator.settings import Platform
 
 OWNER = f"{RESERVED}.owner"
-"""The config that names the owner. Connectors ignore unknown configs."""
+"""The config key for the owner of the connector. Connectors ignore unknown config keys."""
 POSTGRES, FILES = (
     "io.debezium.connector.postgresql.PostgresConnector",
     "org.apache.kafka.connect.file.FileStreamSourceConnector",
@@ -82,7 +82,7 @@ def check_secret(name: str, key: str, text: str) -> None:
     """Check that a secret value does not refer to files of Connect's workers.
 
     Raises:
-        TidemillError: the value refers to a folder of Connect's workers.
+        TidemillError: the secret value refers to a folder with files of Connect's workers.
     """
     folder = worker_folder(text)
     if folder is not None:

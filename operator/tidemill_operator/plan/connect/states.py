@@ -40,7 +40,7 @@ class LiveConnector:
 
     Attributes:
         asked: requested state (`running`, `paused` or `stopped`), or empty.
-        pending: what the last change of the connector waits for, or empty.
+        pending: why the last change of the connector is not applied yet, or empty.
     """
 
     name: str

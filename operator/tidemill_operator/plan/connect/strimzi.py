@@ -77,7 +77,7 @@ def asked(resource: Mapping[str, Any]) -> str:
 
 
 def failed_tasks(resource: Mapping[str, Any]) -> list[int]:
-    """Return the numbers of the failed tasks, or an empty list if the connector itself failed."""
+    """Return the numbers of the failed tasks. If the connector itself failed, the list is empty."""
     reported = (resource.get("status") or {}).get("connectorStatus") or {}
     if (reported.get("connector") or {}).get("state") == states.FAILED:
         return []

@@ -27,7 +27,7 @@ appender.out.layout.pattern = %d{ISO8601} %p %c{1} %m%n
 _PROVIDERS = "org.apache.kafka.common.config.provider"
 _JSON = "org.apache.kafka.connect.json.JsonConverter"
 _CONFIGS, _OFFSETS, _STATUSES = CONNECT_TOPICS
-# The name and number of partitions of Connect's own topics. Connect requires one partition for its config topic.
+# The names and partition counts of Connect's own topics. Connect requires one partition for its config topic.
 _TOPICS = {"config": (_CONFIGS, 1), "offset": (_OFFSETS, 25), "status": (_STATUSES, 5)}
 _MECHANISMS = {
     "PLAIN": "org.apache.kafka.common.security.plain.PlainLoginModule",
@@ -115,7 +115,7 @@ def java_client(client: Mapping[str, Any]) -> dict[str, str]:
     """Translate librdkafka's security settings to settings of Kafka's Java client.
 
     Raises:
-        TidemillError: a setting or its value has no equivalent.
+        TidemillError: Kafka's Java client has no equivalent for a setting or a value.
     """
     for key in client:
         if key.startswith(("ssl.", "sasl.", "enable.ssl", "enable.sasl")) and key not in _READ:

@@ -99,9 +99,9 @@ def _taken(claim: Claim) -> TidemillError:
 
 
 def made(topics: Sequence[Topic], live: LiveFacts, *, namespace: str, name: str) -> tuple[str, ...]:
-    """Return the names of the topics that the operator is about to create, to record them.
+    """Return the names of managed topics that do not exist yet. The operator creates and records these topics.
 
-    A schema of an earlier Tidemill version has no record of created topics. For such a schema, the result also
+    Postgres schemas of earlier Tidemill versions do not list the created topics. For these schemas, the result also
     includes existing topics with a derived name. A derived name contains the pipeline's namespace and name.
     """
     if live.brokers is None:

@@ -53,8 +53,8 @@ class _Choice:
     """The possible moves of the replicas of a partition.
 
     Attributes:
-        movable: brokers that may lose their replica.
-        into: brokers that may get a replica.
+        movable: brokers whose replica of the partition can move to another broker.
+        into: brokers that can get a replica of the partition.
     """
 
     movable: set[int]
@@ -143,7 +143,7 @@ def _grow(layout: _Layout, partition: int, factor: int) -> set[int]:
 
 
 def _part_racks(layout: _Layout, choices: Choices) -> None:
-    """Move replicas from racks with several replicas of a partition to racks without a replica."""
+    """Move replicas so that fewer partitions have several replicas in the same rack."""
     for partition, held in layout.replicas.items():
         for broker in sorted(choices[partition].movable, key=lambda b: (-layout.load[b], layout.turn(b))):
             free = layout.brokers.hosts - set(held)
@@ -162,7 +162,7 @@ def _even(layout: _Layout, choices: Choices) -> None:
         for full, empty in pairs:
             if layout.load[full] - layout.load[empty] < 2:
                 continue
-            # Leaders move only if no other replica can move.
+            # Prefer a partition whose preferred leader is not broker `full`.
             movers = list(_movers(layout, choices, full, empty))
             partition = min(movers, key=lambda p: layout.replicas[p][0] == full, default=None)
             if partition is not None:
@@ -175,7 +175,7 @@ def _even(layout: _Layout, choices: Choices) -> None:
 def _movers(layout: _Layout, choices: Choices, full: int, empty: int) -> Iterator[int]:
     """Yield the partitions with a replica that can move from broker `full` to broker `empty`.
 
-    A replica may not move to a rack where its partition has more other replicas.
+    The new rack holds no more of the partition's other replicas than the old rack.
     """
     for partition, held in layout.replicas.items():
         choice = choices[partition]

@@ -56,7 +56,7 @@ class ReplicaChange:
 
 @dataclass(frozen=True)
 class Step:
-    """The next actions of a change of replicas."""
+    """The next actions of a change to a topic's replicas."""
 
     cancel: tuple[int, ...] = ()
     start: Assignment = field(default_factory=dict)
@@ -112,7 +112,7 @@ def next_step(
     wanted = place(topic, after, factor, brokers, rebalance=wish.rebalance)
     todo = {number: wanted[number] for number in wanted if wanted[number] != after[number] and number not in moving}
     if not todo and not (moving and ours):
-        # Elect leaders for all partitions, because the reported leaders may be outdated.
+        # Include partitions whose reported leader is right, because the report may be outdated.
         return Step(elect=tuple(sorted(partitions)) if ours else (), finish=ours)
     start = dict(list(todo.items())[: max(0, batch - len(moving))])
     done = len(partitions) - len(todo) - len(moving)
@@ -131,7 +131,7 @@ def _stale(moving: Mapping[int, Held], factor: int, brokers: Brokers) -> tuple[i
     """Return the partitions whose reassignment should be cancelled.
 
     A reassignment is cancelled if its target has the wrong replication factor or a broker in `leaving`. A reassignment
-    to a silent broker is also cancelled if enough other brokers answer.
+    to a broker that does not answer is cancelled if the other brokers suffice.
     """
 
     def unwanted(held: Held) -> bool:
@@ -149,7 +149,7 @@ def _throttled(partitions: Mapping[int, Held], moves: Assignment) -> Mapping[str
         there = partitions[number].before
         senders += [f"{number}:{broker}" for broker in there]
         fetchers += [f"{number}:{broker}" for broker in wanted if broker not in there]
-    # If no broker is added, list the senders as followers, so that neither config is empty.
+    # Without new replicas, repeat the senders, so that the config of followers is not empty.
     return {LEADERS: ",".join(senders), FOLLOWERS: ",".join(fetchers or senders)}
 
 

@@ -11,13 +11,15 @@ from tidemill_operator.plan.live import LiveFacts, LiveSchema, Slot
 def desired_slots(
     topics: Sequence[str], live: LiveFacts, former: str, *, certain: Collection[str] = ()
 ) -> tuple[Slot, ...]:
-    """Return the slots (numbered partitions) of a pipeline, including new slots for new partitions.
+    """Return the slots of a pipeline, including slots for new partitions.
+
+    A slot gives a topic's partition a number that is unique within the pipeline.
 
     Args:
         topics: topics in the spec.
         live: the live state.
         former: topic that the pipeline read before its spec had several topics, or empty.
-        certain: topics that count as deleted if Kafka does not report them.
+        certain: topics whose absence from the live state proves their deletion.
     """
     schema = live.schema or LiveSchema()
     slots = {(slot.topic, slot.partition): slot for slot in known_slots(schema, former)}
@@ -63,9 +65,9 @@ def only_topic(schema: LiveSchema | None, default: str) -> str:
 
 
 def known_slots(schema: LiveSchema, former: str) -> tuple[Slot, ...]:
-    """Return the slots that a schema stores.
+    """Return the slots of a live schema.
 
-    Without stored slots, return a slot for each partition of the topic `former`.
+    If the schema has no slots, return a slot for each partition of the topic `former`.
     """
     if schema.slots or not former:
         return schema.slots
@@ -76,7 +78,7 @@ def known_slots(schema: LiveSchema, former: str) -> tuple[Slot, ...]:
 
 
 def view(schema: LiveSchema, topic: str) -> LiveSchema:
-    """Return the live schema with the positions and losses of only one topic."""
+    """Return a copy of the schema that has only the positions and losses of `topic`."""
     slots = {slot.slot: slot for slot in schema.slots if slot.topic == topic}
     ids = {slot.topic_id for slot in slots.values() if slot.topic_id}
     return replace(

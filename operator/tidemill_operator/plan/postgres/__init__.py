@@ -1,1 +1,1 @@
-"""Plan the Postgres schema of a pipeline as SQL text, and interpret its system tables."""
+"""Plan a pipeline's Postgres schema as SQL text, and interpret the schema's system tables."""

@@ -1,4 +1,4 @@
-"""Detect tables, columns and rows of a pipeline that another user removed."""
+"""Detect that another user has removed tables, columns or rows of a pipeline."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from tidemill_operator.plan.model import Schema
 _MOST = 8
 # The tables that every schema has, with descriptions of their data.
 _SYSTEM = {
-    "_aggregations": "the versions of aggregations, and the marks of final windows",
+    "_aggregations": "the versions of aggregations, and the times up to which windows are closed",
     "_offsets": "the positions up to which events are counted",
     "_readers": "the watermark",
     "_dead_letters": "the dead letters",
     "_anomalies": "the anomalies",
     "_detectors": "the detectors' states",
 }
-_POSITIONS = "; afterwards run `tidemill replay`, because events that are still in the topic are counted again"
+_POSITIONS = "; afterwards run `tidemill replay`, because events that are still in the topic are counted twice"
 
 
 def damage(schema: Schema, live: LiveSchema | None) -> tuple[str, ...]:
-    """Return descriptions of the removed objects. Without an accepted spec, no object counts as removed."""
+    """Return descriptions of the removed objects. Without an accepted spec, no object is reported."""
     if live is None or not live.accepted:
         return ()
     return (*_system(live), *_windows(schema, live))
@@ -39,12 +39,13 @@ def damaged(schema: Schema) -> TidemillError:
     """Return the error for removed tables."""
     lost = "; ".join(schema.lost[:_MOST]) + ("; and more" if len(schema.lost) > _MOST else "")
     windows = not any(text.startswith(("table _", "rows of table _")) for text in schema.lost)
-    replay = ", or count its windows again from the topic with `tidemill replay`" if windows else ""
+    replay = ", or count the windows again from the topic with `tidemill replay`" if windows else ""
     positions = _POSITIONS if any("table _offsets" in text for text in schema.lost) else ""
     return TidemillError(
         Reason.DATA_LOSS,
         f"schema {schema.name}: {lost}",
-        "restore it from a backup, or create it again, empty, with the annotation tidemill.dev/recreate-topics: 'true'"
+        "restore the data from a backup, or set the annotation tidemill.dev/recreate-topics: 'true' to start"
+        " without the data"
         f"{replay}{positions}",
     )
 

@@ -26,8 +26,8 @@ _REMEDY = {
         " the aggregation"
     ),
     Reason.WINDOWS_SKIPPED: (
-        "everything else is published and scanned for anomalies; check the values that the table _skipped names,"
-        " and that nobody else writes to the tables"
+        "everything else is published and scanned for anomalies; check the values listed in table _skipped, and"
+        " that nobody else writes to the tables"
     ),
 }
 

@@ -21,7 +21,7 @@ def kept_rows(spec: PipelineSpec) -> tuple[KeptRows, ...]:
 
 
 def used_up(spec: PipelineSpec, live: LiveSchema | None, owner: Owner) -> list[TidemillError]:
-    """Return errors about quotas that were used up recently."""
+    """Return an error for each quota that was used up recently."""
     errors = []
     for kept in live.kept if live is not None and live.owner == owner else ():
         text, remedy = told(kept, quota_of(spec, kept.kind))

@@ -20,7 +20,7 @@ def losses(topic: str, live_topic: LiveTopic | None, schema: LiveSchema) -> list
 
     Args:
         topic: the source topic's name.
-        live_topic: the live topic, or None if the topic does not exist, which is reported elsewhere.
+        live_topic: the existing topic, or None if the topic is missing. A missing topic is reported elsewhere.
         schema: the live schema, with the recorded losses.
     """
     latest: dict[tuple[Reason, int], Loss] = {}
@@ -39,14 +39,14 @@ def missed(lost: Collection[Loss]) -> str:
     """Return a text about the events that a replay did not find in the topic, or an empty text."""
     if not lost:
         return ""
-    return f"events that the topic no longer holds are not counted, offsets {_ranges(lost)}"
+    return f"events that the topic no longer holds are not counted (offsets {_ranges(lost)})"
 
 
 def _unnoted(live_topic: LiveTopic | None, schema: LiveSchema) -> Iterator[Loss]:
     """Yield a loss for each stored position, if the topic was deleted and created again."""
     if live_topic is None or not live_topic.id or not schema.read_from or schema.read_from == live_topic.id:
         return
-    # Kafka's metadata may be outdated, so an earlier id of the topic does not prove a loss.
+    # Outdated metadata may show an earlier id of the topic, so an earlier id proves no loss.
     if live_topic.id in schema.read_before:
         return
     for partition, offset in schema.read_to.items():
@@ -65,17 +65,17 @@ def _ranges(lost: Iterable[Loss]) -> str:
 def _recreated(topic: str, live_topic: LiveTopic | None, ranges: str) -> str:
     now = f" (id {live_topic.id} now)" if live_topic is not None and live_topic.id else ""
     return (
-        f"topic {topic} was deleted and created again{now}; events of the former topic that were not counted are gone,"
-        f" from offsets {ranges}"
+        f"topic {topic} was deleted and created again{now}; events of the former topic that were not counted are gone"
+        f" (from offsets {ranges})"
     )
 
 
 def _truncated(topic: str, _: LiveTopic | None, ranges: str) -> str:
-    return f"topic {topic} ends before the last read offset: Kafka has lost counted events, offsets {ranges}"
+    return f"topic {topic} ends before the last read offset, so Kafka has lost counted events (offsets {ranges})"
 
 
 def _expired(topic: str, _: LiveTopic | None, ranges: str) -> str:
-    return f"events of topic {topic} were past its retention before they were read, offsets {ranges}"
+    return f"the retention of events in topic {topic} ended before the events were read (offsets {ranges})"
 
 
 _TELL: Mapping[Reason, Callable[[str, LiveTopic | None, str], str]] = {
@@ -85,7 +85,7 @@ _TELL: Mapping[Reason, Callable[[str, LiveTopic | None, str], str]] = {
 }
 _REMEDY: Mapping[Reason, str] = {
     Reason.TOPIC_RECREATED: (
-        "counted events stay counted; send the missing events again, and check who may delete topics"
+        "earlier results are kept; send the missing events again, and check who may delete topics"
     ),
     Reason.LOG_TRUNCATED: "the lost events stay counted; find out why a replica that was behind became leader",
     Reason.EVENTS_EXPIRED: "increase spec.source.topic.retention, or run more processors",

@@ -1,4 +1,4 @@
-"""Convert the facts about window tables that earlier Tidemill versions stored.
+"""Convert stored facts about window tables from the format of earlier Tidemill versions.
 
 For example, an earlier version used the column name `_first_at_x` for two different purposes.
 """

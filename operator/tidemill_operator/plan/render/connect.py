@@ -1,4 +1,4 @@
-"""Render the Connect workers of a namespace. All pipelines with connectors share their namespace's workers."""
+"""Render the Connect workers of a namespace. All connectors of the namespace run on these workers."""
 
 from __future__ import annotations
 

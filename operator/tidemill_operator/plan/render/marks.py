@@ -58,12 +58,12 @@ def shared_configs() -> list[str]:
 
 
 def shared_config(pipeline: str) -> str:
-    """Return the name of the shared ConfigMap with a pipeline's config."""
+    """Return the name of the shared ConfigMap that contains a pipeline's config."""
     return shared_configs()[int(hashlib.sha256(pipeline.encode()).hexdigest()[:8], 16) % _SHARDS]
 
 
 def shared_secret(component: Component) -> str:
-    """Return the name of the Secret with the secret files of a workload that several pipelines share."""
+    """Return the name of the Secret with the files of a shared workload."""
     return f"tidemill-{component}-secrets"
 
 

@@ -48,7 +48,7 @@ def service(workload: Workload, metadata: Manifest, port: int) -> Manifest:
 
 
 def ingress(workload: Workload, metadata: Manifest, exposure: Exposure, port: int, *, pipeline: str) -> Manifest:
-    """Return the Ingress of a pipeline's ingest or API, which have separate hosts."""
+    """Return the Ingress of a pipeline's ingest or API. Ingest and API have separate hosts."""
     host = f"{pipeline}-{workload.component}.{workload.namespace}.{exposure.domain}"
     backend = {"service": {"name": metadata["name"], "port": {"number": port}}}
     spec: dict[str, Any] = {
@@ -80,7 +80,7 @@ def disruption_budget(workload: Workload, metadata: Manifest) -> Manifest:
 
 
 def network_policy(workload: Workload, metadata: Manifest, placement: Placement) -> Manifest:
-    """Return a NetworkPolicy that opens the status port to pods of the cluster only."""
+    """Return a NetworkPolicy that opens the status port only to pods of the same cluster."""
     inbound: list[dict[str, Any]] = [
         {"ports": [{"port": "status", "protocol": "TCP"}], "from": [{"namespaceSelector": {}}]}
     ]

@@ -259,8 +259,8 @@ def _references(workload: Workload) -> list[tuple[tuple[str, str], str]]:
 def _pipelines(workload: Workload) -> dict[str, Any]:
     if workload.pipeline is not None:
         return {"configMap": {"name": marks.config_map(workload.pipeline)}}
-    # The volume includes shared ConfigMaps that do not exist yet. Otherwise, a new pipeline could change the volume and
-    # restart the shared ingest.
+    # The volume refers to all shared ConfigMaps, even to those that do not exist yet. Otherwise, a new pipeline could
+    # change the volume and restart the shared ingest.
     sources = [{"configMap": {"name": name, "optional": True}} for name in marks.shared_configs()]
     return {"projected": {"sources": sources}}
 

@@ -92,7 +92,7 @@ def test_a_replay_that_missed_events_reports_them_with_its_own_exit_status(
     up: Up, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Events that were gone before they were read are told on the way and at the end, which is another exit code."""
-    missed = {"missed": "events that the topic no longer holds are not counted, offsets 0: 7 to 9"}
+    missed = {"missed": "events that the topic no longer holds are not counted (offsets 0: 7 to 9)"}
     thread = up.answers(
         lambda family: up.says(replay={**RUNNING, "reader": f"{family}1", **missed}),
         lambda family: up.says(version=2, replay={"reader": f"{family}1", "phase": "Done", **missed}),

@@ -18,7 +18,8 @@ from tidemill_operator.testing import MemoryWorld
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 SCHEMA = "shop__orders"
 REMEDY = (
-    "; restore it from a backup, or create it again, empty, with the annotation tidemill.dev/recreate-topics: 'true'"
+    "; restore the data from a backup, or set the annotation tidemill.dev/recreate-topics: 'true' to start"
+    " without the data"
 )
 
 
@@ -48,24 +49,24 @@ HARM: list[tuple[Callable[[LiveSchema], LiveSchema], str]] = [
     (
         without("by_country_v1"),
         "table by_country_v1 is gone, and with it the windows of aggregation by_country" + REMEDY
-        + ", or count its windows again from the topic with `tidemill replay`",
+        + ", or count the windows again from the topic with `tidemill replay`",
     ),
     (
         without("by_country_v1", "_count", "country"),
         "table by_country_v1 has lost its columns country, _count, and with it values of aggregation by_country"
         + REMEDY
-        + ", or count its windows again from the topic with `tidemill replay`",
+        + ", or count the windows again from the topic with `tidemill replay`",
     ),
     (
         lambda live: replace(live, emptied=frozenset({("by_country", 1)})),
         "table by_country_v1 was emptied, and the windows of aggregation by_country are gone" + REMEDY
-        + ", or count its windows again from the topic with `tidemill replay`",
+        + ", or count the windows again from the topic with `tidemill replay`",
     ),
     (
         without("_offsets"),
         "table _offsets is gone, and with it the positions up to which events are counted"
         + REMEDY
-        + "; afterwards run `tidemill replay`, because events that are still in the topic are counted again",
+        + "; afterwards run `tidemill replay`, because events that are still in the topic are counted twice",
     ),
     (without("_aggregations"), "table _aggregations is gone, and with it the versions of aggregations"),
     (

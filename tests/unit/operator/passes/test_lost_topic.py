@@ -26,7 +26,7 @@ NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 EVENTS, SCHEMA = "shop.orders.events", "shop__orders"
 LOSS = (
     "topic shop.orders.events is gone, and with it every event that was not counted (id A1; counted up to offsets 0: 12"
-    ", 1: 7); create it again with the annotation tidemill.dev/recreate-topics: 'true'; counted events stay counted"
+    ", 1: 7); create it again with the annotation tidemill.dev/recreate-topics: 'true'; earlier results are kept"
 )
 
 
@@ -94,7 +94,7 @@ def test_topics_of_results_are_made_again(document: dict[str, Any], world: Memor
 
 REMADE = (
     "topic shop.orders.events was deleted and created again (id B2 now); events of the former topic that were"
-    " not counted are gone, from offsets 0: 12, 1: 7; counted events stay counted; send the missing events again, and"
+    " not counted are gone (from offsets 0: 12, 1: 7); earlier results are kept; send the missing events again, and"
     " check who may delete topics"
 )
 
@@ -180,17 +180,17 @@ WAYS: list[tuple[tuple[Loss, ...], list[str], str]] = [
     (
         (Loss("expired", 1, 0, 3, 9), Loss("expired", 0, 0, 5, 6)),
         [
-            "events of topic t were past its retention before they were read, offsets 0: 5 to 6, 1: 3 to 9; increase"
-            " spec.source.topic.retention, or run more processors"
+            "the retention of events in topic t ended before the events were read (offsets 0: 5 to 6, 1: 3 to 9);"
+            " increase spec.source.topic.retention, or run more processors"
         ],
         "ranges by partition",
     ),
     (
         (Loss("expired", 0, 0, 5, 6), Loss("truncated", 0, 1, 7, 9)),
         [
-            "topic t ends before the last read offset: Kafka has lost counted events, offsets 0: 7 to 9; the lost"
+            "topic t ends before the last read offset, so Kafka has lost counted events (offsets 0: 7 to 9); the lost"
             " events stay counted; find out why a replica that was behind became leader",
-            "events of topic t were past its retention before they were read, offsets 0: 5 to 6; increase"
+            "the retention of events in topic t ended before the events were read (offsets 0: 5 to 6); increase"
             " spec.source.topic.retention, or run more processors",
         ],
         "the gravest first",
@@ -199,7 +199,7 @@ WAYS: list[tuple[tuple[Loss, ...], list[str], str]] = [
         (Loss("topic_recreated", 0, 1, 4, None), Loss("topic_recreated", 0, 0, 12, None)),
         [
             "topic t was deleted and created again (id B2 now); events of the former topic that were not"
-            " counted are gone, from offsets 0: 4; counted events stay counted; send the missing events again, and"
+            " counted are gone (from offsets 0: 4); earlier results are kept; send the missing events again, and"
             " check who may delete topics"
         ],
         "twice: the last time counts",
@@ -218,7 +218,7 @@ def test_many_partitions_are_not_all_named() -> None:
     schema = LiveSchema(read_from="A1", read_to={partition: partition for partition in range(40)})
     (error,) = losses("t", LiveTopic(40, 1, "B2"), schema)
     assert isinstance(error, TidemillError)
-    assert "14: 14, 15: 15 and 24 more partitions;" in str(error)
+    assert "14: 14, 15: 15 and 24 more partitions);" in str(error)
 
 
 def test_an_id_that_the_topic_had_before_is_no_loss() -> None:

@@ -156,7 +156,7 @@ def test_what_the_topic_held_no_longer(pipeline: Pipeline) -> None:
     """It is told while the replay runs and when it is done."""
     reader = pipeline.ask({})["replay"]["reader"]
     losses = (Loss("expired", 0, 0, 3, 40), Loss("topic_recreated", 2, 0, 8, None))
-    told = "events that the topic no longer holds are not counted, offsets 0: 3 to 40, 2: 8"
+    told = "events that the topic no longer holds are not counted (offsets 0: 3 to 40, 2: 8)"
     pipeline.is_at(reader, handed=1, losses=losses)
     assert pipeline.reconcile()["replay"]["missed"] == told
     pipeline.is_at(reader, handed=3, losses=losses)
@@ -282,8 +282,8 @@ TOLD: list[tuple[dict[str, Any], list[tuple[str, Any, Any]]]] = [
         [
             (
                 "events",
-                "counted by the former spec",
-                f"counted by the new spec from now on; {FILL} counts earlier events again",
+                "counted under the former spec",
+                f"counted under the new spec from now on; {FILL} counts earlier events again",
             )
         ],
     ),

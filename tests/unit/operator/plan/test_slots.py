@@ -104,8 +104,8 @@ def test_windows_wait_for_a_topic_unless_it_is_certainly_gone(
     if asked:
         return  # nothing is reported then
     told = (
-        "counted, but their windows wait, because not every broker reports the topic as missing; create it again, let"
-        " windows"
+        "counted, but windows stay open until every broker reports the topic as missing; create it again, set the"
+        " annotation"
     )
     assert (told in str(missing(plan.topics[1]))) == waits
     assert waits or "the other topics are still counted; create it again, or remove the topic" in str(
