@@ -128,9 +128,9 @@ class ClusterSettings:
         if not self.shared_kafka_login:
             return []
         return [
-            "TIDEMILL_WORKLOAD_KAFKA_CONFIG: pods of pipelines get the operator's own Kafka login, and everybody who"
-            " may read Secrets in their namespaces can use the login; give pods a login that cannot create, alter or"
-            " delete topics (in the chart: kafka.workloadKey)"
+            "TIDEMILL_WORKLOAD_KAFKA_CONFIG: pods of pipelines get the operator's own Kafka login. Everybody who may"
+            " read Secrets in the pipelines' namespaces can use this login. Give pods a login that cannot create,"
+            " alter or delete topics (in the chart: kafka.workloadKey)"
         ]
 
 

@@ -48,9 +48,9 @@ def observe(plan: Plan, own: Sequence[str], actuators: Actuators) -> dict[str, L
     """Return the topics that exist, by name.
 
     Args:
-        plan: the plan. Its topics on other Kafka clusters are looked up.
+        plan: the plan, which names the topics to look up on other Kafka clusters.
         own: the names of topics to look up on the platform's Kafka.
-        actuators: the actuators.
+        actuators: the actuators of the platform.
 
     Raises:
         TidemillError: a cluster does not answer, or cannot be read.
@@ -67,9 +67,9 @@ def facts(plan: Plan, topic_names: tuple[str, ...], schema: LiveSchema | None, a
 
     Args:
         plan: the plan that `first_plan` returned.
-        topic_names: the result of the function `found`.
+        topic_names: the existing topics that the pipeline's `topicPattern` is allowed to match.
         schema: the state of the schema in Postgres, or None if it does not exist.
-        actuators: the actuators.
+        actuators: the actuators of the platform.
 
     Raises:
         TidemillError: a cluster does not answer, or cannot be read.
@@ -84,7 +84,7 @@ def _gone(
 ) -> frozenset[str]:
     """Return the source topics that all brokers of their cluster report as missing.
 
-    The function checks only topics that the pipeline already reads from a list or pattern.
+    The result contains only listed or pattern-matched topics that the pipeline already reads.
     """
     awaited = read_topics(schema.slots) - topics.keys() if schema is not None else frozenset()
     missing = [topic for topic in plan.topics if topic.listed and topic.name in awaited]
@@ -96,7 +96,7 @@ def _gone(
 
 
 def ensure(plan: Plan, actuators: Actuators, *, spread: Spread | None) -> list[Outcome]:
-    """Make the platform's topics match the plan, and check source topics on other clusters.
+    """Create and change the platform's topics, and check that topics on other clusters exist.
 
     Raises:
         TidemillError: the platform's Kafka does not answer.

@@ -53,7 +53,7 @@ class Reason(StrEnum):
     HELD_UP = "HeldUp"
     """Windows of an aggregation cannot be closed, published, or scanned for anomalies. The processors retry."""
     WINDOWS_SKIPPED = "WindowsSkipped"
-    """The processors skipped windows or values that they could not read or publish."""
+    """The processors skipped data, because windows or values could not be read or published."""
     INTERNAL = "Internal"
     """A defect of Tidemill itself."""
 

@@ -49,7 +49,7 @@ class Outcome:
 
     Attributes:
         observed: facts about the object for the status, such as the number of partitions of a topic.
-        serving: whether the component works although the object waits (rank WAITING).
+        serving: whether the component works while this object has the rank WAITING.
     """
 
     rank: Rank

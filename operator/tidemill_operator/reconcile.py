@@ -50,7 +50,7 @@ class _Choice:
 
 
 class _UnseenError(Exception):
-    """A server did not answer while the state of the pipeline was read."""
+    """A server did not answer when the operator read the pipeline's state."""
 
     def __init__(self, component: Component, error: TidemillError) -> None:
         super().__init__(str(error))
@@ -98,7 +98,7 @@ def reconcile(
     scaled: Scaled | None = None,
     standing: Callable[[], TidemillError | None] | None = None,
 ) -> dict[str, Any]:
-    """Create, change and remove what a resource specifies, as far as possible in one pass.
+    """Create, change and remove objects to match a resource, as far as possible in one pass.
 
     Args:
         document: the resource, with metadata.generation and uid.
@@ -107,8 +107,8 @@ def reconcile(
         previous: the status that the last pass returned.
         now: the current time, as an aware datetime.
         scaled: function that returns the number of replicas that scaling has chosen, by component.
-        standing: function that returns an error if waiting events are not counted. `standing` is None if there is no
-            observer.
+        standing: function that returns an error if the pipeline has stopped counting events. `standing` is None if
+            there is no observer.
 
     Returns:
         The new status, which also reports errors of servers and of the spec.
@@ -259,7 +259,7 @@ def _disconnect(
 
 @contextmanager
 def _turn(document: Mapping[str, Any], actuators: Actuators) -> Iterator[Callable[[], None]]:
-    """Lock the pipeline, and yield a check that raises NotOurTurn once the lock is lost."""
+    """Lock the pipeline, and yield a function. The function raises NotOurTurn if the lock is lost."""
     metadata = document.get("metadata", {})
     try:
         schema = names.schema(metadata.get("namespace", "default"), metadata["name"])
@@ -361,7 +361,7 @@ def _ensure(
 
 
 def _readable(plan: Plan, live: LiveFacts) -> bool:
-    """Return whether the needed topics exist. Of a list of source topics, one topic is enough."""
+    """Return whether the needed topics exist. In a list of source topics, one existing topic is enough."""
     listed = [topic.name in live.topics for topic in plan.topics if topic.listed]
     others = all(topic.name in live.topics for topic in plan.topics if not topic.listed)
     return others and (any(listed) or not listed)

@@ -20,7 +20,7 @@ class Logins:
     """The Postgres logins of one pipeline during one pass.
 
     Attributes:
-        rotate: text of the resource's annotation; a changed text requests new logins.
+        rotate: value of the annotation `tidemill.dev/rotate-credentials`. A new value requests new logins.
     """
 
     actuators: Actuators

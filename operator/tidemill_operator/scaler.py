@@ -86,7 +86,7 @@ class Running:
 
     @property
     def watched(self) -> Watched | WatchedStage:
-        """Return the Kafka and Postgres names under which scaling finds the component's figures."""
+        """Return the names, in Kafka and Postgres, of the sources of the component's figures."""
         return Watched.of(self.config) if self.component == "processor" else WatchedStage.of(self.config)
 
 
@@ -113,7 +113,7 @@ class Memory:
 
 
 class Site(Protocol[_K]):
-    """The place where components run and where scaling decisions are stored."""
+    """Gives access to running components and to stored scaling decisions."""
 
     def look(self, key: _K) -> Running | None:
         """Return the component, or None if it does not run."""
@@ -128,7 +128,7 @@ class Site(Protocol[_K]):
         ...
 
     def tell(self, key: _K, decision: Decision) -> None:
-        """Report a stored decision that changes the number of replicas."""
+        """Report a decision that changes the number of replicas. The decision is already stored."""
         ...
 
 
@@ -225,7 +225,7 @@ class Scaler(Generic[K]):
         ]
 
     def forget(self, key: K) -> None:
-        """Remove a component from memory. Its stored state remains."""
+        """Forget a component, but keep its stored state."""
         with self._lock:
             self._scaled.pop(key, None)
 
@@ -239,7 +239,7 @@ class Scaler(Generic[K]):
             return self._scaled.setdefault(key, _Scaled(memory))
 
     def _leave(self, key: K, *, for_good: bool) -> None:
-        """Stop scaling a component. With `for_good`, also clear the stored state."""
+        """Stop scaling a component. If `for_good` is true, clear the stored state too."""
         with self._lock:
             scaled = self._scaled.get(key)
             if scaled is None:

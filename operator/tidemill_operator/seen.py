@@ -48,7 +48,7 @@ def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsP
         return None
     metadata = {key: document["metadata"][key] for key in ("name", "namespace", "uid") if document["metadata"].get(key)}
     if replayed := (document["metadata"].get("annotations") or {}).get(REPLAY):
-        # Without the annotation, a refused spec would stop a running replay.
+        # Keep the annotation, so that a running replay continues even if the new spec is refused.
         metadata["annotations"] = {REPLAY: replayed}
     if live.owner.uid != (metadata.get("uid") or ""):
         return None
@@ -58,7 +58,7 @@ def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsP
 
 
 def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) -> Seen | None:
-    """Observe a resource, or return None if it seems never to have run."""
+    """Return the observed state of a resource, or None if the resource apparently never ran."""
     outcomes: list[Outcome] = []
     metadata = document.get("metadata", {})
     try:
@@ -93,7 +93,7 @@ def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) 
 
 
 def running(plan: Plan, actuators: Actuators, absent: Callable[[Component], Outcome]) -> list[Outcome]:
-    """Return the outcomes of a plan's workloads. If a component does not run, add `absent(component)`."""
+    """Return the outcomes of a plan's workloads. A component that does not run gets `absent(component)`."""
     outcomes: list[Outcome] = []
     with _told(outcomes, *RUNNING):
         outcomes += actuators.runtime.observe(plan.workloads)
@@ -104,7 +104,7 @@ def running(plan: Plan, actuators: Actuators, absent: Callable[[Component], Outc
 
 
 def blocked(component: Component, by: str) -> Outcome:
-    """Return the outcome of a component that was not checked."""
+    """Return an outcome with the reason Blocked for a component that was not checked."""
     return skipped(component, component.value, Reason.BLOCKED, f"waits for {by}")
 
 

@@ -19,11 +19,11 @@ from tidemill_operator.addresses import PostgresAddress
 Runtime = Literal["local", "kubernetes"]
 _PATTERN = re.compile(r"[A-Za-z0-9._*-]{1,249}")
 STRIMZI_SECRETS = "${secrets:{namespace}/{name}:{key}}"
-"""How configs refer to a Secret's key, if the workers have Strimzi's KubernetesSecretConfigProvider as `secrets`."""
+"""Reference to a Secret's key, for workers whose provider `secrets` is Strimzi's KubernetesSecretConfigProvider."""
 _CONNECTS = ("TIDEMILL_CONNECT_URL", "TIDEMILL_CONNECT_STRIMZI", "TIDEMILL_CONNECT_IMAGE")
 _STRIMZI = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 WORKER_SECRETS = "${directory:/etc/tidemill/secrets:{file}}"
-"""How configs refer to a Secret's key in the operator's Connect workers, which have a file for each key."""
+"""Reference to a Secret's key, for the operator's Connect workers, in which each key is a file."""
 NOWHERE = PostgresAddress("", 0, "", "", "")
 
 

@@ -32,7 +32,7 @@ class MemoryTopics(MemoryPart):
 
     Attributes:
         moving: what `ensure` waits for, or empty if it does not wait.
-        unsure: whether to simulate a broker that does not answer. If true, `gone` returns no topics.
+        unsure: whether to simulate a broker that does not answer. If true, `gone` returns an empty set.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class MemoryTopics(MemoryPart):
         return {name: self.topics[name] for name in names if name in self.topics}
 
     def gone(self, names: Sequence[str]) -> frozenset[str]:
-        """Return the topics that do not exist, or no topics if `unsure` is set."""
+        """Return the topics that do not exist, or an empty set if `unsure` is true."""
         self._called("gone")
         return frozenset() if self.unsure else frozenset(names) - self.topics.keys()
 
@@ -157,7 +157,7 @@ class MemorySchemas(MemoryPart):
 
     @contextmanager
     def exclusive(self, schema: str) -> Iterator[Callable[[], None]]:
-        """Raise `taken` if it is set. Otherwise, yield a function that does nothing."""
+        """Raise the error `taken` if `taken` is set. Otherwise, yield a function that does nothing."""
         self._called("exclusive")
         if self.taken is not None:
             raise self.taken

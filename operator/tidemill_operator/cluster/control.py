@@ -32,7 +32,7 @@ Document = dict[str, Any]
 
 
 class Controller:
-    """Runs passes, in several threads at once for different resources."""
+    """Runs passes. Passes for different resources can run in parallel threads."""
 
     def __init__(
         self,
@@ -164,7 +164,7 @@ def _scale(runtime: KubernetesRuntime, previous: Mapping[str, Any]) -> dict[str,
 
 
 def _repairs(runtime: KubernetesRuntime, previous: Document | None, status: Document) -> list[str]:
-    """Return a message for each change or deletion by others that the pass has undone."""
+    """Return a message for each object that the pass repaired or created again."""
     before = {condition["type"]: condition for condition in (previous or {}).get("conditions", ())}
     settled = before.get(PROGRESSING, {}).get("reason") == Reason.APPLIED
     same = (previous or {}).get("observedGeneration") == status["observedGeneration"]

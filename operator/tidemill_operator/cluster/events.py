@@ -17,7 +17,7 @@ _COMPONENT = "tidemill-operator"
 _MAX_MESSAGE = 1024
 # reasons of normal progress, which cause no warning
 _CALM = frozenset({Reason.APPLIED, Reason.WAITING, Reason.BLOCKED, Reason.SUSPENDED, Reason.NOT_NEEDED, "Paused"})
-# Conditions that often change together. Only the first changed condition in the tuple gets an Event.
+# These conditions often change together. Of the changed conditions, only the first in this order gets an Event.
 _ONE_OF = ("Ready", "Stalled", PROGRESSING, *CONDITIONS.values())
 _ABNORMAL = frozenset({
     "Stalled",
@@ -52,7 +52,7 @@ class Recorder:
             self.tell(document, "Normal", "NewVersion", text)
 
     def repaired(self, document: Document, repairs: Iterable[str], *, at: str) -> None:
-        """Write Events about changes of other users that the operator reverted."""
+        """Write an Event for each repair of an object that another user changed or deleted."""
         for text in repairs:
             _log_of(document, text)
             self.tell(document, "Normal", "Repaired", text, at=at)

@@ -45,7 +45,7 @@ def settings() -> kopf.OperatorSettings:
 def registry(
     queue: WorkQueue[Key], watchdog: Watchdog, mirror: Mirror, configuration: client.Configuration
 ) -> kopf.OperatorRegistry:
-    """Return the handlers of the events."""
+    """Return the kopf handlers for events of Kubernetes objects."""
     handlers = kopf.OperatorRegistry()
     fingerprints: dict[str, str] = {}
 
@@ -73,7 +73,7 @@ def registry(
             watchdog.saw(body["metadata"]["uid"], body["metadata"]["resourceVersion"])
             mirror.saw(kind, event["object"], gone=type == "DELETED")
             if body["metadata"].get("labels", {}).get(marks.COMPONENT) == marks.SCALING:
-                return  # scaling itself requests the passes that its decisions need
+                return  # scaling requests passes without this handler
             for key in owners(body):
                 queue.add(key, delay=_SETTLE_SECONDS)
 
@@ -88,7 +88,7 @@ def _place(kind: Kind) -> tuple[str, str, str]:
 
 
 def fingerprint(body: Body) -> str:
-    """Return the fields of a resource that a pass depends on, as JSON."""
+    """Return as JSON those fields of a resource whose changes require a pass."""
     metadata = body["metadata"]
     members = ("generation", "annotations", "finalizers", "deletionTimestamp")
     return json.dumps([metadata.get(member) for member in members], sort_keys=True, default=dict)

@@ -80,7 +80,10 @@ class Schedule(Generic[K]):
             self._due[key] = min(at, self._due.get(key, at))
 
     def take(self, now: float) -> K | None:
-        """Take the key that has been due longest and has no running pass, and mark it as running."""
+        """Return the key that has been due longest, and mark the key as running.
+
+        A key with a running pass is not due.
+        """
         ready = [(key not in self._begun, at, key) for key, at in self._due.items() if at <= now]
         if not ready:
             return None
@@ -143,7 +146,7 @@ class WorkQueue(Generic[K]):
                 thread.join(max(0.0, deadline - time.monotonic()))
 
     def add(self, key: K, *, delay: float = 0.0, fresh: bool = False) -> None:
-        """Request a pass, and return at once."""
+        """Request a pass for `key`, and return without waiting for the pass."""
         with self._changed:
             self._schedule.add(key, time.monotonic() + delay, fresh=fresh)
             self._changed.notify()

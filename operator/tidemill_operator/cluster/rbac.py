@@ -8,8 +8,8 @@ from tidemill_operator.actuators.kubernetes.api import KAFKA_CONNECTOR, WEBHOOKS
 from tidemill_operator.resource.crd import GROUP, PLURAL
 
 Rule = dict[str, Any]
-# Server-side apply of a new object needs `create` and `patch`. A PUT, which also removes fields of other managers,
-# needs `update`.
+# Server-side apply of a new object needs `create` and `patch`. With `update`, the operator can send PUT requests,
+# which remove fields of other managers.
 _CHILD = ["get", "list", "watch", "create", "patch", "update", "delete"]
 
 
@@ -29,8 +29,8 @@ def pipeline_rules() -> list[Rule]:
         _rule("networking.k8s.io", ["networkpolicies", "ingresses"], _CHILD),
         # The operator reads Secrets by name only, so it needs neither `list` nor `watch`.
         _rule("", ["secrets"], ["get", "create", "patch", "update", "delete"]),
-        # `list` shows whether a pipeline's last pods have ended. `patch` changes an annotation, so that nodes
-        # update the pods' mounted files at once.
+        # With `list`, the operator sees whether a pipeline's last pods have ended. With `patch`, the operator changes
+        # an annotation, so that nodes update the pods' mounted files at once.
         _rule("", ["pods"], ["list", "patch"]),
         _rule("", ["events"], ["create"]),
     ]

@@ -74,7 +74,7 @@ class ClusterSite:
         return memory
 
     def remember(self, key: Target, memory: Memory, *, changed: bool) -> None:
-        """Store a changed state, at most once per INTERVAL_SECONDS unless the decision has changed."""
+        """Store a changed decision at once, and other changes at most once per INTERVAL_SECONDS."""
         if memory.replicas is None:
             self.forget(key)  # the next pass deletes the ConfigMap
             return
@@ -256,7 +256,7 @@ class ClusterScaling:
             return state.written or previous
 
     def poll(self, key: Key, component: ScaledComponent = "processor") -> Result:
-        """Decide on a component that is due, and request a pass if the decision has to be written."""
+        """Make a scaling decision if the component is due. Request a pass if the status has to change."""
         return self._poll(Scalable(key, component))
 
     def _poll(self, target: Target) -> Result:

@@ -39,7 +39,9 @@ CHANGES = Counter(
 PIPELINES = Gauge("tidemill_operator_pipelines", "Pipelines by state.", ["state"])
 LEADER = Gauge("tidemill_operator_leader", "1 if this replica leads, else 0.")
 DESIRED = Gauge(
-    "tidemill_operator_scaling_desired_replicas", "Number of processors that scaling last decided on.", _PIPELINE
+    "tidemill_operator_scaling_desired_replicas",
+    "Number of processors according to the last scaling decision.",
+    _PIPELINE,
 )
 CURRENT = Gauge(
     "tidemill_operator_scaling_current_replicas",
@@ -48,7 +50,7 @@ CURRENT = Gauge(
 )
 STAGE_DESIRED = Gauge(
     "tidemill_operator_scaling_stage_desired_replicas",
-    "Number of Python stage processes that scaling last decided on.",
+    "Number of Python stage processes according to the last scaling decision.",
     _PIPELINE,
 )
 STAGE_CURRENT = Gauge(

@@ -1,6 +1,6 @@
 """Checks that the Kubernetes watches report all changes.
 
-If a watch has not reported a change after two minutes, the liveness probe fails.
+If the watch event of a changed object is missing for two minutes, the liveness probe fails.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class RowWriter:
     def __init__(self, dialect: Dialect, fields: Sequence[FieldSpec]) -> None:
         """Match each column to the field with the same path or name."""
         own = [field for field in fields if field.origin == "value"]
-        # If several fields match a column, fields of other types take precedence over json fields.
+        # Put json fields first, so that fields of other types replace them in the dicts below.
         own.sort(key=lambda field: field.type != JSON)
         by_path = {show_path(field.steps): field for field in own}
         by_member = {field.steps[0]: field for field in own if len(field.steps) == 1}

@@ -87,7 +87,7 @@ def _find_delimiter(text: str) -> str:
 
 
 def _fitness(text: str, delimiter: str) -> float:
-    """Rate how well a delimiter splits a CSV text. The worst rating is 0."""
+    """Rate how well a delimiter splits a CSV text. A rating of 0 means an unsuitable delimiter."""
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         rows = [row for row, _ in zip((row for row in reader if row), range(_LOOKED_AT), strict=False)]
@@ -96,8 +96,8 @@ def _fitness(text: str, delimiter: str) -> float:
     ((width, often),) = Counter(map(len, rows)).most_common(1) or [(1, 0)]
     if width == 1 or width > MOST_COLUMNS or len(rows[0]) == 1:
         return 0.0
-    # If the header has more or fewer cells than the rows, only halve the rating: some programs end rows, but not the
-    # header, with a delimiter.
+    # Some programs write a delimiter at the end of rows, but not at the end of the header. So a header with more or
+    # fewer cells than the rows only halves the rating.
     fitting = often / len(rows) * (1.0 if len(rows[0]) == width else 0.5)
     if fitting < _LEAST_FITTING:
         return 0.0
@@ -132,7 +132,7 @@ def _is_value(cell: str) -> bool:
 
 
 def _decimals(rows: Sequence[Sequence[str]], width: int, delimiter: str) -> tuple[str, ...]:
-    """Return the decimal mark of each column. If a column's mark is unclear, the file's most common mark is used."""
+    """Return the decimal mark of each column. Unclear columns get the file's most common decimal mark."""
     columns = [[row[at].strip() for row in rows if at < len(row)] for at in range(width)]
     marks = [find_decimal(text for text in column if text.lower() not in NULLS) for column in columns]
     votes = Counter(mark for mark in marks if mark is not None)

@@ -27,8 +27,8 @@ class _Lines:
             yield line
 
     def row(self, row: Sequence[str], line: int) -> None:
-        # If a quote is not closed, the last cell contains the line's end. An odd number of quotes alone is no error,
-        # because a cell such as 3" is valid.
+        # If a quote is not closed, the last cell contains the line's end. An odd number of quotes can also come from
+        # a valid cell such as 3".
         is_open = self._quotes % 2 == 1 and bool(row) and row[-1].endswith(("\n", "\r"))
         self.open_at, self._quotes = line if is_open else None, 0
 

@@ -60,7 +60,7 @@ class ParquetFile:
 
         Args:
             skip: number of rows to skip.
-            local: columns in which times without a zone stay as they are. In other columns, such times get UTC.
+            local: columns in which times may have no zone. In other columns, times without a zone get UTC.
         """
         for number, row in self.rows(skip):
             yield number, _encode({name: _known(value, name in local) for name, value in row.items()})

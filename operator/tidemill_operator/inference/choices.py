@@ -19,7 +19,7 @@ _NICE_MS = (
 )  # fmt: skip
 _WINDOWS_MS = (10 * _SECOND, _MINUTE, 5 * _MINUTE, 15 * _MINUTE, _HOUR, 6 * _HOUR, _DAY)
 _MOST_WINDOWS = 200
-"""The sample spans at most this many drafted windows, or more if they last a day."""
+"""The maximum number of drafted windows in the sample. Windows of one day may exceed this number."""
 _MOST_GROUPS = 200
 _TOLERATED_EMPTY = 0.1
 _MOST_NUMBERS = 4
@@ -50,8 +50,8 @@ class Clock:
 
     Attributes:
         field: the field with the event times, or None for the timestamp of the Kafka record.
-        disorder_ms: how far event times go back, without the worst 0.1 % of the events, rounded up to a common duration
-            of at least 5 s.
+        disorder_ms: the maximum lateness of events, rounded up to a common duration of at least 5 s. The 0.1 % of the
+            events with the highest lateness is ignored.
         advance_ms: the largest step from the newest event time so far to a newer one.
         window_ms: the length of the drafted window.
         span_ms: the time from the oldest event to the newest.
@@ -125,7 +125,10 @@ def _time_score(field: FieldDraft, moments: Sequence[int], events: int, latest: 
 
 
 def _disorder(moments: Iterable[int]) -> int:
-    """Return how far (in ms) event times go back, ignoring the worst 0.1 % of the events."""
+    """Return the maximum lateness of events in ms, ignoring the 0.1 % with the highest lateness.
+
+    The lateness is the time by which an event is older than the newest earlier event.
+    """
     newest, behind = 0, []
     for ms in moments:
         newest = max(newest, ms)

@@ -114,7 +114,7 @@ def _head(sample: Sample, origin: Origin) -> Iterator[str]:
     if sample.broken:
         yield f"# {sample.broken:,} lines {_fault(origin)}: they become dead letters."
     if sample.left_out:
-        yield f"# Left out, because no path can have these names beside the others: {_listed(sample.left_out)}"
+        yield f"# Left out, because these paths are invalid or overlap more frequent paths: {_listed(sample.left_out)}"
     if sample.too_many:
         yield f"# Left out, because a draft has at most {MOST_FIELDS} fields: {_listed(sample.too_many)}"
     yield "# Check the draft: types, event time, groups and metrics are guesses. Then:"

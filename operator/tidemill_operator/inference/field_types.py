@@ -63,7 +63,7 @@ class FieldDraft:
 
 
 def draft_field(name: str, column: Column, events: int, zone: str) -> FieldDraft:
-    """Return the drafted field of a column."""
+    """Draft the field for a column."""
     draft = _of_cells(name, column, zone) if column.cells else _of_values(name, column, zone)
     present = sum(column.distinct.values()) if column.cells else column.kinds.total()
     nulls = _nulls(column) if column.cells and draft.type != STRING else 0

@@ -80,8 +80,8 @@ def find_text_form(texts: Mapping[str, int], *, month_first: bool) -> TimeForm |
     """Return the form of the times in `texts`, or None if the texts are not times.
 
     Args:
-        texts: the texts, with the number of times that each occurs.
-        month_first: whether `03/04/2026` means March if no text shows the order.
+        texts: the number of occurrences of each text.
+        month_first: whether an ambiguous date such as `03/04/2026` is in March.
     """
     tried = dict(islice(texts.items(), _TRIED))
     if not tried or not any(map(_seems_time, islice(tried, _FIRST))):
@@ -107,7 +107,7 @@ def find_text_form(texts: Mapping[str, int], *, month_first: bool) -> TimeForm |
 def find_count_form(numbers: Sequence[float], name: str) -> TimeForm | None:
     """Return the unit of epoch times, such as ms, or None if the numbers are not times.
 
-    If `name` does not suggest a time, the numbers must be times after 2004 in ms, us or ns.
+    If `name` does not suggest a time, only times since 2005 in ms, us or ns are accepted.
     """
     low, high = min(numbers, default=0), max(numbers, default=0)
     named = seems_time(name)

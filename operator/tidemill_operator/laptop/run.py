@@ -122,7 +122,7 @@ class Run:
                 self._seen = seen
                 self._session.nudge()
             self._passes.start()
-            # Most passes are short, so after a brief wait the next report contains the result of the pass.
+            # Most passes are short. Wait briefly, so that the report below contains the results of the passes.
             self._passes.wait(_PASS_SECONDS)
             self._passed = self._seen if self._passes.idle else self._passed
         self._figures.watch(self._session.pipelines.values())

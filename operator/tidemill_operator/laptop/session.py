@@ -56,7 +56,7 @@ class Session:
 
     @property
     def failed(self) -> dict[str, str]:
-        """The pipelines that have been failing for at least `FAILED_SECONDS`, with the reason."""
+        """The error of each pipeline that has been failing for at least `FAILED_SECONDS`."""
         before = time.monotonic() - FAILED_SECONDS
         return {
             key: text
@@ -66,7 +66,7 @@ class Session:
 
     @property
     def settled(self) -> bool:
-        """Whether every pipeline is ready or has failed. If all pipelines have failed, the value is False."""
+        """Whether every pipeline is ready or has failed. If all pipelines have failed, `settled` is False."""
         waited_for = self._pipelines.keys() - self.failed.keys()
         return self._all_ready(waited_for) and (bool(waited_for) or not self._pipelines)
 

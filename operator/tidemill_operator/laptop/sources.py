@@ -20,7 +20,7 @@ class Reading:
     """The content of the files.
 
     Attributes:
-        documents: the documents by `namespace/name`; an invalid file keeps its last valid documents.
+        documents: the documents by `namespace/name`. For an invalid file, the last valid documents are used.
         faults: one line `file: fault` for each fault.
         folders: the folder of each document's file, by `namespace/name`.
     """

@@ -1,4 +1,4 @@
-"""Stores the last accepted document, generation and status of each pipeline of `up` between runs."""
+"""Stores the last accepted document, generation and status of each pipeline between runs of `up`."""
 
 from __future__ import annotations
 

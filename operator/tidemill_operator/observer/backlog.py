@@ -18,7 +18,7 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.scaling import PartitionFigures
 
 RECENT_MS = 60_000
-"""After this many ms without a batch, the freshness of a partition's last batch is ignored."""
+"""Freshness ignores a partition if the partition's last batch is at least this many ms old."""
 
 _CONNECT_SECONDS = 3.0
 # The short timeout keeps a locked table of one pipeline from delaying the figures of other pipelines.
@@ -117,7 +117,7 @@ def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]
     """Compare the positions of many pipelines with the ends of their partitions."""
     positions = [(at.at(topic, number), at) for topic, by_number in wanted.values() for number, at in by_number.items()]
     ends = log.offsets({place for place, _ in positions}, LATEST)
-    # Query the first offset only of partitions with uncounted records.
+    # Only partitions with uncounted records need a query for the first offset.
     behind = {place for place, at in positions if ends.at.get(place, at.next_offset) != at.next_offset}
     starts = log.offsets(behind, EARLIEST)
     faults = {**starts.faults, **ends.faults}
@@ -155,7 +155,7 @@ def oldest(partitions: Partitions) -> dict[int, int]:
 
 
 def freshness_seconds(positions: Mapping[int, Position], ages: Mapping[int, float]) -> float | None:
-    """Return the freshness of the slowest partition in seconds, or None if no events arrive.
+    """Return the highest freshness of all partitions in seconds, or None if no events arrive.
 
     Args:
         positions: the positions by partition.
@@ -181,13 +181,13 @@ class Standing:
     unread: tuple[tuple[str, str], ...] = ()
 
     def as_of(self, now: float) -> dict[int, Position]:
-        """Return the positions as of `now`: `silent_ms` grows by the time since the query."""
+        """Return the positions as of `now`. The time from `at` to `now` is added to `silent_ms`."""
         silent = int(max(0.0, now - self.at) * 1000)
         return {number: replace(at, silent_ms=at.silent_ms + silent) for number, at in self.positions.items()}
 
 
 class NotThere(str):
-    """The reason why a schema has no positions, although Postgres answers."""
+    """The reason why a schema has no positions. Postgres itself has answered."""
 
 
 def read_standings(postgres: PostgresAddress, schemas: Collection[str]) -> dict[str, Standing | str]:

@@ -1,6 +1,6 @@
 """Check in a separate thread whether Kafka's controllers answer.
 
-Without controllers, brokers may not accept records.
+Without controllers, brokers sometimes refuse records.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ _MEMBERS = (
     "figuresAt",
 )
 _STEPS = (1.0, 2.0, 5.0, 10.0)
-# Figures below 10 events or 5 seconds count as equal, because small lags are normal between two commits.
+# Lags below 10 events or 5 seconds are normal between two commits. Changes below these limits do not count.
 _LITTLE_EVENTS, _LITTLE_SECONDS = 10, 5.0
 _MAX_MESSAGE = 1024
 
@@ -101,7 +101,7 @@ def others(status: Status) -> dict[str, Any]:
 def is_news(shown: Status, current: Status, seconds: float) -> bool:
     """Return whether to write figures to the status, given the seconds since the last write.
 
-    Large changes are written sooner than small changes.
+    A large change is written after `_SOON_SECONDS`, and a small change after `_LATE_SECONDS`.
     """
     if shown == current:
         return False

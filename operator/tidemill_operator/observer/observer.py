@@ -52,8 +52,7 @@ class _Pipeline:
 
     Attributes:
         arrivals: by partition, the offset of the oldest uncounted record, and the epoch second of its arrival.
-        noticed: by partition, the offset of the oldest uncounted record, and the epoch second at which the observer
-            first saw the record.
+        noticed: like `arrivals`, but with the epoch second at which the observer first saw the record.
         voids: partitions whose remaining records are only transaction markers.
     """
 
@@ -292,7 +291,7 @@ def _still(dated: Arrivals, wanted: Mapping[int, int]) -> Arrivals:
 
 
 def _put(asked: list[dict[Place, int]], place: Place, offset: int) -> None:
-    """Add an offset to a request in `asked`.
+    """Put the offset of a partition into a request in `asked`.
 
     One request cannot contain two offsets of the same partition. The function then appends a second request.
     """

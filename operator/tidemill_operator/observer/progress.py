@@ -18,17 +18,17 @@ from tidemill_operator.keys import Key
 from tidemill_operator.observer.stages import read_topics
 
 log = logging.getLogger(__name__)
-# Seconds without progress until a pipeline is no longer ready (or three flush intervals, if longer).
+# After this many seconds without progress, a pipeline is not ready. The period is at least three flush intervals.
 STILL_SECONDS = 20.0
 _FLUSHES = 3
-# Seconds without progress until the operator checks whether Postgres refuses to write.
+# After this many seconds without progress, the operator checks whether Postgres refuses to write.
 _SUSPECT_SECONDS = 3.0
-# Seconds of unknown progress until a pipeline is no longer ready.
+# If a pipeline's progress is unknown for this many seconds, the pipeline is not ready.
 SILENT_SECONDS = 10.0
-# Seconds until a pipeline with a partition of unknown progress is no longer ready. When any partition
+# If a partition's progress is unknown for this many seconds, the pipeline is not ready. When any partition
 # advances, the period starts again. Kafka usually elects a new leader in less time.
 UNTOLD_SECONDS = 12.0
-# Seconds without counted events until the operator checks whether Kafka's controllers answer.
+# After this many seconds without counted events, the operator checks whether Kafka's controllers answer.
 _IDLE_SECONDS = 5.0
 # The longest acceptable number of seconds between two observations.
 _BLIND_SECONDS = 25.0
@@ -52,8 +52,9 @@ class _Watched:
     """The state of a watched pipeline. Times are monotonic seconds.
 
     Attributes:
-        still_since: time since which events wait and no partition advances, or None.
-        untold_since: time since which a partition's progress is unknown and no partition visibly advances, or None.
+        still_since: start of the period in which events wait and no partition advances, or None.
+        untold_since: start of the period in which a partition's progress is unknown and no other partition advances,
+            or None.
     """
 
     place: tuple[str, str]
@@ -104,7 +105,7 @@ class ProgressWatch:
     Args:
         changed: function that is called with an error when a pipeline stops counting events, and with None when the
             pipeline counts again.
-        unled: function that returns the seconds since the controllers of a Kafka cluster stopped answering.
+        unled: function that returns for how many seconds the controllers of a Kafka cluster have not answered.
         refused: function that returns why Postgres refuses to write, or an empty text.
         clock: function that returns monotonic seconds.
     """
@@ -122,7 +123,7 @@ class ProgressWatch:
         self._lock = threading.Lock()
 
     def watch(self, key: Key, document: Mapping[str, Any], status: Mapping[str, Any]) -> None:
-        """Watch the schema and topic in a pipeline's status, unless the pipeline is suspended."""
+        """Watch the schema and topic that a pipeline's status names, unless the pipeline is suspended."""
         on = {condition["type"] for condition in status.get("conditions", ()) if condition["status"] == "True"}
         topics, schema = status.get("topics"), status.get("schema")
         if not topics or not schema or "Suspended" in on:
@@ -180,7 +181,7 @@ def _flush_seconds(document: Mapping[str, Any]) -> float:
 
 
 def _compared(before: Mapping[int, Progress], now: Mapping[int, Progress]) -> tuple[list[int], bool]:
-    """Return the partitions in which events wait without progress, and whether any partition advanced."""
+    """Return the partitions that have waiting events and did not advance, and whether any partition advanced."""
     waiting = [
         partition
         for partition, at in now.items()
@@ -211,7 +212,7 @@ def _untold(partitions: list[int], kafka: str) -> TidemillError:
 def _unled() -> TidemillError:
     return TidemillError(
         Reason.UNREACHABLE,
-        "Kafka's controllers do not answer, and no event is counted: Kafka's brokers may not accept events",
+        "Kafka's controllers do not answer, and no event is counted: brokers possibly refuse events",
         "check that a majority of the controllers runs",
     )
 
@@ -219,7 +220,7 @@ def _unled() -> TidemillError:
 def _unstored(why: str) -> TidemillError:
     return TidemillError(
         Reason.NOT_MOVING,
-        f"events wait in the topic and none is counted, because Postgres stores nothing ({why})",
+        f"events wait in the topic and none is counted, because Postgres refuses to write ({why})",
         "give Postgres more disk space, or check why it is a standby",
     )
 

@@ -163,7 +163,7 @@ def _rebalancing(log: KafkaLog, name: str, ready: int) -> bool:
 def together(partitions: Partitions, positions: Mapping[int, Position]) -> Partitions:
     """Add up the figures of partitions that have the same number in different topics.
 
-    Kafka's range assignor gives all partitions with the same number to the same processor.
+    Across topics, Kafka's range assignor gives partitions with the same number to one processor.
     """
     totals: Partitions = {}
     for slot, at in partitions.items():

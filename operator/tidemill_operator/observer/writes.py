@@ -48,11 +48,11 @@ class Writes:
         try:
             self._refusal = self._ask()
         except Exception:
-            log.exception("checking whether Postgres can write failed")
+            log.exception("cannot check whether Postgres accepts writes")
 
 
 def refusal_of(postgres: PostgresAddress) -> str:
-    """Return why Postgres refuses to write a temporary table, or an empty text."""
+    """Return the reason if Postgres refuses to write a temporary table, else an empty text."""
     try:
         with connected(postgres, "checking writes", timeout_seconds=_SECONDS) as session:
             session.connection.hurry(_SECONDS)

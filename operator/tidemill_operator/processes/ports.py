@@ -42,7 +42,10 @@ def obstacle(port: int, host: str = "127.0.0.1") -> str:
 
 
 def is_served_by(port: int, pids: Iterable[int]) -> bool:
-    """Return whether one of the processes listens on the port, or True if this is unknown (not on Linux)."""
+    """Return whether one of the processes listens on the port.
+
+    If the listener is unknown, as on systems other than Linux, the result is True.
+    """
     sockets = _listening(port)
     return not sockets or any(not (held := _sockets(pid)) or held & sockets for pid in pids)
 
@@ -92,7 +95,7 @@ class Ports:
     def get(self, name: str, *, wanted: int = 0) -> int:
         """Return a free port for a name: the stored port, or else the first free port from `wanted` upwards.
 
-        Without a stored port, a `wanted` of 0 gives a random port.
+        If no port is stored and `wanted` is 0, the result is a random free port.
 
         Raises:
             RuntimeError: no port is free, or another process listens on the reserved port.

@@ -75,7 +75,7 @@ class Replica:
         return str(self._child.log_file)
 
     def want(self, spec: ReplicaSpec | None) -> bool:
-        """Set the desired state (None stops the replica), and return whether it has changed."""
+        """Set the desired state (None stops the replica), and return whether the desired state has changed."""
         news = spec != self._wanted
         self._wanted = spec
         if news:  # a new spec may fix earlier failures, so start without the restart delay

@@ -1,4 +1,4 @@
-"""Runs in a child process before its program: changes the user, sets the death signal, and starts the program.
+"""Prepares a child process: changes the user, sets the death signal, and starts the child's program.
 
 This is a separate program, because a `preexec_fn` can deadlock if the parent has threads. With `python -I -S`,
 `PYTHON*` variables and site-packages do not affect the program. The user is changed first, because a change of

@@ -56,7 +56,10 @@ class Supervisor:
             thread.start()
 
     def want(self, name: str, spec: ReplicaSpec | None) -> bool:
-        """Set the desired state of a replica (None stops it), and return whether it has changed."""
+        """Set the desired state of a replica, and return whether the desired state has changed.
+
+        None stops the replica.
+        """
         with self._lock:
             replica = self._replicas.get(name)
             if replica is not None:

@@ -1,7 +1,7 @@
 """Create the CEL rules of the CRD.
 
-Kubernetes limits the estimated cost of rules. The estimate is high for `+`, `join` and `filter`, so the rules use
-`format` and `map`.
+Kubernetes estimates the cost of rules, and refuses expensive rules. The estimate is high for `+`, `join` and `filter`.
+The rules use `format` and `map` instead.
 """
 
 from __future__ import annotations

@@ -83,8 +83,8 @@ _PLATFORM = {
     ),
     "CONNECT_URL": (
         "connect_url",
-        "REST address of Kafka Connect, without a login. Unset: `tidemill up` starts a worker; a cluster needs"
-        " `TIDEMILL_CONNECT_IMAGE` or `TIDEMILL_CONNECT_STRIMZI` for connectors.",
+        "REST address of Kafka Connect, without a login. If unset, `tidemill up` starts a worker. If unset in"
+        " Kubernetes, connectors need `TIDEMILL_CONNECT_IMAGE` or `TIDEMILL_CONNECT_STRIMZI`.",
     ),
     "CONNECT_IMAGE": (
         "",
@@ -98,13 +98,13 @@ _PLATFORM = {
     "CONNECT_PLUGINS": ("", "Comma-separated folders with further plugins for the worker that `tidemill up` starts."),
     "RECREATE_TOPICS": (
         "recreate_topics",
-        "Whether a deleted source topic is created again although its unread events are lost.",
+        "Whether a deleted source topic is created again despite the loss of its unread events.",
     ),
 }
 
 _CLUSTER = {
     "OPERATOR_NAMESPACE": ("", "Required. Namespace of the Lease and of the webhook's certificate."),
-    "POD_NAME": ("", "Required; default: `HOSTNAME`. Name of this replica's pod."),
+    "POD_NAME": ("", "Required if `HOSTNAME` is unset. Name of this replica's pod. Default: the value of `HOSTNAME`."),
     "IMAGE_INGEST": ("", "Required. Image of the ingest pods."),
     "IMAGE_PROCESSOR": ("", "Required. Image of the processors."),
     "IMAGE_API": ("", "Required. Image of the API pods."),
@@ -167,7 +167,7 @@ _WORKLOADS = {
     "STAGE_DIR": "Python stages: folder of the user's file; unset: the file's path is absolute.",
     "REGISTRY_DIR": "Processors: folder of the credentials for the schema registry; unset: no credentials.",
     "SOURCE_KAFKA_DIR": "Processors: folder of the Secret of `source.kafka`; unset: no Secret.",
-    "LOOKUP_DIRS": "Processors: JSON object with the folder of each lookup's files, by lookup.",
+    "LOOKUP_DIRS": "Processors: JSON object from the name of each lookup to the folder of its files.",
     "RESILIENCE_FILE": "File with the settings of circuit breakers, retries and timeouts; unset: the default values.",
     "LOG_LEVEL": "`DEBUG`, `INFO`, `WARNING` or `ERROR`.",
     "INSTANCE": "Name of a processor. A restarted processor with the same name gets its partitions back at once.",
@@ -187,7 +187,7 @@ _SERVICES = {
     "INGEST_IN_FLIGHT_BYTES": "Ingest: maximum unacknowledged bytes of each pipeline; 0: no limit. Default: 128 MiB.",
     "HTTP_CONNECTIONS": "Ingest and API: maximum open connections. Default: 2000, or less if open files are limited.",
     "API_KEYLESS_PER_ADDRESS": "API: maximum live connections without an API key from one address. Default: 100.",
-    "API_KEYLESS_CONNECTIONS": "API: maximum live connections without an API key in total. Default: 500.",
+    "API_KEYLESS_CONNECTIONS": "API: maximum total of live connections without an API key. Default: 500.",
     "API_CORS_ORIGINS": "API: comma-separated origins of other web pages that may use the API; unset: none.",
 }
 

@@ -25,7 +25,7 @@ def is_one_of(tag: str, names: Sequence[str], all_names: Iterable[str]) -> str:
 
 
 def in_its_place(kinds: Kinds[Any], member: Member, *, place: str, tag: str) -> str:
-    """Return a CEL expression that is false if a required member is missing, or a forbidden member is set."""
+    """Return a CEL expression that requires the member for some kinds, and forbids the member for others."""
     there, all_names = f"has({place}.{member.alias})", list(kinds.by_name)
     if member.needing == member.kinds:
         return f"{there} == ({is_one_of(tag, member.kinds, all_names)})"
@@ -81,7 +81,7 @@ def detector_rules() -> list[Rule]:
 def _of_detector(member: Member) -> Rule:
     name, kinds = member.alias, listed(member.kinds, "or")
     types = "this type" if len(member.kinds) == 1 else "one of these types"
-    # The CRD has no defaults in list items, so CEL rules contain the default type.
+    # The CRD sets no defaults in list items, so CEL rules insert the default of a missing `type`.
     kind = f"(has(self.type) ? self.type : '{DETECTORS.written.model_fields['type'].default}')"
     foreign = say(f"%s takes no {name}; remove {name}, or use {kinds}", kind)
     missing = say(f"%s needs {name}; add {name}", kind)
@@ -93,7 +93,7 @@ def _of_detector(member: Member) -> Rule:
     )
 
 
-# The CRD has no defaults in list items, so CEL rules contain the default function.
+# The CRD sets no defaults in list items, so CEL rules insert the default of a missing `function`.
 _FUNCTION = f"(has(self.function) ? self.function : '{METRICS.written.model_fields['function'].default}')"
 
 
@@ -110,7 +110,7 @@ def _field() -> Rule:
     missing = say("metric %s: %s needs a field; add field: NAME", "self.name", _FUNCTION)
     return Rule(
         in_its_place(METRICS, member, place="self", tag=_FUNCTION),
-        f"every function but {listed(alone)} needs a field, and an expression takes none",
+        f"every function but {listed(alone)} needs a field; a metric with an expression must not have a field",
         f"has(self.field) ? {foreign} : {missing}",
         "field",
     )
@@ -119,7 +119,7 @@ def _field() -> Rule:
 def _where() -> Rule:
     return Rule(
         in_its_place(METRICS, METRICS.members["where"], place="self", tag=_FUNCTION),
-        "only a metric with a function may have where",
+        "the member where is allowed only in a metric with a function",
         say(
             "metric %s: an expression takes no where; add where to the metrics that it uses",
             "self.name",

@@ -123,15 +123,15 @@ server checks only the following rules, and the resource's conditions report oth
 """
 
 ANNOTATIONS = {
-    ADOPT: '`"true"`: take over the schema and roles of a deleted resource of this name, and the topic of a deleted'
+    ADOPT: '`"true"`: take over the schema and roles of a deleted pipeline of this name, and the topic of any deleted'
     " pipeline.",
     PAUSE: '`"true"`: the operator changes nothing, not even on deletion, until the annotation is removed.',
-    REBALANCE: "Spread the topics' replicas over the brokers, once for each new value; `without 3` empties broker 3"
-    " ([how](../scaling.md#replicas-of-the-topics)).",
+    REBALANCE: "Each new value of this annotation spreads the topics' replicas over the brokers once; `without 3`"
+    " empties broker 3 ([how](../scaling.md#replicas-of-the-topics)).",
     RECREATE: '`"true"`: create a deleted source topic again, although its unread events are lost; with several topics,'
     " continue without the deleted topic.",
     REPLAY: "Fill new versions of aggregations from the topic ([how](../evolution.md)).",
-    ROTATE: "Rotate passwords, once for each new value ([how](../DEPLOYMENT.md#rotating-passwords)).",
+    ROTATE: "Each new value of this annotation rotates passwords once ([how](../DEPLOYMENT.md#rotating-passwords)).",
 }
 """The annotations by which users request actions of the operator, or of `tidemill up`."""
 

@@ -47,7 +47,7 @@ _RESOURCE = (
         "size(self.metadata.name) <= 40",
         "metadata.name must have at most 40 characters",
         say(
-            "the name %s has %d characters, but names in Kafka and Postgres contain this name; write at most 40",
+            "the name %s has %d characters, which is too long for names in Kafka and Postgres; write at most 40",
             "self.metadata.name",
             "size(self.metadata.name)",
         ),
@@ -81,14 +81,16 @@ _CHANGES = (
     ),
     Rule(
         "!has(oldSelf.source.topics) || has(self.source.topics) || has(self.source.topicPattern)",
-        "source.topics cannot be removed; write a list (of one topic or more) or a pattern, or make a new pipeline",
-        "'the list of topics cannot be removed; write a list or a pattern, or make a new pipeline'",
+        "source.topics cannot be removed without source.topicPattern; write a list (of one topic or more) or a pattern,"
+        " or make a new pipeline",
+        "'the list of topics cannot be removed without a pattern; write a list or a pattern, or make a new pipeline'",
         "source.topics",
     ),
     Rule(
         "!has(oldSelf.source.topicPattern) || has(self.source.topicPattern) || has(self.source.topics)",
-        "source.topicPattern cannot be removed; write a pattern or a list, or make a new pipeline",
-        "'the pattern of topics cannot be removed; write a pattern or a list, or make a new pipeline'",
+        "source.topicPattern cannot be removed without source.topics; write a pattern or a list, or make a new"
+        " pipeline",
+        "'the pattern of topics cannot be removed without a list; write a pattern or a list, or make a new pipeline'",
         "source.topicPattern",
     ),
     Rule(
@@ -96,7 +98,7 @@ _CHANGES = (
         " self.source.key == oldSelf.source.key)",
         "source.key cannot change; make a new pipeline",
         "has(oldSelf.source.key) ? "
-        + say("the key cannot change; write %s again, or make a new pipeline", "oldSelf.source.key")
+        + say("the key cannot change; write the old key %s, or make a new pipeline", "oldSelf.source.key")
         + " : 'a key cannot be added; remove key, or make a new pipeline'",
         "source.key",
     ),
@@ -208,8 +210,7 @@ _REPLICAS = Rule(
     f" self.processor.replicas <= {_PARTITIONS}))",
     "more replicas than source.topic.partitions; a replica without a partition idles",
     say(
-        "more replicas than source.topic.partitions, and a replica without a partition idles; write at most %d"
-        " replicas, or more partitions",
+        "a replica without a partition is idle; write at most %d replicas, or raise source.topic.partitions",
         _PARTITIONS,
     ),
     "processor",
@@ -225,7 +226,7 @@ _SOURCE = (
     Rule(
         "!has(self.key) || self.fields.exists(f, f.name == self.key)",
         "key is not in fields",
-        say("%s is not in fields, and a derive cannot be the key%s", "self.key", known(_FIELDS)),
+        say("key %s is not in fields; a derived field cannot be the key%s", "self.key", known(_FIELDS)),
         "key",
     ),
     Rule(
@@ -256,10 +257,10 @@ _AGGREGATION = (
     ),
     Rule(
         f"!has(self.groupBy) || !self.groupBy.exists(g, g in {_SYSTEM_COLUMNS})",
-        f"a group column cannot be called {', '.join(SYSTEM_COLUMNS)}: every table of Postgres already has these"
-        " columns; derive the column under another name",
+        f"a group column cannot be called {', '.join(SYSTEM_COLUMNS)}: every Postgres table has these system columns;"
+        " derive the column under another name",
         say(
-            "aggregation %s: every table of Postgres already has a column %s; derive the column under another name",
+            "aggregation %s: every Postgres table has a system column %s; derive the column under another name",
             "self.name",
             f"self.groupBy.map(g, g in {_SYSTEM_COLUMNS}, g)[0]",
         ),
@@ -290,13 +291,12 @@ _ANOMALY = (
     ),
     Rule(
         "has(self.metric) == has(self.aggregation)",
-        "metric and aggregation must be set together; a rule with field may have groupBy instead",
+        "metric and aggregation must be set together; groupBy belongs to a rule with field",
         "has(self.metric) ? "
         + say("anomaly rule %s: metric %s needs an aggregation; add aggregation: NAME", "self.name", "self.metric")
         + " : "
         + say(
-            "anomaly rule %s: aggregation %s needs a metric; add metric, or remove aggregation and use groupBy"
-            " for groups",
+            "anomaly rule %s: aggregation %s needs a metric; add metric, or replace aggregation by groupBy",
             "self.name",
             "self.aggregation",
         ),
@@ -352,7 +352,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
             "!has(self.scaling) || !has(oldSelf.scaling) || self.replicas == oldSelf.replicas",
             "replicas cannot change while scaling is set; change scaling, or remove scaling first",
             say(
-                "replicas cannot change while scaling is set; write %d again and change scaling, or remove scaling"
+                "replicas cannot change while scaling is set; set replicas to %d and change scaling, or remove scaling"
                 " first",
                 "oldSelf.replicas",
             ),

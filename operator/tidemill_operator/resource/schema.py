@@ -36,7 +36,7 @@ def structural(model: type[BaseModel], *, list_defaults: bool = False) -> dict[s
 
     Args:
         model: a pydantic model of the spec.
-        list_defaults: whether to keep the default values of members in list items.
+        list_defaults: whether the schema of list items keeps default values.
 
     Raises:
         ValueError: the API server would refuse the schema, e.g. because of an unbounded list.

@@ -104,7 +104,7 @@ STATUS = _object(
                     "replicasChange": _object(
                         "The change of the topic's replicas that is under way.",
                         {
-                            "targetReplicas": _whole("Copies that each partition will have."),
+                            "targetReplicas": _whole("Number of copies that each partition will have."),
                             "state": _text(
                                 "`pending` if the change cannot begin yet, or `ongoing` while replicas move.", 16
                             ),
@@ -116,7 +116,7 @@ STATUS = _object(
             ),
         ),
         "rebalancedAt": _text(
-            "The last value of the annotation tidemill.dev/rebalance-at for which rebalancing is complete.", 256
+            "The value of the annotation tidemill.dev/rebalance-at that requested the last completed rebalancing.", 256
         ),
         "credentials": _object(
             "The last rotation of the pipeline's passwords.",
@@ -136,7 +136,7 @@ STATUS = _object(
                 "An aggregation.",
                 {
                     "name": _text("The aggregation's name.", 41),
-                    "version": _whole("The version of the aggregation that queries read."),
+                    "version": _whole("The version that queries of the aggregation read."),
                     "closedUntil": _time("Windows that end by this time are final."),
                 },
                 ("name",),

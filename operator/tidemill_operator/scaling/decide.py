@@ -39,7 +39,7 @@ class _Poll:
 
     @cached_property
     def spareable(self) -> tuple[int, float]:
-        """Return the number of replicas that must remain, and the seconds to wait before the removal."""
+        """Return the number of replicas to keep, and the seconds to wait before removing the others."""
         waits = [
             _wait(self.settings, self.state, current=self.current, spared=spared)
             for spared in range(self.current - self.target, 0, -1)
@@ -83,7 +83,7 @@ def decide(
         risen = need(settings, load.risen(rise_seconds(settings)), current=current)
         target = max(target, aligned(risen, floor=floor, ceiling=ceiling, partitions=partitions))
     elif target < current:
-        # Keep spare capacity, so that small variations of the load do not add replicas again.
+        # Remove fewer replicas than possible, so that small rises of the load do not add replicas again.
         roomy = aligned(wanted, floor=floor, ceiling=ceiling, partitions=partitions, band=ROOMY_BAND)
         target = max(target, min(roomy, current))
     state = _recommend(settings, state, target, current=current, now=now)
@@ -92,7 +92,7 @@ def decide(
 
 
 def _blind(settings: Settings, state: State, *, current: int, now: float) -> tuple[Decision, State]:
-    """Decide without figures. The number of replicas changes only if it exceeds maxReplicas."""
+    """Decide without figures: keep the number of replicas, but at most maxReplicas."""
     failed = state.failed_polls + 1
     state = replace(state, failed_polls=failed)
     desired = min(current, settings.max_replicas or current)
@@ -149,7 +149,7 @@ def _idle(poll: _Poll) -> bool:
 
 def _up(poll: _Poll) -> _Choice:
     settings, changed = poll.settings, poll.state.changed_at
-    if poll.figures.waits:  # more replicas do not help a Python stage that waits for a correction
+    if poll.figures.waits:  # more replicas do not help a Python stage that waits for a user's correction
         return _Choice(poll.current, ScalingReason.STAGE_WAITS, "stage")
     held = _held(poll)
     if held is None and poll.figures.database_saturated:
@@ -182,7 +182,7 @@ def _down(poll: _Poll) -> _Choice:
 
 
 def _goes_on_falling(poll: _Poll, most: int, wait: float) -> bool:
-    """Return whether the load still falls. If it does, the removal of replicas waits."""
+    """Return whether the load still falls, which delays the removal of replicas."""
     further = poll.settings.scale_down_stabilization_seconds
     return _most(poll, wait - further) < most and _most(poll, wait + further) >= poll.current
 
@@ -256,7 +256,7 @@ def _stabilization(settings: Settings, state: State) -> float:
 
 
 def _wait(settings: Settings, state: State, *, current: int, spared: int) -> float:
-    """Return the seconds to wait before a removal. `spared` is the number of replicas to remove.
+    """Return the seconds to wait before the removal of `spared` replicas.
 
     Small removals wait longer.
     """

@@ -13,12 +13,14 @@ from tidemill_operator.scaling.state import State
 
 MAX_MESSAGE = 1024
 _ADVICE: dict[ScalingReason, str] = {
-    ScalingReason.SCALED_UP: "Replicas are removed if they are not needed for the time in scaleDownStabilization.",
+    ScalingReason.SCALED_UP: (
+        "Replicas are removed when they have been unnecessary throughout the time in scaleDownStabilization."
+    ),
     ScalingReason.SCALED_DOWN: "More lag or more arrivals add replicas again.",
     ScalingReason.STEP_LIMITED: (
         "The rest of the change follows after the cooldown; a larger {limit} allows larger steps."
     ),
-    ScalingReason.WITHIN_TARGET: "More lag, more arrivals or a slower replica would add replicas.",
+    ScalingReason.WITHIN_TARGET: "Replicas are added if lag or arrivals grow, or if a replica becomes slower.",
     ScalingReason.AT_MAXIMUM: "Raise maxReplicas to allow more.",
     ScalingReason.LIMITED_BY_PARTITIONS: (
         "A replica reads whole partitions: raise source.topic.partitions, or spread the events over more keys."
@@ -26,7 +28,7 @@ _ADVICE: dict[ScalingReason, str] = {
     ScalingReason.AT_MINIMUM: "Lower minReplicas to allow fewer.",
     ScalingReason.COOLDOWN: "Replicas are added when scaleUpCooldown is over, if they are still needed.",
     ScalingReason.STABILIZING: (
-        "Replicas are removed if they are not needed for the whole time in scaleDownStabilization."
+        "Replicas are removed when they have been unnecessary throughout the time in scaleDownStabilization."
     ),
     ScalingReason.REBALANCING: "The change is made when the rebalance is over.",
     ScalingReason.ROLLOUT_IN_PROGRESS: "The change is made when all replicas are ready.",
@@ -36,7 +38,7 @@ _ADVICE: dict[ScalingReason, str] = {
     ScalingReason.STAGE_WAITS: "More replicas would not help: the condition ProcessorsReady says what to correct.",
     ScalingReason.FIGURES_MISSING: "Scaling continues when Kafka and Postgres answer.",
     ScalingReason.SCALED_TO_ZERO: "The next event starts a replica; windows do not close until then.",
-    ScalingReason.WOKEN_BY_ARRIVAL: "Without events, replicas stop again after scaleToZeroAfter.",
+    ScalingReason.WOKEN_BY_ARRIVAL: "If no events arrive for the time in scaleToZeroAfter, all replicas stop.",
     ScalingReason.DRY_RUN: "Remove dryRun to make the change.",
     ScalingReason.EXTERNAL: "Set mode: lag to let Tidemill decide.",
 }
@@ -139,7 +141,7 @@ def reckoning(settings: Settings, load: Load, wanted: Need, bounds: Bounds) -> t
 def _limits(load: Load, wanted: Need, bounds: Bounds) -> list[str]:
     lines, target, patience = [], bounds.target, bounds.patience
     if wanted.hot:
-        lines.append("an overloaded partition counts as one replica, because only one replica can read a partition")
+        lines.append("an overloaded partition adds at most one replica, because only one replica can read a partition")
     if wanted.useful > target and target < bounds.ceiling:
         high = wanted.utilisation + BAND
         lines.append(f"{target} replicas are enough, at no more than {high:.0%} use, if partitions are spread evenly")

@@ -16,12 +16,11 @@ from tidemill_operator.scaling.need import shares
 from tidemill_operator.scaling.state import MAX_SAMPLES, Sample, State
 
 RATE_QUANTILE = 0.8
-# A replica counts as busy if processing its lag takes at least this many seconds. Four flush intervals are the
-# threshold if they are longer.
+# A replica counts as busy if processing its lag takes at least this many seconds, and at least four flush intervals.
 BUSY_SECONDS = 2.0
 _FLUSHES = 4
 # Maximum gap between two successful polls, in poll intervals. After a longer gap, the waiting times before removals of
-# replicas start again.
+# replicas start from zero.
 MISSED_POLLS = 3
 _RECENT_POLLS = 3
 _STANDING_POLLS = 2
@@ -133,14 +132,14 @@ def _rate_per_replica(samples: Sequence[Sample], before: float | None, *, done: 
         # A single slow interval does not lower the estimate, because the replica probably paused.
         if before is None or seen > before or len(rates) >= _SLOWER_SAMPLES:
             estimate = seen
-    # `done`, the mean speed of all replicas, is a lower bound for busy replicas.
+    # Busy replicas are at least as fast as `done`, the mean speed of all replicas.
     return None if estimate is None else max(estimate, done)
 
 
 def _standing(state: State, figures: Figures, moved: Mapping[int, tuple[int, int]], *, now: float) -> dict[int, float]:
     """Return the stuck partitions, each with the epoch second of the first poll that found it stuck.
 
-    A stuck partition has lag and does not advance. If no partition advances, no partition is added to the result.
+    A stuck partition has lag and does not advance. If no partition advances, no further partition counts as stuck.
     """
     going = any(consumed for _, consumed in moved.values())
     kept = {}
@@ -167,7 +166,10 @@ def _arriving(samples: Sequence[Sample], moved: Mapping[int, tuple[int, int]]) -
 
 
 def _rising(samples: Sequence[Sample]) -> float:
-    """Return the slowest increase of the arrival rate between recent polls, in events per second per second."""
+    """Return the smallest increase of the arrival rate between recent polls, in events per second per second.
+
+    So a single jump of the rate does not count as a rise.
+    """
     last = samples[-_RISING_POLLS - 1 :]
     if len(last) <= _RISING_POLLS:
         return 0.0

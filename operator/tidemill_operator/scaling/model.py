@@ -12,12 +12,12 @@ from tidemill_contract.resource.spec import ScalingSpec
 
 
 class ScalingReason(StrEnum):
-    """The reason for a scaling decision. The values must not change, because alerts of users contain them."""
+    """The reason for a scaling decision. Users' alert rules contain the values, so the values must not change."""
 
     SCALED_UP = "ScaledUp"
     """As many replicas as needed are added."""
     SCALED_DOWN = "ScaledDown"
-    """Replicas are removed, because they were not needed for the whole stabilisation period."""
+    """Replicas are removed, because they were unnecessary throughout the stabilisation period."""
     STEP_LIMITED = "StepLimited"
     """The number of replicas changes by at most maxStepUp or maxStepDown."""
     WITHIN_TARGET = "WithinTarget"
@@ -31,7 +31,7 @@ class ScalingReason(StrEnum):
     COOLDOWN = "Cooldown"
     """More replicas are needed, but the last change was too recent."""
     STABILIZING = "Stabilizing"
-    """Fewer replicas are enough, but have not been enough for the whole stabilisation period."""
+    """Fewer replicas are enough now, but more were needed during the stabilisation period."""
     REBALANCING = "Rebalancing"
     """A change is needed, but the consumer group is rebalancing."""
     ROLLOUT_IN_PROGRESS = "RolloutInProgress"
@@ -43,7 +43,7 @@ class ScalingReason(StrEnum):
     FIGURES_MISSING = "FiguresMissing"
     """The lag could not be read, so the number of replicas does not change."""
     SCALED_TO_ZERO = "ScaledToZero"
-    """No event has arrived for scaleToZeroAfter."""
+    """No event has arrived for the time in scaleToZeroAfter."""
     WOKEN_BY_ARRIVAL = "WokenByArrival"
     """Events arrived while there were no replicas."""
     DRY_RUN = "DryRun"
@@ -135,13 +135,13 @@ class PartitionFigures:
 
     @property
     def lag(self) -> int:
-        """Return the number of unprocessed events. Without a committed position, every event counts."""
+        """Return the number of unprocessed events. Without a committed position, all events are unprocessed."""
         return max(0, self.end - (self.start if self.position is None else max(self.position, self.start)))
 
 
 @dataclass(frozen=True)
 class Figures:
-    """The figures of a poll.
+    """The measurements of one scaling poll.
 
     Attributes:
         waits: whether the Python stage waits for a correction by a user.
@@ -206,7 +206,7 @@ class Need:
 
     Attributes:
         replicas: required number of replicas.
-        useful: the required number if each partition counts as at most one replica, because only one replica reads it.
+        useful: required number of replicas with at most one for each partition, because only one can read a partition.
         by_lag: for each partition, the fraction of a replica that its lag requires.
         by_rate: for each partition, the fraction of a replica that its arriving events require.
     """

@@ -17,7 +17,7 @@ from tidemill_operator.scaling.model import Load, Need, Settings
 T = TypeVar("T")
 # How far utilisation may exceed its target before scaling adds replicas. 0.15 is 15 percentage points.
 BAND = 0.15
-# After a removal, utilisation may exceed its target by at most this (0.05 is 5 percentage points).
+# How far utilisation may exceed its target after replicas are removed. 0.05 is 5 percentage points.
 ROOMY_BAND = 0.05
 # The maximum factor by which scaling raises the number of replicas if the load of the partitions is uneven.
 UNEVEN_FACTOR = 2
@@ -37,13 +37,13 @@ def need(settings: Settings, load: Load, *, current: int) -> Need:
         # If the speed of a replica is unknown, lag cannot be converted to time, so add one replica.
         by_lag = [(current + 1) / len(load.partitions)] * len(load.partitions)
     wanted = _summed(settings, by_lag, [])
-    # Keep as many replicas as the load requires at the highest speed per replica that was ever measured.
+    # Keep the replicas that the load requires even if each replica has the highest measured speed.
     kept = min(current, _summed(settings, [], _by_rate(settings, load, load.proven)).useful)
     return replace(wanted, replicas=max(wanted.replicas, kept), useful=max(wanted.useful, kept))
 
 
 def rise_seconds(settings: Settings) -> float:
-    """Return the number of seconds for which scaling extrapolates a rising number of arriving events."""
+    """Return how many seconds ahead scaling extrapolates rising arrivals."""
     return RISE_LOOKBACKS * settings.lookback_seconds
 
 
@@ -97,7 +97,7 @@ def shares(partitions: Sequence[T], replicas: int) -> list[Sequence[T]]:
 
 
 def fits(wanted: Need, replicas: int, *, band: float = BAND) -> bool:
-    """Return whether the utilisation of every replica is at most `band` above the target."""
+    """Return whether `replicas` can process the load. Utilisation may exceed the target by at most `band`."""
     if replicas == 0:
         return wanted.useful == 0
     by_lag = all(sum(share) <= 1 + 1e-9 for share in shares(wanted.by_lag, replicas))

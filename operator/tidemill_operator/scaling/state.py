@@ -15,7 +15,7 @@ MAX_SAMPLES = 64
 
 @dataclass(frozen=True)
 class Sample:
-    """What was measured between two polls. `at` is the time of the later poll, in epoch seconds."""
+    """The measurements between two successive polls. `at` is the time of the second poll, in epoch seconds."""
 
     at: float
     arrived: float

@@ -41,7 +41,7 @@ def cut(events: Iterable[Event | None], *, identity: str, first: int = 0, most: 
         events: the events of the file. A None ends the current batch early.
         identity: part of the keys that identifies the file and the pipeline.
         first: how many events of the file precede `events`.
-        most: the maximum number of events in a batch. A different maximum changes the keys.
+        most: the maximum number of events in a batch. A different maximum changes the batches' keys.
     """
     lines: list[int] = []
     data: list[bytes] = []
@@ -53,7 +53,7 @@ def cut(events: Iterable[Event | None], *, identity: str, first: int = 0, most: 
             lines, data, size = [], [], 0
         if event is not None:
             # Do not send the rest of an overlong event, because ingest would only discard it. One byte over the limit
-            # shows ingest that the event is too long.
+            # is enough for ingest to refuse the event.
             whole = event.data[: MAX_EVENT_BYTES + 1]
             lines.append(event.line)
             data.append(whole)

@@ -41,12 +41,12 @@ class Order:
 
     @property
     def batch(self) -> int:
-        """The maximum number of events in a batch. A low `rate` lowers the maximum to `rate / 2`, but never below 1."""
+        """The maximum number of events in a batch. A low `rate` lowers the number to `rate / 2`, but not below 1."""
         return MOST_EVENTS if self.rate is None else max(1, min(MOST_EVENTS, int(self.rate / _STEPS_A_SECOND)))
 
     @property
     def identity(self) -> str:
-        """The text in batch keys that identifies the file and the pipeline."""
+        """The part of each batch key that identifies the file and the pipeline."""
         lasting = self.path is not None and self.path.is_file() and not self.again
         source = str(self.path.absolute()) if lasting and self.path is not None else uuid.uuid4().hex
         return f"{source}\n{self.pipeline}"
@@ -58,7 +58,7 @@ class Summary:
 
     Attributes:
         skipped: events that an earlier run has sent, according to the resume file.
-        replayed: events (accepted or refused) of batches that ingest had received before.
+        replayed: accepted and refused events of batches that ingest had already received.
         unsure: events of batches that may be in Kafka twice.
     """
 
@@ -82,7 +82,7 @@ class Sender:
         self.summary = Summary()
 
     def stop(self) -> None:
-        """Make `run` stop with an error."""
+        """Make `run` stop and raise SendError."""
         self._stopped.set()
         self._client.stop()
 
@@ -126,7 +126,7 @@ class Sender:
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-            # after an error, count the remaining batches that workers have sent
+            # after an error, count the batches in `waiting` that were sent
             for batch, future in waiting:
                 if not future.cancelled() and future.exception() is None:
                     self._count(batch, future.result())
@@ -160,7 +160,7 @@ class Sender:
         self._progress.show(summary.accepted, summary.refused, retries)
 
     def _shown(self, data: bytes, name: str | None) -> str:
-        """Return the value of a field in an event, or the beginning of the event if there is no field."""
+        """Return the value of the field `name`, or the beginning of the event if `name` is None."""
         try:
             value = msgspec.json.decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError):

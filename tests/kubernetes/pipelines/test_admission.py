@@ -72,7 +72,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         "source.key",
         "nothing",
         "source.key",
-        'nothing is not in fields, and a derive cannot be the key; known are ["country", "amount", "ts"]',
+        'key nothing is not in fields; a derived field cannot be the key; known are ["country", "amount", "ts"]',
     ),
     (
         "source",
@@ -151,8 +151,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         "aggregations.0.groupBy",
         ["xmin"],
         "aggregations[0].groupBy",
-        "aggregation by_country: every table of Postgres already has a column xmin; derive the column under another"
-        " name",
+        "aggregation by_country: every Postgres table has a system column xmin; derive the column under another name",
     ),
     (
         "aggregations.0.groupBy",
@@ -293,8 +292,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         "anomalies",
         [{"name": "a", "aggregation": "by_country", "field": "amount"}],
         "anomalies[0].aggregation",
-        "anomaly rule a: aggregation by_country needs a metric; add metric, or remove aggregation and use groupBy"
-        " for groups",
+        "anomaly rule a: aggregation by_country needs a metric; add metric, or replace aggregation by groupBy",
     ),
     (
         "anomalies",
@@ -339,8 +337,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         "processor",
         {"replicas": 5},
         "processor",
-        "more replicas than source.topic.partitions, and a replica without a partition idles; write at most 4 replicas,"
-        " or more partitions",
+        "a replica without a partition is idle; write at most 4 replicas, or raise source.topic.partitions",
     ),
     (
         "processor.scaling",
@@ -369,32 +366,32 @@ CHANGES: list[tuple[Document, str, Any, str]] = [
         {"source.key": "country"},
         "source.key",
         "amount",
-        "the key cannot change; write country again, or make a new pipeline",
+        "the key cannot change; write the old key country, or make a new pipeline",
     ),
     (
         {"source.topics": ["eu.orders", "us.orders"], "source.topic": None},
         "source.topics",
         None,
-        "the list of topics cannot be removed; write a list or a pattern, or make a new pipeline",
+        "the list of topics cannot be removed without a pattern; write a list or a pattern, or make a new pipeline",
     ),
     (
         {"source.topicPattern": "eu.*", "source.topic": None},
         "source.topicPattern",
         None,
-        "the pattern of topics cannot be removed; write a pattern or a list, or make a new pipeline",
+        "the pattern of topics cannot be removed without a list; write a pattern or a list, or make a new pipeline",
     ),
     ({}, "source.key", "country", "a key cannot be added; remove key, or make a new pipeline"),
     (
         {"processor.scaling": {}},
         "processor.replicas",
         2,
-        "replicas cannot change while scaling is set; write 1 again and change scaling, or remove scaling first",
+        "replicas cannot change while scaling is set; set replicas to 1 and change scaling, or remove scaling first",
     ),
 ]
 NAMES = [
     (
         "a" * 41,
-        f"the name {'a' * 41} has 41 characters, but names in Kafka and Postgres contain this name; write at most 40",
+        f"the name {'a' * 41} has 41 characters, which is too long for names in Kafka and Postgres; write at most 40",
     ),
     ("has.dot", "the name has.dot must consist of a-z, 0-9 and -, with a letter or digit first and last"),
 ]

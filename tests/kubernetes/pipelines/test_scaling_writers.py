@@ -160,7 +160,7 @@ def test_decisions_are_the_only_writes(scene: Any, loaded: Any) -> None:
         refused = found.scale("analyticspipeline/orders", 2)
         assert refused.returncode == 1
         assert (
-            "replicas cannot change while scaling is set; write 1 again and change scaling, or remove scaling first"
+            "replicas cannot change while scaling is set; set replicas to 1 and change scaling, or remove scaling first"
             in refused.stderr
         )
         load.send(150)

@@ -1,6 +1,6 @@
 """The admission webhook, which refuses invalid AnalyticsPipelines.
 
-The webhook checks resources before the API server does, because the webhook's messages are more helpful.
+Mutating webhooks run before the API server's own checks, whose messages are less helpful.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def review(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     document, before = request.get("object") or {}, request.get("oldObject") or {}
     response: dict[str, Any] = {"uid": request["uid"], "allowed": True}
     metadata = document.get("metadata") or {}
-    # Allow every change outside the spec, such as new labels, even if a newer rule forbids the spec.
+    # Allow changes outside the spec, such as new labels, even if a newer rule refuses the unchanged spec.
     if metadata.get("deletionTimestamp") or (before and before.get("spec") == document.get("spec")):
         return response
     named = {**metadata, "namespace": metadata.get("namespace") or request.get("namespace") or "default"}

@@ -1,4 +1,4 @@
-"""Deletes the topics and schemas of pipelines that are being deleted while no operator runs."""
+"""Stands in for a missing operator: deletes topics and schemas of pipelines that are being deleted."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def waiting(api: Api, namespaces: tuple[str, ...]) -> list[Document]:
 def reclaim(
     find: Callable[[], list[Document]], let_go: Callable[[Document], object], *, seconds: float = _WORK_SECONDS
 ) -> list[str]:
-    """Try to delete the data of all waiting pipelines, for up to `seconds`.
+    """Try for up to `seconds` to delete the data of the pipelines that `find` returns.
 
     Returns:
         The pipelines whose data is not deleted yet, as `namespace/name`.
 
     Raises:
-        TidemillError: the waiting pipelines cannot be listed.
+        TidemillError: the pipelines cannot be listed.
     """
     deadline = time.monotonic() + seconds
     while left := find():
@@ -65,7 +65,11 @@ def reclaim(
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
-    """Delete the data of waiting pipelines. Return 1 if a pipeline still waits and no operator runs, else 0."""
+    """Delete the data of pipelines that are being deleted, unless an operator runs.
+
+    Returns:
+        The exit status: 1 if data remains or an error occurs, else 0.
+    """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     try:
         platform = Platform.from_env({**environ, "TIDEMILL_RUNTIME": "kubernetes"})

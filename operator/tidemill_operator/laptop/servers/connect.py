@@ -30,7 +30,7 @@ def secrets_folder(data_dir: Path) -> Path:
 
 
 def secret_reference(data_dir: Path) -> str:
-    """Return the template with which connector configs refer to a key of a Secret."""
+    """Return the template for references to a Secret's key in connector configs."""
     return f"${{{_PROVIDER}:{secrets_folder(data_dir)}/{{namespace}}/{{name}}:{{key}}}}"
 
 

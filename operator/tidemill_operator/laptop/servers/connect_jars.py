@@ -52,7 +52,7 @@ PLUGINS: Mapping[str, Plugin] = {
         f"org.apache.kafka:connect-file:{KAFKA_VERSION}",
         f"connect-file-{KAFKA_VERSION}.jar",
         "0aac0a37c9654a12bc1a5c9bf48f9497ba0faeba8cd7663705b0342bc6dc983d",
-        f"the file connectors of Kafka {KAFKA_VERSION} from Maven Central (once)",
+        f"Kafka's FileStream connectors {KAFKA_VERSION} from Maven Central (once)",
     ),
 }
 """Downloadable plugins by the class of the connector."""
@@ -83,7 +83,7 @@ def find_plugins(classes: Iterable[str], environ: Mapping[str, str], on_progress
 
 
 def _plugin(plugin: Plugin, environ: Mapping[str, str], on_progress: Progress | None) -> Path:
-    # The path contains the checksum, so a different file with the same version number is never used.
+    # The path contains the checksum of the expected file. If the checksum changes, the old file is not used.
     folder = cache_folder(environ) / "connect-plugins" / f"{plugin.folder}-{plugin.sha256[:12]}"
     if not folder.is_dir():
         with locked(folder.with_name(folder.name + ".lock"), wait_seconds=FETCH_SECONDS):

@@ -45,7 +45,9 @@ def find_jars(environ: Mapping[str, str] = os.environ, on_progress: Progress | N
     if home:
         libs = Path(home) / "libs"
         if not libs.is_dir():
-            raise ServerError(f"KAFKA_HOME={home} has no libs folder: point it at an unpacked Kafka, or unset it")
+            raise ServerError(
+                f"KAFKA_HOME={home} has no libs folder: set KAFKA_HOME to an unpacked Kafka, or unset KAFKA_HOME"
+            )
         return libs
     script = shutil.which("kafka-server-start.sh", path=environ.get("PATH"))
     if script and (libs := Path(script).resolve().parent.parent / "libs").is_dir():
@@ -61,7 +63,7 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
 
 
 def fetched(libs: Path, pom: Path, *, what: str, environ: Mapping[str, str], on_progress: Progress | None) -> Path:
-    """Return a folder of jars in the cache, which is downloaded first if it is missing.
+    """Return the cached folder `libs`. If the folder is missing, download the jars first.
 
     Raises:
         ServerError: the jars cannot be downloaded.

@@ -70,8 +70,8 @@ def start_servers(
     A server is not started if TIDEMILL_KAFKA_BROKERS, TIDEMILL_POSTGRES_URL or TIDEMILL_REDIS_URL names its address.
 
     Args:
-        data_dir: the folder for the servers' data, logs and port numbers. A later start uses the same folder.
-        environ: environment variables with PATH and server addresses. Started servers inherit these variables.
+        data_dir: the folder for the servers' data, logs and port numbers, which the next start reuses.
+        environ: environment variables, including PATH and server addresses. Started servers inherit these variables.
         needs: which of kafka, postgres and redis are needed.
         durable: whether Postgres commits wait until the data is on disk.
         brokers: number of Kafka brokers.
@@ -161,7 +161,7 @@ def _run(jobs: Sequence[Callable[[], None]], start: _Start) -> None:
 
 
 def _await_given(servers: Servers, *, ours: Sequence[Server], seconds: float = 30.0) -> None:
-    """Wait for Postgres and Redis if the environment names their addresses."""
+    """Wait for the Postgres and Redis servers that this process did not start."""
     names = {server.name for server in ours}
     checks = {}
     if servers.postgres.host and "postgres" not in names:

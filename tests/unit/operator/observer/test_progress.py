@@ -77,8 +77,8 @@ def test_a_postgres_that_stores_nothing_is_told_at_once_and_until_something_move
     watch.refusal = "could not extend file: No space left on device"
     assert watch.sees(at((3, 7)), *[at((3 + n, 7)) for n in range(10)]) == [(5.0, "EventsNotMoving")]
     assert str(watch.progress.error(KEY)) == (
-        "events wait in the topic and none is counted, because Postgres stores nothing (could not extend file: No space"
-        " left on device); give Postgres more disk space, or check why it is a standby"
+        "events wait in the topic and none is counted, because Postgres refuses to write (could not extend file: No"
+        " space left on device); give Postgres more disk space, or check why it is a standby"
     )
     assert watch.probed == [5.0]
     watch.refusal = ""
@@ -136,7 +136,7 @@ def test_controllers_are_silent_and_nothing_is_counted() -> None:
     watch.unled = 10.0
     assert watch.sees(*[at((0, 7), confirmed=n) for n in range(6)]) == [(15.0, "Unreachable")]
     assert str(watch.progress.error(KEY)) == (
-        "Kafka's controllers do not answer, and no event is counted: Kafka's brokers may not accept events;"
+        "Kafka's controllers do not answer, and no event is counted: brokers possibly refuse events;"
         " check that a majority of the controllers runs"
     )
     assert watch.sees(at((0, 9)))[1:] == [(30.0, "")]
