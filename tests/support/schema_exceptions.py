@@ -54,7 +54,11 @@ def _bad(operation: str, detail: str, why: str, *, code: str = "invalid_paramete
 
 
 EXCEPTED = (
-    _bad(_ROWS, "to: the end must be later than from", "a bound against another parameter"),
+    _bad(
+        _ROWS,
+        r"to: the end must be later than the start \(the parameter from\)",
+        "a bound against another parameter",
+    ),
     _bad(
         _ROWS,
         "cursor: the (value is not a cursor|cursor belongs to another query)",

@@ -58,7 +58,7 @@ REFUSED = [
     ("limit=0", "limit", "whole number from 1 to 10000"),
     ("limit=%2B5", "limit", "whole number"),
     ("limit=٣", "", "percent-encoded"),
-    ("from=2026-03-02T00:00:00Z&to=2026-03-01T00:00:00Z", "to", "later than from"),
+    ("from=2026-03-02T00:00:00Z&to=2026-03-01T00:00:00Z", "to", "later than the start"),
     ("from=a", "from", "not a time"),
     ("granularity=90m", "granularity", "not a multiple of the window size 1h"),
     ("granularity=0s", "granularity", "not a multiple"),

@@ -217,7 +217,10 @@ class Database:
             self._succeeded()
 
     async def answers(self, pipelines: Sequence[str]) -> bool:
-        """Return whether Postgres answers a query, or accepts a TCP connection if no pipeline has a login yet."""
+        """Return whether Postgres answers a query.
+
+        If no pipeline has a login yet, return whether Postgres accepts a TCP connection.
+        """
         for pipeline in pipelines:
             try:
                 # Do not count the probe towards the limit of concurrent queries.

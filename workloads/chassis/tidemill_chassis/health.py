@@ -36,7 +36,7 @@ class Dependency:
 
     @property
     def up(self) -> bool:
-        """Whether the latest call succeeded and the breaker is not open."""
+        """Whether the latest call to the dependency succeeded and the circuit breaker is not open."""
         return self.ok and self.breaker != "open"
 
 
@@ -49,9 +49,8 @@ def report(
 ) -> tuple[int, dict[str, Any]]:
     """Return the status code and the body of /health.
 
-    The status is `unhealthy` (503) while a required dependency is down. The status is `degraded` (200) while only
-    optional dependencies are down, or if the argument `degraded` is true. In all other cases, the status is `healthy`
-    (200).
+    The status is `unhealthy` (503) if a required dependency is down. Otherwise, the status is `degraded` (200) if an
+    optional dependency is down or `degraded` is true. In all other cases, the status is `healthy` (200).
 
     Raises:
         ValueError: `extra` contains a reserved key: `status`, `component` or `dependencies`.

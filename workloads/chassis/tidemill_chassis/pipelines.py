@@ -60,7 +60,7 @@ class PipelineDirectory:
 
     @property
     def faults(self) -> dict[str, str]:
-        """The errors of config files, by pipeline name. An error of the directory has the key `.`."""
+        """The errors of config files, by pipeline name. The key `.` is for an error of the directory."""
         self._refresh()
         return dict(self._faults)
 

@@ -13,7 +13,7 @@ from tidemill_ingest.body import MAX_BODY_BYTES, decompress, too_large
 MEMORY_BYTES = 256 * 1024 * 1024
 """The maximum size in bytes of all request bodies in memory."""
 _DRAINED_BYTES = 4 * MAX_BODY_BYTES
-"""How many bytes of an oversized body are read and dropped. Some clients read no answer before the body is sent."""
+"""How many bytes of an oversized body are read and dropped. Some clients read the answer only after the whole body."""
 _INLINE_BYTES = 64 * 1024
 """Compressed bodies of at least this many bytes are unpacked in a thread."""
 

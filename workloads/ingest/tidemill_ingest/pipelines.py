@@ -84,10 +84,10 @@ class Pipelines:
         return self._pipeline(config)
 
     def webhook(self, name: str, webhook: str) -> tuple[Pipeline, WebhookSpec]:
-        """Return a pipeline and one of its webhooks.
+        """Return a pipeline, and the webhook with the name `webhook`.
 
         Raises:
-            Problem: there is no such webhook (404). The answer is the same if there is no such pipeline.
+            Problem: there is no pipeline or webhook of this name (404).
         """
         config = self._directory.get(name) if not self._only or name == self._only else None
         if config is not None and config.spec.takes_http:

@@ -1,4 +1,4 @@
-"""Limits events and bytes per second, and unacknowledged bytes, of each pipeline in this process."""
+"""Limits each pipeline's events per second, bytes per second and unacknowledged bytes in this process."""
 
 from __future__ import annotations
 

@@ -108,7 +108,10 @@ class Judge:
         return [(name, headers[name].encode("latin-1")) for name in self.headers if name in headers]
 
     def judge(self, values: Sequence[bytes], now_ms: int, passed_on: Headers | None = None) -> Records:
-        """Return the records of events that arrived at `now_ms` (epoch ms), with the request headers `passed_on`."""
+        """Return the records of events that arrived at `now_ms` (epoch ms).
+
+        Each record gets the headers `passed_on`.
+        """
         decoded = self._decoder.decode_all(values, now_ms)
         keys = self._keys(self._key, decoded.events) if self._key is not None else None
         headers = passed_on or []

@@ -140,7 +140,8 @@ FORMAT = Format(
     "An uncompressed Arrow IPC stream (`pyarrow.ipc.open_stream`, `polars.read_ipc_stream`) with record batches of at"
     " most 2,000 rows. Timestamps are microseconds in UTC, integers have 64 bits, numbers are doubles, and decimals"
     " have 38 digits. Lists of frequent values are lists of structs, and objects are JSON texts. A longer integer or"
-    " decimal causes the status 400 `value_too_large`. After the first rows, the stream ends without end mark instead.",
+    " decimal causes the status 400 `value_too_large`. If the answer has already begun, the stream ends without an end"
+    " mark.",
     ArrowWriter,
     schema={"type": "string", "format": "binary"},
 )  # fmt: skip

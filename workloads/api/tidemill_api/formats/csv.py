@@ -21,7 +21,7 @@ class CsvWriter:
 
     def __init__(self, columns: Sequence[Column], converters: Converters | None = None) -> None:
         self.columns = columns
-        # Write decimals as numbers, because a text that begins with a minus sign gets a leading apostrophe.
+        # Write decimals as numbers. `_csv_text` would put an apostrophe before the minus sign of a text.
         self._encoder = RowEncoder(columns, converters, of_column=partial(json_converter, numbers=True))
 
     def head(self) -> bytes:

@@ -16,7 +16,7 @@ _WORKERS = ThreadPoolExecutor(2, thread_name_prefix="encode")
 
 
 async def encoded(columns: Sequence[Column], rows: Sequence[Any], encode: Callable[[], T]) -> T:
-    """Call `encode` and return its result. A call that may take long runs in a thread."""
+    """Call `encode` and return its result. A call that can be slow runs in a thread."""
     if len(rows) <= QUICK_ROWS and not any(column.decode for column in columns):
         return encode()
     return await asyncio.get_running_loop().run_in_executor(_WORKERS, encode)

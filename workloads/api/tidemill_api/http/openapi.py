@@ -61,7 +61,7 @@ def _rest_paths() -> dict[str, Any]:
     lists = {
         "anomalies": ("Anomalies, newest windows first", "Anomaly", listings.ANOMALIES),
         "dead-letters": ("Dead letters, newest first", "DeadLetter", listings.DEAD_LETTERS),
-        "events": ("Kept events, newest first, if the pipeline keeps events", "Event", None),
+        "events": ("Events that the pipeline keeps, newest first", "Event", None),
     }
     for name, (summary, row, listing) in lists.items():
         parameters = [pipeline + listing_parameters(listing, stream=stream) for stream in (False, True)]

@@ -22,7 +22,7 @@ _PROBLEMS = {
 }
 _SECONDS: Schema = {"type": "integer", "minimum": 1}
 _HEADERS: dict[str, tuple[str, Schema]] = {
-    "Age": ("Seconds since a stale answer was last known to be current.", {"type": "integer", "minimum": 0}),
+    "Age": ("Seconds since a stale answer was known to be current.", {"type": "integer", "minimum": 0}),
     "Cache-Control": (
         "How long a client can cache the answer. Answers about closed windows can be cached longer.",
         STRING,
@@ -34,7 +34,7 @@ _HEADERS: dict[str, tuple[str, Schema]] = {
     "Tidemill-Stale": ("This header is present if the answer is stale.", {"const": "true"}),
     "Vary": ("The request headers on which the answer depends.", STRING),
     "WWW-Authenticate": ("How to send the API key.", STRING),
-    "Warning": ("A warning with code 110 if the answer is stale.", {"type": "string", "pattern": "^110 "}),
+    "Warning": ("Only for stale answers: the HTTP warning 110 (stale).", {"type": "string", "pattern": "^110 "}),
 }
 _STALE = ("Age", "Warning", "Tidemill-Stale")
 _OF_PROBLEMS = {401: "WWW-Authenticate", 503: "Retry-After"}

@@ -29,7 +29,7 @@ _HEADERS = {
 
 
 def reference_routes() -> list[TemplateRoute]:
-    """Return the routes of the OpenAPI document and its page."""
+    """Return the routes of the OpenAPI document, and of the page that shows the document."""
     encoded = msgspec.json.encode(document())
 
     async def openapi(_: Request) -> Response:

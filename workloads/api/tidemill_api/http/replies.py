@@ -102,7 +102,7 @@ class Slow(Exception):
 class Allowance:
     """Detects clients that read a streamed answer too slowly.
 
-    Each byte that the client reads gives the client more time, up to PATIENCE_SECONDS.
+    Each byte that the client reads adds time. The remaining time is at most PATIENCE_SECONDS.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

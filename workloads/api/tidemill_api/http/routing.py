@@ -10,6 +10,6 @@ class TemplateRoute(Route):
     """A route that stores itself in the ASGI scope as `route`."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Return whether the route matches a request, and the scope with the path's parameters."""
+        """Match the route with a request. Return the result, and the scope with the path's parameters."""
         match, child = super().matches(scope)
         return match, child if match is Match.NONE else {**child, "route": self}

@@ -64,8 +64,8 @@ class Entry(msgspec.Struct, frozen=True):
         revs: the revisions (sequence numbers) of the commits that changed the rows.
         truncated: whether rows are missing, because of too many changes or a failed read.
         begin: whether the entry only announces that a processor starts writing entries.
-        part_of: the aggregation's name, if more parts of this entry follow, or else empty.
-        parts: the number of earlier parts, if the entry is the last part of a split entry, or else 0.
+        part_of: the aggregation's name in all parts of a split entry except the last part, or else empty.
+        parts: the number of earlier parts in the last part of a split entry, or else 0.
     """
 
     aggregation: str = ""
@@ -193,5 +193,5 @@ def pieces(rows: Iterable[bytes]) -> list[list[bytes]]:
 
 
 def with_rows(head: Mapping[str, Any], rows: Sequence[bytes]) -> bytes:
-    """Return a message with encoded rows and the members in `head`."""
+    """Return a JSON message with the members of `head` and the encoded rows."""
     return msgspec.json.encode(head)[:-1] + b',"rows":[' + b",".join(rows) + b"]}"

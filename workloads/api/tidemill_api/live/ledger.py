@@ -55,7 +55,7 @@ class Ledger:
         return self._change(rev, rows)
 
     def fill(self, rev: int, rows: dict[Key, Row]) -> Change | None:
-        """Return the change to send for rows of the database. With these rows, no change up to `rev` is missing."""
+        """Return a change with rows from the database. The rows contain all missing changes up to `rev`."""
         self.complete = max(self.complete, rev)
         self._seen = {seen for seen in self._seen if seen > self.complete}
         if not self._seen:

@@ -113,7 +113,7 @@ class Listener:
         self.ending: Ending | None = None
 
     def offer(self, change: Change) -> None:
-        """Queue a change, unless the client already has the change or did not ask for the aggregation."""
+        """Queue a change of a requested aggregation, unless the client already has the change."""
         wanted = self._query.wanted.get(change.aggregation)
         if wanted is None or change.rev <= self._floors.get(change.aggregation, 0):
             return
@@ -214,7 +214,7 @@ class Listener:
             return changes
 
         read = await self._database.run(model.name, work)
-        # `work` has read all changes up to `rev`, so `_settle` drops these changes from `_pending`.
+        # The read rows contain all changes up to `rev`, so `_settle` drops these changes from `_pending`.
         for name, (rev, _) in read.items():
             self._settle(name, rev)
         return {name: messages for name, (_, messages) in read.items()}
@@ -249,8 +249,8 @@ class Listener:
                 reset = {"type": "reset", "aggregation": name, "reason": reason}
                 messages.append(Message("reset", msgspec.json.encode(reset)))
             messages += [Message(kind, data) for kind, data in snapshot.messages]
-        # Do not `await` between reading `_pending` and `progress`, because `progress` could advance past the changes in
-        # `messages`.
+        # Do not `await` between reading `_pending` and `progress`. Otherwise, `progress` could include changes that
+        # `messages` lacks.
         pending, self._pending = self._pending, {}
         for name, waiting in pending.items():
             messages += [Message("upsert", data) for data in waiting.messages(name, self._query.wanted[name])]
@@ -258,7 +258,7 @@ class Listener:
         if not self._lost and (progress is not self._sent or not messages):
             self._sent = progress
             if self._unread:
-                # The client has no rows of unreadable aggregations, so the token omits these aggregations.
+                # The client lacks the rows of aggregations in `_unread`, so the resume token omits these aggregations.
                 marks = {name: mark for name, mark in progress.marks.items() if name not in self._unread}
                 progress = replace(progress, marks=marks)
             messages.append(Message("progress", progress.message, progress.resume))

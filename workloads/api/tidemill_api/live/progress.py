@@ -16,7 +16,7 @@ _MAX_TOKEN = 8_192
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True):
-    """A position in the changes of an aggregation. The client has received all changes up to this position.
+    """The position up to which a client has received the changes of an aggregation.
 
     Attributes:
         table: the OID of the aggregation's table.
@@ -39,7 +39,7 @@ def write_token(marks: Marks) -> str:
 
 
 def read_token(text: str) -> dict[str, Mark]:
-    """Return the marks in a token, or no marks if the token is invalid."""
+    """Return the marks (positions) in a resume token, or an empty dict for an invalid token."""
     if len(text) > _MAX_TOKEN:
         return {}
     try:

@@ -106,6 +106,6 @@ async def _watch(listener: Listener, allowed: Callable[[], Ending | None], patie
 
 
 def count_ending(ending: Ending | None) -> None:
-    """Count a connection that the server ended."""
+    """Count a connection if the server ended the connection."""
     if ending is not None:
         metrics.LIVE_DROPPED.labels(ending.code).inc()

@@ -7,7 +7,7 @@ from typing import Any
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 LINGER_SECONDS = 30.0
-"""Maximum time for a client to read the messages that were sent before the close frame."""
+"""After the server sends the close frame, a client has this long to read earlier messages."""
 
 
 class LiveProtocol(WebSocketsSansIOProtocol):

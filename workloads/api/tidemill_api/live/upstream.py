@@ -47,7 +47,7 @@ class Ending:
 
 
 REMOVED = Ending("pipeline_removed", "the pipeline was deleted, or its API was disabled", 4404)
-CHANGED = Ending("pipeline_changed", "the pipeline's aggregations or its access have changed; connect again", 1012)
+CHANGED = Ending("pipeline_changed", "the pipeline's aggregations or access settings have changed; connect again", 1012)
 STOPPING = Ending("going_away", "this process is stopping; connect again", 1001)
 
 
@@ -61,10 +61,10 @@ class Subscriber(Protocol):
         """Handle a loss of changes, after which the subscriber needs a snapshot."""
 
     def advance(self, progress: Progress) -> None:
-        """Handle new progress. `offer` has already received all changes up to this progress."""
+        """Handle new progress. All changes up to `progress` have already been passed to `offer`."""
 
     def end(self, ending: Ending) -> None:
-        """Handle the end of the changes."""
+        """Handle the end of the subscription."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Upstream:
                 self._deserted.set()
 
     async def ready(self) -> bool:
-        """Wait at most READY_SECONDS until changes are read, and return whether changes are read."""
+        """Wait at most READY_SECONDS for the first result from Postgres, and return whether Postgres answered."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._ready.wait(), READY_SECONDS)
         return self._ready.is_set()
@@ -217,8 +217,8 @@ class Upstream:
         ledger = self._ledgers.get(name)
         if ledger is None or _replaced(ledger, standing):
             return _Found(standing)
-        # The Redis stream delivers the newest changes, so read them from Postgres only if changes may be missing
-        # (`_urgent`).
+        # The Redis stream usually delivers the newest changes. If changes may be missing (`_urgent`), read the newest
+        # changes from Postgres.
         until = standing.state.rev if self._urgent else ledger.expected
         if ledger.complete >= until:
             return _Found(standing)
@@ -284,7 +284,7 @@ def _replaced(ledger: Ledger, standing: Standing) -> bool:
 
 
 def of_another_version(entry: Entry, model: PipelineModel) -> bool:
-    """Return whether a stream entry belongs to another version of its aggregation."""
+    """Return whether a stream entry and the model have different versions of the aggregation."""
     aggregation = model.aggregations.get(entry.aggregation)
     return aggregation is not None and entry.version not in (None, aggregation.version)
 

@@ -87,7 +87,7 @@ class AggregateQuery:
         if closed_until_ms is None or self.until is None or self.model.spec.late_policy == "reopen":
             return False
         plan = self.model.layout
-        # A stored row belongs to windows that end at most `size_ms` after the row's `window_start`.
+        # Windows that contain a stored row end at most `size_ms` after the row's `window_start`.
         reach = 0 if self.bucket is None else self.bucket.reach_ms
         last = (self.until - EPOCH) // dt.timedelta(milliseconds=1) + reach + plan.size_ms
         return last <= closed_until_ms
@@ -105,7 +105,7 @@ def take_query(model: AggregationModel, parameters: Parameters, *, stream: bool 
     metrics = _take_metrics(model, parameters)
     since, until = parameters.parsed("from", parse_time), parameters.parsed("to", parse_time)
     if since is not None and until is not None and since >= until:
-        raise bad_parameter("to", "the end must be later than from")
+        raise bad_parameter("to", "the end must be later than the start (the parameter from)")
     bucket = take_bucket(parameters.one("granularity"), parameters.one("tz"), model.layout)
     fill = parameters.choice("fill", ("none", "null", "zero")) or "none"
     closed = parameters.parsed("closed", lambda text: bool(parse_value(text, "boolean")))

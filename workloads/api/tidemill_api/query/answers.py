@@ -58,7 +58,7 @@ async def read_state(connection: Connection, model: PipelineModel, aggregation: 
 async def read_windows(
     connection: Connection, query: AggregateQuery, state: State
 ) -> tuple[list[tuple[Any, ...]], str]:
-    """Return the rows and the SQL of a query. A row after the first `limit` rows shows that there is another page."""
+    """Return the rows and the SQL of a query. More than `limit` rows mean that another page follows."""
     reduced = sql.narrowed(_over(query, state))
     binder = Binder()
     horizon = sql.horizon_sql(reduced, binder)
@@ -96,7 +96,7 @@ class Stream:
 
     Attributes:
         pieces: the body, as chunks of bytes.
-        cursor: the cursor of further rows, or an empty text without further rows.
+        cursor: the cursor of further rows, or an empty text if there are no further rows.
     """
 
     pieces: AsyncGenerator[bytes, None]

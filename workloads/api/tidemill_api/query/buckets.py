@@ -99,7 +99,7 @@ def _of_days(granularity: str, zone: str | None, plan: AggregationLayout, grid: 
         bucket = Calendar("day", days, zone or "UTC", grid.offset_ms)
     if any(offset % grid.length_ms for offset in _offsets_ms(bucket.zone)):
         text = f"days of {zone} do not start at multiples of the {what} {stored}"
-        raise bad_parameter("tz", f"{text}; use UTC, or an aggregation with a shorter {what}")
+        raise bad_parameter("tz", f"{text}; use UTC, or use an aggregation with a shorter {what}")
     return bucket
 
 

@@ -60,7 +60,7 @@ def _encoding(value: bytes | None) -> str | None:
 
 
 def _decoded(value: bytes) -> str | None:
-    """Return the text of UTF-8 bytes, or None for other bytes."""
+    """Return the bytes as text, or None if the bytes are not UTF-8."""
     whole = len(value) not in (SHOWN_BYTES, SHOWN_KEY_BYTES)
     try:
         return codecs.getincrementaldecoder("utf-8")().decode(value, final=whole)
@@ -220,14 +220,14 @@ class ListingQuery:
 
 
 def take_listing(listing: Listing, parameters: Parameters, *, stream: bool = False) -> ListingQuery:
-    """Return the query of a request, by default with the newest rows first.
+    """Return the query of a request. By default, the newest rows come first.
 
     Raises:
         Problem: a parameter is unknown or wrong.
     """
     since, until = parameters.parsed("from", parse_time), parameters.parsed("to", parse_time)
     if since is not None and until is not None and since >= until:
-        raise bad_parameter("to", "the end must be later than from")
+        raise bad_parameter("to", "the end must be later than the start (the parameter from)")
     columns = {column.name: column for column in (*listing.columns, *listing.hidden)}
     filters = take_filters(parameters, columns, RESERVED)
     most = MAX_STREAM_ROWS if stream else MAX_LIMIT

@@ -28,7 +28,7 @@ class State:
 
     Attributes:
         identity: a text that is different for each spec and each table.
-        feeds: the periods in which processors wrote to each column of the table.
+        feeds: for each column of the table, the periods in which processors filled the column.
     """
 
     identity: str

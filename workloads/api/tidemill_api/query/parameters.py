@@ -146,7 +146,7 @@ class Parameters:
         return text
 
     def refuse_rest(self, allowed: Collection[str]) -> None:
-        """Refuse the request if a parameter was not read.
+        """Refuse a request with an unknown parameter.
 
         Raises:
             Problem: a parameter is unknown. The detail lists the known parameters.

@@ -40,9 +40,9 @@ def narrowed(query: AggregateQuery) -> AggregateQuery:
 
 
 def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
-    """Return SQL that selects a bound for a page of hopping windows, or None if there is no such bound.
+    """Return SQL that selects a limit for a page of hopping windows, or None without a limit.
 
-    The bound is a `window_start`. In the page's order, no window of the page comes after the bound.
+    The limit is the latest possible `window_start` of an ascending page, or the earliest of a descending page.
     """
     page, plan = query.page, query.model.layout
     first = page.order[0]
@@ -51,8 +51,7 @@ def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
     if query.having or query.closed is not None or query.fill != "none":
         return None
     stored = [*_bounds(query, binder, reach_ms=0), *_dimension_filters(query, binder), "_after = '-infinity'"]
-    # Count only windows beyond the cursor's `window_start`. The previous page may already contain all windows with the
-    # cursor's `window_start`.
+    # Do not count windows with the cursor's `window_start`, because the previous page may contain these windows.
     if page.after is not None:
         stored.append(f"window_start {'<' if first.descending else '>'} {binder.bind(page.after[0], 'timestamp')}")
     direction = " DESC" if first.descending else ""
@@ -63,7 +62,10 @@ def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
 
 
 def within(query: AggregateQuery, horizon: dt.datetime | None) -> AggregateQuery:
-    """Return the query with its time range cut at the time `horizon`, or the same query if `horizon` is None."""
+    """Return the query without times that come after `horizon` in the page's order.
+
+    If `horizon` is None, return the same query.
+    """
     if horizon is None:
         return query
     if query.page.order[0].descending:
@@ -203,7 +205,7 @@ def _times(query: AggregateQuery, since: str, until: str) -> str:
 
 
 def filled_groups_sql(query: AggregateQuery, binder: Binder) -> str:
-    """Return a SELECT that counts the groups to which `fill` adds windows."""
+    """Return a SELECT that counts groups. `fill` adds the missing windows of each group."""
     merged = _merged(query, binder)
     return f"WITH d AS ({merged}), g AS ({_distinct(query)}) SELECT count(*) FROM g"
 

@@ -30,7 +30,7 @@ _HOW = {
     DECIMAL: "write a number, such as 12.50",
     "boolean": "write true or false",
     "timestamp": "write an RFC 3339 time, such as 2013-01-01T05:00:00Z, a date, or epoch milliseconds",
-    "string": "write text without NUL characters and lone surrogates",
+    "string": "write text without NUL characters or lone surrogates",
 }
 
 
@@ -101,7 +101,7 @@ def to_text(value: Any) -> str:
 def cast(value: Any, kind: str) -> str:
     """Return the SQL type to which a value of the type `kind` is cast."""
     if kind == "integer":
-        # Most integer columns are bigint, and Postgres uses an index of a bigint column only for a bigint parameter.
+        # Prefer bigint. For a numeric parameter, Postgres cannot use the index of a bigint column.
         return "bigint" if -_MAX_64 - 1 <= value <= _MAX_64 else "numeric"
     return SQL_TYPES[kind].partition(" ")[0] if kind == "string" else SQL_TYPES[kind]
 

@@ -67,7 +67,7 @@ class Breaker:
         self._open_seconds = open_seconds
         self._first_pause = open_seconds if first_pause_seconds is None else first_pause_seconds
         self._openings = 0
-        """Number of times that the breaker has opened since it was last closed."""
+        """How often the breaker has opened since the last closed state. Failed trial calls count too."""
         self._pause = open_seconds
         self._clock = clock
         self._lock = threading.RLock()
@@ -89,7 +89,7 @@ class Breaker:
 
     @property
     def state(self) -> BreakerState:
-        """The current state. After the pause, an open breaker stays open until the first call."""
+        """The current state. After the pause, the next call changes an open breaker to half-open."""
         return self._state
 
     @property
@@ -123,7 +123,7 @@ class Breaker:
             return self._ticket
 
     def succeeded(self, ticket: int) -> None:
-        """Report that the dependency answered the call with this ticket."""
+        """Report that the call with this ticket got an answer."""
         if self._state == CLOSED and not self._circuit.fail_counter:
             return
         self._report(ticket, _succeed)
@@ -150,7 +150,7 @@ class Breaker:
                 self._trial_ends = None
 
     def current_ticket(self) -> int:
-        """Return the current ticket number. Results that are reported with an older ticket are ignored."""
+        """Return the current ticket number. The breaker ignores the results of calls with earlier tickets."""
         return self._ticket
 
     def _report(self, ticket: int, outcome: Callable[[], None]) -> None:

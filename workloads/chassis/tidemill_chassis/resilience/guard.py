@@ -181,12 +181,12 @@ class Guard:
         return True
 
     def success(self) -> None:
-        """Report that a call in a loop (see `allow`) succeeded."""
+        """Report that the call which `allow` allowed has succeeded."""
         if (ticket := self._loop_ticket()) is not None:
             self._breaker.succeeded(ticket)
 
     def failure(self, error: BaseException | None = None) -> None:
-        """Report that a call in a loop (see `allow`) failed."""
+        """Report that the call which `allow` allowed has failed."""
         if (ticket := self._loop_ticket()) is None:
             return
         if error is None:
@@ -224,7 +224,7 @@ class Guard:
         return result
 
     def recovered(self, asked_at: float) -> None:
-        """Close the breaker after a successful probe, which began at `asked_at` (`time.monotonic()`)."""
+        """Close the breaker after a successful probe. The probe began at `asked_at` (`time.monotonic()`)."""
         self._breaker.recovered(asked_at)
 
     def admit(self) -> int:

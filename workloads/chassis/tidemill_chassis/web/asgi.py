@@ -61,7 +61,7 @@ def endpoint(scope: Scope) -> str:
     route = scope.get("route")
     if route is None:
         return UNMATCHED
-    # If FastAPI includes a router in another router, the complete path is only in `effective_route_context`.
+    # For a router inside another router, only `effective_route_context` has the complete path.
     included = scope.get("fastapi")
     context = included.get("effective_route_context") if isinstance(included, dict) else None
     template = (
@@ -164,7 +164,7 @@ class RequestTimeout:
                 raise
         if timer.expired() and not started:
             detail = f"no answer within {self._seconds:g} s; ask for less, or try again later"
-            # Close the connection, because the client may still be sending a slow request body.
+            # Close the connection, because the rest of the request body may still arrive.
             close = [(b"connection", b"close")]
             await send_problem(send, 504, "request_timeout", detail, headers=close)
 

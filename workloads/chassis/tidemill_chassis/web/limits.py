@@ -56,7 +56,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _waited_for = 0
     """How many bytes of an incomplete head were received."""
     _large = False
-    """Whether the head may be too large, so that the exact size of the head must be computed."""
+    """Whether the request's head may be too large. In that case, the exact size is computed."""
     _too_large = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -85,7 +85,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self.transport.is_closing() or self not in self.connections:
             return  # the connection was closed or became a WebSocket
-        # Count the data only if it cannot contain the body of an earlier request.
+        # Do not count data that may belong to the body of an earlier request.
         if cycle is before and (before is None or before.response_complete):
             self._waited_for += len(data)
         if self._waited_for > self.limits.header_bytes:

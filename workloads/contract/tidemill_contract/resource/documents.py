@@ -150,7 +150,10 @@ def _judge(document: Any, number: int) -> Fault | None:
 
 
 def _count(value: Any, budget: int) -> int:
-    """Count nested values, and stop counting once the count exceeds `budget`. Each use of a YAML alias counts."""
+    """Count nested values, and stop counting once the count exceeds `budget`.
+
+    The values of a YAML alias are counted at each use.
+    """
     stack, count = [value], 0
     while stack and count <= budget:
         item = stack.pop()

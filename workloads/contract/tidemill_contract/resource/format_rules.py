@@ -25,7 +25,7 @@ def format_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[F
         message = f"{written.type} has no such envelope"
         yield Fault(f"{_PATH}.envelope", written.envelope, message, f"write {' or '.join(allowed)}")
     if written.deletes == "event" and written.envelope != "debezium":
-        message = "only deletes in Debezium's envelope contain the deleted row"
+        message = "only Debezium's envelope contains the deleted row"
         yield Fault(f"{_PATH}.deletes", "event", message, "write ignore or deadLetter, or set envelope: debezium")
     yield from _registry(written)
     if written.type == "csv":

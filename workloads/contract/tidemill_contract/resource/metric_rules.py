@@ -56,7 +56,7 @@ class Columns:
 
 
 def expression_type(path: str, text: str, columns: Columns, *, as_filter: bool) -> tuple[str | None, Fault | None]:
-    """Return the type or the fault of an expression. If a column in the expression has a fault, both are None."""
+    """Return the type or the fault of an expression. For an invalid column in the expression, return neither."""
     known_types = {name: kind for name, kind in columns.types.items() if kind is not None}
     try:
         used = expressions.columns(text)
@@ -129,7 +129,7 @@ def _metric(metric: Any, path: str, columns: Columns) -> Iterator[Fault]:
         if fault:
             yield fault
         elif value is not None and takes is not None:
-            wording = f"{member.alias} of {function} is one of", "use another field or derive"
+            wording = f"{member.alias} of {function} is one of", "use another field or a derived field"
             yield from _column(f"{path}.{member.alias}", value, columns, takes, wording)
     fault = METRICS.fault(metric, field, path)
     if fault:

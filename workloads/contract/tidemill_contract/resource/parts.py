@@ -99,7 +99,7 @@ class Parts:
 
     @property
     def several(self) -> bool:
-        """Whether the document has a list or a pattern of topics."""
+        """Whether the document sets `topics` or `topicPattern`."""
         return self.topics is not None or self.topic_pattern is not None
 
 

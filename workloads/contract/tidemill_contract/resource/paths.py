@@ -78,9 +78,7 @@ def _check(steps: Sequence[Any]) -> None:
 
 def _check_each(steps: Sequence[Any]) -> None:
     if steps.count(EACH) > 1:
-        raise ValueError(
-            "has [] twice, but only one array can be exploded: write an index, such as [0], in place of one []"
-        )
+        raise ValueError("has [] twice, but only one array can be exploded: replace one [] with an index, such as [0]")
     if EACH in steps and isinstance((*steps, None)[steps.index(EACH) + 1], int):
         raise ValueError(
             "has an index after []: arrays in an exploded array cannot be read; write the name of a member instead"

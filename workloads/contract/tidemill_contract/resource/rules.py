@@ -166,9 +166,8 @@ def _topic(parts: Parts, _columns: Columns, limits: Limits) -> Iterator[Fault]:
         remedy = "write earliest, latest or a time with a zone, such as 2013-01-31T12:00:00Z"
         yield Fault(f"{path}.startFrom", topic.start_from, "is not a position to start from", remedy)
     if parse_ms(topic.retention) < 60_000:
-        yield Fault(
-            f"{path}.retention", topic.retention, "is too short: Kafka deletes unread events", "write 1m or more"
-        )
+        message = "is too short: Kafka would delete events before the pipeline reads them"
+        yield Fault(f"{path}.retention", topic.retention, message, "write 1m or more")
     yield from _topic_configs(topic.config, topic.replication_factor, f"{path}.config")
 
 

@@ -42,14 +42,16 @@ class TopicSpec(Model):
     )
     retention: Duration = Field("7d", description="How long Kafka keeps events.")
     config: dict[str, ConfigValue] = Field(
-        default_factory=dict, max_length=32, description="Further configs of the topic, which Tidemill maintains."
+        default_factory=dict,
+        max_length=32,
+        description="Further configs of the topic. Tidemill maintains these configs.",
     )
 
 
 class FieldSpec(Model):
     """One field of the event."""
 
-    name: Name = Field(description="Name of the field, and of the JSON member if there is no path.")
+    name: Name = Field(description="Name of the field. Without path, the JSON member has the same name.")
     type: Literal[FieldType, "strings", "json"] = Field(
         description="Type of the value. timestamp: RFC 3339, epoch milliseconds, or the given format. decimal: an exact"
         " number with a fixed number of digits after the point (scale). strings: an array of strings, for topk and"
@@ -112,7 +114,7 @@ class FieldSpec(Model):
 
     @property
     def array(self) -> Steps | None:
-        """The path of the array whose elements become events, or None if the field is not in this array."""
+        """The path of the exploded array that contains the field, or None outside exploded arrays."""
         return exploded(self.steps)
 
     @property
@@ -135,7 +137,7 @@ class EventTimeSpec(Model):
 
     field: Name | None = Field(None, description="A field of type timestamp. Default: the Kafka record's timestamp.")
     max_disorder: Duration = Field(
-        "5s", description="Events that are older than the newest event by more than this time can be late."
+        "5s", description="Events that are older than the newest event by more than this time can count as late."
     )
     idle_timeout: Duration = Field(
         "20m",

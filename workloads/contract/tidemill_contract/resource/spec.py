@@ -74,10 +74,13 @@ class ScalingSpec(Model):
         None, ge=1, le=1024, description="Maximum number of replicas. Default: one per partition."
     )
     lag_threshold: int = Field(
-        100_000, ge=1, le=10**12, description="Number of unprocessed events for which one replica is needed."
+        100_000,
+        ge=1,
+        le=10**12,
+        description="Number of unprocessed events per replica. A larger lag needs more replicas.",
     )
     target: ScalingTargetSpec | None = Field(
-        None, description="Target freshness, in place of lag. With a target, lagThreshold is ignored."
+        None, description="Target freshness, in place of lag. If target is set, lagThreshold is ignored."
     )
     catch_up: Duration = Field("5m", description="Time within which the replicas should process the lag.")
     target_utilization: int = Field(
@@ -144,8 +147,8 @@ class PythonSpec(Model):
     )
     scaling: ScalingSpec | None = Field(
         None,
-        description="Automatic scaling by the lag of the stage. Default: the settings of processor.scaling, unless mode"
-        " is external there. If the stage is not scaled, the number of processes is the value of replicas.",
+        description="Automatic scaling by the lag of the stage. Default: the settings of processor.scaling, if"
+        " processor.scaling.mode is lag. Without scaling, replicas sets the number of processes.",
     )
     resources: ResourcesSpec = Field(
         default_factory=lambda: ResourcesSpec(), description="Requests and limits of a process."
@@ -188,7 +191,7 @@ class AnomalySpec(Model):
         None, description="Aggregation that the metric belongs to. Not allowed with field."
     )
     metric: Name | None = Field(None, description="Metric that the rule watches. Set either metric or field.")
-    field: Name | None = Field(None, description="Field or derive that the rule watches in single events.")
+    field: Name | None = Field(None, description="Field or derived field that the rule watches in single events.")
     group_by: list[Name] = Field(
         default_factory=list,
         max_length=8,
@@ -312,7 +315,7 @@ class PipelineSpec(Model):
     def scaling_of(self, component: ScaledComponent) -> ScalingSpec | None:
         """Return the scaling settings of a component, or None if its number of replicas is fixed.
 
-        A Python stage without scaling settings uses the settings of processors, unless their mode is `external`.
+        A Python stage without scaling settings uses `processor.scaling` if the mode there is `lag`.
         """
         followed = self.processor.scaling
         if component == "processor":

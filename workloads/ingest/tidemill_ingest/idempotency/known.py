@@ -73,14 +73,14 @@ def merge(before: Known | None, indexes: list[int], records: Records, delivery: 
 
 
 def lost(before: Known | None, total: int) -> Known:
-    """Return the outcome of a batch if the sending process ended without a result."""
+    """Return the assumed outcome of a batch whose sender ended without a result."""
     if before is not None:
         return msgspec.structs.replace(before, unsure=True)
     return Known(total, failed=dict.fromkeys(range(total), KafkaError._PURGE_INFLIGHT), unsure=True)
 
 
 def bounded(outcome: Known) -> Known:
-    """Return the outcome, without positions and details if the encoded outcome exceeds MAX_BYTES."""
+    """Return the outcome. If the encoded outcome exceeds MAX_BYTES, leave out positions and details."""
     if len(msgspec.msgpack.encode(outcome)) <= MAX_BYTES:
         return outcome
     invalid = {

@@ -54,7 +54,7 @@ Begin = Callable[[Known | None], Attempt]
 
 @dataclass(frozen=True)
 class Found:
-    """The outcome of a request's events, and whether the outcome comes from an earlier request."""
+    """The outcome of a request's events, and whether an earlier request already had this outcome."""
 
     known: Known
     replayed: bool
@@ -157,7 +157,7 @@ class Replays:
             await first(task, *([self._away()] if self._away is not None else []))
 
     async def close(self, seconds: float) -> None:
-        """Store the known outcomes in Redis, within `seconds`."""
+        """Wait up to `seconds` for running requests, and up to `seconds` for their writes to Redis."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
         await self._shared.close(seconds)

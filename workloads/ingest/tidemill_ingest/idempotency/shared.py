@@ -79,7 +79,7 @@ class Claim(msgspec.Struct, frozen=True):
 
     Attributes:
         known: the outcome of earlier attempts.
-        done: whether no events remain to be sent.
+        done: whether earlier attempts have sent all events.
     """
 
     known: Known | None = None
@@ -102,7 +102,7 @@ class SharedKeys:
         self._namespace, self._owner, self._lease = namespace, owner, lease_seconds
         self._put_script = client.register_script(PUT) if client is not None else None
         self._own: dict[Place, bytes] = {}
-        """The values of the keys that this process owns."""
+        """The Redis values of the keys that this process owns."""
         self._owed: OrderedDict[Place, bytes] = OrderedDict()
         """The keys, with their values, that still have to be written to Redis."""
         self._writing: dict[Place, asyncio.Task[None]] = {}
@@ -115,7 +115,7 @@ class SharedKeys:
         return [Dependency("redis", not self.error, False, self.error, self._guard.state)]
 
     async def claim(self, batch: Batch, before: Known | None, deadline: Deadline) -> Claim:
-        """Become the owner of a batch's key. Wait first if another process owns the key.
+        """Become the owner of a batch's key. While another process owns the key, wait.
 
         Raises:
             Problem: the key was used for another request (422), or another process still owns the key (503).
@@ -133,7 +133,7 @@ class SharedKeys:
             mine = msgspec.msgpack.encode(_Value(batch.fingerprint, self._owner, outcome))
             try:
                 current = await self._call(partial(self._put, batch.place, expected, mine))
-                # The Redis client may repeat a write that Redis has already executed, so `current` may equal `mine`.
+                # If the Redis client repeats a successful write, `current` is the value of the first write.
                 if current is None or (current == mine and batch.place not in self._own):
                     self._own[batch.place] = mine
                     return Claim(outcome)
@@ -236,7 +236,7 @@ class SharedKeys:
         return reply
 
     async def _put(self, place: Place, expected: bytes, value: bytes, *, force: bool = False) -> bytes | None:
-        """Set a key if the key is absent or has the value `expected`, or else return the current value."""
+        """Set a key if the key is absent or has the value `expected`. Otherwise, return the current value."""
         pipeline, name = place
         prefix = names.ingest_keys(self._namespace, pipeline)
         keys = [f"{prefix}/{name}", f"{prefix}-index", f"{prefix}-bytes", self._owner_key(self._owner)]

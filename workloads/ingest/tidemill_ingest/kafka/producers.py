@@ -1,9 +1,9 @@
 """The three idempotent Kafka producers of ingest.
 
-- For requests without an `Idempotency-Key`: the producer discards a record after the publish timeout, and the client
-  sends the record again.
+- For requests without an `Idempotency-Key`: if Kafka is down, the producer discards its records, and clients send the
+  records again.
 - For requests with an `Idempotency-Key`: the producer retries until the outcome is known.
-- For clients that do not wait: the producer keeps records during an outage until the publish timeout.
+- For clients that do not wait: even if Kafka is down, the producer keeps records until the publish timeout.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ _DEFINITE = frozenset(
 
 
 def is_definite(error: KafkaError) -> bool:
-    """Return whether a record with this error is certainly not in Kafka."""
+    """Return whether the error proves that the record is not in Kafka."""
     return error.name() in _DEFINITE
 
 
 class Line:
-    """A producer that is replaced after a fatal error."""
+    """Holds a Kafka producer, and replaces the producer after a fatal error."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         # Without a weak reference, this callback would keep the Kafka client in memory forever.

@@ -46,7 +46,7 @@ class Queue:
         if self.records + count > QUEUE_MESSAGES or self._bytes + size > QUEUE_BYTES:
             raise QueueFullError("the queue to Kafka is full")
         held, held_bytes = self._topics.get(topic, (0, 0))
-        # If a topic has no queued records, the topic's limit accepts a request of any size.
+        # The topic's limit does not apply while the topic has no queued records.
         if held and (held + count > IN_FLIGHT_MESSAGES or held_bytes + size > self._topic_bytes):
             raise TopicFullError(f"{held} events ({held_bytes} bytes) of the pipeline are on their way to Kafka")
         self._topics[topic] = held + count, held_bytes + size

@@ -111,7 +111,7 @@ class Sink:
             line.replace()
 
     def give_up_retired(self) -> None:
-        """Discard the unsent records of replaced producers. Keep records of requests with an Idempotency-Key."""
+        """Discard the unsent records of replaced producers, except for requests with an Idempotency-Key."""
         for line in self._lines():
             if line is not self._sure:
                 line.give_up_retired()
@@ -138,7 +138,7 @@ class Sink:
 
     @property
     def unheard(self) -> float:
-        """The seconds for which Kafka has acknowledged no records, or 0 if there are no requests."""
+        """The seconds since the first request after Kafka's latest acknowledgement, or 0 without recent requests."""
         return 0.0 if self._unheard_since is None or self._idles else time.monotonic() - self._unheard_since
 
     @property
@@ -151,7 +151,7 @@ class Sink:
         Args:
             topic: the topic.
             records: the records.
-            places: whether to store the partition and offset of each record.
+            places: whether the result contains the partition and offset of each record.
             sure: whether to retry until the outcome of each record is known.
             waited: whether a client waits for the outcome and can send the records again.
 

@@ -74,8 +74,8 @@ class Bridge:
             pause = FIRST_PAUSE_SECONDS if stable else pause
             log.warning("%s:%d: %s; connecting again", self._spec.host, self._spec.port, self._error)
             self._wait(pause * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, no secret
-            # Wait for Kafka before connecting, because the MQTT broker resends all unacknowledged messages, which could
-            # fill memory.
+            # Wait until Kafka has the earlier messages. Otherwise, messages that the MQTT broker resends could fill the
+            # memory.
             while self._outlet.in_flight > self._spec.max_in_flight and not self._stopping.is_set():
                 self._error = "messages of the previous connection are not in Kafka yet"
                 self._wait(_IDLE_SECONDS)

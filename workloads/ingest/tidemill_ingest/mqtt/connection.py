@@ -135,8 +135,8 @@ class Connection:
             options = SubscribeOptions(qos=qos, retainHandling=_ONLY_NEW)
             wanted = [(topic, options) for topic in topics]
         self._client.subscribe(wanted)
-        # Unsubscribe from topic filters that a broader filter covers, because the MQTT broker may still store such
-        # subscriptions.
+        # Unsubscribe from topic filters that a broader filter covers. The MQTT broker may have stored these
+        # subscriptions in an earlier session.
         if included := [topic for topic in self._spec.topics if topic not in topics]:
             self._client.unsubscribe(included)
 
@@ -149,7 +149,7 @@ class Connection:
             self.error = f"the broker refuses the topic {refused[0]}: {reason}"
             return
         if any(code.value < self._spec.qos for code in codes):
-            log.warning("the broker only grants QoS 0, so messages may be lost")
+            log.warning("the broker grants only QoS 0, so messages may be lost")
         self.subscribed = True
 
     def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:

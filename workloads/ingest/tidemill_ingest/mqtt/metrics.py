@@ -7,7 +7,7 @@ from prometheus_client import Counter, Gauge
 RECEIVED = Counter("tidemill_mqtt_messages_received_total", "Messages received, including repeated messages.")
 ACKNOWLEDGED = Counter(
     "tidemill_mqtt_messages_acknowledged_total",
-    "Messages written to Kafka, and acknowledged to the broker if the QoS is 1.",
+    "Messages written to Kafka. Messages with QoS 1 are also acknowledged to the MQTT broker.",
 )
 SKIPPED = Counter(
     "tidemill_mqtt_messages_skipped_total",

@@ -25,7 +25,7 @@ _identified = msgspec.json.Decoder(_Identified)
 
 
 def is_ping(webhook: WebhookSpec, headers: Mapping[str, str]) -> bool:
-    """Return whether the request is a ping, with which GitHub tests the address."""
+    """Return whether the request is GitHub's test request (`ping`)."""
     return webhook.signature == "github" and headers.get("x-github-event") == "ping"
 
 

@@ -134,7 +134,7 @@ def _of_hmac(webhook: WebhookSpec, text: str, headers: Mapping[str, str]) -> Cla
 def _given(webhook: WebhookSpec, headers: Mapping[str, str], name: str) -> str:
     text = headers.get(name, "").strip()
     if not text:
-        raise _refused(webhook, "missing_signature", f"the header {name} is missing; sign the body with this header")
+        raise _refused(webhook, "missing_signature", f"the header {name} is missing; send the request with this header")
     return text
 
 

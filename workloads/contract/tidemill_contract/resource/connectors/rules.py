@@ -15,7 +15,7 @@ from tidemill_contract.resource.kinds.formats import FormatSpec
 from tidemill_contract.resource.parts import Parts
 
 RESERVED = "tidemill"
-"""The prefix of the names of transforms and predicates that Tidemill adds."""
+"""The names of transforms and predicates that Tidemill adds begin with this prefix."""
 _CONVERTER = "value.converter"
 _SET_BY_MEMBERS = {
     "name": "remove this config; set the connector's name in spec.source.connectors[].name",

@@ -21,7 +21,7 @@ def pattern_error(pattern: str) -> str:
     """Return the error in a regular expression, or an empty string for a valid expression."""
     if not pattern.isascii() or not pattern.isprintable() or " " in pattern:
         return "the expression has a character that is not allowed in topic names"
-    # `_whole` can hide an error: `a)|(b` is invalid, but `(?:a)|(b)` is valid.
+    # Also check the pattern without `_whole`: `a)|(b` is invalid, but `(?:a)|(b)` is valid.
     for text in (pattern, _whole(pattern)):
         try:
             pl.Series([""]).str.contains(text)
@@ -39,7 +39,7 @@ def matching(pattern: str, topics: Iterable[str]) -> list[str]:
 
 
 def candidates(topics: Iterable[str], *, namespace: str, limits: Names) -> list[str]:
-    """Return the topics of the platform's Kafka cluster that a pattern may match.
+    """Return the topics of the platform's Kafka cluster that patterns are allowed to match.
 
     Kafka's internal topics, and topics that Tidemill names (such as `shop.orders.events`), are left out.
     """
@@ -53,7 +53,7 @@ def candidates(topics: Iterable[str], *, namespace: str, limits: Names) -> list[
 
 
 def candidates_elsewhere(topics: Iterable[str], outputs: Collection[str]) -> list[str]:
-    """Return the topics of another Kafka cluster that a pattern may match.
+    """Return those topics of another Kafka cluster that patterns are allowed to match.
 
     Kafka's internal topics, and the pipeline's output topics (`outputs`), are left out.
     """
@@ -61,7 +61,7 @@ def candidates_elsewhere(topics: Iterable[str], outputs: Collection[str]) -> lis
 
 
 def chosen(pattern: str, topics: Iterable[str], previous: Sequence[str], most: int) -> tuple[list[str], list[str]]:
-    """Return at most `most` topics to read, and the matching topics that are left out.
+    """Return the topics to read (at most `most`), and the matching topics beyond this limit.
 
     Topics that the pipeline has read before (`previous`) take precedence over new topics.
     """

@@ -59,8 +59,8 @@ def _dedupe(parts: Parts) -> Iterator[Fault]:
         message = f"copies of an event are separate records, with different {field.origin}s"
         yield Fault(path, name, message, "use a field that the sender sets")
     elif field.origin in ("key", "header") and parts.python is not None:
-        message = f"is read from the {field.origin}, which all events share that the function returns for one record"
-        yield Fault(path, name, message, "let each event that the function returns have its own id as a member")
+        message = f"is read from the record's {field.origin}, so all events of one record would have the same id"
+        yield Fault(path, name, message, "let the function write a different id into a member of each event")
     elif field.default is not None:
-        message = "has a default, so all events without an id would count as one event"
-        yield Fault(path, name, message, "remove the default, so that each event without an id is counted")
+        message = "has a default, which would be the same id for all events without an id"
+        yield Fault(path, name, message, "remove the default; each event without an id is then counted")

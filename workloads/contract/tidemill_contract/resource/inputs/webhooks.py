@@ -36,7 +36,7 @@ class WebhookSpec(Model):
 
     name: WebhookName = Field(description="Name of the webhook, which is the last part of its URL.")
     signature: Literal["github", "stripe", "hmac"] = Field(
-        description="Method of signing: github, stripe, or hmac with the settings in the other members."
+        description="Method of signing: github, stripe or hmac. Other members of the webhook configure hmac."
     )
     secret_ref: SecretKeyRef = Field(
         description="Key of a Secret with the shared secrets, one per line. A signature with any of these secrets is"
@@ -50,7 +50,7 @@ class WebhookSpec(Model):
         None, description="Only for hmac: the encoding of the signature. Default: hex."
     )
     prefix: Annotated[str, StringConstraints(min_length=1, max_length=40)] | None = Field(
-        None, description="Only for hmac: the text before the signature in the header, such as sha256=."
+        None, description="Only for hmac: the text that precedes the signature in the header, such as sha256=."
     )
     signed: Template | None = Field(
         None,
@@ -105,7 +105,7 @@ class WebhookSpec(Model):
             return
         text, where = self.signed_text, f"{path}.signed"
         if text.count(BODY) != 1:
-            yield Fault(where, text, "the signed text must contain the body once", f"write {BODY} once")
+            yield Fault(where, text, "the signed text must contain the body exactly once", f"write {BODY} once")
         for unknown in sorted({*_PLACEHOLDER.findall(text)} - {BODY, TIMESTAMP, IDENTIFIER}):
             yield Fault(where, text, f"{unknown} has no value", f"use {BODY}, {TIMESTAMP} and {IDENTIFIER}")
         for placeholder, member, header in (

@@ -73,14 +73,14 @@ class Kinds(Generic[K]):
 
     Attributes:
         tag: the member that contains the name of the kind, such as `type`.
-        written: a class that has the members of all kinds.
+        written: the class of instances before their kind is known, with the members of all kinds.
         members: the members that only some kinds have or require, by name.
     """
 
     def __init__(
         self, kinds: Iterable[type[K]], *, tag: str, title: str, doc: str, tag_says: str, words: Words
     ) -> None:
-        """Create the class in `written`. `title` is its name, and `doc` is its docstring.
+        """Create the class `written` with the name `title` and the docstring `doc`.
 
         Raises:
             TypeError: a member has different types or bounds in different kinds.
@@ -206,7 +206,10 @@ def _in_order(kinds: Iterable[type[Model]]) -> list[str]:
 
 
 def _naming(names: Iterable[str], kinds: Iterable[str], description: str) -> str:
-    """Insert the names of kinds, such as ` (hopping)`, before the first `.`, `;` or `:` of a description."""
+    """Add the names of kinds to a member's description, such as ` (hopping)`.
+
+    The names come before the first `.`, `;` or `:`.
+    """
     having, others = list(kinds), [name for name in names if name not in kinds]
     listed = ", ".join(having) if len(having) <= 4 * len(others) else f"all but {', '.join(others)}"
     return re.sub(r"(?=[.;:])", f" ({listed})", description, count=1)

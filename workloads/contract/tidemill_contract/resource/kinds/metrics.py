@@ -68,7 +68,7 @@ def _missing(function: str, member: Member) -> tuple[str, str]:
     if member.name == "expression":
         return "a metric needs a function or an expression", "add a function, such as function: count"
     if member.name == "field":
-        return f"{function} needs a field", "add the field or derive to aggregate"
+        return f"{function} needs a field", "add field: NAME, with the name of a field or a derived field"
     return f"{function} needs {member.alias}", PARAMETERS[member.name].remedy
 
 

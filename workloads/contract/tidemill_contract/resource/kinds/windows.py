@@ -60,7 +60,7 @@ class Cut:
         size_ms: the length of a window, or the maximum length of sessions and calendar windows.
         pane_ms: the time that a stored row covers, or the minimum of this time for calendar windows.
         gap_ms: the time without events after which a session ends, or None for other windows.
-        panes: the number of stored rows per window, or 0 for `size_ms // pane_ms` rows.
+        panes: the number of stored rows per window. 0 means `size_ms // pane_ms`.
     """
 
     size_ms: int
@@ -86,7 +86,7 @@ class ClockWindow(Model):
 
     length: ClassVar[str] = "size"
     between: ClassVar[str] = "size"
-    """The name of the member with the distance between the starts of windows: `size` or `hop`."""
+    """The member that contains the distance between the starts of windows: `size` or `hop`."""
 
     type: str
     size: Size
@@ -147,7 +147,8 @@ class HoppingWindow(ClockWindow):
 
     type: Literal["hopping"]
     hop: WindowLength = Field(
-        description="Distance between the starts of windows, which must divide size.", examples=["10s"]
+        description="Distance between the starts of windows. The size must be a multiple of this distance.",
+        examples=["10s"],
     )
     grace: Grace = "0s"
 

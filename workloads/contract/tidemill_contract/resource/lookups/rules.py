@@ -142,6 +142,4 @@ def _field(field: LookupField, path: str, kind: str | None, source: LookupSource
         remedy = "write a column's name; for a name with dots, write a list with the name, such as ['unit.price']"
         yield Fault(f"{path}.path", field.path, message, remedy)
     elif source.key is not None and len(steps) > 1 and steps[0] == source.key:
-        yield Fault(
-            f"{path}.path", field.path, "the key of a row is a single value without members", "use another column"
-        )
+        yield Fault(f"{path}.path", field.path, "the key of a row has no members", "use another column")
