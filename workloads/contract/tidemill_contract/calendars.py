@@ -150,15 +150,19 @@ class Calendar:
 
 
 def _first_instant(wall: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
-    """Return the UTC time at which clocks in the zone first show the local time `wall` or a later time."""
+    """Return the UTC time at which clocks in the zone first show the local time `wall`.
+
+    If a clock change skips `wall`, return the UTC time of the clock change.
+    """
     local = wall.replace(tzinfo=zone)
     before, after = local.utcoffset() or _NONE, local.replace(fold=1).utcoffset() or _NONE
     earliest = wall - before
     if before >= after:
-        # If before >= after, no clock change skips the local time `wall`. If `wall` occurs twice, `before` is the UTC
-        # offset of its first occurrence.
+        # No clock change skips the local time `wall`. If `wall` occurs twice, `before` is the UTC offset of its first
+        # occurrence.
         return earliest
-    # If before < after, a clock change skips the local time `wall`. A bisection finds the time of the clock change.
+    # A clock change skips the local time `wall`, because the UTC offset increases. A bisection finds the time of the
+    # clock change.
     low, high = wall - after, earliest
     while high - low > _SECOND:
         middle = low + (high - low) // _SECOND // 2 * _SECOND
@@ -184,14 +188,13 @@ def _chunk(calendar: Calendar, chunk: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Runs:
-    """The starts of consecutive calendar units, grouped into runs.
+    """Consecutive calendar units, divided into sequences (runs) of units with equal length.
 
-    Within a run, the distances between starts are equal. A new run begins after each unit of unusual length, such as a
-    day of 23 hours.
+    Only the last unit of a run can have a different length, such as a day of 23 hours.
 
     Attributes:
-        firsts: the start of the first unit in each run, ascending, as naive datetimes in UTC.
-        lasts: the start of the last unit in each run, except for the last run, which has no end.
+        firsts: for each run, the start of the run's first unit, ascending, as naive datetimes in UTC.
+        lasts: for each run except the last run, the start of the run's last unit.
         numbers: for each run, the number of units before the run.
     """
 

@@ -64,7 +64,7 @@ def scaled_text(scaled: int, scale: int) -> str:
 def common_scales(kinds: Iterable[str]) -> list[int] | None:
     """Return the scale of each type, with 0 for `integer`.
 
-    The result is None if no type is a decimal, or if a type is neither a decimal nor `integer`.
+    The result is None if no type is a decimal. Any type other than decimals and `integer` also makes the result None.
     """
     kinds = list(kinds)
     scales = [0 if kind == "integer" else scale_of(kind) for kind in kinds]

@@ -39,7 +39,7 @@ class Grid(Protocol):
 
 @dataclass(frozen=True)
 class Steps:
-    """Steps of a fixed length. One of the steps starts at `offset_ms` (epoch ms)."""
+    """Steps of a fixed length, aligned to the time `offset_ms` (epoch ms)."""
 
     length_ms: int
     offset_ms: int = 0
@@ -88,8 +88,8 @@ class GridSql(Protocol):
 def grid_sql(grid: Steps | Calendar, years: tuple[int, int] | None = None) -> GridSql:
     """Return the SQL of a grid.
 
-    `years` are the first and the last year that the SQL of a calendar supports. By default, the SQL supports all
-    valid event times.
+    `years` are the first and the last year that the SQL of a calendar supports. If `years` is None, the SQL supports
+    all valid event times.
     """
     if isinstance(grid, Steps):
         return StepsSql(grid.length_ms, grid.offset_ms)
@@ -117,16 +117,16 @@ class StepsSql:
         return f"({self.shift(start, 1)})"
 
     def shift(self, start: str, count: int) -> str:
-        """Return SQL that moves the start of a step by `count` steps, which may be negative."""
+        """Return SQL that adds the length of `count` steps to a time. `count` can be negative."""
         return f"{start} + {self._length(count)}" if count >= 0 else f"{start} - {self._length(-count)}"
 
     def series(self, since: str, until: str) -> str:
-        """Return a SELECT of the starts of steps."""
+        """Return a SELECT statement for the starts of all steps in [since, until)."""
         series = f"generate_series({self.start(since)}, {until}, {self._length()}) AS start"
         return f"SELECT start FROM {series} WHERE start >= {since} AND start < {until}"
 
     def windows(self, pane: str, count: int, *, first: str | None, last: str | None) -> str:
-        """Return a SELECT of the windows that contain a pane."""
+        """Return a SELECT statement for the windows that contain the given pane."""
         low, high = self.shift(pane, 1 - count), pane
         if first is not None:
             low = f"greatest({low}, {self.start(first)})"
@@ -178,7 +178,7 @@ class CalendarSql:
         return f"SELECT start FROM {series} WHERE start >= {since} AND start < {until}"
 
     def windows(self, pane: str, count: int, *, first: str | None, last: str | None) -> str:
-        """Return a SELECT of the windows that contain a pane."""
+        """Return a SELECT statement for the windows that contain the given pane."""
         wanted = [f"_start >= {first}"] if first is not None else []
         wanted += [f"_start <= {last}"] if last is not None else []
         where = f" WHERE {' AND '.join(wanted)}" if wanted else ""
@@ -197,7 +197,7 @@ class CalendarSql:
     def _numbering(self, start: str, count: int) -> str:
         """Return a FROM item with a column `_number`, the number of a calendar unit.
 
-        This unit is `count` units after the unit that contains `start`.
+        The numbered unit is `count` units after the unit that contains `start`.
         """
         elapsed = f"(extract(epoch FROM {start} - _firsts[_run]) * 1000)::bigint"
         return (

@@ -39,7 +39,7 @@ def schema(namespace: str, name: str) -> str:
 
 
 def role(schema_name: str, function: str) -> str:
-    """Return the name of a schema's Postgres role. `function` is owner, writer or reader."""
+    """Return the name of a schema's Postgres role. `function` is `owner`, `writer` or `reader`."""
     return f"{schema_name}_{function}"
 
 

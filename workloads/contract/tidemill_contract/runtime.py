@@ -30,7 +30,7 @@ class AggregationRef(_Config):
 
 
 class PipelineConfig(_Config):
-    """The config of one pipeline for its workloads.
+    """The configuration that the workloads of a pipeline read.
 
     Attributes:
         generation: the resource's generation at the latest change that affects processors.
@@ -157,7 +157,7 @@ class WorkloadSettings(_Config):
     """A name that stays the same when a process restarts, so that the process gets its partitions back at once."""
     session_timeout_ms: int = 30_000
     reader: str = "live"
-    """The reader of a processor: `live`, or the name of a replay."""
+    """The name under which a processor stores positions: `live`, or the name of a replay."""
     start_from: str = ""
     """The start of a replay: `earliest`, or a time in RFC 3339."""
     rate: int = 0

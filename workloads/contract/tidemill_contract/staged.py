@@ -1,4 +1,4 @@
-"""How ingest checks events for a Python stage, and the header `tidemill-origin` of the stage's records."""
+"""Pipelines with a Python stage: checks of events by ingest, and the stage's header `tidemill-origin`."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def read_origin(headers: Headers | None) -> Origin | None:
 def sent_spec(spec: PipelineSpec) -> PipelineSpec:
     """Return the spec by which ingest validates events.
 
-    With a Python stage, the spec has only the fields for headers and for the record key. Every event must be a JSON
-    object.
+    With a Python stage, ingest checks only fields from headers and the field of the record key. Every event must be a
+    JSON object.
     """
     if spec.transform.python is None:
         return spec

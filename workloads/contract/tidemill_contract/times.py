@@ -74,7 +74,7 @@ def read_local(text: str, zone: dt.tzinfo) -> dt.datetime:
 
 
 def read_start(text: str) -> dt.datetime:
-    """Read a text like `read_time` does, or as ISO 8601 with a zone.
+    """Read a time with `read_time`. If `read_time` fails, read the text as ISO 8601 with a zone.
 
     Raises:
         ValueError: the text is not a time, or has no zone.

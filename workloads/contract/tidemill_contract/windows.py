@@ -31,7 +31,7 @@ def answer_expression(metric: MetricSpec, field_type: str | None, seconds: str) 
 
     Args:
         metric: a metric of the layout, with a function.
-        field_type: the spec type of the metric's field, or None if the metric has no field.
+        field_type: the type of the metric's field, such as `integer`, or None if the metric has no field.
         seconds: the SQL of the window's length in seconds, as a double.
     """
     answer = FUNCTIONS[metric.function].answer(Merged(columns_by_kind(metric), field_type, seconds))
@@ -95,8 +95,8 @@ def window_source(
     if not plan.hopping:
         listed = ", ".join([*columns, "window_start", "_rev", *plan.stored])
         return f"(SELECT {listed} FROM {table} WHERE {where}) AS w"
-    # Events that are too late for some of their windows are stored in separate rows. A row is part of a window only if
-    # the window ends after the row's `_after`.
+    # Events that are too late for some of their windows are stored in separate rows. A row belongs only to windows that
+    # end after the time in the row's column `_after`.
     newest = own_partial("max", "rev", "bigint")
     starts = grid_sql(plan.grid).windows("p.window_start", plan.panes, first=first, last=last)
     spread = (
@@ -111,9 +111,9 @@ def window_source(
 
 
 def answer_columns(plan: AggregationLayout, end: str | None = None) -> list[tuple[str, str, str]]:
-    """Return the name, the spec type and the SQL expression of each metric.
+    """Return the name, the type and the SQL expression of each metric.
 
-    The expressions read columns with merged partial results, such as sums.
+    The SQL expressions compute the metrics from merged partial results, such as sums.
 
     `end` is the SQL of a window's end, by default `plan.end_sql`.
     """

@@ -97,7 +97,7 @@ def derived_types(spec: PipelineSpec) -> dict[str, str]:
 
 
 def check(text: str, types: Mapping[str, str], *, as_filter: bool = False) -> str:
-    """Return the spec type of an expression.
+    """Return the type of an expression's values, such as `integer`.
 
     Args:
         text: the expression.

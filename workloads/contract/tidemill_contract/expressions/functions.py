@@ -148,7 +148,7 @@ def _is(name: str, args: Sequence[Typed]) -> Built:
 
 def _in(name: str, args: Sequence[Typed]) -> Built:
     if not all(argument.is_constant and argument.kind != "null" for argument in args[1:]):
-        raise ExpressionError("IN takes constants other than NULL; write = … OR … for other values")
+        raise ExpressionError("IN takes constants other than NULL; for other values, write 'x = a OR x = b'")
     kind, values = unify(name, args, compared=True)
     # The value is compared with each constant, because `is_in` treats NULL differently from SQL.
     return "boolean", pl.any_horizontal([values[0] == value for value in values[1:]]) if kind != "null" else args[

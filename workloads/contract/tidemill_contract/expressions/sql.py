@@ -25,7 +25,7 @@ class Value:
     """An SQL expression with its spec type (or `null`).
 
     Attributes:
-        simple: whether the SQL is a column or a constant, which is cheap to repeat.
+        simple: whether the SQL is only a column or a constant, so that repeating the SQL is cheap.
         constant: the text, if the expression is a string constant.
         exact: the value, if the expression is a constant of type number.
     """
@@ -90,7 +90,10 @@ def _column(name: str, columns: Mapping[str, Value]) -> Value:
 
 
 def _bound(template: str, *values: Value) -> str:
-    """Insert values into an SQL template (`{0}`, `{1}`, …), so that Postgres computes each value only once."""
+    """Insert values into an SQL template (`{0}`, `{1}`, …).
+
+    If the template repeats a value, Postgres still computes the value only once.
+    """
     if all(value.simple for value in values):
         return f"({template.format(*(value.sql for value in values))})"
     names = [f"o._{n}" for n in range(len(values))]
@@ -259,7 +262,7 @@ def _is(name: str, args: Sequence[Value]) -> Value:
 
 def _in(name: str, args: Sequence[Value]) -> Value:
     if any(not value.simple or value.kind == "null" for value in args[1:]):
-        raise ExpressionError("IN takes constants other than NULL; write = … OR … for other values")
+        raise ExpressionError("IN takes constants other than NULL; for other values, write 'x = a OR x = b'")
     _, (tested, *listed) = _united(name, args)
     return Value("boolean", f"({tested.sql} IN ({', '.join(value.sql for value in listed)}))")
 

@@ -37,7 +37,7 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """The name of a field, or of an earlier derive (computed field) in the spec."""
+    """The name of a field, a computed field (derive) or a metric."""
 
     name: str
 

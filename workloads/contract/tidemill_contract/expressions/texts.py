@@ -45,7 +45,7 @@ def _regexp(name: str, args: Sequence[Typed]) -> Built:
 
 
 def _groups(pattern: str) -> int:
-    # `extract_groups` fails for a pattern without groups, so an extra group is added, and subtracted from the count.
+    # `extract_groups` fails for a pattern without groups, so `|()` adds a group. The result does not count this group.
     return len(pl.Series([""]).str.extract_groups(f"{pattern}|()").struct.fields) - 1
 
 
@@ -69,7 +69,7 @@ def _by_value(argument: pl.Expr, function: Callable[[str], str]) -> pl.Expr:
 
 
 def _title(name: str, args: Sequence[Typed]) -> Built:
-    # INITCAP does not change "1st" to "1St", because a digit can begin a word, as in Postgres.
+    # As in Postgres, a digit can begin a word, so INITCAP leaves "1st" unchanged.
     return "string", _by_value(
         as_string(name, args[0]), lambda text: _WORD.sub(lambda word: word[0].capitalize(), text)
     )

@@ -140,8 +140,8 @@ def constant(name: str, argument: Typed, what: str, kind: str, low: int = 0, hig
 def unify(name: str, args: Sequence[Typed], *, compared: bool = False) -> tuple[str, list[pl.Expr]]:
     """Return the common type of a function's arguments, and the arguments converted to this type.
 
-    If `compared` is true, decimals may become scaled integers of 128 bits. A caller that returns one of these integers
-    must convert it to 64 bits with `chosen`.
+    If `compared` is true, decimals of different scales become scaled integers of 128 bits. Before a caller returns a
+    value of 128 bits, `chosen` must convert the value.
 
     Raises:
         ExpressionError: the arguments have no common type.
@@ -205,13 +205,16 @@ def timed(argument: Typed) -> Typed:
 
 
 def varying_first(a: Typed, b: Typed) -> bool:
-    """Return False if only `a` is constant, because polars cannot compare `a` with `b` in this order."""
+    """Return whether polars can compare `a` with `b` in this order: `b` is fixed, or `a` is not fixed.
+
+    If a fixed value precedes a column of equal values, polars may return a single row.
+    """
     return b.fixed or not a.fixed
 
 
 def one_zero(numbers: pl.Series) -> pl.Series:
     """Replace -0.0 with 0.0, because equal floats must be in the same group."""
-    zeros = numbers == 0.0  # `numbers + 0.0` would not change -0.0 in polars
+    zeros = numbers == 0.0  # in polars, -0.0 + 0.0 is -0.0
     return numbers.set(zeros, 0.0) if zeros.any() else numbers
 
 

@@ -1,4 +1,4 @@
-"""The base classes of aggregate functions, and of the kinds of columns that they store."""
+"""The base classes of aggregate functions and of stored columns."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class StoredColumn(Protocol):
         """The column's name in double quotes."""
 
     def sibling(self, kind: str) -> str:
-        """Return the quoted name of the column that stores `kind` for this column's field."""
+        """Return the quoted name of the column of another kind for the same field."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,7 @@ class Merged:
 
     Attributes:
         columns: the quoted column names by kind.
-        field_type: the spec type of the metric's field, or None if the metric has no field.
+        field_type: the type of the metric's field, such as `integer`, or None if the metric has no field.
         seconds: the SQL of the window's length in seconds, as a double.
     """
 
@@ -155,8 +155,8 @@ class Parameters(BaseModel):
     """The parameters of a function, except the field. Each parameter is a member of the metric in the spec.
 
     Attributes:
-        fields: for each parameter that names a field or derive, the types that the field may have.
-        remedies: by parameter, the remedy in the error message if the parameter is missing.
+        fields: for each parameter whose value is a field's name, the allowed types of the field.
+        remedies: for each required parameter, the remedy in the error message about a missing parameter.
     """
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, strict=True)
@@ -206,14 +206,14 @@ class Function:
         return tuple(Need(kind, metric.field) for kind in self.kinds)
 
     def answer(self, merged: Merged) -> str:
-        """Return SQL for the metric's value, or for the bytes that `decoder` converts to the value.
+        """Return SQL for the metric's value. If the metric has a decoder, return SQL for the decoder's input.
 
         A number that is too large for a double becomes null. For a decimal, the SQL returns a scaled integer.
         """
         raise NotImplementedError
 
     def answer_type(self, field_type: str | None) -> str:
-        """Return the spec type of the metric's value, or `array`."""
+        """Return the type of the metric's value, such as `integer` or `array`."""
         return str(field_type)
 
     def answer_range(self, field_type: str | None) -> tuple[float, float]:

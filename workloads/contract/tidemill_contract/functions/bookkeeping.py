@@ -1,4 +1,4 @@
-"""Internal columns of window tables, which are merged like the columns of metrics."""
+"""Internal columns of window tables. SQL merges internal columns like the columns of metrics."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ def _every(column: StoredColumn) -> str:
 
 CHANGES = PartialKind(name="revision", sql_type=always("bigint"), merge=_added, rollup=_total)
 WHOLE = PartialKind(name="whole", sql_type=always("boolean"), merge=_both, rollup=_every)
-"""Queries compute columns of this kind. Such a column is true in rows in which no event of a metric is missing."""
+"""Queries compute this boolean column for a metric. True means that the row counts all events of the metric."""
 KINDS = (CHANGES, WHOLE)

@@ -62,7 +62,7 @@ def composed_type(metrics: Mapping[str, Metric], types: Mapping[str, str], name:
 def composed_sql(metrics: Mapping[str, Metric], answers: Mapping[str, tuple[str, str]], name: str) -> str:
     """Return the SQL of a metric with an expression: a subselect that computes every operand once.
 
-    For each metric that has a function, `answers` maps the name to type and SQL.
+    `answers` contains the result type and the SQL of each metric that has a function.
     """
     kinds = {needed: kind for needed, (kind, _) in answers.items()}
     order = in_order(metrics, name)
@@ -103,7 +103,7 @@ def _operand(name: str, kind: str) -> Value:
 
 
 def function_operands(metrics: Sequence[Metric], name: str) -> Iterator[Metric]:
-    """Yield the direct and indirect operands, without operands that are expressions.
+    """Yield the direct and indirect operands that have a function.
 
     For a metric with a function, yield only the metric itself.
     """

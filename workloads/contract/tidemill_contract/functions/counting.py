@@ -34,7 +34,7 @@ def _total(column: StoredColumn) -> str:
 COUNT = PartialKind(name="count", sql_type=always("bigint"), merge=_added, rollup=_total)
 """The kind of the column with the number of events. Every row has this column."""
 VALUES = PartialKind(name="n", sql_type=always("bigint"), merge=_added, rollup=_total)
-"""The kind of columns with the number of events in which the field is not null."""
+"""Columns of this kind count the events in which the field is not null."""
 
 
 def _between(column: StoredColumn, old: str, new: str) -> str:
@@ -45,7 +45,7 @@ def _between(column: StoredColumn, old: str, new: str) -> str:
 
 
 def _all_between(column: StoredColumn) -> str:
-    # `n` numbers the counts of all arrays. All arrays have the same length, so `place` is the index within an array.
+    # `unnest` joins all arrays. All arrays have the same length, so `place` is the index within an array.
     rows = f"unnest(array_agg({column.quoted}) FILTER (WHERE {column.quoted} IS NOT NULL))"
     place = f"mod(u.n - 1, {len(column.bounds) + 1})"
     totals = f"SELECT {place} AS place, sum(u.v)::bigint AS total FROM {rows} WITH ORDINALITY AS u (v, n) GROUP BY 1"
@@ -109,8 +109,8 @@ class Histogram(Function):
 
     name = "histogram"
     value = (
-        "the number of values below the first of `bounds` (1 to 64 ascending numbers), between neighbouring bounds,"
-        " and from the last bound on"
+        "the number of values in each bucket; `bounds` (1 to 64 ascending numbers) separate the buckets,"
+        " and a value equal to a bound belongs to the bucket above"
     )
     takes = NUMERIC
     parameters = HistogramParameters

@@ -1,8 +1,7 @@
-"""Find out which stored rows contain all events of a metric.
+"""Find out which stored rows count all events of a metric.
 
 When the metrics of a pipeline change, processors begin or stop filling columns. Each change increases the layout
-number of the window table. In each row, the column `_since` contains the lowest layout number of the processors that
-wrote the row.
+number of the window table. If several processors write a row, the column `_since` keeps their lowest layout number.
 """
 
 from __future__ import annotations
@@ -17,27 +16,29 @@ from tidemill_contract.functions.partials import AggregationLayout, needed_colum
 from tidemill_contract.times import rfc3339_ms
 
 SINCE = "_since"
-"""A column of window tables: the lowest layout number of all processors that wrote the row."""
+"""A column of window tables. If several processors write a row, the column keeps their lowest layout number."""
 
 
 @dataclass(frozen=True)
 class Feed:
-    """The layouts in which processors fill one column. The default is all layouts.
+    """The periods in which processors fill one column of a window table.
+
+    Each period begins with a layout number. By default, processors always fill the column.
 
     Attributes:
-        since: the first layout in which processors fill the column, or None if processors no longer fill the column.
-        before: the earlier periods in which processors filled the column. Each item has the period's first layout, and
-            the time (epoch ms) up to which windows were closed when the period ended.
+        since: the layout number at the start of the current period, or None if processors no longer fill the column.
+        before: the earlier periods. Each item has the layout number at the start of a period, and the time (epoch ms)
+            up to which windows were closed at the end of the period.
     """
 
     since: int | None = 0
     before: tuple[tuple[int, int], ...] = ()
 
     def condition(self, end: str) -> str | None:
-        """Return an SQL condition for rows in which no event is missing from the column.
+        """Return an SQL condition for rows in which the column is complete (counts all events).
 
-        The result is None if no row lacks events. A window is complete if it was closed before the column was removed.
-        `end` is SQL for the end of the window.
+        The result is None if the column is complete in every row. The column stays complete in windows that closed
+        before processors stopped filling the column. `end` is SQL for the end of the window.
         """
         if self.since == 0:
             return None
@@ -55,11 +56,11 @@ class Feed:
 
 @dataclass(frozen=True)
 class Feeds:
-    """The columns of a window table that processors fill.
+    """The current layout number of a window table, and the periods in which processors fill its columns.
 
     Attributes:
-        layout: the current layout.
-        columns: by name, a `Feed` for each column that was added or removed after the first row.
+        layout: the current layout number.
+        columns: the `Feed` of each column that was added or removed after the creation of the table, by column name.
     """
 
     layout: int = 0
@@ -84,18 +85,18 @@ class Feeds:
         return json.dumps(columns, sort_keys=True)
 
     def of(self, column: str) -> Feed:
-        """Return the layouts in which a column is filled."""
+        """Return the periods in which processors fill a column."""
         return self.columns.get(column, Feed())
 
     def changed(
         self, filled: Collection[str], wanted: Collection[str], *, there: Collection[str], closed_until: int | None
     ) -> Feeds:
-        """Return the `Feeds` for a new set of filled columns.
+        """Return the `Feeds` after a change of the columns that processors fill.
 
         Args:
-            filled: the columns that were filled before the change.
-            wanted: the columns that are filled after the change.
-            there: the columns that the table has.
+            filled: the columns that processors filled before the change.
+            wanted: the columns that processors fill after the change.
+            there: the columns that exist in the window table.
             closed_until: the time (epoch ms) up to which windows are closed, or None if no window is closed.
         """
         fed = {column for column in filled if column in there and self.of(column).since is not None}
@@ -110,15 +111,15 @@ class Feeds:
         return Feeds(layout, columns)
 
     def of_writer(self, columns: Collection[str]) -> int:
-        """Return the value of `_since` for a processor that fills only these columns."""
+        """Return the layout number of a processor that fills only `columns`."""
         missing = [f.since for name, f in self.columns.items() if f.since is not None and name not in columns]
         return min(missing) - 1 if missing else self.layout
 
 
 def guarded(plan: AggregationLayout, feeds: Feeds) -> AggregationLayout:
-    """Return a copy of `plan` that guards queries against incomplete rows.
+    """Return a copy of `plan` that makes queries return null for incomplete metrics.
 
-    If a window's rows lack some of a metric's events, the metric's result is null.
+    A metric is incomplete if the rows of a window lack some of the metric's events.
     """
     whole = []
     metrics = [metric for metric, _ in plan.metrics]

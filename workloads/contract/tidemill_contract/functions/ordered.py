@@ -89,8 +89,8 @@ class First(Function):
 
     name = "first"
     value = (
-        "the earliest value by event time in microseconds; equal times are ordered by partition, offset and index in an"
-        " exploded array"
+        "the earliest value by event time (in microseconds), then by partition, by offset, and by index of the array"
+        " element"
     )
     kinds = FIRST
 
@@ -103,7 +103,7 @@ class Last(Function):
     """The value of the latest event."""
 
     name = "last"
-    value = "the latest value, in the order of `first`"
+    value = "the latest value; values are ordered as for `first`"
     kinds = LAST
 
     def answer(self, merged: Merged) -> str:
@@ -116,7 +116,7 @@ class RankedParameters(Parameters):
 
     fields: ClassVar[Mapping[str, tuple[str, ...]]] = {"by": ORDERED}
     remedies: ClassVar[Mapping[str, str]] = {
-        "by": "name the field or derive whose smallest or largest value decides which event counts"
+        "by": "name a field or a computed field whose smallest or largest value selects the event"
     }
 
     by: Name = Field(description="Field or derive whose smallest or largest value selects the event.")

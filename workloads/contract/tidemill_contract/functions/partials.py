@@ -72,7 +72,8 @@ def quote(identifier: str) -> str:
 def column_of(kind: Kind, field: str) -> str:
     """Return the unquoted column name `_<kind>_<field>` for a kind and a field.
 
-    If the name also fits a longer kind, two underscores precede the field, as in `_last__at_home`.
+    Two underscores precede the field if the name could be read with a longer kind. For example, `_last_at_home` could
+    have the kind `last_at`, so the column's name is `_last__at_home`.
     """
     plain = f"_{kind}_{field}"
     ambiguous = any(
@@ -87,7 +88,7 @@ class Conditional:
 
     Attributes:
         where: the condition in its normal form.
-        field: the field, or None for a column that only says where the condition is true.
+        field: the field, or None for the column with the name `condition`.
     """
 
     where: str
@@ -95,12 +96,12 @@ class Conditional:
 
     @property
     def condition(self) -> str:
-        """The name of the column that is true where the condition is true, else null."""
+        """The name of a column that is true in rows that satisfy `where`, and null in other rows."""
         return f"?{hashlib.sha256(self.where.encode()).hexdigest()[:16]}"
 
     @property
     def column(self) -> str:
-        """The name of this data frame column."""
+        """The column's name in the data frame."""
         return f"{self.field or ''}{self.condition}"
 
 
@@ -109,10 +110,10 @@ class Partial:
     """One stored column of partial results.
 
     Attributes:
-        listed: the maximum number of frequent values that a metric lists.
+        listed: the maximum number of values in the list of a `topk` metric, or 0 for other metrics.
         by: the parameter `by` of the metric (`min_by` or `max_by`), or None.
-        noted: the name and the spec type of the field whose values are stored, or None without a field.
-        where: the condition for events that count, or None if all events count.
+        noted: the name and the type of the field whose values are stored, or None if the metric has no field.
+        where: the condition on events that count, or None if all events count.
     """
 
     kind: Kind
@@ -153,7 +154,7 @@ class Partial:
         return quote(self.column)
 
     def sibling(self, kind: Kind) -> str:
-        """Return the quoted name of the column that stores `kind` for this column's field."""
+        """Return the quoted name of the column of another kind for the same field."""
         return quote(column_of(kind, self._label))
 
 
@@ -172,8 +173,8 @@ class AggregationLayout:
         pane_ms: the length of a pane (the period of a stored row), or the minimum length for calendar windows.
         gap_ms: the time without events after which a session ends, or None for other windows.
         reopen_ms: how long late events can change a closed window, or None if closed windows do not change.
-        whole: the name of each metric that may lack events in some rows, and an SQL condition. The condition selects
-            the rows in which no event of the metric is missing.
+        whole: the name of each metric that may lack events in some rows, and an SQL condition. The condition is true
+            in rows that count all events of the metric.
     """
 
     name: str
@@ -211,7 +212,7 @@ class AggregationLayout:
 
     @property
     def end_sql(self) -> str:
-        """SQL for a window's end, from the column `window_start` or (for sessions) `window_end`."""
+        """SQL for a window's end. Only sessions store the end, in the column `window_end`."""
         return "window_end" if self.sessions else grid_sql(self.grid).shift("window_start", self.panes)
 
     def end_of(self, start_ms: int) -> int:
@@ -307,7 +308,7 @@ def _typed(metrics: Sequence[MetricSpec], types: Mapping[str, str]) -> list[tupl
 
 
 def needed_partials(metric: Metric, types: Mapping[str, str]) -> list[Partial]:
-    """Return the stored columns that a metric needs, with the spec types of fields in `types`."""
+    """Return the stored columns that a metric needs. `types` contains the type of each field by name."""
     return [_partial(need, types) for need in _needs(metric)]
 
 
@@ -329,7 +330,7 @@ def _partial(need: Need, types: Mapping[str, str]) -> Partial:
 
 
 def needed_columns(metric: Metric) -> list[str]:
-    """Return the stored columns that a metric needs, except columns that only add precision."""
+    """Return the names of the stored columns without which a metric has no result."""
     return [p.column for p in needed_partials(metric, _NUMBERS) if not KINDS[p.kind].refining]
 
 

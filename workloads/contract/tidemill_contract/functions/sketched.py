@@ -60,7 +60,7 @@ class Quantile(Function):
         "the smallest value whose rank is at least `q`, which is above 0 and below 1 (for 0 and 1 use `min` and `max`);"
         " a sketch"
     )
-    error = "0.7 % of rank; exact up to 400 values"
+    error = "a rank error of 0.7 %; exact up to 400 values"
     takes = NUMERIC
     parameters: ClassVar[type[Parameters]] = QuantileParameters
     example: ClassVar[Mapping[str, Any]] = {"q": 0.95}

@@ -43,10 +43,10 @@ _ALL = datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES
 
 
 def slots_lg(listed: int) -> int:
-    """Return log2 of the number of slots that a sketch needs to list the `listed` most frequent values.
+    """Return the base-2 logarithm of the number of slots in a sketch that lists `listed` frequent values.
 
-    A sketch with M slots counts up to 0.75 M different values exactly. Beyond 0.75 M different values, the counts may
-    have errors. The error of each count is at most 3.5 / M times the number of all values.
+    A sketch with `M` slots counts up to `0.75 * M` different values exactly. With more different values, the counts may
+    have errors. The error of each count is at most `3.5 / M` times the number of all values.
     """
     return max(9, (16 * listed - 1).bit_length())
 
@@ -76,14 +76,16 @@ def build(partial: StoredColumn, values: Sequence[Any]) -> bytes | None:
 def compact(partial: StoredColumn, stored: bytes) -> bytes:
     """Merge the frames of a stored value into as few frames as possible.
 
-    The result is a single frame, except for quantiles of both doubles and integers, which need two frames.
+    The result is usually a single frame. If `quantiles` has sketches of doubles and of integers, the result has two
+    frames.
     """
     match partial.kind:
         case "quantiles":
             doubles, integers = _quantiles(stored)
             frames: list[bytes] = [] if doubles.is_empty() else [_frame(doubles.serialize())]
             frames += [] if integers.is_empty() else [_frame(_INTEGERS + integers.serialize(_LONGS))]
-            # Put the longest frame first, because processors compact a value that is much longer than its first frame.
+            # Put the longest frame first, so that processors do not compact the value again. Processors compact a long
+            # value that is more than twice as long as its first frame.
             frames.sort(key=len, reverse=True)
             return b"".join(frames)
         case "frequent":
@@ -183,7 +185,7 @@ def _shortened(text: str) -> str:
 def _counted(values: Sequence[Any], lg: int) -> Any:
     counts = list(Counter(values).items())
     if len(counts) > _LOAD * 2**lg:
-        # Count rare values first, so that rare values do not evict frequent values from the sketch.
+        # Add rare values first, so that a full sketch drops rare values before frequent values arrive.
         counts.sort()
         counts.sort(key=lambda pair: pair[1])
     sketch, write = datasketches.frequent_strings_sketch(lg), _WRITE[type(values[0])]

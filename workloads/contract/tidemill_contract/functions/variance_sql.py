@@ -20,9 +20,9 @@ _ORDINARY, _LARGE = "1e140", "1e171"
 """If both means are below `_ORDINARY`, plain arithmetic merges the means. Two different doubles above `_LARGE` differ
 by at least 1e154."""
 _NONE = "1e-160"
-"""A difference below this limit counts as zero, because its square would be close to the smallest double."""
+"""A difference below this limit counts as zero, because the square of the difference could underflow."""
 _LEAST = "1e-250"
-"""If each difference exceeds this limit, their sum can be divided by a count without underflow."""
+"""Sums omit values below this limit, so that dividing a sum by a count does not underflow."""
 _MOST = "'8e307'::double precision"
 """The largest finite M2. Twice this value is still a finite double."""
 
@@ -76,14 +76,14 @@ def _merged_squares(_: str, column: Column, old: str, new: str, delta: str) -> s
 
 
 def rolled(kind: str, column: Column) -> str:
-    """Return an SQL aggregate for the mean, the low part of the mean, or the M2, over the rows from `prepared`."""
+    """Return an SQL aggregate that computes `kind` (`mean`, `low` or `m2`) from the rows of `prepared`."""
     delta, number = column("delta"), f"sum({column('n')}::double precision)"
     moments = f"sum({column('n')} * {delta}) FILTER (WHERE abs({delta}) > {_LEAST})"
     move = divided(f"coalesce({moments}, 0)", number)
     if kind != "m2":
         return _sum(kind, f"max({column('centre')})", f"(max({column('rest')}) + {move})")
     squares = total(column("squares"))
-    # Distances are measured from a centre near the mean, so the sum of their squares is too large by `excess`.
+    # `squares` measures deviations from `centre` instead of the mean, so subtract the difference, `excess`.
     excess = f"CASE WHEN abs({moments}) > 1e-150 THEN {moments} * {move} ELSE 0 END"
     return f"CASE WHEN {squares} < {INFINITE} THEN greatest({squares} - {excess}, 0) ELSE {squares} END"
 
@@ -92,7 +92,7 @@ def prepared(fields: Sequence[Column], source: str, selected: Sequence[str], key
     """Return a FROM item with the stored rows and the temporary columns that `rolled` needs.
 
     Args:
-        fields: for each field, a function that maps a kind, such as `mean`, to the name of a column.
+        fields: for each field, a function that returns the name of the column of a kind, such as `mean`.
         source: the FROM item with the stored rows.
         selected: the columns to select from the source.
         keys: the selected columns by which rows are grouped.
@@ -107,7 +107,7 @@ def prepared(fields: Sequence[Column], source: str, selected: Sequence[str], key
 
 
 def _centres(column: Column, by: str) -> list[tuple[str, str]]:
-    """Return SQL for the centre, a value near the mean of all rows."""
+    """Return the SQL of the columns `centre` and `rest`, whose sum is near the mean of the group's rows."""
     mean, n = column("mean"), column("n")
     weighed = f"sum(CASE WHEN abs({mean}) BETWEEN {_LEAST} AND {_LARGE} THEN {n} * {mean} ELSE 0 END) {by}"
     about = f"{weighed} / nullif(sum({n}::double precision) {by}, 0)"

@@ -1,12 +1,11 @@
 """`_aggregations`: a row for each version of each aggregation.
 
 `closed_until` is the event time up to which windows are closed. `rev` is the number of merged batches. `layout` is a
-number that grows when metric columns are added or removed. For each added or removed column, `fed` has the layouts in
-which processors filled the column.
+number that grows when metric columns are added or removed. `fed` is the JSON of `Feeds` (see `functions/feeds`).
 
-`ids` is the name under which the ids of counted events are stored (see `inputs/dedupe`). If it is null, the name is
-`reader`. Each start of a replay gets a new name. When the replay ends, `reader` becomes `live`, and `ids` stays. If
-live processors fill a new version, it gets the previous version's name for ids.
+`ids` is the value of the column `reader` in `_dedupe` for the version's event ids. If `ids` is null, this value is the
+version's `reader`. Each start of a replay creates a new value of `ids`. When the replay ends, `reader` becomes `live`,
+but `ids` does not change. A new version for live processors takes `ids` from the previous version.
 """
 
 from __future__ import annotations
@@ -43,13 +42,13 @@ TABLE = Table(
 )
 
 IDS = "coalesce(ids, reader)"
-"""The name under which the ids of a version's events are stored, in SQL over a row of `_aggregations`."""
+"""SQL that returns a version's value of `_dedupe.reader` from the row in `_aggregations`."""
 
 
 def versions(schema: str) -> str:
     """Select all versions, in the order of their ids.
 
-    Columns: name, reader, name of the event ids, version, id, table, days per time partition, layout, fed.
+    Columns: name, `reader`, `reader` in `_dedupe`, version, id, table, days per time partition, `layout`, `fed`.
     """
     return (
         f"SELECT name, reader, {IDS}, version, id, table_name, partition_days, layout, fed"
@@ -85,9 +84,9 @@ def count_batch(schema: str) -> str:
 
 
 def count_late(schema: str, column: Literal["late_dead", "late_dropped"]) -> str:
-    """Add to the number of late events, and return the retention of the version.
+    """Increase a version's number of late events.
 
-    Parameters: number, id. Column: the version's retention.
+    Parameters: increase, id. Column: the version's retention (ms).
     """
     return f"UPDATE {schema}._aggregations SET {column} = {column} + %s WHERE id = %s RETURNING retention_ms"
 
@@ -143,9 +142,9 @@ _FEEDS = "to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed'"
 
 
 def state(schema: str) -> str:
-    """Select the state of a version. While the state is unchanged, query results are unchanged.
+    """Select the state of a version. The result of a query can change only if the state changes.
 
-    Parameters: name, version. Columns: an identity that changes if the version is created again, `rev`,
+    Parameters: name, version. Columns: identity of the row (new after the version is created again), `rev`,
     `closed_until`, `watermark`, `layout`, `fed`.
     """
     return (

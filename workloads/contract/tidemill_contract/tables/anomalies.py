@@ -110,7 +110,7 @@ def count(schema: str) -> str:
 
 
 def listing(schema: str) -> str:
-    """Select the latest revision of each anomaly, unless the revision's severity is `cleared`."""
+    """Select the latest revision of each anomaly. Omit anomalies whose latest revision has the severity `cleared`."""
     return (
         'SELECT id, anomaly, aggregation, version, metric, group_key AS "group", window_start, window_end, value,'
         ' score, severity, expected, lower, upper, revision, partition, "offset", element, detected_at'

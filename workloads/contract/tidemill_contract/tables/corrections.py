@@ -41,7 +41,7 @@ def insert(schema: str) -> str:
 
 
 def due(schema: str, duty: Duty, limit: int) -> str:
-    """Select the oldest corrections whose column `duty` is false.
+    """Select the oldest corrections in which the column that `duty` names is false.
 
     Parameter: aggregation's id. Columns: rev, first and last start (epoch ms).
     """
@@ -52,7 +52,7 @@ def due(schema: str, duty: Duty, limit: int) -> str:
 
 
 def set_done(schema: str, duty: Duty) -> str:
-    """Set the column `duty` of corrections to true.
+    """In the given corrections, set the column that `duty` names to true.
 
     Parameters: aggregation's id, list of revs.
     """
@@ -60,7 +60,7 @@ def set_done(schema: str, duty: Duty) -> str:
 
 
 def remove_done(schema: str, other: Duty) -> str:
-    """Delete the given corrections if their column `other` is true.
+    """Delete the given corrections in which the column that `other` names is true.
 
     Parameters: aggregation's id, list of revs.
     """

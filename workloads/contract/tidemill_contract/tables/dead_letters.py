@@ -52,7 +52,7 @@ def insert(schema: str) -> str:
 
     Each parameter is a list with a value for each dead letter.
 
-    Columns: partition, number and bytes of the dead letters that were stored.
+    Columns: partition, number of new rows, size of new rows in bytes.
     """
     names = ", ".join(_TRAVEL)
     arrays = ", ".join(f"%s::{kind}[]" for kind in _TRAVEL.values())

@@ -31,7 +31,7 @@ class Table:
         constraints: the SQL of the table constraints, which are created with the table.
         partition_by: the SQL of the partitioning, such as `RANGE ("window_start")`, or None.
         indexes: the name of each index, and the SQL after `ON <table>`.
-        key: the columns that earlier versions of Tidemill left out of the key. The key is the first constraint.
+        key: the key columns that a later version of Tidemill added. The key is the first constraint.
     """
 
     name: str

@@ -50,7 +50,7 @@ def read(schema: str) -> str:
 
 
 def groups(schema: str) -> str:
-    """Select the groups of a detector, in the order of the groups' last events (`seen`).
+    """Select the groups of a detector. The group whose last event is oldest (see `seen`) is first.
 
     Parameters: anomaly, `aggregation_id`. Column: group.
     """
@@ -77,7 +77,7 @@ def save(schema: str) -> str:
 
 
 def remember(schema: str) -> str:
-    """Store the state that a detector had before a window, unless the window's state is stored already.
+    """Store the state that a detector had before a window. A state that is stored already stays unchanged.
 
     Parameters: anomaly, aggregation's id, group, start of the window (epoch ms), state.
     """
@@ -96,7 +96,7 @@ def forget_before(schema: str) -> str:
 
 
 def remembered(schema: str) -> str:
-    """Select the states that detectors had before windows with given starts (epoch ms).
+    """Select the states that detectors had before the given windows.
 
     Parameters: aggregation's id, list of starts (epoch ms). Columns: anomaly, group, start, state as text.
     """

@@ -71,17 +71,18 @@ class Kept:
 
 
 def held(schema: str) -> str:
-    """Select the total size of the stored rows of a table (`kind`).
+    """Select the total size of the rows in `_dead_letters` or `_anomalies`.
 
-    Parameter: kind. Column: bytes.
+    Parameter: kind (the table's name). Column: bytes.
     """
     return f"SELECT coalesce(sum(bytes), 0)::bigint FROM {schema}._kept WHERE kind = %s"
 
 
 def add(schema: str) -> str:
-    """Add numbers to the row for a table (`kind`) and a writer (`place`).
+    """Increase the totals of one table and one writer.
 
-    Parameters: kind, place, rows, bytes, bare, counted, whether the quota took effect.
+    Parameters: kind (the table's name), place (the writer), increases of `rows`, `bytes`, `bare` and `counted`, whether
+    the quota took effect.
     """
     return (
         f"INSERT INTO {schema}._kept AS k (kind, place, rows, bytes, bare, counted, full_at)"
@@ -97,7 +98,7 @@ def quota_of(spec: PipelineSpec, kind: str) -> str:
 
 
 def told(kept: Kept, quota: str) -> tuple[str, str]:
-    """Return a message and a remedy about a quota, or empty texts if the quota took no effect in the last day."""
+    """Return a message and a remedy if the quota took effect within the last day, or else empty texts."""
     if not kept.full or kept.kind not in _WORDS:
         return "", ""
     what, field = _WORDS[kept.kind]
@@ -107,5 +108,5 @@ def told(kept: Kept, quota: str) -> tuple[str, str]:
 
 
 def read(rows: list[tuple[Any, ...]]) -> tuple[Kept, ...]:
-    """Return the totals from the rows of `QUERY`."""
+    """Convert the rows of `QUERY` to `Kept` objects."""
     return tuple(Kept(*row) for row in sorted(rows) if row[0] in _WORDS)

@@ -80,7 +80,8 @@ def untaken(schema: str, reader: str) -> str:
 def move(schema: str, reader: str) -> str:
     """Set the position of a partition, unless the stored position differs from the expected position.
 
-    Parameters: new topic id twice, new epoch, new offset, partition, expected topic id, epoch and offset.
+    Parameters: new topic id, new topic id again, new epoch, new offset, partition, expected topic id, expected epoch,
+    expected offset.
     """
     return (
         f"UPDATE {schema}._offsets SET former_topic_ids = CASE WHEN topic_id <> %s"
@@ -91,9 +92,11 @@ def move(schema: str, reader: str) -> str:
 
 
 def confirm_ends(schema: str, reader: str) -> str:
-    """Record that partitions were read to the end, unless the stored positions have changed.
+    """Record that partitions were read to the end.
 
-    Parameters: seconds since the end offsets were queried, lists of partitions, next offsets and epochs.
+    Skip partitions whose stored position differs from the given position.
+
+    Parameters: age of the end offsets (in seconds), list of partitions, list of next offsets, list of epochs.
     """
     return (
         f"UPDATE {schema}._offsets AS o SET end_confirmed_at = clock_timestamp() - %s * interval '1 second'"
@@ -106,8 +109,8 @@ def confirm_ends(schema: str, reader: str) -> str:
 def lock(schema: str, reader: str) -> str:
     """Select and lock positions, in the order of the partitions.
 
-    Parameter: list of partitions. Columns: partition, next offset, epoch, newest event time, unconfirmed event times
-    (`suspects`), arrival of the last event (epoch ms), the server's clock (epoch ms), ids of versions (`feeds`).
+    Parameter: list of partitions. Columns: partition, next offset, epoch, newest event time, `suspects`, arrival of the
+    last event (epoch ms), the server's clock (epoch ms), `feeds`.
     """
     return (
         f"SELECT partition, next_offset, epoch, max_event_time, suspects, {to_ms('last_event_at')}, {CLOCK_MS},"
@@ -119,8 +122,8 @@ def lock(schema: str, reader: str) -> str:
 def advance(schema: str, reader: str) -> str:
     """Advance the position of a partition past a batch.
 
-    Parameters: next offset, newest event time, unconfirmed event times (`suspects`), arrival of the oldest record
-    (epoch ms), numbers of records consumed, filtered, invalid and duplicate, partition.
+    Parameters: next offset, newest event time, `suspects`, arrival of the oldest record (epoch ms), numbers of
+    consumed, filtered, invalid and duplicate records, partition.
     """
     return (
         f"UPDATE {schema}._offsets SET next_offset = %s, max_event_time = %s, suspects = %s,"
@@ -134,8 +137,8 @@ def advance(schema: str, reader: str) -> str:
 def times(schema: str, reader: str, *, several: bool = False) -> str:
     """Select the event times of partitions.
 
-    If `several` is true, the pipeline reads several topics, and the result leaves out partitions that are no longer
-    read.
+    `several` is true for a pipeline with a list of topics. If `several` is true, the result omits partitions that
+    processors no longer read.
 
     Columns: partition, newest event time, unconfirmed event times (`suspects`), arrival of the last event (epoch ms),
     time at which the partition was last read to its end (epoch ms).
@@ -159,7 +162,9 @@ def lock_next(schema: str) -> str:
 
 
 def live_next(schema: str, *, lock: bool = False) -> str:
-    """Select the positions of the live processors in the topic that a replay reads.
+    """Select the positions of the live processors in the partitions of a replay.
+
+    Omit partitions in which the replay reads a topic with a different id.
 
     If `lock` is true, lock the selected rows.
 
@@ -175,7 +180,7 @@ def live_next(schema: str, *, lock: bool = False) -> str:
 
 
 def fed(schema: str) -> str:
-    """Select the partitions whose column `feeds` contains all given versions of aggregations.
+    """Select the partitions for which `feeds` contains all given ids of aggregation versions.
 
     Parameter: list of ids. Column: partition.
     """
@@ -183,9 +188,11 @@ def fed(schema: str) -> str:
 
 
 def feed(schema: str) -> str:
-    """Add versions of aggregations to the column `feeds` of partitions, so that live processors fill these versions.
+    """Add ids of aggregation versions to `feeds`, so that live processors fill the versions.
 
-    Parameters: version ids, partitions, the same version ids.
+    Rows that contain all ids already stay unchanged.
+
+    Parameters: version ids, partitions, version ids again.
     """
     return (
         f"UPDATE {schema}._offsets SET feeds = feeds || %s::integer[]"
@@ -223,7 +230,7 @@ LOSSES = ("partition", "epoch", "from_offset", "to_offset", "reason")
 
 
 def losses(schema: str) -> str:
-    """Select the first 100 ranges of offsets that a reader lost.
+    """Select a reader's first 100 lost ranges of offsets, in the order of the partitions.
 
     Parameter: reader. Columns: `LOSSES`.
     """

@@ -1,7 +1,7 @@
 """`_slots`: unique numbers (slots) for the partitions of all topics of a pipeline.
 
-Only pipelines with a list of topics have this table. In the other tables of these pipelines, the column `partition`
-contains slots.
+Only pipelines with a list of topics have this table. In the pipeline's other tables, the column `partition` contains
+slots instead of partition numbers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ than the pipeline, so the partition is read from the first record."""
 
 
 def reading(schema: str) -> str:
-    """Select the partitions that processors read, with their slots.
+    """Select the slot of each partition that processors read.
 
     Columns: slot, topic, partition, whether the slot was added to an existing pipeline.
     """
@@ -42,5 +42,5 @@ def place(schema: str) -> str:
 
 
 def reads(schema: str, column: str) -> str:
-    """Return an SQL condition that is true if processors read the slot in `column`."""
+    """Return an SQL condition that is true if processors read the partition with the slot in `column`."""
     return f"EXISTS (SELECT FROM {schema}._slots s WHERE s.slot = {column} AND s.reading)"

@@ -30,7 +30,7 @@ def partition_days(retention_ms: int) -> int:
 def new_partitions(days: Collection[int], width: int, held: Sequence[Span]) -> list[Span]:
     """Return new partitions for the days that no existing partition contains, in ascending order.
 
-    If many partitions are missing, older days share wider partitions.
+    If the number of new partitions would exceed a limit, the oldest days share wider partitions.
 
     Args:
         days: days since the epoch.

@@ -21,7 +21,7 @@ def window_table(name: str, plan: AggregationLayout) -> Table:
     # Rows that were stored before the column `_since` existed have the default 0.
     columns += [Column("_rev", "bigint NOT NULL"), Column(SINCE, "bigint NOT NULL DEFAULT 0")]
     columns += [Column(p.column, p.sql_type) for p in plan.partials]
-    # Nulls are not distinct in the key, because null is a group like any other.
+    # The unique key treats null as a normal value, because the events with null form one group.
     unique = ", ".join(quote(column) for column in plan.key_columns)
     indexes = [(f"{name}_by_time"[:63], '("window_start")')]
     if plan.sessions:

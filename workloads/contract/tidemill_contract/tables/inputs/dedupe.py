@@ -1,13 +1,13 @@
 """`_dedupe`: the ids that `spec.source.dedupe` remembers. Only pipelines with dedupe have this table.
 
-`reader` is the name under which a version of an aggregation stores ids (see `ids` in `_aggregations`). The name is
-`live`, or a name that was made for one start of a replay. A replay counts earlier events again, so a replay stores ids
-under its own name. After a replay ends, its versions keep this name.
+`reader` separates the ids of the live processors from the ids of replays (see `ids` in `_aggregations`). The value is
+`live`, or a new value for each start of a replay. A replay needs a separate value, because the replay counts earlier
+events again. After a replay ends, the aggregation versions of the replay keep the value of `reader`.
 
 `place` is the path of the id in a record, such as `order.id`. Ids from different places are never compared.
 
-`id` is the id as text. An id of 64 bytes or more is stored as its SHA-256 in hex, which has exactly 64 bytes. If the
-elements of an array share one id, the index of the element and a space precede the id.
+`id` is the event's id as text. An id of 64 bytes or more is stored as its SHA-256 in hex, which has exactly 64 bytes.
+If the elements of an array share one id, the index of the element and a space precede the id.
 
 `event_time` is the time of the event that was counted (epoch ms). A row is deleted after the watermark has passed
 `until` (epoch ms).
@@ -41,7 +41,7 @@ _OF_MEMORY = "reader = %(reader)s AND place = %(place)s"
 
 
 def exists(schema: str) -> str:
-    """Select whether the table exists."""
+    """Select whether the table `_dedupe` exists."""
     return f"SELECT to_regclass('{schema}._dedupe') IS NOT NULL"
 
 
@@ -60,7 +60,7 @@ def known(schema: str) -> str:
 
 
 def lock(schema_name: str) -> str:
-    """Lock the ids under one name until the end of the transaction.
+    """Lock the ids of one `reader` until the end of the transaction.
 
     Args:
         schema_name: the schema's name, which must be valid in a string literal.
@@ -73,16 +73,17 @@ def lock(schema_name: str) -> str:
 def remember(schema: str) -> str:
     """Store ids, except ids that are already stored within the window.
 
-    If fewer rows than ids are stored, some ids were duplicates. Call `lock` earlier in the same transaction.
+    If fewer rows than ids are stored, some ids were duplicates. Before `remember`, call `lock` in the same transaction.
 
-    Parameters: reader, place, ids and event times (arrays as text), window (ms), the newest event time so far (epoch
-    ms), follows (the reader whose watermark decides when ids expire, or null for a replay).
+    Parameters: `reader`, `place`, `ids` and `times` (arrays as text), `window` (ms), `reached` (the newest event time
+    so far, in epoch ms), `follows` (`live`, or null for a replay).
     """
     return (
         f"INSERT INTO {schema}._dedupe (reader, place, id, event_time, until)"
         " SELECT %(reader)s, %(place)s, n.id, n.at, greatest(n.at, %(reached)s, w.watermark) + %(window)s"
         " FROM unnest(%(ids)s::text[], %(times)s::bigint[]) AS n (id, at)"
-        # Without `w.watermark`, the ids of a partition that was idle would expire at once.
+        # Event times of a partition that was idle may be older than the watermark. `w.watermark` keeps new ids from
+        # expiring at once.
         f" LEFT JOIN {schema}._readers w ON w.reader = %(follows)s"
         f" WHERE NOT EXISTS (SELECT FROM {schema}._dedupe WHERE {_OF_MEMORY} AND id = n.id"
         " AND event_time BETWEEN n.at - %(window)s AND n.at + %(window)s OFFSET 0)"
@@ -90,13 +91,14 @@ def remember(schema: str) -> str:
 
 
 def progress(schema: str, *, several: bool = False) -> str:
-    """Select each `reader` that has stored ids, and how far its replay has read.
+    """Select each `reader` with stored ids, and the progress of replays.
 
-    If the pipeline has a list of topics (`several`), partitions that are no longer read are ignored. Partitions that
-    live processors have taken over from a replay are always ignored.
+    `several` is true for a pipeline with a list of topics. If `several` is true, the progress omits partitions that
+    processors no longer read. The progress always omits partitions that live processors have taken over from the
+    replay.
 
-    Columns: `reader`, whether it is in use, whether it has no replay, the minimum of the newest event times that the
-    replay has read in each partition (epoch ms), whether the replay has read no event time in a partition.
+    Columns: `reader`, whether the `reader` is in use, whether the `reader` has no running replay, the minimum of the
+    newest event times of the replay's partitions (epoch ms), whether a partition has no event time yet.
     """
     reads = f" AND {slots.reads(schema, 'o.partition')}" if several else ""
     return (
@@ -115,7 +117,7 @@ def progress(schema: str, *, several: bool = False) -> str:
 
 
 def forget(schema: str, limit: int) -> str:
-    """Delete up to `limit` expired rows under one name, oldest first. Parameters: name, watermark (epoch ms)."""
+    """Delete up to `limit` expired rows of one `reader`, oldest first. Parameters: reader, watermark (epoch ms)."""
     return (
         f"DELETE FROM {schema}._dedupe WHERE ctid = ANY(ARRAY(SELECT ctid FROM {schema}._dedupe WHERE reader = %s"
         f" AND until < %s ORDER BY until LIMIT {limit} FOR UPDATE SKIP LOCKED))"
