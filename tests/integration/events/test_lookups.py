@@ -197,7 +197,7 @@ def test_groups_are_exact_while_the_data_change_and_a_processor_dies(make_bench:
         products_row = health["dependencies"]["lookup products"]
         assert products_row["required"]
         assert "the Secret shop" in products_row["detail"]
-        assert "no event is counted before it has been read" in health["dependencies"]["lookup plans"]["detail"]
+        assert "no event is counted before the lookup is read" in health["dependencies"]["lookup plans"]["detail"]
         at = bench.servers.postgres
         (dirs["products"] / "uri").write_text(f"postgresql://{at.user}:{at.password}@{at.host}:{at.port}/{at.database}")
         bench.eventually(

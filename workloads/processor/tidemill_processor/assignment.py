@@ -46,7 +46,7 @@ class Assignment:
         self._lookup = Positions(database, config, source, start_from)
         self._coverage = Coverage(source.subscribe)
         self._course = Course()
-        # A replay commits no offsets to Kafka, so that Kafka removes the replay's empty consumer group sooner.
+        # A replay commits no offsets to Kafka. Kafka deletes an empty consumer group sooner if the group lacks offsets.
         self._reports = database.reader == LIVE
         self._schema, self._several = database.schema, config.spec.source.several
         self._topic_ids: dict[str, str] = {}

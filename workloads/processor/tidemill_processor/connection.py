@@ -11,7 +11,7 @@ from tidemill_chassis.postgres import INTERVAL_SECONDS, BoundedConnection
 
 T = TypeVar("T")
 SLOW_SECONDS = 15.0
-"""Postgres is reported as slow after a batch has waited this many seconds in total."""
+"""Postgres is reported as slow if the waits of one batch add up to this many seconds."""
 
 
 class WriterConnection(BoundedConnection):
@@ -22,7 +22,7 @@ class WriterConnection(BoundedConnection):
 
     @property
     def slow(self) -> str:
-        """A message if the current batch has waited too long for Postgres, or else an empty string."""
+        """Why Postgres counts as slow for the current batch, or an empty string."""
         since = self._waits_since
         waited = self._waited + (time.monotonic() - since if since is not None else 0.0)
         return f"answers slowly: waited for {waited:.0f} s, and is still waiting" if waited >= SLOW_SECONDS else ""

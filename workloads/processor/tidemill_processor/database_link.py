@@ -1,4 +1,4 @@
-"""The loop's connection to Postgres."""
+"""The main loop's connection to Postgres."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 8.0
 HOLDS_SECONDS = 5.0
-"""After a refused write, a connection must stay open for this many seconds until Postgres counts as healthy."""
+"""After a refused write, only a connection that lasts this many seconds counts as healthy."""
 
 
 class DatabaseLink:
-    """The loop's connection to Postgres, and the committer that uses the connection.
+    """The main loop's connection to Postgres, and the committer that uses the connection.
 
     Attributes:
         error: why there is no connection or why the server refuses writes, or an empty string.
@@ -98,7 +98,7 @@ class DatabaseLink:
             self._note_good()
 
     def answers(self) -> None:
-        """Connect without a pause next time, because Postgres answers again."""
+        """Allow a new connection at once, because Postgres answers again."""
         self.silent, self._connect_at = False, 0.0
 
     def close(self) -> None:

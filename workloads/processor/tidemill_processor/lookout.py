@@ -34,7 +34,7 @@ class Checked:
     """The servers and clients that are checked regularly.
 
     Attributes:
-        outputs: the platform's Kafka if the source topic is on another cluster, or else None.
+        outputs: the client of the platform's Kafka, or None if the source topic is in this Kafka.
         upstream: reads how many records wait for the Python stage, or None without a Python stage.
     """
 
@@ -57,7 +57,7 @@ class Lookout:
 
     @property
     def kafka_partly(self) -> str:
-        """A message if some brokers have not answered for PARTLY_SECONDS, or else empty."""
+        """Which part of Kafka has not answered for PARTLY_SECONDS, or an empty string."""
         before = time.monotonic() - PARTLY_SECONDS
         if self._untold is not None and self._untold[0] <= before:
             return f"leaders of partitions {', '.join(map(str, sorted(self._untold[1])))} do not answer"

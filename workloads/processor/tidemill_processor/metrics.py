@@ -57,12 +57,12 @@ KEEPER_FAILURES = Counter(
 )
 HELD_UP = Gauge(
     "tidemill_held_up",
-    "Aggregations with windows that cannot be closed, scanned for anomalies, or published now.",
+    "Aggregations for which a task (close, scan or publish windows) currently fails.",
     ("duty",),
 )
 WINDOWS_SKIPPED = Counter(
     "tidemill_windows_skipped_total",
-    "Values, windows or records that could not be read or published and were skipped.",
+    "Values, windows or records that were skipped because reading or publishing failed.",
     ("duty",),
 )
 LIVE_PUBLISHED = Counter("tidemill_live_published_total", "Changed rows published to clients that follow live changes.")

@@ -1,8 +1,8 @@
-"""Lets a replay catch up with the live processors, which then take over the replay's partitions.
+"""Hands a replay's partitions over to the live processors when the replay has caught up.
 
-A replay stores only events before the live processors' position in a partition. When a batch of the replay reaches the
-live position, the batch's transaction marks the partition as taken over. After the mark, live processors also count
-the partition's events for the replay's aggregation versions.
+In each partition, a replay stores only events before the live processors' position. When a batch of the replay reaches
+this position, the transaction marks the partition as handed over. Live processors then also count the partition's
+events for the replay's aggregation versions.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Handover:
     def cut(
         self, connection: psycopg.Connection[Any], batch: Batch, starts: Mapping[int, int]
     ) -> tuple[Batch, frozenset[int]]:
-        """Keep the records before the live processors' positions. Mark the partitions that live processors take over.
+        """Remove the records at or after the live processors' positions. Mark the partitions that are handed over.
 
         Call this method in the batch's transaction, after locking the replay's positions and before locking the
         aggregations.
@@ -65,7 +65,7 @@ class Handover:
     def meet(
         self, connection: psycopg.Connection[Any], positions: Mapping[int, int], ends: Mapping[int, int]
     ) -> frozenset[int]:
-        """Let live processors take over the partitions without unread records, and return these partitions."""
+        """Hand over the partitions that the replay has read completely, and return these partitions."""
 
         def meets(partition: int, live: int | None) -> bool:
             own = positions[partition]
@@ -116,7 +116,7 @@ class Course:
         return partitions - handover.handed(connection) - self._resume_at.keys()
 
     def wait(self, partitions: Iterable[int]) -> None:
-        """Do not read `partitions` for `ASK_SECONDS`."""
+        """Stop reading `partitions` until `ASK_SECONDS` have passed."""
         self._resume_at |= dict.fromkeys(partitions, time.monotonic() + ASK_SECONDS)
 
 

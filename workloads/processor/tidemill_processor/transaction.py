@@ -4,7 +4,7 @@
 2. Check that each stored position is the position at which the batch starts.
 3. Copy the partial results into temporary tables, store the ids of events (see `merge/dedupe`), and lock the
    aggregations in the order of ids.
-4. If windows were closed in the meantime, aggregate the events again.
+4. If windows were closed since the events were aggregated, aggregate the events again.
 5. Merge the windows, write dead letters, raw events and anomalies, advance the offsets, and commit.
 """
 
@@ -49,7 +49,7 @@ class Superseded(Exception):
 
 
 class _Marked(Exception):
-    """Raised if events belong to further aggregation versions that this process does not know yet."""
+    """Raised if events also count for an aggregation version that this process does not know yet."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Committed:
         positions: the new position of each partition.
         late: the number of late events by (aggregation, policy).
         anomalies: the number of anomalies in single events, by rule.
-        handed: the partitions that live processors take over from a replay.
+        handed: the partitions that a replay has handed over to live processors.
         duplicates: the number of events that were left out as duplicates.
     """
 
@@ -98,7 +98,7 @@ class _Offset:
     Attributes:
         last_event_at: the wall time at which events last arrived (epoch ms).
         clock_ms: the time on the server's clock (epoch ms).
-        feeds: the ids of aggregation versions that a replay has created. The partition's events also count for them.
+        feeds: the ids of a replay's aggregation versions that also count the partition's live events.
     """
 
     partition: int
@@ -145,8 +145,8 @@ class Committer:
             self._prepare(store)
         self._reader = database.reader
         self.handover = Handover(database, [s.id for s in stores]) if self._reader != LIVE else None
-        # `_marks` maps each partition to the ids of versions that a replay has created. Live events of the partition
-        # also count for these versions.
+        # `_marks` maps partitions to the ids of a replay's aggregation versions. Live processors also count the
+        # partition's events for these versions.
         self._marks: dict[int, frozenset[int]] = {}
         self._others: dict[int, AggregationStore] = {}
 

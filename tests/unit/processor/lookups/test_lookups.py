@@ -217,13 +217,13 @@ def test_changes_are_merged_into_many_rows(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_lookup_with_too_many_rows_or_bytes_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "MOST_ROWS", 2)
-    with pytest.raises(LookupFault, match="has more than 2 rows, the limit of a lookup; look up fewer rows"):
+    with pytest.raises(LookupFault, match="has more than 2 rows \\(the limit of a lookup\\); load fewer rows"):
         loaded(tmp_path, f"{HEADER}a,1,,\nb,1,,\nc,1,,\n")
     contents = Contents(pl.Schema({KEY: pl.Int64()}))
     with pytest.raises(LookupFault, match="the limit of a lookup"):
         contents.apply(pl.DataFrame({KEY: [1, 2, 3], GONE: [False] * 3}))
     monkeypatch.setattr(tables, "MOST_BYTES", 10)
-    with pytest.raises(LookupFault, match="has more than 0 MiB in memory, the limit of a lookup; look up fewer fields"):
+    with pytest.raises(LookupFault, match="uses more than 0 MiB of memory \\(the limit of a lookup\\); load fewer"):
         loaded(tmp_path, f"{HEADER}a,1,,\n")
 
 

@@ -36,7 +36,7 @@ class _Records:
 
     Attributes:
         at: the indexes of the valid records.
-        times: the event times (epoch ms) of all records, or an empty list if the array's elements have event times.
+        times: the event times (epoch ms) of all records. Empty if each array element has its own event time.
     """
 
     messages: Sequence[Message]
@@ -120,7 +120,7 @@ class ExplodingReader(BatchReader):
         weights = accumulate(map(self._weight, arrays, (len(raws[index]) for index in at)))
         taken = _number(weights, MOST_ELEMENTS)
         number = len(raws) if taken == len(at) else max(1, at[taken])
-        # The next piece may have as many bytes as the current piece, or twice as many if no record was left over.
+        # The next piece may have as many bytes as this piece. If this piece has all records, double the limit.
         size = sum(map(len, raws[:number])) * (2 if number == len(raws) else 1)
         self._bytes = min(MOST_BYTES, max(LEAST_BYTES, size))
         return records.first(number)
@@ -206,7 +206,7 @@ class ExplodingReader(BatchReader):
 
 
 def _number(growing: Iterable[int], limit: int) -> int:
-    """Count the numbers before the first number above `limit`."""
+    """Count the leading numbers that do not exceed `limit`."""
     return sum(1 for _ in takewhile(limit.__ge__, growing))
 
 

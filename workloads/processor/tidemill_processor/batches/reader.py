@@ -95,7 +95,7 @@ class BatchReader:
         return self.join(pieces)
 
     def decode_some(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> tuple[Piece, Sequence[Message]]:
-        """Decode all records. Return the decoded piece and the remaining records (always none)."""
+        """Decode all records. Return the decoded piece and an empty sequence, because no records remain."""
         return self.decode(messages, now_ms, first), ()
 
     def decode(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> Piece:
@@ -143,7 +143,7 @@ class BatchReader:
             deleted = verdict.reason is Reason.DELETED
             return dead_letter(message, b"", verdict if deleted else InvalidEvent(verdict.reason, None, TOMBSTONE))
         if self._marks and value.startswith(QUARANTINE_PREFIX):
-            # Validate the event with the record's timestamp as the current time, as ingest did.
+            # Use the record's timestamp as the current time, because ingest validated the event at that time.
             when = message.timestamp()[1]
             refusal = partial(self._decoder.refusal, now_ms=when if when > 0 else now_ms, record=message)
             ingests = quarantine.verdict_of(value, message.headers() or (), refusal)

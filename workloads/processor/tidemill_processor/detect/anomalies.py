@@ -80,7 +80,7 @@ def insert_anomalies(
 
 
 def scanner_place(aggregation_id: int) -> int:
-    """Return the `place` in the table `_kept` for the anomalies in an aggregation's windows."""
+    """Return the value of the column `place` in `_kept` for the anomalies in an aggregation's windows."""
     return -1 - aggregation_id
 
 

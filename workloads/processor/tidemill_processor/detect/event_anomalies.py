@@ -38,7 +38,7 @@ from tidemill_processor.detect.anomalies import (
 from tidemill_processor.detect.detectors import State, judge
 
 MOST_GROUPS = 10_000
-"""The maximum number of groups with a stored state, for each rule and partition."""
+"""Each rule stores the states of at most this many groups for each partition."""
 HELD_STATES = 5_000
 """The maximum number of detector states in memory between batches."""
 

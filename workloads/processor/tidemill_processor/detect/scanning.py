@@ -1,7 +1,7 @@
 """Anomaly rules over closed windows.
 
-Anomaly rules have judged all windows that end by `scanned_until`. One transaction stores `scanned_until`, detector
-states and anomalies.
+Anomaly rules have judged all windows that end at or before `scanned_until`. One transaction stores `scanned_until`,
+detector states and anomalies.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Scanner:
                 return counts.total()
 
     def _turn(self, connection: psycopg.Connection[Any]) -> tuple[bool, int | None]:
-        """Try to lock the scan until the end of the transaction.
+        """Try to get the aggregation's scan lock, which the transaction holds until its end.
 
         Return whether to scan, and the stored `scanned_until`.
         """

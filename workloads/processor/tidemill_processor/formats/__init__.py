@@ -1,1 +1,1 @@
-"""Record formats with schemas: the client of the schema registry, and readers for each writer's schema."""
+"""The client of the schema registry, and the readers of record formats with schemas."""

@@ -164,7 +164,7 @@ class _AvroPlan(Plan):
         try:
             value = fastavro.schemaless_reader(stream, self._schema.parsed, None)
         except Exception as error:
-            # Some error messages contain the memory address of `stream`, which tells the user nothing.
+            # Some error messages contain the memory address of `stream`. The address does not help the user.
             text = _STREAM.sub("", str(error))
             raise self._unreadable(f"{type(error).__name__}: {text}" if text else type(error).__name__) from None
         left = len(raw) - stream.tell()

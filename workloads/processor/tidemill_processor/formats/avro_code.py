@@ -42,7 +42,7 @@ class Wanted:
 
 
 def size(x: bytes, p: int) -> tuple[int, int]:
-    """Return the zigzag code (twice the value) of the length at index `p`, and the next index.
+    """Read the length at index `p`. Return twice the length (the zigzag code) and the next index.
 
     Raises:
         BrokenError: the length is negative.
@@ -107,13 +107,13 @@ def generate(
 
     Args:
         schema: the schema of the records.
-        wanted: the member for each argument of `row`, or None for an argument that is always None.
+        wanted: the members for the arguments of `row`. Where a member is None, the argument is None.
         row: the class of the events to create.
-        within: the path of the row in a record, or empty if the record is the row.
+        within: the path of the row in a record, or empty if the whole record is the row.
         op: the path of the string member with the operation of a change, or None.
 
     Returns:
-        A function that returns the rows of all records, and the members at the path `op`.
+        A function that returns each record's row, and each record's member at the path `op`.
 
     Raises:
         UnsupportedError: generated code cannot read this schema, but fastavro can.

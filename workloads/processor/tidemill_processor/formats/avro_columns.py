@@ -44,8 +44,8 @@ class _Records:
     Attributes:
         text: the joined bytes.
         at: the bytes of `text` and some padding, as an array of numbers.
-        doubles, floats: for each byte, the number that begins at the byte.
-        big: for each byte, the big-endian integer of eight bytes that begins at the byte.
+        doubles, floats: for each index in `text`, the number that begins at this index.
+        big: for each index in `text`, the big-endian integer of eight bytes that begins at this index.
     """
 
     def __init__(self, raws: Sequence[bytes]) -> None:
@@ -64,7 +64,7 @@ class _Records:
         if first.max() < 128:
             return first.astype(np.uint64), p + 1
         words = self._little[p]
-        # The highest bit is 0 only in the last byte of a number.
+        # In a varint, the highest bit is 0 only in the last byte.
         ends = ~words & _LAST
         lowest = ends & -ends
         kept = lowest | (lowest - _ONE)

@@ -58,7 +58,7 @@ class AvroSchema:
         return dict(written)
 
     def record(self, written: Any) -> Node | None:
-        """Return the type of a record, or of the record in a union with null, or None for other types."""
+        """Return the type of a record, which may be in a union with null. Return None for other types."""
         node = self.node(written)
         if node["type"] == "union":
             others = [self.node(branch) for branch in node["branches"]]
@@ -120,7 +120,7 @@ def written_as(field: FieldSpec, node: Node | None) -> FieldSpec:
 
 
 def counted_as(field: FieldSpec, node: Node | None) -> FieldSpec | None:
-    """Return a copy of a timestamp field, with the `format` that generated code reads.
+    """Return a copy of a timestamp field. Generated code reads the `format` of the copy.
 
     Return None if generated code cannot read the Avro type.
     """

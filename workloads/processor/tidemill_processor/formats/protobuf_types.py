@@ -36,7 +36,7 @@ _TEXTS = {TIMESTAMP, "google.protobuf.Duration", "google.protobuf.FieldMask"}
 _KNOWN = (
     any_pb2, duration_pb2, empty_pb2, field_mask_pb2, struct_pb2, timestamp_pb2, wrappers_pb2,
 )  # fmt: skip
-"""Standard .proto files, which serializers do not register."""
+"""Standard .proto files. Serializers do not register these files in the schema registry."""
 
 
 class ProtobufSchema:
@@ -89,7 +89,7 @@ def indexes_of(raw: bytes, start: int) -> tuple[tuple[int, ...], int]:
     """Return the indexes that identify a record's message, and the position of the message's first byte.
 
     Raises:
-        IndexError: the record ends before the message.
+        IndexError: the record ends before the message begins.
         ValueError: the bytes are not message indexes.
     """
     count, at = _varint(raw, start)

@@ -29,7 +29,7 @@ _UNKNOWN_SECONDS = 10.0
 _NOT_FOUND = 40403
 _MOST_REFERENCES = 100
 USERNAME, PASSWORD, CA, CERTIFICATE, KEY = "username", "password", "ca.crt", "tls.crt", "tls.key"
-"""The optional keys of the Secret. Kubernetes' Secret types `basic-auth` and `tls` have the same keys."""
+"""The optional keys of the Secret. The names follow Kubernetes' Secret types `basic-auth` and `tls`."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Registry:
         self.error = ""
 
     def begin_turn(self) -> None:
-        """Start a new time limit (TURN_SECONDS) for requests."""
+        """Limit the total time of the next requests to TURN_SECONDS."""
         self._spent, self._limited = 0.0, True
 
     def schema(self, number: int) -> Schema:

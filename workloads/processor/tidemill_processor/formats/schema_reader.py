@@ -1,7 +1,7 @@
 """Reads records whose schemas are in a registry, with one decoding plan for each schema id.
 
-A plan decodes all records of a batch together. If decoding a batch fails, the plan decodes smaller groups, and finally
-single records. A record that the fast decoder cannot read is converted to JSON and validated.
+A plan decodes all records of a batch together. If a plan cannot decode a batch, the plan decodes smaller groups, and
+finally single records. A record that the fast decoder cannot read is converted to JSON and validated.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ class SchemaReader(ABC):
     """Decodes the values of one pipeline's records. The class implements `Reader`.
 
     Attributes:
-        flat: the spec for the events that `document` returns, which have one member for each field.
+        flat: the spec for the events that `document` returns. These events have one member for each field.
         exact: whether to decode event times in microseconds too.
         strict: whether to refuse schemas with members that no field reads.
         changes: whether records are change events of Debezium.
-        at_row: the path of the row in a record (`after` in a change event, or else empty).
+        at_row: the path of the row in a record: `after` for change events, otherwise empty.
         paths: the path of each field in a record, by the field's name.
     """
 
@@ -114,7 +114,7 @@ class SchemaReader(ABC):
         return row_of(op, change.get("before"), change.get("after"), self.deletes)
 
     def refusal(self, unread: Steps | None) -> InvalidEvent | None:
-        """Return the error for the member at the path `unread`, which no field reads, or None without a path."""
+        """Return the error that no field reads the member at the path `unread`. Without a path, return None."""
         members = [field.member for field in self.fields if field.origin == "value"]
         return None if unread is None else undeclared(unread[len(self.at_row) :], members)
 
@@ -129,7 +129,7 @@ class SchemaReader(ABC):
         """Decode the values of records. `tombstones` has the indexes of records without a value.
 
         Raises:
-            RegistryAwayError: the registry does not answer, and a schema was not read before.
+            RegistryAwayError: the registry does not answer, and a record's schema is still unknown.
         """
         frames = {raw[:FRAME_BYTES] for raw in raws}
         if len(frames) == 1 and not tombstones:
@@ -231,7 +231,7 @@ def _within(spec: PipelineSpec) -> PipelineSpec:
 
 
 def with_changed(spec: PipelineSpec, fields: Mapping[str, FieldSpec]) -> PipelineSpec:
-    """Return the spec with `fields` in place of the fields with the same names."""
+    """Return a copy of the spec in which `fields` replace the fields with the same names."""
     return with_fields(spec, [fields.get(field.name, field) for field in spec.source.fields])
 
 

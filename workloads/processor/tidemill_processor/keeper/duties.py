@@ -26,7 +26,7 @@ FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = {True: 30.0, False: 4.0}
 """The maximum pause in seconds before a retry, by `Trouble.fault`."""
 REPORTED_AFTER_SECONDS = 60.0
-"""`_held_up` omits failures of servers and locks that last less than this many seconds."""
+"""A failure of a server or lock is written to `_held_up` after this many seconds."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Trouble:
     """The current failure of a task.
 
     Attributes:
-        fault: True if data or code is the cause, False for a server or a lock.
+        fault: True if data or code causes the failure, False if a server or a lock does.
         kafka: whether Kafka is the cause.
         since: the time of the first failure (monotonic seconds).
         again_at: the time of the next attempt (monotonic seconds).
@@ -92,7 +92,7 @@ class Trials:
         return self._troubles.get(duty)
 
     def run(self, connection: psycopg.Connection[Any], duty: Duty, work: Callable[[], int]) -> int:
-        """Run a task and return the result, or 0 if the task fails or must wait before a retry.
+        """Run a task, and return the result. If the task fails or waits for a retry, return 0.
 
         Raises:
             psycopg.Error: the connection is closed.

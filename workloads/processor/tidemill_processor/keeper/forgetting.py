@@ -39,7 +39,7 @@ class Forgetter:
     def run(self, connection: psycopg.Connection[Any]) -> int:
         """Delete old ids, and return the number of deleted ids.
 
-        If the number is at least `MOST`, call again, because other old ids may remain.
+        If at least `MOST` ids were deleted, call this method again, because old ids may remain.
         """
         row = connection.execute(readers.watermark(self._schema), (LIVE,)).fetchone()
         watermark = row[0] if row is not None else None

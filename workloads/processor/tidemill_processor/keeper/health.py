@@ -31,7 +31,7 @@ class Standing:
 
 
 def standing(keeper: Keeper | None) -> Standing:
-    """Return the keeper's part of /health, or `replaying` in a replay, which has no keeper."""
+    """Return what /health says about the keeper. A replay has no keeper, so publishing is `replaying`."""
     if keeper is None:
         return Standing({"publishing": "replaying"})
     error = keeper.error

@@ -23,7 +23,7 @@ from tidemill_processor.letters import DeadLetter
 MAX_BATCH_VALUES = 16 * 1024 * 1024
 """The maximum size in bytes of all values in a batch's dead letters."""
 SPARE_SHARE = 8
-"""Dead letters without value may exceed the quota by an eighth (1 / SPARE_SHARE)."""
+"""Dead letters whose value is not stored may exceed the quota by an eighth (1 / SPARE_SHARE)."""
 LETTER_BYTES = 300
 """The estimated size in bytes of a stored dead letter, without value, key and texts."""
 BARE_KEY_BYTES = 1024
@@ -103,7 +103,7 @@ class Kept:
 
 
 def note(connection: psycopg.Connection[Any], database: Database, kind: str, place: int, kept: Kept) -> None:
-    """Add to the numbers in a row of `_kept`. Call this function in the transaction that stores the rows."""
+    """Add the counts in `kept` to a row of `_kept`. Call this function in the transaction that stores the rows."""
     connection.execute(
         kept_rows.add(database.schema),
         (kind, place, kept.rows, kept.bytes, kept.bare, kept.counted, kept.full),

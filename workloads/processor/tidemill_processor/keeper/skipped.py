@@ -1,4 +1,4 @@
-"""Records in the table `_skipped` all data that could not be read, judged or published."""
+"""Writes to the table `_skipped` which data could not be read, judged or published."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMED = 100
 
 @dataclass(frozen=True)
 class Skip:
-    """Values, windows or a record that a task of the keeper could not process.
+    """Data (values, windows or a record) that a task of the keeper could not process.
 
     Attributes:
         start: the start of the first skipped window in RFC 3339, or None if unknown.

@@ -56,7 +56,7 @@ class PolledLookup:
 
     @property
     def place(self) -> str:
-        """The name of the server or file in messages."""
+        """The name of the server or file, for logs and errors."""
         return self._source.place
 
     def run(self, stopping: threading.Event) -> None:
@@ -147,7 +147,7 @@ class Lookups:
         return {lookup.spec.name: _troubles(lookup.source, time.monotonic() - self._began) for lookup in self._lookups}
 
     def figures(self) -> dict[str, dict[str, Any]]:
-        """Return the number of rows and their age in seconds for each lookup, by name."""
+        """Return the number of rows and the age of the rows (seconds) for each lookup, by name."""
         return {
             lookup.spec.name: {
                 "rows": None if (table := lookup.source.table) is None else table.height,
@@ -174,7 +174,7 @@ def _source(config: PipelineConfig, spec: LookupSpec, settings: WorkloadSettings
 
 def _dependency(name: str, source: PolledLookup | TopicLookup) -> Dependency:
     if source.table is None:
-        detail = f"{source.place}: {source.error or 'is being read'}; no event is counted before it has been read"
+        detail = f"{source.place}: {source.error or 'is being read'}; no event is counted before the lookup is read"
         return Dependency(f"lookup {name}", False, True, detail)
     age = _age_of(source)()
     if age > source.stale_seconds:

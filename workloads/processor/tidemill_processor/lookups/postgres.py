@@ -111,10 +111,10 @@ class PostgresSource:
                     number += 1
                     if text is None:
                         message = f"row {number} has more than {MOST_ROW_BYTES >> 10} KiB as JSON"
-                        raise LookupFault(f"{message}, the limit of a row; look up shorter values")
+                        raise LookupFault(f"{message} (the limit of a row); load shorter values")
                     yield text.encode()
                 if time.monotonic() - began > LOAD_SECONDS:
-                    remedy = "look up fewer rows, or make the query faster"
+                    remedy = "load fewer rows, or make the query faster"
                     raise LookupFault(f"reading took more than {LOAD_SECONDS} s; {remedy}")
 
     def _statement(self) -> sql.Composed:

@@ -26,7 +26,7 @@ PIECE_ROWS, PIECE_BYTES = 5_000, 8 * 1024 * 1024
 
 
 def row_spec(spec: PipelineSpec, lookup: LookupSpec, *, keyed: bool = True, zone: str | None = None) -> PipelineSpec:
-    """Return a pipeline spec whose events are the rows of a lookup.
+    """Return a pipeline spec for decoding the rows of a lookup as events.
 
     Args:
         spec: the spec of the pipeline.

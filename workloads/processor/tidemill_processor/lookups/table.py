@@ -84,11 +84,11 @@ def _applied(rows: pl.DataFrame, changes: pl.DataFrame) -> pl.DataFrame:
 def check_size(rows: int, size: int) -> None:
     """Raise `LookupFault` if a lookup has too many rows or uses too much memory."""
     if rows > MOST_ROWS:
-        remedy = "look up fewer rows, for example with a query"
-        raise LookupFault(f"has more than {MOST_ROWS:,} rows, the limit of a lookup; {remedy}")
+        remedy = "load fewer rows, for example with a query"
+        raise LookupFault(f"has more than {MOST_ROWS:,} rows (the limit of a lookup); {remedy}")
     if size > MOST_BYTES:
-        remedy = "look up fewer fields or fewer rows"
-        raise LookupFault(f"has more than {MOST_BYTES >> 20} MiB in memory, the limit of a lookup; {remedy}")
+        remedy = "load fewer fields or rows"
+        raise LookupFault(f"uses more than {MOST_BYTES >> 20} MiB of memory (the limit of a lookup); {remedy}")
 
 
 def table_of(frames: Sequence[pl.DataFrame]) -> Table:

@@ -112,7 +112,7 @@ class TopicLookup:
     """Follows the topic of one lookup in a separate thread.
 
     Attributes:
-        place: the name of the topic in messages.
+        place: the name of the topic, for logs and errors.
         table: the rows, or None before the topic was read to the end for the first time.
         confirmed_at: when the topic last had no unread records (monotonic seconds).
         error: why the rows may be outdated, or an empty string.

@@ -223,6 +223,6 @@ _KINDS: dict[str, Callable[[_Field], pl.Expr]] = {
 
 
 def missed_windows(pane: int, plan: AggregationLayout, closed_until: int) -> tuple[int, ...]:
-    """Return the starts of the closed windows that contain this pane, in ascending order."""
+    """Return the starts of the closed windows that contain `pane`, in ascending order."""
     starts = (plan.grid.shift(pane, -back) for back in range(plan.panes - 1, -1, -1))
     return tuple(takewhile(lambda start: plan.end_of(start) <= closed_until, starts))

@@ -40,14 +40,14 @@ def note(
 
 
 class Corrections:
-    """The changed windows of one aggregation that one task (publishing or scanning) has not handled yet."""
+    """The changed windows of an aggregation that wait for one task: publishing or scanning."""
 
     def __init__(self, database: Database, store: AggregationStore, duty: corrections.Duty) -> None:
         self._schema, self._store, self._duty = database.schema, store, duty
         self._other: corrections.Duty = "scanned" if duty == "published" else "published"
 
     def due(self, connection: psycopg.Connection[Any]) -> Corrected | None:
-        """Return the oldest corrections that remain for this task, or None."""
+        """Return the oldest corrections that the task has not handled yet, or None."""
         if self._store.layout.reopen_ms is None:
             return None
         rows = connection.execute(corrections.due(self._schema, self._duty, MOST), (self._store.id,)).fetchall()
@@ -57,7 +57,7 @@ class Corrections:
         return Corrected(list(revs), min(firsts), max(lasts))
 
     def done(self, connection: psycopg.Connection[Any], corrected: Corrected) -> None:
-        """Mark corrections as done for this task, and delete corrections that are done for both tasks."""
+        """Mark corrections as handled by the task. Delete the corrections that publishing and scanning have handled."""
         these = (self._store.id, corrected.revs)
         connection.execute(corrections.set_done(self._schema, self._duty), these)
         connection.execute(corrections.remove_done(self._schema, self._other), these)

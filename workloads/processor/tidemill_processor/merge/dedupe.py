@@ -6,8 +6,8 @@ Before the batch's transaction, the process reads which ids are remembered, and 
 transaction, the process locks the remembered ids, and stores the ids of the new events. If another processor has
 stored some of these ids meanwhile, the transaction is rolled back (`Overtaken`), and the batch is processed again.
 
-Ids and positions are stored in the same transaction, so a crash cannot separate them. The versions that a replay has
-filled have separate ids (see `tables/inputs/dedupe`).
+Ids and positions are stored in the same transaction, so a crash cannot separate them. A replay stores ids under a
+separate name (see `tables/inputs/dedupe`).
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class Overtaken(Exception):
 
 @dataclass(frozen=True)
 class Memory:
-    """The stored ids that identify duplicates in a batch, for some versions of aggregations.
+    """The ids of a batch that are already stored under one name. These ids identify duplicates.
 
     Attributes:
-        name: the name under which the ids are stored (`ids` of the versions).
-        partitions: the partitions whose events count for these versions, or None for all partitions.
-        remembered: the ids in the batch that are stored under this name, with the event times.
+        name: the name under which the ids are stored (see `ids` in `_aggregations`).
+        partitions: the partitions in which these ids identify duplicates, or None for all partitions.
+        remembered: the stored ids, with the stored event times.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Judge:
         return events.select(INDEX, PARTITION, TIME, ID)
 
     def judge(self, batch: Batch, memories: Sequence[Memory]) -> Firsts:
-        """Find the duplicates in a batch. `Firsts.batch` leaves out only the duplicates according to `memories[0]`."""
+        """Find the duplicates in a batch. `Firsts.batch` is without the duplicates that `memories[0]` identifies."""
         ids = self.ids(batch.frame)
         frames, new, duplicates = {}, {}, Counter[int]()
         for memory in memories:
@@ -106,11 +106,11 @@ class Firsts:
 
     Attributes:
         batch: the batch without duplicates.
-        frames: for each name of ids, the events that are not duplicates, or empty without dedupe.
-        new: the ids to store under each name.
+        frames: the events that are not duplicates, by `Memory.name`. Empty without dedupe.
+        new: the ids to store, by `Memory.name`.
         duplicates: the number of duplicates in each partition.
         judge: the judge that found the duplicates, or None without dedupe.
-        memories: the stored ids with which the duplicates were found.
+        memories: the stored ids that identified the duplicates.
     """
 
     batch: Batch
@@ -126,11 +126,11 @@ class Firsts:
         return self.duplicates.total()
 
     def frame(self, name: str) -> pl.DataFrame:
-        """Return the events that are not duplicates according to the ids under a name."""
+        """Return the events that are not duplicates for the `Memory` with this name."""
         return self.frames.get(name, self.batch.frame)
 
     def cut(self, batch: Batch) -> Firsts:
-        """Find the duplicates in a part of the original batch. The part must still contain the duplicates."""
+        """Find the duplicates in a part of the original batch, from which no duplicates were removed."""
         return Firsts(batch) if self.judge is None else self.judge.judge(batch, self.memories)
 
 
@@ -162,12 +162,12 @@ class Ids:
             connection: the connection to Postgres.
             batch: the batch.
             stores: the aggregation versions that count the events of all partitions.
-            further: for each name of ids of other versions, the partitions whose events these versions count.
+            further: the partitions that other aggregation versions count, by the `ids` of these versions.
         """
         if self._judge is None:
             return Firsts(batch)
         own = sorted({store.ids for store in stores})
-        # Raw events and anomaly rules with `field` need the live reader's ids to detect duplicates.
+        # Raw events need the live reader's ids to detect duplicates. Anomaly rules with `field` need these ids too.
         if self._database.reader == LIVE and (self._keeps or not own):
             own = sorted({LIVE, *own})
         others = {name: frozenset(partitions) for name, partitions in further.items() if name not in own}
@@ -183,7 +183,7 @@ class Ids:
         the latest of these times:
 
         - the event's time
-        - each `maximum` in `times`
+        - the greatest accepted event time (`maximum`) of each partition in `times`
         - the current watermark (not in a replay)
 
         Args:
@@ -196,7 +196,7 @@ class Ids:
         """
         if firsts.judge is None:
             return
-        # `maximum` ignores a single event far in the future. That event must not delay the expiry of other ids.
+        # `maximum` ignores a single event far in the future, so that the event does not delay the expiry of other ids.
         newest = max((time.maximum for time in times.values() if time.maximum is not None), default=0)
         for name, new in sorted(firsts.new.items()):
             if not new.height:
@@ -209,12 +209,12 @@ class Ids:
                 "times": f"{{{new[TIME].cast(pl.String).str.join(',').item()}}}",
                 "window": firsts.judge.window_ms,
                 "reached": newest,
-                # The live watermark is far ahead of a replay's events. With this watermark, the events' ids would
-                # expire only after the replay.
+                # The live watermark is far ahead of a replay's events. With the live watermark, the ids of a
+                # replay would expire only after the replay.
                 "follows": LIVE if self._database.reader == LIVE else None,
             }
             connection.execute(dedupe.lock(self._schema_name), (name,))
-            # Do not prepare the statement, because Postgres would keep a plan from when the table was small.
+            # Do not prepare the statement. Postgres would keep the plan of a small table after the table has grown.
             if connection.execute(dedupe.remember(self._schema), values, prepare=False).rowcount != new.height:
                 raise Overtaken
 

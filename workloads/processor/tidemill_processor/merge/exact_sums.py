@@ -45,7 +45,7 @@ def squares(name: str) -> pl.Expr:
 
 
 def settled(rows: pl.DataFrame, frame: pl.DataFrame, plan: AggregationLayout, keys: Sequence[str]) -> pl.DataFrame:
-    """Return the rows with the columns of means and sums that Postgres stores."""
+    """Return the rows with means and sums in the form that Postgres stores."""
     means = {p.source: p.column for p in plan.partials if p.kind == "mean"}
     lows = {p.source: p.column for p in plan.partials if p.kind == "low"}
     exact = [part for field, mean in means.items() for part in _mean(rows, mean, lows[field])]

@@ -81,7 +81,7 @@ def _groups(plan: AggregationLayout) -> list[str]:
 def _numbered(frame: pl.DataFrame, plan: AggregationLayout) -> pl.DataFrame:
     groups = _groups(plan)
     frame = frame.sort([*groups, TIME], maintain_order=True)
-    # Without a further event, a session ends at `_end_ms`. An event before `_end_ms` continues the session.
+    # Without a further event, a session ends at `_end_ms`. If the next event is earlier, the session continues.
     fresh = pl.col(TIME) >= pl.col(END).shift(1)
     for name in groups:
         fresh = fresh | pl.col(name).ne_missing(pl.col(name).shift(1))

@@ -1,4 +1,4 @@
-"""Sends live changes to Redis while a client is listening."""
+"""Sends the live changes of a pipeline to Redis while at least one client listens."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_ROWS = 5_000
 ENTRY_BYTES = 256 * 1024
 """The maximum size in bytes of the rows in one stream entry. A larger change is divided into several entries."""
 CHANGE_BYTES = 4 * 1024 * 1024
-"""The maximum size in bytes of a change that is sent with rows. For a larger change, clients read the tables."""
+"""The maximum size in bytes of a change whose rows are sent. The API reads the rows of larger changes in Postgres."""
 STREAM_LENGTH = 10_000
 STREAM_BYTES = 16 * 1024 * 1024
 """The maximum size in bytes of all entries that one processor keeps in the stream. Older entries are removed."""
@@ -66,7 +66,7 @@ class Live:
         self._bytes = 0
 
     def note(self, changes: Sequence[Change]) -> None:
-        """Remember the changes of a commit while a client is listening."""
+        """Remember the changes of a commit if a client is listening."""
         if not self._listening:
             return
         with self._lock:
@@ -88,7 +88,7 @@ class Live:
                 entries: list[Entry] = []
                 duty = Duty("live", name, self._stores[name].version)
                 attempt(connection, duty, partial(self._read, connection, name, list_, clock, entries))
-                # If a live entry is lost, clients notice the missing revision and read the tables in Postgres.
+                # If a live entry is lost, the API notices the missing revision and reads the tables in Postgres.
                 for entry in entries:
                     self._send(entry)
             for name, until in clock.newly_closed.items():

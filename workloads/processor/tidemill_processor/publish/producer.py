@@ -16,7 +16,7 @@ from tidemill_chassis.resilience.failures import kafka_fatal
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 8.0
-"""The maximum wait for acknowledgements in seconds, less than `idle_in_transaction_session_timeout`."""
+"""The maximum wait for acknowledgements in seconds, which must be less than `idle_in_transaction_session_timeout`."""
 RENEW_SECONDS = 5.0
 """After a failure that is not fatal, a producer is replaced only if the producer is older than this many seconds."""
 _OF_THE_RECORD = frozenset({

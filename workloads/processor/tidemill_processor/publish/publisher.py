@@ -1,6 +1,6 @@
 """Publishes results, anomalies and dead letters from Postgres to Kafka, at least once.
 
-A row counts as published after Kafka has acknowledged the record. If the process crashes before it has stored this in
+A row counts as published after Kafka has acknowledged the record. If the process crashes before the commit in
 Postgres, the record is published again with the same `id` header.
 """
 
@@ -193,7 +193,7 @@ class Publisher:
         return count
 
     def _shorten(self, refused: Refused) -> Skip:
-        """Publish a window that is too large for Kafka, with null for its longest metrics."""
+        """Publish a window that is too large for Kafka. Replace the longest metric values with null."""
         window = msgspec.json.decode(refused.value or b"{}")
         values, missing = window["metrics"], list[str]()
         at, group = window["window_start"], json.dumps(window["group"], sort_keys=True)

@@ -42,7 +42,7 @@ class Backlog:
         self._asked_at, self._news = asked_at, (ends, asked_at)
 
     def expire(self) -> None:
-        """Set the lag to unknown if Kafka has not returned end offsets for `FRESH_SECONDS`."""
+        """Set the lag to unknown if the last end offsets are older than `FRESH_SECONDS`."""
         if time.monotonic() - self._asked_at > FRESH_SECONDS:
             self._show(None)
 
@@ -54,7 +54,7 @@ class Backlog:
         self._lag = lag
 
     def news(self) -> tuple[dict[int, int], float] | None:
-        """Return new end offsets and the time of the request, or None if Kafka has not answered since the last call."""
+        """Return the end offsets and request time of a new answer from Kafka. Without a new answer, return None."""
         news, self._news = self._news, None
         return news
 

@@ -30,7 +30,7 @@ from tidemill_processor.source.topic_admin import TopicAdmin
 log = logging.getLogger(__name__)
 
 CONSUMER_TUNING: Mapping[str, Any] = {
-    # The default pause of 1 s after a full queue would slow down a fast consumer.
+    # Fetching pauses when the queue of records is full. The default pause (1 s) would slow down a fast consumer.
     "fetch.queue.backoff.ms": 5,
     "queued.min.messages": 200_000,
     # Limit the memory for prefetched records.
@@ -208,10 +208,10 @@ class Source:
             polled.failed = error
 
     def start(self, positions: Mapping[int, int]) -> None:
-        """Start reading assigned, paused partitions at the offsets in `positions`.
+        """Start reading partitions at the offsets in `positions`. The partitions must be assigned and paused.
 
         Raises:
-            KafkaException: seeking failed, except with the error `_STATE`. After `_STATE`, the partition stays paused.
+            KafkaException: seeking failed with an error other than `_STATE`. With `_STATE`, the partition stays paused.
         """
         for partition, offset in positions.items():
             try:
@@ -248,7 +248,9 @@ class Source:
             log.debug("offsets not reported: %s", error)
 
     def ends(self) -> dict[int, int]:
-        """Return the end offsets of the assigned partitions. Without an assignment, use the previous partitions.
+        """Return the end offsets of the assigned partitions.
+
+        Without an assignment, return the end offsets of the previously assigned partitions.
 
         Raises:
             KafkaException: no end is known.

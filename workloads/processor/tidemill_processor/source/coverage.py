@@ -14,7 +14,7 @@ MAX_PATIENCE_SECONDS = 600.0
 
 
 class Coverage:
-    """Joins the consumer group again while some partitions are not read, with growing pauses."""
+    """Joins the consumer group again, after growing pauses, while some partitions are not read."""
 
     def __init__(self, join: Callable[[], None]) -> None:
         self._join = join

@@ -23,7 +23,7 @@ from tidemill_processor.transaction import Position
 log = logging.getLogger(__name__)
 
 TRUNCATED_SECONDS = 10.0
-"""If a partition ends before the stored position for this many seconds, Kafka has lost records."""
+"""Kafka has lost records if a partition's end stays below the stored position for this many seconds."""
 
 
 class Positions:
@@ -40,7 +40,7 @@ class Positions:
     def take_up(
         self, connection: psycopg.Connection[Any], partitions: Iterable[int], ids: Mapping[int, str]
     ) -> dict[int, Position]:
-        """Return the positions at which to read `partitions`, except partitions that cannot be read yet.
+        """Return the positions at which to read `partitions`. Omit partitions that cannot be read yet.
 
         Raises:
             KafkaException, psycopg.Error: Kafka or Postgres failed.

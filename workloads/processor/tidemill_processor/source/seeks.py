@@ -16,7 +16,7 @@ seeks with the same result."""
 
 
 class Seeks:
-    """The requested offset of each partition, until the first record after the seek is read."""
+    """Remembers the requested offset of each partition until the first record after the seek arrives."""
 
     def __init__(self) -> None:
         self.sought: dict[int, int] = {}

@@ -94,7 +94,7 @@ class SeveralTopics:
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """The topics with a slot, sorted by name."""
+        """The topics of all slots, sorted by name."""
         return tuple(sorted({topic for topic, _ in self.places.values()}))
 
     def of(self, topic: str, partition: int) -> int | None:
@@ -117,7 +117,7 @@ class SeveralTopics:
 
 
 class SlottedMessage:
-    """A Kafka record whose `partition` method returns the slot."""
+    """A Kafka record whose method `partition` returns the slot instead of the partition."""
 
     __slots__ = ("_message", "_slot")
 
@@ -172,7 +172,7 @@ def slotted(messages: Iterable[Any], of: Slots) -> list[SlottedMessage]:
 
 
 def slots_of(config: PipelineConfig) -> tuple[Slots, str]:
-    """Return the slots of a pipeline and its topics as text for messages."""
+    """Return a pipeline's slots, and the names of the topics as one text."""
     if config.spec.source.several:
         return SeveralTopics(), ", ".join(config.source_topics)
     return OneTopic(config.read_topic), config.read_topic

@@ -82,7 +82,7 @@ class Upstream:
             "auto.offset.reset": "error",
             "log_level": 0,
         }
-        # With `read_uncommitted`, Kafka returns committed positions even while a transaction is open.
+        # With `read_committed`, Kafka would not return committed positions while a transaction is open.
         self._positions = Consumer({**self._connection, "isolation.level": "read_uncommitted"})
         self._reader: Consumer | None = None
         self._admin_settings = {**connection, "log_level": 0}

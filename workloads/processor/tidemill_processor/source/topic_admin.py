@@ -29,7 +29,7 @@ class TopicAdmin:
         """Return each topic's id and number of partitions.
 
         Raises:
-            KafkaException: a topic does not exist (and `several` is false), or Kafka is not reachable.
+            KafkaException: Kafka is not reachable, or `several` is false and a topic does not exist.
         """
         if not topics:
             return {}
@@ -47,7 +47,7 @@ class TopicAdmin:
         return descriptions
 
     def ends(self, places: Mapping[Place, int]) -> dict[int, int]:
-        """Return the end offsets of partitions, by slot. `places` has the slot of each partition.
+        """Return the end offsets of partitions, by slot. `places` maps partitions to slots.
 
         Raises:
             KafkaException: Kafka reports no end offset, or is not reachable.
@@ -59,7 +59,7 @@ class TopicAdmin:
         futures = self._admin.list_offsets(asked, request_timeout=ASK_SECONDS)
         found_ends = _known_ends(futures)
         if len(found_ends) < len(futures):
-            # Create a new client. For minutes, the old client would send requests to former partition leaders.
+            # Create a new client. The old client would send requests to former partition leaders for minutes.
             self.connect(self._connection)
         if not found_ends:
             result_of(next(iter(futures.values())), 0.0)

@@ -118,7 +118,7 @@ class Stage:
             self._see_progress(call, well=now - began >= 2 * self._timeout + _SILENT_SECONDS)
         self._slow = ""
         patience = 0.0 if clock.seconds(child.call, time.monotonic()) >= SLOW_SECONDS else _END_SECONDS
-        # Leave the consumer group only if the stage stops, so that a replacement worker keeps the partitions.
+        # Stay in the consumer group unless the stage stops. A replacement worker then keeps the partitions.
         child.stop(patience, leave=self._stopping.is_set())
 
     def _reported(self, latest: Report) -> None:
@@ -135,7 +135,7 @@ class Stage:
         return f"{self.function.place} {what} on {self._config.events_topic}/{call.partition}@{call.offset}{where}"
 
     def _after_hang(self, child: Child, call: Call) -> bool:
-        """End a call that takes too long, and return False if the call has returned in the meantime."""
+        """End a call that takes too long, and return True. If the call has finished meanwhile, return False."""
         line = child.line_in(self.function.path)
         if child.call != call:
             return False

@@ -33,12 +33,12 @@ class Call:
 
     @property
     def imports(self) -> bool:
-        """Whether the call is the import of the file."""
+        """Whether this call is the import of the user's file."""
         return self.partition == _IMPORT
 
 
 class CallMemory:
-    """Memory that two processes share. It contains the current call of the user's function."""
+    """Memory that two processes share. The memory contains the current call of the user's function."""
 
     def __init__(self, descriptor: int | None = None) -> None:
         self._file: IO[bytes] | None = None
@@ -59,7 +59,7 @@ class CallMemory:
             self._file.close()
 
     def begin(self, partition: int = _IMPORT, offset: int = 0) -> None:
-        """Record the start of a call. Without arguments, record the start of the import."""
+        """Record the start of a call. Without arguments, the call is the import of the user's file."""
         self._number += 1
         _LAYOUT.pack_into(self._memory, 0, self._number, partition, offset)
 

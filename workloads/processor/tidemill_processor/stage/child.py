@@ -65,7 +65,7 @@ class Child:
         return self._process.poll()
 
     def line_in(self, file: Path) -> str:
-        """Return which line of a file the worker runs now, or an empty string if the worker runs other code."""
+        """Return the line of `file` that the worker runs now. If the worker runs other code, return an empty string."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGUSR1)
         text, deadline = "", time.monotonic() + _LINE_SECONDS
@@ -79,7 +79,7 @@ class Child:
         return ""
 
     def stop(self, seconds: float, *, leave: bool) -> None:
-        """Let the worker end, and kill the worker after `seconds`."""
+        """Ask the worker to end, wait at most `seconds`, and then kill the worker."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM if leave else signal.SIGUSR2)
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -38,7 +38,7 @@ class UserFunction:
 
     @property
     def imported(self) -> list[Path]:
-        """The files in the same folder that the user's file has imported."""
+        """The files that the user's file has imported from the same folder."""
         start, files = f"{self.path.parent}/", []
         for name, module in list(sys.modules.items()):
             file = getattr(module, "__dict__", {}).get("__file__")

@@ -37,7 +37,7 @@ def begin_at_zero() -> None:
 
 
 def note(outcome: str, written: int, seconds: float) -> None:
-    """Count a record in the worker."""
+    """Count a record in the counters of the worker process."""
     _noted[outcome] += 1
     _noted[_WRITTEN] += written
     _noted[_SECONDS] += seconds
@@ -49,7 +49,7 @@ def totals() -> dict[str, float]:
 
 
 def count(before: Mapping[str, float], now: Mapping[str, float]) -> None:
-    """Add the difference between two reports of a worker to the counters."""
+    """Increase the counters by the difference between two reports of a worker."""
     plain = {metric._name: metric for metric in (STAGE_WRITTEN, FUNCTION_SECONDS, STAGE_LOST)}
     for name, value in now.items():
         counter = plain.get(name) or STAGE_RECORDS.labels(name)

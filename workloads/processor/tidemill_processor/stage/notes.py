@@ -18,7 +18,7 @@ _AGAIN_SECONDS = 3_600.0
 """A running stage writes the offset again after this many seconds. Otherwise, Kafka would delete the offset, because
 the group has no members."""
 _WAITS_AGAIN_SECONDS = 10.0
-"""A waiting stage writes the reason again after this many seconds, because other replicas can overwrite the reason."""
+"""After this many seconds, a waiting stage writes the reason again. Other replicas can overwrite the reason."""
 
 
 class Notes:

@@ -1,6 +1,6 @@
 """Determines where the stage starts reading.
 
-If Kafka has lost the consumer group's positions, the stage determines the positions from the end of the stage topic.
+The stage recovers lost positions of the consumer group from the stage topic's last records.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Places:
                 asynchronous=False,
             )
         except KafkaException as error:
-            # Kafka refuses the commit if the group has active members, which have committed positions already.
+            # Kafka refuses the commit if the group has active members. Active members have already committed positions.
             if error.args[0].code() not in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION):
                 raise
 
@@ -109,14 +109,14 @@ class Places:
             if high - step <= low:
                 break
             step *= 10
-        # No origin was found. If `low` is 0, Kafka has not deleted records. All records in the topic are then from
-        # aborted transactions.
+        # No origin was found. If `low` is 0, Kafka has not deleted records. In this case, all transactions that
+        # wrote to the partition were aborted.
         if not must or low == 0:
             return None
         raise PositionsLost(
-            f"the position of the Python stage in partition {partition} of topic {self._source} is lost, because Kafka"
-            " has deleted the committed offset and the records of the stage topic; set the offset of the stage's"
-            " consumer group with Kafka's tools"
+            f"the Python stage has lost its position in partition {partition} of topic {self._source}: Kafka has"
+            " deleted the committed offset and the records of the stage topic; with Kafka's tools, set the offset of"
+            " the stage's consumer group to the next record to read"
         )
 
     def _last_origin(self, partition: int, first: int, end: int) -> Origin | None:

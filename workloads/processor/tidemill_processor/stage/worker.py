@@ -1,6 +1,6 @@
 """Runs the user's function: `python -m tidemill_processor.stage.worker`.
 
-The stage starts the worker as a separate process, so that the stage keeps running if a call hangs or ends the process.
+The stage starts the worker as a separate process. If a call hangs or ends the worker, the stage keeps running.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def _end_with(parent: int) -> None:
 
 
 def _part_from_forks(order: Order) -> None:
-    """Keep the worker's pipes and signal handlers out of processes that the function starts."""
+    """Prevent processes that the user's function starts from inheriting the worker's pipes and signal handlers."""
     for descriptor in (order.calls, order.reports, order.stack):
         os.set_inheritable(descriptor, False)
 

@@ -29,7 +29,7 @@ class Clock:
 
 
 class Closer:
-    """Advances the watermark and closes windows over one connection."""
+    """Advances the watermark and closes windows."""
 
     def __init__(self, database: Database, stores: list[AggregationStore], config: PipelineConfig) -> None:
         self._schema, self._reader = database.schema, database.reader

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from tidemill_contract.grids import Grid
 
 CONFIRMATIONS = 3
-"""Suspect event times are accepted after this many suspect events in a row."""
+"""After this many suspect event times in a row, the smallest suspect event time is accepted."""
 
 STALE_MS = 10_000
 """A partition counts as idle only if the partition was found empty in the last STALE_MS milliseconds."""
@@ -38,8 +38,8 @@ class PartitionTime:
         """Return the progress after events with these event times (in offset order) arrived at wall time `now_ms`.
 
         The limit for an event time is `maximum` plus maxAdvance plus the time since events last arrived. An event time
-        beyond the limit is suspect. `maximum` also advances after CONFIRMATIONS suspect event times in a row. An event
-        time within the limit clears the list of suspect event times.
+        beyond the limit is suspect. `maximum` also advances when CONFIRMATIONS event times in a row are suspect. An
+        event time within the limit clears the list of suspect event times.
         """
         if not times:
             return self
@@ -82,7 +82,7 @@ class ReaderTime:
 
 
 def is_idle(partition: PartitionTime, reader: ReaderTime, *, idle_timeout_ms: int, now_ms: int) -> bool:
-    """Return whether a partition is read to its end and had no event for idleTimeout."""
+    """Return whether a partition has no unread records and has received no event for idleTimeout."""
     confirmed = partition.end_confirmed_at
     if confirmed is None or now_ms - confirmed > STALE_MS or confirmed < (partition.last_event_at or 0):
         return False
@@ -132,7 +132,7 @@ def advance(
 
 def _all_idle(reader: ReaderTime, rows: Sequence[PartitionTime], *, max_disorder_ms: int, now_ms: int) -> ReaderTime:
     if reader.idle_since is None or reader.idle_base is None:
-        # For a partition without an accepted event time, use the smallest suspect event time.
+        # Use each partition's greatest accepted event time, or else the smallest suspect event time.
         times = [p.maximum if p.maximum is not None else min(p.suspects, default=None) for p in rows]
         base = max((t for t in times if t is not None), default=None)
         if base is None:

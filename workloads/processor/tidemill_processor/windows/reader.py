@@ -38,9 +38,9 @@ class Cut:
     Attributes:
         first_ms: the earliest start (epoch ms), or None for no limit.
         last_ms: the latest start (epoch ms), or None for no limit.
-        depth: how many bits of the hash of a group must match, or 0 to select all groups.
-        bits: the value that the last `depth` bits of the hash must have.
-        without: the metrics to replace with null.
+        depth: the number of compared bits of a group's hash, or 0 to select all groups.
+        bits: the required value of the hash's last `depth` bits.
+        without: the metrics whose values are replaced with null.
     """
 
     first_ms: int | None = None
@@ -75,7 +75,7 @@ class WindowReader:
         self._end = _one_after_another(lambda start: rfc3339_ms(plan.end_of(epoch_ms(start))))
 
     def span(self, connection: psycopg.Connection[Any], after_ms: int | None, until_ms: int, panes: int) -> Span | None:
-        """Return a span of the next windows that end in (`after_ms`, `until_ms`], or None without windows."""
+        """Return a span with the next windows that end in (`after_ms`, `until_ms`], or None without such windows."""
         plan = self._store.layout
         if plan.gap_ms is not None:
             low = "true" if after_ms is None else f"window_end > {from_ms(str(after_ms))}"
@@ -127,7 +127,7 @@ class WindowReader:
     def corrected(
         self, connection: psycopg.Connection[Any], first_ms: int, last_ms: int, revs: list[int], closed_until: int
     ) -> Iterator[list[Any]]:
-        """Yield closed windows that start in [`first_ms`, `last_ms`] and have one of the revisions `revs`.
+        """Yield closed windows that start in [`first_ms`, `last_ms`] and whose revision is in `revs`.
 
         A session that was merged into another session is an empty window.
         """

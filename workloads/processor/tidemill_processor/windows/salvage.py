@@ -17,7 +17,7 @@ from tidemill_processor.keeper.skipped import Skip
 from tidemill_processor.windows.reader import WHOLE, Cut, Query, WindowReader
 
 MOST_PROBES = 400
-"""A search for unreadable windows uses about this many queries at most."""
+"""After this many queries, a search for unreadable windows stops dividing the windows."""
 MOST_HALVES = 40
 _NOTHING = Cut(first_ms=1, last_ms=0)
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -46,7 +46,7 @@ class Salvage:
         """Yield the windows in the form of `WindowReader.rows`.
 
         Raises:
-            Exception: even a query that selects no windows fails, for example if a column is missing.
+            Exception: a query that selects no windows fails too, for example because a column is missing.
         """
         if (error := self._failure(_NOTHING)) is not None:
             raise error

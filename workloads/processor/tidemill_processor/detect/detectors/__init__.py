@@ -62,7 +62,7 @@ class Verdict:
     upper: float | None
 
     def within(self, least: float, greatest: float) -> Verdict:
-        """Return the verdict with the expected value and bounds limited to [`least`, `greatest`]."""
+        """Return a copy of the verdict whose expected value and bounds are within [`least`, `greatest`]."""
         expected, lower, upper = (
             None if bound is None else min(max(bound, least), greatest)
             for bound in (self.expected, self.lower, self.upper)
@@ -104,7 +104,7 @@ def number(value: float | Decimal | str) -> float:
 def decide(
     spec: DetectorSpec, state: State, following: State, reading: Reading | None, at_ms: int, value: float
 ) -> tuple[Verdict | None, State]:
-    """Judge a score by threshold, warm-up and cooldown. Return the verdict and the next state."""
+    """Decide by threshold, warm-up and cooldown whether a value is anomalous. Return the verdict and the next state."""
     n, quiet = following["n"], state.get("quiet", {}) if state.get("of") == following["of"] else {}
     if _is_quiet(spec, quiet, n, at_ms):
         return None, {**following, "quiet": quiet}
@@ -117,7 +117,7 @@ def decide(
 
 
 def observe(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """Compute the score of a value, but do not decide whether it is an anomaly. Return the reading and next state."""
+    """Compute the score of a value, without judging the value. Return a `Reading` and the next state."""
     of = spec.signature
     previous = state if state.get("of") == of else {}
     reading, learnt = _DETECTORS[spec.type](spec, previous, at_ms, max(-GREATEST, min(GREATEST, value)))

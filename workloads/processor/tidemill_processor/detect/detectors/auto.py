@@ -25,7 +25,7 @@ _LEAST = 10
 _STEPS = 30
 
 View = list[Any]
-"""The prediction errors of one predictor: [moments (see moments.py), tail (see tail.py)]."""
+"""Statistics of one predictor's errors: [moments (see moments.py), tail (see tail.py)]."""
 
 
 def step(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:

@@ -22,7 +22,7 @@ OUTLIERS = 0.02
 """`mad` caps this share of the deviations, starting with the largest (Winsorising). The number of capped deviations is
 rounded up."""
 _MOST = 5.0
-"""Winsorising limits the largest deviations to this multiple of the largest remaining deviation."""
+"""The cap is this multiple of the largest deviation that is not capped."""
 
 
 def zscore(spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:

@@ -11,7 +11,7 @@ Moments = list[Any]
 def learn(moments: Moments, value: float, memory: float = math.inf) -> Moments:
     """Add a value, and return the new moments.
 
-    The first `memory` values have equal weights (Welford 1962). With further values, old values lose weight
+    The first `memory` values have equal weights (Welford 1962). When more values follow, old values lose weight
     exponentially (Finch 2009).
     """
     count, mean, variance = moments or (0, 0.0, 0.0)

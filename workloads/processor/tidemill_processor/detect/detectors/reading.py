@@ -19,5 +19,5 @@ class Reading:
 
 
 def around(expected: float, reach: float, score: float) -> Reading:
-    """Return a reading with bounds at a distance of `reach` from the expected value."""
+    """Return a reading whose bounds are `expected` minus `reach` and `expected` plus `reach`."""
     return Reading(score, expected, expected - reach, expected + reach)

@@ -2,9 +2,9 @@
 
 A rhythm is a dict with these keys:
 
-- hour: the current hour since the epoch.
+- hour: the number of the current hour since the epoch.
 - count, sum: the number and the sum of the values in the current hour.
-- usual: [occurrences, mean] or null for each hour of the day or week.
+- usual: for each hour of the day or week, [occurrences of the hour, mean] or null.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from tidemill_processor.detect.detectors.reading import State
 HOUR_MS = 3_600_000
 HOURS = {"day": 24, "week": 168}
 OCCURRENCES = 7
-"""An hour's usual value is the mean over about this many days or weeks."""
+"""The usual value is the mean over about this many occurrences of an hour."""
 ENOUGH = 2
-"""The usual value of an hour is known after this many occurrences."""
+"""The usual value is known after the hour has occurred this many times."""
 
 
 def start(period: str) -> State:
@@ -31,11 +31,11 @@ def usual(rhythm: State, at_ms: int) -> float | None:
 
 
 def learn(rhythm: State, at_ms: int, value: float) -> State:
-    """Add a value, and return the new rhythm. A value that is 1 to 23 hours before the current hour is ignored."""
+    """Add a value, and return the new rhythm. Ignore a value that is 1 to 23 hours before the current hour."""
     hour = at_ms // HOUR_MS
     if hour == rhythm["hour"]:
         return {**rhythm, "count": rhythm["count"] + 1, "sum": rhythm["sum"] + value}
-    # After a step back of 24 hours or more, the value's hour becomes the current hour.
+    # A value that is 24 hours or more before the current hour starts a new current hour.
     if rhythm["count"] and 0 < rhythm["hour"] - hour < HOURS["day"]:
         return rhythm
     return {"hour": hour, "count": 1, "sum": value, "usual": _settled(rhythm) if rhythm["count"] else rhythm["usual"]}

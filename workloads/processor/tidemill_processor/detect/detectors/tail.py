@@ -1,6 +1,8 @@
-"""Estimates how rare a size is in a stream, by the method of Weissman (1978) with Hill's estimator (1975).
+"""Estimates how rare the size of a prediction error is.
 
-A tail is [n, kept]: n is the number of all sizes, and kept has the k largest sizes in ascending order.
+The method is from Weissman (1978), with Hill's estimator (1975).
+
+A tail is [n, kept]. n is the number of all error sizes. kept has the k largest error sizes in ascending order.
 With u as the smallest kept size, P(size > x) ≈ k/n · (x/u)^(-1/ξ) for x > u, where ξ is the mean of
 ln(kept size / u).
 """
@@ -14,17 +16,17 @@ from typing import Any
 Tail = list[Any]
 KEPT = 50
 SHARE = 20
-"""The number of kept sizes is n / SHARE, but at least LEAST and at most KEPT."""
+"""A tail keeps the n / SHARE largest sizes, but at least LEAST and at most KEPT."""
 LEAST = 5
 MEMORY = 8_000
-"""When n reaches this number, n is halved and half of the kept sizes are removed."""
+"""When n reaches this number, n and the number of kept sizes are halved."""
 RAREST = 12.0
 _THINNEST = 0.02
 _NOTHING = 1e-6
 
 
 def surprise(tail: Tail, size: float) -> float:
-    """Return -log10 of the probability of this size or a larger size, but at most 12."""
+    """Return -log10 of the probability that an error is at least as large as `size`, but at most 12."""
     n, kept = tail or (0, [])
     if n < SHARE or len(kept) < LEAST or size <= max(kept[0], _NOTHING):
         return 0.0
@@ -34,7 +36,7 @@ def surprise(tail: Tail, size: float) -> float:
 
 
 def learn(tail: Tail, size: float) -> Tail:
-    """Add a size, and return the new tail."""
+    """Add the size of a prediction error, and return the new tail."""
     n, kept = tail or (0, [])
     n += 1
     room = max(LEAST, min(KEPT, n // SHARE))
@@ -44,6 +46,6 @@ def learn(tail: Tail, size: float) -> Tail:
         bisect.insort(kept, max(float(f"{size:.6g}"), _NOTHING))
         kept = kept[-room:]
     if n >= MEMORY:
-        # Remove half of the kept sizes, always including the greatest size.
+        # Remove half of the kept sizes. The greatest size is always removed.
         n, kept = n // 2, kept[::2][: len(kept) // 2]
     return [n, kept]
