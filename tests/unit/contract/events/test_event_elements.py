@@ -123,7 +123,7 @@ def test_a_required_field_of_elements_needs_the_array_not_an_element() -> None:
     both = Pipeline(POINTS, time="at")
     missing, empty = both.read({"host": "a"}, {"points": []})
     assert (str(missing), empty) == (
-        "missing_field: points is missing or null, and value of each element is required; send the array",
+        "missing_field: points is missing or null, but its elements need the field value; send the array",
         [],
     )
 

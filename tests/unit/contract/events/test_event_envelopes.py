@@ -125,13 +125,13 @@ DELETES = [
     ("deadLetter", {"schema": {}, "payload": None}, "the record has no value: it is a tombstone"),
     ("event", {"schema": {}, "payload": None}, None),
     ("ignore", change("t"), None),
-    ("deadLetter", DELETE, "the change event deletes a row (op d); set source.format.deletes to ignore (skip"),
+    ("deadLetter", DELETE, "the change event reports a deleted row (op d); set source.format.deletes to ignore (skip"),
     ("deadLetter", None, "the record has no value: it is a tombstone"),
-    ("deadLetter", change("t"), "the change event truncates the table (op t); set"),
+    ("deadLetter", change("t"), "the change event reports a truncated table (op t); set"),
     ("event", DELETE, {**READ, "op": "d", "committed": NOW}),
     ("event", None, None),
-    ("event", change("d"), "(op d), and the record lacks the deleted row; let the source send the row"),
-    ("event", change("t"), "(op t), and the record lacks the deleted row"),
+    ("event", change("d"), "(op d), but the record does not contain the deleted row; let the source send the row"),
+    ("event", change("t"), "(op t), but the record does not contain the deleted row"),
 ]  # fmt: skip
 
 

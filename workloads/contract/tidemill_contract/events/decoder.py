@@ -40,7 +40,7 @@ class Decoded:
     Attributes:
         events: the events in the order of the records, with None for an invalid event.
         invalid: the errors of invalid events, by index.
-        micros: the last three digits of each event time's microseconds (0 to 999), or None if all are 0.
+        micros: the microseconds (0 to 999) of each event time after the milliseconds, or None if all are 0.
         ignored: the indexes of the records that `source.format.deletes` ignores.
     """
 
@@ -181,9 +181,9 @@ class EventDecoder:
                 kinds = set(map(type, values))
                 if kinds != {int}:
                     if rounded is None and dt.datetime in kinds:
-                        # `cut` may decode an event again and lose converted times, so run `cut` before the first
-                        # conversion. `cut` runs only for fields without a format, so `timestamps` lists these fields
-                        # first.
+                        # Run `cut` before the first conversion, because `cut` may return newly decoded events, without
+                        # the converted times. Only fields without a format need `cut`, so `timestamps` lists these
+                        # fields first.
                         rounded = any(map(may_be_rounded, parts))
                         if rounded and not whole:
                             return None

@@ -17,7 +17,8 @@ from tidemill_contract.functions.base import STRINGS
 from tidemill_contract.resource.paths import Steps, show_path
 
 SECONDS_FROM, SECONDS_TO = 631_152_000, 4_102_444_800
-"""The years 1990 to 2100 in epoch seconds. A timestamp in this range is refused, because it is probably in seconds."""
+"""The years 1990 to 2100 in epoch seconds. A number in this range is refused, because the number probably means
+seconds, not milliseconds."""
 TOMBSTONE = (
     "the record has no value: it is a tombstone, which deletes a key in compacted topics; events need a value, so keep"
     " tombstones out of this topic (Debezium: tombstones.on.delete=false)"
@@ -108,7 +109,7 @@ def refused(
     try:
         raw_members = members(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as broken:
-        return not_json(raw, broken)  # the decoder stopped at a wrong value before the invalid JSON
+        return not_json(raw, broken)  # the decoder reported a wrong value, and did not reach the invalid JSON
     envelope = envelope_of(raw_members, kinds) if envelope is None else envelope
     hint = f"; {envelope}" if envelope else ""
     if named is not None:
@@ -128,7 +129,7 @@ def refused(
 def misplaced(name: str, steps: Steps, value: bytes, *, array: bool) -> InvalidEvent:
     """Return an InvalidEvent for a field whose path leads through a value of the wrong type.
 
-    The path needs an array if `array` is true, else an object.
+    The expected type is an array if `array` is true, else an object.
     """
     expected, got = "array" if array else "object", _KINDS.get(value[:1], "number")
     came = f"{got} {shown(value)}" if got not in ("object", "array") else got
@@ -152,7 +153,7 @@ def with_path(verdict: InvalidEvent, steps: Steps | None) -> InvalidEvent:
 
 
 def with_place(verdict: InvalidEvent, steps: Steps, place: str) -> InvalidEvent:
-    """In an InvalidEvent's detail, replace the path `steps` with `place`, such as "the envelope's op"."""
+    """In an InvalidEvent's detail, replace the field's path (`steps`) with a text, such as "the envelope's op"."""
     detail = verdict.detail.removesuffix(_read_from(_shortened(show_path(steps))))
     return InvalidEvent(verdict.reason, verdict.field, detail + _read_from(place))
 
@@ -179,7 +180,7 @@ def envelope_of(raw_members: Members, kinds: Container[str]) -> str | None:
 def unit_hint(value: int | float) -> str | None:
     """Return a remedy if a timestamp is probably not in milliseconds, else None.
 
-    In the probable unit, the timestamp is between 1990 and 2100.
+    A unit is probable if the timestamp in this unit is between 1990 and 2100.
     """
     if not -_LARGEST < value < _LARGEST:
         return None
@@ -233,7 +234,7 @@ def _day(milliseconds: float) -> str:
 
 
 def not_an_object(raw: bytes, text: str = "") -> InvalidEvent:
-    """Return an InvalidEvent for JSON that is not an object. `text` is the detail if `raw` is empty."""
+    """Return an InvalidEvent for JSON that is not an object. If `raw` is empty, the detail is `text`."""
     got = raw.lstrip()
     detail = f"expected an object, got {shown(got)}" if got else text
     if got[:1] == b"[":

@@ -58,7 +58,7 @@ class ExplodedArray:
         raws: Sequence[bytes],
         document: Callable[[bytes], bytes],
     ) -> Decoded:
-        """Check the arrays in decoded records, and return the records. A record with an invalid array is invalid.
+        """Check the arrays in decoded records, and return the records. An invalid array makes the whole record invalid.
 
         Args:
             decoded: the records.
@@ -90,7 +90,7 @@ class ExplodedArray:
         if array is None:
             if self._needed is None:
                 return None
-            detail = f"{where} is missing or null, and {self._needed} of each element is required; send the array"
+            detail = f"{where} is missing or null, but its elements need the field {self._needed}; send the array"
             return InvalidEvent(Reason.MISSING_FIELD, self._needed, detail)
         if len(array) > MAX_ELEMENTS:
             detail = f"{where} has {len(array)} elements; at most {MAX_ELEMENTS} are allowed: send several records"
@@ -103,7 +103,8 @@ class ExplodedArray:
             return None
         detail = f"{where} has {len(array)} elements, and each element would be stored with the {beside} bytes of"
         detail += (
-            f" the record's other fields; at most {MAX_KEPT_BYTES} bytes are allowed in total: send several records"
+            f" the record's other fields; these copies may have at most {MAX_KEPT_BYTES} bytes in total: send several"
+            " records"
         )
         return InvalidEvent(Reason.TOO_LARGE, self._field, detail)
 
@@ -115,7 +116,7 @@ class Elements:
     Attributes:
         events: the events, with None for an invalid element.
         counts: the number of elements in each record.
-        raws: the JSON texts of the elements, or an empty list if elements were decoded together with records.
+        raws: the JSON texts of the elements, or an empty list if `ElementDecoder.plain` returned the elements.
         invalid: the errors of invalid elements, by index.
     """
 
@@ -129,15 +130,16 @@ class Elements:
 class ElementDecoder:
     """Decodes and validates the elements of a pipeline's exploded array.
 
-    `kind` is the array's type for msgspec, or None if the elements cannot be decoded together with the record.
+    `kind` is the type with which msgspec decodes the array as a part of the record. `kind` is None if the elements must
+    be decoded separately.
     """
 
     def __init__(self, spec: PipelineSpec, *, exact: bool = False) -> None:
         inside = [field for field in spec.source.fields if field.array is not None]
         self._steps: Steps = spec.source.array or ()
         self._field = inside[0].name
-        # If a field reads whole elements (such as numbers), each element is wrapped in an object, because the decoder
-        # reads only objects.
+        # If a field's value is the whole element (such as a number), each element is wrapped in an object, because the
+        # decoder reads only objects.
         whole = sorted((field for field in inside if not _within(field)), key=lambda field: field.type == JSON)
         self._member = whole[0].name if whole else None
         own = [field.model_copy(update={"path": self._path(field)}) for field in inside]
@@ -155,7 +157,7 @@ class ElementDecoder:
         return (self._member, *_within(field)) if _within(field) or field.name != self._member else None
 
     def decode(self, arrays: Sequence[Sequence[msgspec.Raw] | None], now_ms: int) -> Elements:
-        """Decode the elements of arrays at wall time `now_ms` (epoch milliseconds)."""
+        """Decode the elements of arrays. `now_ms` is the wall time in epoch milliseconds."""
         raws = list(map(bytes, chain.from_iterable(array or () for array in arrays)))
         counts = [len(array or ()) for array in arrays]
         decoded = self._decoder.decode_all(self._documents(raws), now_ms)
@@ -168,7 +170,9 @@ class ElementDecoder:
     def plain(
         self, arrays: Sequence[list[Any] | None], raws: Sequence[bytes], now_ms: int, largest: int
     ) -> Elements | None:
-        """Validate elements that were decoded with the records, or return None if an element may be invalid.
+        """Validate elements that were decoded with the records.
+
+        The result is None if each element must be validated separately.
 
         Args:
             arrays: the decoded elements of each record.

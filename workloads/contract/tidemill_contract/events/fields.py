@@ -25,7 +25,7 @@ MAX_RECORD_BYTES = 2 * MAX_EVENT_BYTES + 128 * 1024
 
 
 def with_fields(spec: PipelineSpec, fields: Sequence[FieldSpec], **source: Any) -> PipelineSpec:
-    """Return a copy of the spec with only the given fields. `source` contains other changes to `spec.source`."""
+    """Return a copy of the spec with only the given fields. `source` contains further changes to `spec.source`."""
     time = spec.source.event_time
     if time.field not in {field.name for field in fields}:
         time = time.model_copy(update={"field": None})
@@ -40,9 +40,10 @@ class EventFields:
         timestamps: the fields of type timestamp, with fields without a format first.
         counts: the fields of type timestamp whose values are numbers in a unit, such as seconds.
         group_strings: the fields of type string that an aggregation or an anomaly rule groups by.
-        checked: the names of the fields and of the exploded array. If all are absent, the event may be an envelope.
+        checked: the names of the fields and of the exploded array. An event with none of these members may be an
+            envelope.
         may_be_envelope: whether to look for an unexpected envelope if an event is invalid.
-        takes_any: whether an envelope could be accepted as an event, because no field is required.
+        takes_any: whether no field is required, so that an unexpected envelope would be a valid event.
     """
 
     def __init__(self, spec: PipelineSpec, *, exact: bool, array: Leaf | None, part: bool) -> None:

@@ -27,8 +27,10 @@ class EventJudge:
     def judged(self, raw: bytes, now_ms: int) -> tuple[Any, int]:
         """Return the event in `raw`, and the last three digits of the event time's microseconds (0 to 999).
 
+        `now_ms` is the wall time in epoch milliseconds.
+
         Raises:
-            InvalidEvent: the bytes are not a valid event at wall time `now_ms` (epoch milliseconds).
+            InvalidEvent: the event is invalid.
         """
         try:
             return self._judged(raw, now_ms)
@@ -74,7 +76,7 @@ class EventJudge:
 
         The second decoding truncates times to microseconds.
         """
-        # Rounding up has changed the milliseconds only if the last three microsecond digits are 000.
+        # If rounding up has changed a time's milliseconds, the last three digits of its microseconds are 000.
         for name in self._fields.timestamps:
             moment = self._value(event, name)
             if moment.__class__ is dt.datetime and (self._fields.exact or moment.microsecond % 1000 == 0):

@@ -58,12 +58,12 @@ def items(raw: bytes) -> list[bytes]:
 
 
 def may_be_rounded(raw: bytes) -> bool:
-    """Return whether the typed decoder may round up a time in these bytes."""
+    """Return whether the bytes may contain a time that the typed decoder rounds up."""
     return bool(_LONG_FRACTION.search(raw)) or (b"\\u00" in raw and bool(_ESCAPED.search(raw)))
 
 
 def mended(raw_members: Members, kinds: Mapping[str, str]) -> bytes | None:
-    """Rewrite valid values that the typed decoder refuses, or return None if no value must be rewritten."""
+    """Rewrite valid values that the typed decoder refuses, or return None if there are no such values."""
     changed = {}
     for name, value in raw_members.items():
         kind = kinds.get(name)
@@ -88,7 +88,8 @@ def as_object(raw_members: Members) -> bytes:
 def whole_number(text: str) -> int | None:
     """Return the exact integer of a JSON number such as `2e2`, or None if the text is not a whole number.
 
-    A number of 20 or more digits is replaced by 10^20 or -10^20, to limit time and memory.
+    For a number of 20 or more digits, the result is 10^20 or -10^20, to limit time and memory. No such number fits a
+    signed 64-bit integer.
     """
     try:
         number = Decimal(text)

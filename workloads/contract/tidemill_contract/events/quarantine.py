@@ -1,6 +1,6 @@
 """Mark events that failed in ingest or in the Python stage, and read the marks.
 
-A sender can forge the mark, but a marked record always becomes a dead letter.
+Every marked record becomes a dead letter, even if a sender forged the mark.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ def verdict_of(
         return None
     reason = Reason(texts[REASON_HEADER])
     own = refusal(value[len(QUARANTINE_PREFIX) :])
-    # `refusal` may accept an event that was refused for one of these two reasons. The record's timestamp may be later
-    # than ingest's check, and `refusal` never runs the Python function.
+    # `refusal` cannot confirm these two reasons. `refusal` uses the record's timestamp, which may be later than the
+    # check in ingest, and never runs the Python function.
     if own is None and reason not in (Reason.TOO_FAR_IN_THE_FUTURE, Reason.TRANSFORM_FAILED):
         detail = (
-            f"begins with a zero byte, which marks events that ingest has refused ({reason}), but a valid event"
-            " follows; if another sender wrote the event, send the event without this byte"
+            f"begins with a zero byte, which marks events that ingest has refused ({reason}), but the bytes after the"
+            " zero byte are a valid event; if you wrote this record without ingest, omit the zero byte"
         )
         return InvalidEvent(Reason.NOT_JSON, None, detail)
     default_detail = own.detail if own is not None and own.reason is reason else "refused by ingest"

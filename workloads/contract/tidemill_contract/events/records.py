@@ -105,7 +105,7 @@ class RecordDecoder:
         return self.complete(decoded, records, now_ms)
 
     def complete(self, decoded: Decoded, records: Sequence[Record], now_ms: int) -> Decoded:
-        """Set and validate the fields from outside the events."""
+        """Set and validate fields that are not read from the events, but for example from headers."""
         if not self.beside:
             return decoded
         at = [index for index, event in enumerate(decoded.events) if event is not None]

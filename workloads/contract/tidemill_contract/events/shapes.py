@@ -22,12 +22,12 @@ from tidemill_contract.resource.paths import Step, Steps
 
 @dataclass(frozen=True)
 class Leaf:
-    """A field in the layout of events.
+    """A field of an event, with its path and its type.
 
     Attributes:
         kind: the type that the JSON reader expects for a value other than null.
         default: the value in decoded events if the field is absent or null.
-        beside: whether the value comes from outside the event.
+        beside: whether the value comes from outside the event, such as from a header.
         unread: whether the JSON reader accepts the member, but ignores the value.
         holds: if the leaf is the exploded array, the name of a field in the elements, for error messages.
     """
@@ -68,8 +68,8 @@ class Shape:
     """The layout of a pipeline's events.
 
     Attributes:
-        type: the struct that the JSON reader fills.
-        flat: the struct in which each field is an attribute. If no field has a path, `flat` and `type` are the same.
+        type: the struct that the JSON reader fills. If a field has a path, this struct contains other structs.
+        flat: a struct with all fields at the top level. If no field has a path, `flat` and `type` are the same.
         nested: whether `type` and `flat` differ.
         first: for each field that shares a member with an earlier field, the name of the earlier field.
     """
@@ -233,7 +233,7 @@ class Shape:
 
 
 def unread(kept: Mapping[str, Steps], leaves: Sequence[Leaf]) -> list[Leaf]:
-    """Return `Leaf` objects for the fields of type json, whose values the JSON reader ignores."""
+    """Return `Leaf` objects with which the JSON reader accepts fields of type json, but ignores their values."""
     all_leaves = list(leaves)
     for name, steps in sorted(kept.items(), key=lambda item: len(item[1])):
         if not any(leaf.steps[: len(steps)] == steps[: len(leaf.steps)] for leaf in all_leaves):

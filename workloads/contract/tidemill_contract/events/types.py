@@ -108,7 +108,7 @@ def read_time(name: str, written: TimeFormat | None, value: Any) -> tuple[int, i
 
 
 def check_default(field: FieldSpec) -> None:
-    """Raise ValueError (`message: remedy`) unless a field's default would be valid in an event."""
+    """Raise ValueError (`message: remedy`) if a field's default would be invalid in an event."""
     value = default_of(field)
     if value is None or field.type != "timestamp":
         return

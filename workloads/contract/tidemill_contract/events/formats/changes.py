@@ -28,8 +28,8 @@ def row_of(op: object, before: T | None, after: T | None, deletes: Deletes) -> T
                 raise InvalidEvent(Reason.NOT_AN_ENVELOPE, None, detail)
             return after
         case "d":
-            return deletes.row("the change event deletes a row (op d)", before)
+            return deletes.row("the change event reports a deleted row (op d)", before)
         case "t":
-            return deletes.row("the change event truncates the table (op t)", before=None)
+            return deletes.row("the change event reports a truncated table (op t)", before=None)
     detail = f"a change event with op {shown(str(op).encode())} has no row; keep such change events out of the topic"
     raise InvalidEvent(Reason.NOT_AN_ENVELOPE, None, detail)

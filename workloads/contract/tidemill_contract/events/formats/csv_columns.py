@@ -39,7 +39,7 @@ _LIMIT = 2**63
 
 
 class UnusualError(Exception):
-    """The error for lines that `CsvReader` must read one by one, not column by column."""
+    """Raised if `CsvReader` must read the lines one by one, not column by column."""
 
 
 class CsvReader(OpenedReader):
@@ -91,10 +91,10 @@ class CsvReader(OpenedReader):
 
 
 def split(raws: Sequence[bytes], number: int, delimiter: str) -> list[list[str]]:
-    """Split lines of CSV with `number` cells each, and return the cells by column.
+    """Split CSV lines, each with `number` cells, and return the cells by column.
 
     Raises:
-        UnusualError: the lines must be read by the CSV reader, for example because of quotes.
+        UnusualError: a split at the delimiters is not enough, for example because of quotes.
         UnicodeDecodeError: the lines are not UTF-8.
     """
     text = b"\n".join(raws).decode()

@@ -32,7 +32,7 @@ class Framed(Opener):
         self._inner = inner
 
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
-        """Return the events and the envelopes of many records, or empty lists if a record has no framing."""
+        """Return the events and the envelopes of many records. If any record has no framing, both lists are empty."""
         if not all(raw[:1] == MAGIC and len(raw) > FRAME_BYTES for raw in raws):
             return [], []
         return self._inner.together([raw[FRAME_BYTES:] for raw in raws])

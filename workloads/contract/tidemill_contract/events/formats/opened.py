@@ -1,4 +1,4 @@
-"""Read records with an envelope, framing or CSV."""
+"""Read records that have an envelope or framing, and records in CSV."""
 
 from __future__ import annotations
 

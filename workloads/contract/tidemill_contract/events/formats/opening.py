@@ -13,12 +13,12 @@ from tidemill_contract.events.verdicts import InvalidEvent, Reason
 T = TypeVar("T")
 
 NOTHING = (b"", b"null")
-"""The JSON texts of an absent event: an empty text and null."""
+"""If the event's JSON text is in this tuple, the record contains no event."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """The events of many records, and the errors of records without an event.
+    """The events in many records, and the errors of the records that cannot be read.
 
     Attributes:
         at: the indexes of the records that have an event.
@@ -41,7 +41,7 @@ class Content(NamedTuple):
 
 
 class Deletes:
-    """Applies the policy `source.format.deletes` to records that delete a row or a key."""
+    """Applies the setting `source.format.deletes` to tombstones, and to records that report a delete."""
 
     def __init__(self, policy: str) -> None:
         self._policy = policy
@@ -50,7 +50,7 @@ class Deletes:
         """Return the row that the source deleted, or None if the policy ignores deletes.
 
         Raises:
-            InvalidEvent: the policy is `deadLetter`, or the record does not contain the row.
+            InvalidEvent: the policy is `deadLetter`. Or the policy is `event`, and the record lacks the deleted row.
         """
         if self._policy == "ignore":
             return None
@@ -61,7 +61,7 @@ class Deletes:
             remedy = (
                 "let the source send the row (Postgres: REPLICA IDENTITY FULL), or set source.format.deletes: ignore"
             )
-            detail = f"{what}, and the record lacks the deleted row"
+            detail = f"{what}, but the record does not contain the deleted row"
             raise InvalidEvent(Reason.DELETED, None, f"{detail}; {remedy}")
         return before
 
@@ -124,7 +124,7 @@ class Opener(ABC):
 
     @abstractmethod
     def single(self, raw: bytes) -> Content | None:
-        """Return the event and the envelope of a record, or None if `deletes` ignores the record.
+        """Return the event and the envelope of a record, or None for an ignored delete.
 
         Raises:
             InvalidEvent: the record cannot be read.

@@ -29,8 +29,8 @@ class TypedDecoder(EventDecoder):
     """Validates typed events, in which each field is the top-level member with the same name.
 
     Attributes:
-        row: the class of typed events. The constructor takes the values of the fields in `columns`, in order.
-        columns: the names of all fields, including fields from outside the event.
+        row: the class of typed events. Create an event with the values of `columns`, in order.
+        columns: the names of all fields, including fields that are not in the event, such as headers.
     """
 
     def __init__(self, spec: PipelineSpec, *, exact: bool, read: Collection[str]) -> None:
