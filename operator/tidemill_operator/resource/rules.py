@@ -295,11 +295,19 @@ _ANOMALY = (
         "has(self.metric) ? "
         + say("anomaly rule %s: metric %s needs an aggregation; add aggregation: NAME", "self.name", "self.metric")
         + " : "
+        + "(has(self.field) ? "
         + say(
-            "anomaly rule %s: aggregation %s needs a metric; add metric, or replace aggregation by groupBy",
+            "anomaly rule %s: a rule with field has no aggregation %s; replace aggregation by groupBy",
             "self.name",
             "self.aggregation",
-        ),
+        )
+        + " : "
+        + say(
+            "anomaly rule %s: aggregation %s needs a metric; add metric",
+            "self.name",
+            "self.aggregation",
+        )
+        + ")",
         "aggregation",
     ),
     Rule(

@@ -292,7 +292,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         "anomalies",
         [{"name": "a", "aggregation": "by_country", "field": "amount"}],
         "anomalies[0].aggregation",
-        "anomaly rule a: aggregation by_country needs a metric; add metric, or replace aggregation by groupBy",
+        "anomaly rule a: a rule with field has no aggregation by_country; replace aggregation by groupBy",
     ),
     (
         "anomalies",
