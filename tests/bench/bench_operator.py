@@ -17,13 +17,10 @@ import collections
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -33,15 +30,15 @@ from typing import Any
 import psycopg
 from rich.console import Console
 from rich.table import Table
-from shared.support import Cpu, await_condition, free_port, peak_rss_mib, rss_mib
+from shared.operator_process import Operator, Requests, is_ready, operator, resource
+from shared.support import Cpu, await_condition, peak_rss_mib, rss_mib
 
 from kube import standin
 from kube.controlplane import ControlPlane
-from tidemill_operator.actuators.kubernetes.api import PIPELINE, Api, Document
+from tidemill_operator.actuators.kubernetes.api import PIPELINE, Api
 from tidemill_operator.laptop.servers import Servers, start_servers
 
 TARGET_REQUESTS, TARGET_WRITES, TARGET_MIB = 5.0, 4.0, 300.0
-_USER = f"system:serviceaccount:{standin.HOME}:{standin.ACCOUNT}"
 _READS = frozenset({"get", "list", "watch"})
 # Written on purpose whatever the pipelines do: the leader's Lease and the watchdog's object.
 _OWN = frozenset({"leases", "configmaps/tidemill-watchdog"})
@@ -87,135 +84,6 @@ class Figures:
             "no write in a second pass": not any(self.second_pass_writes.values()),
         }
         return [name for name, met in found.items() if not met]
-
-
-class Requests:
-    """The operator's requests, as the API server noted them."""
-
-    def __init__(self, log: Path) -> None:
-        self._log, self._at = log, 0
-
-    def since(self) -> list[tuple[str, str]]:
-        """Verb and resource of each since the last call; a watch once."""
-        found = {}
-        with self._log.open("rb") as lines:
-            lines.seek(self._at)
-            for line in lines:
-                if not line.endswith(b"\n"):
-                    break
-                self._at += len(line)
-                event = json.loads(line)
-                if event["user"].get("username") != _USER:
-                    continue
-                if event["verb"] == "watch" and event["stage"] != "ResponseStarted":
-                    continue
-                asked = event.get("objectRef") or {}
-                named = f"/{asked['name']}" if asked.get("name") == "tidemill-watchdog" else ""
-                resource = asked.get("resource", event["requestURI"].partition("?")[0]) + named
-                resource += f"/{asked['subresource']}" if "subresource" in asked else ""
-                found[event["auditID"]] = (event["verb"], resource)
-        return list(found.values())
-
-
-class Operator:
-    """The operator's process."""
-
-    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
-        self.process, self._port = process, port
-
-    def metrics(self) -> dict[str, float]:
-        """Its figures by name and labels; empty while it does not answer."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=10) as answer:
-                lines = answer.read().decode().splitlines()
-        except OSError:
-            return {}
-        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
-
-    def passes(self) -> int:
-        """Passes so far."""
-        return int(
-            sum(n for name, n in self.metrics().items() if name.startswith("tidemill_operator_reconciliations_total{"))
-        )
-
-    def phases(self) -> dict[str, float]:
-        """Seconds so far, by part of a pass."""
-        name = "tidemill_operator_reconciliation_duration_seconds_sum{phase="
-        return {key.split('"')[1]: value for key, value in self.metrics().items() if key.startswith(name)}
-
-    def kafka_writes(self) -> int:
-        """Changes of topics so far."""
-        return int(self.metrics().get('tidemill_operator_changes_total{phase="topics"}', 0))
-
-
-@contextmanager
-def operator(folder: Path, kubeconfig: Path, servers: Servers) -> Iterator[Operator]:
-    """An operator that leads; ended afterwards."""
-    ports = free_port(), free_port()
-    addresses = {
-        "TIDEMILL_KAFKA_BROKERS": servers.kafka,
-        "TIDEMILL_POSTGRES_URL": servers.postgres.url,
-        "TIDEMILL_REDIS_URL": servers.redis,
-    }
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
-    environment = {**inherited, **standin.environment(kubeconfig, addresses, pod="operator-0", ports=ports)}
-    log = folder / "operator.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen([sys.executable, "-m", "tidemill_operator"], env=environment, stdout=out, stderr=out)
-    found = Operator(process, ports[0])
-    try:
-        await_condition(lambda: found.metrics().get("tidemill_operator_leader") == 1.0, seconds=60, interval=0.2)
-        yield found
-    except BaseException:
-        print(log.read_text()[-4000:], file=sys.stderr)
-        raise
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(40)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def resource(name: str, namespace: str) -> Document:
-    """A pipeline of ordinary size whose processors are suspended."""
-    fields = [
-        {"name": "ts", "type": "timestamp", "required": True},
-        {"name": "country", "type": "string", "required": True},
-        {"name": "amount", "type": "number"},
-    ]
-    metrics = [
-        {"name": "orders", "function": "count"},
-        {"name": "revenue", "function": "sum", "field": "amount"},
-        {"name": "largest", "function": "max", "field": "amount"},
-    ]
-    aggregations = [
-        {
-            "name": f"by_country_{size}",
-            "groupBy": ["country"],
-            "window": {"type": "tumbling", "size": size},
-            "metrics": metrics,
-        }
-        for size in ("1m", "1h")
-    ]
-    spec = {
-        "suspend": True,
-        "source": {
-            "topic": {"partitions": 1, "replicationFactor": 1},
-            "fields": fields,
-            "eventTime": {"field": "ts", "maxDisorder": "5s"},
-        },
-        "aggregations": aggregations,
-    }
-    metadata = {"name": name, "namespace": namespace}
-    return {"apiVersion": PIPELINE.api_version, "kind": PIPELINE.kind, "metadata": metadata, "spec": spec}
-
-
-def is_ready(document: Document) -> bool:
-    """Whether the condition Ready is true."""
-    conditions = (document.get("status") or {}).get("conditions", ())
-    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
 class Bench:
