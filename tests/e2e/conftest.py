@@ -1,6 +1,6 @@
-"""The whole platform in a cluster, installed once: images, both charts, pipelines, load, and what must come out.
+"""The whole platform in a cluster for all tests of `make e2e`: images, servers and operator are installed once.
 
-`make e2e`. A cluster that was there before stays, with the charts; its pipelines must be none but these tests' own.
+An existing cluster is kept with the charts. It must have no pipelines except those of these tests.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ _FIGURES = pytest.StashKey[dict[str, str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Figures are gathered by tests and told at the end."""
+    """Prepare the figures that tests record."""
     config.stash[_FIGURES] = {}
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """What was measured; none of it decides whether a test passes."""
+    """Print the recorded figures. No figure decides whether a test passes."""
     figures = config.stash[_FIGURES]
     if figures:
         terminalreporter.section("figures")
-    for what, figure in figures.items():
-        terminalreporter.write_line(f"{what}: {figure}")
+    for name, figure in figures.items():
+        terminalreporter.write_line(f"{name}: {figure}")
 
 
 @pytest.fixture(autouse=True)
 def _recorded(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Iterator[None]:
-    """A test's figures are in the table of faults as well, if it is of one."""
+    """Record the figures of a test as its properties, for the table of faults."""
     figures = request.config.stash[_FIGURES]
     before = dict(figures)
     yield
-    for what, figure in figures.items():
-        if before.get(what) != figure:
-            record_property(what, figure)
+    for name, figure in figures.items():
+        if before.get(name) != figure:
+            record_property(name, figure)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Any:
-    """With a failure comes what the cluster says."""
+    """Add the state of the cluster to the report of a failure."""
     report = yield
     world = getattr(item, "funcargs", {}).get("world")
     if report.failed and world is not None:
@@ -65,13 +65,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    """The cluster with both charts; removed at the end if it was started here and KEEP is not set."""
+    """Install both charts in a cluster. Remove the cluster at the end if it was started here and KEEP is not set."""
     provider = os.environ.get("E2E_PROVIDER", "auto")
     if reason := why_not(provider):
         pytest.skip(f"no cluster can run on this machine: {reason}")
     figures = request.config.stash[_FIGURES]
     steps = Steps(Console(stderr=True, width=140))
-    # A stop of ours has to stop what we started as well.
+    # SIGTERM must end the session like Ctrl-C, so that the cluster is removed too.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     place = prepare(steps, provider)
     keep = bool(os.environ.get("KEEP"))
@@ -80,15 +80,15 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         helm = Helm(steps, place.kubeconfig, place.images, ROOT / "helm" / "ci" / "values.yaml")
         helm.install_servers()
         helm.install_operator()
-        figures["images, charts and cluster are there after"] = f"{steps.total():.0f} s"
+        figures["images, charts and cluster are ready after"] = f"{steps.total():.0f} s"
         is_local = local.LocalCluster(DEFAULT_FOLDER).there()
-        stays = keep or not place.started
-        found = World(place.kubeconfig, place.kubectl, helm, figures, local=is_local, stays=stays)
-        yield found
+        is_kept = keep or not place.started
+        world = World(place.kubeconfig, place.kubectl, helm, figures, local=is_local, is_kept=is_kept)
+        yield world
         if not (keep or place.started):
-            found.delete_namespaces(found.made)
-            for namespace in found.dropped:
-                found.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--timeout=180s")
+            world.delete_namespaces(world.namespaces)
+            for namespace in world.terminating:
+                world.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--timeout=180s")
     finally:
         if place.started and not keep:
             remove_cluster()
@@ -102,22 +102,24 @@ def _require_no_others(kubectl: Kubectl) -> None:
     for item in json.loads(kubectl("get", "analyticspipelines", "--all-namespaces", "--output", "json"))["items"]:
         if item["metadata"]["namespace"] not in namespaces.split():
             name = f"{item['metadata']['namespace']}/{item['metadata']['name']}"
-            pytest.exit(f"the cluster has the pipeline {name}, which is not of these tests: use another cluster", 2)
+            pytest.exit(
+                f"the cluster has the pipeline {name}, which these tests have not created: use another cluster", 2
+            )
 
 
 @pytest.fixture(scope="module")
 def shop(world: World) -> Iterator[Sent]:
-    """A pipeline of two processors that the tests of a module share, in a namespace of its own."""
+    """Create a pipeline with two processors in a new namespace, for all tests of a module."""
     namespace = world.new_namespace("shop")
     sent = world.pipeline(orders("orders", namespace, processor={"flushInterval": "250ms", "replicas": 2}))
     yield sent
     sent.platform.leave()
-    world.drop_namespaces([namespace])
+    world.begin_to_delete_namespaces([namespace])
 
 
 @pytest.fixture(scope="session")
 def page(world: World, tmp_path_factory: pytest.TempPathFactory) -> ClusterPage:
-    """The page, of which nothing is typed yet."""
+    """Return the page docs/DEPLOYMENT.md, whose commands are not run yet."""
     namespace = world.new_namespace("documented")
     file = tmp_path_factory.mktemp("documented") / "flights.yaml"
     return ClusterPage(world.kubectl, namespace, file)
@@ -125,23 +127,23 @@ def page(world: World, tmp_path_factory: pytest.TempPathFactory) -> ClusterPage:
 
 @pytest.fixture(name="orders", scope="session")
 def _orders() -> Callable[..., dict[str, Any]]:
-    """Documents of pipelines: `orders("name", "namespace", suspend=True)`."""
+    """Return the function that makes documents of pipelines, as in `orders("name", "namespace", suspend=True)`."""
     return orders
 
 
 @pytest.fixture(name="some_orders", scope="session")
 def _some_orders() -> Callable[..., pl.DataFrame]:
-    """Events for them: `some_orders(1000, after=500)`."""
+    """Return the function that makes their events, as in `some_orders(1000, after=500)`."""
     return some_orders
 
 
 @pytest.fixture(name="eventually", scope="session")
 def _eventually() -> Callable[..., Any]:
-    """Waits for a condition with a deadline."""
+    """Return the function that waits for a condition with a deadline."""
     return eventually
 
 
 @pytest.fixture(scope="session")
 def sent_to() -> Callable[[ClusterPlatform], Sent]:
-    """Keeps account of what a pipeline is sent."""
+    """Return the class that sends events to a pipeline, and compares its windows with them."""
     return Sent

@@ -1,4 +1,4 @@
-"""The operator as a process whose requests and figures are read, and the pipelines that it is given."""
+"""The operator as a process, readers of its metrics and of its requests, and the pipelines of the benchmark."""
 
 from __future__ import annotations
 
@@ -22,41 +22,41 @@ _USER = f"system:serviceaccount:{standin.HOME}:{standin.ACCOUNT}"
 
 
 class Requests:
-    """The operator's requests, as the API server noted them."""
+    """A reader of the operator's requests in the API server's audit log."""
 
     def __init__(self, log: Path) -> None:
-        self._log, self._at = log, 0
+        self._log, self._position = log, 0
 
-    def since(self) -> list[tuple[str, str]]:
-        """Verb and resource of each since the last call; a watch once."""
-        found = {}
+    def since_last_call(self) -> list[tuple[str, str]]:
+        """Return the verb and the resource of each request since the last call. A watch counts once."""
+        requests = {}
         with self._log.open("rb") as lines:
-            lines.seek(self._at)
+            lines.seek(self._position)
             for line in lines:
                 if not line.endswith(b"\n"):
                     break
-                self._at += len(line)
+                self._position += len(line)
                 event = json.loads(line)
                 if event["user"].get("username") != _USER:
                     continue
                 if event["verb"] == "watch" and event["stage"] != "ResponseStarted":
                     continue
-                asked = event.get("objectRef") or {}
-                named = f"/{asked['name']}" if asked.get("name") == "tidemill-watchdog" else ""
-                resource = asked.get("resource", event["requestURI"].partition("?")[0]) + named
-                resource += f"/{asked['subresource']}" if "subresource" in asked else ""
-                found[event["auditID"]] = (event["verb"], resource)
-        return list(found.values())
+                target = event.get("objectRef") or {}
+                name = f"/{target['name']}" if target.get("name") == "tidemill-watchdog" else ""
+                resource = target.get("resource", event["requestURI"].partition("?")[0]) + name
+                resource += f"/{target['subresource']}" if "subresource" in target else ""
+                requests[event["auditID"]] = (event["verb"], resource)
+        return list(requests.values())
 
 
 class Operator:
-    """The operator's process."""
+    """The process of an operator, and its metrics."""
 
     def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
         self.process, self._port = process, port
 
     def metrics(self) -> dict[str, float]:
-        """Its figures by name and labels; empty while it does not answer."""
+        """Return the metrics by name and labels; an empty dictionary if the operator does not answer."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=10) as answer:
                 lines = answer.read().decode().splitlines()
@@ -65,24 +65,24 @@ class Operator:
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
 
     def passes(self) -> int:
-        """Passes so far."""
+        """Return the number of passes since the start."""
         return int(
             sum(n for name, n in self.metrics().items() if name.startswith("tidemill_operator_reconciliations_total{"))
         )
 
     def phases(self) -> dict[str, float]:
-        """Seconds so far, by part of a pass."""
+        """Return the seconds of all passes since the start, by phase of a pass."""
         name = "tidemill_operator_reconciliation_duration_seconds_sum{phase="
         return {key.split('"')[1]: value for key, value in self.metrics().items() if key.startswith(name)}
 
     def kafka_writes(self) -> int:
-        """Changes of topics so far."""
+        """Return the number of changed topics since the start."""
         return int(self.metrics().get('tidemill_operator_changes_total{phase="topics"}', 0))
 
 
 @contextmanager
-def operator(folder: Path, kubeconfig: Path, servers: Servers) -> Iterator[Operator]:
-    """An operator that leads; ended afterwards."""
+def running_operator(folder: Path, kubeconfig: Path, servers: Servers) -> Iterator[Operator]:
+    """Start an operator, wait until it leads, and end it with the block."""
     ports = free_port(), free_port()
     addresses = {
         "TIDEMILL_KAFKA_BROKERS": servers.kafka,
@@ -94,10 +94,10 @@ def operator(folder: Path, kubeconfig: Path, servers: Servers) -> Iterator[Opera
     log = folder / "operator.log"
     with log.open("wb") as out:
         process = subprocess.Popen([sys.executable, "-m", "tidemill_operator"], env=environment, stdout=out, stderr=out)
-    found = Operator(process, ports[0])
+    operator = Operator(process, ports[0])
     try:
-        await_condition(lambda: found.metrics().get("tidemill_operator_leader") == 1.0, seconds=60, interval=0.2)
-        yield found
+        await_condition(lambda: operator.metrics().get("tidemill_operator_leader") == 1.0, seconds=60, interval=0.2)
+        yield operator
     except BaseException:
         print(log.read_text()[-4000:], file=sys.stderr)
         raise
@@ -111,7 +111,7 @@ def operator(folder: Path, kubeconfig: Path, servers: Servers) -> Iterator[Opera
 
 
 def resource(name: str, namespace: str) -> Document:
-    """A pipeline of ordinary size whose processors are suspended."""
+    """Return a typical pipeline that is suspended."""
     fields = [
         {"name": "ts", "type": "timestamp", "required": True},
         {"name": "country", "type": "string", "required": True},
@@ -145,6 +145,6 @@ def resource(name: str, namespace: str) -> Document:
 
 
 def is_ready(document: Document) -> bool:
-    """Whether the condition Ready is true."""
+    """Return whether the condition Ready is true."""
     conditions = (document.get("status") or {}).get("conditions", ())
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)

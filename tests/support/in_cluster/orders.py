@@ -1,4 +1,4 @@
-"""The pipeline of orders that tests of a cluster share, and its events."""
+"""The pipeline of orders for tests in a cluster, and its events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _COUNTRIES = ("NO", "SE", "DK", "FI", "IS", "DE", "NL")
 
 
 def orders(name: str, namespace: str, **spec: Any) -> dict[str, Any]:
-    """A pipeline with a metric of each kind that is exact, and one that is not."""
+    """Return a pipeline with exact metrics, and with a mean. `spec` replaces members of its spec."""
     fields = {"country": "string", "device": "integer", "amount": "number", "ts": "timestamp"}
     metrics = [
         {"name": "orders", "function": "count"},
@@ -55,7 +55,7 @@ def orders(name: str, namespace: str, **spec: Any) -> dict[str, Any]:
 
 
 def some_orders(number: int, *, after: int = 0) -> pl.DataFrame:
-    """So many events, one each 100 ms of event time."""
+    """Return `number` events that follow the first `after` events, one each 100 ms of event time."""
     row = pl.int_range(after, after + number, eager=True)
     return pl.DataFrame(
         {

@@ -1,4 +1,4 @@
-"""The account of what a pipeline in a cluster was sent, and its comparison with what was counted."""
+"""The events that tests send to a pipeline in a cluster, and their comparison with its windows."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from demo.expected import milliseconds
 from demo.replay import Replay, Totals, to_batches
 
 _BATCH = 200
+# Prints all records of a topic. It runs in the operator's pod, which can resolve the brokers' names.
 _RECORDS = """\
 import os, sys
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
@@ -38,7 +39,7 @@ while left:
 
 
 def to_lines(frame: pl.DataFrame) -> list[bytes]:
-    """One JSON object an event; timestamps with their milliseconds."""
+    """Return each event as a JSON object. Timestamps have milliseconds."""
     times = [name for name, kind in frame.schema.items() if isinstance(kind, pl.Datetime)]
     text = frame.with_columns(pl.col(name).dt.strftime("%Y-%m-%dT%H:%M:%S%.3fZ") for name in times).write_ndjson()
     return text.encode().splitlines()
@@ -46,7 +47,12 @@ def to_lines(frame: pl.DataFrame) -> list[bytes]:
 
 @dataclass
 class Sent:
-    """Everything that one pipeline was sent, and what ingest said of it."""
+    """All events that a test has sent to a pipeline.
+
+    Attributes:
+        totals: Numbers of events in the answers of ingest.
+        repeated: Number of events that are in the topic twice.
+    """
 
     platform: ClusterPlatform
     frames: list[pl.DataFrame] = field(default_factory=list)
@@ -55,11 +61,11 @@ class Sent:
 
     @property
     def number(self) -> int:
-        """Of events."""
+        """Number of events."""
         return sum(frame.height for frame in self.frames)
 
     def lines(self) -> list[bytes]:
-        """The events as they were sent."""
+        """Return the events as the lines that were sent."""
         return to_lines(pl.concat(self.frames))
 
     def send(self, frame: pl.DataFrame, *, gate: Callable[[int], None] = lambda _: None) -> None:
@@ -77,7 +83,7 @@ class Sent:
 
     @contextmanager
     def load(self, frame: pl.DataFrame, *, seconds: float = 10.0) -> Iterator[None]:
-        """Send events at an even pace while the block runs; the last ones come after it."""
+        """Send events at a steady rate while the block runs. The last 5 % follow at the end of the block."""
         began, over, failed = time.monotonic(), threading.Event(), []
 
         def gate(before: int) -> None:
@@ -101,36 +107,37 @@ class Sent:
         assert failed == []
 
     def check(self) -> None:
-        """Every event is counted once, in every window of every aggregation, and none is a dead letter.
+        """Check that each event counts once in each of its windows, and that no event is a dead letter.
 
-        A machine that does much else may lose an acknowledgement, and the event is sent again: then it may be in the
-        topic twice, and counts twice. What counts is what the topic holds, and no other event may be there twice.
+        On a busy machine, an acknowledgement may be late. Then the event is sent again, and may be in the topic twice.
+        Such an event counts twice. No other event may be in the topic twice.
         """
         with httpx.Client(timeout=60.0, trust_env=False) as client:
             wait_settled(client, self.platform, self.totals.acknowledged)
-            held = sum(self.platform.topic_ends().values())
+            records = sum(self.platform.topic_ends().values())
             assert (self.totals.accepted, self.totals.quarantined) == (self.number, 0)
-            self.repeated = held - self.number
+            self.repeated = records - self.number
             assert 0 <= self.repeated <= self.totals.uncertain
-            counted = Totals(accepted=held)
-            assert check_accounts(client, self.platform, counted, sent=held) == []
+            counted = Totals(accepted=records)
+            assert check_accounts(client, self.platform, counted, sent=records) == []
             self.compare(client)
 
     def compare(self, client: httpx.Client) -> None:
-        """All windows are what a batch recomputation finds."""
+        """Check that all windows are equal to a recomputation in one batch."""
         spec, base = self.platform.document["spec"], self.platform.url("api")
         events = self.records() if self.repeated else pl.concat(self.frames)
-        for found in compare_all(client, base, self.platform.name, spec, events):
-            assert found.wrong == 0, f"{found.aggregation}: {found.wrong} differences: {'; '.join(found.differences)}"
-            assert found.answered == found.windows > 0, found.aggregation
+        for result in compare_all(client, base, self.platform.name, spec, events):
+            differences = f"{result.wrong} differences: {'; '.join(result.differences)}"
+            assert result.wrong == 0, f"{result.aggregation}: {differences}"
+            assert result.answered == result.windows > 0, result.aggregation
 
     def records(self) -> pl.DataFrame:
-        """The events as the topic has them: those that were sent, some of them more than once."""
+        """Return the events in the topic. Check that they are the events that were sent, some of them repeated."""
         sent = pl.concat(self.frames)
         topic = f"{self.platform.namespace}.{self.platform.name}.events"
         lines = self.platform.run_in_operator("python", "-c", _RECORDS, topic)
         times = {name: kind for name, kind in sent.schema.items() if isinstance(kind, pl.Datetime)}
         text = pl.read_ndjson(lines.encode(), schema={**sent.schema, **dict.fromkeys(times, pl.String())})
-        held = text.with_columns(pl.col(name).str.to_datetime(time_unit="ms", time_zone="UTC") for name in times)
-        assert held.unique().sort(held.columns).equals(sent.unique().sort(held.columns))
-        return held
+        events = text.with_columns(pl.col(name).str.to_datetime(time_unit="ms", time_zone="UTC") for name in times)
+        assert events.unique().sort(events.columns).equals(sent.unique().sort(events.columns))
+        return events

@@ -1,4 +1,4 @@
-"""The platform in its cluster, and what tests ask of it."""
+"""The platform in its cluster: namespaces, pipelines, pods and data."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from demo.runtime import DemoError
 from in_cluster.sent import Sent
 
 MARK = "tidemill.dev/e2e"
-# Run where the operator is: brokers' names and the database's address are the cluster's own.
-_LEFT = """\
+# Prints topics, schemas and connections. It runs in the operator's pod, which can reach Kafka and Postgres.
+_DATA = """\
 import json, os, psycopg
 from confluent_kafka.admin import AdminClient
 topics = AdminClient({"bootstrap.servers": os.environ["TIDEMILL_KAFKA_BROKERS"]}).list_topics(timeout=20).topics
@@ -33,7 +33,7 @@ with psycopg.connect(os.environ["TIDEMILL_POSTGRES_URL"]) as connection:
     print(json.dumps({"topics": sorted(topics), "schemas": schemas, "connections": dict(users.fetchall())}))
 """
 
-# What cannot be asked yet is asked again.
+# Waits for a condition, and retries after errors of kubectl and of HTTP.
 eventually = functools.partial(
     waiting.eventually, seconds=120.0, pause_seconds=1.0, retry_on=(DemoError, httpx.TransportError)
 )
@@ -44,9 +44,11 @@ class World:
     """The platform in its cluster.
 
     Attributes:
-        stays: whether the cluster outlives these tests.
-        made: namespaces that are there.
-        dropped: namespaces that nobody waits for any more.
+        figures: Measured values, which the report prints.
+        local: Whether the cluster runs on this machine with the provider `local`.
+        is_kept: Whether the cluster remains after the tests.
+        namespaces: Namespaces that tests have created and not deleted.
+        terminating: Namespaces whose deletion has begun, without anybody waiting for it.
     """
 
     kubeconfig: Path
@@ -54,37 +56,37 @@ class World:
     helm: Helm
     figures: dict[str, str]
     local: bool
-    stays: bool
-    made: list[str] = field(default_factory=list)
-    dropped: list[str] = field(default_factory=list)
+    is_kept: bool
+    namespaces: list[str] = field(default_factory=list)
+    terminating: list[str] = field(default_factory=list)
 
     def json(self, *arguments: str) -> Any:
-        """What kubectl answers, parsed."""
+        """Run kubectl with `--output json`, and return the parsed output."""
         return json.loads(self.kubectl(*arguments, "--output", "json"))
 
     def get(self, kind: str, name: str, namespace: str) -> dict[str, Any]:
-        """An object; empty: it is not there."""
+        """Return an object; an empty dictionary if it does not exist."""
         answer = self.kubectl("get", kind, name, "--namespace", namespace, "--ignore-not-found", "--output", "json")
         return json.loads(answer) if answer.strip() else {}
 
     def make_namespace(self, name: str) -> str:
-        """A namespace that takes restricted pods only; removed at the end."""
+        """Create a namespace that admits only restricted pods. The fixture `world` deletes it at the end."""
         labels = {"pod-security.kubernetes.io/enforce": "restricted", MARK: "true"}
         document = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
         self.kubectl("apply", "--filename", "-", stdin=json.dumps(document))
-        self.made.append(name)
+        self.namespaces.append(name)
         return name
 
     def new_namespace(self, prefix: str) -> str:
-        """One with a name that no other run has."""
+        """Create a namespace for restricted pods, whose name has a random suffix."""
         return self.make_namespace(f"{prefix}-{secrets.token_hex(3)}")
 
     def platform(self, document: dict[str, Any], components: Sequence[str] = tuple(PORTS)) -> ClusterPlatform:
-        """A pipeline that is not applied yet, with the components that clients reach."""
+        """Return a pipeline that is not applied yet. `components` are those that the test connects to."""
         return ClusterPlatform(document, self.kubectl, components)
 
     def pipeline(self, document: dict[str, Any]) -> Sent:
-        """Apply a pipeline in a namespace that is there, and wait until it is ready."""
+        """Apply a pipeline in an existing namespace, and wait until it is ready."""
         platform = self.platform(document)
         platform.apply()
         return Sent(platform)
@@ -94,39 +96,39 @@ class World:
         subprocess.run([str(CLUSTER), "load-images", str(archive)], cwd=ROOT, check=True, capture_output=True)
 
     def pods(self, namespace: str, component: str | None = None) -> list[dict[str, Any]]:
-        """Pods of pipelines that are not on their way out."""
+        """Return the pods of pipelines that are not terminating."""
         selector = "app.kubernetes.io/name=tidemill"
         selector += f",app.kubernetes.io/component={component}" if component else ""
-        found = self.json("get", "pods", "--namespace", namespace, "--selector", selector)["items"]
-        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+        pods = self.json("get", "pods", "--namespace", namespace, "--selector", selector)["items"]
+        return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
     def scale_operator(self, replicas: int) -> None:
-        """Set the number of operators and wait until it is so."""
+        """Set the number of the operator's replicas, and wait for the rollout."""
         target = ("deployment/tidemill", "--namespace", OPERATOR_NAMESPACE)
         self.kubectl("scale", *target, f"--replicas={replicas}")
         self.kubectl("rollout", "status", *target, "--timeout=180s")
 
     def in_operator(self, *command: str) -> str:
-        """Run a command where the operator runs; what it printed."""
+        """Run a command in the operator's pod, and return its output."""
         return self.kubectl("exec", "deployment/tidemill", "--namespace", OPERATOR_NAMESPACE, "--", *command)
 
     def data(self) -> dict[str, Any]:
-        """Kafka's topics, Postgres' schemas and the number of its connections by login."""
-        return dict(json.loads(self.in_operator("python", "-c", _LEFT).splitlines()[-1]))
+        """Return topics of Kafka, and schemas and connections of Postgres (`topics`, `schemas`, `connections`)."""
+        return dict(json.loads(self.in_operator("python", "-c", _DATA).splitlines()[-1]))
 
     def memory(self, namespace: str) -> dict[str, int]:
-        """Bytes that each pod's processes need, as the kubelets count them."""
-        found = {}
+        """Return the working set of each pod in bytes, as the kubelets report it."""
+        sizes = {}
         for node in self.json("get", "nodes")["items"]:
             path = f"/api/v1/nodes/{node['metadata']['name']}/proxy/stats/summary"
             for pod in json.loads(self.kubectl("get", "--raw", path))["pods"]:
                 if pod["podRef"]["namespace"] == namespace and "workingSetBytes" in pod.get("memory", {}):
-                    found[pod["podRef"]["name"]] = int(pod["memory"]["workingSetBytes"])
-        return found
+                    sizes[pod["podRef"]["name"]] = int(pod["memory"]["workingSetBytes"])
+        return sizes
 
     def describe(self) -> str:
-        """For the report of a failure: pods, what pipelines and events say, the operators' last words."""
-        told = []
+        """Return the state of the cluster for the report of a failure: pods, pipelines, events and logs."""
+        answers = []
         for question in (
             "get pods --all-namespaces --output wide",
             "get analyticspipelines --all-namespaces --output wide",
@@ -135,35 +137,35 @@ class World:
             f"logs --namespace {OPERATOR_NAMESPACE} --selector app.kubernetes.io/name=tidemill-operator --tail 40",
         ):
             try:
-                told.append(f"--- kubectl {question}\n{self.kubectl(*question.split())[-6000:]}")
+                answers.append(f"--- kubectl {question}\n{self.kubectl(*question.split())[-6000:]}")
             except DemoError as error:
-                told.append(str(error))
-        return "\n".join(told)
+                answers.append(str(error))
+        return "\n".join(answers)
 
     def delete_namespaces(self, names: Sequence[str]) -> None:
-        """Remove what tests have made, with its data."""
+        """Delete namespaces with their pipelines and data, and wait until they are gone."""
         for namespace in names:
             self._delete_pipelines(namespace, "--timeout=120s")
             self.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--timeout=180s")
-            self.made = [made for made in self.made if made != namespace]
+            self.namespaces = [name for name in self.namespaces if name != namespace]
 
-    def drop_namespaces(self, names: Sequence[str]) -> None:
-        """Remove them beside the next tests. A cluster that stays is waited for at the end."""
+    def begin_to_delete_namespaces(self, names: Sequence[str]) -> None:
+        """Begin to delete namespaces with their pipelines and data. The next tests run meanwhile."""
         for namespace in names:
             self._delete_pipelines(namespace, "--wait=false")
             self.kubectl("delete", "namespace", namespace, "--wait=false")
-            self.made = [made for made in self.made if made != namespace]
-            self.dropped.append(namespace)
+            self.namespaces = [name for name in self.namespaces if name != namespace]
+            self.terminating.append(namespace)
 
     def _delete_pipelines(self, namespace: str, how: str) -> None:
         for item in self.json("get", "analyticspipelines", "--namespace", namespace)["items"]:
             patch = json.dumps({"spec": {"reclaimPolicy": "Delete"}})
             target = ("analyticspipeline", item["metadata"]["name"], "--namespace", namespace)
             self.kubectl("patch", *target, "--type", "merge", "--patch", patch)
-            # Deleted before the operator has seen it, the data would stay.
-            eventually(partial(self._reclaims, item["metadata"]["name"], namespace), what="it reclaims")
+            # The operator must read the new policy before the deletion. Otherwise the data would be kept.
+            eventually(partial(self._reclaims, item["metadata"]["name"], namespace), what="the operator has read it")
             self.kubectl("delete", *target, how)
 
     def _reclaims(self, name: str, namespace: str) -> bool:
-        found = self.get("analyticspipeline", name, namespace)
-        return not found or "tidemill.dev/reclaim" in found["metadata"].get("finalizers", ())
+        resource = self.get("analyticspipeline", name, namespace)
+        return not resource or "tidemill.dev/reclaim" in resource["metadata"].get("finalizers", ())
