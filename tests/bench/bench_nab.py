@@ -186,10 +186,10 @@ def main() -> int:
     scored = sum(len(series.values) - probation(len(series.values)) for series in corpus)
     windows = sum(len(series.windows) for series in corpus)
     console.print(f"{len(corpus)} series, {rows:,} values ({scored:,} scored), {windows} windows", highlight=False)
-    known = check_scoring(corpus)
+    scores = check_scoring(corpus)
     console.print(
-        f"null {known['null']:.1f}, perfect {known['perfect']:.1f}, random {known['random']:.1f}"
-        f" ({known['random, least']:.1f} to {known['random, most']:.1f}; 11.0 is published for all 58 series)",
+        f"null {scores['null']:.1f}, perfect {scores['perfect']:.1f}, random {scores['random']:.1f}"
+        f" ({scores['random, least']:.1f} to {scores['random, most']:.1f}; 11.0 is published for all 58 series)",
         highlight=False,
     )
     kinds = options.only or list(DETECTORS.by_name)
@@ -204,7 +204,7 @@ def main() -> int:
     console.print(f"[green]Target met[/]: {goal}" if met else f"[bold red]UNDER TARGET[/]: {goal}")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     rows_of_figures = [{**asdict(f), "on_target": f.on_target} for f in figures]
-    options.output.write_text(json.dumps({"known": known, "windows": windows, "detectors": rows_of_figures}, indent=1))
+    options.output.write_text(json.dumps({"known": scores, "windows": windows, "detectors": rows_of_figures}, indent=1))
     return 0 if met else 1
 
 
