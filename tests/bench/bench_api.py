@@ -1,12 +1,14 @@
-"""Cached aggregate queries of the API: how many a second one core gives, and how long each takes at 1,000 a second.
+"""Benchmark of cached aggregate queries of the API: queries per CPU-second, and latencies at 1,000 queries a second.
 
     python tests/bench/bench_api.py [--seconds 5] [--connections 32] [--queries 50]
 
-A pipeline with 48 hours of windows of 40 groups is filled by SQL; one API process answers on loopback, over kept
-connections. Client processes speak plain HTTP over asyncio streams. First closed loop (each connection asks as soon as
-it is answered): queries a second, by wall clock and by second of the API's own CPU, which is what the target is about:
-clients share the machine. Then open loop at half the target: latencies from the moment a query was due, so that
-queueing counts. Answers are asked anew from Postgres when their time is over (cacheTtl 5 s), as in production.
+The benchmark fills a pipeline with 48 hours of windows of 40 groups by SQL. One API process answers on loopback, over
+kept connections. Client processes send plain HTTP requests over asyncio streams.
+
+The first run is a closed loop: each connection sends the next query after the answer to its last one. The result is
+the rate by wall time and by CPU time of the API. The target is about CPU time, because the clients share the machine.
+The second run is an open loop at half the target. Its latencies begin when a query is due, and include queueing.
+The API reads expired answers from Postgres again (cacheTtl 5 s), as in production.
 """
 
 from __future__ import annotations
@@ -64,10 +66,11 @@ SPEC: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Figures:
-    """One kind of query. Rates in queries a second, latencies in milliseconds.
+    """The results of one kind of query. Rates are in queries a second, latencies in milliseconds.
 
     Attributes:
-        load_average: of the machine before, over a minute: above its cores, something else was running.
+        load_average: Load average of the machine over the minute before. If it exceeds the number of cores, other
+            work was running.
     """
 
     query: str
@@ -88,7 +91,7 @@ class Figures:
 
 
 def fill(pipeline: Pipeline) -> None:
-    """Windows of all groups and hours, straight into the table."""
+    """Insert windows of all groups and hours into the table."""
     with pipeline.connect() as connection:
         for day in range(HOURS // 24 + 2):
             connection.execute(
@@ -104,7 +107,7 @@ def fill(pipeline: Pipeline) -> None:
 
 
 async def _answer(reader: asyncio.StreamReader) -> int:
-    """Read one answer whole; its status."""
+    """Read an answer, and return its status."""
     head = await reader.readuntil(b"\r\n\r\n")
     lower = head.lower()
     at = lower.index(b"content-length: ") + 16
@@ -115,7 +118,7 @@ async def _answer(reader: asyncio.StreamReader) -> int:
 async def _connection(
     port: int, requests: list[bytes], offset: int, until: float, interval: float | None
 ) -> tuple[int, int, list[float]]:
-    """Ask over one connection until a moment; answers, failures and latencies (seconds)."""
+    """Send queries over a connection until `until`. Return the number of answers, of failures, and the latencies."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     answered, failed, latencies = 0, 0, []
     due = time.monotonic() + (interval or 0.0) * (offset % 97) / 97
@@ -141,16 +144,17 @@ async def _connection(
 def client(
     port: int, targets: list[str], connections: int, seconds: float, rate: float | None
 ) -> tuple[int, int, list[float]]:
-    """One client process: its connections' answers, failures and latencies together."""
+    """Run a client process, and return the answers, failures and latencies of all its connections."""
     requests = [f"GET {target} HTTP/1.1\r\nHost: bench\r\nAccept: */*\r\n\r\n".encode() for target in targets]
     interval = None if rate is None else connections / rate
 
     async def all_connections() -> tuple[int, int, list[float]]:
         until = time.monotonic() + seconds
-        found = await asyncio.gather(
+        results = await asyncio.gather(
             *(_connection(port, requests, 31 * n, until, interval) for n in range(connections))
         )
-        return sum(f[0] for f in found), sum(f[1] for f in found), [latency for f in found for latency in f[2]]
+        latencies = [latency for result in results for latency in result[2]]
+        return sum(result[0] for result in results), sum(result[1] for result in results), latencies
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(all_connections())
@@ -160,10 +164,10 @@ def drive(
     pool: concurrent.futures.Executor, clients: int, port: int, targets: list[str], connections: int, seconds: float,
     rate: float | None = None,
 ) -> tuple[float, list[float]]:  # fmt: skip
-    """All client processes at once; answers a second and sorted latencies.
+    """Run all client processes at once. Return the answers a second and the sorted latencies.
 
     Raises:
-        RuntimeError: an answer was not 200.
+        RuntimeError: The status of an answer was not 200.
     """
     each = connections // clients
     started = time.monotonic()
@@ -171,19 +175,20 @@ def drive(
         pool.submit(client, port, targets, each, seconds, None if rate is None else rate / clients)
         for _ in range(clients)
     ]
-    found = [future.result(seconds + 60) for future in futures]
+    results = [future.result(seconds + 60) for future in futures]
     elapsed = time.monotonic() - started
-    if failed := sum(f[1] for f in found):
-        raise RuntimeError(f"{failed} answers were not 200")
-    return sum(f[0] for f in found) / elapsed, sorted(latency for f in found for latency in f[2])
+    if failed := sum(result[1] for result in results):
+        raise RuntimeError(f"the status of {failed} answers is not 200")
+    latencies = sorted(latency for result in results for latency in result[2])
+    return sum(result[0] for result in results) / elapsed, latencies
 
 
 def measure(
     pool: concurrent.futures.Executor, options: argparse.Namespace, pid: int, port: int, name: str, targets: list[str]
 ) -> Figures:
-    """Both loops over one kind of query."""
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as asking:
-        sample = [asking.get(target) for target in targets]
+    """Run the closed and the open loop with one kind of query."""
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as session:
+        sample = [session.get(target) for target in targets]
     assert all(answer.status_code == 200 for answer in sample), sample[0].text
     drive(pool, options.clients, port, targets, options.connections, 1.0)
     cpu, load_average = Cpu(pid), os.getloadavg()[0]
@@ -207,8 +212,8 @@ def measure(
 
 
 def table(figures: list[Figures]) -> Table:
-    """The figures for people."""
-    found = Table(title="Cached aggregate queries, one API process")
+    """Return the figures as a table."""
+    table = Table(title="Cached aggregate queries, one API process")
     for heading in (
         "query",
         "rows",
@@ -221,22 +226,22 @@ def table(figures: list[Figures]) -> Table:
         "MiB",
         "target",
     ):
-        found.add_column(heading, justify="left" if heading == "query" else "right")
+        table.add_column(heading, justify="left" if heading == "query" else "right")
     for f in figures:
-        found.add_row(
+        table.add_row(
             f.query, f"{f.rows:,}", f"{f.answer_bytes / 1000:.1f}", f"{f.per_second:,.0f}", f"{f.per_cpu_second:,.0f}",
             f"{f.half_load_per_second:,.0f}", f"{f.p50_ms:.2f}", f"{f.p99_ms:.2f}", f"{f.peak_rss_mib:.0f}",
             "[green]met[/]" if f.on_target else "[bold red]MISSED[/]",
         )  # fmt: skip
-    return found
+    return table
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each loop")
+    parser.add_argument("--seconds", type=float, default=5.0, help="duration of each loop")
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--clients", type=int, default=2, help="client processes")
-    parser.add_argument("--queries", type=int, default=50, help="different queries, asked in turn")
+    parser.add_argument("--queries", type=int, default=50, help="number of different queries, sent in turn")
     parser.add_argument("--output", type=Path, default=Path("build/bench-api.json"))
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="tidemill-bench-"))
@@ -273,7 +278,7 @@ def main() -> int:
     if busy := [f for f in figures if f.load_average > (os.cpu_count() or 1)]:
         load = max(f.load_average for f in busy)
         console.print(
-            f"[yellow]The machine was busy with other work (load average {load:.1f}); latencies tell little.[/]"
+            f"[yellow]The machine was busy with other work (load average {load:.1f}); latencies are not reliable.[/]"
         )
     console.print(f"[green]Target met[/]: {goal}" if met else f"[bold red]UNDER TARGET[/]: {goal}")
     options.output.parent.mkdir(parents=True, exist_ok=True)

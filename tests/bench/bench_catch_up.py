@@ -1,4 +1,4 @@
-"""Engines over a topic that is full before they start: events per CPU-second, rate, memory, exactness."""
+"""Runs of engines over a topic that is full before they start: events per CPU-second, rate, memory and exactness."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from shared.support import Cpu, Pipeline, await_condition, peak_rss_mib
 from tidemill_operator.laptop.servers import Servers
 
 OWN = ("tidemill", "tidemill-quiet")
-"""Tidemill; the same without publishing its closed windows (they are in Postgres)."""
+"""Tidemill, and Tidemill without published windows. Both write their windows to Postgres."""
 
 
 @dataclass(frozen=True)
 class CaughtUp:
-    """One run over a full topic. CPU in seconds, RSS in MiB.
+    """The figures of a run over a full topic. CPU time is in seconds, RSS in MiB.
 
     Attributes:
-        events: that the figures are about.
-        share: of the results that came out within the limit; below 1 the run was given up.
-        load_average: of the machine before, over a minute.
+        events: Number of events that the figures cover.
+        share: Share of the expected results that appeared within the time limit. Below 1, the run was stopped.
+        load_average: Load average of the machine over the minute before.
     """
 
     engine: str
@@ -56,35 +56,44 @@ class CaughtUp:
 
     @property
     def rate(self) -> float:
-        """Events per CPU-second, Postgres' CPU counted; of an unfinished run by the share of its results."""
+        """Events per CPU-second, including Postgres' CPU time.
+
+        In an unfinished run, the events are estimated from the share of its results.
+        """
         spent = self.cpu_seconds + self.postgres_cpu_seconds
         return self.events * self.share / spent if spent else 0.0
 
     @property
     def exact(self) -> bool:
-        """Whether all results came and are right."""
+        """Whether all results appeared and are right."""
         return self.comparison is not None and self.comparison.exact
 
 
 @dataclass
 class Bench:
-    """What the runs share."""
+    """Servers, options and engines that all runs share.
+
+    Attributes:
+        runs: Number of runs that have started.
+        peers: The installed engines, by name.
+        not_run: Reasons why engines are not installed, by name.
+    """
 
     servers: Servers
     folder: Path
     options: argparse.Namespace
-    ran: int = 0
+    runs: int = 0
     peers: dict[str, Peer] = field(default_factory=dict)
     not_run: dict[str, str] = field(default_factory=dict)
 
     def name(self, engine: str) -> str:
-        """A name that no run before had."""
-        self.ran += 1
-        return f"{engine}-{self.ran}"
+        """Return a unique name for a run."""
+        self.runs += 1
+        return f"{engine}-{self.runs}"
 
 
 def catch_up_tidemill(bench: Bench, engine: str, job: Job, expected: pl.DataFrame) -> CaughtUp:
-    """One run of the processor, until all is stored and published; both outputs are compared."""
+    """Run the processor until all windows are stored and published. Compare both with the expected windows."""
     publish = engine != "tidemill-quiet"
     spec = pipeline_spec(job.topic, partitions=job.partitions, window_ms=job.window_ms, publish=publish)
     pipeline = Pipeline(bench.servers, bench.folder, bench.name(engine), spec)
@@ -115,7 +124,7 @@ def catch_up_tidemill(bench: Bench, engine: str, job: Job, expected: pl.DataFram
 
 
 def catch_up_peer(bench: Bench, peer: Peer, job: Job, expected: pl.DataFrame) -> CaughtUp:
-    """One run of another engine, until all results have come out or the time is over."""
+    """Run another engine until all results have appeared or the time is over."""
     name, load = bench.name(peer.name), os.getloadavg()[0]
     out, environment = prepared(bench, name, job.topic, job.partitions, job.window_ms, 5_000)
     results = Results(bench.servers.kafka, out, read_plain)
@@ -136,8 +145,8 @@ def catch_up_peer(bench: Bench, peer: Peer, job: Job, expected: pl.DataFrame) ->
         end_process(process)
     if ended and not count:
         raise RuntimeError(f"{name} ended without a result: {(bench.folder / f'{name}.log').read_text()[-2000:]}")
-    whole = count >= expected.height
-    comparison = compare(expected, results.rest()) if whole else None
+    complete = count >= expected.height
+    comparison = compare(expected, results.rest()) if complete else None
     results.close()
     drop_topics(bench.servers.kafka, lambda topic: name in topic)
     return CaughtUp(
@@ -149,7 +158,7 @@ def catch_up_peer(bench: Bench, peer: Peer, job: Job, expected: pl.DataFrame) ->
 def prepared(
     bench: Bench, name: str, topic: str, partitions: int, window_ms: int, grace_ms: int
 ) -> tuple[str, dict[str, str]]:
-    """The topic for an engine's results, made, and what the engine is told."""
+    """Create the topic for an engine's results. Return its name and the engine's environment."""
     out = f"bench.{name}.out"
     make_topic(bench.servers.kafka, out, partitions)
     return out, {
@@ -159,10 +168,10 @@ def prepared(
 
 
 def first_mark(process: subprocess.Popen[str], log: Path) -> float:
-    """An engine's CPU seconds at its first record.
+    """Wait for an engine's first record, and return the CPU seconds that it has used until then.
 
     Raises:
-        RuntimeError: it ended before.
+        RuntimeError: The engine ended before its first record.
     """
     assert process.stdout is not None
     for line in process.stdout:
@@ -172,7 +181,7 @@ def first_mark(process: subprocess.Popen[str], log: Path) -> float:
 
 
 def end_process(process: subprocess.Popen[Any]) -> None:
-    """SIGTERM, and SIGKILL where that does not do."""
+    """End a process with SIGTERM; after 15 s, with SIGKILL."""
     process.terminate()
     try:
         process.wait(15)
@@ -182,12 +191,12 @@ def end_process(process: subprocess.Popen[Any]) -> None:
 
 
 def has_ended(process: subprocess.Popen[Any]) -> bool:
-    """Whether a process is over; it stays in /proc, with the CPU that it used."""
+    """Return whether a process has ended. It is not reaped, so /proc still has its CPU time."""
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def steady_rate(runs: list[CaughtUp], engine: str, keys: int) -> float | None:
-    """Events per CPU-second of what a long run has more than a short one; None: there were not both."""
+    """Return the rate of the events that long runs have more than short ones; None without runs of both sizes."""
     mine = [run for run in runs if run.engine == engine and run.keys == keys and run.exact]
     if not mine:
         return None
@@ -203,5 +212,5 @@ def steady_rate(runs: list[CaughtUp], engine: str, keys: int) -> float | None:
 
 
 def median(values: list[float]) -> float:
-    """The middle value; of two the lower."""
+    """Return the median; of two middle values, the lower one."""
     return sorted(values)[(len(values) - 1) // 2]

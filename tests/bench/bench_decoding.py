@@ -1,7 +1,7 @@
-"""What an event costs by how it is written: decoding and aggregating, in one process, without Kafka and Postgres.
+"""Benchmark of decoding and aggregating events in different shapes, in one process without Kafka and Postgres.
 
-The same events in each shape, by the processor's own code, from a record's bytes to the rows of a batch. Rounds take
-turns, and the best of each shape counts, so that a busy machine disturbs all of them alike.
+The processor's code turns the bytes of records into the rows of a batch. All shapes have the same events. The shapes
+take turns, and the best round of each counts. So other work on the machine affects all shapes alike.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tidemill_processor.source.staged import staged
 BASE = 1_700_000_000_000
 BATCH, PIECE = 50_000, 4_000
 ELEMENTS = 5
-"""Of an array that is exploded."""
+"""Number of elements of an array that is exploded."""
 
 SCHEMA = {
     "type": "record",
@@ -69,17 +69,17 @@ Members = dict[str, Any]
 
 @dataclass(frozen=True)
 class Shape:
-    """How events are written.
+    """A way to write events.
 
     Attributes:
-        fields: their fields, further than by name.
-        write: an event of plain members as it is sent.
-        elements: so many events are in one record, each of them as it is sent.
-        record: the record of these.
-        format: as in the spec.
-        encode: the bytes of a record.
-        staged: whether the records come from a Python stage.
-        looked_up: the rows of a lookup by the user, whose field the events are grouped by; 0: there is none.
+        fields: Additional members of fields in the spec, by the field's name.
+        write: Function that returns an event as it is sent.
+        elements: Number of events in a record.
+        record: Function that returns the record of plain events and of the same events as they are sent.
+        format: Format in the spec.
+        encode: Function that returns the bytes of a record.
+        staged: Whether the records come from a Python stage.
+        looked_up: Number of rows of a lookup by user. The events are grouped by its field. 0 means no lookup.
     """
 
     fields: dict[str, Members]
@@ -101,7 +101,7 @@ def _nested(event: Members) -> Members:
 
 
 def _changed(event: Members) -> Members:
-    """A change event as Debezium writes it."""
+    """Return a change event as Debezium writes it."""
     source = {
         "version": "3.6.1.Final", "connector": "postgresql", "name": "shop", "ts_ms": event["ts"], "snapshot": "false",
         "db": "shop", "sequence": '["1","2"]', "schema": "public", "table": "orders", "txId": 555, "lsn": 24023128,
@@ -131,7 +131,7 @@ VIEW = _message()
 
 
 class KnownSchema(Registry):
-    """A registry with one schema of each type, which nobody has to ask."""
+    """A schema registry with one schema of each type, in memory."""
 
     def __init__(self, written: FormatSpec) -> None:
         assert written.registry is not None
@@ -145,7 +145,7 @@ class KnownSchema(Registry):
 
 
 class KnownRows(Lookups):
-    """A lookup whose rows are there already."""
+    """A lookup whose rows are in memory."""
 
     def __init__(self, number: int) -> None:
         users = [f"u{i}" for i in range(number)]
@@ -212,7 +212,7 @@ SHAPES: dict[str, Shape] = {
 
 
 class Record:
-    """A Kafka record."""
+    """A Kafka record, in memory."""
 
     def __init__(self, offset: int, raw: bytes) -> None:
         self._offset, self._raw = offset, raw
@@ -237,7 +237,7 @@ class Record:
 
 
 def spec_of(shape: Shape) -> PipelineSpec:
-    """The benchmarks' pipeline over events of a shape."""
+    """Return the spec of a pipeline that reads events of a shape."""
     kinds = {"ts": "timestamp", "page": "string", "user_id": "string", "latency_ms": "number", "country": "string"}
     named = ("total", "sum"), ("low", "min"), ("high", "max")
     metrics = [{"name": "n", "function": "count"}]
@@ -263,7 +263,7 @@ def spec_of(shape: Shape) -> PipelineSpec:
 
 
 def events_of(shape: Shape) -> list[Record]:
-    """A batch of records."""
+    """Return a batch of records of a shape."""
     plain = [
         {"ts": BASE + i * 20, "page": f"/p{i % 100}", "user_id": f"u{i % 9_973}", "latency_ms": (i * 7 % 4_000) / 10,
          "country": "DE"}
@@ -275,7 +275,11 @@ def events_of(shape: Shape) -> list[Record]:
 
 
 class Runner:
-    """Runs a batch of one shape, again and again."""
+    """A batch of one shape that runs repeatedly.
+
+    Attributes:
+        best: CPU seconds of the fastest round.
+    """
 
     def __init__(self, shape: Shape) -> None:
         spec = spec_of(shape)
@@ -290,7 +294,7 @@ class Runner:
         self.best = float("inf")
 
     def run(self) -> None:
-        """One round."""
+        """Run the batch once."""
         begin = time.process_time()
         starts = range(0, len(self._records), self._piece)
         pieces = [
@@ -304,9 +308,9 @@ class Runner:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a table of all shapes, or of those that are named."""
+    """Print a table of all shapes, or of the shapes in `--shapes`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shapes", default=",".join(SHAPES), help="which, between commas")
+    parser.add_argument("--shapes", default=",".join(SHAPES), help="shapes, separated by commas")
     parser.add_argument("--rounds", type=int, default=30)
     chosen = parser.parse_args(arguments)
     runners = {name: Runner(SHAPES[name]) for name in chosen.shapes.split(",")}

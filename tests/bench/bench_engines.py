@@ -1,7 +1,7 @@
-"""The engines beside Tidemill: how each is installed into `.cache/peers` (once) and started.
+"""The engines beside Tidemill: their installation into `.cache/peers`, and their start.
 
-Each is told by the environment where to read (BROKER, IN, GROUP), where to write (OUT), where its state may be (STATE)
-and what window to make (WINDOW_MS, GRACE_MS); it says `FIRST <its CPU seconds>` on its first record.
+The environment of an engine has the topic to read (BROKER, IN, GROUP), the topic to write (OUT), the folder of its
+state (STATE) and the window (WINDOW_MS, GRACE_MS). On its first record, an engine prints `FIRST <its CPU seconds>`.
 """
 
 from __future__ import annotations
@@ -27,24 +27,25 @@ _OPENED = ("java.lang", "java.util", "java.util.concurrent", "java.net", "java.n
 
 
 class NotRun(Exception):
-    """An engine cannot be had here; the text says why."""
+    """An engine cannot be installed. The message has the reason."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """An engine that is ready to be started.
+    """An installed engine.
 
     Attributes:
-        name: as options and tables have it.
-        told: version and what is to be known of how it is set up.
-        command: `{state}` stands for the folder of its state.
-        following: what the command gets further when it is to follow a topic and to survive a kill.
-        prepare: commands to run once on a new state folder before that.
-        environment: when following; of Flink SQL for functions in Python, always.
+        name: Name in options and tables.
+        description: Version and settings.
+        command: Command that starts the engine. `{state}` stands for the folder of its state.
+        following: Additional arguments for an engine that follows a topic and is killed.
+        prepare: Command that prepares a new state folder of such an engine.
+        environment: Additional environment of such an engine. Flink SQL always gets it, for functions in Python.
+        folder: Working directory of the commands.
     """
 
     name: str
-    told: str
+    description: str
     command: tuple[str, ...]
     following: tuple[str, ...] = ()
     prepare: tuple[str, ...] = ()
@@ -52,7 +53,7 @@ class Peer:
     folder: Path = SOURCES
 
     def start(self, environment: dict[str, str], log: Path, *, follow: bool = False) -> subprocess.Popen[str]:
-        """The engine as a process whose output has the mark; what it complains of goes to the log."""
+        """Start the engine as a process. The log gets its standard error."""
         state = Path(environment["STATE"])
         if follow and self.prepare and not state.exists():
             state.mkdir(parents=True)
@@ -70,7 +71,7 @@ class Peer:
 
 
 def quix() -> Peer:
-    """Quix Streams, which is installed anyway."""
+    """Return Quix Streams, which the development environment contains."""
     return Peer(
         "quix",
         f"Quix Streams {version('quixstreams')}, RocksDB with changelogs, commits every 5 s (its default)",
@@ -79,10 +80,10 @@ def quix() -> Peer:
 
 
 def bytewax() -> Peer:
-    """Bytewax, in an environment of its own: it is held to older libraries.
+    """Install Bytewax in a separate environment, because it needs older libraries.
 
     Raises:
-        NotRun: it cannot be installed.
+        NotRun: Bytewax cannot be installed.
     """
     python = _environment("peers")
     return Peer(
@@ -96,10 +97,10 @@ def bytewax() -> Peer:
 
 
 def kafka_streams() -> Peer:
-    """Kafka Streams.
+    """Build the program for Kafka Streams.
 
     Raises:
-        NotRun: it cannot be built.
+        NotRun: The program cannot be built.
     """
     java, classes = _built("kafka-streams")
     return Peer(
@@ -110,10 +111,10 @@ def kafka_streams() -> Peer:
 
 
 def flink() -> Peer:
-    """Flink, embedded.
+    """Build the program with an embedded Flink.
 
     Raises:
-        NotRun: it cannot be built.
+        NotRun: The program cannot be built.
     """
     java, classes = _built("flink")
     opened = [option for name in _OPENED for option in ("--add-opens", f"java.base/{name}=ALL-UNNAMED")]
@@ -125,10 +126,13 @@ def flink() -> Peer:
 
 
 def flink_sql(*, functions: bool) -> Peer:
-    """Flink SQL, embedded; with `functions`, an environment for functions in Python is installed too (1 GB).
+    """Build the program with an embedded Flink SQL.
+
+    Args:
+        functions: Whether to install an environment for functions in Python (1 GB).
 
     Raises:
-        NotRun: it cannot be built.
+        NotRun: The program cannot be built, or the environment cannot be installed.
     """
     java, classes = _built("flink-sql")
     opened = [option for name in _OPENED for option in ("--add-opens", f"java.base/{name}=ALL-UNNAMED")]
@@ -136,7 +140,7 @@ def flink_sql(*, functions: bool) -> Peer:
     if functions:
         python = _environment("pyflink")
         (packages,) = python.parents[1].glob("lib/*/site-packages")
-        # Flink follows the link to the interpreter, and so leaves the environment.
+        # Flink resolves the link to the interpreter, and then does not find the packages of the environment.
         environment = (("PYTHON", str(python)), ("PYTHONPATH", f"{packages}:{SOURCES / 'flink-sql'}"))
     return Peer(
         "flink",
@@ -152,7 +156,7 @@ PEERS: dict[str, Callable[[], Peer]] = {
 
 
 def _built(name: str) -> tuple[str, str]:
-    """Java and the class path of an engine's program, compiled against jars from Maven Central."""
+    """Compile an engine's program with jars from Maven Central. Return the path of Java and the class path."""
     try:
         java = find_java(os.environ)
     except ServerError as error:
@@ -173,7 +177,7 @@ def _built(name: str) -> tuple[str, str]:
 
 
 def _environment(locked: str) -> Path:
-    """Python of an environment with the packages of a lock."""
+    """Install the packages of a lock into an environment, and return its interpreter."""
     lock = ROOT / "hack" / "requirements" / f"{locked}.txt"
     folder = CACHE / f"{locked}-{_digest(lock)}"
     python = folder / "bin" / "python"
@@ -192,5 +196,5 @@ def _digest(*files: Path) -> str:
 def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = (done.stdout + done.stderr).strip().splitlines()
-        raise NotRun(f"{command[0].rpartition('/')[2]} failed: {' '.join(said[-3:])[:300]}")
+        output = (done.stdout + done.stderr).strip().splitlines()
+        raise NotRun(f"{command[0].rpartition('/')[2]} failed: {' '.join(output[-3:])[:300]}")

@@ -1,4 +1,4 @@
-"""Engines at a steady rate: how long results take, and how long a killed engine takes until results come again."""
+"""Runs of engines that follow a topic at a steady rate: latency of results, and recovery after a SIGKILL."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from shared.pace import Pace
 from shared.support import Pipeline
 
 FAST = "tidemill-50ms"
-"""Tidemill with a flushInterval of 50 ms, for latencies only."""
+"""Tidemill with a flushInterval of 50 ms. Only runs at a steady rate include it."""
 FOLLOW = {"rate": 5_000, "keys": 100, "window_ms": 1_000, "grace_ms": 1_000}
 START_SECONDS, WARM_SECONDS, MEASURED_SECONDS, RECOVERY_SECONDS = 60.0, 5.0, 20.0, 90.0
 
 
 @dataclass(frozen=True)
 class Followed:
-    """One run at a steady rate. Latencies and recovery in seconds; None: there was no result in time."""
+    """The figures of a run at a steady rate. Latencies and recovery are in seconds. None: no result in time."""
 
     engine: str
     reached_rate: float
@@ -47,7 +47,7 @@ class Followed:
 
 
 def follow(bench: Bench, engine: str) -> Followed:
-    """One engine at a steady rate, killed once."""
+    """Run an engine at a steady rate, and kill it once."""
     name = bench.name(engine)
     topic, window_ms, grace_ms = f"bench.pace-{name}", FOLLOW["window_ms"], FOLLOW["grace_ms"]
     make_topic(bench.servers.kafka, topic, 4)
@@ -59,7 +59,7 @@ def follow(bench: Bench, engine: str) -> Followed:
         )  # fmt: skip
         pipeline = Pipeline(bench.servers, bench.folder, name, spec)
         out, read = pipeline.config.topic("results"), read_tidemill
-        # A replica in a cluster has a name that it keeps, as here.
+        # A restarted replica keeps its name, as in a cluster.
         start = lambda: pipeline.start("tidemill_processor", extra={"TIDEMILL_INSTANCE": name})  # noqa: E731
     else:
         out, environment = prepared(bench, name, topic, 4, window_ms, grace_ms)
@@ -75,16 +75,16 @@ def _follow(
     seconds = START_SECONDS + WARM_SECONDS + MEASURED_SECONDS + RECOVERY_SECONDS
     process = start()
     pace = Pace(bench.servers.kafka, topic, rate=FOLLOW["rate"], seconds=seconds, keys=FOLLOW["keys"], every=10**9)
-    found: list[pl.DataFrame] = []
+    frames: list[pl.DataFrame] = []
 
     def take_until(clock_ms: float, enough: Callable[[pl.DataFrame], bool] = lambda frame: False) -> None:
         while time.time() * 1000 < clock_ms:
-            found.append(results.take(0.2))
-            if enough(found[-1]):
+            frames.append(results.take(0.2))
+            if enough(frames[-1]):
                 return
 
     try:
-        # Engines start at different speeds, and first work off what came meanwhile.
+        # Engines start at different speeds, and first process the events that were written meanwhile.
         take_until(time.time() * 1000 + START_SECONDS * 1000, lambda frame: not frame.is_empty())
         measured_from = (time.time() + WARM_SECONDS) * 1000
         take_until(measured_from + MEASURED_SECONDS * 1000)
@@ -99,16 +99,16 @@ def _follow(
         paced = pace.result()
         expected = recomputed(paced.events, FOLLOW["window_ms"])
         silent = 0
-        while silent < 20 and sum(f.filter(pl.col("page") != FLUSH).height for f in found) < expected.height:
-            found.append(results.take(1.0))
-            silent = 0 if found[-1].height else silent + 1
-        found.append(results.rest())
+        while silent < 20 and sum(f.filter(pl.col("page") != FLUSH).height for f in frames) < expected.height:
+            frames.append(results.take(1.0))
+            silent = 0 if frames[-1].height else silent + 1
+        frames.append(results.rest())
     finally:
         end_process(process)
         results.close()
-    frame = pl.concat(found).filter(pl.col("page") != FLUSH).with_columns(due=pl.col("start") + own_ms)
+    frame = pl.concat(frames).filter(pl.col("page") != FLUSH).with_columns(due=pl.col("start") + own_ms)
     between = pl.col("due").is_between(measured_from, killed - 2_000)
-    first = frame.sort("at").unique(["page", "start"], keep="first")  # after the kill some come again
+    first = frame.sort("at").unique(["page", "start"], keep="first")  # after the kill, engines repeat some results
     delays = first.filter(between).select(pl.col("at") - pl.col("due")).to_series() / 1000
     after = right(expected, frame).filter((pl.col("due") > killed) & (pl.col("at") > killed))["at"].min()
     return Followed(

@@ -1,11 +1,12 @@
-"""Events per CPU-second by how events are written: Tidemill, and Flink SQL beside it where it can read the same topic.
+"""Benchmark of formats: events per CPU-second of Tidemill, and of Flink SQL where it can read the same topic.
 
-Each row has a topic that is full before an engine starts. Both engines count windows of a minute: count, sum, min and
+Each row has a topic that is full before an engine starts. Both engines compute windows of a minute: count, sum, min and
 max of a latency by page. All results are compared with a recomputation: Tidemill's in Postgres and in Kafka, Flink's in
 Kafka. CPU is user + system time of all processes of an engine from /proc, from its first record (Tidemill: first
-commit) to its last result. Tidemill's includes Postgres. Flink's includes Postgres where it reads a table. A Java
-program compiles its code during the first seconds. So with several numbers of events, the steady rate is shown too: the
-rate of those events that the largest topic has more than the smallest.
+commit) to its last result. Tidemill's CPU includes Postgres. Flink's CPU includes Postgres if Flink reads a table.
+
+A Java program compiles its code during the first seconds. With several numbers of events, the output therefore has the
+steady rate too. It is the rate of the events that the largest topic has more than the smallest.
 
 Examples:
   make bench-formats
@@ -13,9 +14,9 @@ Examples:
   make bench-formats ARGS="--only flat,avro,csv"
       only these rows; ratios need the row `flat`
   make bench-formats ARGS="--only flat,avro --events 1000000,4000000 --repeat 3"
-      the steady rate too; three runs each, rows and engines in turns, medians are shown
+      also the steady rate; three runs each, rows and engines in turns, and their medians
   make bench-formats ARGS="--engines tidemill --output build/formats-of-tidemill"
-      without Flink; needs neither a JDK nor Maven
+      only Tidemill; needs neither a JDK nor Maven
 """
 
 from __future__ import annotations
@@ -43,17 +44,17 @@ from running.schema_registry import SchemaRegistry, running_registry
 from tidemill_operator.laptop.servers import start_servers
 
 ENGINES = ("tidemill", "flink")
-"""In the order of the table."""
+"""The engines in the order of the table."""
 
 
 def show(text: str) -> None:
-    """Show progress."""
+    """Print progress to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The options."""
-    rows = "\n".join(f"  {name:13}{written.says}" for name, written in ROWS.items())
+    """Parse the options."""
+    rows = "\n".join(f"  {name:13}{written.description}" for name, written in ROWS.items())
     parser = argparse.ArgumentParser(
         prog="bench_formats.py",
         description=__doc__,
@@ -71,27 +72,27 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=600, help="seconds that a run may take (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("build/bench-formats"), help="of .json (%(default)s)")
     options = parser.parse_args()
-    for option, chosen, known in (("--only", options.only, ROWS), ("--engines", options.engines, ENGINES)):
-        if unknown := [name for name in chosen if name not in known]:
-            parser.error(f"{option}: {', '.join(unknown)}: not known; there are {', '.join(known)}")
+    for option, chosen, names_of in (("--only", options.only, ROWS), ("--engines", options.engines, ENGINES)):
+        if unknown := [name for name in chosen if name not in names_of]:
+            parser.error(f"{option}: unknown: {', '.join(unknown)}; expected names of {', '.join(names_of)}")
     if wrong := [number for number in options.events if number < 10 or number % 10]:
         parser.error(f"--events: {wrong[0]}: expected a multiple of 10")
     return options
 
 
 class Formats:
-    """The benchmark: its topics, what engines need, and what was measured."""
+    """The benchmark: its topics, its engines and its figures."""
 
     def __init__(self, bench: Bench, registry: SchemaRegistry) -> None:
         self._bench, self._registry = bench, registry
         self._options = bench.options
         self.measured: list[Measured] = []
         self.not_run: dict[str, str] = {name: ROWS[name].why_not for name in self._options.only if ROWS[name].why_not}
-        self.told: dict[str, str] = {}
+        self.descriptions: dict[str, str] = {}
         self._peers: dict[bool, Peer] = {}
 
     def install(self) -> None:
-        """Install Flink for the rows that need it, or note why it cannot be."""
+        """Install Flink for the rows that need it, or note why this fails."""
         if "flink" not in self._options.engines:
             return
         rows = [name for name in self._options.only if name not in self.not_run]
@@ -99,7 +100,7 @@ class Formats:
             show(f"preparing Flink{' with functions in Python' if python else ''}")
             try:
                 self._peers[python] = flink_sql(functions=python)
-                self.told["flink"] = self._peers[python].told
+                self.descriptions["flink"] = self._peers[python].description
             except NotRun as error:
                 self.not_run |= {name: f"not installed: {error}" for name in rows if ROWS[name].python == python}
 
@@ -147,33 +148,33 @@ class Formats:
         return run_tidemill(self._bench, filled, environment)
 
     def rate(self, row: str, engine: str, *, steady: bool = False) -> float | None:
-        """The median rate of a row in the largest topic, or its steady rate; None without enough exact runs."""
-        found = [each for each in self.measured if (each.row, each.engine) == (row, engine) and each.exact]
-        long = [each for each in found if each.size == max(self._options.events)]
+        """Return the median rate of a row in the largest topic, or its steady rate; None without enough exact runs."""
+        runs = [run for run in self.measured if (run.row, run.engine) == (row, engine) and run.exact]
+        long = [run for run in runs if run.size == max(self._options.events)]
         if not steady:
-            return median([each.rate for each in long]) if long else None
-        short = [each for each in found if each.size == min(self._options.events)]
+            return median([run.rate for run in long]) if long else None
+        short = [run for run in runs if run.size == min(self._options.events)]
         if not long or not short:
             return None
-        spent = [median([each.cpu_seconds for each in some]) for some in (long, short)]
-        events = [median([float(each.events) for each in some]) for some in (long, short)]
+        spent = [median([run.cpu_seconds for run in group]) for group in (long, short)]
+        events = [median([float(run.events) for run in group]) for group in (long, short)]
         return (events[0] - events[1]) / (spent[0] - spent[1]) if spent[0] > spent[1] else None
 
     def table(self, runs: list[Measured]) -> Table:
-        """Runs one by one."""
+        """Return a table with a line for each run."""
         table = Table("row", "engine", "events", "events/CPU-s", "CPU s", "wall s", "results", "load")
         for column in table.columns[2:]:
             column.justify = "right"
         for run in runs:
-            says = "exact" if run.exact else f"{run.share:.0%} in time" if run.share < 1 else f"{run.comparison}"
+            results = "exact" if run.exact else f"{run.share:.0%} in time" if run.share < 1 else f"{run.comparison}"
             table.add_row(
                 run.row, run.engine, f"{run.size:,}", f"{run.rate:,.0f}", f"{run.cpu_seconds:.1f}",
-                f"{run.wall_seconds:.1f}", says, f"{run.load_average:.1f}",
+                f"{run.wall_seconds:.1f}", results, f"{run.load_average:.1f}",
             )  # fmt: skip
         return table
 
     def summary(self, *, steady: bool) -> Table:
-        """All rows: rates, ratios to flat JSON, ratio to Flink."""
+        """Return a table with rates, ratios to flat JSON and ratios to Flink, by row."""
         title = f"Events per CPU-second, {'steady rate' if steady else f'{max(self._options.events):,} events'}"
         table = Table("row", "Tidemill", "of flat", "Flink", "of flat", "Tidemill / Flink", title=title)
         for column in table.columns[1:]:
@@ -190,7 +191,7 @@ class Formats:
         return table
 
     def write(self) -> None:
-        """Print the tables, and write JSON."""
+        """Print the tables, and write the figures as JSON."""
         console = Console(width=130)
         if self.measured:
             console.print(self.table(self.measured))
@@ -202,7 +203,7 @@ class Formats:
         output: Path = self._options.output.with_suffix(".json")
         output.parent.mkdir(parents=True, exist_ok=True)
         runs = [{**asdict(run), "events_per_cpu_second": run.rate, "exact": run.exact} for run in self.measured]
-        record = {"engines": self.told, "not_run": self.not_run, "keys": self._options.keys, "runs": runs}
+        record = {"engines": self.descriptions, "not_run": self.not_run, "keys": self._options.keys, "runs": runs}
         output.write_text(json.dumps(record, indent=1))
         console.print(f"written: {output}")
 
@@ -212,7 +213,7 @@ def _share(rate: float | None, flat: float | None) -> str:
 
 
 def make_users(bench: Bench) -> None:
-    """Make the table of the row `lookup`, and the Secret with its address."""
+    """Create the table of the row `lookup`, and the file with its address in place of a Secret."""
     at = bench.servers.postgres
     uri = f"postgresql://{at.user}:{at.password}@{at.host}:{at.port}/{at.database}"
     with psycopg.connect(uri, autocommit=True) as connection:

@@ -1,4 +1,4 @@
-"""Runs of one engine over a full topic of one way of writing events, and what they used."""
+"""Runs of an engine over a full topic in a format, and their figures."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Filled:
     """A full topic.
 
     Attributes:
-        records: in the topic, with the last one of each partition, which pushes the windows shut.
-        expected: the windows that have to come out.
+        records: Number of records, including the last record of each partition, which closes the windows.
+        expected: The expected windows.
     """
 
     row: str
@@ -48,14 +48,14 @@ class Filled:
 
 @dataclass(frozen=True)
 class Measured:
-    """One run.
+    """The figures of a run.
 
     Attributes:
-        size: events in the topic.
-        events: that the figures are about.
-        cpu_seconds: user and system time of the engine's processes, and of Postgres if the engine uses it.
-        share: of the results that came out within the limit; below 1 the run was given up.
-        load_average: of the machine before, over a minute.
+        size: Number of events in the topic.
+        events: Number of events that the figures cover.
+        cpu_seconds: User and system time of the engine's processes, and of Postgres if the engine uses it.
+        share: Share of the expected results that appeared within the time limit. Below 1, the run was stopped.
+        load_average: Load average of the machine over the minute before.
     """
 
     row: str
@@ -70,37 +70,39 @@ class Measured:
 
     @property
     def rate(self) -> float:
-        """Events per CPU-second; of an unfinished run by the share of its results."""
+        """Events per CPU-second. In an unfinished run, the events are estimated from the share of its results."""
         return self.events * self.share / self.cpu_seconds if self.cpu_seconds else 0.0
 
     @property
     def exact(self) -> bool:
-        """Whether all results came and are right."""
+        """Whether all results appeared and are right."""
         return self.comparison is not None and self.comparison.exact
 
 
 @dataclass
-class Course:
-    """How far an engine has come: shows the share of its work, from 0 to 1, every few seconds.
+class Progress:
+    """The progress of an engine. It is printed every few seconds.
 
     Attributes:
-        begin: CPU seconds at the beginning.
-        last: CPU seconds since then, and the share.
+        begin: CPU seconds at the beginning of the run.
+        began: Time of the beginning.
+        last: CPU seconds since the beginning and the share of finished work, from 0 to 1, at the last note.
+        printed: Time of the last print.
     """
 
     begin: float
     began: float = field(default_factory=time.monotonic)
     last: tuple[float, float] = (0.0, 0.0)
-    shown: float = 0.0
+    printed: float = 0.0
 
-    def at(self, cpu: float, share: float) -> None:
-        """Note a point."""
+    def note(self, cpu: float, share: float) -> None:
+        """Note the CPU seconds and the share of finished work."""
         self.last = cpu - self.begin, share
         now = time.monotonic()
-        if now - max(self.shown, self.began) > 5:
-            self.shown = now
-            said = f"    {share:.0%} after {now - self.began:.0f} s, {cpu - self.begin:.1f} s of CPU"
-            print(said, file=sys.stderr, flush=True)
+        if now - max(self.printed, self.began) > 5:
+            self.printed = now
+            text = f"    {share:.0%} after {now - self.began:.0f} s, {cpu - self.begin:.1f} s of CPU"
+            print(text, file=sys.stderr, flush=True)
 
 
 def fill_topic(
@@ -126,14 +128,14 @@ def fill_topic(
         producer.produce(topic, value, key=FLUSH, partition=partition)
     left = producer.flush(120)
     records = job.events // written.elements + job.partitions
-    found = sum(end_offsets(bench.servers.kafka, topic).values())
-    if left or found != records:
-        raise RuntimeError(f"{row}: {topic} has {found} records, not {records}")
+    written_records = sum(end_offsets(bench.servers.kafka, topic).values())
+    if left or written_records != records:
+        raise RuntimeError(f"{row}: {topic} has {written_records} records, not {records}")
     return records
 
 
 def run_tidemill(bench: Bench, filled: Filled, environment: dict[str, str]) -> Measured:
-    """One run of the processor, and of the Python stage if there is one, until all is stored and published."""
+    """Run the processor, and the Python stage if the row has one, until all windows are stored and published."""
     written, job, expected = filled.written, filled.job, filled.expected
     spec = written.pipeline(filled.topic, filled.needs, partitions=job.partitions, window_ms=job.window_ms)
     pipeline = Pipeline(bench.servers, bench.folder, bench.name(f"tidemill-{filled.row}"), spec)
@@ -143,7 +145,7 @@ def run_tidemill(bench: Bench, filled: Filled, environment: dict[str, str]) -> M
         modules = ["tidemill_processor", *(["tidemill_processor.stage"] if written.python else [])]
         processes = [stack.enter_context(pipeline.run(module, extra=environment)) for module in modules]
         meter = Meter.of(bench.servers, [process.pid for process in processes], [connection])
-        if written.python:  # the stage works before the processor gets its first event
+        if written.python:  # The stage works before the processor gets its first event.
             begins: Callable[[], int] = lambda: sum(  # noqa: E731
                 end_offsets(bench.servers.kafka, pipeline.config.read_topic).values()
             )
@@ -151,24 +153,24 @@ def run_tidemill(bench: Bench, filled: Filled, environment: dict[str, str]) -> M
             begins = lambda: consumed(connection, pipeline)  # noqa: E731
         await_condition(begins, seconds=120, interval=0.01)
         first = 0 if written.python else consumed(connection, pipeline)
-        course, begin = Course(sum(meter.read())), time.monotonic()
+        progress, begin = Progress(sum(meter.read())), time.monotonic()
 
         def done() -> bool:
-            stored, came = consumed(connection, pipeline), results.count()
-            course.at(sum(meter.read()), (stored - first) / max(1, filled.records - first))
-            return stored >= filled.records and came >= expected.height
+            stored, published = consumed(connection, pipeline), results.count()
+            progress.note(sum(meter.read()), (stored - first) / max(1, filled.records - first))
+            return stored >= filled.records and published >= expected.height
 
-        whole = True
+        complete = True
         try:
             await_condition(done, seconds=bench.options.limit, interval=0.05)
         except TimeoutError:
-            whole = False
+            complete = False
         wall = time.monotonic() - begin
-        comparison = compare(expected, _in_postgres(connection, pipeline, filled)) if whole else None
+        comparison = compare(expected, _in_postgres(connection, pipeline, filled)) if complete else None
     if comparison is not None and comparison.exact:
         comparison = compare(expected, results.rest())
     results.close()
-    last, share = course.last
+    last, share = progress.last
     events = (filled.records - first) * written.elements
     return Measured(
         filled.row, "tidemill", job.events, events, last, wall, share, comparison, load
@@ -176,7 +178,7 @@ def run_tidemill(bench: Bench, filled: Filled, environment: dict[str, str]) -> M
 
 
 def run_flink(bench: Bench, peer: Peer, filled: Filled) -> Measured:
-    """One run of Flink SQL, until all results have come out or the time is over."""
+    """Run Flink SQL until all results have appeared or the time is over."""
     written, job, expected = filled.written, filled.job, filled.expected
     name, load = bench.name(f"flink-{filled.row}"), os.getloadavg()[0]
     out, environment = prepared(bench, name, filled.topic, job.partitions, job.window_ms, 5_000)
@@ -189,13 +191,13 @@ def run_flink(bench: Bench, peer: Peer, filled: Filled) -> Measured:
         if not any(line.startswith("FIRST") for line in process.stdout):
             raise RuntimeError(f"{name} ended before its first record: {log.read_text()[-3000:]}")
         used = [Cpu(process.pid), *([Cpu(bench.servers.handles["postgres"].pid)] if written.postgres else [])]
-        course, begin, count = Course(sum(cpu.seconds() for cpu in used)), time.monotonic(), 0
+        progress, begin, count = Progress(sum(cpu.seconds() for cpu in used)), time.monotonic(), 0
         while count < expected.height and time.monotonic() - begin < bench.options.limit:
             time.sleep(0.1)
             ended, seconds = has_ended(process), sum(cpu.seconds() for cpu in used)
             if (now := results.count()) > count:
                 count = now
-                course.at(seconds, min(1.0, count / expected.height))
+                progress.note(seconds, min(1.0, count / expected.height))
             elif ended:
                 raise RuntimeError(f"{name} ended: {log.read_text()[-3000:]}")
         wall = time.monotonic() - begin
@@ -203,14 +205,14 @@ def run_flink(bench: Bench, peer: Peer, filled: Filled) -> Measured:
         end_process(process)
     comparison = compare(expected, results.rest()) if count >= expected.height else None
     results.close()
-    last, share = course.last
+    last, share = progress.last
     return Measured(
         filled.row, "flink", job.events, job.events, last, wall, share, comparison, load
     )  # fmt: skip
 
 
 def _in_postgres(connection: psycopg.Connection[Any], pipeline: Pipeline, filled: Filled) -> pl.DataFrame:
-    """The windows in Tidemill's table, without the last one, which is open."""
+    """Return the windows in Tidemill's table without the last window, which is open."""
     kind = "bigint" if filled.written.exact else "double precision"
     values = ", ".join(f"_{function}_latency_ms::{kind}" for function in ("sum", "min", "max"))
     rows = connection.execute(
@@ -218,8 +220,8 @@ def _in_postgres(connection: psycopg.Connection[Any], pipeline: Pipeline, filled
         f" FROM {pipeline.schema}.by_page_v1"
     ).fetchall()
     schema = _EXACT if filled.written.exact else _SCHEMA
-    found = pl.DataFrame(rows, schema=schema, orient="row")
-    return found.filter(pl.col("start") <= filled.expected["start"].max())
+    windows = pl.DataFrame(rows, schema=schema, orient="row")
+    return windows.filter(pl.col("start") <= filled.expected["start"].max())
 
 
 def _reader_of_flink(written: Written) -> Callable[[list[bytes]], pl.DataFrame]:
@@ -243,17 +245,21 @@ def _reader_of_tidemill(written: Written) -> Callable[[list[bytes]], pl.DataFram
 
 
 def _moment(text: str) -> int:
-    found = pl.Series([text]).str.to_datetime(time_unit="ms", time_zone="UTC").dt.epoch("ms")
-    return int(found[0])
+    times = pl.Series([text]).str.to_datetime(time_unit="ms", time_zone="UTC").dt.epoch("ms")
+    return int(times[0])
 
 
-def _exactly(taken: Callable[[Any], tuple[str, int, Any]]) -> Callable[[list[bytes]], pl.DataFrame]:
-    """A reader of results with decimals, of which no value becomes a float."""
+def _exactly(parts_of: Callable[[Any], tuple[str, int, Any]]) -> Callable[[list[bytes]], pl.DataFrame]:
+    """Return a reader of results with decimals. No value becomes a float.
+
+    Args:
+        parts_of: Function that returns the page, the start of the window and the metrics of a result.
+    """
 
     def read(values: list[bytes]) -> pl.DataFrame:
         rows = []
         for value in values:
-            page, start, numbers = taken(json.loads(value, parse_float=Decimal))
+            page, start, numbers = parts_of(json.loads(value, parse_float=Decimal))
             rows.append((page, start, numbers["n"], *(exact_numbers(numbers[x]) for x in ("total", "low", "high"))))
         return pl.DataFrame(rows, schema=_EXACT, orient="row")
 

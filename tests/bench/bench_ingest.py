@@ -1,11 +1,11 @@
-"""HTTP → Kafka: how many events a second one ingest process has acknowledged (acks=all), and what they cost it.
+"""Benchmark of ingest, from HTTP to Kafka (acks=all): events a second of one process, and their CPU time.
 
     python tests/bench/bench_ingest.py [--seconds 15] [--batch 1000] [--clients 2] [--connections 4]
 
-The job: NDJSON batches of page views (4 partitions, keyed) on keep-alive connections of several client processes, which
-write prepared requests to sockets and read answers. CPU is user + system of the ingest process from /proc, so what
-clients and Kafka burn on the same machine is left out. After the measurement the topic's end offsets are compared with
-what was acknowledged. A second, short run under cProfile says where the time of the event loop goes.
+Several client processes send NDJSON batches of page views (4 partitions, keyed) on keep-alive connections. They write
+prepared requests to sockets, and read the answers. CPU is user + system time of the ingest process from /proc, without
+the clients and Kafka. Afterwards, the topic's end offsets are compared with the number of acknowledged events. A
+second, short run under cProfile shows the functions in which the event loop spends its time.
 """
 
 from __future__ import annotations
@@ -50,7 +50,11 @@ NAMESPACE, NAME = "bench", "views"
 
 @dataclass(frozen=True)
 class Figures:
-    """One run. Times in seconds, latencies of requests in milliseconds, RSS in MiB."""
+    """The figures of a run. Times are in seconds, latencies of requests in milliseconds, RSS in MiB.
+
+    Attributes:
+        complete: Whether the topic has as many records as events were acknowledged.
+    """
 
     batch: int
     connections: int
@@ -74,7 +78,7 @@ class Figures:
 
 
 def pipeline() -> PipelineConfig:
-    """Page views, keyed by page."""
+    """Return a pipeline of page views with the page as their key."""
     spec = PipelineSpec.model_validate(
         {
             "source": {
@@ -105,7 +109,7 @@ def pipeline() -> PipelineConfig:
 
 
 def request(batch: int, seed: int) -> bytes:
-    """One HTTP request with so many events."""
+    """Return an HTTP request with `batch` events."""
     rnd = random.Random(seed)
     now = int(time.time() * 1000)
     lines = [
@@ -124,7 +128,7 @@ def request(batch: int, seed: int) -> bytes:
 
 
 def drive(port: int, batch: int, connections: int, seconds: float, seed: int) -> tuple[int, list[float]]:
-    """What one client process sends: acknowledged events, and the latency of each request in seconds."""
+    """Send requests from a client process. Return the acknowledged events and the latencies in seconds."""
 
     def run(number: int) -> tuple[int, list[float]]:
         requests = [request(batch, seed * 1000 + number * 10 + i) for i in range(4)]
@@ -139,15 +143,15 @@ def drive(port: int, batch: int, connections: int, seconds: float, seed: int) ->
         return accepted, latencies
 
     with ThreadPoolExecutor(connections) as pool:
-        found = list(pool.map(run, range(connections)))
-    return sum(accepted for accepted, _ in found), [latency for _, latencies in found for latency in latencies]
+        results = list(pool.map(run, range(connections)))
+    return sum(accepted for accepted, _ in results), [latency for _, latencies in results for latency in latencies]
 
 
 def read_accepted(connection: socket.socket) -> int:
-    """Read one answer; the events that it says are accepted.
+    """Read an answer, and return its number of accepted events.
 
     Raises:
-        RuntimeError: it is another answer than 200.
+        RuntimeError: The status is not 200.
     """
     data = b""
     while b"\r\n\r\n" not in data:
@@ -162,10 +166,10 @@ def read_accepted(connection: socket.socket) -> int:
 
 
 def receive(connection: socket.socket) -> bytes:
-    """Some bytes.
+    """Return the next bytes of a connection.
 
     Raises:
-        RuntimeError: ingest has closed the connection.
+        RuntimeError: Ingest has closed the connection.
     """
     data = connection.recv(65536)
     if not data:
@@ -175,7 +179,7 @@ def receive(connection: socket.socket) -> bytes:
 
 @contextlib.contextmanager
 def run_ingest(servers: Servers, folder: Path, *, profile: Path | None = None) -> Iterator[tuple[int, int]]:
-    """An ingest process: its pid and port."""
+    """Start an ingest process, and end it with the block. Yield its pid and port."""
     port = free_port()
     environment = {
         **os.environ,
@@ -184,7 +188,7 @@ def run_ingest(servers: Servers, folder: Path, *, profile: Path | None = None) -
         "TIDEMILL_SECRETS_DIR": str(folder / "secrets"),
         "TIDEMILL_KAFKA_BROKERS": servers.kafka,
         "TIDEMILL_PORT": str(port),
-        # Counted as ever, and never reached.
+        # The limits are checked as usual, but never reached.
         "TIDEMILL_INGEST_EVENTS_PER_SECOND": "1e9",
         "TIDEMILL_INGEST_BYTES_PER_SECOND": "1e12",
     }
@@ -209,15 +213,15 @@ def run_ingest(servers: Servers, folder: Path, *, profile: Path | None = None) -
 
 
 def load(port: int, options: argparse.Namespace, batch: int, seconds: float) -> tuple[int, list[float]]:
-    """Drive ingest by several processes at the same time."""
+    """Send requests from several client processes at the same time."""
     with multiprocessing.get_context("spawn").Pool(options.clients) as pool:
         work = [(port, batch, options.connections, seconds, seed) for seed in range(options.clients)]
-        found = pool.starmap(drive, work)
-    return sum(accepted for accepted, _ in found), [latency for _, latencies in found for latency in latencies]
+        results = pool.starmap(drive, work)
+    return sum(accepted for accepted, _ in results), [latency for _, latencies in results for latency in latencies]
 
 
 def measure(servers: Servers, folder: Path, options: argparse.Namespace, batch: int) -> Figures:
-    """One run."""
+    """Run ingest under load with one size of batches."""
     before = ends(servers.kafka)
     with run_ingest(servers, folder) as (pid, port):
         warm, _ = load(port, options, batch, 1.0)
@@ -235,12 +239,12 @@ def measure(servers: Servers, folder: Path, options: argparse.Namespace, batch: 
 
 
 def ends(brokers: str) -> int:
-    """Records in the events topic."""
+    """Return the number of records in the events topic."""
     consumer = Consumer({"bootstrap.servers": brokers, "group.id": "bench"})
     places = [TopicPartition(pipeline().events_topic, partition) for partition in range(PARTITIONS)]
 
     def ask() -> list[int]:
-        with contextlib.suppress(KafkaException):  # a topic just made has no leaders yet
+        with contextlib.suppress(KafkaException):  # A new topic has no leaders yet.
             return [consumer.get_watermark_offsets(place, timeout=10, cached=False)[1] for place in places]
         return []
 
@@ -250,21 +254,21 @@ def ends(brokers: str) -> int:
         consumer.close()
 
 
-def hint(servers: Servers, folder: Path, options: argparse.Namespace) -> list[tuple[str, float]]:
-    """Where the Python time of a loaded ingest goes: functions with their own share, the greatest first."""
+def profile(servers: Servers, folder: Path, options: argparse.Namespace) -> list[tuple[str, float]]:
+    """Return the functions in which a loaded ingest process spends most time, and their shares."""
     output = folder / "profile"
     with run_ingest(servers, folder, profile=output) as (_, port):
         load(port, options, options.batch, PROFILE_SECONDS)
     stats: dict[Any, Any] = pstats.Stats(str(output)).stats  # type: ignore[attr-defined]
-    # The loop's own entry is where it waits; starting up is compiling and importing.
-    own = {key: row[2] for key, row in stats.items() if key[2] not in ("run", *_STARTING)}
-    total = sum(own.values())
-    top = sorted(own.items(), key=lambda item: -item[1])[:8]
+    # The entry `run` of the event loop is time in which it waits. Compiling and importing belong to the start.
+    seconds_by_function = {key: row[2] for key, row in stats.items() if key[2] not in ("run", *_STARTING)}
+    total = sum(seconds_by_function.values())
+    top = sorted(seconds_by_function.items(), key=lambda item: -item[1])[:8]
     return [(f"{Path(at[0]).name} {at[2]}" if at[1] else at[2], seconds / total) for at, seconds in top]
 
 
-def show(console: Console, figures: list[Figures], where: list[tuple[str, float]], batch: int) -> bool:
-    """Print the figures; whether the target is met."""
+def show(console: Console, figures: list[Figures], shares: list[tuple[str, float]], batch: int) -> bool:
+    """Print the figures, and return whether the target is met."""
     table = Table(title="Ingest: HTTP to Kafka, acks=all, one process")
     for column in ("batch", "clients", "events/s", "events/CPU-s", "p50 ms", "p99 ms", "RSS MiB", "in Kafka"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -278,8 +282,8 @@ def show(console: Console, figures: list[Figures], where: list[tuple[str, float]
     met = rate >= TARGET
     verdict = "[green]met[/green]" if met else "[red]NOT met[/red]"
     console.print(f"target, {TARGET:,} events per CPU-second at {batch:,} events a request: {verdict} ({rate:,.0f})")
-    if where:
-        console.print("where the event loop's time goes: " + ", ".join(f"{name} {share:.0%}" for name, share in where))
+    if shares:
+        console.print("time of the event loop: " + ", ".join(f"{name} {share:.0%}" for name, share in shares))
     return met
 
 
@@ -287,9 +291,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--batch", type=int, default=1000, help="events a request, in the run with the target")
-    parser.add_argument("--other-batches", default="100,1", help="measured as well")
+    parser.add_argument("--other-batches", default="100,1", help="sizes of batches in additional runs")
     parser.add_argument("--clients", type=int, default=2, help="client processes")
-    parser.add_argument("--connections", type=int, default=4, help="connections of each")
+    parser.add_argument("--connections", type=int, default=4, help="connections of each client process")
     parser.add_argument("--no-profile", action="store_true")
     parser.add_argument("--output", type=Path, default=Path("build/bench-ingest.json"))
     options = parser.parse_args()
@@ -304,16 +308,16 @@ def main() -> int:
         kafka.create_topics([NewTopic(config.events_topic, PARTITIONS, 1)])[config.events_topic].result(30)
         batches = [options.batch, *(int(text) for text in options.other_batches.split(",") if text)]
         figures = [measure(servers, folder, options, batch) for batch in batches]
-        where = [] if options.no_profile else hint(servers, folder, options)
+        shares = [] if options.no_profile else profile(servers, folder, options)
     finally:
         servers.stop()
         shutil.rmtree(folder, ignore_errors=True)
-    met = show(Console(width=110), figures, where, options.batch)
+    met = show(Console(width=110), figures, shares, options.batch)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     rows = [
         {**asdict(f), "events_per_second": f.per_second, "events_per_cpu_second": f.per_cpu_second} for f in figures
     ]
-    report = {"target_events_per_cpu_second": TARGET, "target_met": met, "runs": rows, "profile": dict(where)}
+    report = {"target_events_per_cpu_second": TARGET, "target_met": met, "runs": rows, "profile": dict(shares)}
     options.output.write_text(json.dumps(report, indent=1))
     return 0 if all(f.complete for f in figures) else 1
 

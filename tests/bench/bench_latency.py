@@ -1,12 +1,12 @@
-"""Event to queryable row: seconds from Kafka's acknowledgement until a query sees the event counted.
+"""Benchmark of latency: time from Kafka's acknowledgement of an event until a query counts the event.
 
     python tests/bench/bench_latency.py [--rate 50000] [--seconds 20] [--flush 500ms,100ms,50ms]
 
-A process writes events at a steady rate; every five hundredth one is watched, by the producing client's own clock of
-its acknowledgement. Another session asks Postgres for `_offsets` every few milliseconds: a batch's rows and positions
-are committed by one transaction, so an event is queryable exactly when its partition's position has passed it, which
-the run proves once a second by one statement that reads both the positions and the windows. The moment counted is
-when the answer is back. CPU is that of the processor and of Postgres (this session's left out) at that rate.
+A process writes events at a steady rate. One in 500 events is timed. Its time of acknowledgement is that of the
+producing client. The benchmark queries `_offsets` in Postgres every few milliseconds. One transaction commits a batch's
+rows and positions. So an event is queryable exactly when the position of its partition has passed the event. The run
+checks this once a second with a statement that reads both the positions and the windows. An event's latency ends when
+the answer to the query arrives. CPU is that of the processor and of Postgres, without the benchmark's session.
 """
 
 from __future__ import annotations
@@ -41,13 +41,15 @@ PARTITIONS, KEYS, EVERY = 4, 1_000, 500
 
 @dataclass(frozen=True)
 class Figures:
-    """Latencies in milliseconds from the acknowledgement, and from the call that produced the event.
+    """The figures of a run. Latencies are in milliseconds.
 
     Attributes:
-        reached_rate: events a second that the generator wrote.
+        reached_rate: Events a second that the generator wrote.
+        p50_ms, p99_ms, greatest_ms: Latencies from the acknowledgement of an event.
+        produced_p50_ms, produced_p99_ms: Latencies from the call that produced the event.
         processor_cores, postgres_cores: CPU-seconds a second.
-        proofs: statements that found positions and windows to tell of the same events.
-        load_average: of the machine before, over a minute.
+        proofs: Number of checks in which positions and windows had the same number of events.
+        load_average: Load average of the machine over the minute before.
     """
 
     flush_interval: str
@@ -66,7 +68,12 @@ class Figures:
 
 
 class Observer:
-    """Looks at the positions again and again; when each was seen first."""
+    """An observer of the positions in Postgres.
+
+    Attributes:
+        seen: Positions of each partition, and the times of the answers that had them first.
+        proofs: Number of successful checks.
+    """
 
     def __init__(self, connection: psycopg.Connection[Any], pipeline: Pipeline) -> None:
         self._connection, self._schema = connection, pipeline.schema
@@ -74,7 +81,7 @@ class Observer:
         self.proofs = 0
 
     def look(self) -> None:
-        """Ask once; a position's moment is that of the answer."""
+        """Query the positions, and note the time of the answer."""
         rows = self._connection.execute(
             f"SELECT partition, next_offset FROM {self._schema}._offsets WHERE reader = 'live'"
         ).fetchall()
@@ -86,27 +93,27 @@ class Observer:
                 times.append(at)
 
     def prove(self) -> None:
-        """See that windows hold exactly the events that positions have passed.
+        """Check that windows contain as many events as positions have passed.
 
         Raises:
-            AssertionError: they do not.
+            AssertionError: The numbers are different.
         """
         row = self._connection.execute(
             f"SELECT (SELECT coalesce(sum(next_offset), 0) FROM {self._schema}._offsets WHERE reader = 'live'),"
             f" (SELECT coalesce(sum(_count), 0) FROM {self._schema}.by_page_v1)"
         ).fetchone()
         assert row is not None
-        assert row[0] == row[1], f"positions tell of {row[0]} events, windows of {row[1]}"
+        assert row[0] == row[1], f"positions have passed {row[0]} events, windows contain {row[1]}"
         self.proofs += 1
 
     def visible(self, partition: int, offset: int) -> float:
-        """When a record's event was first seen in a query's answer."""
+        """Return the time of the first answer that included an event."""
         positions, times = self.seen[partition]
         return times[bisect_left(positions, offset + 1)]
 
 
 def measure(servers: Servers, folder: Path, options: argparse.Namespace, flush: str) -> Figures:
-    """One run with one flushInterval."""
+    """Run the processor with a flushInterval."""
     topic, load = f"bench.latency-{flush}", os.getloadavg()[0]
     make_topic(servers.kafka, topic, PARTITIONS)
     spec = pipeline_spec(topic, disorder_ms=0, flush_interval=flush)
@@ -136,7 +143,7 @@ def measure(servers: Servers, folder: Path, options: argparse.Namespace, flush: 
         )  # fmt: skip
         observer.look()
         comparison = compare(recomputed(paced.events, 60_000), windows_in_postgres(connection, pipeline.schema))
-    # The last second is left out: what shuts the windows comes with it.
+    # The last second is left out, because the events that close the windows follow.
     chosen = [s for s in paced.samples if began + WARM_SECONDS <= s.produced <= began + seconds - 1.0]
     visible = [observer.visible(s.partition, s.offset) for s in chosen]
     acknowledged = pl.Series([at - s.acknowledged for at, s in zip(visible, chosen, strict=True)]) * 1000
@@ -154,7 +161,7 @@ def measure(servers: Servers, folder: Path, options: argparse.Namespace, flush: 
 
 
 def _paced(pace: Pace, observer: Observer) -> Paced:
-    """The generator's account; until it is there, positions are looked at."""
+    """Observe positions until the generator has ended, and return its events."""
     while not pace.finished():
         observer.look()
         time.sleep(LOOK_SECONDS)
@@ -162,26 +169,26 @@ def _paced(pace: Pace, observer: Observer) -> Paced:
 
 
 def table(figures: list[Figures]) -> Table:
-    """The figures for people."""
-    found = Table(
+    """Return the figures as a table."""
+    table = Table(
         "flushInterval", "events/s", "p50 ms", "p99 ms", "greatest", "from produce: p50", "p99", "processor cores",
         "Postgres cores", "exact", "load", title="From acknowledged event to queryable row", title_justify="left",
     )  # fmt: skip
     for f in figures:
-        found.add_row(
+        table.add_row(
             f.flush_interval, f"{f.reached_rate:,.0f}", f"{f.p50_ms:.0f}", f"{f.p99_ms:.0f}", f"{f.greatest_ms:.0f}",
             f"{f.produced_p50_ms:.0f}", f"{f.produced_p99_ms:.0f}", f"{f.processor_cores:.2f}",
             f"{f.postgres_cores:.2f}", "yes" if f.exact else "[red]NO[/]", f"{f.load_average:.1f}",
         )  # fmt: skip
-    for column in found.columns[1:]:
+    for column in table.columns[1:]:
         column.justify = "right"
-    return found
+    return table
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rate", type=int, default=50_000, help="events a second")
-    parser.add_argument("--seconds", type=float, default=20.0, help="measured, of each run")
+    parser.add_argument("--seconds", type=float, default=20.0, help="measured seconds of each run")
     parser.add_argument(
         "--flush", default="500ms,100ms,50ms", help="flushIntervals; the default of a pipeline is 500ms"
     )

@@ -1,12 +1,14 @@
-"""Every detector on the series of the Numenta Anomaly Benchmark below NAB_DIR, standard profile.
+"""Benchmark of all detectors on the Numenta Anomaly Benchmark (NAB), with its standard profile.
 
-Each value is a window of its own and goes through what `judge` consists of, as windows that close do. Three scores:
+NAB_DIR is the folder with the series. Each value is a window, and the functions of `judge` process it like a closed
+window. There are three scores:
 
-- as it is: default threshold and cooldown, what users get;
-- best: the one threshold that is best over all series, with the default cooldown;
-- NAB's way: likewise, but every window at or above the threshold is an alarm, as the benchmark's own scores are made.
+- as it is: with the default threshold and cooldown;
+- best: with the best threshold over all series, and the default cooldown;
+- NAB's way: with the best threshold, and without a cooldown. Each window at or above the threshold is an alarm. NAB
+  computes its published scores like this.
 
-The scoring is checked first: a detector that never fires has 0, a perfect one 100.
+The scoring is checked first: a detector that never fires has the score 0, a perfect detector has 100.
 """
 
 from __future__ import annotations
@@ -33,15 +35,15 @@ from tidemill_processor.detect.detectors import COOLDOWN_WINDOWS, State, decide,
 
 TARGET_DEFAULT = 55.0
 TARGET_OTHERS = 39.6
-"""What the benchmark's authors publish for their Windowed Gaussian, on all 58 series."""
-SPECIALISED = {"mad": "robust to outliers, for steady noise; NAB's bursty series are not its field"}
+"""Score that the authors of NAB publish for their Windowed Gaussian, on all 58 series."""
+SPECIALISED = {"mad": "it is for steady noise with outliers, and NAB's series have bursts"}
 RANDOM_SEEDS = 5
 _STEPS = 8
 
 
 @dataclass(frozen=True)
 class Figures:
-    """One detector's scores."""
+    """The scores of a detector."""
 
     detector: str
     as_it_is: Result
@@ -52,14 +54,17 @@ class Figures:
 
     @property
     def on_target(self) -> bool:
-        """auto: as it is; others: with the best threshold, as published figures are made."""
+        """Whether the detector meets its target.
+
+        The target of `auto` is about its default threshold, the target of others about the best threshold.
+        """
         if self.detector == "auto":
             return self.as_it_is.score > TARGET_DEFAULT
         return self.best.score > TARGET_OTHERS or self.detector in SPECIALISED
 
 
 def measure(kind: str, corpus: list[Series]) -> Figures:
-    """Run a detector over all series, each with a state of its own."""
+    """Run a detector over all series, each with a separate state."""
     spec = DETECTORS.make(type=kind)
     verdicts, readings, largest = [], [], 0
     seconds = 0.0
@@ -72,9 +77,10 @@ def measure(kind: str, corpus: list[Series]) -> Figures:
         readings.append((series, scores))
     default = spec.limit
     if any(
-        told(scores, default, spec.warmup) != fired for (_, fired), (_, scores) in zip(verdicts, readings, strict=True)
+        reported(scores, default, spec.warmup) != fired
+        for (_, fired), (_, scores) in zip(verdicts, readings, strict=True)
     ):
-        raise AssertionError(f"{kind}: the benchmark's cooldown is not the product's")
+        raise AssertionError(f"{kind}: the cooldown of the benchmark differs from that of the processor")
     nab_way = score_best(readings)
     tried = [default * 2 ** (step / 4) for step in range(-_STEPS, _STEPS + 1)]
     best = max((_with_cooldown(readings, limit, spec.warmup) for limit in tried), key=lambda result: result.score)
@@ -84,7 +90,7 @@ def measure(kind: str, corpus: list[Series]) -> Figures:
 
 
 def _judged(spec: DetectorSpec, series: Series) -> tuple[list[bool], list[float], State]:
-    """What `judge` reports of each value, the score of each (0 where there is none), and the last state."""
+    """Return whether `judge` reports each value, the score of each value (0 if it has none), and the last state."""
     state: State = {}
     fired, scores = [], []
     for at_ms, value in zip(series.times_ms, series.values, strict=True):
@@ -95,8 +101,11 @@ def _judged(spec: DetectorSpec, series: Series) -> tuple[list[bool], list[float]
     return fired, scores, state
 
 
-def told(scores: Sequence[float], limit: float, warmup: int) -> list[bool]:
-    """Which values are reported at a threshold: as `judge` does it, without reading every series anew for each."""
+def reported(scores: Sequence[float], limit: float, warmup: int) -> list[bool]:
+    """Return which values are reported at a threshold.
+
+    The result is the same as that of `judge`, without another run of the detector over the series.
+    """
     fired, last = [], -COOLDOWN_WINDOWS - 1
     for row, score in enumerate(scores):
         fires = row >= warmup and score >= limit and row - last > COOLDOWN_WINDOWS
@@ -106,21 +115,21 @@ def told(scores: Sequence[float], limit: float, warmup: int) -> list[bool]:
 
 
 def _with_cooldown(readings: list[tuple[Series, list[float]]], limit: float, warmup: int) -> Result:
-    result = score_at([(s, [float(f) for f in told(scores, limit, warmup)]) for s, scores in readings], 1.0)
+    result = score_at([(s, [float(f) for f in reported(scores, limit, warmup)]) for s, scores in readings], 1.0)
     return Result(limit, result.score, result.detected, result.windows, result.alarms, result.false_alarms)
 
 
 def check_scoring(corpus: list[Series]) -> dict[str, float]:
-    """Scores of detectors whose scores are known.
+    """Return the scores of trivial detectors: null, perfect and random.
 
     Raises:
-        AssertionError: null is not 0, or perfect not 100.
+        AssertionError: The score of null is not 0, or that of perfect is not 100.
     """
-    known: dict[str, Callable[[Series], list[float]]] = {
+    detectors: dict[str, Callable[[Series], list[float]]] = {
         "null": lambda series: [0.5] * len(series.values),
         "perfect": lambda series: [float(row in {w[0] for w in series.windows}) for row in range(len(series.values))],
     }
-    scores = {name: score_best([(series, of(series)) for series in corpus]).score for name, of in known.items()}
+    scores = {name: score_best([(series, of(series)) for series in corpus]).score for name, of in detectors.items()}
     if abs(scores["null"]) > 1e-9 or abs(scores["perfect"] - 100) > 1e-9:
         raise AssertionError(f"the scoring is wrong: {scores}")
     seeds = []
@@ -131,8 +140,8 @@ def check_scoring(corpus: list[Series]) -> dict[str, float]:
 
 
 def table(figures: list[Figures], rows: int) -> Table:
-    """Figures for people."""
-    made = Table(title="Numenta Anomaly Benchmark, standard profile", title_justify="left")
+    """Return the figures as a table."""
+    table = Table(title="Numenta Anomaly Benchmark, standard profile", title_justify="left")
     for name in (
         "detector",
         "as it is",
@@ -145,21 +154,22 @@ def table(figures: list[Figures], rows: int) -> Table:
         "µs",
         "state B",
     ):
-        made.add_column(name, justify="left" if name == "detector" else "right")
+        table.add_column(name, justify="left" if name == "detector" else "right")
     for f in figures:
         colour = "" if f.on_target else "[red]"
-        made.add_row(
+        table.add_row(
             f.detector, f"{colour}{f.as_it_is.score:.1f}", f"{f.as_it_is.detected}/{f.as_it_is.windows}",
             str(f.as_it_is.false_alarms), f"{1000 * f.as_it_is.false_alarms / rows:.2f}", f"{f.best.score:.1f}",
             f"{f.best.threshold:.2f}", f"{f.nab_way.score:.1f}", f"{f.microseconds:.0f}", str(f.most_state_bytes),
         )  # fmt: skip
-    return made
+    return table
 
 
 def main() -> int:
-    """Entry point; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=DETECTORS.by_name, action="append", help="this detector; may be repeated")
+    parser.add_argument(
+        "--only", choices=DETECTORS.by_name, action="append", help="only this detector; may be repeated"
+    )
     parser.add_argument("--output", type=Path, default=Path("build/bench-nab.json"))
     options = parser.parse_args()
     folder = os.environ.get("NAB_DIR")
@@ -176,10 +186,10 @@ def main() -> int:
     scored = sum(len(series.values) - probation(len(series.values)) for series in corpus)
     windows = sum(len(series.windows) for series in corpus)
     console.print(f"{len(corpus)} series, {rows:,} values ({scored:,} scored), {windows} windows", highlight=False)
-    known = check_scoring(corpus)
+    scores = check_scoring(corpus)
     console.print(
-        f"null {known['null']:.1f}, perfect {known['perfect']:.1f}, random {known['random']:.1f}"
-        f" ({known['random, least']:.1f} to {known['random, most']:.1f}; 11.0 is published for all 58 series)",
+        f"null {scores['null']:.1f}, perfect {scores['perfect']:.1f}, random {scores['random']:.1f}"
+        f" ({scores['random, least']:.1f} to {scores['random, most']:.1f}; 11.0 is published for all 58 series)",
         highlight=False,
     )
     kinds = options.only or list(DETECTORS.by_name)
@@ -193,8 +203,8 @@ def main() -> int:
     goal = f"auto above {TARGET_DEFAULT:g} as it is, others above {TARGET_OTHERS} at their best or specialised"
     console.print(f"[green]Target met[/]: {goal}" if met else f"[bold red]UNDER TARGET[/]: {goal}")
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    told_figures = [{**asdict(f), "on_target": f.on_target} for f in figures]
-    options.output.write_text(json.dumps({"known": known, "windows": windows, "detectors": told_figures}, indent=1))
+    rows_of_figures = [{**asdict(f), "on_target": f.on_target} for f in figures]
+    options.output.write_text(json.dumps({"known": scores, "windows": windows, "detectors": rows_of_figures}, indent=1))
     return 0 if met else 1
 
 

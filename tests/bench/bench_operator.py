@@ -1,13 +1,16 @@
-"""One operator process with many pipelines: how long until all are ready, what it costs at rest, and what it writes.
+"""Benchmark of one operator process with many pipelines: time until all are ready, cost at rest, and writes.
 
     python tests/bench/bench_operator.py [--pipelines 200] [--namespaces 10] [--rest-seconds 180]
 
-A real API server with its controllers, a real Kafka and Postgres; no nodes: pods are said to be ready. Processors are
-suspended, so that what is measured is the operator. Its requests are counted from the API server's audit log, by its
-account, whatever client of it made them; watches count when they are opened. Transactions of Postgres that wrote are
-counted by the transaction ids that were given out, with autovacuum off; writes to Kafka by the operator itself.
+The benchmark starts an API server with its controllers, Kafka and Postgres. There are no nodes: a stand-in marks pods
+as ready. The pipelines are suspended, so that only the operator works.
 
-First all pipelines at once, then one more on its own, then rest, then one pass over each that finds nothing to do.
+- Requests to the API server are those of the operator's account in the audit log. A watch counts once, at its start.
+- Writes to Postgres are the transaction ids that Postgres has assigned. Autovacuum is off meanwhile.
+- Writes to Kafka are those in the operator's metrics.
+
+The benchmark has four phases. It creates all pipelines at once, then one more pipeline. Then it waits, and counts the
+requests at rest. At last it requests a pass over each pipeline, in which nothing is to be changed.
 """
 
 from __future__ import annotations
@@ -17,13 +20,10 @@ import collections
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -33,29 +33,30 @@ from typing import Any
 import psycopg
 from rich.console import Console
 from rich.table import Table
-from shared.support import Cpu, await_condition, free_port, peak_rss_mib, rss_mib
+from shared.operator_process import Operator, Requests, is_ready, resource, running_operator
+from shared.support import Cpu, await_condition, peak_rss_mib, rss_mib
 
 from kube import standin
 from kube.controlplane import ControlPlane
-from tidemill_operator.actuators.kubernetes.api import PIPELINE, Api, Document
+from tidemill_operator.actuators.kubernetes.api import PIPELINE, Api
 from tidemill_operator.laptop.servers import Servers, start_servers
 
 TARGET_REQUESTS, TARGET_WRITES, TARGET_MIB = 5.0, 4.0, 300.0
-_USER = f"system:serviceaccount:{standin.HOME}:{standin.ACCOUNT}"
 _READS = frozenset({"get", "list", "watch"})
-# Written on purpose whatever the pipelines do: the leader's Lease and the watchdog's object.
+# The operator writes the leader's Lease and the watchdog's object even if no pipeline changes.
 _OWN = frozenset({"leases", "configmaps/tidemill-watchdog"})
 _SETTLED_SECONDS = 45.0
 
 
 @dataclass
 class Figures:
-    """What was measured.
+    """The results of the benchmark.
 
     Attributes:
-        phases_seconds: of the operator's time until all were ready, by part of a pass, summed over passes.
-        requests: at rest, by verb and resource.
-        second_pass_writes: by where to; the Lease and the watchdog's object are left out.
+        phases_seconds: The operator's seconds until all pipelines were ready, by phase of a pass.
+        requests: Number of requests at rest, by verb and resource.
+        second_pass_writes: Number of writes in the second pass, by server. The Lease and the watchdog's object are
+            left out.
     """
 
     pipelines: int
@@ -79,158 +80,30 @@ class Figures:
 
     @property
     def missed(self) -> list[str]:
-        """Targets that were."""
-        found = {
+        """Names of the targets that were missed."""
+        met_by_name = {
             f"fewer than {TARGET_REQUESTS:g} requests/s at rest": self.requests_per_second < TARGET_REQUESTS,
             f"fewer than {TARGET_WRITES:g} writes/s at rest": self.writes_per_second < TARGET_WRITES,
             f"less than {TARGET_MIB:g} MiB": self.peak_rss_mib < TARGET_MIB,
             "no write in a second pass": not any(self.second_pass_writes.values()),
         }
-        return [name for name, met in found.items() if not met]
-
-
-class Requests:
-    """The operator's requests, as the API server noted them."""
-
-    def __init__(self, log: Path) -> None:
-        self._log, self._at = log, 0
-
-    def since(self) -> list[tuple[str, str]]:
-        """Verb and resource of each since the last call; a watch once."""
-        found = {}
-        with self._log.open("rb") as lines:
-            lines.seek(self._at)
-            for line in lines:
-                if not line.endswith(b"\n"):
-                    break
-                self._at += len(line)
-                event = json.loads(line)
-                if event["user"].get("username") != _USER:
-                    continue
-                if event["verb"] == "watch" and event["stage"] != "ResponseStarted":
-                    continue
-                asked = event.get("objectRef") or {}
-                named = f"/{asked['name']}" if asked.get("name") == "tidemill-watchdog" else ""
-                resource = asked.get("resource", event["requestURI"].partition("?")[0]) + named
-                resource += f"/{asked['subresource']}" if "subresource" in asked else ""
-                found[event["auditID"]] = (event["verb"], resource)
-        return list(found.values())
-
-
-class Operator:
-    """The operator's process."""
-
-    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
-        self.process, self._port = process, port
-
-    def metrics(self) -> dict[str, float]:
-        """Its figures by name and labels; empty while it does not answer."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=10) as answer:
-                lines = answer.read().decode().splitlines()
-        except OSError:
-            return {}
-        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
-
-    def passes(self) -> int:
-        """Passes so far."""
-        return int(
-            sum(n for name, n in self.metrics().items() if name.startswith("tidemill_operator_reconciliations_total{"))
-        )
-
-    def phases(self) -> dict[str, float]:
-        """Seconds so far, by part of a pass."""
-        name = "tidemill_operator_reconciliation_duration_seconds_sum{phase="
-        return {key.split('"')[1]: value for key, value in self.metrics().items() if key.startswith(name)}
-
-    def kafka_writes(self) -> int:
-        """Changes of topics so far."""
-        return int(self.metrics().get('tidemill_operator_changes_total{phase="topics"}', 0))
-
-
-@contextmanager
-def operator(folder: Path, kubeconfig: Path, servers: Servers) -> Iterator[Operator]:
-    """An operator that leads; ended afterwards."""
-    ports = free_port(), free_port()
-    addresses = {
-        "TIDEMILL_KAFKA_BROKERS": servers.kafka,
-        "TIDEMILL_POSTGRES_URL": servers.postgres.url,
-        "TIDEMILL_REDIS_URL": servers.redis,
-    }
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
-    environment = {**inherited, **standin.environment(kubeconfig, addresses, pod="operator-0", ports=ports)}
-    log = folder / "operator.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen([sys.executable, "-m", "tidemill_operator"], env=environment, stdout=out, stderr=out)
-    found = Operator(process, ports[0])
-    try:
-        await_condition(lambda: found.metrics().get("tidemill_operator_leader") == 1.0, seconds=60, interval=0.2)
-        yield found
-    except BaseException:
-        print(log.read_text()[-4000:], file=sys.stderr)
-        raise
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(40)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def resource(name: str, namespace: str) -> Document:
-    """A pipeline of ordinary size whose processors are suspended."""
-    fields = [
-        {"name": "ts", "type": "timestamp", "required": True},
-        {"name": "country", "type": "string", "required": True},
-        {"name": "amount", "type": "number"},
-    ]
-    metrics = [
-        {"name": "orders", "function": "count"},
-        {"name": "revenue", "function": "sum", "field": "amount"},
-        {"name": "largest", "function": "max", "field": "amount"},
-    ]
-    aggregations = [
-        {
-            "name": f"by_country_{size}",
-            "groupBy": ["country"],
-            "window": {"type": "tumbling", "size": size},
-            "metrics": metrics,
-        }
-        for size in ("1m", "1h")
-    ]
-    spec = {
-        "suspend": True,
-        "source": {
-            "topic": {"partitions": 1, "replicationFactor": 1},
-            "fields": fields,
-            "eventTime": {"field": "ts", "maxDisorder": "5s"},
-        },
-        "aggregations": aggregations,
-    }
-    metadata = {"name": name, "namespace": namespace}
-    return {"apiVersion": PIPELINE.api_version, "kind": PIPELINE.kind, "metadata": metadata, "spec": spec}
-
-
-def is_ready(document: Document) -> bool:
-    """Whether the condition Ready is true."""
-    conditions = (document.get("status") or {}).get("conditions", ())
-    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+        return [name for name, met in met_by_name.items() if not met]
 
 
 class Bench:
-    """One run."""
+    """A run of the benchmark."""
 
     def __init__(
-        self, options: argparse.Namespace, api: Api, requests: Requests, servers: Servers, at: Operator
+        self, options: argparse.Namespace, api: Api, requests: Requests, servers: Servers, operator: Operator
     ) -> None:
-        self._options, self._api, self._requests, self._servers, self._operator = options, api, requests, servers, at
+        self._options, self._api, self._requests, self._servers = options, api, requests, servers
+        self._operator = operator
         self.figures = Figures(options.pipelines, options.namespaces)
 
     def run(self) -> Figures:
-        """All of it."""
+        """Run all phases, and return the figures."""
         self._all_at_once()
-        self._one_more()
+        self._one_more_pipeline()
         self._rest()
         self._second_pass()
         self.figures.load_average = os.getloadavg()[1]
@@ -241,31 +114,31 @@ class Bench:
         namespaces = [f"bench-{number}" for number in range(options.namespaces)]
         for namespace in namespaces:
             self._api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
-        _say(f"{options.pipelines} pipelines are applied")
+        _print(f"creating {options.pipelines} pipelines")
         began, seconds = time.monotonic(), []
         for number in range(options.pipelines):
             self._api.create(resource(f"orders-{number}", namespaces[number % options.namespaces]))
-        told = 0.0
+        printed_at = 0.0
         while len(seconds) < options.pipelines:
             time.sleep(1.0)
             ready = sum(is_ready(document) for document in self._api.list(PIPELINE))
             now = time.monotonic() - began
             seconds += [now] * (ready - len(seconds))
-            if now - told > 15.0:
-                told = now
-                _say(f"{ready} are ready after {now:.0f} s")
+            if now - printed_at > 15.0:
+                printed_at = now
+                _print(f"{ready} pipelines are ready after {now:.0f} s")
             if now > options.ready_seconds:
-                raise TimeoutError(f"{ready} of {options.pipelines} are ready after {now:.0f} s")
+                raise TimeoutError(f"{ready} of {options.pipelines} pipelines are ready after {now:.0f} s")
         figures.ready_seconds, figures.ready_median_seconds = seconds[-1], seconds[len(seconds) // 2]
         figures.passes_until_ready, figures.phases_seconds = self._operator.passes(), self._operator.phases()
 
-    def _one_more(self) -> None:
-        """When nothing else is to be done."""
+    def _one_more_pipeline(self) -> None:
+        """Create a pipeline while the operator has nothing else to do."""
         self._settle()
         began = time.monotonic()
         self._api.create(resource("one-more", "bench-0"))
-        find = lambda: is_ready(self._api.get(PIPELINE, "bench-0", "one-more") or {})  # noqa: E731
-        await_condition(find, seconds=60, interval=0.1)
+        ready = lambda: is_ready(self._api.get(PIPELINE, "bench-0", "one-more") or {})  # noqa: E731
+        await_condition(ready, seconds=60, interval=0.1)
         self.figures.one_ready_seconds = time.monotonic() - began
 
     def _settle(self) -> None:
@@ -274,25 +147,25 @@ class Bench:
     def _rest(self) -> None:
         figures, pid = self.figures, self._operator.process.pid
         self._settle()
-        _say(f"at rest for {self._options.rest_seconds:g} s")
+        _print(f"counting requests at rest for {self._options.rest_seconds:g} s")
         cpu, used, began = Cpu(pid), Cpu(pid).seconds(), time.monotonic()
-        self._requests.since()
+        self._requests.since_last_call()
         time.sleep(self._options.rest_seconds)
-        asked = self._requests.since()
+        requests = self._requests.since_last_call()
         seconds = time.monotonic() - began
-        counted = collections.Counter(f"{verb} {what}" for verb, what in asked)
+        counted = collections.Counter(f"{verb} {resource}" for verb, resource in requests)
         figures.rest_seconds, figures.requests = seconds, dict(counted.most_common())
-        figures.requests_per_second = len(asked) / seconds
-        figures.writes_per_second = sum(verb not in _READS for verb, _ in asked) / seconds
+        figures.requests_per_second = len(requests) / seconds
+        figures.writes_per_second = sum(verb not in _READS for verb, _ in requests) / seconds
         figures.cpu_share = (cpu.seconds() - used) / seconds
         figures.rss_mib, figures.peak_rss_mib = rss_mib(pid), peak_rss_mib(pid)
 
     def _second_pass(self) -> None:
-        """The administrator asks for a pass over each; the operator is to find nothing."""
+        """Request a pass over each pipeline as an administrator. The operator has nothing to change."""
         documents = self._api.list(PIPELINE, metadata_only=True)
-        _say(f"one more pass over each of {len(documents)}")
+        _print(f"requesting a pass over each of {len(documents)} pipelines")
         with _quiet_postgres(self._servers) as postgres:
-            self._requests.since()
+            self._requests.since_last_call()
             before, passes, began = _transactions(postgres), self._operator.passes(), time.monotonic()
             kafka = self._operator.kafka_writes()
             for document in documents:
@@ -301,22 +174,22 @@ class Bench:
                 self._api.merge(PIPELINE, metadata["namespace"], metadata["name"], patch)
             await_condition(lambda: self._operator.passes() >= passes + len(documents), seconds=600, interval=0.5)
             self.figures.second_pass_seconds = time.monotonic() - began
-            time.sleep(3.0)  # the audit log is written in batches
-            asked = self._requests.since()
-            writes = [item for item in asked if item[0] not in _READS and item[1] not in _OWN]
-            self.figures.second_pass_requests = len(asked)
+            time.sleep(3.0)  # The API server writes the audit log in batches.
+            requests = self._requests.since_last_call()
+            writes = [request for request in requests if request[0] not in _READS and request[1] not in _OWN]
+            self.figures.second_pass_requests = len(requests)
             self.figures.second_pass_writes = {
                 "kubernetes": len(writes),
                 "kafka": self._operator.kafka_writes() - kafka,
                 "postgres": _transactions(postgres) - before,
             }
             if writes:
-                _say(str(collections.Counter(writes)))
+                _print(str(collections.Counter(writes)))
 
 
 @contextmanager
 def _quiet_postgres(servers: Servers) -> Iterator[psycopg.Connection[Any]]:
-    """A connection, while nothing of Postgres' own writes."""
+    """Yield a connection to Postgres, whose autovacuum is off."""
     at = servers.postgres
     with psycopg.connect(
         host=at.host, port=at.port, dbname=at.database, user=at.user, password=at.password, autocommit=True
@@ -328,24 +201,24 @@ def _quiet_postgres(servers: Servers) -> Iterator[psycopg.Connection[Any]]:
 
 
 def _transactions(connection: psycopg.Connection[Any]) -> int:
-    """The next transaction id: transactions that write take one."""
+    """Return the next transaction id. Each transaction that writes gets an id."""
     row = connection.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint").fetchone()
     assert row is not None
     return int(row[0])
 
 
 def table(figures: Figures) -> Table:
-    """The figures for people."""
-    found = Table(title=f"One operator, {figures.pipelines:,} pipelines in {figures.namespaces} namespaces")
+    """Return the figures as a table."""
+    table = Table(title=f"One operator, {figures.pipelines:,} pipelines in {figures.namespaces} namespaces")
     for heading, justify in (("", "left"), ("measured", "right"), ("target", "right")):
-        found.add_column(heading, justify="right" if justify == "right" else "left")
+        table.add_column(heading, justify="right" if justify == "right" else "left")
     phases = ", ".join(f"{name} {value / figures.pipelines:.2f}" for name, value in figures.phases_seconds.items())
     busiest = ", ".join(f"{name} {count}" for name, count in list(figures.requests.items())[:6])
     writes = ", ".join(f"{name} {count}" for name, count in figures.second_pass_writes.items())
     for row in (
         ("all ready", f"{figures.ready_seconds:.0f} s (half of them after {figures.ready_median_seconds:.0f} s)", ""),
         ("  passes until then", f"{figures.passes_until_ready}", ""),
-        ("  seconds a pipeline, of 4 at a time", phases, ""),
+        ("  seconds a pipeline, 4 pipelines at a time", phases, ""),
         ("one more ready", f"{figures.one_ready_seconds:.1f} s", ""),
         ("requests/s at rest", f"{figures.requests_per_second:.2f}", f"< {TARGET_REQUESTS:g}"),
         ("writes/s at rest", f"{figures.writes_per_second:.2f}", f"< {TARGET_WRITES:g}"),
@@ -355,11 +228,11 @@ def table(figures: Figures) -> Table:
         ("second pass over all", f"{figures.second_pass_seconds:.0f} s, {figures.second_pass_requests} requests", ""),
         ("  writes", writes, "none"),
     ):
-        found.add_row(*row)
-    return found
+        table.add_row(*row)
+    return table
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
@@ -368,22 +241,22 @@ def main() -> int:
     parser.add_argument("--pipelines", type=int, default=200)
     parser.add_argument("--namespaces", type=int, default=10)
     parser.add_argument("--rest-seconds", type=float, default=180.0)
-    parser.add_argument("--ready-seconds", type=float, default=1800.0, help="give up after")
+    parser.add_argument("--ready-seconds", type=float, default=1800.0, help="time limit until all are ready")
     parser.add_argument("--output", type=Path, default=Path("build/bench-operator.json"))
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="tidemill-bench-"))
     folder.chmod(0o755)
-    servers, stopping = start_servers(folder / "servers", durable=False, on_progress=_say), threading.Event()
+    servers, stopping = start_servers(folder / "servers", durable=False, on_progress=_print), threading.Event()
     try:
-        with ControlPlane(folder / "plane", controllers=True, audited=True, on_progress=_say) as plane:
+        with ControlPlane(folder / "plane", controllers=True, audited=True, on_progress=_print) as plane:
             api = standin.install(plane)
             kubeconfig = standin.account(plane, api, folder)
             kubelet = threading.Thread(
                 target=standin.run_pods, args=(api, stopping), kwargs={"interval_seconds": 1.0}, daemon=True
             )
             kubelet.start()
-            with operator(folder, kubeconfig, servers) as running:
-                figures = Bench(options, api, Requests(plane.audit_log), servers, running).run()
+            with running_operator(folder, kubeconfig, servers) as operator:
+                figures = Bench(options, api, Requests(plane.audit_log), servers, operator).run()
             stopping.set()
             kubelet.join(10.0)
     finally:
@@ -394,8 +267,8 @@ def main() -> int:
     console.print(table(figures))
     if figures.load_average > (os.cpu_count() or 1):
         console.print(
-            f"[yellow]The machine was busy with other work (load average {figures.load_average:.1f}); seconds tell"
-            " little.[/]"
+            f"[yellow]The machine was busy with other work (load average {figures.load_average:.1f}); seconds are not"
+            " reliable.[/]"
         )
     for name in figures.missed:
         console.print(f"[bold red]MISSED[/]: {name}")

@@ -1,15 +1,18 @@
-"""Tidemill beside other engines: the same topic, the same windows, results compared with a batch recomputation.
+"""Benchmark of Tidemill beside other engines, on the same topic and with the same windows.
 
     python tests/bench/bench_peers.py [--events 1000000] [--keys 1000,50000] [--engines tidemill,flink] [--repeat 1]
 
-Catching up: the topic is full before an engine starts. CPU is user + system from /proc of the engine's processes, from
-its first record (Tidemill: its first commit) to its last result; Tidemill's with Postgres' beside it, brokers' in none.
-With several numbers of events (`--events 1000000,4000000`) the steady rate is that of the events between them, so that
-start-up and compilation count in neither.
+All results are compared with a recomputation in one batch.
 
-Following: 5,000 events a second of 100 pages whose event time is the clock's, windows of a second, results due a second
-after a window's end. Latency is from there to the broker's time of the result. Then the engine is killed with SIGKILL
-and started again at once: recovery is from the kill to the first right result that was due after it. Compared too.
+Catching up: the topic is full before an engine starts. CPU is user + system time of the engine's processes from /proc,
+from its first record (Tidemill: its first commit) to its last result. Tidemill's CPU includes Postgres. No engine's CPU
+includes the brokers. With several numbers of events (`--events 1000000,4000000`), the output has the steady rate too:
+the rate of the events that the long run has more than the short one. It does not include start and compilation.
+
+Following: a generator writes 5,000 events a second of 100 pages. Their event time is the current time. Windows have a
+second, and a result is due a second after its window's end. Latency is the time from then to the broker's time of the
+result. Then the engine is killed with SIGKILL, and started again at once. Recovery is the time from the kill to the
+first right result that was due after the kill.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from tidemill_operator.laptop.servers import start_servers
 
 
 def install(bench: Bench) -> None:
-    """Install what was asked for, or note why it cannot be."""
+    """Install the chosen engines, or note why this fails."""
     for name in bench.options.engines:
         if name in PEERS:
             print(f"preparing {name}", file=sys.stderr)
@@ -45,7 +48,7 @@ def install(bench: Bench) -> None:
 
 
 def table_of_runs(runs: list[CaughtUp]) -> Table:
-    """Catching up, for people: a row a run."""
+    """Return a table with a row for each run that caught up."""
     table = Table(
         "engine", "keys", "events", "events/CPU-s", "without Postgres'", "events/s", "MiB", "results", "load",
         title="Catching up: one topic, windows of a minute", title_justify="left",
@@ -54,16 +57,16 @@ def table_of_runs(runs: list[CaughtUp]) -> Table:
         column.justify = "right"
     for run in runs:
         done = run.events * run.share
-        says = "exact" if run.exact else f"{run.share:.0%} in time" if run.share < 1 else f"[red]{run.comparison}[/]"
+        results = "exact" if run.exact else f"{run.share:.0%} in time" if run.share < 1 else f"[red]{run.comparison}[/]"
         table.add_row(
             run.engine, f"{run.keys:,}", f"{run.events:,}", f"{run.rate:,.0f}", f"{done / (run.cpu_seconds or 1):,.0f}",
-            f"{done / (run.wall_seconds or 1):,.0f}", f"{run.peak_rss_mib:,.0f}", says, f"{run.load_average:.1f}",
+            f"{done / (run.wall_seconds or 1):,.0f}", f"{run.peak_rss_mib:,.0f}", results, f"{run.load_average:.1f}",
         )  # fmt: skip
     return table
 
 
 def table_of_follows(follows: list[Followed]) -> Table:
-    """Following, for people."""
+    """Return a table with a row for each run that followed the topic."""
     table = Table(
         "engine", "p50 s", "p99 s", "recovery s", "missing", "wrong", "repeated", "load",
         title=f"Following {FOLLOW['rate']:,} events/s, windows of a second; a SIGKILL", title_justify="left",
@@ -78,38 +81,43 @@ def table_of_follows(follows: list[Followed]) -> Table:
 
 
 def numbers(text: str) -> list[int]:
-    """A list of numbers, with commas between them."""
+    """Parse numbers that are separated by commas."""
     return [int(part) for part in text.split(",")]
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The options."""
+    """Parse the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = [*OWN, FAST, *PEERS]
-    parser.add_argument("--events", type=numbers, default=[1_000_000], help="several: the steady rate too")
+    engines = [*OWN, FAST, *PEERS]
+    parser.add_argument(
+        "--events",
+        type=numbers,
+        default=[1_000_000],
+        help="events of each run; with several numbers, also the steady rate",
+    )
     parser.add_argument("--keys", type=numbers, default=[1_000, 50_000])
-    parser.add_argument("--engines", type=lambda text: text.split(","), default=known, help=",".join(known))
-    parser.add_argument("--repeat", type=int, default=1, help="runs, in turn between the engines")
-    parser.add_argument("--limit", type=float, default=240, help="seconds that catching up may take")
+    parser.add_argument("--engines", type=lambda text: text.split(","), default=engines, help=",".join(engines))
+    parser.add_argument("--repeat", type=int, default=1, help="runs of each engine, engines in turns")
+    parser.add_argument("--limit", type=float, default=240, help="maximal seconds of catching up")
     parser.add_argument("--no-follow", action="store_true", help="only catching up")
     parser.add_argument("--no-catch-up", action="store_true", help="only following")
     parser.add_argument("--output", type=Path, default=Path("build/bench-peers"), help="of .json and .svg")
     options = parser.parse_args()
-    if unknown := set(options.engines) - set(known):
-        parser.error(f"no such engine: {', '.join(unknown)}; there are {', '.join(known)}")
+    if unknown := set(options.engines) - set(engines):
+        parser.error(f"unknown engine: {', '.join(unknown)}; expected names of {', '.join(engines)}")
     return options
 
 
 def run_all(bench: Bench, runs: list[CaughtUp], follows: list[Followed]) -> None:
-    """Everything that was asked for; lists are filled as it goes."""
-    options, there = bench.options, [e for e in bench.options.engines if e in OWN or e in bench.peers]
+    """Run the chosen engines. Append their figures to `runs` and `follows` after each run."""
+    options, engines = bench.options, [e for e in bench.options.engines if e in OWN or e in bench.peers]
     jobs = [Job(events, keys) for keys in options.keys for events in sorted(options.events)]
     for job in [] if options.no_catch_up else jobs:
         print(f"filling {job.topic}", file=sys.stderr)
         make_topic(bench.servers.kafka, job.topic, job.partitions)
         fill(bench.servers.kafka, job)
         expected = recomputed(drawn(job), job.window_ms)
-        for engine in there * options.repeat:
+        for engine in engines * options.repeat:
             print(f"{engine}: {job.events:,} events, {job.keys:,} keys", file=sys.stderr)
             if engine in OWN:
                 runs.append(catch_up_tidemill(bench, engine, job, expected))
@@ -125,7 +133,7 @@ def run_all(bench: Bench, runs: list[CaughtUp], follows: list[Followed]) -> None
 
 
 def write(bench: Bench, runs: list[CaughtUp], follows: list[Followed]) -> None:
-    """Print the tables; write JSON and the picture."""
+    """Print the tables. Write the figures as JSON and the chart as SVG."""
     console = Console(width=130)
     if runs:
         console.print(table_of_runs(runs))
@@ -140,7 +148,7 @@ def write(bench: Bench, runs: list[CaughtUp], follows: list[Followed]) -> None:
     output: Path = bench.options.output
     output.parent.mkdir(parents=True, exist_ok=True)
     record = {
-        "engines": {peer.name: peer.told for peer in bench.peers.values()},
+        "engines": {peer.name: peer.description for peer in bench.peers.values()},
         "not_run": bench.not_run,
         "caught_up": [{**asdict(run), "events_per_cpu_second": run.rate, "exact": run.exact} for run in runs],
         "steady": [{"engine": e, "keys": k, "events_per_cpu_second": rate} for (e, k), rate in steady.items()],
@@ -153,7 +161,7 @@ def write(bench: Bench, runs: list[CaughtUp], follows: list[Followed]) -> None:
         panels[f"events per CPU-second, {keys:,} keys"] = {
             e: median([run.rate for run in runs if (run.engine, run.keys) == (e, keys)]) for e in engines
         }
-    panels["result's latency, p99, seconds"] = {f.engine: f.p99 for f in follows if f.p99 is not None}
+    panels["latency of results, p99, seconds"] = {f.engine: f.p99 for f in follows if f.p99 is not None}
     panels["recovery after SIGKILL, seconds"] = {f.engine: f.recovery for f in follows if f.recovery is not None}
     output.with_suffix(".svg").write_text(bars("Tidemill beside other engines", panels))
     console.print(f"written: {output.with_suffix('.json')}, {output.with_suffix('.svg')}")

@@ -1,16 +1,19 @@
-"""How the processor's cost grows: with replicas, keys, partitions, aggregations, one more metric, detectors on events.
+"""Benchmark of the processor's cost by replicas, keys, partitions, aggregations, functions and detectors on events.
 
     python tests/bench/bench_scale.py [--parts replicas,keys,partitions,aggregations,functions,watching]
                                       [--events 1000000] [--replicas 1,2,4] [--keys 1000,10000,100000,1000000]
                                       [--partitions 1,4,16,64] [--aggregations 1,4,8,16]
                                       [--functions none,count,distinct,topk] [--watching none,zscore,auto]
 
-Each run: processors share out the partitions of an empty topic and are frozen; the topic is filled; they are woken
-and watched until every event is in Postgres and every result in Kafka. CPU is user + system of all replicas and of
-Postgres. One thing varies at a time; the rest is 1 replica, 4 partitions, 1,000 keys, 1 aggregation, windows of a
-minute. Replicas vary at 10 keys too, all of which they share. Keys vary with windows of six hours, so that all of them
-are live in one window. Functions are of one more metric, over 99,991 users, at 1,000 keys and at 10. Each run is
-compared with a recomputation.
+In each run, the processors get the partitions of an empty topic, and are stopped with SIGSTOP. Then the topic is
+filled, and the processors continue. The run ends when all events are in Postgres and all results in Kafka. CPU is user
++ system time of all replicas and of Postgres. The results are compared with a recomputation.
+
+One value varies at a time. The others are 1 replica, 4 partitions, 1,000 keys, 1 aggregation and windows of a minute.
+
+- Replicas vary at 1,000 keys, and at 10 keys that all replicas share.
+- Keys vary with windows of six hours, so that one window contains all keys.
+- Functions are those of one more metric over 99,991 users, at 1,000 keys and at 10.
 """
 
 from __future__ import annotations
@@ -55,10 +58,14 @@ _NUMBERS = count()
 
 @dataclass(frozen=True)
 class Figures:
-    """One run. CPU in seconds, until all results are out; RSS in MiB, of the replica that took most.
+    """The figures of a run.
 
     Attributes:
-        wall_seconds: until all events were in Postgres.
+        part: The value that varies.
+        cpu_seconds: CPU time of all replicas until all results were in Kafka.
+        postgres_cpu_seconds: CPU time of Postgres until then.
+        wall_seconds: Time until all events were in Postgres.
+        peak_rss_mib: Maximal RSS of the largest replica, in MiB.
     """
 
     part: str
@@ -77,7 +84,7 @@ class Figures:
 
     @property
     def rate(self) -> float:
-        """Events per CPU-second, Postgres' CPU counted."""
+        """Events per CPU-second, including Postgres' CPU time."""
         return self.events / (self.cpu_seconds + self.postgres_cpu_seconds)
 
 
@@ -85,7 +92,7 @@ def measure(
     servers: Servers, folder: Path, part: str, job: Job, *, replicas: int = 1, aggregations: int = 1,
     function: str | None = None, watching: str | None = None,
 ) -> Figures:  # fmt: skip
-    """One run."""
+    """Run the processors over a job, and return the figures."""
     load = os.getloadavg()[0]
     make_topic(servers.kafka, job.topic, job.partitions)
     spec = pipeline_spec(
@@ -113,7 +120,7 @@ def measure(
         )  # fmt: skip
     results.close()
     with pipeline.connect() as connection:
-        # What later runs write must not wait for this one's rows to be vacuumed.
+        # The writes of later runs must not wait for a vacuum of this run's rows.
         connection.execute(f"DROP SCHEMA {pipeline.schema} CASCADE")
     drop_topics(servers.kafka, lambda name: name == job.topic or pipeline.name in name)
     return Figures(
@@ -123,16 +130,16 @@ def measure(
 
 
 def run(servers: Servers, folder: Path, options: argparse.Namespace, figures: list[Figures]) -> None:
-    """All parts that were asked for; the list is filled as it goes."""
+    """Run the chosen parts. Append the figures of each run to `figures`."""
     for part in options.parts.split(","):
         for value in getattr(options, part).split(","):
-            for one in runs(partial(measure, servers, folder), part, value, options.events):
-                figures.append(one)
-                Console(stderr=True, width=140).print(table([one]))
+            for figures_of_run in runs(partial(measure, servers, folder), part, value, options.events):
+                figures.append(figures_of_run)
+                Console(stderr=True, width=140).print(table([figures_of_run]))
 
 
 def runs(measure: Callable[..., Figures], part: str, value: str, events: int) -> Iterator[Figures]:
-    """The runs of one value of what varies."""
+    """Run the jobs with a value of a part, and yield their figures."""
     plain = Job(events, 1_000)
     match part:
         case "replicas":
@@ -152,37 +159,39 @@ def runs(measure: Callable[..., Figures], part: str, value: str, events: int) ->
 
 
 def table(figures: list[Figures]) -> Table:
-    """The figures for people."""
-    found = Table(
+    """Return the figures as a table."""
+    table = Table(
         "varied", "replicas", "keys", "partitions", "aggregations", "windows", "events/CPU-s",
         "without Postgres'", "events/s", "MiB", "exact", "load",
         title=", ".join({f"{f.events:,} events" for f in figures}),
     )  # fmt: skip
-    for column in found.columns[1:]:
+    for column in table.columns[1:]:
         column.justify = "right"
     for f in figures:
-        found.add_row(
+        table.add_row(
             f.part, f"{f.replicas}", f"{f.keys:,}", f"{f.partitions}", f"{f.aggregations}",
             f"{f.windows:,}", f"{f.rate:,.0f}", f"{f.events / f.cpu_seconds:,.0f}", f"{f.events / f.wall_seconds:,.0f}",
             f"{f.peak_rss_mib:,.0f}", "yes" if f.exact else "[red]NO[/]", f"{f.load_average:.1f}",
         )  # fmt: skip
-    return found
+    return table
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default=",".join(PARTS))
-    parser.add_argument("--events", type=int, default=1_000_000, help="of each run")
+    parser.add_argument("--events", type=int, default=1_000_000, help="events of each run")
     parser.add_argument("--replicas", default="1,2,4")
     parser.add_argument("--keys", default="1000,10000,100000,1000000")
     parser.add_argument("--partitions", default="1,4,16,64")
-    parser.add_argument("--aggregations", default="1,4,8,16", help="16 is the most that a pipeline may have")
-    parser.add_argument("--functions", default="none,count,distinct,topk", help="of one more metric, over user_id")
+    parser.add_argument("--aggregations", default="1,4,8,16", help="a pipeline may have up to 16")
+    parser.add_argument(
+        "--functions", default="none,count,distinct,topk", help="functions of one more metric over user_id"
+    )
     parser.add_argument("--watching", default="none,zscore,auto", help="types of detectors on single events")
     parser.add_argument("--output", type=Path, default=Path("build/bench-scale.json"))
     options = parser.parse_args()
     if unknown := set(options.parts.split(",")) - set(PARTS):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+        parser.error(f"unknown part: {', '.join(sorted(unknown))}; expected names of {', '.join(PARTS)}")
     folder = Path(tempfile.mkdtemp(prefix="tidemill-bench-"))
     folder.chmod(0o755)
     servers = start_servers(folder / "servers", durable=True, on_progress=lambda text: print(text, file=sys.stderr))

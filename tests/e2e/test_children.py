@@ -1,4 +1,4 @@
-"""What happens to a running pipeline's pods and Deployments: edits, scaling, rollouts, kills. Counts stay exact."""
+"""Tests of a running pipeline whose Deployments are edited, scaled and restarted, and whose pods are killed."""
 
 from __future__ import annotations
 
@@ -16,46 +16,48 @@ from running.hanging import send_signal
 pytestmark = [pytest.mark.e2e, pytest.mark.kubernetes, pytest.mark.slow]
 
 PROCESSOR = "orders-processor"
-# helm/ci: 15 s between passes of a settled pipeline. The bound is for machines that do much else.
+# helm/ci sets 15 s between the passes of a settled pipeline. The limit is higher for busy machines.
 _DRIFT_SECONDS = 90.0
 _EVENTS = 15_000
 
 
 def deployment(world: Any, shop: Any) -> dict[str, Any]:
-    """The processors' Deployment; empty: it is not there."""
+    """Return the processors' Deployment; an empty dictionary if it does not exist."""
     return dict(world.get("deployment", PROCESSOR, shop.platform.namespace))
 
 
 def rolled_out(world: Any, shop: Any, generation: int = 0) -> bool:
-    """Whether all processors are those of the Deployment as it is, and it is a later one than `generation`."""
-    found = deployment(world, shop)
-    status, wanted = found.get("status", {}), found.get("spec", {}).get("replicas")
+    """Return whether the Deployment is newer than `generation`, and all its processors are ready and updated."""
+    current = deployment(world, shop)
+    status, wanted = current.get("status", {}), current.get("spec", {}).get("replicas")
     return bool(
-        found
-        and found["metadata"]["generation"] > generation
-        and status.get("observedGeneration") == found["metadata"]["generation"]
+        current
+        and current["metadata"]["generation"] > generation
+        and status.get("observedGeneration") == current["metadata"]["generation"]
         and status.get("updatedReplicas") == status.get("readyReplicas") == status.get("replicas") == wanted
     )
 
 
 @pytest.mark.fault("child-deleted-in-cluster", "back within the drift interval")
-def test_a_deleted_deployment_comes_back(world: Any, shop: Any, eventually: Callable[..., Any]) -> None:
+def test_the_operator_creates_a_deleted_deployment_again(world: Any, shop: Any, eventually: Callable[..., Any]) -> None:
     before = deployment(world, shop)["metadata"]["uid"]
     begun = time.monotonic()
     world.kubectl("delete", "deployment", PROCESSOR, "--namespace", shop.platform.namespace)
 
-    def back() -> bool:
+    def created_again() -> bool:
         return deployment(world, shop).get("metadata", {"uid": before})["uid"] != before
 
-    eventually(back, what="another one is there", seconds=_DRIFT_SECONDS)
+    eventually(created_again, what="there is a new Deployment", seconds=_DRIFT_SECONDS)
     world.figures["a deleted Deployment is back after"] = f"{time.monotonic() - begun:.1f} s"
-    eventually(lambda: rolled_out(world, shop), what="its pods are ready", seconds=300.0)
+    eventually(lambda: rolled_out(world, shop), what="the pods of the Deployment are ready", seconds=300.0)
 
 
 @pytest.mark.parametrize("edit", ["replicas", "container", "env"])
 @pytest.mark.fault("child-edited-in-cluster", "taken back within the drift interval")
-def test_an_edited_deployment_is_put_right(edit: str, world: Any, shop: Any, eventually: Callable[..., Any]) -> None:
-    """Changed members are taken back, added ones are taken out."""
+def test_the_operator_reverts_an_edited_deployment(
+    edit: str, world: Any, shop: Any, eventually: Callable[..., Any]
+) -> None:
+    """The operator restores changed members, and removes added members."""
     before = deployment(world, shop)["spec"]
     container = before["template"]["spec"]["containers"][0]
     sidecar = {**container, "name": "sidecar", "command": ["sleep", "1000"], "ports": []}
@@ -76,15 +78,14 @@ def test_an_edited_deployment_is_put_right(edit: str, world: Any, shop: Any, eve
         same = spec["template"]["spec"].get("containers") == before["template"]["spec"]["containers"]
         return bool(same and spec["replicas"] == before["replicas"])
 
-    eventually(as_before, what="it is as before", seconds=_DRIFT_SECONDS)
+    eventually(as_before, what="the Deployment is as before the edit", seconds=_DRIFT_SECONDS)
     world.figures[f"an edit ({edit}) is taken back after"] = f"{time.monotonic() - begun:.1f} s"
-    eventually(lambda: rolled_out(world, shop), what="its pods are ready", seconds=300.0)
+    eventually(lambda: rolled_out(world, shop), what="the pods of the Deployment are ready", seconds=300.0)
 
 
 def test_kubectl_scale_changes_the_spec_and_the_processors_under_load(
     world: Any, shop: Any, eventually: Callable[..., Any], some_orders: Callable[..., Any]
 ) -> None:
-    """The scale subresource is the spec's; processors come and go under load."""
     namespace = shop.platform.namespace
 
     def scale(replicas: int) -> None:
@@ -96,7 +97,7 @@ def test_kubectl_scale_changes_the_spec_and_the_processors_under_load(
         )
         eventually(
             lambda: world.get("analyticspipeline", "orders", namespace)["status"]["replicas"] == replicas,
-            what="the status tells it",
+            what=f"the status has {replicas} replicas",
         )
 
     with shop.load(some_orders(_EVENTS, after=shop.number)):
@@ -120,16 +121,16 @@ def test_a_changed_spec_is_rolled_out_under_load(
             "resources": {"requests": {"cpu": "20m"}},
         }
         shop.platform.apply()
-        eventually(lambda: rolled_out(world, shop, generation), what="it is rolled out", seconds=300.0)
+        eventually(lambda: rolled_out(world, shop, generation), what="the new spec is rolled out", seconds=300.0)
     shop.check()
 
 
 @pytest.mark.matrix
 @pytest.mark.fault("rollout-restart", "all events are counted once")
-def test_a_restart_under_load(
+def test_a_rollout_restart_under_load_loses_and_repeats_no_event(
     world: Any, shop: Any, eventually: Callable[..., Any], some_orders: Callable[..., Any]
 ) -> None:
-    """`kubectl rollout restart` of processors, and of ingest and API; the operator lets it happen."""
+    """`kubectl rollout restart` restarts processors, ingest and API. The operator does not revert the restart."""
     namespace = shop.platform.namespace
     with shop.load(some_orders(_EVENTS, after=shop.number)):
         for name in (PROCESSOR, "tidemill-ingest", "tidemill-api"):
@@ -140,10 +141,10 @@ def test_a_restart_under_load(
 
 
 @pytest.mark.fault("processor-killed", "all events are counted once")
-def test_killed_under_load(
+def test_killed_processors_under_load_lose_and_repeat_no_event(
     world: Any, shop: Any, eventually: Callable[..., Any], some_orders: Callable[..., Any]
 ) -> None:
-    """Each processor's process is killed where it runs on this machine; then a pod goes without being asked."""
+    """With the provider `local`, the test first kills the processors' processes. Then it deletes a pod by force."""
     namespace = shop.platform.namespace
     killed = 0
     with shop.load(some_orders(_EVENTS, after=shop.number)):
@@ -154,10 +155,14 @@ def test_killed_under_load(
             time.sleep(1.0)
         if world.local:
             assert killed >= 2
-            eventually(lambda: _restarts(world, namespace) >= 2, what="the kubelet starts them again", seconds=180.0)
+            eventually(
+                lambda: _restarts(world, namespace) >= 2,
+                what="the kubelet has restarted both containers",
+                seconds=180.0,
+            )
         victim = world.pods(namespace, "processor")[0]["metadata"]["name"]
         world.kubectl("delete", "pod", victim, "--namespace", namespace, "--force", "--grace-period=0")
-        eventually(lambda: rolled_out(world, shop), what="all run again", seconds=300.0)
+        eventually(lambda: rolled_out(world, shop), what="all processors run again", seconds=300.0)
     shop.check()
 
 

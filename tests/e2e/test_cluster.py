@@ -1,4 +1,4 @@
-"""The cluster of this machine: pods under the strictest policy, names, services, logs, removal without a trace."""
+"""Tests of `hack/cluster` on this machine: pods, names, Services, network policies, logs, and complete removal."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.slow]
 
 @dataclass(frozen=True)
 class Cluster:
-    """`hack/cluster` with a folder of its own: what it starts is to outlive it."""
+    """A cluster of `hack/cluster` in a separate folder."""
 
     folder: Path
 
@@ -48,17 +48,17 @@ class Cluster:
         return done.stdout
 
     def health(self) -> dict[str, str]:
-        """Component → ok or BAD."""
+        """Return the state of each component: `ok` or `BAD`."""
         lines = self.run("status").stdout.splitlines()
         return {name: state for state, name, *_ in map(str.split, lines)}
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """Component → its process' record."""
+        """Return the record of each component's process."""
         return {path.stem: json.loads(path.read_text()) for path in (self.folder / "run").glob("*.pid")}
 
 
 class Kubectl:
-    """kubectl in the namespace of these tests."""
+    """The program kubectl in the namespace of these tests."""
 
     def __init__(self, cluster: Cluster) -> None:
         config = ["--kubeconfig", cluster("kubeconfig").strip(), "--namespace", NAMESPACE]
@@ -74,7 +74,7 @@ class Kubectl:
 
 
 def pod_spec() -> dict[str, Any]:
-    """A pod that the policy `restricted` takes."""
+    """Return the spec of a pod that the policy `restricted` admits."""
     container = {
         "name": "probe",
         "image": IMAGE,
@@ -118,7 +118,7 @@ def manifests() -> list[dict[str, Any]]:
 
 
 def tables() -> str:
-    """The packet filter's rules, without their counters."""
+    """Return the packet filter's rules without their counters."""
     if shutil.which("nft") is None:
         return ""
     shown = subprocess.run(["nft", "--stateless", "list", "ruleset"], capture_output=True, text=True, check=False)
@@ -127,18 +127,18 @@ def tables() -> str:
 
 @pytest.fixture(scope="module")
 def tables_before() -> str:
-    """The packet filter's rules before there was a cluster."""
+    """Return the packet filter's rules before the cluster's start."""
     return tables()
 
 
 def traces() -> set[Path]:
-    """What there is at the fixed places where a node's programs write."""
-    return {found for path in _TRACES for found in path.rglob("*")}
+    """Return the files in the fixed folders to which a node's programs write."""
+    return {file for folder in _TRACES for file in folder.rglob("*")}
 
 
 @pytest.fixture(scope="module")
 def traces_before() -> set[Path]:
-    """What was there before there was a cluster: a killed one leaves such files."""
+    """Return the files before the cluster's start. A killed cluster leaves files."""
     return traces()
 
 
@@ -146,7 +146,7 @@ def traces_before() -> set[Path]:
 def cluster(
     tables_before: str, traces_before: set[Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cluster]:
-    """A cluster of this module, with the probe's image."""
+    """Start a cluster with the probe's image."""
     if os.geteuid() != 0:
         pytest.skip("a cluster on this machine needs root")
     if binaries.find() is None:
@@ -169,7 +169,7 @@ def cluster(
 
 @pytest.fixture(scope="module")
 def kubectl(cluster: Cluster) -> Kubectl:
-    """kubectl, with two replicas of the probe behind a service."""
+    """Run two replicas of the probe behind a Service, and return kubectl."""
     kubectl = Kubectl(cluster)
     namespace = {
         "apiVersion": "v1",
@@ -186,27 +186,30 @@ def pods(kubectl: Kubectl) -> set[str]:
     return set(kubectl("get", "pods", "-o", "jsonpath={.items[*].metadata.name}").split())
 
 
-def test_every_component_is_well(cluster: Cluster) -> None:
-    """Status names each component and the node."""
+def test_the_status_names_each_component_and_the_node(cluster: Cluster) -> None:
     health = cluster.health()
     assert set(health.values()) == {"ok"}
     assert {"etcd", "kube-apiserver", "kubelet", "coredns", "node1"} <= health.keys()
 
 
-def test_a_component_that_ended_is_started_again(cluster: Cluster, kubectl: Kubectl) -> None:
-    """Status tells which one is gone; a second up starts that one and leaves the rest alone."""
+def test_up_starts_only_the_component_that_has_ended(cluster: Cluster, kubectl: Kubectl) -> None:
+    """The status names the component. All others, and the pods, keep running."""
     before = pods(kubectl)
     records = cluster.records()
     os.kill(records["kube-scheduler"]["pid"], signal.SIGKILL)
-    eventually(lambda: cluster.health()["kube-scheduler"] != "ok", what="status tells it", seconds=_DEADLINE_SECONDS)
+    eventually(
+        lambda: cluster.health()["kube-scheduler"] != "ok",
+        what="the status names the ended component",
+        seconds=_DEADLINE_SECONDS,
+    )
     cluster("up")
     after = cluster.records()
     assert {name for name in after if after[name] != records[name]} == {"kube-scheduler"}
     assert pods(kubectl) == before
 
 
-def test_pods_reach_services_by_name(kubectl: Kubectl) -> None:
-    """Short and full names lead to both replicas, a replica's own service back to itself included."""
+def test_a_pod_reaches_all_replicas_of_a_service_by_name(kubectl: Kubectl) -> None:
+    """The short and the full name lead to both replicas. One replica is the pod that sends the request."""
     for name in ("probe", f"probe.{NAMESPACE}.svc.cluster.local"):
         seen: set[str] = set()
 
@@ -214,17 +217,16 @@ def test_pods_reach_services_by_name(kubectl: Kubectl) -> None:
             seen.add(kubectl("exec", "deployment/probe", "--", "/probe", "get", url).strip())
             return seen == pods(kubectl)
 
-        eventually(both, what=f"{name} leads to both", seconds=_DEADLINE_SECONDS)
+        eventually(both, what=f"{name} leads to both replicas", seconds=_DEADLINE_SECONDS)
 
 
-def test_the_host_reaches_services_by_address(kubectl: Kubectl) -> None:
-    """A service's cluster IP works on the machine itself."""
+def test_the_machine_reaches_a_service_by_its_cluster_ip(kubectl: Kubectl) -> None:
     address = kubectl("get", "service", "probe", "-o", "jsonpath={.spec.clusterIP}")
     assert httpx.get(f"http://{address}/", trust_env=False).text.strip() in pods(kubectl)
 
 
 def test_network_policies_are_enforced(kubectl: Kubectl) -> None:
-    """Pods that may only ask for names resolve a service and cannot reach it; without the policy they can again."""
+    """With a policy that allows only DNS, pods resolve a Service's name, but cannot reach the Service."""
     policy = {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -236,24 +238,22 @@ def test_network_policies_are_enforced(kubectl: Kubectl) -> None:
         },
     }
 
-    def asks() -> subprocess.CompletedProcess[str]:
+    def request() -> subprocess.CompletedProcess[str]:
         return kubectl.run("exec", "deployment/probe", "--", "/probe", "get", "http://probe/")
 
-    assert asks().returncode == 0
+    assert request().returncode == 0
     kubectl("apply", "-f", "-", stdin=json.dumps(policy))
-    eventually(lambda: asks().returncode != 0, what="the policy keeps it away", seconds=_DEADLINE_SECONDS)
-    assert "no such host" not in asks().stderr
+    eventually(lambda: request().returncode != 0, what="the policy is enforced", seconds=_DEADLINE_SECONDS)
+    assert "no such host" not in request().stderr
     kubectl("delete", "networkpolicy", "names-only")
-    eventually(lambda: asks().returncode == 0, what="without the policy it comes through", seconds=_DEADLINE_SECONDS)
+    eventually(lambda: request().returncode == 0, what="requests succeed without the policy", seconds=_DEADLINE_SECONDS)
 
 
-def test_kubectl_logs_shows_what_a_container_printed(kubectl: Kubectl) -> None:
-    """What a container printed is shown."""
+def test_kubectl_logs_shows_the_output_of_a_container(kubectl: Kubectl) -> None:
     assert kubectl("logs", "deployment/probe") == "serving\n"
 
 
 def test_port_forward_leads_to_a_pod(kubectl: Kubectl) -> None:
-    """A port of the machine leads to a pod."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -263,15 +263,14 @@ def test_port_forward_leads_to_a_pod(kubectl: Kubectl) -> None:
         stderr=subprocess.DEVNULL,
     )
     try:
-        eventually(lambda: not is_free(port), what="something listens", seconds=_DEADLINE_SECONDS)
+        eventually(lambda: not is_free(port), what="kubectl listens on the port", seconds=_DEADLINE_SECONDS)
         assert httpx.get(f"http://127.0.0.1:{port}/", trust_env=False).text.strip() in pods(kubectl)
     finally:
         forward.terminate()
         forward.wait(10.0)
 
 
-def test_the_policy_restricted_is_enforced(kubectl: Kubectl) -> None:
-    """A pod that could gain rights is refused."""
+def test_a_pod_that_is_not_restricted_is_refused(kubectl: Kubectl) -> None:
     done = kubectl.run("run", "loose", f"--image={IMAGE}")
     assert done.returncode != 0
     assert 'violates PodSecurity "restricted:latest"' in done.stderr
@@ -279,32 +278,33 @@ def test_the_policy_restricted_is_enforced(kubectl: Kubectl) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://192.0.2.1/", "http://198.51.100.7/"])
-def test_nothing_leaves_the_machine(kubectl: Kubectl, url: str) -> None:
-    """A pod's call to an outside address is refused on this machine at once."""
+def test_requests_of_pods_do_not_leave_the_machine(kubectl: Kubectl, url: str) -> None:
+    """This machine refuses a pod's request to an outside address at once."""
     done = kubectl.run("exec", "deployment/probe", "--", "/probe", "get", url)
     assert done.returncode != 0
     assert "no route to host" in done.stderr or "unreachable" in done.stderr
 
 
-def test_names_outside_the_cluster_do_not_exist(kubectl: Kubectl) -> None:
-    """They are answered on this machine, at once."""
+def test_names_outside_the_cluster_are_not_resolved(kubectl: Kubectl) -> None:
     done = kubectl.run("exec", "deployment/probe", "--", "/probe", "get", "http://example.org/")
     assert done.returncode != 0
     assert "no such host" in done.stderr
 
 
-def test_down_leaves_no_trace(tables_before: str, traces_before: set[Path], cluster: Cluster, kubectl: Kubectl) -> None:
-    """Processes, mounts, network, cgroups and files are gone though pods were running; a second down is content."""
-    there = cluster.folder
+def test_down_removes_all_traces_of_the_cluster(
+    tables_before: str, traces_before: set[Path], cluster: Cluster, kubectl: Kubectl
+) -> None:
+    """While pods run, down removes processes, mounts, network, cgroups and files. A second down succeeds too."""
+    folder = cluster.folder
     assert pods(kubectl) != set()
     cluster("down")
-    assert not there.exists()
+    assert not folder.exists()
     assert network.owner() is None
     assert network.links_to_pods() == []
-    assert str(there) not in Path("/proc/self/mountinfo").read_text()
+    assert str(folder) not in Path("/proc/self/mountinfo").read_text()
     assert tables() == tables_before
     assert list(Path("/sys/fs/cgroup").glob("**/tidemill")) == []
-    assert [command for command in _commands() if str(there) in command] == []
+    assert [command for command in _commands() if str(folder) in command] == []
     assert traces() - traces_before == set()
     cluster("down")
     assert cluster.run("status").returncode == 1

@@ -1,4 +1,4 @@
-"""Connect workers that the operator runs in a cluster: started for a pipeline, used, and removed with it."""
+"""Test of Connect workers that the operator runs in a cluster for the connectors of a pipeline."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from demo.installation import BUILT, CLUSTER, ROOT
 pytestmark = [pytest.mark.e2e, pytest.mark.kubernetes, pytest.mark.slow, pytest.mark.matrix]
 
 _NAME = "tidemill-connect"
-# The end of the topic. Run where the operator is, because brokers' names are the cluster's own.
+# Prints the end offset of a topic. It runs in the operator's pod, which can resolve the brokers' names.
 _END = """\
 import os, sys
 from tidemill_operator.actuators.kafka.log import LATEST, KafkaLog
-told = KafkaLog(os.environ["TIDEMILL_KAFKA_BROKERS"]).offsets([(sys.argv[1], 0)], LATEST)
-print(sum(told.of(sys.argv[1]).values()))
+offsets = KafkaLog(os.environ["TIDEMILL_KAFKA_BROKERS"]).offsets([(sys.argv[1], 0)], LATEST)
+print(sum(offsets.of(sys.argv[1]).values()))
 """
 
 
 @pytest.fixture(scope="module")
 def with_workers(world: Any) -> Iterator[None]:
-    """The operator with an image of Kafka Connect, and two workers in each namespace."""
+    """Install the operator with an image of Kafka Connect, and with two workers for each namespace."""
     before = BUILT.read_text()
     subprocess.run([ROOT / "hack/images/build", "--only", "connect"], cwd=ROOT, check=True, capture_output=True)
     built = json.loads(BUILT.read_text())
-    BUILT.write_text(before)  # other tests load the images that are listed there
+    BUILT.write_text(before)  # Other tests load the images that this file lists.
     (image,) = built["images"]
     subprocess.run([CLUSTER, "load-images", *(built["archives"] or [image])], cwd=ROOT, check=True, capture_output=True)
     world.helm.install_operator(f"connect.image={image}", "connect.replicas=2", "connect.memory=512Mi")
@@ -39,7 +39,7 @@ def with_workers(world: Any) -> Iterator[None]:
 
 
 def pipeline(namespace: str) -> dict[str, Any]:
-    """A pipeline whose connector reads a file of the workers' image. A Secret has the path of the file."""
+    """Return a pipeline whose connector reads a file of the workers' image. A Secret has the path of the file."""
     transforms = {
         "transforms": "line",
         "transforms.line.type": "org.apache.kafka.connect.transforms.HoistField$Value",
@@ -67,10 +67,10 @@ def pipeline(namespace: str) -> dict[str, Any]:
     }
 
 
-def test_workers_run_a_connector_and_leave_with_their_last_pipeline(
+def test_workers_run_a_connector_and_are_deleted_with_the_last_pipeline(
     world: Any, with_workers: None, eventually: Callable[..., Any]
 ) -> None:
-    """In pods of the level `restricted`, behind NetworkPolicies, with the value of a Secret."""
+    """The workers run in restricted pods behind NetworkPolicies. Their connector reads the value of a Secret."""
     namespace = world.new_namespace("connect")
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "places", "namespace": namespace}}
     secret["stringData"] = {"file": "/etc/debian_version"}  # type: ignore[assignment]
@@ -87,8 +87,8 @@ def test_workers_run_a_connector_and_leave_with_their_last_pipeline(
     topic = f"{namespace}.lines.events"
     eventually(lambda: int(world.in_operator("python", "-c", _END, topic)) > 0, what="the line is in the topic")
     world.kubectl("delete", "analyticspipeline", "lines", "--namespace", namespace, "--timeout=180s")
-    eventually(lambda: not world.get("deployment", _NAME, namespace), what="the workers are gone")
+    eventually(lambda: not world.get("deployment", _NAME, namespace), what="the workers are deleted")
     assert not world.get("secret", f"{_NAME}-worker", namespace)
     logs = world.kubectl("logs", "deployment/tidemill", "--namespace", OPERATOR_NAMESPACE, "--tail", "2000")
     assert "is forbidden" not in logs
-    world.drop_namespaces([namespace])
+    world.begin_to_delete_namespaces([namespace])

@@ -1,4 +1,4 @@
-"""What docs/DEPLOYMENT.md tells people to type in a cluster, typed as it stands there, in a namespace of its own."""
+"""Test of the commands for a cluster in docs/DEPLOYMENT.md, in a separate namespace."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import pytest
 pytestmark = [pytest.mark.e2e, pytest.mark.kubernetes, pytest.mark.slow]
 
 
-def test_a_pipeline_is_made_and_asked_for(page: Any) -> None:
-    """`kubectl create namespace`, `apply`, `get`, the first API key; `annotate`, for test_passwords.py."""
+def test_the_documented_commands_create_a_pipeline_and_show_its_api_key(page: Any) -> None:
+    """The commands are `kubectl create namespace`, `apply`, `get` and `annotate`.
+
+    `annotate` requests the rotation of passwords that test_passwords.py checks.
+    """
     page.begin()
     assert f"{page.namespace} " in page.told["kubectl get analyticspipelines --all-namespaces"]
     assert page.told["kubectl get secret flights-credentials"].startswith("tm_")

@@ -1,4 +1,4 @@
-"""Every example of the repository as a user takes it: apply, wait, send, ask; and what a pipeline costs at rest."""
+"""Tests of each example of the repository, from `kubectl apply` to exact answers, and of idle pipelines' resources."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def _times(step_ms: int) -> pl.Expr:
 
 
 def _one_of(*values: Any, by: int = 1) -> pl.Expr:
-    # Prime steps, so that columns do not go hand in hand.
+    # With different prime steps, the columns are not correlated.
     return pl.lit(pl.Series(values)).gather(pl.col("n") * by % len(values))
 
 
 def flights() -> pl.DataFrame:
-    """The first days of 2013."""
+    """Return departures of the first days of 2013."""
     return load_departures().head(_EVENTS)
 
 
 def web_traffic() -> pl.DataFrame:
-    """Five minutes of page views, robots and health checks among them."""
+    """Return five minutes of page views. Some are those of robots and health checks."""
     return pl.select(n=pl.int_range(_EVENTS)).select(
         url=_one_of("/shop/cart", "/docs/start", "/healthz", "/api/v1/items", "/", by=3),
         method=_one_of("GET", "GET", "POST", by=5),
@@ -57,12 +57,12 @@ def web_traffic() -> pl.DataFrame:
 
 
 def server_metrics() -> pl.DataFrame:
-    """Half an hour of four hosts."""
+    """Return half an hour of metrics of four hosts."""
     return pl.select(n=pl.int_range(_EVENTS)).select(
         host=_one_of("web-1", "web-2", "db-1", "db-2", by=3),
         series=_one_of("cpu", "memory", "disk", by=5),
         value=(pl.col("n") * 53 % 997).cast(pl.Float64) / 8 - 20,
-        # Never null: polars, which recomputes, takes `NULL IS FALSE` for null; in SQL it is false.
+        # Without nulls: `NULL IS FALSE` is null in polars, which recomputes the windows. In SQL, it is false.
         healthy=_one_of(True, True, False, True, True, by=7),
         ts=_times(300),
     )
@@ -77,19 +77,23 @@ SAMPLES: dict[str, Callable[[], pl.DataFrame]] = {
 
 @pytest.fixture(scope="module")
 def analytics(world: Any) -> Iterator[str]:
-    """The examples' namespace."""
+    """Create the namespace of the examples."""
     yield world.make_namespace(NAMESPACE)
-    world.drop_namespaces([NAMESPACE])
+    world.begin_to_delete_namespaces([NAMESPACE])
 
 
-def test_each_example_is_tried() -> None:
-    """A new one needs a sample here."""
+def test_each_example_has_a_sample_of_events() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.yaml")} == SAMPLES.keys()
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_an_example_from_apply_to_answers(name: str, world: Any, analytics: str, sent_to: Callable[..., Any]) -> None:
-    """Applied with kubectl, ready by `kubectl wait`; aggregates are exact; a broken event is a dead letter."""
+def test_an_applied_example_answers_with_exact_windows(
+    name: str, world: Any, analytics: str, sent_to: Callable[..., Any]
+) -> None:
+    """The example is ready for `kubectl wait`, and an event of a wrong type is a dead letter.
+
+    The snapshot of a WebSocket has the same windows as REST.
+    """
     file = EXAMPLES / f"{name}.yaml"
     begun = time.monotonic()
     world.kubectl("apply", "--filename", str(file))
@@ -109,7 +113,7 @@ def test_an_example_from_apply_to_answers(name: str, world: Any, analytics: str,
 
 
 def _dead_letter(client: httpx.Client, sent: Any) -> None:
-    """One event of a wrong type: refused with its field, told by the API, and counted nowhere else."""
+    """Check that ingest refuses an event of a wrong type, and that the API shows it as a dead letter."""
     platform = sent.platform
     field = next(f for f in platform.document["spec"]["source"]["fields"] if f["type"] in ("integer", "number"))["name"]
     url = f"{platform.url('ingest')}/v1/pipelines/{platform.name}/events"
@@ -124,7 +128,7 @@ def _dead_letter(client: httpx.Client, sent: Any) -> None:
 
 
 def _snapshot(client: httpx.Client, platform: ClusterPlatform) -> None:
-    """What a WebSocket is told first are windows as REST has them."""
+    """Check that the snapshot of a WebSocket has the same windows as REST."""
     path = f"/v1/pipelines/{platform.name}"
     wanted = {aggregation["name"] for aggregation in describe(client, platform)["aggregations"]}
     with connect(f"ws{platform.url('api').removeprefix('http')}{path}/live", open_timeout=60) as live:
@@ -135,16 +139,19 @@ def _snapshot(client: httpx.Client, platform: ClusterPlatform) -> None:
             if message["type"] == "snapshot":
                 rows[message["aggregation"]] = message["rows"]
     assert kinds[0] == "hello"
-    for name, found in rows.items():
-        assert found != [], name
-        asked = {"from": found[0]["window_start"], "to": found[0]["window_end"], "limit": 10_000}
-        answer = client.get(f"{platform.url('api')}{path}/aggregates/{name}", params=asked)
-        known = [{key: row[key] for key in found[0]} for row in answer.json()["data"] if found[0].keys() <= row.keys()]
-        assert found[0] in known, name
+    for name, windows in rows.items():
+        assert windows != [], name
+        first = windows[0]
+        params = {"from": first["window_start"], "to": first["window_end"], "limit": 10_000}
+        answer = client.get(f"{platform.url('api')}{path}/aggregates/{name}", params=params)
+        by_rest = [{key: row[key] for key in first} for row in answer.json()["data"] if first.keys() <= row.keys()]
+        assert first in by_rest, name
 
 
-def test_kubectl_get_shows_how_pipelines_are(world: Any, analytics: str, eventually: Callable[..., Any]) -> None:
-    """Nothing is left to do, and FRESHNESS is blank once nothing arrives."""
+def test_kubectl_get_shows_the_columns_of_idle_pipelines(
+    world: Any, analytics: str, eventually: Callable[..., Any]
+) -> None:
+    """LAG is 0, and FRESHNESS is blank without new events."""
 
     def rows() -> dict[str, list[str]]:
         head, *lines = world.kubectl("get", "apl", "--namespace", analytics).splitlines()
@@ -154,12 +161,12 @@ def test_kubectl_get_shows_how_pipelines_are(world: Any, analytics: str, eventua
     def filled() -> bool:
         return all(len(row) == 5 and row[1:4] == ["True", "0", "1"] for row in rows().values())
 
-    eventually(filled, what="all columns say so", seconds=180.0)
+    eventually(filled, what="all pipelines are ready without lag", seconds=180.0)
     assert rows().keys() == SAMPLES.keys()
 
 
-def test_what_pipelines_cost_at_rest(world: Any, analytics: str) -> None:
-    """Ingest and API are shared by a namespace; the figures are told, not judged."""
+def test_pipelines_of_a_namespace_share_ingest_and_api(world: Any, analytics: str) -> None:
+    """The test also records the memory and the connections of idle pipelines, without a limit."""
     pods = world.pods(analytics)
     names = sorted(pod["metadata"]["labels"]["app.kubernetes.io/component"] for pod in pods)
     assert names == ["api", "ingest", *["processor"] * len(SAMPLES)]
@@ -167,7 +174,7 @@ def test_what_pipelines_cost_at_rest(world: Any, analytics: str) -> None:
     connections = world.data()["connections"]
     count = len(SAMPLES)
     ours = {login: number for login, number in connections.items() if login.startswith(f"{NAMESPACE}__")}
-    told = {
+    figures = {
         "pods a pipeline": f"{len(pods) / count:.2f} ({len(pods)} of {count} pipelines in one namespace)",
         "idle memory a pipeline": f"{sum(memory.values()) / count / 2**20:.0f} MiB",
         "idle memory by pod": ", ".join(f"{pod} {size / 2**20:.0f} MiB" for pod, size in sorted(memory.items())),
@@ -175,6 +182,6 @@ def test_what_pipelines_cost_at_rest(world: Any, analytics: str) -> None:
         "Postgres connections by login": ", ".join(f"{login} {number}" for login, number in sorted(ours.items())),
         "Postgres connections in all": str(sum(connections.values())),
     }
-    world.figures.update(told)
+    world.figures.update(figures)
     assert memory.keys() == {pod["metadata"]["name"] for pod in pods}
     assert ours != {}

@@ -1,4 +1,4 @@
-"""Faults of a cluster with real pods: servers that hang, a node that is drained, no operator."""
+"""Tests of faults in a cluster with real pods: servers that hang, a drained node, and a missing operator."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ pytestmark = [pytest.mark.e2e, pytest.mark.kubernetes, pytest.mark.slow, pytest.
 
 _EVENTS = 20_000
 _FROZEN_SECONDS = 40.0
-_TOLD_SECONDS, _WELL_SECONDS = 30.0, 10.0
-# A machine that is busy with other things answers late; then the figure tells, and the test goes on.
+_NAMED_SECONDS, _READY_SECONDS = 30.0, 10.0
+# A busy machine answers late. The test waits longer by this factor, and records the time.
 _PATIENCE = 4.0
 
 
 def pipeline(world: Any, shop: Any) -> dict[str, Any]:
-    """The resource as it is now."""
+    """Return the current resource."""
     return dict(world.get("analyticspipeline", "orders", shop.platform.namespace))
 
 
 def ready(world: Any, shop: Any) -> tuple[str, str]:
-    """Status and message of the condition Ready."""
+    """Return the status and the message of the condition Ready."""
     conditions = pipeline(world, shop)["status"]["conditions"]
-    found = next(condition for condition in conditions if condition["type"] == "Ready")
-    return str(found["status"]), str(found["message"])
+    condition = next(condition for condition in conditions if condition["type"] == "Ready")
+    return str(condition["status"]), str(condition["message"])
 
 
 def restarts(world: Any, shop: Any) -> dict[str, int]:
-    """Restarts of each of its pods, by name."""
+    """Return the number of restarts of each pod of the pipeline, by name."""
     return {
         pod["metadata"]["name"]: sum(container["restartCount"] for container in pod["status"]["containerStatuses"])
         for pod in world.pods(shop.platform.namespace)
@@ -42,13 +42,13 @@ def restarts(world: Any, shop: Any) -> dict[str, int]:
 
 
 def server_pods(world: Any, server: str) -> list[dict[str, Any]]:
-    """Pods of Kafka, Postgres or Redis."""
+    """Return the pods of Kafka, Postgres or Redis."""
     pods = world.json("get", "pods", "--namespace", OPERATOR_NAMESPACE)["items"]
     return [pod for pod in pods if pod["metadata"]["name"].startswith(f"dev-stack-{server}-")]
 
 
 def seconds_until(eventually: Callable[..., Any], check: Callable[[], Any], *, most: float, what: str) -> float:
-    """Seconds until it is so."""
+    """Return the seconds until `check` is true."""
     begun = time.monotonic()
     eventually(check, seconds=most * _PATIENCE, what=what)
     return time.monotonic() - begun
@@ -74,7 +74,7 @@ def seconds_until(eventually: Callable[..., Any], check: Callable[[], Any], *, m
         ),
     ],
 )
-def test_a_server_hangs_under_load(
+def test_a_server_that_hangs_under_load_loses_no_event_and_restarts_no_pod(
     server: str,
     named: str,
     world: Any,
@@ -83,26 +83,26 @@ def test_a_server_hangs_under_load(
     some_orders: Callable[..., Any],
     record_property: Callable[[str, object], None],
 ) -> None:
-    """Ready names the server that hangs, unless it can be done without; pods are not restarted for it."""
+    """Ready is false, and names the server. It stays true without Redis, which pipelines do not need."""
     if not world.local:
         pytest.skip("the servers' processes are this machine's with the provider `local` alone")
-    eventually(lambda: ready(world, shop)[0] == "True", what="it is ready", seconds=300.0)
+    eventually(lambda: ready(world, shop)[0] == "True", what="the pipeline is ready", seconds=300.0)
     before = restarts(world, shop)
     with shop.load(some_orders(_EVENTS, after=shop.number), seconds=_FROZEN_SECONDS):
         with frozen(server_pods(world, server)):
             began = time.monotonic()
             if named:
-                told = seconds_until(
-                    eventually, lambda: _names(ready(world, shop), named), most=_TOLD_SECONDS, what=f"{named} is named"
+                seconds = seconds_until(
+                    eventually, lambda: _names(ready(world, shop), named), most=_NAMED_SECONDS, what=f"{named} is named"
                 )
-                record_property("told", f"{told:.0f}")
+                record_property("told", f"{seconds:.0f}")
             time.sleep(max(0.0, _FROZEN_SECONDS - (time.monotonic() - began)))
             if not named:
                 assert ready(world, shop)[0] == "True"
-        well = seconds_until(
-            eventually, lambda: ready(world, shop)[0] == "True", most=_WELL_SECONDS * 2, what="it is ready again"
+        seconds = seconds_until(
+            eventually, lambda: ready(world, shop)[0] == "True", most=_READY_SECONDS * 2, what="Ready is true again"
         )
-        record_property("recovered", f"{well:.0f}")
+        record_property("recovered", f"{seconds:.0f}")
     shop.check()
     assert restarts(world, shop) == before
 
@@ -113,19 +113,19 @@ def _names(condition: tuple[str, str], server: str) -> bool:
 
 
 @pytest.mark.fault("node-drained", "one pod at a time is evicted; the other processor counts on; Ready stays true")
-def test_the_node_is_drained_under_load(
+def test_a_drain_under_load_evicts_only_one_of_two_processors(
     world: Any,
     shop: Any,
     eventually: Callable[..., Any],
     some_orders: Callable[..., Any],
     record_property: Callable[[str, object], None],
 ) -> None:
-    """A drain of the only node evicts one of two processors; the budget keeps the other until that one is back."""
+    """The PodDisruptionBudget keeps the other processor until the first is ready again. Ready stays true."""
     namespace = shop.platform.namespace
     before = {pod["metadata"]["name"] for pod in world.pods(namespace, "processor")}
     nodes = world.kubectl("get", "nodes", "--output", "jsonpath={.items[*].metadata.name}").split()
     if len(nodes) != 1:
-        pytest.skip("several nodes: what is evicted starts on another one")
+        pytest.skip("several nodes: an evicted pod starts on another node")
     selector = "tidemill.dev/pipeline=orders,app.kubernetes.io/component=processor"
     with shop.load(some_orders(_EVENTS, after=shop.number)):
         try:
@@ -138,13 +138,13 @@ def test_the_node_is_drained_under_load(
                     "--delete-emptydir-data",
                     "--timeout=40s",
                 )
-            left = {
+            running = {
                 pod["metadata"]["name"]
                 for pod in world.pods(namespace, "processor")
                 if pod["status"]["phase"] == "Running"
             }
-            record_property("evicted", len(before - left))
-            assert len(before & left) == 1
+            record_property("evicted", len(before - running))
+            assert len(before & running) == 1
             assert ready(world, shop)[0] == "True"
         finally:
             world.kubectl("uncordon", nodes[0])
@@ -158,18 +158,18 @@ def _running(world: Any, namespace: str) -> int:
 
 
 @pytest.mark.fault("operator-at-zero", "events are counted; no old figures; it repairs once it is back")
-def test_there_is_no_operator_under_load(
+def test_pipelines_without_an_operator_count_all_events(
     world: Any,
     shop: Any,
     eventually: Callable[..., Any],
     some_orders: Callable[..., Any],
     record_property: Callable[[str, object], None],
 ) -> None:
-    """Figures disappear with the operator; pipelines run on; what was deleted meanwhile is repaired."""
+    """The status has no figures without an operator. A new operator creates a Service again that was deleted."""
     namespace = shop.platform.namespace
     deployment = world.get("deployment", "tidemill", OPERATOR_NAMESPACE)
     replicas = deployment["spec"]["replicas"]
-    eventually(lambda: "lag" in pipeline(world, shop)["status"], what="there are figures")
+    eventually(lambda: "lag" in pipeline(world, shop)["status"], what="the status has figures")
     with shop.load(some_orders(_EVENTS, after=shop.number)):
         world.scale_operator(0)
         eventually(lambda: not _operators(world), what="no operator runs", seconds=120.0)
@@ -178,9 +178,11 @@ def test_there_is_no_operator_under_load(
         world.kubectl("delete", "service", "orders-api", "--namespace", namespace)
         begun = time.monotonic()
         world.scale_operator(replicas)
-        eventually(lambda: world.get("service", "orders-api", namespace), what="it is repaired", seconds=240.0)
+        eventually(
+            lambda: world.get("service", "orders-api", namespace), what="the Service exists again", seconds=240.0
+        )
         record_property("repaired", f"{time.monotonic() - begun:.0f} s after the operator was asked for")
-        eventually(lambda: "lag" in pipeline(world, shop)["status"], what="there are figures again")
+        eventually(lambda: "lag" in pipeline(world, shop)["status"], what="the status has figures again")
     shop.platform.leave()
     shop.platform.reach()
     shop.check()

@@ -1,6 +1,6 @@
-"""What users bring along, in a cluster: a Python file and a table of reference data in ConfigMaps, logins in Secrets.
+"""Tests of a user's function, reference data and Secrets in a cluster.
 
-One pipeline has signed webhooks, a Python stage and two lookups, so that each event passes all of them.
+One pipeline has signed webhooks, a Python stage and two lookups. Each event passes all of them.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ _ENRICH_IN_IMAGE = _ENRICH.replace("from regions", "import inflection\n\nfrom re
 _REGIONS = {"NO": "north", "SE": "north", "DE": "south"}
 _CATEGORIES = {"s0": "toys", "s1": "tools"}
 _PRICES = {"basic": Decimal("1.50"), "large": Decimal("20.00")}
+# Runs statements in Postgres. It runs in the operator's pod, which can reach Postgres.
 _SHOP = """\
 import os, sys, psycopg
 with psycopg.connect(os.environ["TIDEMILL_POSTGRES_URL"], autocommit=True) as connection:
@@ -58,18 +59,18 @@ with psycopg.connect(os.environ["TIDEMILL_POSTGRES_URL"], autocommit=True) as co
 """
 
 
-def regions(found: dict[str, str]) -> str:
+def regions_module(region_by_country: dict[str, str]) -> str:
     """Return the module that the user's file imports."""
-    return f"REGIONS = {found!r}\n"
+    return f"REGIONS = {region_by_country!r}\n"
 
 
-def plans(found: dict[str, Decimal]) -> str:
+def plans_csv(price_by_plan: dict[str, Decimal]) -> str:
     """Return the table of plans as CSV."""
-    return "plan,price\n" + "".join(f"{plan},{price}\n" for plan, price in found.items())
+    return "plan,price\n" + "".join(f"{plan},{price}\n" for plan, price in price_by_plan.items())
 
 
 def order(number: int) -> dict[str, Any]:
-    """Return an event. Every third product is not in the database."""
+    """Return the order with a number. One in three products is not in the database."""
     return {
         "number": number,
         "country": ("NO", "SE", "DE")[number % 3],
@@ -85,14 +86,14 @@ def counts(
     categories: dict[str, str] = _CATEGORIES,
     prices: dict[str, Decimal] = _PRICES,
 ) -> Counter[tuple[str, str | None, str]]:
-    """Return how many orders of these numbers count, by region, category and price."""
-    found: Counter[tuple[str, str | None, str]] = Counter()
+    """Return the expected number of events of these orders, by region, category and price."""
+    orders: Counter[tuple[str, str | None, str]] = Counter()
     for number in numbers:
         event = order(number)
         if number % 10 and number % 33:
             key = areas[event["country"]], categories.get(event["sku"]), str(prices[event["plan"]])
-            found[key] += 2 if number % 7 == 0 else 1
-    return found
+            orders[key] += 2 if number % 7 == 0 else 1
+    return orders
 
 
 def pipeline(namespace: str, table: str) -> dict[str, Any]:
@@ -135,7 +136,7 @@ def pipeline(namespace: str, table: str) -> dict[str, Any]:
 
 @dataclass
 class Shop:
-    """The pipeline, and the service that posts to its webhook."""
+    """The pipeline, and a client that posts orders to its webhook."""
 
     world: Any
     platform: Any
@@ -162,22 +163,22 @@ class Shop:
             self.sent.append(number)
 
     def counted(self) -> Counter[tuple[str, str | None, str]]:
-        """Return what the API answers, in the form of `counts`."""
-        found: Counter[tuple[str, str | None, str]] = Counter()
+        """Return the number of events in the API's answers, by region, category and price."""
+        orders: Counter[tuple[str, str | None, str]] = Counter()
         for page in fetch_windows(self.client, self.platform.url("api"), "orders", "by_region"):
             for row in page.rows:
-                found[row["region"], row["category"], row["price"]] += row["orders"]
-        return found
+                orders[row["region"], row["category"], row["price"]] += row["orders"]
+        return orders
 
-    def put(self, kind: str, name: str, content: dict[str, str]) -> None:
+    def apply_object(self, kind: str, name: str, content: dict[str, str]) -> None:
         """Create or change a ConfigMap or a Secret."""
         member = "data" if kind == "ConfigMap" else "stringData"
         metadata = {"name": name, "namespace": self.namespace}
         document = {"apiVersion": "v1", "kind": kind, "metadata": metadata, member: content}
         self.world.kubectl("apply", "--filename", "-", stdin=json.dumps(document))
 
-    def refresh(self, component: str) -> None:
-        """Make the kubelet update the files of pods now. By itself, it takes up to a minute or two."""
+    def refresh_files(self, component: str) -> None:
+        """Make the kubelet update the files of pods now. Otherwise, the update takes up to two minutes."""
         for pod in self.world.pods(self.namespace, component):
             name = pod["metadata"]["name"]
             mark = f"e2e.tidemill.dev/files={secrets.token_hex(4)}"
@@ -192,16 +193,16 @@ class Shop:
 
 @pytest.fixture(scope="module")
 def shop(world: Any) -> Iterator[Shop]:
-    """A pipeline whose ConfigMaps, Secrets and table are there when it is applied."""
+    """Create ConfigMaps, Secrets and a table, and then the pipeline that reads them."""
     namespace = world.new_namespace("inputs")
     name = namespace.replace("-", "_")
     login, table = f"e2e_{name}", f"{name}_shop.products"
     password = secrets.token_hex(12)
     with httpx.Client(timeout=60.0, trust_env=False) as client:
         platform = world.platform(pipeline(namespace, table))
-        found = Shop(world, platform, table, client)
+        shop = Shop(world, platform, table, client)
         rows = ", ".join(f"('{sku}', '{category}')" for sku, category in _CATEGORIES.items())
-        found.database(
+        shop.database(
             f"CREATE SCHEMA {name}_shop",
             f"CREATE TABLE {table} (sku text PRIMARY KEY, category text)",
             f"INSERT INTO {table} VALUES {rows}",
@@ -212,27 +213,27 @@ def shop(world: Any) -> Iterator[Shop]:
         try:
             url = httpx.URL(world.in_operator("printenv", "TIDEMILL_POSTGRES_URL").strip())
             database = {"host": url.host, "port": str(url.port or 5432), "dbname": url.path.strip("/")}
-            found.put("Secret", "shop-db", {**database, "username": login, "password": password})
-            found.put("Secret", "webhooks", {"shop": _KEY})
-            found.put("ConfigMap", "enrich", {"enrich.py": _ENRICH, "regions.py": regions(_REGIONS)})
-            found.put("ConfigMap", "plans", {"plans.csv": plans(_PRICES)})
+            shop.apply_object("Secret", "shop-db", {**database, "username": login, "password": password})
+            shop.apply_object("Secret", "webhooks", {"shop": _KEY})
+            shop.apply_object("ConfigMap", "enrich", {"enrich.py": _ENRICH, "regions.py": regions_module(_REGIONS)})
+            shop.apply_object("ConfigMap", "plans", {"plans.csv": plans_csv(_PRICES)})
             platform.apply()
-            yield found
+            yield shop
             platform.leave()
         finally:
-            world.drop_namespaces([namespace])
-            found.database(f"DROP SCHEMA {name}_shop CASCADE", f"DROP ROLE {login}")
+            world.begin_to_delete_namespaces([namespace])
+            shop.database(f"DROP SCHEMA {name}_shop CASCADE", f"DROP ROLE {login}")
 
 
 def test_signed_events_pass_the_users_function_and_both_lookups(shop: Shop, eventually: Callable[..., Any]) -> None:
-    """Each counts once, by what file, ConfigMap and table say; a wrong signature is refused and counts nowhere."""
-    eventually(lambda: shop.post(10).status_code == 200, what="ingest has the secret")  # it is dropped by the function
+    """Each event counts once with the values of file, ConfigMap and table. A wrong signature is refused."""
+    eventually(lambda: shop.post(10).status_code == 200, what="ingest has the secret")  # The function drops it.
     refused = [shop.post(1, key="another"), shop.post(2, key="")]
     assert [(answer.status_code, answer.json()["code"]) for answer in refused] == [(401, "wrong_signature")] * 2
     shop.send(range(100, 220))
-    assert shop.post(219).status_code == 200  # a repeated delivery
-    right = counts(shop.sent)
-    eventually(lambda: shop.counted() == right, what=lambda: f"{shop.counted()} is {right}", pause_seconds=0.5)
+    assert shop.post(219).status_code == 200  # The delivery is repeated.
+    expected = counts(shop.sent)
+    eventually(lambda: shop.counted() == expected, what=lambda: f"{shop.counted()} is {expected}", pause_seconds=0.5)
     letters = shop.client.get(f"{shop.platform.url('api')}/v1/pipelines/orders/dead-letters").json()["data"]
     failed = [number for number in shop.sent if number % 33 == 0 and number % 10]
     assert [letter["reason"] for letter in letters] == ["transform_failed"] * len(failed)
@@ -241,36 +242,36 @@ def test_signed_events_pass_the_users_function_and_both_lookups(shop: Shop, even
 
 
 def test_edits_of_config_maps_and_of_the_table_take_effect(shop: Shop, eventually: Callable[..., Any]) -> None:
-    """No event is lost or counted twice meanwhile, and all that are sent afterwards count by the new content."""
+    """No event is lost or counted twice during the edits. Later events count with the new content."""
     before, sent = shop.counted(), len(shop.sent)
     areas, prices = {**_REGIONS, "NO": "arctic"}, {**_PRICES, "basic": Decimal("2.50")}
     categories = {**_CATEGORIES, "s1": "hardware"}
-    shop.put("ConfigMap", "enrich", {"enrich.py": _ENRICH, "regions.py": regions(areas)})
-    shop.put("ConfigMap", "plans", {"plans.csv": plans(prices)})
+    shop.apply_object("ConfigMap", "enrich", {"enrich.py": _ENRICH, "regions.py": regions_module(areas)})
+    shop.apply_object("ConfigMap", "plans", {"plans.csv": plans_csv(prices)})
     shop.database(f"UPDATE {shop.table} SET category = 'hardware' WHERE sku = 's1'")
-    shop.refresh("stage")
-    shop.refresh("processor")
+    shop.refresh_files("stage")
+    shop.refresh_files("processor")
     # All of these are orders from Norway for the product s1, in the plan `basic`.
     probes = (number for number in range(1_011, 3_000, 18) if number % 10 and number % 33 and number % 7)
 
-    def renewed() -> bool:
+    def new_content_is_used() -> bool:
         total = sum(shop.counted().values())
         last = shop.counted()
         shop.send([next(probes)])
         eventually(lambda: sum(shop.counted().values()) == total + 1, what="the event counts", pause_seconds=0.2)
         return list(shop.counted() - last) == [("arctic", "hardware", "2.50")]
 
-    eventually(renewed, what="the new content is used")
+    eventually(new_content_is_used, what="the new content is used")
     between = shop.counted()
     assert sum((between - before).values()) == len(shop.sent) - sent
     more = range(4_000, 4_100)
     shop.send(more)
-    right = between + counts(more, areas, categories, prices)
-    eventually(lambda: shop.counted() == right, what=lambda: f"{shop.counted()} is {right}", pause_seconds=0.5)
+    expected = between + counts(more, areas, categories, prices)
+    eventually(lambda: shop.counted() == expected, what=lambda: f"{shop.counted()} is {expected}", pause_seconds=0.5)
 
 
-def test_the_stage_gets_more_processes(shop: Shop, eventually: Callable[..., Any]) -> None:
-    """By its own scaling, as `kubectl get` and the status show; events that are sent meanwhile count once."""
+def test_a_stage_that_scales_up_under_load_counts_each_event_once(shop: Shop, eventually: Callable[..., Any]) -> None:
+    """`kubectl get` and the status show the number of processes."""
     before = shop.counted()
     scaling = {"minReplicas": 2, "maxReplicas": 2, "pollInterval": "1s", "lookback": "2s"}
     shop.platform.document["spec"]["transform"]["python"]["scaling"] = scaling
@@ -282,12 +283,12 @@ def test_the_stage_gets_more_processes(shop: Shop, eventually: Callable[..., Any
         status = shop.status()
         return status.get("stageReplicas") == 2 and status.get("stageScaling", {}).get("current") == 2
 
-    eventually(scaled, what=lambda: f"two processes: {shop.status()}")
-    eventually(lambda: len(ready(shop.world.pods(shop.namespace, "stage"))) == 2, what="both are ready")
+    eventually(scaled, what=lambda: f"the stage has two processes: {shop.status()}")
+    eventually(lambda: len(ready(shop.world.pods(shop.namespace, "stage"))) == 2, what="both processes are ready")
     areas, prices = {**_REGIONS, "NO": "arctic"}, {**_PRICES, "basic": Decimal("2.50")}
     sent = [number for number in shop.sent if number >= 5_000]
-    right = before + counts(sent, areas, {**_CATEGORIES, "s1": "hardware"}, prices)
-    eventually(lambda: shop.counted() == right, what=lambda: f"{shop.counted()} is {right}", pause_seconds=0.5)
+    expected = before + counts(sent, areas, {**_CATEGORIES, "s1": "hardware"}, prices)
+    eventually(lambda: shop.counted() == expected, what=lambda: f"{shop.counted()} is {expected}", pause_seconds=0.5)
     head, row = shop.world.kubectl("get", "apl", "orders", "--namespace", shop.namespace).splitlines()
     assert head.split()[:5] == ["NAME", "READY", "LAG", "REPLICAS", "STAGE"]
     assert row.split()[3:5] == ["1", "2"]
@@ -295,8 +296,8 @@ def test_the_stage_gets_more_processes(shop: Shop, eventually: Callable[..., Any
 
 
 @pytest.mark.matrix
-def test_an_image_of_the_users_own(shop: Shop, eventually: Callable[..., Any], tmp_path: Path) -> None:
-    """Built from the processor's image as the page says, with a package that the processor does not have."""
+def test_a_stage_runs_in_an_image_of_the_user(shop: Shop, eventually: Callable[..., Any], tmp_path: Path) -> None:
+    """docs/python-stage.md describes the image. It has a package that the processor's image lacks."""
     before = shop.counted()
     reference = f"tidemill.local/stage:{secrets.token_hex(4)}"
     with engine() as builder:
@@ -318,7 +319,7 @@ def test_an_image_of_the_users_own(shop: Shop, eventually: Callable[..., Any], t
         return {pod["spec"]["containers"][0]["image"] for pod in ready(pods)} == {reference} and len(pods) == 1
 
     eventually(replaced, what=lambda: f"only the new image runs: {shop.status()}")
-    found = shop.counted()
+    earlier = shop.counted()
     more = range(20_000, 20_100)
     shop.send(more)
     areas = {country: f"{area}s" for country, area in _REGIONS.items()}
@@ -329,13 +330,12 @@ def test_an_image_of_the_users_own(shop: Shop, eventually: Callable[..., Any], t
         what="all events count",
         pause_seconds=0.5,
     )
-    right = counts(more, areas, categories, prices)
-    assert right <= shop.counted() - found
+    assert counts(more, areas, categories, prices) <= shop.counted() - earlier
 
 
 @contextmanager
 def engine() -> Iterator[Engine]:
-    """The Docker engine that has built the processor's image."""
+    """Yield the Docker engine that has built the processor's image."""
     running = Engine()
     if running.answers():
         yield running
@@ -347,18 +347,19 @@ def engine() -> Iterator[Engine]:
 def build(builder: Engine, reference: str, folder: Path) -> Path:
     """Build the image of the page docs/python-stage.md, and write it to a file.
 
-    There is no registry here, so the stage that installs packages is replaced by packages from this machine.
+    Packages from this machine replace the stage that installs packages, because the test has no package registry.
     """
     page = (ROOT / "docs" / "python-stage.md").read_text()
     (text,) = re.findall(r"```dockerfile\n(.*?)```", page, re.DOTALL)
-    _, _, own = text.partition("\n\n")
-    (image,) = [one for one in json.loads(BUILT.read_text())["images"] if one.startswith("tidemill/processor:")]
-    own = re.sub(r"FROM tidemill/processor:\S+", f"FROM {image}", own).replace("--from=packages /app", "app")
-    (folder / "Dockerfile").write_text(own)
+    _, _, last_stage = text.partition("\n\n")
+    images = json.loads(BUILT.read_text())["images"]
+    (processor,) = [image for image in images if image.startswith("tidemill/processor:")]
+    last_stage = re.sub(r"FROM tidemill/processor:\S+", f"FROM {processor}", last_stage)
+    (folder / "Dockerfile").write_text(last_stage.replace("--from=packages /app", "app"))
     (folder / "enrich.py").write_text(_ENRICH_IN_IMAGE)
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*command, "--target", str(folder / "app"), "inflection==0.5.1"], check=True)
-    (folder / "app" / "regions.py").write_text(regions(_REGIONS))
+    (folder / "app" / "regions.py").write_text(regions_module(_REGIONS))
     builder.build(Image(reference, "Dockerfile", ()), reference, {}, folder / "build.log", context=folder)
     builder.save([reference], folder / "image.tar")
     return folder / "image.tar"

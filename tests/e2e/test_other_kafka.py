@@ -1,4 +1,4 @@
-"""Pipelines that read topics of another Kafka cluster, by a list and by a pattern, through TLS and a login.
+"""Tests of two pipelines on another Kafka cluster with TLS and a login: by a list and by a pattern of topics.
 
 The login has only the permissions that the page docs/kafka-clusters.md lists.
 """
@@ -24,6 +24,7 @@ USER = "tidemill"
 EU, US, ASIA = (f"crm.orders.{region}" for region in ("eu", "us", "asia"))
 _MIDNIGHT_MS = 1_767_571_200_000
 _SHOPS = 5
+# Prints the answer of a health endpoint, also if its status is an error.
 _HEALTH = """\
 import sys, urllib.error, urllib.request
 try:
@@ -69,7 +70,7 @@ def pipeline(name: str, namespace: str, address: str, topics: dict[str, Any]) ->
 
 
 class Orders:
-    """Both pipelines, the other cluster, and what was sent to it."""
+    """Both pipelines, the other cluster, and the events that were sent to it."""
 
     def __init__(self, world: Any, other: ClusterKafka, password: str, *, namespace: str, client: httpx.Client) -> None:
         self.world, self.other, self.namespace, self._client = world, other, namespace, client
@@ -85,7 +86,7 @@ class Orders:
         self._number, self._sent, self._sums = 0, Counts(), Counts()
 
     def login(self, password: str) -> None:
-        """Write the Secret with the login."""
+        """Write the Secret with a password, and make the kubelet update the files of pods now."""
         keys = {
             "sasl.mechanism": "SCRAM-SHA-512",
             "sasl.username": USER,
@@ -95,13 +96,13 @@ class Orders:
         metadata = {"name": "crm-kafka", "namespace": self.namespace}
         document = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": keys}
         self.world.kubectl("apply", "--filename", "-", stdin=json.dumps(document))
-        for pod in self.world.pods(self.namespace, "processor"):  # the kubelet updates the files of pods at once
+        for pod in self.world.pods(self.namespace, "processor"):
             mark = f"e2e.tidemill.dev/files={secrets.token_hex(4)}"
             target = ("pod", pod["metadata"]["name"], "--namespace", self.namespace)
             self.world.kubectl("annotate", *target, "--overwrite", mark)
 
     def apply(self, name: str, **spec: Any) -> None:
-        """Apply a pipeline, and do not wait for it."""
+        """Apply a pipeline with changed members of its spec. Do not wait until it is ready."""
         document = self.platforms[name].document
         document["spec"] |= spec
         self.world.kubectl("apply", "--filename", "-", stdin=json.dumps(document))
@@ -117,34 +118,34 @@ class Orders:
         self.other.send(topic, events)
 
     def counted(self, name: str) -> dict[tuple[str, str], tuple[int, int]]:
-        """Return counts and sums by topic and shop, as the API answers them."""
-        found: dict[tuple[str, str], tuple[int, int]] = {}
+        """Return counts and sums by topic and shop from the API's answers."""
+        windows: dict[tuple[str, str], tuple[int, int]] = {}
         for page in fetch_windows(self._client, self.platforms[name].url("api"), name, "by_shop"):
             for row in page.rows:
-                assert (row["sent_to"], row["shop"]) not in found
-                found[row["sent_to"], row["shop"]] = row["orders"], row["numbers"]
-        return found
+                assert (row["sent_to"], row["shop"]) not in windows
+                windows[row["sent_to"], row["shop"]] = row["orders"], row["numbers"]
+        return windows
 
     def expected(self, *topics: str) -> dict[tuple[str, str], tuple[int, int]]:
-        """Return what was sent to these topics."""
+        """Return the expected counts and sums of these topics by topic and shop."""
         return {place: (count, self._sums[place]) for place, count in self._sent.items() if place[0] in topics}
 
     def status(self, name: str) -> dict[str, Any]:
         return dict(self.world.get("analyticspipeline", name, self.namespace).get("status", {}))
 
     def condition(self, name: str, kind: str) -> tuple[str, str, str]:
-        """Return status, reason and message of a condition."""
-        for found in self.status(name).get("conditions", ()):
-            if found["type"] == kind:
-                return str(found["status"]), str(found["reason"]), str(found["message"])
+        """Return the status, the reason and the message of a condition; empty texts if it does not exist."""
+        for condition in self.status(name).get("conditions", ()):
+            if condition["type"] == kind:
+                return str(condition["status"]), str(condition["reason"]), str(condition["message"])
         return "", "", ""
 
     def health(self, name: str) -> dict[str, Any]:
         """Return the health of the pipeline's processor."""
         pod = next(
-            found
-            for found in self.world.pods(self.namespace, "processor")
-            if found["metadata"]["labels"]["tidemill.dev/pipeline"] == name
+            pod
+            for pod in self.world.pods(self.namespace, "processor")
+            if pod["metadata"]["labels"]["tidemill.dev/pipeline"] == name
         )
         (container,) = pod["spec"]["containers"]
         port = next(port["containerPort"] for port in container["ports"] if port["name"] == "status")
@@ -156,16 +157,19 @@ class Orders:
         )
 
     def processes(self) -> set[tuple[str, int]]:
-        """Return the processors' pods with the number of their restarts."""
+        """Return the names of the processors' pods with their numbers of restarts."""
         return {
-            (pod["metadata"]["name"], sum(one["restartCount"] for one in pod["status"]["containerStatuses"]))
+            (
+                pod["metadata"]["name"],
+                sum(container["restartCount"] for container in pod["status"]["containerStatuses"]),
+            )
             for pod in self.world.pods(self.namespace, "processor")
         }
 
 
 @pytest.fixture(scope="module")
 def orders(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orders]:
-    """Both pipelines are applied with a wrong password, and the operator may not connect to the broker's port."""
+    """Apply both pipelines with a wrong password, while the operator may not connect to the broker's port."""
     elsewhere, namespace = world.new_namespace("crm"), world.new_namespace("elsewhere")
     password = f"right-{secrets.token_hex(12)}"
     template = world.get("statefulset", "dev-stack-kafka", OPERATOR_NAMESPACE)["spec"]["template"]
@@ -178,32 +182,34 @@ def orders(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ord
             folder=tmp_path_factory.mktemp("pki"),
             logins={USER: password},
         )
-        found = Orders(world, other, password, namespace=namespace, client=client)
+        orders = Orders(world, other, password, namespace=namespace, client=client)
         other.start()
-        found.login(found.wrong)
-        for name in found.platforms:
-            found.apply(name)
-        yield found
-        for platform in found.platforms.values():
+        orders.login(orders.wrong)
+        for name in orders.platforms:
+            orders.apply(name)
+        yield orders
+        for platform in orders.platforms.values():
             platform.leave()
-    world.drop_namespaces([namespace])
-    world.drop_namespaces([elsewhere])
+    world.begin_to_delete_namespaces([namespace])
+    world.begin_to_delete_namespaces([elsewhere])
     world.helm.install_operator()
 
 
-def test_a_port_that_the_operator_may_not_reach_is_named(orders: Orders, eventually: Callable[..., Any]) -> None:
-    """The page says that the chart's value has to allow the port."""
+def test_ready_names_a_cluster_whose_port_the_operator_may_not_reach(
+    orders: Orders, eventually: Callable[..., Any]
+) -> None:
+    """The message names the chart's value that allows the port."""
     for name in orders.platforms:
         status, _, message = eventually(
-            lambda name=name: found if orders.other.address in (found := orders.condition(name, "Ready"))[2] else None,
+            lambda name=name: ready if orders.other.address in (ready := orders.condition(name, "Ready"))[2] else None,
             what=lambda name=name: f"Ready names the cluster: {orders.condition(name, 'Ready')}",
         )
         assert status == "False"
         assert "networkPolicy.egressPorts" in message
 
 
-def test_a_wrong_password_is_named_and_heals(orders: Orders, eventually: Callable[..., Any]) -> None:
-    """The message has the Secret. With the right password, all events of both topics count, from their start."""
+def test_pipelines_with_a_corrected_password_count_all_events(orders: Orders, eventually: Callable[..., Any]) -> None:
+    """Before the correction, Ready names the Secret with the wrong password. Both topics count from their start."""
     orders.world.helm.install_operator(f"networkPolicy.egressPorts={{5432,6379,{PORT}}}")
     for name in orders.platforms:
         eventually(
@@ -225,15 +231,17 @@ def test_a_wrong_password_is_named_and_heals(orders: Orders, eventually: Callabl
 
 
 def await_exact(orders: Orders, eventually: Callable[..., Any], name: str, *topics: str) -> None:
-    """Wait until exactly what was sent to the topics is counted."""
+    """Wait until the pipeline has counted exactly the events of the topics."""
     eventually(
         lambda: orders.counted(name) == orders.expected(*topics),
-        what=lambda: f"{name} has {sum(count for count, _ in orders.counted(name).values())} events of all",
+        what=lambda: f"{name} has all events: {sum(count for count, _ in orders.counted(name).values())}",
     )
 
 
-def test_a_topic_that_appears_later_is_read(orders: Orders, eventually: Callable[..., Any]) -> None:
-    """By the pattern, from its start, and by the same processors. The list does not have it."""
+def test_a_new_topic_that_matches_the_pattern_is_read_from_its_start(
+    orders: Orders, eventually: Callable[..., Any]
+) -> None:
+    """The same processors read the topic without a restart. The pipeline with a list does not read it."""
     before = orders.processes()
     orders.other.create(ASIA, 4)
     orders.send(ASIA, 200)
@@ -245,28 +253,33 @@ def test_a_topic_that_appears_later_is_read(orders: Orders, eventually: Callable
     assert orders.processes() == before
 
 
-def test_lag_is_that_of_the_other_cluster(orders: Orders, eventually: Callable[..., Any]) -> None:
-    """In the status and in the figures for scaling."""
+def test_the_lag_is_that_of_topics_in_the_other_cluster(orders: Orders, eventually: Callable[..., Any]) -> None:
+    """The status has the lag, also in the figures for scaling."""
     orders.apply("matched", suspend=True)
     eventually(
-        lambda: not [pod for pod in orders.processes() if pod[0].startswith("matched-")], what="processors have ended"
+        lambda: not [pod for pod in orders.processes() if pod[0].startswith("matched-")],
+        what="the processors of `matched` have ended",
     )
     orders.send(EU, 400)
     orders.send(ASIA, 100)
-    eventually(lambda: orders.status("matched").get("lag") == 500, what=lambda: f"lag: {orders.status('matched')}")
+    eventually(
+        lambda: orders.status("matched").get("lag") == 500, what=lambda: f"the lag is 500: {orders.status('matched')}"
+    )
     orders.apply("matched", suspend=False)
     await_exact(orders, eventually, "matched", EU, US, ASIA)
     await_exact(orders, eventually, "listed", EU, US)
     for name in orders.platforms:
-        eventually(lambda name=name: orders.status(name).get("lag") == 0, what="the lag is worked off")
+        eventually(lambda name=name: orders.status(name).get("lag") == 0, what="the lag is 0")
         eventually(
             lambda name=name: orders.status(name).get("scaling", {}).get("lag") == 0,
             what=lambda name=name: f"scaling has figures: {orders.status(name)}",
         )
 
 
-def test_the_other_cluster_is_away_for_a_while(orders: Orders, eventually: Callable[..., Any]) -> None:
-    """Conditions and health name it. Afterwards, no event is missing, and none counts twice."""
+def test_an_outage_of_the_other_cluster_loses_and_repeats_no_event(
+    orders: Orders, eventually: Callable[..., Any]
+) -> None:
+    """During the outage, conditions and health name the cluster. No processor restarts."""
     before = orders.processes()
     for topic in (EU, US, ASIA):
         orders.send(topic, 300)
@@ -292,13 +305,15 @@ def test_the_other_cluster_is_away_for_a_while(orders: Orders, eventually: Calla
     await_exact(orders, eventually, "matched", EU, US, ASIA)
     await_exact(orders, eventually, "listed", EU, US)
     for name in orders.platforms:
-        eventually(lambda name=name: orders.condition(name, "Ready")[0] == "True", what="it is ready again")
-        eventually(lambda name=name: orders.health(name)["status"] == "healthy", what="health is well again")
+        eventually(lambda name=name: orders.condition(name, "Ready")[0] == "True", what="the pipeline is ready again")
+        eventually(lambda name=name: orders.health(name)["status"] == "healthy", what="the processor is healthy again")
     assert orders.processes() == before
 
 
-def test_a_login_that_becomes_wrong_is_named_and_heals(orders: Orders, eventually: Callable[..., Any]) -> None:
-    """Without a restart."""
+def test_a_password_that_becomes_wrong_for_a_while_loses_no_event(
+    orders: Orders, eventually: Callable[..., Any]
+) -> None:
+    """Meanwhile, Ready names the Secret, and health reports that the source is down. No processor restarts."""
     before = orders.processes()
     orders.login(orders.wrong)
     for name in orders.platforms:
@@ -316,12 +331,14 @@ def test_a_login_that_becomes_wrong_is_named_and_heals(orders: Orders, eventuall
     await_exact(orders, eventually, "matched", EU, US, ASIA)
     await_exact(orders, eventually, "listed", EU, US)
     for name in orders.platforms:
-        eventually(lambda name=name: orders.condition(name, "Ready")[0] == "True", what="it is ready again")
+        eventually(lambda name=name: orders.condition(name, "Ready")[0] == "True", what="the pipeline is ready again")
     assert orders.processes() == before
 
 
-def test_a_topic_that_may_not_be_described_any_more_is_named(orders: Orders, eventually: Callable[..., Any]) -> None:
-    """It is not taken for deleted. The other topics are counted meanwhile."""
+def test_ready_names_a_topic_that_the_login_may_not_describe_any_more(
+    orders: Orders, eventually: Callable[..., Any]
+) -> None:
+    """The topic is not reported as deleted. With the permission again, all events of all topics count."""
     orders.other.deny(USER, US)
     eventually(
         lambda: (
@@ -335,39 +352,42 @@ def test_a_topic_that_may_not_be_described_any_more_is_named(orders: Orders, eve
         orders.send(topic, 100)
     await_exact(orders, eventually, "matched", EU, US, ASIA)
     await_exact(orders, eventually, "listed", EU, US)
-    eventually(lambda: orders.condition("listed", "Ready")[0] == "True", what="it is ready again")
+    eventually(lambda: orders.condition("listed", "Ready")[0] == "True", what="the pipeline is ready again")
 
 
-def test_a_deleted_topic_does_not_hold_windows_up(orders: Orders, eventually: Callable[..., Any]) -> None:
-    """All brokers answer that it is gone, although the login may not create topics."""
+def test_a_deleted_topic_does_not_stop_windows_of_the_other_topics(
+    orders: Orders, eventually: Callable[..., Any]
+) -> None:
+    """TopicsReady names the deleted topic, although the login may not create topics."""
     orders.other.delete(US)
     for name in orders.platforms:
         eventually(
             lambda name=name: f"topic {US} is gone" in orders.condition(name, "TopicsReady")[2],
-            what=lambda name=name: f"it is named: {orders.condition(name, 'TopicsReady')}",
+            what=lambda name=name: f"TopicsReady names the topic: {orders.condition(name, 'TopicsReady')}",
         )
         assert "the other topics are still counted; create it again" in orders.condition(name, "TopicsReady")[2]
     orders.send(EU, 100)
     orders.send(ASIA, 100)
     await_exact(orders, eventually, "matched", EU, US, ASIA)
     for name in orders.platforms:
-        eventually(lambda name=name: orders.status(name).get("lag") == 0, what="the lag is known")
+        eventually(lambda name=name: orders.status(name).get("lag") == 0, what="the lag is 0")
     orders.apply("listed", source={**orders.platforms["listed"].document["spec"]["source"], "topics": [EU]})
-    eventually(lambda: orders.condition("listed", "Ready")[0] == "True", what="it is ready without the topic")
+    eventually(lambda: orders.condition("listed", "Ready")[0] == "True", what="the pipeline is ready without the topic")
 
 
-def test_no_password_is_shown_anywhere(orders: Orders) -> None:
-    """Neither in the resources and their status, nor in events and logs."""
-    ours = ("--namespace", orders.namespace)
-    said = [
-        orders.world.kubectl("get", "analyticspipelines,configmaps,deployments,pods,events", *ours, "--output", "yaml"),
-        orders.world.kubectl("logs", *ours, "--selector", "app.kubernetes.io/name=tidemill", "--tail=-1"),
+def test_resources_events_and_logs_contain_no_password(orders: Orders) -> None:
+    namespace = ("--namespace", orders.namespace)
+    outputs = [
+        orders.world.kubectl(
+            "get", "analyticspipelines,configmaps,deployments,pods,events", *namespace, "--output", "yaml"
+        ),
+        orders.world.kubectl("logs", *namespace, "--selector", "app.kubernetes.io/name=tidemill", "--tail=-1"),
         orders.world.kubectl(
             *("logs", "--namespace", OPERATOR_NAMESPACE, "--tail=-1"),
             *("--selector", "app.kubernetes.io/name=tidemill-operator"),
         ),
     ]
-    assert all(said)
-    for text in said:
+    assert all(outputs)
+    for text in outputs:
         assert orders.password not in text
         assert orders.wrong not in text

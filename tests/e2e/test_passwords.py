@@ -1,7 +1,7 @@
-"""The rotation of passwords that docs/DEPLOYMENT.md tells people to type.
+"""Test of the commands in docs/DEPLOYMENT.md that rotate passwords.
 
-The former logins are retired two minutes after the new ones are in force. `test_documented.py` has asked for it: these
-minutes go by beside the examples' tests.
+The former logins are retired two minutes after the start of the new logins. `test_documented.py` requests the rotation,
+so that the tests of the examples run during these minutes.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import pytest
 pytestmark = [pytest.mark.e2e, pytest.mark.kubernetes, pytest.mark.slow]
 
 
-def test_the_passwords_of_a_pipeline_are_rotated(world: Any, page: Any, eventually: Callable[..., Any]) -> None:
-    """`kubectl annotate` and `wait`."""
+def test_the_documented_commands_rotate_the_passwords_of_a_pipeline(
+    world: Any, page: Any, eventually: Callable[..., Any]
+) -> None:
+    """The commands are `kubectl annotate` and `kubectl wait`."""
     page.begin()
     page.type_in("kubectl wait apl flights")
     rotated = eventually(
-        lambda: world.get("apl", "flights", page.namespace)["status"]["credentials"], what="it is told"
+        lambda: world.get("apl", "flights", page.namespace)["status"]["credentials"], what="the status has the rotation"
     )
     assert rotated["phase"] == "Complete"
-    world.drop_namespaces([page.namespace])
+    world.begin_to_delete_namespaces([page.namespace])

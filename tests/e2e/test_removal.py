@@ -1,4 +1,4 @@
-"""What is left when pipelines, their namespace or the operator go: nothing hangs, data stay or go as specified."""
+"""Tests of deleted pipelines, deleted namespaces and an uninstalled operator: data are kept or deleted as specified."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EVENTS = 2_000
 
 
 class Pair:
-    """A pipeline whose data stay, and one whose data go with it."""
+    """Two pipelines: `keeping`, whose data are kept after its deletion, and `leaving`, whose data are deleted."""
 
     def __init__(self, world: Any, namespace: str, orders: Callable[..., Any]) -> None:
         self.world, self.namespace = world, namespace
@@ -27,7 +27,7 @@ class Pair:
         self.sent = {name: world.pipeline(document) for name, document in self._document.items()}
 
     def have_data(self) -> set[str]:
-        """Those with a topic and a schema; a topic without its schema, or the other way round, is a fault."""
+        """Return the pipelines with a topic and a schema. Check that no pipeline has only one of them."""
         data = self.world.data()
         topics = {n for n in self._document if names.topic(self.namespace, n, "events") in data["topics"]}
         schemas = {n for n in self._document if names.schema(self.namespace, n) in data["schemas"]}
@@ -35,16 +35,16 @@ class Pair:
         return topics
 
     def leave(self) -> None:
-        """Whoever uses the services' ports ends."""
+        """Close the ports that are forwarded to the pipelines."""
         for sent in self.sent.values():
             sent.platform.leave()
 
 
 @pytest.fixture
 def pair(world: Any, orders: Callable[..., Any], some_orders: Callable[..., Any]) -> Iterator[Pair]:
-    """Both in one namespace, with events counted.
+    """Create both pipelines in one namespace, and send events to them.
 
-    Where the cluster stays, what stays of them is removed by taking it over first.
+    In a cluster that is kept, new pipelines adopt the remaining data at the end, and are deleted with the data.
     """
     pair = Pair(world, world.new_namespace("gone"), orders)
     for sent in pair.sent.values():
@@ -53,7 +53,7 @@ def pair(world: Any, orders: Callable[..., Any], some_orders: Callable[..., Any]
     yield pair
     pair.leave()
     world.helm.install_operator()
-    if not world.stays:
+    if not world.is_kept:
         return
     world.make_namespace(pair.namespace)
     for name in pair.have_data():
@@ -65,47 +65,45 @@ def pair(world: Any, orders: Callable[..., Any], some_orders: Callable[..., Any]
 
 
 def delete_namespace(world: Any, namespace: str) -> None:
-    """Delete it and wait until it has gone."""
+    """Delete a namespace, and wait until it is gone."""
     world.kubectl("delete", "namespace", namespace, "--timeout=240s")
 
 
 @pytest.mark.matrix
 @pytest.mark.fault("namespace-deleted-in-cluster", "nothing is stuck; data go or stay as specified")
-def test_a_namespace_is_deleted(world: Any, pair: Pair) -> None:
+def test_a_deleted_namespace_leaves_only_data_to_keep(world: Any, pair: Pair) -> None:
     delete_namespace(world, pair.namespace)
     assert pair.have_data() == {"keeping"}
 
 
 @pytest.mark.matrix
 @pytest.mark.fault("namespace-deleted-without-operator", "nothing is stuck; data go or stay as specified")
-def test_a_namespace_is_deleted_while_no_operator_runs(world: Any, pair: Pair) -> None:
-    """The CronJob finds what waits, and deletes the data that are to go."""
+def test_a_namespace_is_deleted_without_an_operator(world: Any, pair: Pair) -> None:
+    """The CronJob deletes the pipelines, and the data with the policy `Delete`."""
     world.scale_operator(0)
     delete_namespace(world, pair.namespace)
-    world.scale_operator(2)  # whose pod is asked what is left
+    world.scale_operator(2)  # The test lists the remaining data in the pod of an operator.
     assert pair.have_data() == {"keeping"}
 
 
 @pytest.mark.parametrize("replicas", [pytest.param(2, marks=pytest.mark.matrix), 0])
 @pytest.mark.fault("chart-uninstalled", "pipelines run on; data stay; nothing of the operator is left")
-def test_the_operator_is_uninstalled(
+def test_pipelines_run_on_after_the_operator_is_uninstalled(
     replicas: int, world: Any, pair: Pair, some_orders: Callable[..., Any], eventually: Callable[..., Any]
 ) -> None:
-    """Pipelines run on; they and their namespace can be deleted; a new release finds the data that stayed."""
+    """Pipelines and their namespace can be deleted. Their data are kept, and a new release counts later events."""
     world.scale_operator(replicas)
     world.helm.uninstall_operator()
     assert world.get("deployment", "tidemill", OPERATOR_NAMESPACE) == {}
-    found = {
-        i["metadata"]["name"]: i["metadata"]
-        for i in world.json("get", "analyticspipelines", "--namespace", pair.namespace)["items"]
-    }
-    assert {name: metadata.get("finalizers", []) for name, metadata in found.items()} == {"keeping": [], "leaving": []}
+    items = world.json("get", "analyticspipelines", "--namespace", pair.namespace)["items"]
+    finalizers = {item["metadata"]["name"]: item["metadata"].get("finalizers", []) for item in items}
+    assert finalizers == {"keeping": [], "leaving": []}
     pair.sent["leaving"].send(some_orders(_EVENTS, after=_EVENTS))
     world.kubectl("delete", "analyticspipeline", "keeping", "--namespace", pair.namespace, "--timeout=60s")
 
     world.helm.install_operator()
     pair.sent["leaving"].check()
-    # Deleted while nobody could reclaim: the data are there, whatever was specified.
+    # Without an operator, all data are kept, whatever the policy.
     world.helm.uninstall_operator()
     delete_namespace(world, pair.namespace)
     world.helm.install_operator()
@@ -114,6 +112,6 @@ def test_the_operator_is_uninstalled(
         item["metadata"]["name"]
         for kind in ("namespaces", "customresourcedefinitions")
         for item in world.json("get", kind)["items"]
-        if "deletionTimestamp" in item["metadata"] and item["metadata"]["name"] not in world.dropped
+        if "deletionTimestamp" in item["metadata"] and item["metadata"]["name"] not in world.terminating
     ]
     assert terminating == []

@@ -1,4 +1,4 @@
-"""A live pipeline gets another window in the cluster and is replayed under load, as users do it: with kubectl."""
+"""Test of a running pipeline in the cluster whose window is changed, and which is replayed with kubectl under load."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _EVENTS, _MORE = 20_000, 3_000
 
 @pytest.fixture
 def shop(world: Any, orders: Callable[..., Any]) -> Iterator[Any]:
-    """A pipeline of two processors, in a namespace of its own."""
+    """Create a pipeline with two processors in a new namespace."""
     namespace = world.new_namespace("replay")
     sent = world.pipeline(orders("orders", namespace, processor={"flushInterval": "250ms", "replicas": 2}))
     yield sent
     sent.platform.leave()
-    world.drop_namespaces([namespace])
+    world.begin_to_delete_namespaces([namespace])
 
 
-def test_another_window_and_a_replay(
+def test_a_replay_under_load_counts_all_events_in_the_new_window(
     world: Any, shop: Any, some_orders: Callable[..., Any], eventually: Callable[..., Any]
 ) -> None:
-    """The new window has all events, those of before the edit as well; the other aggregation is left alone."""
+    """The new windows have the events before and after the edit. The other aggregation keeps its version."""
     platform = shop.platform
     shop.send(some_orders(_EVENTS))
     platform.document["spec"]["aggregations"][0]["window"]["size"] = "2m"
@@ -55,6 +55,6 @@ def test_another_window_and_a_replay(
     assert "missed" not in status["replay"]
     eventually(
         lambda: not world.get("deployment", f"{platform.name}-replay", platform.namespace),
-        what="its processors are gone",
+        what="the processors of the replay are gone",
     )
     shop.check()

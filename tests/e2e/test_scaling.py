@@ -1,7 +1,8 @@
-"""Ten times the load in the cluster: the operator's own scaling follows, few changes, every event counted.
+"""Test of the operator's scaling in a cluster: the load of a pipeline becomes ten times as high.
 
-Each processor has a tenth of a core, as a container's limit gives it, and looks at each event's text for many words:
-one of them is too slow then for a load that the rest of the machine hardly notices. How fast one is is measured first.
+The container's limit gives each processor a tenth of a core. Each processor searches the text of each event for many
+words. Therefore one processor is too slow for a load that is low for the machine. The test first measures the speed of
+one processor.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _HIGH_SECONDS, _LOOKBACK_SECONDS = 75.0, 15.0
 _TRIED = 15_000
 _LOW_SHARE = 0.2
 _WORDS = [f"error{number}" for number in range(32)]
-# A stack trace, say: none of the words is in it, so all of it is looked at for each.
+# A text like a stack trace, without any of the words. Each search reads all of the text.
 _TEXT = " at orders.basket.Checkout.pay(Checkout.java:118) after 31 ms, card of the customer was asked again;" * 7
 _SCALING = {
     "lagThreshold": _LAG_THRESHOLD,
@@ -43,61 +44,61 @@ _SCALING = {
 
 @pytest.fixture
 def shop(world: Any, orders: Callable[..., Any]) -> Iterator[Any]:
-    """A pipeline with one processor, in a namespace of its own."""
+    """Create a pipeline with one processor in a new namespace."""
     namespace = world.new_namespace("tenfold")
-    sent = world.pipeline(dear(orders("orders", namespace), most=1))
+    sent = world.pipeline(with_slow_processors(orders("orders", namespace), most=1))
     yield sent
     sent.platform.leave()
-    world.drop_namespaces([namespace])
+    world.begin_to_delete_namespaces([namespace])
 
 
-def test_ten_times_the_load_is_followed(
+def test_scaling_follows_ten_times_the_load_with_few_changes(
     world: Any, shop: Any, some_orders: Callable[..., Any], eventually: Callable[..., Any]
 ) -> None:
-    """One processor does a fifth of what it can; then ten times that comes in one step, and then nothing.
+    """The load of one processor rises from a fifth of its speed to twice its speed, and then ends.
 
-    That is too much for one, even if its best seconds were better than it can keep up, and leaves four enough room to
-    work off what came before they were there.
+    The high load is too much for one processor, even if its measured speed was too high. Four processors can also
+    process the backlog.
     """
-    rate = speed(shop, events(some_orders, _TRIED))
-    dear(shop.platform.document, most=4)
+    rate = measured_speed(shop, events(some_orders, _TRIED))
+    with_slow_processors(shop.platform.document, most=4)
     shop.platform.apply()
-    time.sleep(_LOOKBACK_SECONDS)  # what was sent to measure it is no load
+    time.sleep(_LOOKBACK_SECONDS)  # The events of the measurement do not count as load any more.
     low = int(rate * _LOW_SHARE)
     high = low * 10
     with shop.load(events(some_orders, 15 * low, after=shop.number), seconds=15.0):
         seen = watch(world, shop, seconds=15.0)
-    assert {replicas for _, replicas, _ in seen if replicas} == {1}, "a tenth of the load is one processor's"
+    assert {replicas for _, replicas, _ in seen if replicas} == {1}, "one processor is enough for a tenth of the load"
     with shop.load(events(some_orders, round(_HIGH_SECONDS * high), after=shop.number), seconds=_HIGH_SECONDS):
         seen = watch(world, shop, seconds=_HIGH_SECONDS)
     seen += watch(world, shop, seconds=_CATCH_UP_SECONDS, after=_HIGH_SECONDS, enough=_LAG_THRESHOLD)
     most = max(replicas for _, replicas, _ in seen)
     followed = next(at for at, replicas, _ in seen if replicas == most)
     over = [at for at, _, lag in seen if lag > _LAG_THRESHOLD]
-    found = world.get("analyticspipeline", shop.platform.name, shop.platform.namespace)
-    why = found["status"].get("scaling", {}).get("message")
+    resource = world.get("analyticspipeline", shop.platform.name, shop.platform.namespace)
+    why = resource["status"].get("scaling", {}).get("message")
     ended = time.monotonic()
-    eventually(lambda: running(world, shop) == 1, what="one processor is enough again", seconds=180.0)
+    eventually(lambda: running(world, shop) == 1, what="one processor runs again", seconds=180.0)
     world.figures["ten times the load"] = (
-        f"{low} -> {high} events/s, one processor does {rate:.0f}: {most} processors ready after {followed:.0f} s, lag"
-        f" {max(lag for _, _, lag in seen):,} at most; one again {time.monotonic() - ended:.0f} s after the end"
+        f"{low} -> {high} events/s, speed of one processor {rate:.0f}: {most} processors ready after {followed:.0f} s,"
+        f" maximal lag {max(lag for _, _, lag in seen):,}, one processor {time.monotonic() - ended:.0f} s after the end"
     )
-    assert most > 1, "one processor is too slow"
+    assert most > 1, "scaling starts more than one processor"
     assert followed <= _FOLLOW_SECONDS
     assert (over[-1] - followed if over else 0.0) <= _CATCH_UP_SECONDS
     assert seen[-1][2] <= _LAG_THRESHOLD
-    changes = told(world, shop)
+    changes = changes_in_events(world, shop)
     assert len([after for before, after in changes if after > before]) <= _MOST_REBALANCES, changes
     downs = [after for before, after in changes if after < before]
-    # On a busy machine the last of the load comes late, and two are enough for it before one is.
-    assert downs[-1:] == [1], f"down to one; under load: {why}"
-    assert len(downs) <= _MOST_DOWN, f"{downs}; under load: {why}"
+    # On a busy machine, the load ends late. Then two processors may be enough before one is enough.
+    assert downs[-1:] == [1], f"the last change is to one processor; message under load: {why}"
+    assert len(downs) <= _MOST_DOWN, f"{downs}; message under load: {why}"
     shop.check()
 
 
-def dear(made: dict[str, Any], *, most: int) -> dict[str, Any]:
-    """A pipeline whose events are dear, on processors with little, of which there may be so many."""
-    source, aggregations = made["spec"]["source"], made["spec"]["aggregations"]
+def with_slow_processors(document: dict[str, Any], *, most: int) -> dict[str, Any]:
+    """Change a pipeline: up to `most` processors, each with little CPU time, search the events' texts."""
+    source, aggregations = document["spec"]["source"], document["spec"]["aggregations"]
     source["topic"]["partitions"] = _PARTITIONS
     if len(source["fields"]) == 4:
         source["fields"].append({"name": "message", "type": "string", "required": True})
@@ -106,80 +107,88 @@ def dear(made: dict[str, Any], *, most: int) -> dict[str, Any]:
             aggregation["metrics"] = [*aggregation["metrics"], failed]
     derive = [{"name": word, "expression": f"message ILIKE '%{word}%'"} for word in _WORDS]
     processor = {"flushInterval": "250ms", "resources": {"limits": {"cpu": _CPU}}}
-    made["spec"] |= {
+    document["spec"] |= {
         "transform": {"derive": derive},
         "processor": processor | {"scaling": {**_SCALING, "maxReplicas": most}},
     }
-    return made
+    return document
 
 
 def events(some_orders: Callable[..., Any], number: int, **more: int) -> pl.DataFrame:
-    """So many orders, each with a text; every eleventh one has a word that is looked for."""
+    """Return `number` orders with texts. One in eleven texts contains one of the words."""
     row = pl.int_range(pl.len())
-    found = pl.when(row % 11 == 0).then(pl.lit(_WORDS[0].upper())).otherwise(pl.lit(""))
+    word = pl.when(row % 11 == 0).then(pl.lit(_WORDS[0].upper())).otherwise(pl.lit(""))
     frame = some_orders(number, **more)
-    return frame.with_columns(message=pl.concat_str(pl.lit(_TEXT), found))
+    return frame.with_columns(message=pl.concat_str(pl.lit(_TEXT), word))
 
 
-def speed(shop: Any, frame: pl.DataFrame) -> float:
-    """Events a second that one processor does of many that are there at once, in its best three seconds.
+def measured_speed(shop: Any, frame: pl.DataFrame) -> float:
+    """Return the events a second of one processor with a backlog, in its best three seconds.
 
-    A mean would also count what else the machine does, and ten times a share of it be too little for four.
+    A mean would be lower on a busy machine. Then the high load might not need more processors.
     """
     seen = [(time.monotonic(), counted(shop))]
     shop.send(frame)
     last = shop.totals.acknowledged
 
     def done() -> bool:
-        now, there = time.monotonic(), counted(shop)
-        if there > seen[-1][1]:
-            seen.append((now, there))
-        return there >= last
+        now, number = time.monotonic(), counted(shop)
+        if number > seen[-1][1]:
+            seen.append((now, number))
+        return number >= last
 
-    until(done, seconds=180.0, what="all that was sent is counted")
+    until(done, seconds=180.0, what="all events are counted")
     pairs = ((before, after) for before in seen for after in seen if after[0] - before[0] >= 3.0)
     return max((after[1] - before[1]) / (after[0] - before[0]) for before, after in pairs)
 
 
 def counted(shop: Any) -> int:
-    """Events of the topic that the results hold."""
+    """Return the number of the topic's events that the windows contain."""
     with httpx.Client(timeout=60.0, trust_env=False) as client:
         return sum(positions(client, shop.platform).values())
 
 
 def running(world: Any, shop: Any) -> int:
-    """Processors that are ready, as the Deployment says; zero while they are being made more or fewer."""
-    found = world.get("deployment", f"{shop.platform.name}-processor", shop.platform.namespace)
-    ready = found.get("status", {}).get("readyReplicas", 0)
-    return int(ready) if ready == found["spec"]["replicas"] else 0
+    """Return the number of ready processors; 0 while the Deployment is being scaled."""
+    deployment = world.get("deployment", f"{shop.platform.name}-processor", shop.platform.namespace)
+    ready = deployment.get("status", {}).get("readyReplicas", 0)
+    return int(ready) if ready == deployment["spec"]["replicas"] else 0
 
 
 def lag(shop: Any) -> int:
-    """Events in the topic that are not counted yet."""
+    """Return the number of the topic's events that are not counted yet."""
     return sum(shop.platform.topic_ends().values()) - counted(shop)
 
 
 def watch(
     world: Any, shop: Any, *, seconds: float, after: float = 0.0, enough: int = -1
 ) -> list[tuple[float, int, int]]:
-    """What is seen every few seconds, for so many seconds or until the lag is little enough.
+    """Observe the pipeline every two seconds, for some seconds or until the lag is low.
 
-    Seconds since the beginning, which was so many seconds before; processors (zero: they change); lag.
+    Args:
+        world: The platform in its cluster.
+        shop: The pipeline.
+        seconds: Duration of the observation.
+        after: Seconds from the start of the load to the start of the observation.
+        enough: Lag that ends the observation.
+
+    Returns:
+        Seconds since the start of the load, the number of processors (0 while it changes), and the lag.
     """
     began, seen = time.monotonic() - after, []
     while time.monotonic() - began < after + seconds and not (seen and seen[-1][2] <= enough):
         try:
             replicas, behind = running(world, shop), lag(shop)
         except (DemoError, httpx.TransportError):
-            continue  # asked again
+            continue  # The next observation retries.
         seen.append((time.monotonic() - began, replicas, behind))
         time.sleep(2.0)
     return seen
 
 
-def told(world: Any, shop: Any) -> list[tuple[int, int]]:
-    """Changes of processors that Events tell of, in order: before and after."""
-    found = world.json("get", "events", "--namespace", shop.platform.namespace)["items"]
-    texts = [event["message"] for event in sorted(found, key=lambda event: str(event["firstTimestamp"]))]
+def changes_in_events(world: Any, shop: Any) -> list[tuple[int, int]]:
+    """Return the numbers of processors before and after each change, from the messages of Events."""
+    events = world.json("get", "events", "--namespace", shop.platform.namespace)["items"]
+    texts = [event["message"] for event in sorted(events, key=lambda event: str(event["firstTimestamp"]))]
     changes = [re.match(r"(\d+) → (\d+) processors", text) for text in texts]
     return [(int(change[1]), int(change[2])) for change in changes if change]

@@ -1,4 +1,4 @@
-"""What a namespace's tenants may do: restricted pods only, topics of their own, and no way to what they do not need."""
+"""Tests of the limits between namespaces: restricted pods, Secrets, topics of other namespaces, network policies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tidemill_contract import names
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kubernetes, pytest.mark.slow]
 
-# In a processor's pod: whether a connection is made.
+# Prints whether a connection succeeds. It runs in a processor's pod.
 _CONNECT = """\
 import socket, sys
 try:
@@ -28,7 +28,7 @@ _SERVERS = {"dev-stack-postgres": 5432, "dev-stack-redis": 6379, "dev-stack-kafk
 
 
 def test_every_pod_of_a_pipeline_is_restricted(world: Any, shop: Any) -> None:
-    """The namespace enforces it: all are there, and a pod that is not so is refused."""
+    """All pods run in a namespace that refuses a pod with more rights."""
     pods = world.pods(shop.platform.namespace)
     components = {pod["metadata"]["labels"]["app.kubernetes.io/component"] for pod in pods}
     assert components == {"processor", "ingest", "api"}
@@ -38,7 +38,10 @@ def test_every_pod_of_a_pipeline_is_restricted(world: Any, shop: Any) -> None:
 
 
 def test_no_pod_can_read_secrets_that_are_not_mounted_in_it(world: Any, shop: Any) -> None:
-    """No token is in any pod, its account may read no Secret anywhere, and a processor has its own pipeline's only."""
+    """No pod has a token, and no pod's account may read a Secret.
+
+    A processor's pod mounts only Secrets of its pipeline.
+    """
     mine, other = shop.platform.namespace, world.new_namespace("vault")
     world.kubectl("create", "secret", "generic", "jewels", "--namespace", other, "--from-literal=a=b")
     for pod in world.pods(mine):
@@ -76,7 +79,7 @@ def _pipeline_of(world: Any, secret: str, namespace: str) -> str | None:
 def test_a_topic_of_another_namespace_is_refused(
     managed: bool, world: Any, shop: Any, orders: Callable[..., Any], eventually: Callable[..., Any]
 ) -> None:
-    """When it is written; and were the webhook away, no pass would touch the topic."""
+    """The webhook refuses the pipeline. Without the webhook, no pass of the operator changes the topic."""
     mine = world.new_namespace("other")
     foreign = f"{shop.platform.namespace}.orders.events"
     document = orders("thief", mine)
@@ -89,10 +92,10 @@ def test_a_topic_of_another_namespace_is_refused(
             return "spec.source.topic.name" in str(error)
         return False
 
-    eventually(refused, what="the webhook refuses it")
+    eventually(refused, what="the webhook refuses the pipeline")
     with no_webhook(world):
         world.kubectl("create", "--filename", "-", stdin=json.dumps(document))
-    condition = eventually(lambda: _stalled(world, mine), what="the resource tells that it is refused")
+    condition = eventually(lambda: _stalled(world, mine), what="the resource has the condition Stalled")
     assert condition["status"] == "True"
     assert "spec.source.topic.name" in condition["message"]
     assert world.pods(mine) == []
@@ -110,36 +113,38 @@ def _stalled(world: Any, namespace: str) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def no_webhook(world: Any) -> Iterator[None]:
-    """While it lasts no namespace's pipelines are judged when they are written."""
+    """Turn the webhooks off while the block runs."""
     kinds = "mutatingwebhookconfigurations,validatingwebhookconfigurations"
     hooks = world.kubectl("get", kinds, "--selector", "app.kubernetes.io/name=tidemill-operator", "--output", "name")
 
-    def judge(namespaces: dict[str, Any]) -> None:
+    def select(namespaces: dict[str, Any]) -> None:
         patch = [{"op": "add", "path": "/webhooks/0/namespaceSelector", "value": namespaces}]
         for name in hooks.split():
             world.kubectl("patch", name, "--type", "json", "--patch", json.dumps(patch))
 
-    judge({"matchLabels": {"nobody": "here"}})
+    select({"matchLabels": {"nobody": "here"}})
     try:
         yield
     finally:
-        judge({})
+        select({})
 
 
-def test_network_policies_let_through_what_is_needed(world: Any, shop: Any, eventually: Callable[..., Any]) -> None:
-    """A processor reaches the servers, and neither what else runs there nor the API server."""
+def test_network_policies_allow_processors_only_the_servers_they_need(
+    world: Any, shop: Any, eventually: Callable[..., Any]
+) -> None:
+    """A processor connects to Kafka, Postgres and Redis, but not to Prometheus and the API server."""
     path = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/services/dev-stack-prometheus:9090/proxy/-/ready"
     assert "Ready" in world.kubectl("get", "--raw", path)
 
-    def asks(host: str, port: int) -> str:
+    def connect(host: str, port: int) -> str:
         command = ("python", "-c", _CONNECT, host, str(port))
         return str(
             world.kubectl("exec", "deployment/orders-processor", "--namespace", shop.platform.namespace, "--", *command)
         ).strip()
 
     for name, port in _SERVERS.items():
-        assert asks(f"{name}.{OPERATOR_NAMESPACE}.svc", port) == "open", name
+        assert connect(f"{name}.{OPERATOR_NAMESPACE}.svc", port) == "open", name
     for host, port in ((f"dev-stack-prometheus.{OPERATOR_NAMESPACE}.svc", 9090), ("kubernetes.default.svc", 443)):
-        answer = asks(host, port)
+        answer = connect(host, port)
         assert answer.startswith("closed: "), (host, answer)
         assert "not known" not in answer

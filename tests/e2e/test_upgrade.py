@@ -1,4 +1,4 @@
-"""The platform changes, or loses its API server, while a pipeline runs: what it has counted stays exact."""
+"""Tests of a running pipeline while Tidemill is upgraded, or the operator or the API server is killed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PREVIOUS = "0.0.9"
 
 @pytest.fixture
 def previous_chart(tmp_path: Path) -> Path:
-    """The chart as a release before this one would be: an older version, whose resource shows one column less."""
+    """Return a copy of the chart with an older version, whose CRD has one printer column less."""
     folder = tmp_path / "tidemill"
     shutil.copytree(CHARTS / "tidemill", folder)
     chart = yaml.safe_load((folder / "Chart.yaml").read_text())
@@ -40,13 +40,13 @@ def previous_chart(tmp_path: Path) -> Path:
 
 
 def columns(world: Any) -> list[str]:
-    """What kubectl shows of a pipeline."""
+    """Return the printer columns of a pipeline."""
     version = world.json("get", "customresourcedefinition", "analyticspipelines.tidemill.dev")["spec"]["versions"][0]
     return [column["name"] for column in version["additionalPrinterColumns"]]
 
 
 def settled(world: Any, shop: Any) -> bool:
-    """Whether the pipeline is ready and all its Deployments are rolled out."""
+    """Return whether the pipeline is ready and all its Deployments are rolled out."""
     namespace = shop.platform.namespace
     for item in world.json("get", "deployments", "--namespace", namespace)["items"]:
         status, wanted = item["status"], item["spec"]["replicas"]
@@ -57,40 +57,40 @@ def settled(world: Any, shop: Any) -> bool:
     return {c["type"]: c["status"] for c in conditions if c["status"] == "True"}.keys() >= {"Ready", "ProcessorsReady"}
 
 
-def level(world: Any, shop: Any) -> set[str]:
-    """The level of logs that the pods of a pipeline are told."""
+def log_levels(world: Any, shop: Any) -> set[str]:
+    """Return the log levels in the environment of a pipeline's pods."""
     containers = [pod["spec"]["containers"][0] for pod in world.pods(shop.platform.namespace)]
     return {e["value"] for c in containers for e in c["env"] if e["name"] == "TIDEMILL_LOG_LEVEL"}
 
 
 @pytest.mark.fault("operator-upgraded", "old resources go on; all events are counted once")
-def test_from_the_previous_version_under_load(
+def test_an_upgrade_under_load_loses_and_repeats_no_event(
     world: Any, shop: Any, previous_chart: Path, eventually: Callable[..., Any], some_orders: Callable[..., Any]
 ) -> None:
-    """`helm upgrade` with changed values brings the CRD, the operator and then all pods up to date."""
+    """`helm upgrade` with changed values updates the CRD, the operator and then all pods."""
     wanted = columns(world)
     world.helm.install_operator("operator.logLevel=DEBUG", chart=previous_chart)
     assert columns(world) == wanted[:-1]
     eventually(
-        lambda: level(world, shop) == {"DEBUG"} and settled(world, shop),
-        what="it runs with the previous version",
+        lambda: log_levels(world, shop) == {"DEBUG"} and settled(world, shop),
+        what="the pipeline runs with the previous version",
         seconds=300.0,
     )
     with shop.load(some_orders(_EVENTS, after=shop.number), seconds=20.0):
         begun = time.monotonic()
         world.helm.install_operator()
-        eventually(lambda: level(world, shop) == {"INFO"}, what="the pods have the new values", seconds=300.0)
-        eventually(lambda: settled(world, shop), what="all is rolled out", seconds=300.0)
+        eventually(lambda: log_levels(world, shop) == {"INFO"}, what="the pods have the new values", seconds=300.0)
+        eventually(lambda: settled(world, shop), what="all Deployments are rolled out", seconds=300.0)
         world.figures["helm upgrade until all pods are replaced"] = f"{time.monotonic() - begun:.0f} s"
     shop.check()
     assert columns(world) == wanted
 
 
 @pytest.mark.fault("operator-killed", "the other leads; what was asked for is done")
-def test_the_operator_is_killed_while_it_works(
+def test_a_requested_change_is_made_after_the_leading_operator_is_killed(
     world: Any, shop: Any, eventually: Callable[..., Any], some_orders: Callable[..., Any]
 ) -> None:
-    """One of two operators goes; what was asked for meanwhile is done."""
+    """The other operator makes the change under load. All events count once."""
     namespace = shop.platform.namespace
     holder = world.get("lease", "tidemill", OPERATOR_NAMESPACE)["spec"]["holderIdentity"]
     with shop.load(some_orders(_EVENTS, after=shop.number)):
@@ -102,11 +102,19 @@ def test_the_operator_is_killed_while_it_works(
             if name.removeprefix("pod/") in holder
         )
         world.kubectl("delete", pod, "--namespace", OPERATOR_NAMESPACE, "--force", "--grace-period=0")
-        eventually(lambda: _replicas(world, shop) == 3 and settled(world, shop), what="it is done", seconds=300.0)
+        eventually(
+            lambda: _replicas(world, shop) == 3 and settled(world, shop),
+            what="there are three processors",
+            seconds=300.0,
+        )
         world.figures["a change is done though its leader is killed after"] = f"{time.monotonic() - begun:.0f} s"
     shop.check()
     world.kubectl("scale", "analyticspipeline/orders", "--replicas=2", "--namespace", namespace)
-    eventually(lambda: _replicas(world, shop) == 2 and settled(world, shop), what="it is as before", seconds=300.0)
+    eventually(
+        lambda: _replicas(world, shop) == 2 and settled(world, shop),
+        what="there are two processors again",
+        seconds=300.0,
+    )
 
 
 def _replicas(world: Any, shop: Any) -> int:
@@ -114,10 +122,10 @@ def _replicas(world: Any, shop: Any) -> int:
 
 
 @pytest.mark.fault("apiserver-killed", "events flow on; what is asked for is done within 2 min")
-def test_the_api_server_is_killed_under_load(
+def test_events_count_while_the_api_server_is_killed(
     world: Any, shop: Any, eventually: Callable[..., Any], some_orders: Callable[..., Any]
 ) -> None:
-    """Events flow on without it; once it is back, what is asked for is done within two minutes."""
+    """After the API server's restart, a requested change is made within two minutes."""
     if not world.local:
         pytest.skip("the API server is a process of this machine with the provider `local` alone")
     record = json.loads((DEFAULT_FOLDER / "run" / "kube-apiserver.pid").read_text())
@@ -130,9 +138,15 @@ def test_the_api_server_is_killed_under_load(
         begun = time.monotonic()
         world.kubectl("scale", "analyticspipeline/orders", "--replicas=1", "--namespace", namespace)
         eventually(
-            lambda: _replicas(world, shop) == 1 and settled(world, shop), what="it is done", seconds=_RECOVERY_SECONDS
+            lambda: _replicas(world, shop) == 1 and settled(world, shop),
+            what="there is one processor",
+            seconds=_RECOVERY_SECONDS,
         )
         world.figures["a change is done after the API server is back in"] = f"{time.monotonic() - begun:.1f} s"
     shop.check()
     world.kubectl("scale", "analyticspipeline/orders", "--replicas=2", "--namespace", namespace)
-    eventually(lambda: _replicas(world, shop) == 2 and settled(world, shop), what="it is as before", seconds=300.0)
+    eventually(
+        lambda: _replicas(world, shop) == 2 and settled(world, shop),
+        what="there are two processors again",
+        seconds=300.0,
+    )

@@ -1,7 +1,7 @@
-"""The benchmark's window in Bytewax: one worker, an event clock a key, orjson. Run by `python -m bytewax.run`.
+"""The benchmark's window in Bytewax: one worker, an event clock for each key, orjson.
 
-Says `FIRST <cpu seconds>` on its first record. With TAIL=1 it follows the topic, else it ends where the topic ends.
-Runs in an environment of its own (hack/requirements/peers.txt).
+`python -m bytewax.run` runs the module in a separate environment (hack/requirements/peers.txt). The module prints
+`FIRST <cpu seconds>` on its first record. With TAIL=1 it follows the topic, otherwise it ends at the topic's end.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def fold(sums: Any, event: tuple[datetime, float]) -> Any:
     return n + 1, total + value, value if value < low else low, value if value > high else high
 
 
-def merge(one: Any, other: Any) -> Any:
-    if one is None or other is None:
-        return one or other
-    return one[0] + other[0], one[1] + other[1], min(one[2], other[2]), max(one[3], other[3])
+def merge(left: Any, right: Any) -> Any:
+    if left is None or right is None:
+        return left or right
+    return left[0] + right[0], left[1] + right[1], min(left[2], right[2]), max(left[3], right[3])
 
 
 def result(keyed: Any) -> Any:

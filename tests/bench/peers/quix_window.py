@@ -1,6 +1,6 @@
-"""Quix Streams' own tumbling window over the benchmark's topic: what a user would write without Tidemill.
+"""The benchmark's window in Quix Streams, with its tumbling window. State is in RocksDB with changelogs.
 
-Says `FIRST <cpu seconds>` on its first record, so that start-up is not counted. State is RocksDB with changelogs.
+The program prints `FIRST <cpu seconds>` on its first record, so that the start is not counted.
 """
 
 from __future__ import annotations

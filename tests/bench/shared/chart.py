@@ -1,4 +1,4 @@
-"""Bars as a picture: plain SVG, written by hand, one panel below the other."""
+"""Bar charts as plain SVG, with one panel below the other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _WIDTH, _LEFT, _ROOM, _ROW = 800, 170, 500, 22
 
 
 def bars(title: str, panels: Mapping[str, Mapping[str, float]]) -> str:
-    """The picture: for each panel's title a bar for each label; each panel has its own scale."""
+    """Return the chart as SVG: a panel for each title, with a bar for each label. Each panel has a scale."""
     parts, y = [_text(16, 26, title, size=16)], 40
     for heading, values in panels.items():
         if not values:

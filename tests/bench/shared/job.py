@@ -1,7 +1,7 @@
-"""The job that engines are measured by: page views in a topic; per page and window count, sum, min and max.
+"""The job of all engines: count, sum, min and max of page views by page and window.
 
-Makes the topic, knows from a batch recomputation what must come out, and compares: windows in Postgres,
-results in Kafka.
+The module fills the topic and recomputes the expected windows in one batch. It compares them with the windows in
+Postgres and with the results in Kafka.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from shared.support import NAMESPACE, await_condition
 
 BASE = 1_763_900_000_000 // 86_400_000 * 86_400_000
 FLUSH = "/flush"
-"""The page of the events that push every window shut; it is in no comparison."""
+"""The page of the events that close all windows. Comparisons leave this page out."""
 _FUTURE_MS = 600_000
 PRODUCER = {
     "linger.ms": 5, "batch.size": 262_144, "queue.buffering.max.messages": 500_000, "partitioner": "murmur2_random",
@@ -30,14 +30,14 @@ PRODUCER = {
 
 @dataclass(frozen=True)
 class Job:
-    """What is in the topic and what is asked of it.
+    """A topic and the windows that engines compute from it.
 
     Attributes:
-        events: number of events, less the one a partition that shuts the windows.
-        keys: number of pages, drawn uniformly.
-        partitions: of the topic.
-        step_ms: event time from one event to the next; each is up to 2 s behind that.
-        window_ms: size of the tumbling windows.
+        events: Number of events. The events that close the windows, one a partition, are not included.
+        keys: Number of pages. All pages are equally likely.
+        partitions: Number of the topic's partitions.
+        step_ms: Event time from one event to the next. Each event is up to 2 s late.
+        window_ms: Size of the tumbling windows.
     """
 
     events: int
@@ -48,12 +48,12 @@ class Job:
 
     @property
     def total(self) -> int:
-        """Records in the topic."""
+        """Number of records in the topic."""
         return self.events + self.partitions
 
     @property
     def topic(self) -> str:
-        """The topic's name, different for different jobs."""
+        """Name of the topic. Different jobs have different topics."""
         return f"{NAMESPACE}.job-{self.events}-{self.keys}-{self.partitions}-{self.step_ms}"
 
 
@@ -62,9 +62,19 @@ def pipeline_spec(
     publish: bool = True, aggregations: int = 1, flush_interval: str | None = None, function: str | None = None,
     watching: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """The job as a pipeline on a topic that is there already, `by_page` (the first aggregation) and copies of it.
+    """Return the job as the spec of a pipeline on an existing topic.
 
-    `function`: of one more metric, over users. `watching`: a detector's type; it judges each event's latency per page.
+    Args:
+        topic: The topic to read.
+        partitions: Number of the topic's partitions.
+        window_ms: Size of the tumbling windows.
+        disorder_ms: `maxDisorder` of the pipeline.
+        grace_ms: `grace` of the windows.
+        publish: Whether the pipeline publishes closed windows.
+        aggregations: Number of aggregations. The first is called `by_page`, and the others are copies of it.
+        flush_interval: `flushInterval` of the processor, or None for the default.
+        function: Function of an additional metric over `user_id`.
+        watching: Type of a detector that judges the latency of each event by page.
     """
     metrics = [
         {"name": "n", "function": "count"},
@@ -101,22 +111,22 @@ def pipeline_spec(
 
 
 def make_topic(brokers: str, topic: str, partitions: int) -> None:
-    """A new topic whose records carry the broker's time."""
+    """Create a topic whose records carry the broker's time, and wait for its leaders."""
     settings = {"message.timestamp.type": "LogAppendTime", "retention.ms": "-1"}
     kafka = AdminClient({"bootstrap.servers": brokers, "log_level": 3})
     kafka.create_topics([NewTopic(topic, partitions, 1, config=settings)])[topic].result(30)
 
-    def led() -> bool:
+    def has_leaders() -> bool:
         try:
             return len(end_offsets(brokers, topic)) == partitions
         except KafkaException:
             return False
 
-    await_condition(led, seconds=30, interval=0.1)
+    await_condition(has_leaders, seconds=30, interval=0.1)
 
 
 def drop_topics(brokers: str, chosen: Callable[[str], bool]) -> None:
-    """Delete the topics whose names are chosen."""
+    """Delete the topics whose names `chosen` accepts."""
     kafka = AdminClient({"bootstrap.servers": brokers, "log_level": 3})
     names = [name for name in kafka.list_topics(timeout=10).topics if chosen(name)]
     if names:
@@ -125,7 +135,7 @@ def drop_topics(brokers: str, chosen: Callable[[str], bool]) -> None:
 
 
 def drawn(job: Job) -> pl.DataFrame:
-    """The job's events in the order of the topic: `ts`, `page`, `v`; the same at every call."""
+    """Return the job's events in the order of the topic: `ts`, `page`, `v`. Every call returns the same events."""
     random = np.random.default_rng(job.events + job.keys)
     late = random.integers(0, 2_000, job.events)
     pages = random.integers(0, job.keys, job.events)
@@ -137,10 +147,10 @@ def drawn(job: Job) -> pl.DataFrame:
 
 
 def fill(brokers: str, job: Job) -> None:
-    """Fill the job's topic, which is there and empty; the last event of each partition pushes every window shut.
+    """Fill the job's empty topic. The last event of each partition closes all windows.
 
     Raises:
-        RuntimeError: not everything is in it afterwards.
+        RuntimeError: The topic has another number of records afterwards.
     """
     producer = Producer({"bootstrap.servers": brokers, **PRODUCER})
     for frame in drawn(job).iter_slices(50_000):
@@ -159,13 +169,19 @@ def fill(brokers: str, job: Job) -> None:
                 except BufferError:
                     producer.poll(0.05)
         producer.poll(0)
-    shut(producer, job.topic, job.partitions, BASE + job.events * job.step_ms + max(_FUTURE_MS, 2 * job.window_ms))
-    if (found := sum(end_offsets(brokers, job.topic).values())) != job.total:
-        raise RuntimeError(f"{job.topic} has {found} records, not {job.total}")
+    close_windows(
+        producer, job.topic, job.partitions, BASE + job.events * job.step_ms + max(_FUTURE_MS, 2 * job.window_ms)
+    )
+    if (records := sum(end_offsets(brokers, job.topic).values())) != job.total:
+        raise RuntimeError(f"{job.topic} has {records} records, not {job.total}")
 
 
-def shut(producer: Producer, topic: str, partitions: int, ts: int) -> None:
-    """Write the event that pushes windows shut to each partition, and wait for all that was written."""
+def close_windows(producer: Producer, topic: str, partitions: int, ts: int) -> None:
+    """Write an event with a late event time to each partition, and flush the producer.
+
+    Raises:
+        RuntimeError: Some records were not acknowledged.
+    """
     for partition in range(partitions):
         event = {"ts": ts, "page": FLUSH, "user_id": "u0", "latency_ms": 1.0, "country": "DE"}
         producer.produce(topic, json.dumps(event), key=FLUSH, partition=partition)
@@ -174,7 +190,7 @@ def shut(producer: Producer, topic: str, partitions: int, ts: int) -> None:
 
 
 def end_offsets(brokers: str, topic: str) -> dict[int, int]:
-    """End offset of each partition of a topic."""
+    """Return the end offset of each partition of a topic."""
     consumer = Consumer({"bootstrap.servers": brokers, "group.id": "bench-ends", "log_level": 3})
     try:
         partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
@@ -184,7 +200,7 @@ def end_offsets(brokers: str, topic: str) -> dict[int, int]:
 
 
 def recomputed(events: pl.DataFrame, window_ms: int) -> pl.DataFrame:
-    """The windows of events (`ts`, `page`, `v`): `page`, `start` (epoch ms), `n`, `total`, `low`, `high`."""
+    """Return the windows of events (`ts`, `page`, `v`): `page`, `start` (epoch ms), `n`, `total`, `low`, `high`."""
     value = pl.col("v")
     return events.group_by("page", start=pl.col("ts") // window_ms * window_ms).agg(
         n=pl.len().cast(pl.Int64), total=value.sum(), low=value.min(), high=value.max()
@@ -193,7 +209,7 @@ def recomputed(events: pl.DataFrame, window_ms: int) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How windows found differ from those expected: numbers of windows."""
+    """The difference between expected and actual windows, in numbers of windows."""
 
     expected: int
     missing: int
@@ -203,40 +219,40 @@ class Comparison:
 
     @property
     def exact(self) -> bool:
-        """Whether each window is there once and right."""
+        """Whether each expected window exists once with the right values, and no other window exists."""
         return not (self.missing or self.wrong or self.unexpected or self.repeated)
 
 
 _KEYS = ["page", "start"]
 
 
-def right(expected: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
-    """The windows found that are as expected: counts, minima and maxima exactly, sums within 1e-9."""
-    both = found.join(expected, on=_KEYS, suffix="_expected")
+def right(expected: pl.DataFrame, actual: pl.DataFrame) -> pl.DataFrame:
+    """Return the actual windows with the expected values. Counts, minima and maxima are equal, sums within 1e-9."""
+    both = actual.join(expected, on=_KEYS, suffix="_expected")
     return both.filter(
         *(pl.col(name) == pl.col(f"{name}_expected") for name in ("n", "low", "high")),
         ((pl.col("total") - pl.col("total_expected")) / pl.col("total_expected")).abs() < 1e-9,
     )
 
 
-def compare(expected: pl.DataFrame, found: pl.DataFrame) -> Comparison:
-    """What is right and what is not; of a window found several times the last one counts."""
-    found = found.filter(pl.col("page") != FLUSH)
-    last = found.unique(_KEYS, keep="last", maintain_order=True)
-    there = last.join(expected, on=_KEYS, how="semi")
+def compare(expected: pl.DataFrame, actual: pl.DataFrame) -> Comparison:
+    """Compare actual windows with expected ones. If a window is repeated, its last values are compared."""
+    actual = actual.filter(pl.col("page") != FLUSH)
+    last = actual.unique(_KEYS, keep="last", maintain_order=True)
+    matching = last.join(expected, on=_KEYS, how="semi")
     return Comparison(
         expected=expected.height,
-        missing=expected.height - there.height,
-        wrong=there.height - right(expected, there).height,
-        unexpected=last.height - there.height,
-        repeated=found.height - last.height,
+        missing=expected.height - matching.height,
+        wrong=matching.height - right(expected, matching).height,
+        unexpected=last.height - matching.height,
+        repeated=actual.height - last.height,
     )
 
 
 def windows_in_postgres(
     connection: psycopg.Connection[Any], schema: str, table: str = "by_page_v1"
 ) -> pl.DataFrame:  # fmt: skip
-    """The windows of an aggregation's table."""
+    """Return the windows in the table of an aggregation."""
     rows = connection.execute(
         "SELECT page, (extract(epoch FROM window_start) * 1000)::bigint, _count, _sum_latency_ms, _min_latency_ms,"
         f" _max_latency_ms FROM {schema}.{table}"
@@ -245,12 +261,12 @@ def windows_in_postgres(
 
 
 class Results:
-    """Reads the results of a topic from its beginning, as far as they have come.
+    """A reader of the results in a topic, from the beginning of the topic.
 
     Args:
-        brokers: of the cluster.
-        topic: where results come out.
-        read: results as bytes to windows; see `read_plain`.
+        brokers: Addresses of the brokers.
+        topic: Topic of the results.
+        read: Function that turns the results' bytes into windows, such as `read_plain`.
     """
 
     def __init__(self, brokers: str, topic: str, read: Callable[[list[bytes]], pl.DataFrame]) -> None:
@@ -263,20 +279,21 @@ class Results:
         self._consumer.assign(self._partitions)
 
     def count(self) -> int:
-        """How many there are, taken or not."""
+        """Return the number of results in the topic."""
         ends = (self._consumer.get_watermark_offsets(p, timeout=10, cached=False) for p in self._partitions)
         return sum(end for _, end in ends)
 
     def take(self, seconds: float) -> pl.DataFrame:
-        """What comes within so many seconds: windows, with `at`, the broker's time of each (epoch ms)."""
+        """Return the windows that arrive within `seconds`. The column `at` has the broker's time (epoch ms)."""
         return self._frame(self._consumer.consume(50_000, seconds))
 
     def rest(self) -> pl.DataFrame:
-        """All that is there and not taken yet; once everything is written."""
+        """Return all windows that were not returned before. Call it after the last result is written."""
         wanted = self.count()
-        at = {p.partition: max(0, p.offset) for p in self._consumer.position(self._consumer.assignment())}
+        positions = (max(0, p.offset) for p in self._consumer.position(self._consumer.assignment()))
+        missing = wanted - sum(positions)
         messages: list[Any] = []
-        while len(messages) < wanted - sum(at.values()):
+        while len(messages) < missing:
             messages += self._consumer.consume(50_000, 1.0)
         return self._frame(messages)
 
@@ -286,7 +303,7 @@ class Results:
         return self._read([message.value() for message in records]).with_columns(times)
 
     def close(self) -> None:
-        """Leave."""
+        """Close the consumer."""
         self._consumer.close()
 
 
@@ -294,13 +311,13 @@ _NUMBERS: dict[str, Any] = {"n": pl.Int64, "total": pl.Float64, "low": pl.Float6
 
 
 def read_plain(values: list[bytes]) -> pl.DataFrame:
-    """Results as the other engines write them: one flat JSON object."""
+    """Return the windows in results of the other engines. Each result is a flat JSON object."""
     schema: dict[str, Any] = {"page": pl.String, "start": pl.Int64, **_NUMBERS}
     return pl.read_ndjson(b"\n".join(values), schema=schema) if values else pl.DataFrame(schema=schema)
 
 
 def read_tidemill(values: list[bytes]) -> pl.DataFrame:
-    """Results as Tidemill publishes them."""
+    """Return the windows in results that Tidemill publishes."""
     schema: dict[str, Any] = {
         "group": pl.Struct({"page": pl.String}), "window_start": pl.String, "metrics": pl.Struct(_NUMBERS),
     }  # fmt: skip

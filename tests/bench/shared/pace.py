@@ -1,4 +1,7 @@
-"""Events at a steady rate from a process of its own, event time being the clock's; and when Kafka acknowledged them."""
+"""A generator of events at a steady rate, in a separate process.
+
+The event time of an event is the current time. The generator notes when Kafka acknowledges events.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 from confluent_kafka import Producer
-from shared.job import shut
+from shared.job import close_windows
 
 TICK_SECONDS = 0.002
 _SLOTS = 100_000
-"""Different events; they come again in the same order."""
+"""Number of different events. The generator repeats them in the same order."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An event whose way was watched. Times in seconds of `time.monotonic()`, which all processes share."""
+    """A timed event. Times are seconds of `time.monotonic()`, which all processes share."""
 
     partition: int
     offset: int
@@ -31,12 +34,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Paced:
-    """What was written.
+    """The events that a generator wrote.
 
     Attributes:
-        events: `ts`, `page`, `v`.
-        samples: of acknowledged events.
-        seconds: how long it took.
+        events: All events: `ts`, `page`, `v`.
+        samples: The timed events.
+        seconds: Duration of the generator's run.
     """
 
     events: pl.DataFrame
@@ -45,7 +48,7 @@ class Paced:
 
     @property
     def rate(self) -> float:
-        """Events a second that were reached."""
+        """Events a second that the generator reached."""
         return self.events.height / self.seconds
 
 
@@ -53,12 +56,13 @@ class Pace:
     """A running generator.
 
     Args:
-        brokers: of the cluster.
-        topic: where to.
-        rate: events a second.
-        seconds: at most; `stop` ends it before.
-        keys: number of pages.
-        every: every so many events one is a sample.
+        brokers: Addresses of the brokers.
+        topic: Topic to write to.
+        rate: Events a second.
+        seconds: Maximal duration. `stop` ends the generator earlier.
+        keys: Number of pages.
+        every: One in `every` events is timed.
+        partitions: Number of the topic's partitions.
     """
 
     def __init__(
@@ -66,32 +70,32 @@ class Pace:
     ) -> None:
         spawn = multiprocessing.get_context("spawn")
         self._stop, self._begun = spawn.Event(), spawn.Event()
-        self._found: Any = spawn.Queue()
-        arguments = (brokers, topic, rate, seconds, keys, every, partitions, self._stop, self._begun, self._found)
+        self._results: Any = spawn.Queue()
+        arguments = (brokers, topic, rate, seconds, keys, every, partitions, self._stop, self._begun, self._results)
         self._process = spawn.Process(target=_write, args=arguments, daemon=True)
         self._process.start()
         if not self._begun.wait(60):
             raise TimeoutError("the generator did not start")
 
     def stop(self) -> None:
-        """Write no more than what shuts the windows."""
+        """Let the generator write the events that close the windows, and end."""
         self._stop.set()
 
     def finished(self) -> bool:
-        """Whether the result is there."""
-        return not self._found.empty()
+        """Return whether the generator has ended."""
+        return not self._results.empty()
 
     def result(self) -> Paced:
-        """What was written, once it is all acknowledged."""
-        found = self._found.get(timeout=600)
+        """Wait until all events are acknowledged, and return them."""
+        result = self._results.get(timeout=600)
         self._process.join()
-        assert isinstance(found, Paced)
-        return found
+        assert isinstance(result, Paced)
+        return result
 
 
 def _write(
     brokers: str, topic: str, rate: int, seconds: float, keys: int, every: int, partitions: int, stop: Event,
-    begun: Event, found: Any,
+    begun: Event, results: Any,
 ) -> None:  # fmt: skip
     random = np.random.default_rng(keys)
     pages = [f"/p{key}" for key in random.integers(0, keys, _SLOTS)]
@@ -108,7 +112,7 @@ def _write(
 
     def note(produced: float, error: Any, message: Any) -> None:
         assert error is None, error
-        # The client's own clock of the acknowledgement: this callback may run later.
+        # The client measures the acknowledgement's latency, because this callback may run later.
         samples.append(Sample(message.partition(), message.offset(), produced, produced + message.latency()))
 
     producer.list_topics(topic, timeout=10)
@@ -123,15 +127,15 @@ def _write(
             if n % every:
                 producer.produce(topic, head + tails[slot], pages[slot])
             else:
-                told = partial(note, time.monotonic())
-                producer.produce(topic, head + tails[slot], pages[slot], on_delivery=told)
+                on_delivery = partial(note, time.monotonic())
+                producer.produce(topic, head + tails[slot], pages[slot], on_delivery=on_delivery)
         times.append((ts, due - written))
         written = due
         producer.poll(0)
         time.sleep(TICK_SECONDS)
     took = time.monotonic() - started
-    shut(producer, topic, partitions, time.time_ns() // 1_000_000 + 600_000)
+    close_windows(producer, topic, partitions, time.time_ns() // 1_000_000 + 600_000)
     slots = np.arange(written) % _SLOTS
     ts_of = np.repeat([ts for ts, _ in times], [count for _, count in times])
     events = pl.DataFrame({"ts": ts_of, "page": pl.Series(pages).gather(slots), "v": values[slots]})
-    found.put(Paced(events, samples, took))
+    results.put(Paced(events, samples, took))

@@ -1,4 +1,4 @@
-"""What benchmarks share: CPU and memory of a process tree, and a pipeline made by the operator's own actuators."""
+"""CPU time and memory of processes, and a pipeline whose topics and schema the operator's actuators create."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _TICK = os.sysconf("SC_CLK_TCK")
 
 
 class Cpu:
-    """User and system seconds of a process and all its children, those already reaped included."""
+    """User and system time of a process and of all its children, also of children that have ended."""
 
     def __init__(self, pid: int | None) -> None:
         assert pid is not None
         self._pid = pid
 
     def seconds(self) -> float:
-        """Seconds so far."""
+        """Return the CPU seconds that the processes have used until now."""
         children: dict[int, list[int]] = {}
         used: dict[int, int] = {}
         for entry in os.listdir("/proc"):
@@ -58,12 +58,12 @@ class Cpu:
 
 
 def peak_rss_mib(pid: int) -> float:
-    """The greatest resident set a process ever had, in MiB."""
+    """Return the maximal resident set size of a process since its start, in MiB."""
     return _status_mib(pid, "VmHWM")
 
 
 def rss_mib(pid: int) -> float:
-    """A process' resident set, in MiB."""
+    """Return the resident set size of a process, in MiB."""
     return _status_mib(pid, "VmRSS")
 
 
@@ -75,10 +75,10 @@ def _status_mib(pid: int, name: str) -> float:
 
 
 def await_condition(check: Callable[[], T], *, seconds: float, interval: float) -> T:
-    """The first true value of `check`.
+    """Call `check` until it returns a true value, and return this value.
 
     Raises:
-        TimeoutError: there was none in time.
+        TimeoutError: No call within the time limit returned a true value.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -90,14 +90,17 @@ def await_condition(check: Callable[[], T], *, seconds: float, interval: float) 
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class Pipeline:
-    """A pipeline's topics, schema and secrets, made as the operator makes them; the benchmark runs its workloads."""
+    """A pipeline with its topics, schema and secrets. The benchmark starts its processes.
+
+    The operator's actuators create the topics, the schema and the secrets.
+    """
 
     def __init__(self, servers: Servers, folder: Path, name: str, spec: dict[str, Any]) -> None:
         document = {
@@ -127,14 +130,14 @@ class Pipeline:
         (self._configs / f"{name}.json").write_text(plan.config)
 
     def connect(self) -> psycopg.Connection[Any]:
-        """The administrator's connection."""
+        """Return a connection to Postgres as the administrator."""
         at = self._servers.postgres
         return psycopg.connect(
             host=at.host, port=at.port, dbname=at.database, user=at.user, password=at.password, autocommit=True
         )
 
     def environment(self, port: int) -> dict[str, str]:
-        """What every workload of the pipeline is told."""
+        """Return the environment of a process of the pipeline that serves on `port`."""
         return {
             **os.environ,
             "TIDEMILL_NAMESPACE": NAMESPACE,
@@ -153,7 +156,7 @@ class Pipeline:
     def run(
         self, module: str, port: int | None = None, extra: Mapping[str, str] | None = None
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """A workload as a process, ended afterwards; its log stays in the folder."""
+        """Start a process of the pipeline, and end the process with the block. The folder keeps its log."""
         process = self.start(module, port, extra)
         try:
             yield process
@@ -164,7 +167,7 @@ class Pipeline:
     def start(
         self, module: str, port: int | None = None, extra: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
-        """A workload as a process that the caller ends; `extra` is more environment."""
+        """Start a process of the pipeline, with `extra` in its environment. The caller ends the process."""
         with (self._folder / f"{self.name}-{module}.log").open("ab") as log:
             environment = {**self.environment(port or free_port()), **(extra or {})}
             return subprocess.Popen([sys.executable, "-m", module], env=environment, stdout=log, stderr=log)

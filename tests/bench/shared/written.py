@@ -1,4 +1,4 @@
-"""How events are written in the benchmark of formats: their bytes, Tidemill's fields, Flink's table, what comes out."""
+"""The rows of the benchmark of formats: encoders, Tidemill's specs, Flink's statements and the expected windows."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from shared.job import recomputed
 
 Members = dict[str, Any]
 ELEMENTS = 5
-"""Events in a record of the row `exploded`."""
+"""Events in each record of the row `exploded`."""
 USERS = 9_973
-"""Users, each with a row in the table of the row `lookup`."""
+"""Number of users. Each user has a row in the table of the row `lookup`."""
 TIERS = 100
 SCALE = 3
-"""Digits after the point of a latency."""
+"""Decimal places of a latency."""
 _COLUMNS = "ts BIGINT, page STRING, user_id STRING, latency_ms DOUBLE, country STRING"
 _READ = "SELECT t, page, latency_ms FROM events"
 _KINDS = {"ts": "timestamp", "page": "string", "user_id": "string", "latency_ms": "number", "country": "string"}
@@ -33,13 +33,13 @@ _DECIMAL_AVRO: Members = {"type": "bytes", "logicalType": "decimal", "precision"
 
 @dataclass(frozen=True)
 class Needs:
-    """What a row gets from the benchmark.
+    """Addresses and ids that the pipeline and the statements of a row contain.
 
     Attributes:
-        registry: the address of the schema registry.
-        schema: the id of the row's schema.
-        postgres: the address of Postgres for JDBC.
-        login: its user and password.
+        registry: URL of the schema registry.
+        schema: Id of the row's schema.
+        postgres: JDBC address of Postgres.
+        login: User and password of Postgres.
     """
 
     registry: str = ""
@@ -50,27 +50,28 @@ class Needs:
 
 @dataclass(frozen=True)
 class Written:
-    """One way of writing events.
+    """A row of the benchmark: a way to write events.
 
     Attributes:
-        says: what is different from flat JSON.
-        encode: records of events (`ts`, `page`, `user_id`, `latency_ms`, `country`); the argument is a schema's id.
-        fields: what Tidemill's fields have further.
-        spec: what Tidemill's spec has further, by place: `source`, `transform`, `lookups`.
-        columns: of Flink's table.
-        format: options of Flink's table.
+        description: The difference from flat JSON.
+        encode: Function that returns the records of events. Its arguments are the events and the schema's id. Events
+            have the columns `ts`, `page`, `user_id`, `latency_ms` and `country`.
+        fields: Additional members of fields in Tidemill's spec, by the field's name.
+        spec: Additional members of Tidemill's spec: `source`, `transform`, `lookups`.
+        columns: Columns of Flink's table.
+        format: Options of Flink's table.
         read: Flink's SELECT of `t`, `page` and `latency_ms`.
-        before: statements of Flink before that.
-        why_not: why Flink cannot read the topic.
-        schema: registered before, with `schemaType`.
-        group: Tidemill's column that is grouped by.
-        elements: events in a record.
-        exact: whether latencies are decimals.
-        python: whether a function in Python is called.
-        postgres: whether both read a table in Postgres.
+        before: Statements that Flink runs before this SELECT.
+        why_not: Reason why Flink cannot read the topic; empty if Flink can.
+        schema: Schema to register, with its `schemaType`.
+        group: Column of Tidemill's `groupBy`.
+        elements: Number of events in a record.
+        exact: Whether latencies are decimals.
+        python: Whether the engines call a function in Python.
+        postgres: Whether the engines read a table in Postgres.
     """
 
-    says: str
+    description: str
     encode: Callable[[pl.DataFrame, int], Iterable[bytes]]
     fields: Mapping[str, Members] = field(default_factory=dict)
     spec: Callable[[Needs], Members] = lambda needs: {}
@@ -87,8 +88,8 @@ class Written:
     postgres: bool = False
 
     def pipeline(self, topic: str, needs: Needs, *, partitions: int, window_ms: int) -> Members:
-        """Tidemill's pipeline: windows with count, sum, min and max by the group."""
-        further = self.spec(needs)
+        """Return the spec of Tidemill's pipeline: count, sum, min and max by group and window."""
+        more = self.spec(needs)
         metrics: list[Members] = [{"name": "n", "function": "count"}]
         metrics += [
             {"name": name, "function": function, "field": "latency_ms"}
@@ -100,13 +101,13 @@ class Written:
             "topic": {"name": topic, "managed": False, "partitions": partitions},
             "fields": fields,
             "eventTime": {"field": "ts", "maxDisorder": "2s"},
-            **further.pop("source", {}),
+            **more.pop("source", {}),
         }
         by = {"name": "by_page", "groupBy": [self.group], "window": window, "metrics": metrics}
-        return {"source": source, "aggregations": [by], **further}
+        return {"source": source, "aggregations": [by], **more}
 
     def statements(self, needs: Needs, environment: Mapping[str, str], *, window_ms: int, behind_ms: int) -> list[str]:
-        """Flink's statements for the same, with the topics of an environment."""
+        """Return Flink's statements for the same windows. `environment` has the broker, the topics and the group."""
         kafka = {"connector": "kafka", "properties.bootstrap.servers": environment["BROKER"]}
         source = {
             **kafka, "topic": environment["IN"], "properties.group.id": environment["GROUP"],
@@ -134,7 +135,7 @@ class Written:
         ]
 
     def expected(self, events: pl.DataFrame, window_ms: int) -> pl.DataFrame:
-        """The windows of events, by recomputation."""
+        """Recompute the windows of events."""
         group = pl.col("page")
         if self.postgres:
             group = pl.lit("t") + (pl.col("user_id").str.slice(1).cast(pl.Int64) % TIERS).cast(pl.String)
@@ -148,30 +149,30 @@ class Written:
 
 
 def table(name: str, columns: str, options: Mapping[str, str]) -> str:
-    """Flink's statement that makes a table."""
+    """Return Flink's statement that creates a table."""
     written = ", ".join(f"'{key}' = '{value}'" for key, value in options.items())
     return f"CREATE TEMPORARY TABLE {name} ({columns}) WITH ({written})"
 
 
 def exact_numbers(value: Any) -> Any:
-    """A decimal in a result, as a scaled integer."""
+    """Return a decimal of a result as a scaled integer."""
     return int(Decimal(str(value)).scaleb(SCALE))
 
 
 def drawn_events(events: pl.DataFrame) -> pl.DataFrame:
-    """The job's events with all their members."""
+    """Return the job's events with all their members."""
     user = pl.lit("u") + (pl.col("ts") % USERS).cast(pl.String)
     return events.select("ts", "page", user_id=user, latency_ms="v", country=pl.lit("DE"))
 
 
 def _text(*parts: Any) -> Callable[[pl.DataFrame, int], Iterable[bytes]]:
-    """Encodes texts: the names of members are in braces, as in `{page}`."""
+    """Return an encoder that concatenates texts. A part in braces, such as `{page}`, stands for a member."""
     pieces = [pl.col(part[1:-1]).cast(pl.String) if part[0] + part[-1] == "{}" else pl.lit(part) for part in parts]
     return lambda events, number: events.select(pl.concat_str(pieces)).to_series()
 
 
 def _with_ids(events: pl.DataFrame, number: int) -> Iterable[bytes]:
-    """Flat events whose `user_id` is an id of 36 characters, in no order, like a random UUID."""
+    """Encode flat events whose `user_id` is an unordered id of 36 characters, like a random UUID."""
     hashed = pl.struct("ts", "page", "latency_ms").hash().cast(pl.String).str.zfill(20)
     ids = pl.concat_str(hashed, pl.lit("-4c1e-9b7d-a1b2c"))
     return _text(*_flat())(events.with_columns(user_id=ids), number)
@@ -336,4 +337,4 @@ ROWS: dict[str, Written] = {
         python=True,
     ),
 }  # fmt: skip
-"""The rows, by the names of `--only`."""
+"""The rows by their names in `--only`."""

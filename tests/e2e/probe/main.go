@@ -1,4 +1,5 @@
-// What the cluster's test runs in pods: `probe serve` answers with its host's name, `probe get URL` asks.
+// The program of the pods in the cluster's test. `probe serve` answers with the name of its host. `probe get URL` prints
+// the answer to a request.
 package main
 
 import (

@@ -8,11 +8,11 @@ import org.apache.flink.table.functions.ScalarFunction;
 /**
  * Runs statements of Flink SQL: an embedded cluster, parallelism 1, state on the heap, checkpoints every 10 s.
  *
- * <p>SQL has the statements, with a line of "--" between them. The last one is the INSERT. The function `marked` returns
- * its argument, and prints "FIRST" when it gets the first one, so that start-up is not counted.
+ * <p>The variable SQL has the statements, separated by lines of "--". The last statement is the INSERT. The function
+ * `marked` returns its argument, and prints "FIRST" on its first call, so that the start is not counted.
  */
 public final class FlinkFormats {
-    /** Marks the first event. */
+    /** Prints FIRST on the first event. */
     public static class First extends ScalarFunction {
         private static volatile boolean begun = false;
 

@@ -1,4 +1,4 @@
-"""What users write in Python: the page of a URL. The Python stage calls `enrich`, and Flink a function of `page`."""
+"""Functions for the page of a URL. Tidemill's Python stage calls `enrich`, and Flink calls `page`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 
 def page(url: str) -> str:
-    """The path of a URL, without its query."""
+    """Return a URL without its query."""
     return url.partition("?")[0]
 
 
 def enrich(event: dict[str, Any]) -> dict[str, Any]:
-    """The event with its page."""
+    """Return the event with the page of its URL."""
     return {**event, "page": page(event["url"])}

@@ -27,12 +27,12 @@ import org.apache.flink.util.Collector;
 
 /**
  * The benchmark's window in Flink: an embedded cluster, parallelism 1, state on the heap, checkpoints every 10 s, at
- * least once; a second start goes on from the newest checkpoint.
+ * least once. After a restart, the program continues from the newest checkpoint.
  *
- * <p>Says "FIRST (cpu seconds)" on its first record, so that start-up is not counted.
+ * <p>The program prints "FIRST (cpu seconds)" on its first record, so that the start is not counted.
  */
 public final class FlinkWindow {
-    /** An event's fields that are read. */
+    /** The fields of an event that the program reads. */
     @JsonIgnoreProperties(ignoreUnknown = true)
     public static class Event {
         public long ts;
@@ -40,7 +40,7 @@ public final class FlinkWindow {
         public double latency_ms;
     }
 
-    /** What is kept of a window. */
+    /** The state of a window. */
     public static class Sums {
         public long n;
         public double total;
@@ -48,7 +48,7 @@ public final class FlinkWindow {
         public double high = Double.NEGATIVE_INFINITY;
     }
 
-    /** What comes out. */
+    /** The result of a window. */
     public static class Result extends Sums {
         public String page;
         public long start;
@@ -56,7 +56,6 @@ public final class FlinkWindow {
 
     private static volatile boolean begun = false;
 
-    /** Reads events. */
     public static class Reader extends AbstractDeserializationSchema<Event> {
         private transient ObjectMapper json;
 
@@ -77,7 +76,6 @@ public final class FlinkWindow {
         }
     }
 
-    /** Writes results. */
     public static class Writer implements SerializationSchema<Result> {
         private transient ObjectMapper json;
 
@@ -96,7 +94,7 @@ public final class FlinkWindow {
         }
     }
 
-    /** A result's key. */
+    /** Serializes the key of a result. */
     public static class Key implements SerializationSchema<Result> {
         @Override
         public byte[] serialize(Result result) {
@@ -104,7 +102,7 @@ public final class FlinkWindow {
         }
     }
 
-    /** Adds events to windows. */
+    /** Adds events to the state of windows. */
     public static class Adder implements AggregateFunction<Event, Sums, Sums> {
         @Override
         public Sums createAccumulator() {
@@ -135,7 +133,7 @@ public final class FlinkWindow {
         }
     }
 
-    /** Makes a window's result. */
+    /** Emits the result of a window. */
     public static class Emitter extends ProcessWindowFunction<Sums, Result, String, TimeWindow> {
         @Override
         public void process(String page, Context context, Iterable<Sums> found, Collector<Result> out) {
@@ -151,7 +149,7 @@ public final class FlinkWindow {
         }
     }
 
-    /** The newest complete checkpoint below a folder. */
+    /** Returns the newest complete checkpoint below a folder. */
     private static Optional<Path> newestCheckpoint(Path folder) throws IOException {
         if (!Files.isDirectory(folder)) {
             return Optional.empty();

@@ -25,10 +25,10 @@ import org.apache.kafka.streams.state.WindowStore;
 /**
  * The benchmark's window in Kafka Streams: one thread, RocksDB with changelogs, at least once, final results only.
  *
- * <p>Says "FIRST (cpu seconds)" on its first record, so that start-up is not counted.
+ * <p>The program prints "FIRST (cpu seconds)" on its first record, so that the start is not counted.
  */
 public final class KafkaStreamsWindow {
-    /** An event's fields that are read. */
+    /** The fields of an event that the program reads. */
     @JsonIgnoreProperties(ignoreUnknown = true)
     public static final class Event {
         public long ts;
@@ -36,7 +36,7 @@ public final class KafkaStreamsWindow {
         public double latency_ms;
     }
 
-    /** What is kept of a window. */
+    /** The state of a window. */
     static final class Sums {
         long n;
         double total;
@@ -52,7 +52,7 @@ public final class KafkaStreamsWindow {
         }
     }
 
-    /** What comes out. */
+    /** The result of a window. */
     public record Result(String page, long start, long n, double total, double low, double high) {}
 
     private static final ObjectMapper JSON = new ObjectMapper();
@@ -109,7 +109,7 @@ public final class KafkaStreamsWindow {
         settings.put(StreamsConfig.NUM_STREAM_THREADS_CONFIG, 1);
         settings.put(StreamsConfig.STATE_DIR_CONFIG, env.get("STATE"));
         settings.put(StreamsConfig.REPLICATION_FACTOR_CONFIG, 1);
-        // Its default of 30 s is also how long results wait; this costs it no more CPU than a run varies by.
+        // With the default, results wait up to 30 s. The CPU time of this interval differs less than that of two runs.
         settings.put(StreamsConfig.COMMIT_INTERVAL_MS_CONFIG, 1000);
         settings.put("auto.offset.reset", "earliest");
         settings.put("acks", "all");
