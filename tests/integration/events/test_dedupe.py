@@ -13,98 +13,15 @@ import psycopg
 import pytest
 
 from bench import MakeBench
-from kafka_records import RawRecord
 from pipelines.pipeline_schema import connect_admin
-from played.processor import PlayedProcessor, begin_replay, make_replay_tables
+from played.dedupe import BASE, CONFIG, HOUR, NOW, PARTITIONS, SPEC, Event, Process, event, logged, totals
 from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.tables.inputs import dedupe
-from tidemill_processor import replay
 from tidemill_processor.database import Database
-from tidemill_processor.keeper.forgetting import Forgetter
-from tidemill_processor.transaction import Committed, Superseded
 from waiting import eventually
 
 pytestmark = pytest.mark.integration
-
-BASE = 1_700_000_000_000 // 3_600_000 * 3_600_000
-NOW = BASE + 86_400_000
-HOUR = 3_600_000
-PARTITIONS = 3
-SPEC = PipelineSpec.model_validate(
-    {
-        "source": {
-            "topic": {"partitions": PARTITIONS},
-            "fields": [
-                {"name": "id", "type": "string"},
-                {"name": "ts", "type": "timestamp", "required": True},
-                {"name": "v", "type": "integer"},
-            ],
-            "eventTime": {"field": "ts", "idleTimeout": "10m", "maxDisorder": "1m"},
-            "dedupe": {"field": "id", "window": "1h"},
-        },
-        "transform": {"filter": "v <> 13"},
-        "aggregations": [
-            {
-                "name": "hourly",
-                "window": {"type": "tumbling", "size": "1h"},
-                "metrics": [{"name": "n", "function": "count"}, {"name": "total", "function": "sum", "field": "v"}],
-            },
-            {
-                "name": "daily",
-                "window": {"type": "tumbling", "size": "1d"},
-                "metrics": [{"name": "n", "function": "count"}, {"name": "total", "function": "sum", "field": "v"}],
-            },
-        ],
-        "events": {"store": True},
-        "processor": {"flushInterval": "50ms"},
-        "auth": {"required": False},
-    }
-)
-CONFIG = PipelineConfig(
-    namespace="tests", name="dedupe", generation=1, spec=SPEC,
-    aggregations=tuple(AggregationRef(name=a.name) for a in SPEC.aggregations),
-)  # fmt: skip
-READER = "replay-x-1"
-
-Event = dict[str, Any]
-Logs = dict[int, list[RawRecord]]
-
-
-def event(id_: str | None, at: int, v: int = 1) -> Event:
-    return {"id": id_, "ts": BASE + at, "v": v}
-
-
-def logged(*partitions: list[Event]) -> Logs:
-    """The events of each partition as records."""
-    return {
-        p: [RawRecord(p, offset, json.dumps(one).encode()) for offset, one in enumerate(events)]
-        for p, events in enumerate([*partitions, *[[]] * (PARTITIONS - len(partitions))])
-    }
-
-
-class Process(PlayedProcessor):
-    """A processor of the pipeline."""
-
-    def __init__(
-        self, connection: psycopg.Connection[Any], reader: str = "live", config: PipelineConfig = CONFIG
-    ) -> None:
-        super().__init__(connection, config, reader)
-
-    def take(self, logs: Logs, sizes: dict[int, int], *, dies: bool = False) -> Committed | None:
-        """Commit the next records of partitions, at most `sizes` of each."""
-        taken = [
-            record
-            for p, position in self.positions.items()
-            for record in logs[p][position.next_offset : position.next_offset + sizes.get(p, 0)]
-        ]
-        return self.step(taken, NOW, dies=dies)
-
-    def forgetter(self) -> Forgetter:
-        """What deletes the pipeline's expired ids."""
-        forgetter = Forgetter.of(self.connection, self.database, CONFIG)
-        assert forgetter is not None
-        return forgetter
 
 
 @pytest.fixture
@@ -112,12 +29,6 @@ def schema(make_schema: Callable[[PipelineConfig], tuple[psycopg.Connection[Any]
     """The administrator's connection, and the quoted schema."""
     connection, database = make_schema(CONFIG)
     return connection, database.schema
-
-
-def totals(connection: psycopg.Connection[Any], schema: str, table: str = "daily_v1") -> tuple[int, int]:
-    """The number of events, and their sum."""
-    query = f"SELECT coalesce(sum(_count), 0)::bigint, coalesce(sum(_sum_v), 0)::bigint FROM {schema}.{table}"
-    return tuple(connection.execute(query).fetchone() or ())  # type: ignore[return-value]
 
 
 def test_what_counts(schema: Any) -> None:
@@ -283,99 +194,6 @@ def test_a_single_event_far_ahead_keeps_only_its_own_id(schema: Any) -> None:
     connection.execute(f"UPDATE {name}._readers SET watermark = %s", (BASE + 2 * HOUR,))
     forgetter.run(connection)
     assert connection.execute(f"SELECT id FROM {name}._dedupe").fetchall() == [("ahead",)]
-
-
-@pytest.fixture
-def replayed(schema: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The tables of a second version, which a replay fills."""
-    monkeypatch.setattr(replay, "ASK_SECONDS", 0.0)
-    connection, name = schema
-    rows = make_replay_tables(connection, name, CONFIG, READER)
-    begin_replay(connection, name, rows, READER)
-    return connection, name
-
-
-def test_copies_are_duplicates_after_the_switch_to_a_replay(replayed: Any) -> None:
-    """The live processors counted before dedupe was added, so only the replay has stored these ids."""
-    connection, name = replayed
-    logs = logged([event(f"id-{n}", n) for n in range(50)] * 2)
-    live, filling = Process(connection), Process(connection, READER)
-    live.take(logs, {0: 50})
-    connection.execute(f"DELETE FROM {name}._dedupe WHERE reader = 'live'")
-    filling.take(logs, {0: 50})
-    assert totals(connection, name, "daily_v2") == (50, 50)
-    # As the operator's _ensure_aggregations and switch do.
-    connection.execute(f"UPDATE {name}._aggregations SET reader = 'live'")
-    connection.execute(f"UPDATE {name}._readers SET switched_at = now() WHERE reader = '{READER}'")
-    connection.execute(f"DELETE FROM {name}._offsets WHERE reader = '{READER}'")
-    after = CONFIG.model_copy(
-        update={"aggregations": tuple(AggregationRef(name=a.name, version=2) for a in SPEC.aggregations)}
-    )
-    switched = PlayedProcessor(connection, after)
-    switched.step(logs[0][50:], NOW)
-    assert totals(connection, name, "daily_v2") == (50, 50)
-
-
-def test_a_replay_that_is_cancelled_and_requested_again_counts_all_events(replayed: Any) -> None:
-    """The same annotation gives the same reader. The ids of the first attempt may still be stored then."""
-    connection, name = replayed
-    logs = logged([event(f"id-{n}", n, 1) for n in range(50)])
-    live, filling = Process(connection), Process(connection, READER)
-    live.take(logs, {0: 50})
-    filling.take(logs, {0: 30})
-    # The operator cancels the replay (end_replays), and the request comes again before the keeper has deleted the ids.
-    for statement in (
-        f"UPDATE {name}._offsets SET feeds = '{{}}'",
-        f"DELETE FROM {name}._aggregations WHERE reader = '{READER}'",
-        f"DROP TABLE {name}.hourly_v2, {name}.daily_v2",
-        f"DELETE FROM {name}._offsets WHERE reader = '{READER}'",
-        f"DELETE FROM {name}._readers WHERE reader = '{READER}'",
-    ):
-        connection.execute(statement)
-    begin_replay(connection, name, make_replay_tables(connection, name, CONFIG, READER), READER)
-    stale, filling = filling, Process(connection, READER)
-    stale.positions = dict(filling.positions)
-    with pytest.raises(Superseded, match="no longer counted"):
-        stale.take(logs, {0: 5})
-    filling.take(logs, {0: 50})
-    assert totals(connection, name, "daily_v2") == (50, 50)
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_a_replay_counts_the_same(replayed: Any, seed: int) -> None:
-    """Live processors and a replay die, meet and hand over in any order. Both versions count each id once."""
-    connection, name = replayed
-    rnd = random.Random(seed)
-    events = [event(f"id-{n}", rnd.randrange(8 * HOUR), rnd.randint(1, 9)) for n in range(80)]
-    sent = [one for one in events for _ in range(rnd.choice([1, 1, 2, 4]))]
-    rnd.shuffle(sent)
-    logs = logged(*(sent[p::PARTITIONS] for p in range(PARTITIONS)))
-    live, filling, other = Process(connection), Process(connection, READER), Process(connection, READER)
-    forgetter = live.forgetter()
-    connection.execute(f"UPDATE {name}._readers SET watermark = %s WHERE reader = 'live'", (BASE,))
-    for _ in range(400):
-        process = rnd.choice([live, filling, filling, other])
-        action = rnd.choice(["step"] * 5 + ["dies", "starts", "meet", "forget"])
-        if action == "meet" and process is not live:
-            process.meet()
-        elif action == "starts":
-            process.start()
-        elif action == "forget":
-            forgetter.run(connection)
-        else:
-            sizes = {p: rnd.randrange(9) for p in range(PARTITIONS)}
-            process.take(logs, sizes, dies=action == "dies")
-    while live.take(logs, dict.fromkeys(logs, 50)) is not None:
-        pass
-    while filling.take(logs, dict.fromkeys(logs, 50)) is not None:
-        pass
-    filling.meet()
-    assert filling.positions == {}, "every partition is handed over"
-    wanted = len(events), sum(one["v"] for one in events)
-    assert totals(connection, name, "daily_v1") == wanted
-    assert totals(connection, name, "daily_v2") == wanted
-    assert totals(connection, name, "hourly_v2") == wanted
-    assert connection.execute(f"SELECT count(*) FROM {name}._events").fetchone() == (len(events),)
 
 
 def test_copies_count_once_across_kills(make_bench: MakeBench) -> None:
