@@ -1,4 +1,7 @@
-"""`source.dedupe` on real servers: copies of events count once, across batches, partitions, processes and a replay."""
+"""Tests of `source.dedupe`: an event with several copies counts once, across batches, partitions and processes.
+
+Most tests play the processor's loop on a real Postgres. One test kills real processors on a real Kafka.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +29,16 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def schema(make_schema: Callable[[PipelineConfig], tuple[psycopg.Connection[Any], Database]]) -> Any:
-    """The administrator's connection, and the quoted schema."""
+    """Create the pipeline's tables. Return the administrator's connection and the quoted name of the schema."""
     connection, database = make_schema(CONFIG)
     return connection, database.schema
 
 
-def test_what_counts(schema: Any) -> None:
-    """Copies in a batch, in later batches, in other partitions, after a restart; and what is no copy."""
+def test_copies_within_the_window_are_left_out(schema: Any) -> None:
+    """The copies are in the same batch, in later batches, in other partitions, and after a restart.
+
+    Events without an id, filtered events, and events outside of the window are no copies.
+    """
     connection, name = schema
     logs = logged(
         [
@@ -54,10 +60,10 @@ def test_what_counts(schema: Any) -> None:
     process.take(logs, {0: 9})
     process.start()
     process.take(logs, {1: 9})
-    # b at 1h is a copy of b at 0 (the window includes its ends), the filtered c is none.
+    # b at 1 h is a copy of b at 0, because the window includes its ends. The first c is filtered, so the second counts.
     assert totals(connection, name) == (7, 8)
     process.take(logs, {2: 9})
-    # b at 1h and 1 ms is a new event: b at 1h did not count.
+    # b at 1 h and 1 ms is a new event, because the event b at 1 h did not count.
     assert totals(connection, name) == (9, 10)
     assert connection.execute(f"SELECT sum(n) FROM (SELECT _count n FROM {name}.hourly_v1) h").fetchone() == (9,)
     assert connection.execute(f"SELECT count(*) FROM {name}._events").fetchone() == (9,)
@@ -66,8 +72,8 @@ def test_what_counts(schema: Any) -> None:
     assert connection.execute(query).fetchall() == [(0, 7, 0, 1), (1, 6, 1, 4), (2, 4, 0, 2)]
 
 
-def test_a_copy_that_another_processor_counts_meanwhile(servers: Any, schema: Any) -> None:
-    """Both have found the id to be new. The second one waits for the lock, and then leaves its copies out."""
+def test_a_copy_that_another_processor_counts_at_the_same_time_is_left_out(servers: Any, schema: Any) -> None:
+    """Two processors read copies of a new id. The second processor waits for the lock, and then leaves its copy out."""
     connection, name = schema
     logs = logged([event("a", 0), event("b", 0, 5)], [event("a", HOUR // 2), event("c", 0, 7)])
     with connect_admin(servers) as second:
@@ -77,7 +83,9 @@ def test_a_copy_that_another_processor_counts_meanwhile(servers: Any, schema: An
             thread = threading.Thread(target=other.take, args=(logs, {1: 2}))
             thread.start()
             waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-            eventually(lambda: connection.execute(waiting).fetchone() == (1,), what="the other one waits")
+            eventually(
+                lambda: connection.execute(waiting).fetchone() == (1,), what="the other processor waits for the lock"
+            )
             first.take(logs, {0: 2})
         thread.join(30)
     assert totals(connection, name) == (3, 13)
@@ -85,8 +93,8 @@ def test_a_copy_that_another_processor_counts_meanwhile(servers: Any, schema: An
     assert connection.execute(query).fetchall() == [(0, 2, 0), (1, 2, 1), (2, 0, 0)]
 
 
-def test_two_processors_at_once_count_each_id_once(servers: Any, schema: Any) -> None:
-    """The same ids in another order in two partitions, in many small batches: no deadlock, and nothing twice."""
+def test_concurrent_processors_count_each_id_once(servers: Any, schema: Any) -> None:
+    """Each partition has the same ids in another order. Many small batches cause no deadlock."""
     connection, name = schema
     rnd = random.Random(5)
     ids = [f"id-{n}" for n in range(1_500)]
@@ -95,8 +103,8 @@ def test_two_processors_at_once_count_each_id_once(servers: Any, schema: Any) ->
 
     def run(partition: int) -> None:
         try:
-            with connect_admin(servers) as own:
-                process = Process(own)
+            with connect_admin(servers) as own_connection:
+                process = Process(own_connection)
                 while process.take(logs, {partition: 100}) is not None:
                     pass
         except BaseException as error:
@@ -112,8 +120,8 @@ def test_two_processors_at_once_count_each_id_once(servers: Any, schema: Any) ->
     assert connection.execute(f"SELECT sum(duplicates) FROM {name}._offsets").fetchone() == (2 * len(ids),)
 
 
-def test_ids_are_forgotten_once_the_watermark_has_passed(schema: Any) -> None:
-    """A late event is remembered as long as the newest one, because its copy is as late."""
+def test_ids_are_deleted_after_the_watermark_has_passed_their_window(schema: Any) -> None:
+    """The id of a late event is kept as long as the id of the newest event, because a copy is late too."""
     connection, name = schema
     logs = logged(
         [event(None, 5 * HOUR)] * 3 + [event("new", 5 * HOUR), event("old", 0)],
@@ -135,20 +143,20 @@ def test_ids_are_forgotten_once_the_watermark_has_passed(schema: Any) -> None:
     connection.execute(
         f"INSERT INTO {name}._dedupe VALUES ('replay-gone-1', 'id', 'a', 0, {NOW}), ('live', 'other', 'a', 0, {NOW})"
     )
-    assert left_at(7) == 1, "the memory of a replay that is gone goes with it"
+    assert left_at(7) == 1, "the ids of a deleted replay are deleted"
 
 
 @pytest.mark.parametrize(
     ("path", "wanted"),
     [
-        # Element ids: all elements of the first record, and c of the second.
+        # With ids of elements, all elements of the first record count, and c of the second record.
         ("lines[].id", (4, 1 + 2 + 4 + 5)),
-        # Record ids: all elements of the first record, and the fourth of the second: index 3 is new.
+        # With ids of records, all elements of the first record count, and index 3 of the second record.
         ("id", (4, 1 + 2 + 4 + 5)),
     ],
 )
-def test_elements_of_an_array(make_schema: Any, path: str, wanted: tuple[int, int]) -> None:
-    """Elements are compared by their ids, or by the record's id and their index."""
+def test_copies_of_array_elements_are_left_out(make_schema: Any, path: str, wanted: tuple[int, int]) -> None:
+    """Elements are compared by their ids, or by the id of the record and the index of the element."""
     document = SPEC.model_dump(by_alias=True, exclude_unset=True)
     id_, ts, v = document["source"]["fields"]
     document["source"]["fields"] = [id_ | {"path": path}, ts, v | {"path": "lines[].v"}]
@@ -165,18 +173,19 @@ def test_elements_of_an_array(make_schema: Any, path: str, wanted: tuple[int, in
     process.take(logged([first], [second]), {1: 1})
     assert totals(connection, database.schema) == wanted
     process.take(logged([first, first], [second, second]), {0: 1, 1: 1})
-    again = (1, 4) if path == "lines[].id" else (0, 0)  # the element without an id counts again
-    assert totals(connection, database.schema) == (wanted[0] + again[0], wanted[1] + again[1])
+    # An element without an id counts again.
+    repeated = (1, 4) if path == "lines[].id" else (0, 0)
+    assert totals(connection, database.schema) == (wanted[0] + repeated[0], wanted[1] + repeated[1])
 
 
-def test_ids_of_an_idle_partition_that_comes_back_are_remembered(schema: Any) -> None:
-    """The watermark is hours ahead of the partition, in which a buffered upload is sent twice."""
+def test_ids_of_a_partition_that_was_idle_are_kept(schema: Any) -> None:
+    """The watermark is hours ahead of the partition, to which a buffered upload is sent twice."""
     connection, name = schema
     upload = [event("one", 4 * HOUR), event("two", 5 * HOUR)]
     logs = logged([event(None, 0), event(None, 0), event(None, 12 * HOUR)], [event(None, 0)] * 3 + upload + upload)
     process = Process(connection)
     process.take(logs, {0: 3, 1: 3})
-    connection.execute(f"UPDATE {name}._readers SET watermark = %s", (BASE + 11 * HOUR,))  # partition 1 is idle
+    connection.execute(f"UPDATE {name}._readers SET watermark = %s", (BASE + 11 * HOUR,))  # Partition 1 is idle.
     forgetter = process.forgetter()
     process.take(logs, {1: 2})
     forgetter.run(connection)
@@ -184,8 +193,8 @@ def test_ids_of_an_idle_partition_that_comes_back_are_remembered(schema: Any) ->
     assert totals(connection, name) == (8, 8)
 
 
-def test_a_single_event_far_ahead_keeps_only_its_own_id(schema: Any) -> None:
-    """Its time is not accepted as the partition's progress, so the other ids of its batch expire as usual."""
+def test_an_event_far_ahead_does_not_extend_the_life_of_other_ids(schema: Any) -> None:
+    """The time of a single event is not accepted as the progress of its partition."""
     connection, name = schema
     logs = logged([event(f"id-{n}", n) for n in range(9)] + [event("ahead", 24 * HOUR + HOUR // 2)])
     process = Process(connection)
@@ -196,8 +205,8 @@ def test_a_single_event_far_ahead_keeps_only_its_own_id(schema: Any) -> None:
     assert connection.execute(f"SELECT id FROM {name}._dedupe").fetchall() == [("ahead",)]
 
 
-def test_copies_count_once_across_kills(make_bench: MakeBench) -> None:
-    """Two processors of one topic; each event is in all partitions; one processor is killed."""
+def test_copies_are_left_out_although_a_processor_is_killed(make_bench: MakeBench) -> None:
+    """Two processors read a topic that has each event in all partitions. One processor is killed."""
     bench = make_bench(CONFIG.model_copy(update={"name": "dedupe-kills"}))
     victim = bench.start(0)
     bench.start(1)
@@ -211,7 +220,7 @@ def test_copies_count_once_across_kills(make_bench: MakeBench) -> None:
             bench.produce(values, partition=partition)
 
     send(3_000)
-    bench.eventually(lambda: bench.consumed() >= 1_000, seconds=60, what="some records consumed")
+    bench.eventually(lambda: bench.consumed() >= 1_000, seconds=60, what="1,000 records are consumed")
     send(3_000)
     victim.kill()
     victim.wait()

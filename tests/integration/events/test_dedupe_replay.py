@@ -1,4 +1,4 @@
-"""`source.dedupe` during a replay: each version counts each id once."""
+"""Tests of `source.dedupe` during a replay, on a real Postgres: each version counts each id once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ READER = "replay-x-1"
 def replayed(
     make_schema: Callable[[PipelineConfig], tuple[psycopg.Connection[Any], Database]], monkeypatch: pytest.MonkeyPatch
 ) -> Any:
-    """The tables of a second version, which a replay fills."""
+    """Create the tables of a second version, and let a replay begin that fills them.
+
+    Return the administrator's connection and the quoted name of the schema.
+    """
     monkeypatch.setattr(replay, "ASK_SECONDS", 0.0)
     connection, database = make_schema(CONFIG)
     name = database.schema
@@ -35,8 +38,8 @@ def replayed(
     return connection, name
 
 
-def test_copies_are_duplicates_after_the_switch_to_a_replay(replayed: Any) -> None:
-    """The live processors counted before dedupe was added, so only the replay has stored these ids."""
+def test_live_processors_know_the_ids_of_a_replay_after_the_switch(replayed: Any) -> None:
+    """Only the replay has stored the ids, because the live processors counted the events before dedupe was added."""
     connection, name = replayed
     logs = logged([event(f"id-{n}", n) for n in range(50)] * 2)
     live, filling = Process(connection), Process(connection, READER)
@@ -44,7 +47,7 @@ def test_copies_are_duplicates_after_the_switch_to_a_replay(replayed: Any) -> No
     connection.execute(f"DELETE FROM {name}._dedupe WHERE reader = 'live'")
     filling.take(logs, {0: 50})
     assert totals(connection, name, "daily_v2") == (50, 50)
-    # As the operator's _ensure_aggregations and switch do.
+    # The operator's `_ensure_aggregations` and `switch` execute these statements.
     connection.execute(f"UPDATE {name}._aggregations SET reader = 'live'")
     connection.execute(f"UPDATE {name}._readers SET switched_at = now() WHERE reader = '{READER}'")
     connection.execute(f"DELETE FROM {name}._offsets WHERE reader = '{READER}'")
@@ -57,13 +60,13 @@ def test_copies_are_duplicates_after_the_switch_to_a_replay(replayed: Any) -> No
 
 
 def test_a_replay_that_is_cancelled_and_requested_again_counts_all_events(replayed: Any) -> None:
-    """The same annotation gives the same reader. The ids of the first attempt may still be stored then."""
+    """The same annotation gives the same reader. The ids of the cancelled replay are still stored."""
     connection, name = replayed
     logs = logged([event(f"id-{n}", n, 1) for n in range(50)])
     live, filling = Process(connection), Process(connection, READER)
     live.take(logs, {0: 50})
     filling.take(logs, {0: 30})
-    # The operator cancels the replay (end_replays), and the request comes again before the keeper has deleted the ids.
+    # The operator cancels the replay (`end_replays`). The replay is requested again before the keeper deletes the ids.
     for statement in (
         f"UPDATE {name}._offsets SET feeds = '{{}}'",
         f"DELETE FROM {name}._aggregations WHERE reader = '{READER}'",
@@ -82,14 +85,14 @@ def test_a_replay_that_is_cancelled_and_requested_again_counts_all_events(replay
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_replay_counts_the_same(replayed: Any, seed: int) -> None:
-    """Live processors and a replay die, meet and hand over in any order. Both versions count each id once."""
+def test_a_replay_and_live_processors_count_each_id_once(replayed: Any, seed: int) -> None:
+    """The processes restart, die before a commit, and hand partitions over in any order."""
     connection, name = replayed
     rnd = random.Random(seed)
     events = [event(f"id-{n}", rnd.randrange(8 * HOUR), rnd.randint(1, 9)) for n in range(80)]
-    sent = [one for one in events for _ in range(rnd.choice([1, 1, 2, 4]))]
-    rnd.shuffle(sent)
-    logs = logged(*(sent[p::PARTITIONS] for p in range(PARTITIONS)))
+    copies = [sent for sent in events for _ in range(rnd.choice([1, 1, 2, 4]))]
+    rnd.shuffle(copies)
+    logs = logged(*(copies[p::PARTITIONS] for p in range(PARTITIONS)))
     live, filling, other = Process(connection), Process(connection, READER), Process(connection, READER)
     forgetter = live.forgetter()
     connection.execute(f"UPDATE {name}._readers SET watermark = %s WHERE reader = 'live'", (BASE,))
@@ -110,8 +113,8 @@ def test_a_replay_counts_the_same(replayed: Any, seed: int) -> None:
     while filling.take(logs, dict.fromkeys(logs, 50)) is not None:
         pass
     filling.meet()
-    assert filling.positions == {}, "every partition is handed over"
-    wanted = len(events), sum(one["v"] for one in events)
+    assert filling.positions == {}, "all partitions are handed over"
+    wanted = len(events), sum(counted["v"] for counted in events)
     assert totals(connection, name, "daily_v1") == wanted
     assert totals(connection, name, "daily_v2") == wanted
     assert totals(connection, name, "hourly_v2") == wanted

@@ -1,7 +1,7 @@
-"""Nested, Avro, exploded, looked-up and staged events, written while processes die and groups, topics and rows change.
+"""Tests that windows, dead letters and counts equal a naive model for events of several shapes.
 
-After each operation, every window, every dead letter and the counts are compared with the naive model of the fuzz.
-Times go on by the round, so that windows close, and some events come when their windows are closed.
+The events are nested, Avro, exploded, looked up, staged or repeated. The local runtime runs the
+pipeline on real servers. Events are written while processes are killed, and while topics and lookup rows change.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.matrix]
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_windows_are_exact_whatever_happens(servers: Any, tmp_path: Path, name: str) -> None:
-    """Kills, a rebalance, a reset, more partitions and a replay, one after the other."""
+def test_windows_are_exact_through_kills_and_changes(servers: Any, tmp_path: Path, name: str) -> None:
+    """The operations are kills, a rebalance, a reset, more partitions, a replay and kills, in this order."""
     with ExitStack() as stack:
         play = Play(servers, tmp_path, stack, SHAPES[name])
         play.begin()

@@ -1,4 +1,4 @@
-"""A pipeline with windows of every kind and metrics of every function, and random events for it."""
+"""A pipeline with tumbling, hopping and session windows and many metrics, and random events for the pipeline."""
 
 from __future__ import annotations
 
@@ -96,24 +96,34 @@ CONFIG = PipelineConfig(
     namespace="tests", name="exactness", generation=1, spec=SPEC,
     aggregations=tuple(AggregationRef(name=a.name) for a in SPEC.aggregations),
 )  # fmt: skip
-SHAPES = {
+WINDOWS = {
     "tumbling": (60_000, 60_000, True),
     "hopping": (180_000, 60_000, True),
     "total": (120_000, 60_000, False),
     "again": (120_000, 60_000, True),
 }
+"""Size and hop in milliseconds, and whether `k` is the group, of tumbling and hopping windows."""
 SESSIONS = {
     "visits": (25_000, 120_000, ("k", "i")),
     "bursts": (2_000, 86_400_000, ()),
     "revisits": (20_000, 86_400_000, ("k",)),
 }
+"""Gap and maximum length in milliseconds, and the group columns, of session windows."""
 REOPEN = {"again": 180_000, "revisits": 180_000}
-NAMES = (*SHAPES, *SESSIONS)
+"""The time in milliseconds after which a closed window is no longer reopened."""
+NAMES = (*WINDOWS, *SESSIONS)
 
 
 @dataclass(frozen=True)
 class Record(KafkaRecord):
-    """A record of this pipeline; `us`: microseconds of its time beyond the millisecond."""
+    """A record of this pipeline with one event.
+
+    Attributes:
+        p: the partition.
+        o: the offset, or the offset and the index in the array.
+        members: the members of the event.
+        us: the microseconds of the event's time after the full millisecond.
+    """
 
     p: int
     o: Any
@@ -132,9 +142,10 @@ KEYS = ["a", "b", None, "", 'Ü,"\n\\N']
 
 
 def draw_events(rnd: random.Random, number: int) -> dict[int, list[Record]]:
-    """Logs of three partitions: few keys, many equal times, every kind of absence, integers at the edge of 64 bits.
+    """Return random events by partition, with few keys, many equal times and missing members.
 
-    Half of the times are texts finer than a millisecond, some so close to the next that rounding would reach it.
+    Some integers are at the limits of 64 bits. Half of the times are texts with fractions of a millisecond, some of
+    which would be rounded up to the next millisecond.
     """
     logs: dict[int, list[Record]] = {0: [], 1: [], 2: []}
     for _ in range(number):
@@ -154,7 +165,7 @@ EXPLODED = SPEC.model_copy(update={"source": SPEC.source.model_copy(update={"fie
 
 @dataclass(frozen=True)
 class Array(KafkaRecord):
-    """A record with events in an array, whose offsets are those in it and their places."""
+    """A record with events in an array. An event's `o` is the offset of the record and the index in the array."""
 
     p: int
     o: int
@@ -165,17 +176,18 @@ class Array(KafkaRecord):
 
 
 def in_arrays(logs: dict[int, list[Record]], rnd: random.Random) -> dict[int, list[Any]]:
-    """The same events, some together, some times of one record equal; a few records have none."""
+    """Return the same events packed into records with 0, 1, 2 or up to 7 events."""
     packed: dict[int, list[Any]] = {p: [] for p in logs}
     for p, log in logs.items():
         while log:
-            some, log = log[: (size := rnd.choice([0, 1, 2, 7]))], log[size:]
-            at = len(packed[p])
-            packed[p].append(Array(p, at, tuple(replace(event, o=(at, n)) for n, event in enumerate(some))))
+            events, log = log[: (size := rnd.choice([0, 1, 2, 7]))], log[size:]
+            offset = len(packed[p])
+            packed[p].append(Array(p, offset, tuple(replace(event, o=(offset, n)) for n, event in enumerate(events))))
     return packed
 
 
 def take(logs: dict[int, list[Record]], start: dict[int, int], size: int, rnd: random.Random) -> list[Record]:
+    """Return at most `size` records from the start offsets on, with partitions mixed at random."""
     waiting = {p: log[start[p] : start[p] + size] for p, log in logs.items()}
     batch: list[Any] = []
     while any(waiting.values()) and len(batch) < size:

@@ -1,4 +1,4 @@
-"""The pipeline's tables: empty them, close windows, and compare them with the model."""
+"""Functions that empty the pipeline's tables, close windows, and compare the windows with the model."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tidemill_processor.windows.reader import WindowReader
 
 
 def wipe(connection: psycopg.Connection[Any], database: Database) -> None:
+    """Empty the tables of version 1, and set all positions to the start of the topic."""
     schema = database.schema
     for name in NAMES:
         connection.execute(f"TRUNCATE {schema}.{name}_v1")
@@ -28,9 +29,10 @@ def wipe(connection: psycopg.Connection[Any], database: Database) -> None:
 
 
 def close_until(connection: Any, database: Database, stores: Any, model: Model, until: int) -> None:
+    """Close windows that end by a time, in the tables and in the model."""
     for store in stores:
-        known = model.closed[store.name]
-        model.closed[store.name] = until if known is None else max(known, until)
+        before = model.closed[store.name]
+        model.closed[store.name] = until if before is None else max(before, until)
         connection.execute(
             f"UPDATE {database.schema}._aggregations SET closed_until = %s WHERE id = %s",
             (model.closed[store.name], store.id),
@@ -38,6 +40,7 @@ def close_until(connection: Any, database: Database, stores: Any, model: Model, 
 
 
 def verify(connection: Any, database: Database, stores: Any, model: Model) -> None:
+    """Assert that windows, counts of late events and dead letters equal the model."""
     for store in stores:
         with connection.transaction():
             rows = list(WindowReader(database, store).read(connection, BASE - 3_600_000, BASE + 3_600_000))

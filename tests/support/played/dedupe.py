@@ -1,4 +1,4 @@
-"""A pipeline with `source.dedupe`, and a processor of it whose batches a test chooses."""
+"""A pipeline with `source.dedupe`, and a processor whose batches the test chooses."""
 
 from __future__ import annotations
 
@@ -59,19 +59,20 @@ Logs = dict[int, list[RawRecord]]
 
 
 def event(id_: str | None, at: int, v: int = 1) -> Event:
+    """Return an event `at` milliseconds after `BASE`."""
     return {"id": id_, "ts": BASE + at, "v": v}
 
 
 def logged(*partitions: list[Event]) -> Logs:
-    """The events of each partition as records."""
+    """Return the events of each partition as records."""
     return {
-        p: [RawRecord(p, offset, json.dumps(one).encode()) for offset, one in enumerate(events)]
+        p: [RawRecord(p, offset, json.dumps(members).encode()) for offset, members in enumerate(events)]
         for p, events in enumerate([*partitions, *[[]] * (PARTITIONS - len(partitions))])
     }
 
 
 class Process(PlayedProcessor):
-    """A processor of the pipeline."""
+    """A processor of the pipeline, whose loop the test plays."""
 
     def __init__(
         self, connection: psycopg.Connection[Any], reader: str = "live", config: PipelineConfig = CONFIG
@@ -79,22 +80,22 @@ class Process(PlayedProcessor):
         super().__init__(connection, config, reader)
 
     def take(self, logs: Logs, sizes: dict[int, int], *, dies: bool = False) -> Committed | None:
-        """Commit the next records of partitions, at most `sizes` of each."""
-        taken = [
+        """Commit the next records, at most `sizes[partition]` of each partition. See `PlayedProcessor.step`."""
+        records = [
             record
             for p, position in self.positions.items()
             for record in logs[p][position.next_offset : position.next_offset + sizes.get(p, 0)]
         ]
-        return self.step(taken, NOW, dies=dies)
+        return self.step(records, NOW, dies=dies)
 
     def forgetter(self) -> Forgetter:
-        """What deletes the pipeline's expired ids."""
+        """Return the part of the keeper that deletes expired ids."""
         forgetter = Forgetter.of(self.connection, self.database, CONFIG)
         assert forgetter is not None
         return forgetter
 
 
 def totals(connection: psycopg.Connection[Any], schema: str, table: str = "daily_v1") -> tuple[int, int]:
-    """The number of events, and their sum."""
+    """Return the number of counted events, and the sum of `v`."""
     query = f"SELECT coalesce(sum(_count), 0)::bigint, coalesce(sum(_sum_v), 0)::bigint FROM {schema}.{table}"
     return tuple(connection.execute(query).fetchone() or ())

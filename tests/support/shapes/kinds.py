@@ -1,4 +1,4 @@
-"""Avro, exploded, looked-up, staged and repeated events."""
+"""Shapes of events: Avro, exploded, looked up, staged and repeated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tidemill_contract import names
 
 
 class Avro(Shape):
-    """Avro with a registry; from some record on, the writer has another schema."""
+    """Avro with a schema registry. After 1,000 events, half of the records have a newer schema."""
 
     name = "avro"
 
@@ -42,11 +42,9 @@ class Avro(Shape):
         self._context = context
 
     def spec(self) -> dict[str, Any]:
-        """The members of the spec that are this shape's."""
         return {"source": {"format": {"type": "avro", "registry": {"url": self._url}}, "fields": fields(ts="meta.at")}}
 
     def write(self, rnd: random.Random, low: int) -> tuple[bytes, list[Part]]:
-        """A record, and the parts that it should become."""
         event = self.draw(rnd, low)
         evolved = event["id"] > 1_000 and rnd.random() < 0.5
         members = {**event, "meta": {"at": event["ts"]}, "shop": "s"}
@@ -60,16 +58,14 @@ class Avro(Shape):
 
 
 class Exploded(Shape):
-    """Events in an array, with times of their own."""
+    """Events in an array. Each event has a time."""
 
     name = "exploded"
 
     def spec(self) -> dict[str, Any]:
-        """The members of the spec that are this shape's."""
         return {"source": {"fields": fields(ts="items[].at", k="items[].k", v="items[].v.n")}}
 
     def write(self, rnd: random.Random, low: int) -> tuple[bytes, list[Part]]:
-        """A record, and the parts that it should become."""
         number = next(self._numbers)
         if rnd.random() < 0.03:
             return json.dumps({"id": number, "items": None}).encode(), ["missing_field"]
@@ -87,7 +83,7 @@ class Exploded(Shape):
 
 
 class LookedUp(Shape):
-    """Groups and values are those of rows: of a compacted topic and of a file."""
+    """Groups and values are joined from lookups: the rows of a compacted topic and of a file."""
 
     name = "lookup"
     topic = f"{NAMESPACE}.customers"
@@ -112,12 +108,10 @@ class LookedUp(Shape):
         self.around.write("products", "products.csv", "".join(["code,v\n", *lines]))
 
     def change_rows(self) -> bool:
-        """Change what is joined to events."""
         self._set({"c1": "z", "c2": "b", "c5": "a"}, {f"p{n}": n * 2 for n in range(3, 10)})
         return True
 
     def spec(self) -> dict[str, Any]:
-        """The members of the spec that are this shape's."""
         key, value = PLAIN[2:]
         source = {"fields": [*PLAIN[:2], {"name": "c", "type": "string"}, {"name": "p", "type": "string"}]}
         file = {"configMap": "products", "file": "products.csv", "key": "code"}
@@ -128,7 +122,6 @@ class LookedUp(Shape):
         return {"source": source, "lookups": lookups}
 
     def write(self, rnd: random.Random, low: int) -> tuple[bytes, list[Part]]:
-        """A record, and the parts that it should become."""
         event = self.draw(rnd, low) | {
             "c": rnd.choice(["c1", "c2", "c3", "c4", "c5", None]),
             "p": f"p{rnd.randrange(10)}",
@@ -139,12 +132,11 @@ class LookedUp(Shape):
         return json.dumps(sent).encode(), [self.joined(event)]
 
     def joined(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of an event with those of the present rows."""
         return {**values, "k": self._customers.get(values["c"]), "v": self._products.get(values["p"])}
 
 
 class Staged(Shape):
-    """A Python function renames members, drops events, makes several of one, and fails."""
+    """A Python function renames members, drops events, duplicates events, and fails."""
 
     name = "staged"
     records_per_part = True
@@ -166,12 +158,10 @@ def shape(event):
         around.write("shape", "shape.py", self.FUNCTION)
 
     def spec(self) -> dict[str, Any]:
-        """The members of the spec that are this shape's."""
         python = {"configMap": "shape", "file": "shape.py", "function": "shape"}
         return {"source": {"fields": PLAIN}, "transform": {**TRANSFORM, "python": python}}
 
     def write(self, rnd: random.Random, low: int) -> tuple[bytes, list[Part]]:
-        """A record, and the parts that it should become."""
         event = self.draw(rnd, low)
         number = event["id"]
         raw = json.dumps({"number": number, "at": event["ts"], "who": event["k"], "v": event["v"]}).encode()
@@ -185,10 +175,10 @@ def shape(event):
 
 
 class Repeated(Shape):
-    """Every third record is a copy of one of the latest events, in any partition, and is left out.
+    """Every third record is a copy of a recent event, in any partition, and is left out as a duplicate.
 
-    No two events have the same time, because it is not defined which copy counts, and `first` compares the places of
-    events with equal times. Late events have no copies, because either copy may become the dead letter.
+    All events have different times. With equal times, `first` would depend on the places of the copies, and it is not
+    defined which copy counts. Late events have no copies, because either copy may become the dead letter.
     """
 
     name = "repeated"
@@ -200,11 +190,9 @@ class Repeated(Shape):
         self._low = 0
 
     def spec(self) -> dict[str, Any]:
-        """The members of the spec that are this shape's."""
         return {"source": {"fields": PLAIN, "dedupe": {"field": "id", "window": "1h"}}}
 
     def write(self, rnd: random.Random, low: int) -> tuple[bytes, list[Part]]:
-        """A record, and the parts that it should become."""
         if low > self._low:
             self._low, self._latest = low, []
         if self._latest and rnd.random() < 0.33:

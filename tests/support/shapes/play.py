@@ -1,4 +1,4 @@
-"""A pipeline of a shape under `tidemill up`, whose processes die and whose topics and rows change."""
+"""A pipeline of one shape under the local runtime, operations on the pipeline, and the comparison with the model."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ from waiting import eventually
 
 
 class Play:
-    """A pipeline of a shape, its events, and the model."""
+    """A pipeline of one shape, its events, and the model of its windows."""
 
     def __init__(self, servers: Any, folder: Path, stack: ExitStack, shape: type[Shape]) -> None:
         self._rnd = random.Random(shape.name)
         self._kafka = servers.kafka
         self.shape = shape(Surroundings(servers, folder, stack))
-        own = self.shape.spec()
+        shape_spec = self.shape.spec()
         source = {
             "topic": {"partitions": PARTITIONS},
             "eventTime": {"field": "ts", "maxDisorder": "10m", "idleTimeout": "5h", "maxAdvance": "90d"},
-            **own.pop("source"),
+            **shape_spec.pop("source"),
         }
         by_key = {"name": "by_k", "groupBy": ["k"], "window": {"type": "tumbling", "size": "1m"}, "metrics": METRICS}
         hops = {"type": "hopping", "size": "3m", "hop": "1m"}
@@ -60,10 +60,10 @@ class Play:
             "ingest": {"enabled": False},
             "api": {"cacheTtl": "0s"},
             "auth": {"required": False},
-            **own,
+            **shape_spec,
         }
-        known = {**source, "fields": [*source["fields"], *self.shape.known()]}
-        self.model = Model({**self.spec, "source": known})
+        model_source = {**source, "fields": [*source["fields"], *self.shape.aggregated_fields()]}
+        self.model = Model({**self.spec, "source": model_source})
         self._logs = dict.fromkeys(range(PARTITIONS), 0)
         self._low = BASE
         self._consumed = self._copies = 0
@@ -78,7 +78,7 @@ class Play:
     # --- events ---
 
     def _send(self, drawn: list[tuple[int, bytes, list[Part]]]) -> list[Event]:
-        """Write records to their partitions; the events that they should become."""
+        """Write records to their partitions, and return the events that are expected of them."""
         carriers, events = list[Event](), list[Event]()
         for partition, raw, parts in drawn:
             offset = self._logs[partition]
@@ -95,8 +95,8 @@ class Play:
         self.running.send(carriers)
         return events
 
-    def _some(self, number: int, *, late: bool) -> list[Event]:
-        """Records of this round, and some of which all windows are closed."""
+    def _send_random(self, number: int, *, late: bool) -> list[Event]:
+        """Send random records of this round. With `late`, some events are late."""
         drawn = []
         for _ in range(number):
             low = self._low
@@ -105,20 +105,23 @@ class Play:
             drawn.append((self._rnd.choice(list(self._logs)), *self.shape.write(self._rnd, low)))
         return self._send(drawn)
 
-    def _brakes(self) -> list[Event]:
-        """Events at the end of the round, so many in each partition that its time is believed."""
+    def _send_round_end(self) -> list[Event]:
+        """Send three events after the end of the round to each partition, which closes the round's windows.
+
+        A single event far ahead would not be accepted as the progress of a partition.
+        """
         drawn = []
         for partition in self._logs:
-            found = 0
-            while found < 3:
+            valid = 0
+            while valid < 3:
                 raw, parts = self.shape.write(self._rnd, self._low + ROUND_MS)
                 if any(isinstance(part, dict) for part in parts):
                     drawn.append((partition, raw, parts))
-                    found += 1
+                    valid += 1
         return self._send(drawn)
 
     def round(self, operation: Callable[[], None], *, late: bool = True, compare: bool = True) -> None:
-        """Write events before, during and after an operation, and compare what is counted."""
+        """Write events before, during and after an operation, and compare the results with the model."""
         self._low += ROUND_MS
         events, errors, stop, begun = list[Event](), list[BaseException](), threading.Event(), threading.Event()
 
@@ -127,7 +130,7 @@ class Play:
                 for number in itertools.count():
                     if stop.is_set() and number >= 20:
                         return
-                    events.extend(self._some(30, late=late))
+                    events.extend(self._send_random(30, late=late))
                     if number > 3:
                         begun.set()
                     if not stop.is_set():
@@ -145,21 +148,21 @@ class Play:
             stop.set()
             writer.join()
         assert not errors, errors
-        self.model.take(events + self._brakes())
+        self.model.take(events + self._send_round_end())
         self.model.settle()
         if compare:
             self.check()
 
     def begin(self) -> None:
-        """The first events in each partition, by which windows are closed."""
-        self.model.take(self._brakes())
+        """Send the first events to each partition, and compare the results with the model."""
+        self.model.take(self._send_round_end())
         self.model.settle()
         self.check()
 
     # --- comparison ---
 
     def check(self) -> None:
-        """Compare every window, dead letter and count."""
+        """Compare each window, dead letter and count with the model."""
         model, sql = self.model, self.running.sql
         self.running.await_counted(self._consumed)
         versions = model.versions.values()
@@ -169,8 +172,8 @@ class Play:
             cells, wrong = differences(model, version, query, answered(model, version, query), rows)
             assert cells > 0
             assert not wrong, f"{version.name}:\n{summary(wrong)}"
-            which = f"name = '{version.name}' AND version = {version.number}"
-            late = sql(f"SELECT late_dead FROM {{s}}._aggregations WHERE {which}")
+            condition = f"name = '{version.name}' AND version = {version.number}"
+            late = sql(f"SELECT late_dead FROM {{s}}._aggregations WHERE {condition}")
             assert late == [(version.late["dead"],)]
         counts = sql("SELECT sum(consumed), sum(filtered), sum(invalid) FROM {s}._offsets WHERE reader = 'live'")
         invalid = sum(event.values is None for event in model.seen)
@@ -186,8 +189,11 @@ class Play:
         assert sorted(dead) == sorted(model.dead)
 
     def _staged(self) -> dict[tuple[int, int], int]:
-        """The place of each record of the stage topic: the offset of its origin, and how many it has before."""
-        topic, found = names.topic(NAMESPACE, self.shape.name, "stage"), dict[tuple[int, int], int]()
+        """Return the place of each record of the topic that the stage writes, by partition and offset.
+
+        The place is the offset of the original record times `PLACES`, plus the number of its earlier parts.
+        """
+        topic, places = names.topic(NAMESPACE, self.shape.name, "stage"), dict[tuple[int, int], int]()
         settings = {"enable.partition.eof": True, "auto.offset.reset": "earliest", "group.id": "tests.shapes"}
         consumer = Consumer({"bootstrap.servers": self._kafka, **settings, "enable.auto.commit": False})
         try:
@@ -202,23 +208,23 @@ class Play:
                     assert origin is not None
                     partition, place = message.partition(), origin.offset * PLACES
                     last[partition] = place = max(place, last.get(partition, -1) + 1)
-                    found[partition, message.offset()] = place
+                    places[partition, message.offset()] = place
         finally:
             consumer.close()
-        return found
+        return places
 
     # --- operations ---
 
     def kill(self) -> None:
-        """End processors at once, and the stage as well."""
+        """Kill a processor three times, and the stage if the shape has one."""
         for _ in range(3):
             for component in ("processor", *(["stage"] if self.shape.records_per_part else [])):
                 before = self.running.pids(component)
                 assert self.running.kill(self._rnd, component)
-                eventually(lambda: self.running.pids(component) not in (before, []), what=f"another {component} runs")  # noqa: B023
+                eventually(lambda: self.running.pids(component) not in (before, []), what=f"a new {component} runs")  # noqa: B023
 
     def rebalance(self) -> None:
-        """A second processor comes, and goes."""
+        """Add a second processor, and remove it again."""
         self.running.await_members(1)
         for replicas in (2, 1):
             self.spec["processor"] = {**self.spec["processor"], "replicas": replicas}
@@ -226,7 +232,7 @@ class Play:
             self.running.await_members(replicas)
 
     def reset(self) -> None:
-        """The processors' group begins anew, and the stage's as well."""
+        """Reset the consumer group of the processors, and of the stage if the shape has one."""
         if self.shape.records_per_part:
             self.running.reset_group("live", "stage")
             self.running.reset_group("stage", "events")
@@ -234,7 +240,7 @@ class Play:
             self.running.reset_group()
 
     def grow(self) -> None:
-        """The topic gets more partitions."""
+        """Add partitions to the topic."""
         self.spec["source"] = {**self.spec["source"], "topic": {"partitions": MORE_PARTITIONS}}
         self.running.grow(self.spec)
         for partition in range(PARTITIONS, MORE_PARTITIONS):
@@ -242,9 +248,9 @@ class Play:
             self._logs[partition] = 0
 
     def replay(self) -> None:
-        """Everything is counted again while events arrive, with the rows of now."""
+        """Replay all aggregations while events arrive. The replay joins the current rows of lookups."""
         if self.shape.change_rows():
-            # A processor reads all rows before it counts.
+            # A restarted processor reads all rows of lookups before it counts events.
             assert self.running.kill(self._rnd)
         self.round(lambda: self.running.replay(list(self.model.versions), lambda: None), late=False, compare=False)
         self.model.seen = [

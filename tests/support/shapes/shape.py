@@ -1,4 +1,4 @@
-"""How events are written, and how a pipeline reads them: as members of nested objects."""
+"""The base class of event shapes: how records are written, and how a pipeline reads them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ NAMESPACE = "shapes"
 BASE, ROUND_MS = 1_774_742_400_000, 600_000
 PARTITIONS, MORE_PARTITIONS = 3, 5
 PLACES = 100
-"""More than the elements of a record: the place of an event is its record's offset times this, plus its index."""
+"""The place of an event is the offset of its record times `PLACES`, plus its index in the record.
+
+No record has as many events.
+"""
 
 Part = dict[str, Any] | str
-"""The values of an event that a record has, or the reason of its dead letter."""
+"""The values of an event of a record, or the reason of its dead letter."""
 
 PLAIN: list[dict[str, Any]] = [
     {"name": "id", "type": "integer", "required": True},
@@ -36,20 +39,26 @@ TRANSFORM = {"filter": "v IS NULL OR v <> 3", "derive": [{"name": "big", "expres
 
 
 def fields(**paths: Any) -> list[dict[str, Any]]:
-    """The fields, each at its path."""
-    return [{**each, **({"path": paths[each["name"]]} if each["name"] in paths else {})} for each in PLAIN]
+    """Return the fields of the source, with paths for some fields."""
+    return [{**field, **({"path": paths[field["name"]]} if field["name"] in paths else {})} for field in PLAIN]
 
 
 @dataclass
 class Surroundings:
-    """What a shape needs beside its pipeline."""
+    """The servers, the folder and the exit stack that shapes use.
+
+    Attributes:
+        servers: Kafka, Postgres and Redis.
+        folder: the folder of the local runtime.
+        stack: a stack that ends what a shape has started.
+    """
 
     servers: Any
     folder: Path
     stack: ExitStack
 
     def write(self, config_map: str, file: str, text: str) -> None:
-        """Put a file into a ConfigMap, at once."""
+        """Create or replace a file of a ConfigMap atomically."""
         folder = self.folder / "config-maps" / NAMESPACE / config_map
         folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "new").write_text(text)
@@ -57,34 +66,34 @@ class Surroundings:
 
 
 class Shape:
-    """How events are written, and how the pipeline reads them: here as members of nested objects."""
+    """A shape of events. The base class writes fields as members of nested objects."""
 
     name = "nested"
     records_per_part = False
-    """Whether each part is a record of the topic that the processors read."""
+    """Whether the stage writes each part as a record of the topic that the processors read."""
     repeats = False
-    """Whether a record without parts is a copy of another one."""
+    """Whether a record without parts is a copy of another record."""
 
     def __init__(self, around: Surroundings) -> None:
         self.around = around
         self._numbers = itertools.count(1)
 
     def spec(self) -> dict[str, Any]:
-        """The members of the spec that are this shape's."""
+        """Return the members of the spec that belong to this shape."""
         return {"source": {"fields": fields(id="user.id", ts="meta.at", k=["user", "key.part"], v="items[1].v")}}
 
-    def known(self) -> list[dict[str, Any]]:
-        """The fields that an aggregation knows."""
+    def aggregated_fields(self) -> list[dict[str, Any]]:
+        """Return the fields that an aggregation can use."""
         return PLAIN
 
     def draw(self, rnd: random.Random, low: int) -> dict[str, Any]:
-        """The values of an event in the ten minutes from a time on."""
+        """Return the values of a random event in the ten minutes from `low` on."""
         at = low + rnd.randrange(ROUND_MS) // 1000 * 1000
         key, value = rnd.choice(["a", "b", "c", "", None]), rnd.choice([None, *range(-5, 10)])
         return {"id": next(self._numbers), "ts": at, "k": key, "v": value}
 
     def write(self, rnd: random.Random, low: int) -> tuple[bytes, list[Part]]:
-        """A record, and the parts that it should become."""
+        """Return a random record, and the parts that are expected of the record."""
         event = self.draw(rnd, low)
         user = {"id": event["id"], "key.part": event["k"], "more": [1]}
         record: dict[str, Any] = {"meta": {"at": event["ts"]}, "user": user, "items": [{"v": 1000}, {"v": event["v"]}]}
@@ -98,9 +107,9 @@ class Shape:
         return json.dumps(record).encode(), [event]
 
     def change_rows(self) -> bool:
-        """Change what is joined to events; False if nothing is."""
+        """Change the rows of lookups. Return False if the shape has no lookups."""
         return False
 
     def joined(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of an event with those of the present rows."""
+        """Return the values of an event, joined to the current rows of lookups."""
         return dict(values)

@@ -1,4 +1,7 @@
-"""A replay that meets live processors: its version ends with every event once, too."""
+"""Tests that a replay that is handed over to live processors counts each event once, on a real Postgres.
+
+Both versions of each aggregation equal a naive model.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from tidemill_processor.database import Database
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-# How many scripts are drawn of the dearest kind; of the others some less.
+# The first test runs a third of this number of random scripts.
 EXAMPLES = int(os.environ.get("EXAMPLES", "20"))
 
 
@@ -31,13 +34,13 @@ NOW = BASE + 86_400_000
 
 
 class Process(PlayedProcessor):
-    """A processor of one reader of the pipeline."""
+    """A processor of one reader of the pipeline, whose loop the test plays."""
 
     def __init__(self, connection: psycopg.Connection[Any], reader: str) -> None:
         super().__init__(connection, CONFIG, reader)
 
     def take(self, logs: dict[int, list[Record]], size: int, rnd: random.Random, *, crash: bool) -> None:
-        """One batch from where it stands; `crash`: it dies before the commit."""
+        """Commit one batch from the current positions. With `crash`, the process ends before the commit."""
         starts = {p: position.next_offset for p, position in self.positions.items()}
         self.step(take({p: log for p, log in logs.items() if p in starts}, starts, size, rnd), NOW, dies=crash)
 
@@ -46,14 +49,14 @@ class Process(PlayedProcessor):
 def replayed(
     make_schema: Callable[[PipelineConfig], tuple[psycopg.Connection[Any], Database]], monkeypatch: pytest.MonkeyPatch
 ) -> Any:
-    """The tables of both versions."""
+    """Create the tables of both versions, and return the connection, the database and the rows of version 2."""
     monkeypatch.setattr(replay, "ASK_SECONDS", 0.0)
     connection, database = make_schema(CONFIG)
     return connection, database, make_replay_tables(connection, database.schema, CONFIG, READER)
 
 
 def wipe_both(connection: Any, database: Database, rows: Any) -> None:
-    """Live at the start of the topic, and the replay as well."""
+    """Empty the tables of both versions, and set the live reader and the replay to the start of the topic."""
     wipe(connection, database)
     schema = database.schema
     connection.execute(f"DELETE FROM {schema}._aggregations WHERE reader = %s", (READER,))
@@ -84,22 +87,22 @@ REPLAY_ACTION = st.sampled_from([
 def test_both_versions_equal_a_naive_model(
     replayed: Any, number: int, script: list[tuple[str, int]], seed: int
 ) -> None:
-    """A replay that is handed over, two processes of which think that all is theirs: each event is once in each."""
+    """Each version counts each event once, although two processes of the replay read all partitions."""
     connection, database, rows = replayed
     wipe_both(connection, database, rows)
     rnd = random.Random(seed)
     logs = draw_events(rnd, number)
     live, filling, other = (Process(connection, reader) for reader in ("live", READER, READER))
     for action, size in script:
-        who, _, what = action.partition(" ")
+        who, _, event = action.partition(" ")
         process = {"live": live, "other": other}.get(who, filling)
         if "meet" in action:
             process.meet()
-        elif what == "starts":
+        elif event == "starts":
             process.start()
         else:
-            process.take(logs, size, rnd, crash=what == "dies")
-    # Live reads on; the replay comes closer, and is done before live is, or after.
+            process.take(logs, size, rnd, crash=event == "dies")
+    # The live processor reads on, and the replay catches up until all its partitions are handed over.
     for _ in range(number + 2):
         if not filling.positions:
             break
@@ -110,15 +113,15 @@ def test_both_versions_equal_a_naive_model(
     while any(p.next_offset < len(logs[at]) for at, p in live.positions.items()):
         live.take(logs, 1_000, rnd, crash=False)
     filling.meet()
-    assert filling.positions == {}, "every partition is handed over"
+    assert filling.positions == {}, "all partitions are handed over"
     model = Model()
     model.add_batch([record for log in logs.values() for record in log])
     verify(connection, database, live.database.aggregations(connection), model)
     verify(connection, database, filling.database.aggregations(connection), model)
 
 
-def test_a_process_that_did_not_notice_the_handover(replayed: Any) -> None:
-    """Handed over by another one where nothing was left to read, so that no position has moved: it stores nothing."""
+def test_a_process_that_missed_the_handover_stores_nothing(replayed: Any) -> None:
+    """Another process has handed over all partitions before a record was read, and no position has changed."""
     connection, database, rows = replayed
     wipe_both(connection, database, rows)
     rnd = random.Random(1)

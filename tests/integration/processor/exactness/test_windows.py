@@ -1,4 +1,7 @@
-"""Windows against a naive model: any order, any batch split, crashes, redelivery, zombies and closing in between."""
+"""Tests that windows on a real Postgres equal a naive model, whatever happens between batches.
+
+Random scripts commit batches of any size, crash, close windows, and commit outdated batches again.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from tidemill_processor.transaction import Committer, Fenced, Position
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-# How many scripts are drawn of the dearest kind; of the others some less.
+# The number of random scripts of the first test. The other tests run fewer scripts.
 EXAMPLES = int(os.environ.get("EXAMPLES", "20"))
 
 
@@ -35,7 +38,7 @@ ACTION = st.sampled_from(["commit", "commit", "commit", "crash", "close", "redel
 def stage(
     make_schema: Callable[[PipelineConfig], tuple[psycopg.Connection[Any], Database]], monkeypatch: pytest.MonkeyPatch
 ) -> Any:
-    monkeypatch.setattr(merging, "SKETCH_BYTES", 400)  # so that what is appended is compacted every now and then
+    monkeypatch.setattr(merging, "SKETCH_BYTES", 400)  # With this limit, appended sketches are compacted often.
     return make_schema(CONFIG)
 
 
@@ -50,10 +53,10 @@ def stage(
     st.integers(0, 10**9),
 )
 def test_windows_equal_a_naive_model(stage: Any, number: int, script: list[tuple[str, int, int]], seed: int) -> None:
-    """Each record counts exactly once in each of its windows that is open, whatever happens on the way."""
+    """Each record counts exactly once in each of its open windows."""
     connection, database = stage
     rnd = random.Random(seed)
-    follow(connection, database, script, draw_events(rnd, number), rnd, SPEC)
+    play_script(connection, database, script, draw_events(rnd, number), rnd, SPEC)
 
 
 @settings(
@@ -69,13 +72,13 @@ def test_windows_equal_a_naive_model(stage: Any, number: int, script: list[tuple
 def test_elements_of_records_equal_a_naive_model(
     stage: Any, number: int, script: list[tuple[str, int, int]], seed: int
 ) -> None:
-    """The same of elements of an exploded array, which are in order and late one by one, their records in or out."""
+    """Each element of an exploded array counts exactly once. A record may have both late and punctual elements."""
     connection, database = stage
     rnd = random.Random(seed)
-    follow(connection, database, script, in_arrays(draw_events(rnd, number), rnd), rnd, EXPLODED)
+    play_script(connection, database, script, in_arrays(draw_events(rnd, number), rnd), rnd, EXPLODED)
 
 
-def follow(
+def play_script(
     connection: Any,
     database: Database,
     script: list[tuple[str, int, int]],
@@ -83,7 +86,7 @@ def follow(
     rnd: random.Random,
     spec: PipelineSpec,
 ) -> None:
-    """Play a script with these logs, and hold the windows against the model."""
+    """Play a script with these logs, and compare the windows with the model."""
     wipe(connection, database)
     stores = database.aggregations(connection)
     config = CONFIG.model_copy(update={"spec": spec})
@@ -103,7 +106,7 @@ def follow(
             with connection.transaction() as transaction:
                 committer.commit(read, positions)
                 raise psycopg.Rollback(transaction)
-            # The next process does not know the partitions of tables that were made and rolled back.
+            # A new process does not know the table partitions whose creation was rolled back.
             committer = Committer(connection, database, stores, config)
             continue
         positions.update(committer.commit(read, positions).positions)
