@@ -269,7 +269,7 @@ def test_closed_windows_are_published_with_their_ends(site: Site) -> None:
     )
 
 
-def test_a_dead_letter_of_a_late_event_lists_the_windows_that_missed_it(site: Site) -> None:
+def test_a_dead_letter_of_a_late_event_lists_the_missed_windows(site: Site) -> None:
     """The day and one of two pairs of days are closed. The other pair and the month are still open."""
     late = six_of(dt.date(2025, 4, 1)) + HOUR
     before = site.bench.consumed()

@@ -125,7 +125,7 @@ def fused(url: str, fuse: Fuse) -> psycopg.Connection[Any]:
 
 
 def make_batches() -> list[list[RawRecord]]:
-    """Return batches of two partitions. One batch has late events, an event between two sessions, and no JSON."""
+    """Return batches of two partitions. The third has late events, a link of two sessions and an invalid record."""
     offsets = [0, 0]
 
     def record(p: int, body: bytes) -> RawRecord:
