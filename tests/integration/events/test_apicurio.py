@@ -1,4 +1,7 @@
-"""Apicurio's registry from Maven Central (142 MB, once): its `ccompat` interface serves like Confluent's."""
+"""Tests of schemas from Apicurio's registry, which offers the interface of Confluent's registry as `ccompat`.
+
+The tests run a real Apicurio, which is downloaded from Maven Central once (142 MB).
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ ORDER = {"type": "record", "name": "Order", "fields": [{"name": "id", "type": "l
 
 
 def installed() -> Path:
-    """Its folder, downloaded if necessary."""
+    """Return the folder of Apicurio. Download Apicurio if the folder does not exist."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidemill"
     folder = cache / f"apicurio-{VERSION}"
     with locked(cache / f"apicurio-{VERSION}.lock", wait_seconds=600):
@@ -60,24 +63,24 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     options = ["-Xmx400m", "-Dquarkus.http.host=127.0.0.1", f"-Dquarkus.http.port={port}"]
     with (tmp_path_factory.mktemp("apicurio") / "apicurio.log").open("wb") as log:
         process = subprocess.Popen([find_java(os.environ), *options, "-jar", str(jar)], stdout=log, stderr=log)
-    found = f"http://127.0.0.1:{port}/apis/ccompat/v7"
+    address = f"http://127.0.0.1:{port}/apis/ccompat/v7"
 
     def answers() -> bool:
         try:
-            with SchemaRegistryClient({"url": found, "max.retries": 0}) as client:
+            with SchemaRegistryClient({"url": address, "max.retries": 0}) as client:
                 return client.get_subjects() == []
-        except Exception:  # of HTTP, as long as it starts
+        except Exception:  # Apicurio still starts, and its HTTP server refuses connections.
             return False
 
     try:
         eventually(answers, seconds=240, what="Apicurio answers")
-        yield found
+        yield address
     finally:
         process.terminate()
         process.wait(30)
 
 
-def test_its_schemas_are_read_and_unknown_ones_told(url: str) -> None:
+def test_schemas_are_read_and_an_unknown_schema_raises_an_error(url: str) -> None:
     with SchemaRegistryClient({"url": url}) as client, closing(Registry(RegistrySpec(url=url))) as registry:
         serialize = AvroSerializer(client, json.dumps(ORDER))
         raw = serialize({"id": 1}, SerializationContext("orders", MessageField.VALUE))
@@ -91,16 +94,19 @@ def test_its_schemas_are_read_and_unknown_ones_told(url: str) -> None:
         wrong.schema(4_711)
 
 
-def test_descriptors_are_given_where_descriptors_were_registered(url: str) -> None:
-    """It keeps schemas of Protobuf as they came: as descriptors from Python's serializer, as texts from others."""
+def test_protobuf_schemas_are_read_only_if_registered_as_descriptors(url: str) -> None:
+    """Apicurio returns a Protobuf schema in the form in which it was registered.
+
+    Python's serializer registers descriptors, and other serializers register texts.
+    """
     file = FileDescriptorProto(name="order.proto", syntax="proto3")
     file.message_type.add(name="Order").field.add(name="id", number=1, type=3, label=1)
     serialized = base64.b64encode(file.SerializeToString()).decode()
-    asked = closing(Registry(RegistrySpec(url=url), form="serialized"))
-    with SchemaRegistryClient({"url": url}) as client, asked as registry:
+    opened = closing(Registry(RegistrySpec(url=url), form="serialized"))
+    with SchemaRegistryClient({"url": url}) as client, opened as registry:
         number = client.register_schema("descriptors", Schema(serialized, "PROTOBUF"))
-        found = ProtobufSchema(registry.schema(number)).message((0,))
-        assert found(id=7).SerializeToString() == b"\x08\x07"
+        order = ProtobufSchema(registry.schema(number)).message((0,))
+        assert order(id=7).SerializeToString() == b"\x08\x07"
         number = client.register_schema("texts", Schema('syntax = "proto3"; message A { int64 b = 1; }', "PROTOBUF"))
         with pytest.raises(ValueError, match="the text of the"):
             ProtobufSchema(registry.schema(number))

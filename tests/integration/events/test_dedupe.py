@@ -1,4 +1,7 @@
-"""`source.dedupe` on real servers: copies of events count once, across batches, partitions, processes and a replay."""
+"""Tests of `source.dedupe`: an event with several copies counts once, across batches, partitions and processes.
+
+Most tests play the processor's loop on a real Postgres. One test kills real processors on a real Kafka.
+"""
 
 from __future__ import annotations
 
@@ -13,115 +16,29 @@ import psycopg
 import pytest
 
 from bench import MakeBench
-from kafka_records import RawRecord
 from pipelines.pipeline_schema import connect_admin
-from played.processor import PlayedProcessor, begin_replay, make_replay_tables
+from played.dedupe import BASE, CONFIG, HOUR, NOW, PARTITIONS, SPEC, Event, Process, event, logged, totals
 from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.tables.inputs import dedupe
-from tidemill_processor import replay
 from tidemill_processor.database import Database
-from tidemill_processor.keeper.forgetting import Forgetter
-from tidemill_processor.transaction import Committed, Superseded
 from waiting import eventually
 
 pytestmark = pytest.mark.integration
 
-BASE = 1_700_000_000_000 // 3_600_000 * 3_600_000
-NOW = BASE + 86_400_000
-HOUR = 3_600_000
-PARTITIONS = 3
-SPEC = PipelineSpec.model_validate(
-    {
-        "source": {
-            "topic": {"partitions": PARTITIONS},
-            "fields": [
-                {"name": "id", "type": "string"},
-                {"name": "ts", "type": "timestamp", "required": True},
-                {"name": "v", "type": "integer"},
-            ],
-            "eventTime": {"field": "ts", "idleTimeout": "10m", "maxDisorder": "1m"},
-            "dedupe": {"field": "id", "window": "1h"},
-        },
-        "transform": {"filter": "v <> 13"},
-        "aggregations": [
-            {
-                "name": "hourly",
-                "window": {"type": "tumbling", "size": "1h"},
-                "metrics": [{"name": "n", "function": "count"}, {"name": "total", "function": "sum", "field": "v"}],
-            },
-            {
-                "name": "daily",
-                "window": {"type": "tumbling", "size": "1d"},
-                "metrics": [{"name": "n", "function": "count"}, {"name": "total", "function": "sum", "field": "v"}],
-            },
-        ],
-        "events": {"store": True},
-        "processor": {"flushInterval": "50ms"},
-        "auth": {"required": False},
-    }
-)
-CONFIG = PipelineConfig(
-    namespace="tests", name="dedupe", generation=1, spec=SPEC,
-    aggregations=tuple(AggregationRef(name=a.name) for a in SPEC.aggregations),
-)  # fmt: skip
-READER = "replay-x-1"
-
-Event = dict[str, Any]
-Logs = dict[int, list[RawRecord]]
-
-
-def event(id_: str | None, at: int, v: int = 1) -> Event:
-    return {"id": id_, "ts": BASE + at, "v": v}
-
-
-def logged(*partitions: list[Event]) -> Logs:
-    """The events of each partition as records."""
-    return {
-        p: [RawRecord(p, offset, json.dumps(one).encode()) for offset, one in enumerate(events)]
-        for p, events in enumerate([*partitions, *[[]] * (PARTITIONS - len(partitions))])
-    }
-
-
-class Process(PlayedProcessor):
-    """A processor of the pipeline."""
-
-    def __init__(
-        self, connection: psycopg.Connection[Any], reader: str = "live", config: PipelineConfig = CONFIG
-    ) -> None:
-        super().__init__(connection, config, reader)
-
-    def take(self, logs: Logs, sizes: dict[int, int], *, dies: bool = False) -> Committed | None:
-        """Commit the next records of partitions, at most `sizes` of each."""
-        taken = [
-            record
-            for p, position in self.positions.items()
-            for record in logs[p][position.next_offset : position.next_offset + sizes.get(p, 0)]
-        ]
-        return self.step(taken, NOW, dies=dies)
-
-    def forgetter(self) -> Forgetter:
-        """What deletes the pipeline's expired ids."""
-        forgetter = Forgetter.of(self.connection, self.database, CONFIG)
-        assert forgetter is not None
-        return forgetter
-
 
 @pytest.fixture
 def schema(make_schema: Callable[[PipelineConfig], tuple[psycopg.Connection[Any], Database]]) -> Any:
-    """The administrator's connection, and the quoted schema."""
+    """Create the pipeline's tables. Return the administrator's connection and the quoted name of the schema."""
     connection, database = make_schema(CONFIG)
     return connection, database.schema
 
 
-def totals(connection: psycopg.Connection[Any], schema: str, table: str = "daily_v1") -> tuple[int, int]:
-    """The number of events, and their sum."""
-    query = f"SELECT coalesce(sum(_count), 0)::bigint, coalesce(sum(_sum_v), 0)::bigint FROM {schema}.{table}"
-    return tuple(connection.execute(query).fetchone() or ())  # type: ignore[return-value]
+def test_copies_within_the_window_are_left_out(schema: Any) -> None:
+    """The copies are in the same batch, in later batches, in other partitions, and after a restart.
 
-
-def test_what_counts(schema: Any) -> None:
-    """Copies in a batch, in later batches, in other partitions, after a restart; and what is no copy."""
+    Events without an id, filtered events, and events outside of the window are no copies.
+    """
     connection, name = schema
     logs = logged(
         [
@@ -143,10 +60,10 @@ def test_what_counts(schema: Any) -> None:
     process.take(logs, {0: 9})
     process.start()
     process.take(logs, {1: 9})
-    # b at 1h is a copy of b at 0 (the window includes its ends), the filtered c is none.
+    # b at 1 h is a copy of b at 0, because the window includes its ends. The first c is filtered, so the second counts.
     assert totals(connection, name) == (7, 8)
     process.take(logs, {2: 9})
-    # b at 1h and 1 ms is a new event: b at 1h did not count.
+    # b at 1 h and 1 ms is a new event, because the event b at 1 h did not count.
     assert totals(connection, name) == (9, 10)
     assert connection.execute(f"SELECT sum(n) FROM (SELECT _count n FROM {name}.hourly_v1) h").fetchone() == (9,)
     assert connection.execute(f"SELECT count(*) FROM {name}._events").fetchone() == (9,)
@@ -155,8 +72,8 @@ def test_what_counts(schema: Any) -> None:
     assert connection.execute(query).fetchall() == [(0, 7, 0, 1), (1, 6, 1, 4), (2, 4, 0, 2)]
 
 
-def test_a_copy_that_another_processor_counts_meanwhile(servers: Any, schema: Any) -> None:
-    """Both have found the id to be new. The second one waits for the lock, and then leaves its copies out."""
+def test_a_copy_that_another_processor_counts_at_the_same_time_is_left_out(servers: Any, schema: Any) -> None:
+    """Two processors read copies of a new id. The second processor waits for the lock, and then leaves its copy out."""
     connection, name = schema
     logs = logged([event("a", 0), event("b", 0, 5)], [event("a", HOUR // 2), event("c", 0, 7)])
     with connect_admin(servers) as second:
@@ -166,7 +83,9 @@ def test_a_copy_that_another_processor_counts_meanwhile(servers: Any, schema: An
             thread = threading.Thread(target=other.take, args=(logs, {1: 2}))
             thread.start()
             waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-            eventually(lambda: connection.execute(waiting).fetchone() == (1,), what="the other one waits")
+            eventually(
+                lambda: connection.execute(waiting).fetchone() == (1,), what="the other processor waits for the lock"
+            )
             first.take(logs, {0: 2})
         thread.join(30)
     assert totals(connection, name) == (3, 13)
@@ -174,8 +93,8 @@ def test_a_copy_that_another_processor_counts_meanwhile(servers: Any, schema: An
     assert connection.execute(query).fetchall() == [(0, 2, 0), (1, 2, 1), (2, 0, 0)]
 
 
-def test_two_processors_at_once_count_each_id_once(servers: Any, schema: Any) -> None:
-    """The same ids in another order in two partitions, in many small batches: no deadlock, and nothing twice."""
+def test_concurrent_processors_count_each_id_once(servers: Any, schema: Any) -> None:
+    """Each partition has the same ids in another order. Many small batches cause no deadlock."""
     connection, name = schema
     rnd = random.Random(5)
     ids = [f"id-{n}" for n in range(1_500)]
@@ -184,8 +103,8 @@ def test_two_processors_at_once_count_each_id_once(servers: Any, schema: Any) ->
 
     def run(partition: int) -> None:
         try:
-            with connect_admin(servers) as own:
-                process = Process(own)
+            with connect_admin(servers) as own_connection:
+                process = Process(own_connection)
                 while process.take(logs, {partition: 100}) is not None:
                     pass
         except BaseException as error:
@@ -201,8 +120,8 @@ def test_two_processors_at_once_count_each_id_once(servers: Any, schema: Any) ->
     assert connection.execute(f"SELECT sum(duplicates) FROM {name}._offsets").fetchone() == (2 * len(ids),)
 
 
-def test_ids_are_forgotten_once_the_watermark_has_passed(schema: Any) -> None:
-    """A late event is remembered as long as the newest one, because its copy is as late."""
+def test_ids_are_deleted_after_the_watermark_has_passed_their_window(schema: Any) -> None:
+    """The id of a late event is kept as long as the id of the newest event, because a copy is late too."""
     connection, name = schema
     logs = logged(
         [event(None, 5 * HOUR)] * 3 + [event("new", 5 * HOUR), event("old", 0)],
@@ -224,20 +143,20 @@ def test_ids_are_forgotten_once_the_watermark_has_passed(schema: Any) -> None:
     connection.execute(
         f"INSERT INTO {name}._dedupe VALUES ('replay-gone-1', 'id', 'a', 0, {NOW}), ('live', 'other', 'a', 0, {NOW})"
     )
-    assert left_at(7) == 1, "the memory of a replay that is gone goes with it"
+    assert left_at(7) == 1, "the ids of a deleted replay are deleted"
 
 
 @pytest.mark.parametrize(
     ("path", "wanted"),
     [
-        # Element ids: all elements of the first record, and c of the second.
+        # With ids of elements, all elements of the first record count, and c of the second record.
         ("lines[].id", (4, 1 + 2 + 4 + 5)),
-        # Record ids: all elements of the first record, and the fourth of the second: index 3 is new.
+        # With ids of records, all elements of the first record count, and index 3 of the second record.
         ("id", (4, 1 + 2 + 4 + 5)),
     ],
 )
-def test_elements_of_an_array(make_schema: Any, path: str, wanted: tuple[int, int]) -> None:
-    """Elements are compared by their ids, or by the record's id and their index."""
+def test_copies_of_array_elements_are_left_out(make_schema: Any, path: str, wanted: tuple[int, int]) -> None:
+    """Elements are compared by their ids, or by the id of the record and the index of the element."""
     document = SPEC.model_dump(by_alias=True, exclude_unset=True)
     id_, ts, v = document["source"]["fields"]
     document["source"]["fields"] = [id_ | {"path": path}, ts, v | {"path": "lines[].v"}]
@@ -254,18 +173,19 @@ def test_elements_of_an_array(make_schema: Any, path: str, wanted: tuple[int, in
     process.take(logged([first], [second]), {1: 1})
     assert totals(connection, database.schema) == wanted
     process.take(logged([first, first], [second, second]), {0: 1, 1: 1})
-    again = (1, 4) if path == "lines[].id" else (0, 0)  # the element without an id counts again
-    assert totals(connection, database.schema) == (wanted[0] + again[0], wanted[1] + again[1])
+    # An element without an id counts again.
+    repeated = (1, 4) if path == "lines[].id" else (0, 0)
+    assert totals(connection, database.schema) == (wanted[0] + repeated[0], wanted[1] + repeated[1])
 
 
-def test_ids_of_an_idle_partition_that_comes_back_are_remembered(schema: Any) -> None:
-    """The watermark is hours ahead of the partition, in which a buffered upload is sent twice."""
+def test_ids_of_a_partition_that_was_idle_are_kept(schema: Any) -> None:
+    """The watermark is hours ahead of the partition, to which a buffered upload is sent twice."""
     connection, name = schema
     upload = [event("one", 4 * HOUR), event("two", 5 * HOUR)]
     logs = logged([event(None, 0), event(None, 0), event(None, 12 * HOUR)], [event(None, 0)] * 3 + upload + upload)
     process = Process(connection)
     process.take(logs, {0: 3, 1: 3})
-    connection.execute(f"UPDATE {name}._readers SET watermark = %s", (BASE + 11 * HOUR,))  # partition 1 is idle
+    connection.execute(f"UPDATE {name}._readers SET watermark = %s", (BASE + 11 * HOUR,))  # Partition 1 is idle.
     forgetter = process.forgetter()
     process.take(logs, {1: 2})
     forgetter.run(connection)
@@ -273,8 +193,8 @@ def test_ids_of_an_idle_partition_that_comes_back_are_remembered(schema: Any) ->
     assert totals(connection, name) == (8, 8)
 
 
-def test_a_single_event_far_ahead_keeps_only_its_own_id(schema: Any) -> None:
-    """Its time is not accepted as the partition's progress, so the other ids of its batch expire as usual."""
+def test_an_event_far_ahead_does_not_extend_the_life_of_other_ids(schema: Any) -> None:
+    """The time of a single event is not accepted as the progress of its partition."""
     connection, name = schema
     logs = logged([event(f"id-{n}", n) for n in range(9)] + [event("ahead", 24 * HOUR + HOUR // 2)])
     process = Process(connection)
@@ -285,101 +205,8 @@ def test_a_single_event_far_ahead_keeps_only_its_own_id(schema: Any) -> None:
     assert connection.execute(f"SELECT id FROM {name}._dedupe").fetchall() == [("ahead",)]
 
 
-@pytest.fixture
-def replayed(schema: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The tables of a second version, which a replay fills."""
-    monkeypatch.setattr(replay, "ASK_SECONDS", 0.0)
-    connection, name = schema
-    rows = make_replay_tables(connection, name, CONFIG, READER)
-    begin_replay(connection, name, rows, READER)
-    return connection, name
-
-
-def test_copies_are_duplicates_after_the_switch_to_a_replay(replayed: Any) -> None:
-    """The live processors counted before dedupe was added, so only the replay has stored these ids."""
-    connection, name = replayed
-    logs = logged([event(f"id-{n}", n) for n in range(50)] * 2)
-    live, filling = Process(connection), Process(connection, READER)
-    live.take(logs, {0: 50})
-    connection.execute(f"DELETE FROM {name}._dedupe WHERE reader = 'live'")
-    filling.take(logs, {0: 50})
-    assert totals(connection, name, "daily_v2") == (50, 50)
-    # As the operator's _ensure_aggregations and switch do.
-    connection.execute(f"UPDATE {name}._aggregations SET reader = 'live'")
-    connection.execute(f"UPDATE {name}._readers SET switched_at = now() WHERE reader = '{READER}'")
-    connection.execute(f"DELETE FROM {name}._offsets WHERE reader = '{READER}'")
-    after = CONFIG.model_copy(
-        update={"aggregations": tuple(AggregationRef(name=a.name, version=2) for a in SPEC.aggregations)}
-    )
-    switched = PlayedProcessor(connection, after)
-    switched.step(logs[0][50:], NOW)
-    assert totals(connection, name, "daily_v2") == (50, 50)
-
-
-def test_a_replay_that_is_cancelled_and_requested_again_counts_all_events(replayed: Any) -> None:
-    """The same annotation gives the same reader. The ids of the first attempt may still be stored then."""
-    connection, name = replayed
-    logs = logged([event(f"id-{n}", n, 1) for n in range(50)])
-    live, filling = Process(connection), Process(connection, READER)
-    live.take(logs, {0: 50})
-    filling.take(logs, {0: 30})
-    # The operator cancels the replay (end_replays), and the request comes again before the keeper has deleted the ids.
-    for statement in (
-        f"UPDATE {name}._offsets SET feeds = '{{}}'",
-        f"DELETE FROM {name}._aggregations WHERE reader = '{READER}'",
-        f"DROP TABLE {name}.hourly_v2, {name}.daily_v2",
-        f"DELETE FROM {name}._offsets WHERE reader = '{READER}'",
-        f"DELETE FROM {name}._readers WHERE reader = '{READER}'",
-    ):
-        connection.execute(statement)
-    begin_replay(connection, name, make_replay_tables(connection, name, CONFIG, READER), READER)
-    stale, filling = filling, Process(connection, READER)
-    stale.positions = dict(filling.positions)
-    with pytest.raises(Superseded, match="no longer counted"):
-        stale.take(logs, {0: 5})
-    filling.take(logs, {0: 50})
-    assert totals(connection, name, "daily_v2") == (50, 50)
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_a_replay_counts_the_same(replayed: Any, seed: int) -> None:
-    """Live processors and a replay die, meet and hand over in any order. Both versions count each id once."""
-    connection, name = replayed
-    rnd = random.Random(seed)
-    events = [event(f"id-{n}", rnd.randrange(8 * HOUR), rnd.randint(1, 9)) for n in range(80)]
-    sent = [one for one in events for _ in range(rnd.choice([1, 1, 2, 4]))]
-    rnd.shuffle(sent)
-    logs = logged(*(sent[p::PARTITIONS] for p in range(PARTITIONS)))
-    live, filling, other = Process(connection), Process(connection, READER), Process(connection, READER)
-    forgetter = live.forgetter()
-    connection.execute(f"UPDATE {name}._readers SET watermark = %s WHERE reader = 'live'", (BASE,))
-    for _ in range(400):
-        process = rnd.choice([live, filling, filling, other])
-        action = rnd.choice(["step"] * 5 + ["dies", "starts", "meet", "forget"])
-        if action == "meet" and process is not live:
-            process.meet()
-        elif action == "starts":
-            process.start()
-        elif action == "forget":
-            forgetter.run(connection)
-        else:
-            sizes = {p: rnd.randrange(9) for p in range(PARTITIONS)}
-            process.take(logs, sizes, dies=action == "dies")
-    while live.take(logs, dict.fromkeys(logs, 50)) is not None:
-        pass
-    while filling.take(logs, dict.fromkeys(logs, 50)) is not None:
-        pass
-    filling.meet()
-    assert filling.positions == {}, "every partition is handed over"
-    wanted = len(events), sum(one["v"] for one in events)
-    assert totals(connection, name, "daily_v1") == wanted
-    assert totals(connection, name, "daily_v2") == wanted
-    assert totals(connection, name, "hourly_v2") == wanted
-    assert connection.execute(f"SELECT count(*) FROM {name}._events").fetchone() == (len(events),)
-
-
-def test_copies_count_once_across_kills(make_bench: MakeBench) -> None:
-    """Two processors of one topic; each event is in all partitions; one processor is killed."""
+def test_copies_are_left_out_although_a_processor_is_killed(make_bench: MakeBench) -> None:
+    """Two processors read a topic that has each event in all partitions. One processor is killed."""
     bench = make_bench(CONFIG.model_copy(update={"name": "dedupe-kills"}))
     victim = bench.start(0)
     bench.start(1)
@@ -393,7 +220,7 @@ def test_copies_count_once_across_kills(make_bench: MakeBench) -> None:
             bench.produce(values, partition=partition)
 
     send(3_000)
-    bench.eventually(lambda: bench.consumed() >= 1_000, seconds=60, what="some records consumed")
+    bench.eventually(lambda: bench.consumed() >= 1_000, seconds=60, what="1,000 records are consumed")
     send(3_000)
     victim.kill()
     victim.wait()

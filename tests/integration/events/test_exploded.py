@@ -1,4 +1,4 @@
-"""An exploded array on real servers, a processor killed on the way: each element counts once, as an event by itself."""
+"""Tests of exploded arrays on a real Kafka and Postgres: each element of the array counts once, as one event."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ Place = tuple[int, int, int]
 
 
 class Sent:
-    """What was sent, and what should count of it: nothing clever."""
+    """Random orders that were produced, and the windows and dead letters that are expected of them."""
 
     def __init__(self, bench: Bench, seed: int) -> None:
         self._bench, self._rnd = bench, random.Random(seed)
@@ -79,7 +79,7 @@ class Sent:
     def _order(self, number: int) -> dict[str, Any]:
         rnd = self._rnd
         items: list[Any] = [self._item() for _ in range(rnd.choice([0, 1, 2, 5]))]
-        # Few times, so that `first` and `last` are decided by the place in the topic and in the array.
+        # Many orders have equal times. The place in the topic and in the array then decides `first` and `last`.
         order = {"id": number, "ts": BASE + rnd.randrange(3), "items": items, "note": "unread"}
         return {**order, "items": rnd.choice([None, [], "none"])} if rnd.random() < 0.05 else order
 
@@ -94,7 +94,7 @@ class Sent:
         return sum(map(len, self.logs.values()))
 
     def elements(self) -> dict[Place, tuple[dict[str, Any], Any]]:
-        """All elements with their orders, by partition, offset and place."""
+        """Return all elements with their orders, by partition, offset and index in the array."""
         return {
             (p, o, place): (order, item)
             for p, log in self.logs.items()
@@ -104,22 +104,22 @@ class Sent:
         }
 
     def refused(self) -> set[tuple[int, int, int | None]]:
-        """The places of dead letters."""
+        """Return the partitions, offsets and indexes of the expected dead letters. A whole record has no index."""
         bad = {place for place, (_, item) in self.elements().items() if item in (7, {"sku": 5})}
         return bad | {(p, o, None) for p, log in self.logs.items() for o, r in enumerate(log) if r["items"] == "none"}
 
     def counted(self) -> dict[Place, dict[str, Any]]:
-        """The events that pass the filter."""
-        found = {}
+        """Return the valid events that pass the filter."""
+        events = {}
         for place, (order, item) in self.elements().items():
             if place in self.refused():
                 continue
-            held = item or {}
-            price = held.get("price", {}).get("amount")
+            members = item or {}
+            price = members.get("price", {}).get("amount")
             if price != 13:
-                event = {"id": order["id"], "ts": order["ts"], "sku": held.get("sku", "none"), "price": price}
-                found[place] = event
-        return found
+                event = {"id": order["id"], "ts": order["ts"], "sku": members.get("sku", "none"), "price": price}
+                events[place] = event
+        return events
 
     def windows(self) -> dict[str, list[Any]]:
         groups = defaultdict(list)
@@ -130,12 +130,12 @@ class Sent:
     def _metrics(self, events: list[Any]) -> list[Any]:
         prices = [event["price"] for _, event in events if event["price"] is not None]
         ids = len({event["id"] for _, event in events})
-        ends = [sum(prices), prices[0], prices[-1]] if prices else [None, None, None]
-        return [len(events), ids, *ends]
+        of_price = [sum(prices), prices[0], prices[-1]] if prices else [None, None, None]
+        return [len(events), ids, *of_price]
 
 
 def get(port: int, path: str) -> dict[str, Any]:
-    """The answer of the API about this pipeline, once it serves."""
+    """Return the answer of the API about this pipeline. Repeat the request until the API answers."""
 
     def answered() -> dict[str, Any] | None:
         try:
@@ -148,28 +148,28 @@ def get(port: int, path: str) -> dict[str, Any]:
 
 
 def published(bench: Bench, number: int) -> set[tuple[int, int, int | None]]:
-    """The places of dead letters in their topic, of which each has an id of its own."""
-    found: dict[str, tuple[int, int, int | None]] = {}
+    """Return the places of the dead letters that were published to Kafka. Each dead letter has a unique id."""
+    places: dict[str, tuple[int, int, int | None]] = {}
     with bench.reading("dead-letters") as consumer:
 
         def read() -> bool:
             for message in consumer.consume(500, 1.0):
-                told = {name: value.decode() for name, value in message.headers()}
-                element = int(told["element"]) if "element" in told else None
-                found[told["id"]] = int(told["partition"]), int(told["offset"]), element
-            return len(found) >= number
+                headers = {name: value.decode() for name, value in message.headers()}
+                element = int(headers["element"]) if "element" in headers else None
+                places[headers["id"]] = int(headers["partition"]), int(headers["offset"]), element
+            return len(places) >= number
 
-        Bench.eventually(read, seconds=60, what=f"{number} dead letters published")
-    assert len(set(found.values())) == len(found)
-    return set(found.values())
+        Bench.eventually(read, seconds=60, what=f"{number} dead letters are published")
+    assert len(set(places.values())) == len(places)
+    return set(places.values())
 
 
-def test_elements_count_once_across_a_kill(make_bench: MakeBench) -> None:
+def test_elements_count_once_although_a_processor_is_killed(make_bench: MakeBench) -> None:
     bench = make_bench(CONFIG)
     sent = Sent(bench, seed=3)
     victim = bench.start(0)
     sent.produce(60)
-    bench.eventually(lambda: bench.consumed() >= 20, seconds=60, what="some records consumed")
+    bench.eventually(lambda: bench.consumed() >= 20, seconds=60, what="20 records are consumed")
     sent.produce(60)
     victim.kill()
     victim.wait()
@@ -178,21 +178,21 @@ def test_elements_count_once_across_a_kill(make_bench: MakeBench) -> None:
     bench.start(2, module="tidemill_api")
     bench.await_consumed(sent.number, seconds=90)
 
-    # Windows.
+    # The API answers the expected windows.
     api = bench.ports[-1]
     rows = get(api, f"aggregates/by_sku?from={BASE}&to={BASE + 60_000}")["data"]
-    found = {row["sku"]: [row[name] for name in ("n", "orders", "sum", "first", "last")] for row in rows}
-    assert found == sent.windows()
+    metrics = {row["sku"]: [row[name] for name in ("n", "orders", "sum", "first", "last")] for row in rows}
+    assert metrics == sent.windows()
 
-    # Stored events, each a row of its own.
+    # Each element is stored as one event.
     counted = sent.counted()
-    kept = get(api, "events?order=partition,offset,element&limit=1000")["data"]
-    assert {(row["partition"], row["offset"], row["element"]): row["data"] for row in kept} == counted
-    assert len(kept) == len(counted)
+    stored = get(api, "events?order=partition,offset,element&limit=1000")["data"]
+    assert {(row["partition"], row["offset"], row["element"]): row["data"] for row in stored} == counted
+    assert len(stored) == len(counted)
     third = get(api, "events?element=2&sku=a&limit=1000")["data"]
     assert len(third) == sum(place[2] == 2 and event["sku"] == "a" for place, event in counted.items())
 
-    # Dead letters of elements, and of records.
+    # Each invalid element and each invalid record is a dead letter.
     refused = sent.refused()
     letters = get(api, "dead-letters?order=partition,offset,element&limit=1000")["data"]
     assert {(row["partition"], row["offset"], row["element"]) for row in letters} == refused
@@ -200,7 +200,7 @@ def test_elements_count_once_across_a_kill(make_bench: MakeBench) -> None:
     assert {row["value"] for row in letters if row["element"] is not None} <= {'{"sku": 5}', "7"}
     assert published(bench, len(refused)) == refused
 
-    # Anomalies of single elements.
+    # A detector judges single elements.
     odd = bench.query('SELECT partition, "offset", element, value FROM {s}._anomalies')
     assert odd
     assert len({row[:3] for row in odd}) == len(odd)
@@ -210,8 +210,8 @@ def test_elements_count_once_across_a_kill(make_bench: MakeBench) -> None:
     assert totals == [(sent.number, valid - len(counted), len(refused))]
 
 
-def test_huge_arrays_stop_nothing(make_bench: MakeBench) -> None:
-    """A record with half a million elements is one dead letter; those at the bound count, more than a batch at once."""
+def test_huge_arrays_do_not_stop_the_processor(make_bench: MakeBench) -> None:
+    """A record with 10,000 elements, the limit, is counted. A record with 500,000 elements becomes one dead letter."""
     bench = make_bench(CONFIG.model_copy(update={"name": "exploded-huge"}))
     tiny = b'{"id": %d, "ts": %d, "items": [%b]}'
     whole = [tiny % (n, BASE, b",".join([b"{}"] * 10_000)) for n in range(6)]

@@ -1,4 +1,7 @@
-"""Records of other formats than plain JSON on real servers: counted exactly or dead letters, and waited for."""
+"""Tests of source formats other than plain JSON, on real servers: records are counted exactly or become dead letters.
+
+Formats with schemas use a real schema registry, which one test stops.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +35,11 @@ LOGIN = ("reader", "a pass:word")
 
 @pytest.fixture
 def registry() -> Iterator[SchemaRegistry]:
-    with running_registry() as found:
-        yield found
+    with running_registry() as registry:
+        yield registry
 
 
-def config(name: str, written: Any, *further: dict[str, Any]) -> PipelineConfig:
+def config(name: str, source_format: Any, *further: dict[str, Any]) -> PipelineConfig:
     fields = [{"name": "ts", "type": "timestamp"}, {"name": "k", "type": "string"}, {"name": "v", "type": "number"}]
     metrics = [{"name": "n", "function": "count"}, {"name": "total", "function": "sum", "field": "v"}]
     by_k = {"name": "by_k", "groupBy": ["k"], "window": {"type": "tumbling", "size": "1m"}, "metrics": metrics}
@@ -44,7 +47,7 @@ def config(name: str, written: Any, *further: dict[str, Any]) -> PipelineConfig:
         {
             "source": {
                 "topic": {"partitions": 2},
-                "format": written,
+                "format": source_format,
                 "fields": [*fields, *further],
                 "eventTime": {"field": "ts", "idleTimeout": "10m"},
             },
@@ -67,12 +70,12 @@ def reasons(bench: Bench) -> Counter[str]:
 
 
 class AvroWriters:
-    """Versions of an Avro schema, with the official serializer."""
+    """Returns functions that serialize records with Confluent's serializer of Avro."""
 
     kinds: ClassVar = {"ts": "long", "k": "string", "v": ["null", "double"]}
 
     def __call__(self, registry: SchemaRegistry, topic: str, **further: Any) -> Writer:
-        """The writer of the usual members after some others."""
+        """Return a writer of records with the members `further`, and then `ts`, `k` and `v`."""
         fields = [{"name": name, "type": kind} for name, kind in {**further, **self.kinds}.items()]
         client = SchemaRegistryClient({"url": registry.url, "basic.auth.user.info": ":".join(LOGIN)})
         serialize = AvroSerializer(client, json.dumps({"type": "record", "name": "Order", "fields": fields}))
@@ -80,13 +83,13 @@ class AvroWriters:
 
 
 class ProtobufWriters:
-    """Versions of a message of Protobuf, with the official serializer."""
+    """Returns functions that serialize records with Confluent's serializer of Protobuf."""
 
     kinds: ClassVar = {"ts": 3, "k": 9, "v": 1}
     further: ClassVar = {"string": 9, "long": 3}
 
     def __call__(self, registry: SchemaRegistry, topic: str, **further: Any) -> Writer:
-        """The writer of the usual members after some others."""
+        """Return a writer of records with the members `further`, and then `ts`, `k` and `v`."""
         file = FileDescriptorProto(name="order.proto", syntax="proto3")
         order = file.message_type.add(name="Order")
         for number, (name, kind) in enumerate({**further, **self.kinds}.items(), 1):
@@ -104,15 +107,15 @@ WRITERS = {"avro": AvroWriters(), "protobuf": ProtobufWriters()}
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_records_with_schemas_are_counted_exactly_and_wait_for_their_registry(
+def test_records_with_schemas_are_counted_exactly_and_wait_for_the_registry(
     make_bench: MakeBench, registry: SchemaRegistry, tmp_path: Any, kind: str
 ) -> None:
-    """A partition whose next record has a new schema waits while the registry is away; the other one goes on."""
+    """While the registry is down, a partition waits before a record with a new schema. The other partition is read."""
     registry.login = LOGIN
     for name, text in zip(("username", "password"), LOGIN, strict=True):
         (tmp_path / name).write_text(text)
-    written = {"type": kind, "registry": {"url": registry.url, "secretRef": {"name": "registry"}}}
-    bench = make_bench(config(kind, written), TIDEMILL_REGISTRY_DIR=str(tmp_path))
+    source_format = {"type": kind, "registry": {"url": registry.url, "secretRef": {"name": "registry"}}}
+    bench = make_bench(config(kind, source_format), TIDEMILL_REGISTRY_DIR=str(tmp_path))
     topic = bench.config.events_topic
     write = WRITERS[kind](registry, topic)
     evolved = WRITERS[kind](registry, topic, shop="string")
@@ -130,7 +133,7 @@ def test_records_with_schemas_are_counted_exactly_and_wait_for_their_registry(
     registry.stop()
     bench.produce([first[0], *waiting, first[0]], partition=0)
     bench.produce([first[1]] * 100, partition=1)
-    bench.eventually(lambda: bench.consumed() == 3_104, what="what can be read is counted")
+    bench.eventually(lambda: bench.consumed() == 3_104, what="all readable records are counted")
     health = bench.health()
     assert health["status"] == "degraded"
     assert health["dependencies"]["registry"]["status"] == "down"
@@ -141,7 +144,7 @@ def test_records_with_schemas_are_counted_exactly_and_wait_for_their_registry(
     assert counts(bench)["later"] == (50, 50.0)
     assert counts(bench)["k1"] == (1_100, expected["k1"][1] + 100.0)
     assert reasons(bench) == Counter(unreadable=1, unknown_schema=1)
-    bench.eventually(lambda: bench.health()["status"] == "healthy", what="health is well again")
+    bench.eventually(lambda: bench.health()["status"] == "healthy", what="the processor is healthy again")
     assert process.poll() is None
     logs = "".join(path.read_text() for path in bench.folder.glob("*.log"))
     assert "wait for the schema registry" in logs
@@ -150,27 +153,28 @@ def test_records_with_schemas_are_counted_exactly_and_wait_for_their_registry(
 
 @dataclass(frozen=True)
 class Texts:
-    """Records of a format whose reader asks no registry.
+    """Records of a format that is read without a registry.
 
     Attributes:
-        written: the format in the spec.
-        valid, evolved: templates of records, of time, key and value; a later version of the writer has further members.
-        broken: records that are dead letters, each with its reason.
+        source_format: the format in the spec.
+        valid: a template of a record, for a time, a key and a value.
+        evolved: a template of a record with further members, as a later version of the writer would write it.
+        broken: records that become dead letters, with the reason of each.
     """
 
-    written: Any
+    source_format: Any
     valid: bytes
     evolved: bytes
     broken: dict[bytes, str]
 
 
-AWAY = {"url": "http://127.0.0.1:9"}
+UNREACHABLE = {"url": "http://127.0.0.1:9"}
 ROW = b'"ts": %d, "k": "k%d", "v": %d'
 TEXTS = {
-    # A line of CSV does not say what its cells are, so one with a further cell cannot be read.
+    # A line of CSV does not name its cells. A line with a further cell cannot be read.
     "csv": Texts("csv", b"%d,k%d,%d\n", b'%d,"k%d",%d', {b"1;2": "unreadable", b"1,k0,2,new": "unreadable"}),
     "jsonSchema": Texts(
-        {"type": "jsonSchema", "registry": AWAY},
+        {"type": "jsonSchema", "registry": UNREACHABLE},
         b"\0\0\0\0\7{%b}" % ROW,
         b'\0\0\0\0\x08{"more": [1], %b}' % ROW,
         {b'{"ts": 1}': "unreadable", b'\0\0\0\0\7{"ts": 1': "not_json"},
@@ -192,9 +196,9 @@ TEXTS = {
 
 @pytest.mark.parametrize("kind", TEXTS)
 def test_records_without_a_schema_are_counted_exactly(make_bench: MakeBench, kind: str) -> None:
-    """Valid and evolved ones are counted, broken ones are dead letters; that no registry answers stops nothing."""
+    """Valid and evolved records are counted, and broken records become dead letters. No registry is running."""
     texts = TEXTS[kind]
-    bench = make_bench(config(kind.lower(), texts.written))
+    bench = make_bench(config(kind.lower(), texts.source_format))
     sent = [(texts.evolved if i % 7 == 0 else texts.valid) % (BASE + i, i % 2, i) for i in range(1_000)]
     sent[100:100] = texts.broken
     bench.produce(sent)
@@ -204,10 +208,10 @@ def test_records_without_a_schema_are_counted_exactly(make_bench: MakeBench, kin
     assert reasons(bench) == Counter(texts.broken.values())
 
 
-def test_changes_of_a_table_are_counted_and_its_deletes_left_out(make_bench: MakeBench) -> None:
-    written = {"envelope": "debezium", "deletes": "ignore"}
+def test_inserts_and_updates_of_a_table_are_counted_and_deletes_are_ignored(make_bench: MakeBench) -> None:
+    source_format = {"envelope": "debezium", "deletes": "ignore"}
     op = {"name": "op", "type": "string", "from": "envelope"}
-    bench = make_bench(config("changes", written, op))
+    bench = make_bench(config("changes", source_format, op))
     producer = Producer({"bootstrap.servers": bench.servers.kafka})
 
     def change(op: str, before: Any, after: Any) -> bytes:

@@ -1,4 +1,7 @@
-"""Lookups on real servers: exact counts per looked-up group, while the data change, a server hangs, a process dies."""
+"""Tests of lookups on a real Kafka and Postgres: counts for each looked-up group are exact.
+
+Meanwhile the reference data change, Postgres hangs, or a processor is killed.
+"""
 
 from __future__ import annotations
 
@@ -53,10 +56,10 @@ LOOKUPS: list[dict[str, Any]] = [
 
 
 def config(name: str, lookups: list[dict[str, Any]], groups: list[str]) -> PipelineConfig:
-    """A pipeline that counts by fields of its lookups."""
+    """Return a pipeline whose aggregation groups events by fields of its lookups."""
     metrics = [{"name": "n", "function": "count"}]
-    known = {field["name"] for lookup in lookups for field in lookup["fields"]}
-    if "price" in known:
+    looked_up = {field["name"] for lookup in lookups for field in lookup["fields"]}
+    if "price" in looked_up:
         metrics += [
             {"name": "paid", "function": "sum", "field": "price"},
             {"name": "old", "function": "count", "where": "listed < '2025-01-01T00:00:00Z'"},
@@ -85,7 +88,15 @@ def config(name: str, lookups: list[dict[str, Any]], groups: list[str]) -> Pipel
 
 @dataclass
 class World:
-    """The reference data, in the servers and as the test knows it."""
+    """The reference data in Kafka, Postgres and a file, and the counts that the test expects.
+
+    Attributes:
+        customers: the rows of the topic, by key.
+        products: the category and the time of listing, by SKU.
+        plans: the name and the price, by code.
+        expected: the expected count, paid cents and number of old products, by group.
+        sent: the number of events sent.
+    """
 
     bench: Bench
     folder: Path
@@ -96,8 +107,8 @@ class World:
     expected: dict[Group, Counts] = field(default_factory=dict)
     sent: int = 0
 
-    def tell(self, changes: Mapping[str, dict[str, Any] | None]) -> None:
-        """Write customers to the topic; None deletes one."""
+    def write_customers(self, changes: Mapping[str, dict[str, Any] | None]) -> None:
+        """Write customers to the topic. The value None deletes a customer."""
         producer = Producer({"bootstrap.servers": self.bench.servers.kafka, "partitioner": "murmur2_random"})
         for key, row in changes.items():
             producer.produce(TOPIC, None if row is None else json.dumps(row).encode(), key=key)
@@ -106,8 +117,8 @@ class World:
                 self.customers[key] = row
         assert producer.flush(30) == 0
 
-    def put(self, sku: int, category: str | None, listed: str) -> None:
-        """Set a product."""
+    def write_product(self, sku: int, category: str | None, listed: str) -> None:
+        """Insert or update a product in Postgres."""
         self.connection.execute(
             "INSERT INTO lookups_shop.products VALUES (%s, %s, %s) ON CONFLICT (sku) DO UPDATE"
             " SET category = excluded.category, listed = excluded.listed",
@@ -115,15 +126,15 @@ class World:
         )
         self.products[sku] = category, listed
 
-    def write(self, plans: Mapping[str, tuple[str, str]]) -> None:
-        """Write the file of plans, as a mounted ConfigMap changes: at once."""
+    def write_plans(self, plans: Mapping[str, tuple[str, str]]) -> None:
+        """Replace the file of plans atomically, as Kubernetes does with a mounted ConfigMap."""
         self.plans = dict(plans)
         lines = ["code,plan_name,price", *(f"{code},{name},{price}" for code, (name, price) in plans.items())]
         (self.folder / "new").write_text("\n".join(lines) + "\n")
         (self.folder / "new").rename(self.folder / "plans.csv")
 
     def send(self, number: int) -> None:
-        """Send events, which are counted with the present data."""
+        """Send events, and add the counts that the current reference data give to `expected`."""
         events = [(f"c{i % 7}", None if i % 11 == 0 else i % 5) for i in range(number)]
         self.bench.produce(
             [json.dumps({"ts": BASE + i, "customer": c, "sku": s}).encode() for i, (c, s) in enumerate(events)]
@@ -138,12 +149,12 @@ class World:
             self.expected[group] = n + 1, paid + int(Decimal(price) * 100), old + (listed < "2025")
 
     def await_exact(self) -> None:
-        """Wait until all events are counted, and compare."""
+        """Wait until all events are counted, and compare the counts with the expected counts."""
         self.bench.await_consumed(self.sent)
         assert self.counted() == self.expected
 
     def counted(self) -> dict[Group, Counts]:
-        """The counts in Postgres."""
+        """Return the counts in Postgres by group."""
         plan = layout(self.bench.config.spec.aggregations[0], field_types(self.bench.config.spec, {}))
         columns = [f'coalesce("{partial.column}", 0)' for partial in plan.partials]
         rows = self.bench.query(f"SELECT {', '.join([*GROUPS, *columns])} FROM {{s}}.by_v1")
@@ -152,7 +163,7 @@ class World:
 
 @contextmanager
 def products(servers: Any) -> Iterator[psycopg.Connection[Any]]:
-    """A table of products in the session's Postgres."""
+    """Create an empty table of products in the session's Postgres, and drop the table at the end."""
     with connect_admin(servers) as connection:
         connection.autocommit = True
         connection.execute("DROP SCHEMA IF EXISTS lookups_shop CASCADE")
@@ -164,34 +175,38 @@ def products(servers: Any) -> Iterator[psycopg.Connection[Any]]:
         connection.execute("DROP SCHEMA lookups_shop CASCADE")
 
 
-def holds(bench: Bench, **rows: int) -> bool:
-    """Whether lookups have these numbers of rows."""
+def has_rows(bench: Bench, **rows: int) -> bool:
+    """Return whether the processor holds these numbers of rows, by lookup."""
     metrics = bench.metrics()
     return all(f'tidemill_lookup_rows{{lookup="{name}"}} {number}.0' in metrics for name, number in rows.items())
 
 
-def test_groups_are_exact_while_the_data_change_and_a_processor_dies(make_bench: MakeBench, tmp_path: Path) -> None:
-    """Events are counted with the rows of their time; nothing is counted before all rows were read once."""
+def test_groups_are_exact_while_lookups_change_and_a_processor_is_killed(make_bench: MakeBench, tmp_path: Path) -> None:
+    """An event is joined to the rows that are current when the event is counted.
+
+    No event is counted before each lookup has been read once.
+    """
     dirs = {name: tmp_path / name for name in ("products", "plans")}
     for path in dirs.values():
         path.mkdir()
-    told = json.dumps({name: str(path) for name, path in dirs.items()})
-    bench = make_bench(config("lookups", LOOKUPS, GROUPS), TIDEMILL_LOOKUP_DIRS=told)
+    lookup_dirs = json.dumps({name: str(path) for name, path in dirs.items()})
+    bench = make_bench(config("lookups", LOOKUPS, GROUPS), TIDEMILL_LOOKUP_DIRS=lookup_dirs)
     kafka = AdminClient({"bootstrap.servers": bench.servers.kafka})
     delete_topics(kafka, [TOPIC])
-    (made,) = kafka.create_topics([NewTopic(TOPIC, 3, 1, config={"cleanup.policy": "compact"})]).values()
-    made.result(30)
+    (creation,) = kafka.create_topics([NewTopic(TOPIC, 3, 1, config={"cleanup.policy": "compact"})]).values()
+    creation.result(30)
     with products(bench.servers) as connection:
         world = World(bench, dirs["plans"], connection)
-        world.tell({f"c{i}": {"segment": "ab"[i % 2], "contract": {"plan": f"p{i % 3}"}} for i in range(5)})
+        world.write_customers({f"c{i}": {"segment": "ab"[i % 2], "contract": {"plan": f"p{i % 3}"}} for i in range(5)})
         for sku in range(4):
-            world.put(sku, f"k{sku % 2}" if sku else None, f"202{sku + 3}-06-01T00:00:00Z")
+            world.write_product(sku, f"k{sku % 2}" if sku else None, f"202{sku + 3}-06-01T00:00:00Z")
         plans = {"p0": ("free", "0"), "p1": ("pro", "9.99")}
         world.plans = plans
         world.send(1_000)
         bench.start()
         health = bench.eventually(
-            lambda: found if len((found := bench.health()).get("dependencies", {})) > 5 else None, what="health"
+            lambda: answer if len((answer := bench.health()).get("dependencies", {})) > 5 else None,
+            what="health lists all dependencies",
         )
         assert health["status"] == "unhealthy"
         products_row = health["dependencies"]["lookup products"]
@@ -201,34 +216,37 @@ def test_groups_are_exact_while_the_data_change_and_a_processor_dies(make_bench:
         at = bench.servers.postgres
         (dirs["products"] / "uri").write_text(f"postgresql://{at.user}:{at.password}@{at.host}:{at.port}/{at.database}")
         bench.eventually(
-            lambda: bench.health()["dependencies"]["lookup products"]["status"] == "up", what="products are read"
+            lambda: bench.health()["dependencies"]["lookup products"]["status"] == "up",
+            what="the lookup of products is read",
         )
         assert bench.consumed() == 0
-        world.write(plans)
+        world.write_plans(plans)
         world.await_exact()
-        bench.eventually(lambda: bench.health()["status"] == "healthy", what="health is well")
+        bench.eventually(lambda: bench.health()["status"] == "healthy", what="the processor is healthy")
 
-        world.tell({"c0": {"segment": "z", "contract": None}, "c1": None, "c6": {"segment": "b"}, "c5": {"segment": 5}})
+        world.write_customers(
+            {"c0": {"segment": "z", "contract": None}, "c1": None, "c6": {"segment": "b"}, "c5": {"segment": 5}}
+        )
         world.customers.pop("c5")
-        world.put(1, "new", "2020-01-01T00:00:00Z")
-        world.put(4, "more", "2020-01-01T00:00:00Z")
-        world.write({"p2": ("max", "19.95"), "p0": ("basic", "1.50"), "p9": ("none", "0")})
+        world.write_product(1, "new", "2020-01-01T00:00:00Z")
+        world.write_product(4, "more", "2020-01-01T00:00:00Z")
+        world.write_plans({"p2": ("max", "19.95"), "p0": ("basic", "1.50"), "p9": ("none", "0")})
         bench.eventually(
             lambda: (
-                holds(bench, products=5, plans=3)
+                has_rows(bench, products=5, plans=3)
                 and bench.health()["dependencies"]["lookup customers"]["status"] == "down"
             ),
-            what="the changes arrive",
+            what="the changed lookups are read",
         )
         assert "segment: expected string, got number 5" in bench.health()["dependencies"]["lookup customers"]["detail"]
-        world.tell({"c5": {"segment": "a"}})
-        bench.eventually(lambda: bench.health()["status"] == "healthy", what="the record is replaced")
+        world.write_customers({"c5": {"segment": "a"}})
+        bench.eventually(lambda: bench.health()["status"] == "healthy", what="the mistyped record is replaced")
         world.send(1_000)
         world.await_exact()
 
         world.send(40_000)
         process = bench.processes[-1]
-        bench.eventually(lambda: bench.consumed() > 2_000, what="some are counted", pause_seconds=0.01)
+        bench.eventually(lambda: bench.consumed() > 2_000, what="2,000 events are counted", pause_seconds=0.01)
         process.kill()
         process.wait()
         bench.start()
@@ -236,8 +254,11 @@ def test_groups_are_exact_while_the_data_change_and_a_processor_dies(make_bench:
         assert bench.query("SELECT count(*) FROM {s}._dead_letters") == [(0,)]
 
 
-def test_a_lookup_that_was_never_read_is_named_for_the_operator(make_bench: MakeBench, tmp_path: Path) -> None:
-    """The messages are those of Postgres and Kafka, about the user's table and topic. Nothing is counted meanwhile."""
+def test_the_operator_learns_why_a_lookup_was_never_read(make_bench: MakeBench, tmp_path: Path) -> None:
+    """The reasons name the user's table, topic or file, with the error of Postgres or Kafka.
+
+    No event is counted until all lookups have been read.
+    """
     sources: dict[str, dict[str, Any]] = {
         "by_table": {"table": "lookups_shop.absent", "key": "sku", "secretRef": {"name": "shop"}},
         "by_query": {
@@ -259,26 +280,26 @@ def test_a_lookup_that_was_never_read_is_named_for_the_operator(make_bench: Make
     for name, value in login.items():
         (tmp_path / name).write_text(f"{value}\n")
 
-    def told() -> dict[str, str]:
-        found = read_standings(at, [bench.config.schema_name])[bench.config.schema_name]
-        return dict(found.unread) if isinstance(found, Standing) else {}
+    def unread() -> dict[str, str]:
+        standing = read_standings(at, [bench.config.schema_name])[bench.config.schema_name]
+        return dict(standing.unread) if isinstance(standing, Standing) else {}
 
     with products(bench.servers) as connection:
         bench.produce([json.dumps({"ts": BASE, "sku": 1}).encode()] * 10)
         bench.start()
-        bench.eventually(lambda: len(told()) == len(sources), what=lambda: f"all are told: {told()}")
-        found = told()
+        bench.eventually(lambda: len(unread()) == len(sources), what=lambda: f"all lookups are unread: {unread()}")
+        reasons = unread()
         where = f"Postgres 127.0.0.1:{at.port}/{at.database}"
-        assert found["by_table"].startswith(
+        assert reasons["by_table"].startswith(
             f'{where}, table lookups_shop.absent: relation "lookups_shop.absent" does not exist; create it, or correct'
             " from.table"
         )
-        assert found["by_query"].startswith(
+        assert reasons["by_query"].startswith(
             f"{where}, query SELECT sku, nothing AS category FROM lookups_shop.products: column"
         )
-        assert "row_to_json" not in f"{found}"
-        assert "there is no topic default.absent; create it, or correct from.topic" in found["by_topic"]
-        assert "file plans.csv of the ConfigMap plans" in found["by_file"]
+        assert "row_to_json" not in f"{reasons}"
+        assert "there is no topic default.absent; create it, or correct from.topic" in reasons["by_topic"]
+        assert "file plans.csv of the ConfigMap plans" in reasons["by_file"]
         assert bench.consumed() == 0
         connection.execute("CREATE TABLE lookups_shop.absent (sku bigint, category text)")
         connection.execute("ALTER TABLE lookups_shop.products ADD nothing text")
@@ -286,9 +307,9 @@ def test_a_lookup_that_was_never_read_is_named_for_the_operator(make_bench: Make
         kafka = AdminClient({"bootstrap.servers": bench.servers.kafka})
         kafka.create_topics([NewTopic("default.absent", 2, 1)])["default.absent"].result(20)
         bench.await_consumed(10)
-        bench.eventually(lambda: told() == {}, what=lambda: f"nothing is told: {told()}")
+        bench.eventually(lambda: unread() == {}, what=lambda: f"all lookups are read: {unread()}")
 
-        # The topic is created again, with fewer partitions than it had.
+        # The topic is deleted and created again with fewer partitions.
         delete_topics(kafka, ["default.absent"])
         kafka.create_topics([NewTopic("default.absent", 1, 1)])["default.absent"].result(20)
         producer = Producer({"bootstrap.servers": bench.servers.kafka})
@@ -299,14 +320,14 @@ def test_a_lookup_that_was_never_read_is_named_for_the_operator(make_bench: Make
             bench.produce([json.dumps({"ts": BASE, "sku": 1}).encode()])
             return bench.query("SELECT 1 FROM {s}.by_v1 WHERE by_topic = 'anew'")
 
-        bench.eventually(joined, what="the new topic's rows are joined")
+        bench.eventually(joined, what="a row of the new topic is joined")
 
 
 def test_the_last_rows_are_used_while_postgres_hangs(make_bench: MakeBench, tmp_path: Path) -> None:
-    """Health names the stale lookup and its server, and the rows are read again when it answers."""
-    (only,) = (lookup for lookup in LOOKUPS if lookup["name"] == "products")
-    of = config("stale", [only], ["category"])
-    bench = make_bench(of, TIDEMILL_LOOKUP_DIRS=json.dumps({"products": str(tmp_path)}))
+    """Health names the outdated lookup and its server. When Postgres answers again, the lookup is refreshed."""
+    (lookup_of_products,) = (lookup for lookup in LOOKUPS if lookup["name"] == "products")
+    pipeline = config("stale", [lookup_of_products], ["category"])
+    bench = make_bench(pipeline, TIDEMILL_LOOKUP_DIRS=json.dumps({"products": str(tmp_path)}))
     at = bench.servers.postgres
 
     def counts() -> dict[str | None, int]:
@@ -324,18 +345,18 @@ def test_the_last_rows_are_used_while_postgres_hangs(make_bench: MakeBench, tmp_
         with hole.open():
             connection.execute("UPDATE lookups_shop.products SET category = 'b'")
 
-            def stale() -> str:
+            def outdated() -> str:
                 text = str(bench.health()["dependencies"]["lookup products"].get("detail", ""))
                 return text if "outdated: events get rows that are" in text else ""
 
-            detail = bench.eventually(stale, what="it is stale")
+            detail = bench.eventually(outdated, what="health reports an outdated lookup")
             assert f"127.0.0.1:{hole.port}/{at.database}, table lookups_shop.products" in detail
             assert at.password not in detail
             assert bench.health()["status"] == "degraded"
             bench.produce(events)
             bench.await_consumed(200)
             assert counts() == {"a": 200}
-        bench.eventually(lambda: bench.health()["status"] == "healthy", what="it is read again")
+        bench.eventually(lambda: bench.health()["status"] == "healthy", what="the lookup is refreshed")
         bench.produce(events)
         bench.await_consumed(300)
         assert counts() == {"a": 200, "b": 100}

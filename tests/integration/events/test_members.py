@@ -1,4 +1,7 @@
-"""Events as they come, on real servers: what ingest accepts, the processor counts, and the API answers from."""
+"""Tests of source fields that are read from nested members, headers, keys and formatted times.
+
+A real ingest, processor and API give the same verdict on each event.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ def config(name: str, fields: list[dict[str, Any]], *metrics: dict[str, Any], **
 
 
 def ask(port: int, path: str, body: bytes | None = None, **headers: str) -> dict[str, Any]:
-    """The answer to a request, which is repeated until the service is there."""
+    """Return the answer to a request. Repeat the request until the service answers."""
 
     def answered() -> dict[str, Any] | None:
         try:
@@ -63,7 +66,7 @@ def ask(port: int, path: str, body: bytes | None = None, **headers: str) -> dict
 
 
 def send(bench: Bench, port: int, events: list[Any], **headers: str) -> dict[str, Any]:
-    """What ingest answers about events."""
+    """Post events to ingest, and return the answer."""
     body = b"\n".join(json.dumps(event).encode() for event in events)
     path = f"/v1/pipelines/{bench.config.name}/events?results=all"
     return ask(port, path, body, **{"Content-Type": "application/x-ndjson", **headers})
@@ -100,16 +103,16 @@ NESTED: list[tuple[Any, tuple[str, str | None]]] = [
 ]
 
 
-def test_nested_events_count_as_they_are_accepted(make_bench: MakeBench) -> None:
+def test_the_processor_counts_the_nested_events_that_ingest_accepts(make_bench: MakeBench) -> None:
     bench = make_bench(config("nested", FIELDS, TOP_TAGS, key="user_id"))
     bench.start()
     bench.start(1, module="tidemill_ingest")
     bench.start(2, module="tidemill_api")
     _, ingest, api = bench.ports
     answer = send(bench, ingest, [members for members, _ in NESTED])
-    found = [(row.get("code", row["status"]), row.get("field")) for row in answer["results"]]
-    assert found == [verdict for _, verdict in NESTED]
-    # Who writes to the topic gets the same verdicts.
+    verdicts = [(row.get("code", row["status"]), row.get("field")) for row in answer["results"]]
+    assert verdicts == [verdict for _, verdict in NESTED]
+    # Events that are written directly to the topic get the same verdicts.
     bench.produce([json.dumps(members).encode() for members, _ in NESTED])
     bench.await_consumed(2 * len(NESTED))
     expected = [verdict for _, verdict in NESTED if verdict[0] != "accepted"]
@@ -121,11 +124,11 @@ def test_nested_events_count_as_they_are_accepted(make_bench: MakeBench) -> None
     assert [[row[name] for name in ("plan", "n", "total", "agents")] for row in rows] == [
         ["free", 4, None, 1], ["pro", 4, 5.0, 1],
     ]  # fmt: skip
-    assert [[(found["value"], found["count"]) for found in row["top_tags"]] for row in rows] == [
+    assert [[(top["value"], top["count"]) for top in row["top_tags"]] for row in rows] == [
         [("c", 4), ("a", 2)], [("a", 2), ("b", 2)],
     ]  # fmt: skip
-    kept = ask(api, "/v1/pipelines/nested/events?user_id=3&limit=1")["data"][0]["data"]
-    assert kept == {"ts": BASE + 3, "user_id": 3, "plan": "free", "amount": None, "agent": "curl", "tags": None}
+    stored = ask(api, "/v1/pipelines/nested/events?user_id=3&limit=1")["data"][0]["data"]
+    assert stored == {"ts": BASE + 3, "user_id": 3, "plan": "free", "amount": None, "agent": "curl", "tags": None}
     fields = ask(api, "/v1/pipelines/nested")["fields"]
     assert [field["path"] for field in fields] == [
         "meta.createdAt", "user.id", "user.plan", "items[0].Amount", "headers.User-Agent", "tags",
@@ -145,8 +148,8 @@ ELSEWHERE = [
 ]
 
 
-def test_times_and_headers_count_as_they_are_accepted(make_bench: MakeBench) -> None:
-    """14.11.2023 23:13 in Berlin is 22:13 in UTC. A request's headers are those of its events."""
+def test_the_processor_counts_the_times_and_headers_that_ingest_accepts(make_bench: MakeBench) -> None:
+    """The headers of a request become the headers of its events. 23:13 in Berlin is 22:13 in UTC in November."""
     bench = make_bench(config("elsewhere", ELSEWHERE, key="shop"))
     bench.start()
     bench.start(1, module="tidemill_ingest")
@@ -168,9 +171,9 @@ def test_times_and_headers_count_as_they_are_accepted(make_bench: MakeBench) -> 
     assert [(row["code"], row["field"]) for row in refused["results"]] == [("missing_field", "plan")]
     refused = send(bench, ingest, events[:1], **{"X-Plan": "pro", "Amount": "five"})
     assert [(row["code"], row["field"]) for row in refused["results"]] == [("mistyped", "amount")]
-    kept = {"X-Plan": "pro", "Idempotency-Key": "k1"}
-    assert send(bench, ingest, events[2:], **kept)["quarantined"] == 1
-    assert send(bench, ingest, events[2:], **{**kept, "X-Plan": "free"})["code"] == "idempotency_key_reused"
+    headers = {"X-Plan": "pro", "Idempotency-Key": "k1"}
+    assert send(bench, ingest, events[2:], **headers)["quarantined"] == 1
+    assert send(bench, ingest, events[2:], **{**headers, "X-Plan": "free"})["code"] == "idempotency_key_reused"
     bench.produce([json.dumps(events[0]).encode()], headers=[("X-Plan", b"pro"), ("x-plan", b"free")])
     bench.await_consumed(7)
     letters = bench.query('SELECT reason, field FROM {s}._dead_letters ORDER BY "offset"')
@@ -179,8 +182,8 @@ def test_times_and_headers_count_as_they_are_accepted(make_bench: MakeBench) -> 
     path = f"/v1/pipelines/elsewhere/aggregates/by_plan?from={start}&to={start + 60_000}"
     rows = ask(api, path)["data"]
     assert [[row[name] for name in ("plan", "n", "total", "agents")] for row in rows] == [["pro", 3, 11, 2]]
-    kept = ask(api, "/v1/pipelines/elsewhere/events?shop=a&order=offset")["data"]
-    assert [row["data"] for row in kept] == [
+    stored = ask(api, "/v1/pipelines/elsewhere/events?shop=a&order=offset")["data"]
+    assert [row["data"] for row in stored] == [
         {
             "ts": 1_700_000_000_000, "seen": 1_700_000_000_500, "plan": "pro", "amount": amount, "agent": key,
             "at": offset, "shop": "a", "details": {"size": 3, "x": [1]}, "size": 3,

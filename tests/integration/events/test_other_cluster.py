@@ -1,4 +1,7 @@
-"""A pipeline whose source topic is on another Kafka cluster, with TLS and a login, under `tidemill up`."""
+"""Tests of a pipeline whose source topic is on another Kafka cluster, under `tidemill up`.
+
+The other cluster is a real Kafka with TLS and a login.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +71,7 @@ def get(url: str) -> httpx.Response:
 
 
 class Elsewhere:
-    """A running `up` on the session's servers, whose pipeline `orders` reads from the other cluster."""
+    """A running `tidemill up` on the session's servers. Its pipeline `orders` reads from the other cluster."""
 
     def __init__(self, running: Up, servers: Servers, other: Secured) -> None:
         self.up, self.servers, self.other = running, servers, other
@@ -80,7 +83,7 @@ class Elsewhere:
         return self.up.folder / ".tidemill" / "secret-refs" / NAMESPACE / "crm-kafka"
 
     def send(self, count: int) -> None:
-        """Produce events to the other cluster, as its owner."""
+        """Produce events to the other cluster."""
         producer = Producer({"bootstrap.servers": self.other.servers.kafka, "log_level": 0})
         for number in range(self.sent, self.sent + count):
             event = {"ts": "2026-01-01T12:00:00Z", "shop": f"s{number % SHOPS}", "amount": number}
@@ -89,17 +92,17 @@ class Elsewhere:
         self.sent += count
 
     def answers(self) -> dict[str, tuple[int, int]]:
-        """What the API answers."""
+        """Return the counts and sums that the API answers, by shop."""
         base = self.up.ready_file["pipelines"][NAME]["api"]
         rows = get(f"{base}/v1/pipelines/{NAME}/aggregates/by_shop.json?from=2026-01-01T00:00:00Z").json()["data"]
         return {row["shop"]: (row["orders"], row["revenue"]) for row in rows}
 
     def expected(self) -> dict[str, tuple[int, int]]:
         numbers = {f"s{shop}": range(shop, self.sent, SHOPS) for shop in range(SHOPS)}
-        return {shop: (len(found), sum(found)) for shop, found in numbers.items()}
+        return {shop: (len(amounts), sum(amounts)) for shop, amounts in numbers.items()}
 
     def await_counted(self) -> None:
-        eventually(lambda: self.answers() == self.expected(), what=lambda: f"all is counted: {self.answers()}")
+        eventually(lambda: self.answers() == self.expected(), what=lambda: f"all events are counted: {self.answers()}")
 
     def health(self) -> dict[str, Any]:
         port = self.up.status["workloads"][f"{NAMESPACE}.{NAME}-processor-0"]["port"]
@@ -109,8 +112,8 @@ class Elsewhere:
         return dict(self.up.status["pipelines"][KEY])
 
     def condition(self, kind: str) -> dict[str, Any]:
-        found = {condition["type"]: condition for condition in self.described()["conditions"]}
-        return dict(found.get(kind, {}))
+        conditions = {condition["type"]: condition for condition in self.described()["conditions"]}
+        return dict(conditions.get(kind, {}))
 
 
 @pytest.fixture(scope="module")
@@ -139,17 +142,17 @@ def elsewhere(servers: Servers, other: Secured, tmp_path_factory: pytest.TempPat
         "TIDEMILL_SESSION_TIMEOUT_MS": "6000",
     }
     with up(folder, environ=environ) as running:
-        found = Elsewhere(running, servers, other)
-        found.send(3_000)
+        elsewhere = Elsewhere(running, servers, other)
+        elsewhere.send(3_000)
         running.wait_ready()
-        yield found
+        yield elsewhere
     with connect_admin(servers) as admin:
         for name in (NAME, "own"):
             admin.execute(f'DROP SCHEMA "{NAMESPACE}__{name}" CASCADE'.encode())
 
 
 def login(secret: Path, other: Secured, user: str, password: str) -> None:
-    """Write the files that stand for the Secret."""
+    """Write the files of the Secret with the login, the CA certificate and the protocol."""
     keys = {
         "security.protocol": "SASL_SSL",
         "sasl.mechanism": "SCRAM-SHA-512",
@@ -163,18 +166,21 @@ def login(secret: Path, other: Secured, user: str, password: str) -> None:
 
 def test_events_of_the_other_cluster_are_counted(elsewhere: Elsewhere) -> None:
     elsewhere.await_counted()
-    eventually(lambda: elsewhere.described()["figures"].get("lag") == 0, what="the observer reads the other cluster")
+    eventually(
+        lambda: elsewhere.described()["figures"].get("lag") == 0,
+        what="the observer measures the lag on the other cluster",
+    )
     eventually(
         lambda: "lag" in elsewhere.described()["scaling"],
-        what=lambda: f"scaling has figures: {elsewhere.described()['scaling']}",
+        what=lambda: f"scaling has a lag: {elsewhere.described()['scaling']}",
     )
     health = elsewhere.health()
     assert health["status"] == "healthy"
     assert {"source_kafka", "kafka"} <= health["dependencies"].keys()
 
 
-def test_only_the_source_is_there(elsewhere: Elsewhere) -> None:
-    """What the pipeline writes is on the platform's own Kafka, and the consumer group is where the topic is."""
+def test_only_the_source_topic_is_on_the_other_cluster(elsewhere: Elsewhere) -> None:
+    """Dead letters are written to the platform's Kafka. The consumer group is on the other cluster."""
     producer = Producer({"bootstrap.servers": elsewhere.other.servers.kafka, "log_level": 0})
     producer.produce(TOPIC, b"no event", partition=0)
     assert producer.flush(30) == 0
@@ -186,8 +192,8 @@ def test_only_the_source_is_there(elsewhere: Elsewhere) -> None:
     })  # fmt: skip
     consumer.subscribe([f"{NAMESPACE}.{NAME}.dead-letters"])
     letter = eventually(
-        lambda: next((found for found in consumer.consume(1, 1.0) if found.error() is None), None),
-        what="the dead letter is on the platform's own Kafka",
+        lambda: next((message for message in consumer.consume(1, 1.0) if message.error() is None), None),
+        what="the dead letter is on the platform's Kafka",
     )
     consumer.close()
     assert letter.value() == b"no event"
@@ -196,11 +202,11 @@ def test_only_the_source_is_there(elsewhere: Elsewhere) -> None:
     ))  # fmt: skip
     assert {name for name in theirs.list_topics(timeout=30).topics if not name.startswith("__")} == {TOPIC}
     group = f"tidemill.{NAMESPACE}.{NAME}"
-    groups = [{found.group_id for found in at.list_consumer_groups().result(30).valid} for at in (theirs, ours)]
-    assert [group in found for found in groups] == [True, False]
+    groups = [{listing.group_id for listing in at.list_consumer_groups().result(30).valid} for at in (theirs, ours)]
+    assert [group in ids for ids in groups] == [True, False]
 
 
-def test_ingest_says_where_the_topic_is(elsewhere: Elsewhere) -> None:
+def test_ingest_refuses_events_and_names_the_other_cluster(elsewhere: Elsewhere) -> None:
     base = elsewhere.up.ready_file["pipelines"]["own"]["ingest"]
     answer = httpx.post(f"{base}/v1/pipelines/{NAME}/events", json={"ts": 0}, timeout=10, trust_env=False)
     problem = answer.json()
@@ -209,8 +215,8 @@ def test_ingest_says_where_the_topic_is(elsewhere: Elsewhere) -> None:
 
 
 @pytest.mark.matrix
-def test_the_other_cluster_freezes_and_comes_back(elsewhere: Elsewhere) -> None:
-    """Health and conditions name it, the other pipeline stays ready, and nothing is lost or counted twice."""
+def test_events_are_counted_once_after_the_other_cluster_was_frozen(elsewhere: Elsewhere) -> None:
+    """While the cluster is frozen, health and conditions name the cluster. The other pipeline keeps its figures."""
     elsewhere.send(1_000)
     pid = elsewhere.other.servers.handles["kafka"].pid
     assert pid is not None
@@ -218,7 +224,7 @@ def test_the_other_cluster_freezes_and_comes_back(elsewhere: Elsewhere) -> None:
     try:
         row = eventually(
             lambda: (
-                found if (found := elsewhere.health()["dependencies"]["source_kafka"])["status"] == "down" else None
+                health if (health := elsewhere.health()["dependencies"]["source_kafka"])["status"] == "down" else None
             ),
             what="the processor's health names the cluster",
             seconds=60,
@@ -235,7 +241,7 @@ def test_the_other_cluster_freezes_and_comes_back(elsewhere: Elsewhere) -> None:
         )
         eventually(
             lambda: elsewhere.address in elsewhere.condition("FiguresUnavailable").get("message", ""),
-            what="figures are unknown",
+            what="FiguresUnavailable names the cluster",
             seconds=60,
         )
         assert elsewhere.up.status["pipelines"][f"{NAMESPACE}/own"]["figures"]["lag"] == 0
@@ -243,18 +249,21 @@ def test_the_other_cluster_freezes_and_comes_back(elsewhere: Elsewhere) -> None:
         os.kill(pid, signal.SIGCONT)
     elsewhere.send(1_000)
     elsewhere.await_counted()
-    eventually(lambda: elsewhere.health()["status"] == "healthy", what="health is well again")
-    eventually(lambda: elsewhere.condition("Ready").get("status") == "True", what="it is ready again")
+    eventually(lambda: elsewhere.health()["status"] == "healthy", what="the processor is healthy again")
+    eventually(lambda: elsewhere.condition("Ready").get("status") == "True", what="the pipeline is ready again")
 
 
 @pytest.mark.matrix
 def test_a_changed_login_is_used_without_a_restart(elsewhere: Elsewhere) -> None:
     before = elsewhere.up.status["workloads"][f"{NAMESPACE}.{NAME}-processor-0"]["pid"]
     (elsewhere.secret / "sasl.password").write_text("wrong")
-    eventually(lambda: elsewhere.health()["dependencies"]["source_kafka"]["status"] == "down", what="it is refused")
+    eventually(
+        lambda: elsewhere.health()["dependencies"]["source_kafka"]["status"] == "down",
+        what="the wrong password is refused",
+    )
     elsewhere.other.add_user("next", "also not secret")
     login(elsewhere.secret, elsewhere.other, "next", "also not secret")
     elsewhere.send(500)
     elsewhere.await_counted()
-    eventually(lambda: elsewhere.health()["status"] == "healthy", what="health is well again")
+    eventually(lambda: elsewhere.health()["status"] == "healthy", what="the processor is healthy again")
     assert elsewhere.up.status["workloads"][f"{NAMESPACE}.{NAME}-processor-0"]["pid"] == before

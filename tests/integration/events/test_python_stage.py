@@ -1,4 +1,7 @@
-"""A user's Python function between the topic and the processors: exact counts under kills, dead letters, edits."""
+"""Tests of the Python stage, which applies a user's function to each event before the processors.
+
+The tests run and kill a real stage and a real processor, on a real Kafka and Postgres.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +91,7 @@ def record(number: int) -> bytes:
 
 
 def expected(numbers: Iterator[int] | range) -> tuple[dict[str, tuple[int, int]], Counter[str]]:
-    """Counts and totals by shop, and dead letters by what their detail begins with."""
+    """Return counts and totals by shop, and the number of dead letters by the first words of their detail."""
     shops: dict[str, tuple[int, int]] = {}
     dead: Counter[str] = Counter()
 
@@ -129,12 +132,12 @@ def letters(bench: Bench) -> Counter[str]:
 
 
 def note(bench: Bench) -> str:
-    """The note that the stage leaves for the operator; empty while Kafka still loads the group's coordinator."""
+    """Return the note that the stage stores for the operator, or "" while Kafka loads the group's coordinator."""
     group = names.consumer_group(bench.config.namespace, bench.config.name, "stage-state")
     consumer = Consumer({"bootstrap.servers": bench.servers.kafka, "group.id": group})
     try:
-        (found,) = consumer.committed([TopicPartition(bench.config.events_topic, 0)], timeout=10)
-        return str(found.metadata or "").rstrip("\0")
+        (stored,) = consumer.committed([TopicPartition(bench.config.events_topic, 0)], timeout=10)
+        return str(stored.metadata or "").rstrip("\0")
     except KafkaException as refused:
         if refused.args[0].retriable() or refused.args[0].code() == KafkaError.NOT_COORDINATOR:
             return ""
@@ -156,10 +159,12 @@ def test_counts_are_exact_while_stage_and_processor_are_killed(make_bench: MakeB
         sent += many
 
     send(2_000)
-    bench.eventually(lambda: sum(n for n, _ in shops(bench).values()) > 100, seconds=60, what="the first events count")
+    bench.eventually(
+        lambda: sum(n for n, _ in shops(bench).values()) > 100, seconds=60, what="the first events are counted"
+    )
     for round_ in range(3):
         send(3_000)
-        time.sleep(0.4 * (round_ + 1))  # not a wait for a condition: kills come at different moments of a transaction
+        time.sleep(0.4 * (round_ + 1))  # The kills hit different moments of a transaction.
         stage.kill()
         stage.wait()
         send(500)
@@ -169,26 +174,26 @@ def test_counts_are_exact_while_stage_and_processor_are_killed(make_bench: MakeB
     send(1_000)
     right, dead = expected(range(1, sent + 1))
     bench.eventually(lambda: shops(bench) == right, seconds=120, what=lambda: f"{shops(bench)} is {right}")
-    bench.eventually(lambda: bench.health()["lag"] == 0, seconds=30, what="no lag")
-    told = bench.health(-2)
-    assert (told["status"], told["lag"]) == ("healthy", 0)
+    bench.eventually(lambda: bench.health()["lag"] == 0, seconds=30, what="the processor has no lag")
+    health = bench.health(-2)
+    assert (health["status"], health["lag"]) == ("healthy", 0)
     assert letters(bench) == {f"transform_failed: {begin}": n for begin, n in dead.items()}
     assert bench.query("SELECT sum(_n_origin) = sum(_count) FROM {s}.by_shop_v1") == [(True,)]
 
 
 def detail(bench: Bench, index: int) -> str:
-    """What /health of the stage says about the function."""
+    """Return the detail about the function in /health of the stage."""
     return str(bench.health(index).get("dependencies", {}).get("function", {}).get("detail", ""))
 
 
-def test_a_file_that_does_not_load_is_named_and_edits_are_noticed(make_bench: MakeBench) -> None:
-    """Nothing is lost meanwhile. The operator's observer reads the reason, and counts what waits before the stage."""
+def test_the_stage_reports_a_file_that_cannot_be_imported_and_loads_edited_files(make_bench: MakeBench) -> None:
+    """No event is lost. The operator's observer reads the reason, and its lag includes the events before the stage."""
     bench = make_bench(config("mended"))
     key = Key("default", "mended", "")
     seen: dict[Key, Observation] = {}
     looks: list[Any] = []
     log, postgres = KafkaLog(bench.servers.kafka), bench.servers.postgres
-    observer = Observer(log, postgres, seen.__setitem__, progress=lambda *told: looks.append(told[3]))
+    observer = Observer(log, postgres, seen.__setitem__, progress=lambda *arguments: looks.append(arguments[3]))
     observer.watch(key, bench.config.schema_name, bench.config.read_topic, bench.config.events_topic)
 
     def observed() -> tuple[int, str]:
@@ -200,29 +205,35 @@ def test_a_file_that_does_not_load_is_named_and_edits_are_noticed(make_bench: Ma
     start_stage(bench, "import nothing_here\n" + ENRICH)
     bench.start()
     bench.produce([record(number) for number in range(1, 101)])
-    bench.eventually(lambda: "nothing_here" in detail(bench, 0), what="health names the import")
+    bench.eventually(lambda: "nothing_here" in detail(bench, 0), what="health names the failed import")
     assert (bench.health(0)["status"], bench.consumed()) == ("unhealthy", 0)
-    bench.eventually(lambda: "nothing_here" in note(bench), what="the operator is told")
-    bench.eventually(lambda: bench.health(1).get("lag") == 100, what="the processor counts what waits before the stage")
-    lag, why = observed()
+    bench.eventually(lambda: "nothing_here" in note(bench), what="the stage notes the reason for the operator")
+    bench.eventually(
+        lambda: bench.health(1).get("lag") == 100, what="the processor's lag includes the events before the stage"
+    )
+    lag, reason = observed()
     assert lag == 100
-    assert why.startswith("the Python stage waits: enrich.py cannot be imported: ModuleNotFoundError: No module named")
+    assert reason.startswith(
+        "the Python stage waits: enrich.py cannot be imported: ModuleNotFoundError: No module named"
+    )
 
     (bench.folder / "stage" / "enrich.py").write_text(ENRICH)
     right, dead = expected(range(1, 101))
     bench.eventually(lambda: shops(bench) == right, what=lambda: f"{shops(bench)} is {right}")
     assert sum(letters(bench).values()) == dead.total()
-    bench.eventually(lambda: note(bench) == RUNS, what="the operator is told that it runs")
-    bench.eventually(lambda: observed() == (0, ""), what="nothing waits")
+    bench.eventually(lambda: note(bench) == RUNS, what="the stage notes that the function runs")
+    bench.eventually(lambda: observed() == (0, ""), what="the observer measures no lag")
 
     (bench.folder / "stage" / "enrich.py").write_text(ENRICH.replace("north", "west"))
-    bench.eventually(lambda: bench.health(0).get("lag") == 0 and loads(bench) == 2, what="it runs again")
+    bench.eventually(
+        lambda: bench.health(0).get("lag") == 0 and loads(bench) == 2, what="the stage has loaded the edited file"
+    )
     bench.produce([record(2)])
     bench.eventually(lambda: "west" in shops(bench), what="the edited function is used")
 
 
 def loads(bench: Bench) -> int:
-    """How often the function was loaded."""
+    """Return how often the stage has loaded the function."""
     return (bench.folder / f"{STAGE}-0.log").read_text().count("INFO tidemill_processor.stage: enrich of enrich.py is")
 
 
@@ -234,7 +245,7 @@ import re
 def enrich(event):
     number = event["number"]
     if number == 21:
-        re.match("(a+)+$", "a" * 64 + "b")  # keeps Python's lock
+        re.match("(a+)+$", "a" * 64 + "b")  # Holds Python's global lock for years.
     if number == 33:
         os._exit(7)
     return {"ts": event["ts"], "shop": "north", "double": 2 * number}
@@ -249,22 +260,24 @@ def test_an_event_from_which_the_function_never_returns_becomes_a_dead_letter(ma
     bench.start()
     bench.produce([record(number) for number in range(60)])
     name, call = bench.config.events_topic, "enrich of enrich.py ran for 1 s on"
-    told = bench.eventually(
+    reason = bench.eventually(
         lambda: text if call in (text := note(bench)) else None,
         seconds=60,
-        what="the operator is told",
-        retry_on=(KafkaException,),  # the group has no coordinator yet
+        what="the stage notes the reason for the operator",
+        retry_on=(KafkaException,),  # Kafka has not loaded the coordinator of the group yet.
     )
-    assert re.match(rf"{call} {name}/0@7 \(enrich.py, line 9\); attempt [123] of 3; ", told), told
-    bench.eventually(lambda: sum(letters(bench).values()) == 2, seconds=120, what=lambda: f"two: {letters(bench)}")
+    assert re.match(rf"{call} {name}/0@7 \(enrich.py, line 9\); attempt [123] of 3; ", reason), reason
+    bench.eventually(
+        lambda: sum(letters(bench).values()) == 2, seconds=120, what=lambda: f"two dead letters: {letters(bench)}"
+    )
     bench.eventually(lambda: shops(bench) == {"north": (58, 2 * (sum(range(60)) - 54))}, what=lambda: f"{shops(bench)}")
     assert set(letters(bench)) == {
         f"transform_failed: {call} {name}/0@7 (enrich.py, line 9), as in 2 attempts before",
         f"transform_failed: enrich of enrich.py ended its process (exit status 7) on {name}/0@11, as in 2 attempts"
         " before",
     }
-    bench.eventually(lambda: bench.health(0).get("status") == "healthy", seconds=30, what="the stage is well again")
-    bench.eventually(lambda: note(bench) == RUNS, what="the operator is told that it runs")
+    bench.eventually(lambda: bench.health(0).get("status") == "healthy", seconds=30, what="the stage is healthy again")
+    bench.eventually(lambda: note(bench) == RUNS, what="the stage notes that the function runs")
     assert "tidemill_stage_ended_calls_total 6.0" in bench.metrics(0)
 
 
@@ -280,10 +293,10 @@ def enrich(event):
 
 
 @pytest.mark.matrix
-def test_event_after_event_that_ends_the_process_becomes_a_dead_letter(make_bench: MakeBench) -> None:
-    """Each gets three attempts, because the stage commits right after an event that is given up.
+def test_two_events_that_end_the_process_become_dead_letters(make_bench: MakeBench) -> None:
+    """Each event gets three attempts, because the stage commits right after it has given up an event.
 
-    Both are in partition 0.
+    Both events are in partition 0.
     """
     bench = make_bench(config("ended", timeout="1s"))
     start_stage(bench, ENDS)
@@ -295,15 +308,15 @@ def test_event_after_event_that_ends_the_process_becomes_a_dead_letter(make_benc
     assert "tidemill_stage_ended_calls_total 6.0" in bench.metrics(0)
 
 
-def test_positions_outlive_the_group_and_begin_where_the_spec_says(make_bench: MakeBench) -> None:
-    """Kafka forgets the positions of a group without members after a week, and tools set them back.
+def test_the_stage_keeps_its_positions_after_its_group_was_deleted_or_set_back(make_bench: MakeBench) -> None:
+    """The stage finds its positions in the records that it has written.
 
-    The stage's own records show how far it has read.
+    Kafka deletes the positions of a group without members after a week, and tools can set them back.
     """
     bench = make_bench(config("forgotten", topic={"partitions": 3, "startFrom": "latest"}))
     bench.produce([record(number) for number in range(1, 51)])
     stage, _ = start_stage(bench), bench.start()
-    bench.eventually(lambda: bench.health(0).get("lag") == 0, what="the stage has begun at the end")
+    bench.eventually(lambda: bench.health(0).get("lag") == 0, what="the stage starts at the end of the topic")
     bench.produce([record(number) for number in range(51, 101)])
     right, _ = expected(range(51, 101))
     bench.eventually(lambda: shops(bench) == right, what=lambda: f"{shops(bench)} is {right}")
@@ -311,12 +324,12 @@ def test_positions_outlive_the_group_and_begin_where_the_spec_says(make_bench: M
     assert stage.wait(30) == 0
     group = names.consumer_group(bench.config.namespace, bench.config.name, "stage")
     kafka = AdminClient({"bootstrap.servers": bench.servers.kafka})
-    bench.eventually(lambda: _deleted(kafka, group), what="the group is gone")
+    bench.eventually(lambda: _deleted(kafka, group), what="the group is deleted")
     bench.produce([record(number) for number in range(101, 151)])
     stage = start_stage(bench, None)
     right, _ = expected(range(51, 151))
     bench.eventually(lambda: shops(bench) == right, what=lambda: f"{shops(bench)} is {right}")
-    bench.eventually(lambda: bench.health(-1).get("lag") == 0, what="nothing waits")
+    bench.eventually(lambda: bench.health(-1).get("lag") == 0, what="the stage has no lag")
     assert shops(bench) == right
 
     stage.terminate()
@@ -325,18 +338,18 @@ def test_positions_outlive_the_group_and_begin_where_the_spec_says(make_bench: M
     bench.produce([record(number) for number in range(151, 201)])
     start_stage(bench, None)
     right, _ = expected(range(51, 201))
-    bench.eventually(lambda: bench.health(-1).get("lag") == 0, what="the stage has read all")
-    bench.eventually(lambda: bench.health(1).get("lag") == 0, what="nothing waits")
+    bench.eventually(lambda: bench.health(-1).get("lag") == 0, what="the stage has read all events")
+    bench.eventually(lambda: bench.health(1).get("lag") == 0, what="the processor has no lag")
     bench.eventually(lambda: shops(bench) == right, what=lambda: f"{shops(bench)} is {right}")
 
 
 def _set_back(kafka: AdminClient, group: str, topic: str) -> bool:
     wanted = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, number, 0) for number in range(3)])
     try:
-        found = kafka.alter_consumer_group_offsets([wanted])[group].result(20)
-    except KafkaException:  # the group still has a member
+        changed = kafka.alter_consumer_group_offsets([wanted])[group].result(20)
+    except KafkaException:  # The group still has a member.
         return False
-    return all(place.error is None for place in found.topic_partitions)
+    return all(place.error is None for place in changed.topic_partitions)
 
 
 def _deleted(kafka: AdminClient, group: str) -> bool:

@@ -1,6 +1,6 @@
-"""A pipeline with a list or a pattern of topics, on a real Kafka and Postgres, with real processors that are killed.
+"""Tests of a pipeline with a list or a pattern of topics, on a real Kafka and Postgres.
 
-Each event is counted once, by the topic it was sent to and by its partition there.
+Real processors are killed, and topics are added, removed and grown. Each event is counted once, by topic and partition.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ Counts = dict[tuple[str, int], tuple[int, int]]
 
 
 class Sender:
-    """Sends numbered events, and knows where Kafka has written them."""
+    """Sends numbered events, and counts the events that Kafka has acknowledged, by topic and partition."""
 
     def __init__(self, brokers: str) -> None:
         self._brokers, self._topics = brokers, set[tuple[str, int]]()
@@ -66,9 +66,10 @@ class Sender:
         self.counts, self.sums = Counter[tuple[str, int]](), Counter[tuple[str, int]]()
 
     def send(self, topic: str, partitions: int, events: int) -> None:
-        """Send events to all partitions in turn, and wait until Kafka has them."""
+        """Send events to all partitions in turn, and wait until Kafka has acknowledged them."""
         with self._lock:
-            if (topic, partitions) not in self._topics:  # a client that knew the topic before may not know this yet
+            # An earlier client may not know the new partitions of a topic yet.
+            if (topic, partitions) not in self._topics:
                 self._topics.add((topic, partitions))
                 self._producer = Producer({"bootstrap.servers": self._brokers, "acks": "all", "log_level": 0})
             for index in range(events):
@@ -87,46 +88,46 @@ class Sender:
         self._producer.poll(0)
 
     def expected(self) -> Counts:
-        """The counts and sums by topic and partition."""
+        """Return the expected counts and sums by topic and partition."""
         return {place: (count, self.sums[place]) for place, count in self.counts.items()}
 
 
 class Listed:
-    """The pipeline, its topics, and what was sent."""
+    """The pipeline, its topics, and the sender of its events."""
 
     def __init__(self, local: LocalPipeline, servers: Servers) -> None:
         self.local, self.servers = local, servers
         self.kafka, self.sender = KafkaAdmin(servers.kafka), Sender(servers.kafka)
 
     def counted(self) -> Counts:
-        """The stored counts and sums by topic and partition."""
+        """Return the stored counts and sums by topic and partition."""
         rows = self.local.query(
             "SELECT sent_to, part, sum(_count), sum(_sum_number) FROM {s}.by_place_v1 GROUP BY 1, 2"
         )
         return {(topic, int(part)): (int(count), int(total)) for topic, part, count, total in rows}
 
     def await_exact(self, *, passes: bool = False) -> None:
-        """Wait until exactly what was sent is counted. With `passes`, the operator works meanwhile."""
+        """Wait until the stored counts equal the expected counts. With `passes`, reconcile meanwhile."""
 
         def exact() -> bool:
             if passes:
                 self.local.reconcile()
             return self.counted() == self.sender.expected()
 
-        eventually(exact, seconds=120.0, what=lambda: f"exact: {self.counted()} != {self.sender.expected()}")
+        eventually(exact, seconds=120.0, what=lambda: f"equal counts: {self.counted()} != {self.sender.expected()}")
 
     def edit(self, topics: list[str]) -> None:
-        """Change the list."""
+        """Change the list of topics, and reconcile."""
         self.local.document["spec"]["source"]["topics"] = topics
         self.local.document["metadata"]["generation"] += 1
         self.local.reconcile()
 
     def processors(self) -> dict[str, int]:
-        """The processes by name."""
+        """Return the process ids of the running processors by name."""
         return {name: pid for name, pid in self.local.pids().items() if name.startswith("processor") and pid}
 
     def await_start(self) -> None:
-        """Run the pipeline until all partitions are read, with some events in each."""
+        """Start the pipeline, send events to each partition, and wait until all events are counted."""
         self.local.settle()
         query = "SELECT count(*) FROM {s}._offsets WHERE topic_id IS NOT NULL"
         eventually(lambda: self.local.query(query) == [(5,)], what="all partitions are read")
@@ -144,27 +145,27 @@ class Listed:
         eventually(lambda: latest() == [list(topics)] * 2, what=lambda: f"{topics} are read: {latest()}")
 
     def total(self) -> int:
-        """The number of counted events."""
+        """Return the number of counted events."""
         return sum(count for count, _ in self.counted().values())
 
     def letter(self, topic: str, partition: int) -> tuple[str, str]:
-        """Send a record that is no event, and return the topic and the partition that its dead letter names."""
+        """Send an invalid record, and return the topic and the partition that its dead letter names."""
         brokers, letters = {"bootstrap.servers": self.servers.kafka, "log_level": 0}, "listed.orders.dead-letters"
         producer = Producer(brokers)
         producer.produce(topic, b"no event", partition=partition)
         producer.flush(30.0)
         consumer = Consumer({**brokers, "group.id": "listed-letters"})
         try:
-            known = consumer.list_topics(letters, timeout=30.0).topics[letters].partitions
-            consumer.assign([TopicPartition(letters, number, 0) for number in known])
-            found = eventually(lambda: next(iter(consumer.consume(1, 1.0)), None), what="a dead letter")
+            partitions = consumer.list_topics(letters, timeout=30.0).topics[letters].partitions
+            consumer.assign([TopicPartition(letters, number, 0) for number in partitions])
+            letter = eventually(lambda: next(iter(consumer.consume(1, 1.0)), None), what="a dead letter")
         finally:
             consumer.close()
-        headers = {name: value.decode() for name, value in found.headers() or ()}
+        headers = {name: value.decode() for name, value in letter.headers() or ()}
         return headers["topic"], headers["partition"]
 
     def slots(self) -> dict[tuple[str, int], int]:
-        """The slots by topic and partition."""
+        """Return the slots by topic and partition."""
         rows = self.local.query("SELECT topic, partition, slot FROM {s}._slots")
         return {(topic, partition): slot for topic, partition, slot in rows}
 
@@ -181,7 +182,7 @@ def listed(make_local: Callable[[dict[str, Any]], LocalPipeline], servers: Serve
 
 
 def test_events_of_all_topics_count_once(listed: Listed) -> None:
-    """Processors are killed while events arrive, a topic gets partitions, and a topic is added."""
+    """Processors are killed while events arrive. Then a topic gets more partitions, and a topic is added."""
     local, sender = listed.local, listed.sender
     listed.await_start()
     stop = threading.Event()
@@ -197,7 +198,7 @@ def test_events_of_all_topics_count_once(listed: Listed) -> None:
     os.kill(next(iter(before.values())), signal.SIGKILL)
     eventually(
         lambda: len(now := listed.processors()) == 2 and now != before and listed.total() > counted,
-        what="another process counts",
+        what="another process counts events",
     )
     for pid in listed.processors().values():
         os.kill(pid, signal.SIGKILL)
@@ -213,7 +214,7 @@ def test_events_of_all_topics_count_once(listed: Listed) -> None:
     sender.send(EU, 4, 400)
     listed.await_exact(passes=True)
 
-    # The added topic is read from its start, whatever `startFrom` says, and processors keep running.
+    # The added topic is read from its start although `startFrom` is `latest`. Processors keep running.
     listed.kafka.create(ASIA, 1)
     sender.send(ASIA, 1, 500)
     listed.edit([EU, US, ASIA])
@@ -223,8 +224,8 @@ def test_events_of_all_topics_count_once(listed: Listed) -> None:
     assert local.query("SELECT count(*) FROM {s}._lost") == [(0,)]
 
 
-def test_a_topic_that_a_pattern_matches_later_counts_from_its_start(listed: Listed) -> None:
-    """Processors keep running. The pipeline's own topics begin with `listed.` too, and are not read."""
+def test_a_new_topic_that_the_pattern_matches_is_counted_from_its_start(listed: Listed) -> None:
+    """Processors keep running. The pattern matches the pipeline's output topics too, but they are not read."""
     local, sender = listed.local, listed.sender
     del local.document["spec"]["source"]["topics"]
     local.document["spec"]["source"]["topicPattern"] = r"listed\..+"
@@ -239,14 +240,14 @@ def test_a_topic_that_a_pattern_matches_later_counts_from_its_start(listed: List
     assert listed.slots() == slots | {(ASIA, 0): 5, (ASIA, 1): 6}
     assert local.query("SELECT count(*) FROM {s}._lost") == [(0,)]
     assert local.query("SELECT count(*) FROM {s}._dead_letters") == [(0,)]
-    # Topics of another cluster are listed by its own client.
+    # The operator lists the topics of another cluster with a client of that cluster.
     there = Clusters(lambda *_: {}).names("listed", KafkaSpec(bootstrap_servers=listed.servers.kafka))
     assert {EU, US, ASIA, "listed.orders.dead-letters"} <= set(there)
 
 
 @pytest.mark.matrix
-def test_topics_leave_and_come_back(listed: Listed) -> None:
-    """A topic is taken out of the list; another one is deleted and created again. The others are counted meanwhile."""
+def test_the_other_topics_are_counted_while_a_topic_is_removed_or_deleted(listed: Listed) -> None:
+    """A topic is removed from the list and added again, and is then deleted and created again."""
     local, sender = listed.local, listed.sender
     listed.await_start()
     listed.edit([EU])
@@ -255,7 +256,8 @@ def test_topics_leave_and_come_back(listed: Listed) -> None:
     sender.send(EU, 2, 40)
     before, expected = listed.counted(), sender.expected()
     eventually(
-        lambda: all(listed.counted()[EU, part] == expected[EU, part] for part in (0, 1)), what="the other is counted"
+        lambda: all(listed.counted()[EU, part] == expected[EU, part] for part in (0, 1)),
+        what="the remaining topic is counted",
     )
     assert all(listed.counted()[US, part] == before[US, part] != expected[US, part] for part in range(3))
     listed.edit([EU, US])
@@ -271,7 +273,7 @@ def test_topics_leave_and_come_back(listed: Listed) -> None:
     assert f"topic {US} is gone" in local.message("TopicsReady")
     sender.send(EU, 2, 100)
     listed.await_exact()
-    # It comes back with fewer partitions, and with other events at the same offsets.
+    # The topic is created again with fewer partitions, and with other events at the same offsets.
     listed.kafka.create(US, 2)
     sender.send(US, 2, 40)
     listed.await_exact(passes=True)

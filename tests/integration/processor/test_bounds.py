@@ -1,4 +1,7 @@
-"""What hostile or careless senders may take of Postgres is bounded: tables of time partitions, refused events."""
+"""Tests that careless or hostile senders of events fill only a limited part of a real Postgres.
+
+The number of time partitions and the size of stored dead letters are limited.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ TODAY = 20_700 * DAY_MS
 
 
 def config(name: str, **spec: Any) -> PipelineConfig:
-    wanted = PipelineSpec.model_validate(
+    pipeline_spec = PipelineSpec.model_validate(
         {
             "source": {
                 "topic": {"partitions": 1},
@@ -39,7 +42,7 @@ def config(name: str, **spec: Any) -> PipelineConfig:
         }
     )
     refs = (AggregationRef(name="by_k"),)
-    return PipelineConfig(namespace="tests", name=name, generation=1, spec=wanted, aggregations=refs)
+    return PipelineConfig(namespace="tests", name=name, generation=1, spec=pipeline_spec, aggregations=refs)
 
 
 def tables(bench: Bench, parent: str) -> int:
@@ -51,8 +54,8 @@ def event(at: int) -> bytes:
     return json.dumps({"ts": at, "k": "a"}).encode()
 
 
-def test_events_of_thousands_of_days_make_few_tables(make_bench: MakeBench) -> None:
-    """History in order, every second day since 1971, as one batch: each event counts, in seconds, in few tables."""
+def test_events_of_thousands_of_days_create_few_tables(make_bench: MakeBench) -> None:
+    """One batch with an event for every second day since 1971 is counted in at most 450 tables per parent table."""
     bench = make_bench(config("centuries", events={"store": True}))
     bench.produce([event((366 + 2 * number) * DAY_MS) for number in range(9_000)])
     started = time.monotonic()
@@ -67,13 +70,13 @@ def test_events_of_thousands_of_days_make_few_tables(make_bench: MakeBench) -> N
     assert tables(bench, "_events") <= 450
 
 
-def test_events_past_their_retention_make_no_tables(make_bench: MakeBench) -> None:
-    """What comes long after its windows are gone is set aside with the reason, and no table is made for it."""
+def test_events_older_than_the_retention_create_no_tables(make_bench: MakeBench) -> None:
+    """Events that arrive after their windows were deleted become dead letters with a reason."""
     bench = make_bench(config("bygone", events={"store": True, "retention": "2d"}))
     bench.start()
     bench.produce([event(TODAY + number) for number in range(5)])
     bench.eventually(
-        lambda: bench.query("SELECT 1 FROM {s}._aggregations WHERE closed_until IS NOT NULL"), what="windows are closed"
+        lambda: bench.query("SELECT 1 FROM {s}._aggregations WHERE closed_until IS NOT NULL"), what="a window is closed"
     )
     before = tables(bench, "by_k_v1"), tables(bench, "_events")
     bench.produce([*(event(TODAY - days * DAY_MS) for days in range(100, 600)), event(TODAY - 3 * DAY_MS)])
@@ -88,8 +91,11 @@ def test_events_past_their_retention_make_no_tables(make_bench: MakeBench) -> No
     assert "increase the retention" in detail
 
 
-def test_a_flood_of_refused_events_stays_within_its_quota(make_bench: MakeBench) -> None:
-    """All are counted; Postgres keeps what the quota allows, the topic gets that, and /health says so."""
+def test_dead_letters_stay_within_their_quota(make_bench: MakeBench) -> None:
+    """All invalid events are counted. Postgres stores dead letters up to the quota, and they are published.
+
+    /health reports the quota.
+    """
     bench = make_bench(config("flood", deadLetters={"quota": "2Mi"}))
     bench.produce([b"no JSON " + b"x" * 2_000 for _ in range(10_000)] + [event(TODAY)])
     bench.start()
@@ -108,11 +114,13 @@ def test_a_flood_of_refused_events_stays_within_its_quota(make_bench: MakeBench)
     ((detail,),) = bench.query("SELECT DISTINCT detail FROM {s}._dead_letters WHERE value IS NULL")
     assert detail.endswith("(value left out: spec.deadLetters.quota is used up)")
     bench.eventually(
-        lambda: bench.query("SELECT count(*) FROM {s}._dead_letters WHERE published") == [(rows,)], what="published"
+        lambda: bench.query("SELECT count(*) FROM {s}._dead_letters WHERE published") == [(rows,)],
+        what="all stored dead letters are published",
     )
-    text = bench.eventually(
-        lambda: told if (told := bench.health().get("quotas")) != "ok" else None, what="/health tells of the quota"
+    quotas = bench.eventually(
+        lambda: reported if (reported := bench.health().get("quotas")) != "ok" else None,
+        what="/health reports the quota",
     )
-    assert text["dead_letters"].startswith("spec.deadLetters.quota of 2Mi is used up: of the dead letters so far ")
-    assert f"{counted:,} were only counted, {bare:,} kept without value;" in text["dead_letters"]
+    assert quotas["dead_letters"].startswith("spec.deadLetters.quota of 2Mi is used up: of the dead letters so far ")
+    assert f"{counted:,} were only counted, {bare:,} kept without value;" in quotas["dead_letters"]
     assert bench.query("SELECT sum(_count) FROM {s}.by_k_v1") == [(1,)]

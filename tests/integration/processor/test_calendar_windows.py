@@ -1,4 +1,7 @@
-"""Windows by the calendar across a clock change, on real servers: stored, closed, published, rolled up and filled."""
+"""Tests of calendar windows of a time zone across a change of its clock.
+
+A real processor and a real API store, close, publish, roll up and fill the windows.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,9 @@ pytestmark = pytest.mark.integration
 OSLO = zoneinfo.ZoneInfo("Europe/Oslo")
 HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
 FIRST, LAST = dt.datetime(2025, 3, 25, tzinfo=dt.UTC), dt.datetime(2025, 4, 3, tzinfo=dt.UTC)
-"""Clocks in Oslo are put forward on 2025-03-30 at 01:00 UTC."""
+"""The times of the first and the last event. Clocks in Oslo change on 2025-03-30 at 01:00 UTC."""
 SILENT = dt.date(2025, 3, 29), dt.date(2025, 3, 30)
-"""Days (from 06:00) without events of group b."""
+"""Days without events of group b. A day starts at 06:00."""
 AT_SIX = {"zone": "Europe/Oslo", "offset": "6h"}
 WINDOWS = {
     "days": {"type": "tumbling", "size": "1d", **AT_SIX},
@@ -96,19 +99,19 @@ class Site:
     client: httpx.Client
 
     def rows(self, aggregation: str, **parameters: Any) -> dict[tuple[str, str], tuple[str, int, bool]]:
-        """The end, the count and whether it is closed, by group and start; pages of three rows."""
-        found: dict[tuple[str, str], tuple[str, int, bool]] = {}
+        """Return the end, the count and whether a window is closed, by group and start. Read pages of three rows."""
+        windows: dict[tuple[str, str], tuple[str, int, bool]] = {}
         while True:
             path = f"/v1/pipelines/calendar/aggregates/{aggregation}"
             answer = self.client.get(path, params={"limit": 3, **parameters})
             assert answer.status_code == 200, answer.text
             for row in answer.json()["data"]:
-                assert (row["k"], row["window_start"]) not in found
-                found[row["k"], row["window_start"]] = (row["window_end"], row["n"], row["closed"])
+                assert (row["k"], row["window_start"]) not in windows
+                windows[row["k"], row["window_start"]] = (row["window_end"], row["n"], row["closed"])
                 start, end = (Moment.fromisoformat(row[name]) for name in ("window_start", "window_end"))
                 assert row["rate"] == pytest.approx(row["n"] / (end - start).total_seconds(), rel=1e-9)
             if answer.json()["next_cursor"] is None:
-                return found
+                return windows
             parameters["cursor"] = answer.json()["next_cursor"]
 
 
@@ -135,7 +138,7 @@ def site(make_shared_bench: MakeBench) -> Iterator[Site]:
 def expected(
     start_of: Callable[[Moment], Moment], end_of: Callable[[Moment], Moment], closed: Moment
 ) -> dict[tuple[str, str], tuple[str, int, bool]]:
-    """Windows of the events, as `Site.rows`."""
+    """Return the expected windows of the events in the form of `Site.rows`."""
     counts = Counter((k, start_of(time)) for time, k in EVENTS)
     return {
         (k, rfc3339(start)): (rfc3339(end_of(start)), n, end_of(start) <= closed) for (k, start), n in counts.items()
@@ -153,7 +156,7 @@ def day_end(start: Moment) -> Moment:
 CLOSED = six_of(dt.date(2025, 4, 2))
 
 
-def test_days_and_months_are_those_of_the_zone(site: Site) -> None:
+def test_days_and_months_follow_the_time_zone(site: Site) -> None:
     days = expected(day_start, day_end, CLOSED)
     assert {n for _, n, _ in days.values()} >= {23, 24}
     assert site.rows("days") == days
@@ -161,7 +164,7 @@ def test_days_and_months_are_those_of_the_zone(site: Site) -> None:
     assert site.rows("months") == expected(month_of, next_month, month_of(LAST))
 
 
-def test_a_day_is_in_each_hopping_window_that_has_it(site: Site) -> None:
+def test_a_day_counts_in_each_hopping_window_that_contains_it(site: Site) -> None:
     counts: Counter[tuple[str, Moment]] = Counter()
     for time, k in EVENTS:
         for back in (0, 1):
@@ -171,37 +174,37 @@ def test_a_day_is_in_each_hopping_window_that_has_it(site: Site) -> None:
         for (k, start), n in counts.items()
     }
     assert site.rows("pairs") == wanted
-    some = [rfc3339(six_of(dt.date(2025, 3, day))) for day in (29, 31)]
-    part = {key: row for key, row in wanted.items() if some[0] <= key[1] < some[1]}
-    assert site.rows("pairs", **{"from": some[0], "to": some[1]}) == part
+    bounds = [rfc3339(six_of(dt.date(2025, 3, day))) for day in (29, 31)]
+    part = {key: row for key, row in wanted.items() if bounds[0] <= key[1] < bounds[1]}
+    assert site.rows("pairs", **{"from": bounds[0], "to": bounds[1]}) == part
     assert len(part) == 3
 
 
 def test_windows_of_equal_length_start_at_the_offset(site: Site) -> None:
-    ten = dt.timedelta(minutes=10)
+    ten_minutes = dt.timedelta(minutes=10)
     closed = LAST - HOUR - 20 * dt.timedelta(minutes=1)
-    wanted = expected(lambda time: time - 2 * ten, lambda start: start + 3 * ten, closed)
+    wanted = expected(lambda time: time - 2 * ten_minutes, lambda start: start + 3 * ten_minutes, closed)
     assert site.rows("halves", limit=1000) == wanted
-    rolled = expected(lambda t: (t - ten).replace(hour=0, minute=10), lambda start: start + DAY, closed)
+    rolled = expected(lambda t: (t - ten_minutes).replace(hour=0, minute=10), lambda start: start + DAY, closed)
     assert site.rows("halves", granularity="1d") == rolled
-    # Days of a zone that start where windows do.
+    # Days of a time zone start at 00:10 too, like the windows.
     assert site.rows("halves", granularity="1d", tz="Europe/Oslo") == expected(
-        lambda t: utc(dt.datetime.combine((local(t) - ten).date(), dt.time(0, 10))),
+        lambda t: utc(dt.datetime.combine((local(t) - ten_minutes).date(), dt.time(0, 10))),
         lambda start: utc(local(start) + DAY),
         closed,
     )
 
 
-def test_longer_units_of_the_same_zone_are_put_together(site: Site) -> None:
+def test_windows_are_rolled_up_to_longer_units_of_the_same_time_zone(site: Site) -> None:
     def monday(time: Moment) -> Moment:
         return six_of(day_of(time) - day_of(time).weekday() * DAY)
 
     weeks = expected(monday, lambda start: six_of(day_of(start) + 7 * DAY), CLOSED)
     assert site.rows("days", granularity="1w") == weeks
     assert site.rows("days", granularity="1w", tz="Europe/Oslo") == weeks
-    # The first window of two days that has a week's last day ends a day after the week.
-    one_later = {key: (end, n, Moment.fromisoformat(end) + DAY <= CLOSED) for key, (end, n, _) in weeks.items()}
-    assert site.rows("pairs", granularity="1w") == one_later
+    # The last window of two days that starts in a week ends a day after the week.
+    one_day_later = {key: (end, n, Moment.fromisoformat(end) + DAY <= CLOSED) for key, (end, n, _) in weeks.items()}
+    assert site.rows("pairs", granularity="1w") == one_day_later
     months = expected(
         lambda t: six_of(day_of(t).replace(day=1)), lambda s: six_of((day_of(s) + 40 * DAY).replace(day=1)), CLOSED
     )
@@ -210,8 +213,8 @@ def test_longer_units_of_the_same_zone_are_put_together(site: Site) -> None:
     assert {(start, end) for (_, start), (end, _, _) in quarters.items()} == {
         ("2024-12-31T23:00:00Z", "2025-03-31T22:00:00Z"), ("2025-03-31T22:00:00Z", "2025-06-30T22:00:00Z"),
     }  # fmt: skip
-    (whole,) = {(start, end) for (_, start), (end, _, _) in site.rows("days", granularity="all").items()}
-    assert whole == (rfc3339(day_start(FIRST)), rfc3339(day_end(day_start(LAST - HOUR))))
+    (whole_time,) = {(start, end) for (_, start), (end, _, _) in site.rows("days", granularity="all").items()}
+    assert whole_time == (rfc3339(day_start(FIRST)), rfc3339(day_end(day_start(LAST - HOUR))))
 
 
 @pytest.mark.parametrize(
@@ -224,7 +227,7 @@ def test_longer_units_of_the_same_zone_are_put_together(site: Site) -> None:
         ("pairs", {"granularity": "1h"}, "not a multiple of the hop 1d"),
     ],
 )
-def test_what_cannot_be_put_together_is_refused(
+def test_a_granularity_that_windows_cannot_be_rolled_up_to_is_refused(
     site: Site, aggregation: str, parameters: dict[str, str], words: str
 ) -> None:
     answer = site.client.get(f"/v1/pipelines/calendar/aggregates/{aggregation}", params=parameters)
@@ -235,19 +238,19 @@ def test_what_cannot_be_put_together_is_refused(
 @pytest.mark.parametrize("parameters", [{}, {"granularity": "1d"}], ids=str)
 def test_days_without_events_are_filled_in(site: Site, parameters: dict[str, str]) -> None:
     bounds = [six_of(dt.date(2025, 3, day)) for day in (28, 31)]
-    asked = {"from": rfc3339(bounds[0]), "to": rfc3339(bounds[1]), "fill": "zero", **parameters}
-    found = site.rows("days", **asked)
+    query = {"from": rfc3339(bounds[0]), "to": rfc3339(bounds[1]), "fill": "zero", **parameters}
+    days = site.rows("days", **query)
     starts = [six_of(dt.date(2025, 3, day)) for day in (28, 29, 30)]
-    assert {key: (end, n) for key, (end, n, _) in found.items()} == {
+    assert {key: (end, n) for key, (end, n, _) in days.items()} == {
         (k, rfc3339(start)): (rfc3339(day_end(start)), n)
         for k, counts in (("a", (24, 23, 24)), ("b", (24, 0, 0)))
         for start, n in zip(starts, counts, strict=True)
     }
-    halves = site.rows("halves", **{**asked, "to": rfc3339(bounds[0] + HOUR)}) if not parameters else {}
+    halves = site.rows("halves", **{**query, "to": rfc3339(bounds[0] + HOUR)}) if not parameters else {}
     assert all(start.endswith(("10:00Z", "40:00Z")) for _, start in halves)
 
 
-def test_closed_windows_are_published_once_with_their_ends(site: Site) -> None:
+def test_closed_windows_are_published_with_their_ends(site: Site) -> None:
     def published() -> set[tuple[str, str, str, str, int]]:
         return {
             (r["aggregation"], r["group"]["k"], r["window_start"], r["window_end"], r["metrics"]["n"])
@@ -266,8 +269,8 @@ def test_closed_windows_are_published_once_with_their_ends(site: Site) -> None:
     )
 
 
-def test_a_late_event_is_told_with_the_windows_that_it_missed(site: Site) -> None:
-    """A day is missed, and one of two pairs of days; the month is still open."""
+def test_a_dead_letter_of_a_late_event_lists_the_missed_windows(site: Site) -> None:
+    """The day and one of two pairs of days are closed. The other pair and the month are still open."""
     late = six_of(dt.date(2025, 4, 1)) + HOUR
     before = site.bench.consumed()
     site.bench.produce([json.dumps({"ts": rfc3339(late), "k": "a"}).encode()])
@@ -277,5 +280,5 @@ def test_a_late_event_is_told_with_the_windows_that_it_missed(site: Site) -> Non
     assert dict(rows) == {"days": [starts[1]], "pairs": [starts[0]]}
     counts = site.rows("pairs")
     ends = {key: row for key, row in expected(day_start, day_end, CLOSED).items() if key[0] == "a"}
-    whole = sum(n for (_, start), (_, n, _) in ends.items() if start >= rfc3339(six_of(dt.date(2025, 4, 1)))) + 1
-    assert counts["a", rfc3339(six_of(dt.date(2025, 4, 1)))][1] == whole
+    total = sum(n for (_, start), (_, n, _) in ends.items() if start >= rfc3339(six_of(dt.date(2025, 4, 1)))) + 1
+    assert counts["a", rfc3339(six_of(dt.date(2025, 4, 1)))][1] == total

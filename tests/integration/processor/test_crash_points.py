@@ -1,6 +1,7 @@
-"""A processor that dies at its n-th statement, for every n: whoever comes after it ends where it would have.
+"""Tests that a processor that crashes before its n-th SQL statement loses and repeats nothing, on a real Postgres.
 
-`CRASH_EVERY=1` tries all of them, as `make crash-points` does; else each time others are drawn.
+The next processor ends with the same tables as a processor that never crashed. `CRASH_EVERY=1` tries every n, as
+`make crash-points` does. Otherwise, each run tries every tenth n from a random start.
 """
 
 from __future__ import annotations
@@ -77,12 +78,16 @@ CONFIG = PipelineConfig(
 
 
 class Died(Exception):
-    """The processor is no more."""
+    """The processor has crashed."""
 
 
 @dataclass
 class Fuse:
-    """How many statements are left to a processor."""
+    """Closes a processor's connection before its n-th statement.
+
+    Attributes:
+        left: the number of statements until the crash. 0 means no crash.
+    """
 
     left: int
 
@@ -94,7 +99,7 @@ class Fuse:
 
 
 def fused(url: str, fuse: Fuse) -> psycopg.Connection[Any]:
-    """A connection that is cut before a certain statement."""
+    """Return a connection that the fuse closes before a certain statement."""
 
     class Plain(psycopg.Cursor[Any]):
         def execute(self, *args: Any, **kwargs: Any) -> Any:
@@ -119,8 +124,8 @@ def fused(url: str, fuse: Fuse) -> psycopg.Connection[Any]:
     return connection
 
 
-def drawn() -> list[list[RawRecord]]:
-    """Batches of two partitions; the last ones bring what is late, a session's missing link, and no event at all."""
+def make_batches() -> list[list[RawRecord]]:
+    """Return batches of two partitions. The third has late events, a link of two sessions and an invalid record."""
     offsets = [0, 0]
 
     def record(p: int, body: bytes) -> RawRecord:
@@ -138,7 +143,7 @@ def drawn() -> list[list[RawRecord]]:
 
 
 class Processor:
-    """What the loop and the keeper do, one after the other, with new connections as after a start."""
+    """A new processor that runs its loop and its keeper in turn on a new connection."""
 
     def __init__(self, url: str, database: Database, fuse: Fuse) -> None:
         self.connection = fused(url, fuse)
@@ -154,15 +159,15 @@ class Processor:
         self._schema = database.schema
 
     def run(self, batches: list[list[RawRecord]]) -> None:
-        """From where `_offsets` stands to the end."""
+        """Commit the batches from the stored positions on, then close windows and scan them after each batch."""
         for batch in batches:
             stored = self.connection.execute(f"SELECT partition, next_offset FROM {self._schema}._offsets").fetchall()
             at = dict(stored)
             if any(record.o >= at[record.p] for record in batch):
-                assert all(record.o >= at[record.p] for record in batch), "a batch is stored as a whole"
+                assert all(record.o >= at[record.p] for record in batch), "a batch is stored completely or not at all"
                 positions = {p: Position(offset, 0) for p, offset in at.items()}
                 self._committer.commit(self._reader.read(batch, BASE + 86_400_000), positions)
-            # A later batch was not stored before this was done.
+            # Closing belongs to the latest stored batch. A later batch is stored only after these steps.
             if all(max(r.o for r in batch if r.p == p) + 1 == self._next(p) for p in (0, 1)):
                 closed = self._closer.run(self.connection).closed
                 for store, scanner in self._scanners:
@@ -180,15 +185,15 @@ class Processor:
 
 
 class Stage:
-    """The tables, emptied for each run."""
+    """Runs processors on the pipeline's tables, which are emptied before each run."""
 
     def __init__(self, servers: Any, connection: psycopg.Connection[Any], database: Database) -> None:
         self._url, self._connection, self._database = servers.postgres.url, connection, database
 
     def run(self, statements: int) -> tuple[dict[str, list[str]], bool]:
-        """Process all, dying once before a statement; what is stored in the end, and whether that was so far."""
+        """Process all batches with one crash before a statement. Return the stored rows, and if the crash happened."""
         self._wipe()
-        batches, fuse = drawn(), Fuse(statements)
+        batches, fuse = make_batches(), Fuse(statements)
         died = False
         while True:
             processor = None
@@ -220,7 +225,7 @@ class Stage:
         self._connection.execute(f"INSERT INTO {schema}._readers (reader) VALUES ('live')")
 
     def _stored(self) -> dict[str, list[str]]:
-        asked = {f"{a.name}_v1": "*" for a in SPEC.aggregations} | {
+        columns_of = {f"{a.name}_v1": "*" for a in SPEC.aggregations} | {
             "_events": "*", "_corrections": "*", "_detectors": "*", "_detector_history": "*",
             "_offsets": "partition, next_offset, max_event_time, consumed, filtered, invalid",
             "_readers": "watermark",
@@ -229,11 +234,11 @@ class Stage:
             "_dead_letters": 'partition, "offset", aggregation, reason, windows',
             "_anomalies": 'anomaly, group_key, window_start, value, score, severity, revision, partition, "offset"',
         }  # fmt: skip
-        found = {}
-        for table, columns in asked.items():
+        stored = {}
+        for table, columns in columns_of.items():
             query = f"SELECT r::text FROM (SELECT {columns} FROM {self._database.schema}.{table}) AS r"
-            found[table] = sorted(row for (row,) in self._connection.execute(query))
-        return found
+            stored[table] = sorted(row for (row,) in self._connection.execute(query))
+        return stored
 
 
 @pytest.fixture
@@ -241,8 +246,8 @@ def stage(servers: Any, make_schema: Callable[..., Any]) -> Stage:
     return Stage(servers, *make_schema(CONFIG))
 
 
-def test_a_crash_before_any_statement_ends_in_the_same_state(stage: Stage) -> None:
-    """In the row transaction, beside it, while windows close and are judged: nothing is lost or doubled."""
+def test_a_crash_before_any_statement_leads_to_the_same_tables(stage: Stage) -> None:
+    """The statements are those of commits, of closing windows and of detectors."""
     expected, died = stage.run(0)
     assert not died
     assert {row.strip("()").split(",")[0] for row in expected["_anomalies"]} == {"spike", "respike", "single"}

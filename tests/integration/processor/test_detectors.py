@@ -1,4 +1,7 @@
-"""Detectors over windows that real processors close: what is learnt survives a kill and moves to another process."""
+"""Tests of detectors over closed windows, with real processors on a real Kafka and Postgres.
+
+The state of a detector survives a kill, and another process continues with it.
+"""
 
 from __future__ import annotations
 
@@ -56,28 +59,28 @@ def config() -> PipelineConfig:
 
 
 def values(seed: int) -> list[float]:
-    """A wave with noise; a spike before the kill, one after it, and a shift of the level."""
+    """Return a sine wave with noise, a spike before the kill, a spike after the kill, and a shift of the level."""
     generator = random.Random(seed)
-    made = [10 * math.sin(index / 40) + generator.gauss(100, 3) for index in range(WINDOWS)]
-    made[280] += 200
-    made[430] += 200
-    return [value + (40 if 520 <= index < 560 else 0) for index, value in enumerate(made)]
+    wave = [10 * math.sin(index / 40) + generator.gauss(100, 3) for index in range(WINDOWS)]
+    wave[280] += 200
+    wave[430] += 200
+    return [value + (40 if 520 <= index < 560 else 0) for index, value in enumerate(wave)]
 
 
 def expected(kind: str, levels: list[float]) -> dict[int, Verdict]:
-    """What a detector finds that nothing ever interrupts, by window."""
+    """Return the verdicts of a detector that judges all values without an interruption, by the index of the window."""
     state: State = {}
-    found = {}
+    verdicts = {}
     spec = DETECTORS.make(type=kind, cooldown="5m")
     for index, value in enumerate(levels):
         verdict, state = judge(spec, state, BASE + index * MINUTE, value)
         if verdict is not None:
-            found[index] = verdict
-    return found
+            verdicts[index] = verdict
+    return verdicts
 
 
-def test_what_is_learnt_survives_kills_and_moves(make_bench: MakeBench) -> None:
-    """Every detector finds exactly what one uninterrupted run over the same values finds, with the same figures."""
+def test_killed_and_added_processors_do_not_change_the_anomalies(make_bench: MakeBench) -> None:
+    """Each detector finds the same anomalies, with equal figures, as an uninterrupted run over the same values."""
     bench = make_bench(config())
     levels = {"a": values(1), "b": values(2)}
 
@@ -106,16 +109,16 @@ def test_what_is_learnt_survives_kills_and_moves(make_bench: MakeBench) -> None:
         "SELECT anomaly, group_key ->> 'k', (extract(epoch FROM window_start) * 1000)::bigint, value, score, severity,"
         " expected, lower, upper FROM {s}._anomalies"
     )
-    found = {(rule, k, (at - BASE) // MINUTE): Verdict(*figures) for rule, k, at, *figures in rows}
-    told = {
+    anomalies = {(rule, k, (at - BASE) // MINUTE): Verdict(*figures) for rule, k, at, *figures in rows}
+    wanted = {
         (kind, k, index): verdict
         for kind in TYPES
         for k, series in levels.items()
         for index, verdict in expected(kind, series[: WINDOWS - 1]).items()
     }
-    assert found == told
-    assert len(found) == len(rows)
-    # Something is compared: before and after the kill.
-    assert {("auto", "a", 280), ("zscore", "b", 280), ("zscore", "b", 430)} <= set(found)
+    assert anomalies == wanted
+    assert len(anomalies) == len(rows)
+    # There are anomalies before and after the kill.
+    assert {("auto", "a", 280), ("zscore", "b", 280), ("zscore", "b", 430)} <= set(anomalies)
     (largest,) = bench.query("SELECT max(length(state::text)) FROM {s}._detectors")[0]
     assert largest < 8_000

@@ -1,6 +1,7 @@
-"""Detectors on single events against a naive one: any batches, crashes, zombies, competing replicas, forgotten groups.
+"""Tests of detectors on single events: their anomalies equal those of a naive model.
 
-And as processes on real Kafka: what is learnt survives a kill and moves to another one; topic and API tell of it.
+Most tests play the processor's loop on a real Postgres, with crashes, competing replicas and forgotten groups. One
+test runs real processors and a real API on a real Kafka, and kills a processor.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ def config(name: str, spec: dict[str, Any]) -> PipelineConfig:
 
 
 CONFIG = config("singles", SPEC)
-Told = dict[tuple[str, int, int], tuple[str, int, Verdict]]
-"""Anomalies: group, time and verdict by rule, partition and offset."""
+Anomalies = dict[tuple[str, int, int], tuple[str, int, Verdict]]
+"""The group, the time and the verdict, by rule, partition and offset."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,15 @@ class Record(KafkaRecord):
         return json.dumps(self.members).encode()
 
 
-def naive(rules: list[AnomalySpec], logs: dict[int, list[Record]]) -> tuple[Told, dict[tuple[str, int, str], State]]:
-    """What one reader of each partition finds that nothing interrupts, and what it knows in the end."""
-    told: Told = {}
-    knows: dict[tuple[str, int, str], State] = {}
+def naive(
+    rules: list[AnomalySpec], logs: dict[int, list[Record]]
+) -> tuple[Anomalies, dict[tuple[str, int, str], State]]:
+    """Return the anomalies and the final states of a reader that reads each partition without an interruption."""
+    anomalies: Anomalies = {}
+    states: dict[tuple[str, int, str], State] = {}
     for rule in rules:
         for p, log in logs.items():
-            known: list[tuple[str, State]] = []
+            groups: list[tuple[str, State]] = []
             for record in log:
                 members = record.members
                 i, v = members.get("i"), members.get("v")
@@ -116,35 +119,35 @@ def naive(rules: list[AnomalySpec], logs: dict[int, list[Record]]) -> tuple[Told
                 if i == 13 or value is None:
                     continue
                 group = json.dumps({name: members.get(name) for name in rule.group_by}, sort_keys=True)
-                state = next((s for g, s in known if g == group), {})
-                known = [(g, s) for g, s in known if g != group][-(watching.MOST_GROUPS - 1) :]
+                state = next((s for g, s in groups if g == group), {})
+                groups = [(g, s) for g, s in groups if g != group][-(watching.MOST_GROUPS - 1) :]
                 verdict, after = judge(rule.detector, state, members["ts"], float(value))
-                known.append((group, after))
+                groups.append((group, after))
                 if verdict is not None:
-                    told[rule.name, p, record.o] = (group, members["ts"], verdict)
-            knows |= {(rule.name, p, group): state for group, state in known}
-    return told, knows
+                    anomalies[rule.name, p, record.o] = (group, members["ts"], verdict)
+            states |= {(rule.name, p, group): state for group, state in groups}
+    return anomalies, states
 
 
 def stored(
     query: Callable[[str], list[tuple[Any, ...]]],
-) -> tuple[Told, dict[tuple[str, int, str], State]]:
-    """The same from Postgres."""
+) -> tuple[Anomalies, dict[tuple[str, int, str], State]]:
+    """Return the anomalies and the states that are stored in Postgres."""
     rows = query(
         'SELECT anomaly, partition, "offset", group_key, (extract(epoch FROM window_start) * 1000)::bigint, value,'
         " score, severity, expected, lower, upper FROM {s}._anomalies"
     )
-    told = {
+    anomalies = {
         (rule, p, o): (json.dumps(group, sort_keys=True), at, Verdict(*figures))
         for rule, p, o, group, at, *figures in rows
     }
-    assert len(told) == len(rows)
-    states = query("SELECT anomaly, -1 - aggregation_id, group_key, (state - 'field')::text FROM {s}._detectors")
-    return told, {(rule, p, group): json.loads(state, parse_int=float) for rule, p, group, state in states}
+    assert len(anomalies) == len(rows)
+    rows = query("SELECT anomaly, -1 - aggregation_id, group_key, (state - 'field')::text FROM {s}._detectors")
+    return anomalies, {(rule, p, group): json.loads(state, parse_int=float) for rule, p, group, state in rows}
 
 
 def draw_events(rnd: random.Random, number: int) -> dict[int, list[Record]]:
-    """Logs of few keys, many equal times and out of order; a value in ten is far from the others."""
+    """Return events of few keys, with many equal times, out of order. About one value in ten is an outlier."""
     logs: dict[int, list[Record]] = {p: [] for p in range(PARTITIONS)}
     for _ in range(number):
         members: dict[str, Any] = {"ts": BASE + rnd.randrange(0, 60) * 1_000, "k": rnd.choice(["a", "b", None, "ü\n"])}
@@ -158,7 +161,7 @@ def draw_events(rnd: random.Random, number: int) -> dict[int, list[Record]]:
 
 
 class Process:
-    """A processor, its loop played by the test."""
+    """A processor whose loop the test plays."""
 
     def __init__(self, connection: psycopg.Connection[Any], database: Database) -> None:
         self.connection, self.database = connection, database
@@ -176,7 +179,11 @@ class Process:
         self.positions |= {p: Position(offset, epoch) for p, offset, epoch in rows if p in partitions}
 
     def step(self, logs: dict[int, list[Record]], chosen: list[int], size: int, *, how: str) -> None:
-        """One batch of these partitions from where this process believes them; without those that another has moved."""
+        """Commit one batch of the chosen partitions from the positions of this process.
+
+        Partitions whose positions another process has moved are left out. `how` says what happens to the commit: ""
+        for a success, "dies" for a restart, "rolled back", or "refused" for an attempt before the commit.
+        """
         read = [log[self.positions[p].next_offset :][:size] for p, log in logs.items() if p in chosen]
         batch = self.reader.read([record for records in read for record in records], BASE + 86_400_000)
         while batch.next_offsets:
@@ -208,7 +215,7 @@ STEP = st.tuples(
 
 @pytest.fixture
 def stage(make_schema: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
-    # So that groups are forgotten, and states read anew, every now and then.
+    # With these limits, the test's processes forget groups and load states from Postgres again.
     monkeypatch.setattr(watching, "MOST_GROUPS", 5)
     monkeypatch.setattr(watching, "HELD_STATES", 18)
     return make_schema(CONFIG)
@@ -224,7 +231,7 @@ def wipe(connection: psycopg.Connection[Any], schema: str) -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 300), st.lists(STEP, max_size=16), st.integers(0, 10**9))
 def test_verdicts_equal_a_naive_model(stage: Any, number: int, script: list[Any], seed: int) -> None:
-    """Two replicas on the same partitions, that die, are rolled back and fenced: as if each was read once, at once."""
+    """Two replicas on the same partitions crash, roll back and fence each other. Each event is judged once."""
     connection, database = stage
     wipe(connection, database.schema)
     logs = draw_events(random.Random(seed), number)
@@ -234,11 +241,11 @@ def test_verdicts_equal_a_naive_model(stage: Any, number: int, script: list[Any]
     for process in processes:
         process.seek(range(PARTITIONS))
         process.step(logs, list(range(PARTITIONS)), 1_000, how="")
-    told, knows = stored(lambda text: connection.execute(text.replace("{s}", database.schema)).fetchall())
-    assert (told, knows) == naive(CONFIG.spec.anomalies, logs)
+    anomalies, states = stored(lambda text: connection.execute(text.replace("{s}", database.schema)).fetchall())
+    assert (anomalies, states) == naive(CONFIG.spec.anomalies, logs)
 
 
-def test_a_replay_raises_no_old_alarms(stage: Any) -> None:
+def test_a_replay_reports_no_anomalies(stage: Any) -> None:
     connection, database = stage
     wipe(connection, database.schema)
     replay = Database(WorkloadSettings(reader="replay-x-1"), CONFIG, 10)
@@ -247,8 +254,7 @@ def test_a_replay_raises_no_old_alarms(stage: Any) -> None:
     assert judged == watching.Judged()
 
 
-def test_another_field_starts_anew(stage: Any) -> None:
-    """What a rule knew of its former field says nothing about the new one."""
+def test_a_rule_with_another_field_starts_with_an_empty_state(stage: Any) -> None:
     connection, database = stage
     wipe(connection, database.schema)
     logs = draw_events(random.Random(1), 50)
@@ -258,11 +264,11 @@ def test_another_field_starts_anew(stage: Any) -> None:
     event = Record(0, position.next_offset, {"ts": BASE, "k": "a", "i": 5})
     batch = BatchReader(again.spec).read([event], BASE + 86_400_000)
     judged = watching.Watcher(database, again).judge(connection, batch, {0: position}, {0: 0})
-    assert [known.state["n"] for known in judged.changed] == [1]
+    assert [changed.state["n"] for changed in judged.changed] == [1]
 
 
-def test_a_group_that_postgres_cannot_keep_is_a_refused_event(make_schema: Callable[..., Any]) -> None:
-    """Told as an error about values, so that the event is found and refused and the others go on."""
+def test_a_group_that_postgres_cannot_store_is_an_error_about_a_value(make_schema: Callable[..., Any]) -> None:
+    """After such an error, the processor finds and refuses the event, and counts the other events."""
     fields = [{"name": f"k{n}", "type": "string"} for n in range(8)]
     rule = {"name": "wide", "field": "v", "groupBy": [field["name"] for field in fields]}
     source = {**SPEC["source"], "fields": [*SPEC["source"]["fields"], *fields]}
@@ -290,7 +296,7 @@ LIVE = config(
 
 
 def readings(rnd: random.Random, p: int, first: int, number: int) -> list[Record]:
-    """A partition's events; every fiftieth is far off."""
+    """Return events of a partition. Every fiftieth value is an outlier."""
     return [
         Record(
             p, o, {"ts": BASE + o * 250, "k": rnd.choice("ab"), "v": rnd.gauss(20, 2) + (200 if o % 50 == 49 else 0)}
@@ -300,8 +306,10 @@ def readings(rnd: random.Random, p: int, first: int, number: int) -> list[Record
 
 
 @pytest.mark.slow
-def test_what_is_learnt_survives_kills_and_moves(make_bench: MakeBench, documented: Callable[..., None]) -> None:
-    """Two replicas, one killed with events on the way and replaced: rows, records and answers are the naive model's."""
+def test_a_killed_and_replaced_processor_does_not_change_the_anomalies(
+    make_bench: MakeBench, documented: Callable[..., None]
+) -> None:
+    """The stored anomalies, the published records and the answers of the API equal the naive model."""
     running = make_bench(LIVE)
     rnd = random.Random(5)
     logs: dict[int, list[Record]] = {p: [] for p in range(PARTITIONS)}
@@ -324,14 +332,14 @@ def test_what_is_learnt_survives_kills_and_moves(make_bench: MakeBench, document
     running.await_consumed(900 * PARTITIONS, seconds=90)
     produce(100)
     running.await_consumed(1_000 * PARTITIONS)
-    told, knows = stored(running.query)
-    assert (told, knows) == naive(LIVE.spec.anomalies, logs)
-    assert {rule for rule, _, _ in told} == {"any", "by_key"}
-    assert len(told) >= 40
+    anomalies, states = stored(running.query)
+    assert (anomalies, states) == naive(LIVE.spec.anomalies, logs)
+    assert {rule for rule, _, _ in anomalies} == {"any", "by_key"}
+    assert len(anomalies) >= 40
 
-    records = read_by_id(running, len(told))
-    assert records.keys() == {f"{rule}/0/{p}/{o}" for rule, p, o in told}
-    for (rule, p, o), (group, at, verdict) in told.items():
+    records = read_by_id(running, len(anomalies))
+    assert records.keys() == {f"{rule}/0/{p}/{o}" for rule, p, o in anomalies}
+    for (rule, p, o), (group, at, verdict) in anomalies.items():
         assert records[f"{rule}/0/{p}/{o}"] == {
             "anomaly": rule, "aggregation": "", "version": 0, "metric": "v", "group": json.loads(group),
             "window_start": rfc3339_ms(at), "window_end": rfc3339_ms(at), "value": verdict.value,
@@ -347,18 +355,21 @@ def test_what_is_learnt_survives_kills_and_moves(make_bench: MakeBench, document
     shown = {(row["offset"], row["window_start"], row["value"]) for row in answer["data"]}
     assert shown == {
         (o, rfc3339_ms(at), verdict.value)
-        for (rule, p, o), (_, at, verdict) in told.items()
+        for (rule, p, o), (_, at, verdict) in anomalies.items()
         if (rule, p) == ("by_key", 1)
     }
 
 
 def read_by_id(bench: Bench, number: int) -> dict[str, Any]:
-    """Records of the anomalies topic by id, until there are so many; repeats have the same id."""
-    found: dict[str, Any] = {}
+    """Read the topic of anomalies until it has this number of ids, and return the records by id.
+
+    A record that is published again has the same id.
+    """
+    records: dict[str, Any] = {}
     deadline = time.monotonic() + 60
     with bench.reading("anomalies") as consumer:
-        while len(found) < number and time.monotonic() < deadline:
+        while len(records) < number and time.monotonic() < deadline:
             for message in consumer.consume(500, 0.5):
                 if message.error() is None:
-                    found[dict(message.headers())["id"].decode()] = json.loads(message.value())
-    return found
+                    records[dict(message.headers())["id"].decode()] = json.loads(message.value())
+    return records

@@ -1,4 +1,7 @@
-"""A topic grows while a member of the group that has a name is killed and back in time: all partitions are read."""
+"""Tests that all partitions are read if a topic grows while a static member of the consumer group is down.
+
+The static member has a name (`group.instance.id`) and restarts before its session ends. Kafka and Postgres are real.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ pytestmark = pytest.mark.integration
 
 BASE = 1_700_000_000_000 // 60_000 * 60_000
 SESSION_MS = 24_000
-"""Long enough that who was killed is back before the group gives its partitions away."""
+"""A killed member restarts within this time, before the group assigns its partitions to other members."""
 
 
 def config(name: str) -> PipelineConfig:
@@ -47,16 +50,16 @@ def config(name: str) -> PipelineConfig:
     )
 
 
-def member(servers: Any, of: PipelineConfig, name: str) -> Source:
-    """A named member of the group that has joined."""
+def member(servers: Any, pipeline: PipelineConfig, name: str) -> Source:
+    """Return a static member of the group that has subscribed."""
     settings = WorkloadSettings(kafka_brokers=servers.kafka, instance=name, session_timeout_ms=SESSION_MS)
-    source = Source(settings, of)
+    source = Source(settings, pipeline)
     source.subscribe()
     return source
 
 
 def polled(*sources: Source, until: Callable[[], bool], seconds: float = 60.0) -> bool:
-    """Whether that comes true while these members poll."""
+    """Poll the members until the condition holds, and return whether it holds."""
     deadline = time.monotonic() + seconds
     while not until() and time.monotonic() < deadline:
         for source in sources:
@@ -72,30 +75,30 @@ def closed(*sources: Source) -> Iterator[None]:
         yield
 
 
-def test_partitions_that_nobody_has_are_shared_out_once_all_members_join_again(servers: Any) -> None:
-    """The first member, which leads the group, is killed; the one that stays cannot make up for it."""
-    of, kafka = config("members"), KafkaAdmin(servers.kafka)
-    kafka.create(of.events_topic, 2)
-    killed = member(servers, of, "p-0")
+def test_unassigned_partitions_are_assigned_once_all_members_join_again(servers: Any) -> None:
+    """The leader of the group is killed. If only the other member joins again, new partitions stay unassigned."""
+    pipeline, kafka = config("members"), KafkaAdmin(servers.kafka)
+    kafka.create(pipeline.events_topic, 2)
+    killed = member(servers, pipeline, "p-0")
     assert polled(killed, until=lambda: killed.assigned == {0, 1})
-    staying = member(servers, of, "p-1")
+    staying = member(servers, pipeline, "p-1")
     assert polled(
         killed, staying, until=lambda: {killed.assigned, staying.assigned} == {frozenset({0}), frozenset({1})}
     )
-    killed._consumer.close()  # type: ignore[no-untyped-call]  # leaves no group: it has a name
-    kafka.grow(of.events_topic, 5)
-    back = member(servers, of, "p-0")
-    with closed(staying, back):
-        assert polled(staying, back, until=lambda: bool(back.assigned))
-        assert back.assigned | staying.assigned == {0, 1}
+    killed._consumer.close()  # type: ignore[no-untyped-call]  # A static member that closes stays in the group.
+    kafka.grow(pipeline.events_topic, 5)
+    restarted = member(servers, pipeline, "p-0")
+    with closed(staying, restarted):
+        assert polled(staying, restarted, until=lambda: bool(restarted.assigned))
+        assert restarted.assigned | staying.assigned == {0, 1}
         staying.subscribe()
-        assert not polled(staying, back, until=lambda: len(back.assigned | staying.assigned) > 2, seconds=2.0)
-        back.subscribe()
-        assert polled(staying, back, until=lambda: back.assigned | staying.assigned == {0, 1, 2, 3, 4})
-        assert not back.assigned & staying.assigned
+        assert not polled(staying, restarted, until=lambda: len(restarted.assigned | staying.assigned) > 2, seconds=2.0)
+        restarted.subscribe()
+        assert polled(staying, restarted, until=lambda: restarted.assigned | staying.assigned == {0, 1, 2, 3, 4})
+        assert not restarted.assigned & staying.assigned
 
 
-def test_a_partition_is_untaken_until_it_was_taken_up_in_this_topic(make_schema: Callable[..., Any]) -> None:
+def test_a_partition_is_untaken_if_it_has_no_position_in_the_current_topic(make_schema: Callable[..., Any]) -> None:
     connection, database = make_schema(config("untaken"))
     lookup = Positions(database, config("untaken"), None)  # type: ignore[arg-type]
     assert lookup.untaken(connection, {0: "x", 1: "x"}) == frozenset()
@@ -105,7 +108,9 @@ def test_a_partition_is_untaken_until_it_was_taken_up_in_this_topic(make_schema:
     assert lookup.untaken(connection, {0: "x"}) == frozenset()
 
 
-def test_a_processor_that_was_killed_reads_what_its_topic_got_meanwhile(make_bench: MakeBench, servers: Any) -> None:
+def test_a_restarted_processor_reads_partitions_that_were_added_while_it_was_down(
+    make_bench: MakeBench, servers: Any
+) -> None:
     bench = make_bench(config("killed"), TIDEMILL_SESSION_TIMEOUT_MS=str(SESSION_MS))
     events = [json.dumps({"ts": BASE + n}).encode() for n in range(10)]
     process = bench.start()

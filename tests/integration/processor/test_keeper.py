@@ -1,4 +1,7 @@
-"""Windows that cannot be read or published: they alone are passed over, others go on, and all of it is told."""
+"""Tests of the keeper with damaged windows and refused records, on a real Kafka and Postgres.
+
+The keeper skips only windows that it cannot read or publish. Health, metrics and conditions name the skipped windows.
+"""
 
 from __future__ import annotations
 
@@ -86,43 +89,48 @@ def config() -> PipelineConfig:
 def event(minute: int, k: str) -> bytes:
     at = BASE + minute * MINUTE + 1_000
     text = "x" * LONG if (minute, k) == (1, "a") else "short"
-    found = {"ts": at, "k": k, "user": f"{k}{minute}", "seen": at, "text": text, "v": float(minute)}
-    return json.dumps(found).encode()
+    members = {"ts": at, "k": k, "user": f"{k}{minute}", "seen": at, "text": text, "v": float(minute)}
+    return json.dumps(members).encode()
 
 
 def reached(bench: Bench, column: str) -> dict[str, int | None]:
-    """How far each aggregation is, in windows."""
+    """Return the progress of each aggregation in a duty, as a number of windows."""
     rows = bench.query(f"SELECT name, {column} FROM {{s}}._aggregations")
     return {name: None if until is None else (until - BASE) // MINUTE for name, until in rows}
 
 
 def metric(bench: Bench, name: str) -> float:
-    """A value of the latest processor's /metrics."""
+    """Return a value of the latest processor's /metrics."""
     with urllib.request.urlopen(f"http://127.0.0.1:{bench.ports[-1]}/metrics", timeout=5) as answer:
         lines = answer.read().decode().splitlines()
     return float(next(line.split()[-1] for line in lines if line.startswith(name)))
 
 
-def told(bench: Bench) -> dict[Reason, str]:
-    """What the operator reads in the tables and tells in the condition."""
-    found = PostgresSchemas(bench.servers.postgres).observe(bench.config.schema_name)
-    assert found is not None
-    return {error.reason: str(error) for error in failing(replace(found, owner=OWNER), OWNER)}
+def reported(bench: Bench) -> dict[Reason, str]:
+    """Return the errors that the operator reads in the tables and reports in a condition, by reason."""
+    observed = PostgresSchemas(bench.servers.postgres).observe(bench.config.schema_name)
+    assert observed is not None
+    return {error.reason: str(error) for error in failing(replace(observed, owner=OWNER), OWNER)}
 
 
-def stored(bench: Bench) -> None:
-    """All windows but the last are closed and published by a processor that then ends."""
+def publish_windows(bench: Bench) -> None:
+    """Run a processor until it has closed and published all windows but the last, and stop it."""
     first = bench.start()
     bench.produce([event(minute, k) for minute in range(WINDOWS) for k in "ab"], partition=0)
     bench.eventually(
-        lambda: set(reached(bench, "published_until").values()) == {WINDOWS - 1}, seconds=60, what="windows published"
+        lambda: set(reached(bench, "published_until").values()) == {WINDOWS - 1},
+        seconds=60,
+        what="all windows but the last are published",
     )
     first.terminate()
     first.wait()
 
 
 def damage(bench: Bench) -> None:
-    """A time beyond all of Python's, bytes that are no sketch, a missing column; and all is to be done anew."""
+    """Damage stored windows, and reset the progress of publishing and scanning.
+
+    One row gets a time that Python cannot represent, one row gets an invalid sketch, and one table loses a column.
+    """
     pane = "WHERE window_start = to_timestamp(%s) AND k = %s"
     at = (BASE // 1_000 + 120, "a"), (BASE // 1_000 + 240, "b")
     with connect_admin(bench.servers) as admin:
@@ -133,7 +141,7 @@ def damage(bench: Bench) -> None:
 
 
 def check_long_record(bench: Bench) -> None:
-    """Four texts of 700 kB are more than a record holds: one goes, the rest is published."""
+    """Assert that a record that is too large is published without one of its four texts of 700 kB."""
     texts = {
         (row["group"]["k"], row["window_start"]): row["metrics"]
         for row in bench.records("results")
@@ -145,14 +153,14 @@ def check_long_record(bench: Bench) -> None:
 
 
 def check_published(bench: Bench) -> None:
-    """All aggregations but the broken one go on; what cannot be read is null, in both windows of its pane."""
+    """Assert that all readable aggregations are published, with null for damaged metrics in each window of the pane."""
     bench.eventually(
         lambda: reached(bench, "published_until") == {"good": 5, "bad": 5, "long": 5, "broken": None},
-        seconds=60, what="others published",
+        seconds=60, what="the readable aggregations are published",
     )  # fmt: skip
     bench.eventually(
         lambda: [reached(bench, "scanned_until")[name] for name in ("good", "bad")] == [5, 5],
-        seconds=60, what="they are scanned",
+        seconds=60, what="the readable aggregations are scanned",
     )  # fmt: skip
     rows = {
         (row["group"]["k"], row["window_start"]): {name for name, value in row["metrics"].items() if value is None}
@@ -167,8 +175,8 @@ def check_published(bench: Bench) -> None:
     assert len(rows) == 2 * WINDOWS - 2
 
 
-def check_noted(bench: Bench) -> None:
-    """The table names each window, group and metric that was passed over, for publishing and for scanning."""
+def check_skipped(bench: Bench) -> None:
+    """Assert that `_skipped` names each skipped window, group and metric, for publishing and for scanning."""
     skipped = bench.query(
         "SELECT DISTINCT duty, group_key ->> 'k', (extract(epoch FROM window_start) * 1000)::bigint, metrics"
         " FROM {s}._skipped WHERE aggregation = 'bad'"
@@ -179,54 +187,60 @@ def check_noted(bench: Bench) -> None:
     assert {duty for duty, *_ in skipped} == {"publish", "scan"}
 
 
-def check_told(bench: Bench) -> None:
-    """Health, metrics and the operator's conditions name what is held up and what was passed over."""
+def check_reported(bench: Bench) -> None:
+    """Assert that health, metrics and conditions name the held-up aggregation and the skipped windows."""
     health = bench.health()
     assert (health["status"], health["keeper"], health["scanning"]) == ("degraded", "ok", "ok")
     assert health["publishing"].startswith("broken: ")
     assert "_max_v" in health["publishing"]
     assert metric(bench, 'tidemill_held_up{duty="publish"}') == 1
-    assert metric(bench, 'tidemill_windows_skipped_total{duty="publish"}') == 4, "three windows and the long one"
-    found = told(bench)
-    assert list(found) == [Reason.HELD_UP, Reason.WINDOWS_SKIPPED]
-    assert "aggregation broken: closed windows cannot be published: " in found[Reason.HELD_UP]
+    assert metric(bench, 'tidemill_windows_skipped_total{duty="publish"}') == 4, (
+        "three damaged windows and the long window"
+    )
+    errors = reported(bench)
+    assert list(errors) == [Reason.HELD_UP, Reason.WINDOWS_SKIPPED]
+    assert "aggregation broken: closed windows cannot be published: " in errors[Reason.HELD_UP]
     assert (
         f'aggregation bad: window {rfc3339_ms(BASE + MINUTE)}, group {{"k": "a"}}, with null for latest'
-        in found[Reason.WINDOWS_SKIPPED]
+        in errors[Reason.WINDOWS_SKIPPED]
     )
 
 
-def check_mended(bench: Bench) -> None:
-    """With its column back, the broken aggregation goes on, and nothing is held up."""
+def check_repaired(bench: Bench) -> None:
+    """Restore the missing column, and assert that the aggregation is published and no longer held up."""
     with connect_admin(bench.servers) as admin:
         admin.execute(f"ALTER TABLE {bench.schema}.broken_v1 ADD COLUMN _max_v double precision")
-    bench.eventually(lambda: reached(bench, "published_until")["broken"] == 5, seconds=60, what="it goes on")
-    bench.eventually(lambda: bench.health()["status"] == "healthy", what="health")
+    bench.eventually(
+        lambda: reached(bench, "published_until")["broken"] == 5,
+        seconds=60,
+        what="the repaired aggregation is published",
+    )
+    bench.eventually(lambda: bench.health()["status"] == "healthy", what="the processor is healthy")
     assert bench.query("SELECT * FROM {s}._held_up") == []
     assert metric(bench, 'tidemill_held_up{duty="publish"}') == 0
 
 
-def test_only_what_cannot_be_read_is_passed_over(make_bench: MakeBench) -> None:
-    """The window is published with null for that metric; a table that cannot be read waits, and goes on once it can."""
+def test_only_unreadable_metrics_and_tables_are_skipped(make_bench: MakeBench) -> None:
+    """A window with an unreadable metric is published with null. An unreadable table is held up until its repair."""
     bench = make_bench(config())
-    stored(bench)
+    publish_windows(bench)
     check_long_record(bench)
     damage(bench)
     bench.start()
     check_published(bench)
-    check_noted(bench)
-    check_told(bench)
-    check_mended(bench)
+    check_skipped(bench)
+    check_reported(bench)
+    check_repaired(bench)
 
 
-def test_one_record_that_a_broker_refuses_is_found_among_others(servers: Any) -> None:
-    """A broker refuses the whole batch that the record is in; the others are sent again without it."""
+def test_only_the_refused_record_of_a_batch_is_not_published(servers: Any) -> None:
+    """The broker refuses the whole batch of a record that is too large. The other records are sent again without it."""
     kafka, topic = AdminClient({"bootstrap.servers": servers.kafka}), "tests.keeper.small"
     wanted = NewTopic(topic, 1, 1, config={"max.message.bytes": "3000"})
     for future in kafka.create_topics([wanted]).values():
         future.result(30)
-    eventually(lambda: topic in kafka.list_topics(timeout=10).topics, what="the topic")
-    # Without compression, so that sizes are what they look like.
+    eventually(lambda: topic in kafka.list_topics(timeout=10).topics, what="the topic exists")
+    # Without compression, the broker sees the size of each record.
     settings = {**PRODUCER_TUNING, "compression.type": "none", "bootstrap.servers": servers.kafka}
     outlet = Outlet(lambda: Producer(settings))
     for number in range(40):
@@ -235,18 +249,18 @@ def test_one_record_that_a_broker_refuses_is_found_among_others(servers: Any) ->
     (refused,) = outlet.settle()
     assert (refused.key, refused.headers) == (b"17", {"id": "17"})
     assert "too large" in refused.reason.lower()
-    found = set()
+    keys = set()
     consumer = Consumer(
         {"bootstrap.servers": servers.kafka, "group.id": "keeper-small", "auto.offset.reset": "earliest"}
     )
     consumer.subscribe([topic])
 
-    def all_there() -> bool:
-        found.update(message.key() for message in consumer.consume(100, 0.5) if message.error() is None)
-        return len(found) == 39
+    def all_read() -> bool:
+        keys.update(message.key() for message in consumer.consume(100, 0.5) if message.error() is None)
+        return len(keys) == 39
 
-    eventually(all_there, what="the others")
+    eventually(all_read, what="the other records are in the topic")
     consumer.close()
-    assert found == {str(number).encode() for number in range(40) if number != 17}
+    assert keys == {str(number).encode() for number in range(40) if number != 17}
     outlet.send(topic, b"after", b"x", {"id": "after"})
     assert outlet.settle() == []

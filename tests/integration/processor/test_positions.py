@@ -1,4 +1,7 @@
-"""Where partitions are taken up when a broker that lags behind answers with how things were."""
+"""Tests of the position at which a processor starts a partition if a lagging broker gives an outdated answer.
+
+Positions are stored in a real Postgres. The test plays the topic.
+"""
 
 from __future__ import annotations
 
@@ -51,8 +54,8 @@ def config() -> PipelineConfig:
     )
 
 
-def test_an_earlier_id_of_the_topic_starts_no_epoch(make_schema: Callable[..., Any], config: PipelineConfig) -> None:
-    """After the topic was made anew, a broker tells of the old one: what was counted is not read once more."""
+def test_the_id_of_an_earlier_topic_starts_no_epoch(make_schema: Callable[..., Any], config: PipelineConfig) -> None:
+    """The topic was created again, and a lagging broker answers with the old id. Counted events are not read again."""
     connection, database = make_schema(config)
     topic = Topic(10)
     lookup = Positions(database, config, topic)  # type: ignore[arg-type]
@@ -69,10 +72,10 @@ def test_an_earlier_id_of_the_topic_starts_no_epoch(make_schema: Callable[..., A
     ]
 
 
-def test_an_end_before_what_was_read_is_believed_only_if_it_stays(
+def test_an_end_before_the_position_starts_an_epoch_only_if_it_remains(
     make_schema: Callable[..., Any], config: PipelineConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A leader that lags behind tells of an earlier end; only records that Kafka really lost start a new epoch."""
+    """A lagging leader answers with an earlier end for a moment. Only lost records start a new epoch."""
     connection, database = make_schema(config)
     now = 0.0
     monkeypatch.setattr(module.time, "monotonic", lambda: now)

@@ -1,4 +1,7 @@
-"""The processor as a process: real Kafka, Postgres and Redis; hostile events, crashes, frozen and competing owners."""
+"""Tests of processors as processes on a real Kafka, Postgres and Redis.
+
+Hostile events, kills, frozen processes, resets and competing replicas neither stop processors nor change counts.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +40,7 @@ def config(name: str, **source: Any) -> PipelineConfig:
                     {"name": "v", "type": "number"},
                     {"name": "i", "type": "integer"},
                 ],
-                # Long, so that a slow machine makes nothing late; where windows are to close it is short.
+                # A long idle timeout: on a slow machine, no partition becomes idle and no event becomes late.
                 "eventTime": {"field": "ts", "idleTimeout": "10m", "maxDisorder": "1s"},
                 **source,
             },
@@ -88,14 +92,14 @@ def counts(bench: Bench) -> dict[str, int]:
 
 
 def read_all(bench: Bench, kind: Output, number: int, seconds: float = 90.0) -> list[Any]:
-    """That many records of an output topic, from its beginning."""
-    found: list[Any] = []
+    """Read an output topic from its start until there are this many records, and return the records."""
+    records: list[Any] = []
     deadline = time.monotonic() + seconds
     with bench.reading(kind) as consumer:
-        while len(found) < number and time.monotonic() < deadline:
-            found += [m for m in consumer.consume(number, 0.5) if m.error() is None]
-    assert len(found) >= number, f"{len(found)} of {number} {kind}"
-    return found
+        while len(records) < number and time.monotonic() < deadline:
+            records += [m for m in consumer.consume(number, 0.5) if m.error() is None]
+    assert len(records) >= number, f"{len(records)} of {number} {kind}"
+    return records
 
 
 HOSTILE = [
@@ -129,7 +133,7 @@ HOSTILE = [
 ]
 
 
-def test_hostile_events_are_counted_or_dead_lettered_and_stop_nothing(make_bench: MakeBench) -> None:
+def test_hostile_events_are_counted_or_become_dead_letters(make_bench: MakeBench) -> None:
     bench = make_bench(config("hostile"))
     bench.start()
     bench.produce([value for _, value, _ in HOSTILE], partition=0)
@@ -167,8 +171,8 @@ def test_hostile_events_are_counted_or_dead_lettered_and_stop_nothing(make_bench
     assert bench.health()["status"] == "healthy"
 
 
-def test_hostile_names_of_fields_and_hostile_headers_stop_nothing(make_bench: MakeBench) -> None:
-    """What an event calls its fields ends in the dead letter as text that Postgres takes; a reason is one of ours."""
+def test_hostile_field_names_and_headers_become_dead_letters(make_bench: MakeBench) -> None:
+    """Field names are escaped and cut for Postgres. Unknown reasons in headers are replaced with a known reason."""
     plain = config("names")
     source = plain.spec.source.model_copy(update={"strict": True})
     bench = make_bench(plain.model_copy(update={"spec": plain.spec.model_copy(update={"source": source})}))
@@ -186,8 +190,8 @@ def test_hostile_names_of_fields_and_hostile_headers_stop_nothing(make_bench: Ma
     read_all(bench, "dead-letters", 3)
 
 
-def test_events_that_postgres_refuses_are_found_and_put_aside(make_bench: MakeBench) -> None:
-    """Three incompressible keys of 1 KiB each are more than an index row can hold: only Postgres knows."""
+def test_events_that_postgres_refuses_become_dead_letters(make_bench: MakeBench) -> None:
+    """Three incompressible keys of 1 KiB exceed the size of an index row, which only Postgres checks."""
     wide = config("wide-keys")
     spec = wide.spec.model_dump(by_alias=True)
     spec["source"]["fields"] += [{"name": n, "type": "string"} for n in ("k2", "k3")]
@@ -210,7 +214,7 @@ def test_events_that_postgres_refuses_are_found_and_put_aside(make_bench: MakeBe
 
 
 def test_large_events_do_not_wait_for_a_long_flush_interval(make_bench: MakeBench) -> None:
-    """A batch is full by its bytes too, so memory is bounded; a stop is heeded meanwhile, and stores what was read."""
+    """A batch is also full at a number of bytes, which limits the memory. A stopped processor stores its batch."""
     patient = config("large")
     spec = patient.spec.model_copy(
         update={"processor": patient.spec.processor.model_copy(update={"flush_interval": "60s"})}
@@ -224,28 +228,22 @@ def test_large_events_do_not_wait_for_a_long_flush_interval(make_bench: MakeBenc
     assert 33 <= bench.consumed() <= 45
 
 
-def expected_counts(sent: list[tuple[str, int]]) -> dict[str, int]:
-    totals: dict[str, int] = {}
-    for key, _ in sent:
-        totals[key] = totals.get(key, 0) + 1
-    return totals
-
-
 def send(bench: Bench, rnd: random.Random, number: int, start: int) -> list[tuple[str, int]]:
-    """Events in time order, 10 ms apart, over all partitions."""
+    """Send events to all partitions, in the order of their times, which are 10 ms apart. Return keys and numbers."""
     sent = [(f"k{rnd.randrange(20)}", start + i) for i in range(number)]
     bench.produce([event(10 * t, k=k, i=t, v=float(t)) for k, t in sent])
     return sent
 
 
 def verify(bench: Bench, sent: list[tuple[str, int]]) -> None:
+    """Wait until all records are consumed, and assert that each sent event is counted once."""
     bench.await_consumed(len(sent), seconds=90)
-    assert expected_counts(sent) == counts(bench)
+    assert Counter(key for key, _ in sent) == counts(bench)
     assert [(sum(t for _, t in sent),)] == bench.query("SELECT sum(_sum_i)::bigint FROM {s}.by_k_v1")
     assert bench.query("SELECT count(*) FROM {s}._dead_letters") == [(0,)]
 
 
-def test_killed_at_random_moments_nothing_is_lost_or_doubled(make_bench: MakeBench) -> None:
+def test_kills_at_random_moments_lose_and_repeat_no_event(make_bench: MakeBench) -> None:
     bench = make_bench(config("killed"))
     rnd, sent = random.Random(11), []
     for _ in range(6):
@@ -258,8 +256,8 @@ def test_killed_at_random_moments_nothing_is_lost_or_doubled(make_bench: MakeBen
     verify(bench, sent)
 
 
-def test_a_frozen_owner_that_wakes_is_fenced(make_bench: MakeBench) -> None:
-    """Frozen past its session timeout, its partitions go to another; woken, it must not count anything again."""
+def test_a_frozen_processor_is_fenced_when_it_wakes(make_bench: MakeBench) -> None:
+    """Another processor gets the partitions after the session timeout. The woken processor counts no event again."""
     bench = make_bench(config("frozen"))
     rnd = random.Random(5)
     first = bench.start(0)
@@ -274,7 +272,7 @@ def test_a_frozen_owner_that_wakes_is_fenced(make_bench: MakeBench) -> None:
     verify(bench, sent)
 
 
-def test_three_replicas_that_come_and_go(make_bench: MakeBench) -> None:
+def test_counts_are_exact_while_replicas_start_and_stop(make_bench: MakeBench) -> None:
     bench = make_bench(config("replicas"))
     rnd = random.Random(3)
     sent: list[tuple[str, int]] = []
@@ -293,7 +291,7 @@ def test_three_replicas_that_come_and_go(make_bench: MakeBench) -> None:
     verify(bench, sent)
 
 
-def test_resetting_the_consumer_group_changes_nothing(make_bench: MakeBench) -> None:
+def test_a_reset_of_the_consumer_group_changes_no_count(make_bench: MakeBench) -> None:
     bench = make_bench(config("reset"))
     sent = send(bench, random.Random(1), 2_000, 0)
     process = bench.start()
@@ -307,18 +305,18 @@ def test_resetting_the_consumer_group_changes_nothing(make_bench: MakeBench) -> 
     def reset() -> bool:
         futures = kafka.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, beginning)]).values()
         errors = [str(error) for future in futures if (error := future.exception(10)) is not None]
-        # The group's last member may still be remembered.
+        # Kafka may not have removed the last member of the group yet.
         assert all("UNKNOWN_MEMBER_ID" in error or "NON_EMPTY_GROUP" in error for error in errors), errors
         return not errors
 
-    bench.eventually(reset, seconds=20, what="group reset")
+    bench.eventually(reset, seconds=20, what="the group is reset")
     bench.start()
     sent += send(bench, random.Random(2), 500, len(sent))
     verify(bench, sent)
 
 
 def test_windows_close_and_are_published_with_anomalies(make_bench: MakeBench, documented: Callable[..., None]) -> None:
-    """Closed windows go to the results topic once each under their id, late events to the dead letters."""
+    """Each closed window is published with a unique id. A late event becomes a dead letter of each aggregation."""
     bench = make_bench(config("closing", eventTime={"field": "ts", "idleTimeout": "2s", "maxDisorder": "1s"}))
     bench.start()
     minutes = 12
@@ -330,9 +328,12 @@ def test_windows_close_and_are_published_with_anomalies(make_bench: MakeBench, d
     bench.await_consumed(len(values) + 1)
     until = BASE + (minutes - 1) * 60_000
     closed = "SELECT closed_until FROM {s}._aggregations WHERE name = 'by_k'"
-    bench.eventually(lambda: bench.query(closed)[0][0] == until, what="windows closed up to the watermark")
+    bench.eventually(lambda: bench.query(closed)[0][0] == until, what="windows are closed up to the watermark")
     bench.produce([event(0, k="a", v=1.0)])
-    bench.eventually(lambda: bench.query("SELECT count(*) FROM {s}._dead_letters")[0][0] == 2, what="late for both")
+    bench.eventually(
+        lambda: bench.query("SELECT count(*) FROM {s}._dead_letters")[0][0] == 2,
+        what="the event is late for both aggregations",
+    )
     late = bench.query("SELECT aggregation, reason, windows FROM {s}._dead_letters ORDER BY 1")
     assert late[0] == ("by_k", "late", [BASE])
     assert late[1][:2] == ("hops", "late")
@@ -346,7 +347,7 @@ def test_windows_close_and_are_published_with_anomalies(make_bench: MakeBench, d
         record = json.loads(message.value())
         documented("results", record)
         assert json.loads(message.key()) == record["group"]
-    bench.eventually(lambda: bench.query("SELECT count(*) FROM {s}._anomalies")[0][0], what="the spike is found")
+    bench.eventually(lambda: bench.query("SELECT count(*) FROM {s}._anomalies")[0][0], what="the spike is an anomaly")
     assert bench.query("SELECT anomaly, metric, group_key ->> 'k', value FROM {s}._anomalies") == [
         ("spike", "top", "a", 1000.0)
     ]
@@ -355,7 +356,7 @@ def test_windows_close_and_are_published_with_anomalies(make_bench: MakeBench, d
     documented("anomalies", anomaly)
 
 
-def test_raw_events_are_kept_where_asked(make_bench: MakeBench) -> None:
+def test_events_are_stored_if_the_spec_says_it(make_bench: MakeBench) -> None:
     plain = config("kept")
     spec = plain.spec.model_copy(update={"events": plain.spec.events.model_copy(update={"store": True})})
     bench = make_bench(plain.model_copy(update={"spec": spec}))
@@ -365,7 +366,7 @@ def test_raw_events_are_kept_where_asked(make_bench: MakeBench) -> None:
     assert bench.query("SELECT count(*), sum((data ->> 'i')::int) FROM {s}._events") == [(50, 1225)]
 
 
-def test_a_topic_made_anew_starts_an_epoch_and_says_so(make_bench: MakeBench) -> None:
+def test_a_recreated_topic_starts_an_epoch_and_is_recorded_as_a_loss(make_bench: MakeBench) -> None:
     bench = make_bench(config("anew"))
     process = bench.start()
     bench.produce([event(i, k="a") for i in range(30)])
@@ -383,14 +384,14 @@ def test_a_topic_made_anew_starts_an_epoch_and_says_so(make_bench: MakeBench) ->
     assert bench.query("SELECT DISTINCT epoch FROM {s}._offsets") == [(1,)]
 
 
-def test_of_a_partition_added_later_what_expired_unread_is_told(make_bench: MakeBench) -> None:
-    """Such a one has been given an offset by the operator: events come before a processor takes it up."""
+def test_events_of_an_added_partition_that_expired_unread_are_recorded_as_lost(make_bench: MakeBench) -> None:
+    """The operator has stored the first offset of the added partition. Events expire before a processor reads it."""
     bench = make_bench(config("added"))
     bench.query("UPDATE {s}._offsets SET next_offset = 0 WHERE partition = 2 RETURNING partition")
     bench.produce([event(i, k="a", i=i) for i in range(60)])
-    gone = TopicPartition(bench.config.events_topic, 2, 20)
+    expired = TopicPartition(bench.config.events_topic, 2, 20)
     kafka = AdminClient({"bootstrap.servers": bench.servers.kafka})
-    kafka.delete_records([gone])[gone].result(20)
+    kafka.delete_records([expired])[expired].result(20)
     bench.start()
     bench.await_consumed(40)
     lost = "SELECT partition, epoch, from_offset, to_offset, reason FROM {s}._lost"

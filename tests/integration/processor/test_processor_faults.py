@@ -1,4 +1,7 @@
-"""Servers that go away while events flow: nothing acknowledged is lost, all stays exact, /health tells the truth."""
+"""Tests of a processor whose real Kafka, Postgres or Redis is killed or hangs while events are sent.
+
+Each acknowledged event is counted once, and /health names the server.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +36,8 @@ LONG_PAUSES = {
     for name in ("DATABASE", "KAFKA_CONSUMER", "REDIS")
     for key in ("OPEN", "FIRST_PAUSE")
 }
-"""Only who looks in the background ends an outage soon."""
-TOLD_SECONDS, WELL_SECONDS = 30, 10
+"""With these pauses of the breakers, only checks in the background end an outage soon."""
+REPORTED_SECONDS, HEALTHY_SECONDS = 30, 10
 
 
 def config(name: str) -> PipelineConfig:
@@ -62,7 +65,7 @@ def config(name: str) -> PipelineConfig:
 
 
 class Flow:
-    """Sends events all the time and counts the acknowledged ones, which alone must be counted."""
+    """Sends events until the end of the context, and counts the acknowledged events."""
 
     def __init__(self, brokers: str, topic: str) -> None:
         self.acknowledged = 0
@@ -99,14 +102,14 @@ class Flow:
 
 
 def status(bench: Bench, name: str) -> tuple[str, str]:
-    """(overall status, that dependency's status)."""
+    """Return the overall status and the status of a dependency in /health."""
     health = bench.health()
-    found = (
+    statuses = (
         {d["name"]: d["status"] for d in health.get("dependencies", [])}
         if isinstance(health.get("dependencies"), list)
         else {n: d["status"] for n, d in health.get("dependencies", {}).items()}
     )
-    return health.get("status", ""), found.get(name, "")
+    return health.get("status", ""), statuses.get(name, "")
 
 
 def counted(bench: Bench) -> int:
@@ -117,7 +120,7 @@ def counted(bench: Bench) -> int:
 @pytest.mark.parametrize(
     ("server", "meanwhile"), [("postgres", "unhealthy"), ("kafka", "unhealthy"), ("redis", "degraded")]
 )
-def test_a_server_that_goes_away_and_comes_back(
+def test_events_are_counted_once_after_a_server_was_killed_and_restarted(
     server: str, meanwhile: str, own_servers: Callable[..., Any], make_bench: MakeBench
 ) -> None:
     servers = own_servers(durable=True)
@@ -137,20 +140,24 @@ def test_a_server_that_goes_away_and_comes_back(
         )
         if server == "redis":
             before = counted(bench)
-            bench.eventually(lambda: counted(bench) > before, what="processing goes on without Redis")
+            bench.eventually(lambda: counted(bench) > before, what="events are counted without Redis")
         else:
             time.sleep(3)
         handle.start()
-        bench.eventually(lambda: bench.health().get("status") == "healthy", seconds=60, what="/health recovers")
+        bench.eventually(
+            lambda: bench.health().get("status") == "healthy", seconds=60, what="the processor is healthy again"
+        )
         before = counted(bench)
         bench.eventually(lambda: counted(bench) > before + 100, seconds=60, what="events are counted again")
-    bench.eventually(lambda: counted(bench) >= flow.acknowledged, seconds=60, what="all acknowledged events counted")
+    bench.eventually(
+        lambda: counted(bench) >= flow.acknowledged, seconds=60, what="all acknowledged events are counted"
+    )
     assert flow.acknowledged == counted(bench)
-    assert process.poll() is None, "the process that was there at the start is still there"
+    assert process.poll() is None, "the processor was not restarted"
 
 
 def asked(bench: Bench, path: str) -> tuple[int, str]:
-    """Status code and text of a path of the processor."""
+    """Return the status code and the body that the processor answers to a path."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{bench.ports[-1]}{path}", timeout=10) as answer:
             return answer.status, answer.read().decode()
@@ -159,8 +166,11 @@ def asked(bench: Bench, path: str) -> tuple[int, str]:
 
 
 @contextmanager
-def at_large(servers: Any, hang: str) -> Iterator[tuple[dict[str, str], Callable[[], Any]]]:
-    """Settings of a processor, and what makes the server hang: stops it, or loses all that is sent to it."""
+def hanging_server(servers: Any, hang: str) -> Iterator[tuple[dict[str, str], Callable[[], Any]]]:
+    """Yield settings of a processor, and a function that makes the server hang within a context.
+
+    The server is frozen, or a proxy in front of Postgres drops all traffic.
+    """
     server, _, how = hang.partition(" ")
     if how == "frozen":
         yield {}, lambda: frozen(servers.handles[server])
@@ -171,7 +181,7 @@ def at_large(servers: Any, hang: str) -> Iterator[tuple[dict[str, str], Callable
 
 @pytest.fixture(scope="module")
 def lasting(own_servers: Callable[..., Any]) -> Any:
-    """Servers that tests may stop, if they wake them again."""
+    """Start servers that tests may freeze. Each test wakes the servers again."""
     return own_servers(durable=True)
 
 
@@ -179,12 +189,12 @@ def lasting(own_servers: Callable[..., Any]) -> Any:
 @pytest.mark.parametrize(
     "hang", ["postgres frozen", pytest.param("postgres in a black hole", marks=pytest.mark.matrix), "kafka frozen"]
 )
-def test_a_server_that_hangs_is_named_and_the_lag_is_told(hang: str, lasting: Any, make_bench: MakeBench) -> None:
-    """Nobody restarts or unreadies the processor for it; soon after the server is back all is well and exact."""
+def test_health_names_a_server_that_hangs_and_reports_the_lag(hang: str, lasting: Any, make_bench: MakeBench) -> None:
+    """The processor stays live and ready. When the server answers again, the processor soon counts all events."""
     servers, server = lasting, hang.split()[0]
     other = {"postgres": "kafka", "kafka": "postgres"}[server]
     with ExitStack() as stack:
-        settings, hanging = stack.enter_context(at_large(servers, hang))
+        settings, hanging = stack.enter_context(hanging_server(servers, hang))
         bench = make_bench(config(hang.replace(" ", "-")), at=servers, **LONG_PAUSES, **settings)
         process = bench.start()
         stack.callback(bench.stop)
@@ -194,23 +204,33 @@ def test_a_server_that_hangs_is_named_and_the_lag_is_told(hang: str, lasting: An
 
         with Flow(servers.kafka, bench.config.events_topic) as flow:
             bench.eventually(lambda: counted(bench) > 100, seconds=60, what="events are counted")
-            bench.eventually(lambda: asked(bench, "/readyz")[0] == 200, what="it is ready")
+            bench.eventually(lambda: asked(bench, "/readyz")[0] == 200, what="the processor is ready")
             with hanging():
                 bench.eventually(
-                    lambda: status(bench, server) == ("unhealthy", "down"), seconds=TOLD_SECONDS, what="it is named"
+                    lambda: status(bench, server) == ("unhealthy", "down"),
+                    seconds=REPORTED_SECONDS,
+                    what="/health names the server",
                 )
                 assert status(bench, other)[1] == "up", bench.health()
                 if server == "postgres":
                     bench.eventually(lambda: (bench.health().get("lag") or 0) > 100, what="the lag grows")
-                    bench.eventually(lambda: 'tidemill_breaker_state{name="database"} 2' in metrics(), what="no calls")
+                    bench.eventually(
+                        lambda: 'tidemill_breaker_state{name="database"} 2' in metrics(), what="the breaker is open"
+                    )
                 else:
-                    bench.eventually(lambda: bench.health().get("lag", 0) is None, what="the lag is not known")
+                    bench.eventually(lambda: bench.health().get("lag", 0) is None, what="the lag is unknown")
                     assert "tidemill_lag_events{" not in metrics()
                 assert [asked(bench, path)[0] for path in ("/livez", "/readyz")] == [200, 200]
                 assert status(bench, other)[1] == "up", bench.health()
-            bench.eventually(lambda: bench.health().get("status") == "healthy", seconds=WELL_SECONDS, what="it is well")
+            bench.eventually(
+                lambda: bench.health().get("status") == "healthy",
+                seconds=HEALTHY_SECONDS,
+                what="the processor is healthy",
+            )
             before = counted(bench)
             bench.eventually(lambda: counted(bench) > before + 100, seconds=60, what="events are counted")
-        bench.eventually(lambda: counted(bench) >= flow.acknowledged, seconds=60, what="all is counted")
+        bench.eventually(
+            lambda: counted(bench) >= flow.acknowledged, seconds=60, what="all acknowledged events are counted"
+        )
         assert flow.acknowledged == counted(bench)
         assert process.poll() is None

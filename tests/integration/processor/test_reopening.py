@@ -1,4 +1,7 @@
-"""`latePolicy: reopen`: late events change closed windows, and whoever was told of them is told again."""
+"""Tests of `latePolicy: reopen` with real processors and a real API, on a real Kafka and Postgres.
+
+Late events change closed windows. Changed windows and anomalies are published again with a higher revision.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ SPEC = PipelineSpec.model_validate(
 
 
 class Stand:
-    """The pipeline: two processors and an API."""
+    """The pipeline with two processors and an API."""
 
     def __init__(self, bench: Bench, client: httpx.Client, documented: Callable[..., None]) -> None:
         self.bench, self.client, self.documented, self.sent = bench, client, documented, 0
@@ -64,7 +67,7 @@ class Stand:
         bench.eventually(bench.health, what="the API answers")
 
     def sell(self, *sales: tuple[float, str, int]) -> None:
-        """Send sales (second, k, i) and wait until they count."""
+        """Send sales (second, k, i), and wait until they are counted."""
         self.bench.produce(
             [json.dumps({"ts": BASE + round(second * 1000), "k": k, "i": i}).encode() for second, k, i in sales]
         )
@@ -72,7 +75,7 @@ class Stand:
         self.bench.await_consumed(self.sent)
 
     def settle(self) -> None:
-        """Wait until all that can be closed is closed, published and judged, corrections too."""
+        """Wait until windows and corrections up to the watermark are closed, published and judged."""
         behind = (
             "SELECT count(*) FROM {s}._aggregations AS a, {s}._readers AS r,"
             " (SELECT min(max_event_time) - 1000 AS watermark FROM {s}._offsets) AS o"
@@ -86,11 +89,11 @@ class Stand:
                 self.bench.query(behind) == [(0,)]
                 and self.bench.query("SELECT count(*) FROM {s}._corrections") == [(0,)]
             ),
-            what="all is published and judged",
+            what="all windows up to the watermark are published and judged",
         )
 
     def closed(self, aggregation: str) -> dict[tuple[str, str, str], dict[str, Any]]:
-        """Closed windows as REST has them: metrics by group, start and end."""
+        """Return the metrics of closed windows from the REST API, by group, start and end."""
         answer = self.client.get(
             f"{self.at}/aggregates/{aggregation}", params={"closed": "true", "limit": "10000"}
         ).json()
@@ -105,24 +108,24 @@ class Stand:
         return [(row["group"]["k"], row["window_start"], row["value"]) for row in rows]
 
     def topic(self, kind: Output) -> list[dict[str, Any]]:
-        """All records of an output topic, less those that repeat an id."""
-        found = self.bench.records(kind)
-        for record in found:
+        """Return the records of an output topic, each id once."""
+        records = self.bench.records(kind)
+        for record in records:
             self.documented(kind, record)
-        return found
+        return records
 
-    def told(self) -> dict[str, dict[tuple[str, str, str], dict[str, Any]]]:
-        """What a reader of the results topic has who keeps the highest revision of each window, by aggregation."""
+    def published(self) -> dict[str, dict[tuple[str, str, str], dict[str, Any]]]:
+        """Return the windows with the highest revision in the topic of results, by aggregation."""
         newest: dict[tuple[str, str, str], dict[str, Any]] = {}
         for record in self.topic("results"):
             key = (record["aggregation"], str(record["group"].get("k")), record["window_start"])
             if record["revision"] >= newest.get(key, record)["revision"]:
                 newest[key] = record
-        found: dict[str, dict[tuple[str, str, str], dict[str, Any]]] = {a.name: {} for a in SPEC.aggregations}
+        windows: dict[str, dict[tuple[str, str, str], dict[str, Any]]] = {a.name: {} for a in SPEC.aggregations}
         for (aggregation, k, start), record in newest.items():
             if start != record["window_end"]:
-                found[aggregation][k, start, record["window_end"]] = record["metrics"]
-        return found
+                windows[aggregation][k, start, record["window_end"]] = record["metrics"]
+        return windows
 
 
 @pytest.fixture
@@ -134,42 +137,42 @@ def stand(make_bench: MakeBench, documented: Callable[..., None]) -> Iterator[St
 
 
 def steady(minutes: range) -> list[tuple[float, str, int]]:
-    """Two sales a minute and group that differ a little, from both partitions' records."""
+    """Return two sales for each minute and group, with values that differ a little."""
     return [
         (minute * 60 + second, k, 10 + (minute + second) % 3) for minute in minutes for second in (3, 33) for k in "ab"
     ]
 
 
-def test_readers_are_told_of_every_change(stand: Stand) -> None:
-    """Late events in any order, a processor killed meanwhile: the newest revisions are what REST answers."""
+def test_each_changed_window_is_published_again(stand: Stand) -> None:
+    """The highest revisions equal the answers of REST, after late events in any order and kills of processors."""
     stand.sell(*steady(range(40)), (2_400, "end", 0), (2_400, "end", 0))
     stand.settle()
     before = {name: stand.closed(name) for name in ("minutes", "hops", "visits")}
-    assert stand.told() == before
+    assert stand.published() == before
     rnd = random.Random(11)
     for turn in range(6):
         stand.sell(*((rnd.randrange(0, 24_000) / 10, rnd.choice("abc"), rnd.randrange(5)) for _ in range(30)))
         if turn % 2:
             stand.bench.processes[turn // 2 % 2].kill()
             stand.bench.start(turn // 2 % 2)
-        # On time, and beside what is closed.
+        # These events are on time.
         stand.sell((2_400 + turn * 7, "a", 1), (2_400 + turn * 7, "end", 1))
     stand.settle()
-    told = stand.told()
+    published = stand.published()
     for name, windows in before.items():
         after = stand.closed(name)
         assert sum(row["n"] for row in after.values()) > sum(row["n"] for row in windows.values()), name
-        assert told[name] == after, name
+        assert published[name] == after, name
     assert stand.bench.query("SELECT count(*) FROM {s}._dead_letters") == [(0,)]
 
 
-def test_verdicts_are_corrected(stand: Stand) -> None:
-    """A late event makes an anomaly, another one takes it back; what detectors know goes on as it was."""
+def test_a_late_event_adds_or_clears_an_anomaly(stand: Stand) -> None:
+    """A late event causes an anomaly, and another late event clears it. The states of detectors do not change."""
     stand.sell(*steady(range(40)), (2_400, "end", 0), (2_400, "end", 0))
     stand.settle()
     assert stand.anomalies() == []
     states = 'SELECT state FROM {s}._detectors WHERE group_key = $${"k": "a"}$$'
-    known = stand.bench.query(states)
+    before = stand.bench.query(states)
     at = rfc3339_ms(BASE + 30 * MINUTE)
     (ordinary,) = [row["total"] for (k, start, _), row in stand.closed("minutes").items() if (k, start) == ("a", at)]
     stand.sell((30 * 60 + 40, "a", 5_000))
@@ -183,9 +186,9 @@ def test_verdicts_are_corrected(stand: Stand) -> None:
         (1, "critical", ordinary + 5_000.0),
         (2, "cleared", float(ordinary)),
     ]
-    assert stand.bench.query(states) == known
-    # Longer ago than is kept: the window changes, the verdict does not.
+    assert stand.bench.query(states) == before
+    # The history of the detector no longer includes this window, which changes without an anomaly.
     stand.sell((5 * 60 + 40, "a", 5_000))
     stand.settle()
     assert stand.anomalies() == []
-    assert ("a", rfc3339_ms(BASE + 5 * MINUTE)) in {key[:2] for key in stand.told()["minutes"]}
+    assert ("a", rfc3339_ms(BASE + 5 * MINUTE)) in {key[:2] for key in stand.published()["minutes"]}

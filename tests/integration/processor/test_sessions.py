@@ -1,4 +1,7 @@
-"""Session windows from Kafka to REST, WebSocket and the results topic, over two processors of which one is killed."""
+"""Tests of session windows from Kafka to REST, WebSocket and the topic of results.
+
+The tests run two real processors, of which one is killed, and a real API.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,7 @@ DOCUMENT: dict[str, Any] = {
 
 
 class Site:
-    """The pipeline, and what is asked of it; times are seconds after `BASE`."""
+    """The pipeline with two processors and an API. Times are seconds after `BASE`."""
 
     def __init__(self, bench: Bench, client: httpx.Client, disorder_seconds: int) -> None:
         self.bench, self.client, self.disorder, self.sent = bench, client, disorder_seconds, 0
@@ -72,7 +75,7 @@ class Site:
         bench.eventually(bench.health, what="the API answers")
 
     def view(self, *views: tuple[float, str | None, str, float]) -> None:
-        """Send page views (second, user, page, spent) and wait until they count."""
+        """Send page views (second, user, page, spent), and wait until they are counted."""
         values = [
             json.dumps({"ts": BASE + round(second * 1000), "user": user, "page": page, "spent": spent}).encode()
             for second, user, page, spent in views
@@ -82,7 +85,7 @@ class Site:
         self.bench.await_consumed(self.sent)
 
     def pass_time(self, second: float) -> None:
-        """Bring both partitions there."""
+        """Send an event with this time to both partitions, and wait until sessions are closed and published."""
         for partition in (0, 1):
             event = {"ts": BASE + round(second * 1000), "user": f"clock-{partition}"}
             self.bench.produce([json.dumps(event).encode()], partition=partition)
@@ -91,18 +94,18 @@ class Site:
         until = BASE + round((second - self.disorder) * 1000)
         self.bench.eventually(
             lambda: self.bench.query("SELECT closed_until, published_until FROM {s}._aggregations") == [(until,) * 2],
-            what=f"sessions closed and published up to {second} s",
+            what=f"sessions up to {second} s are closed and published",
         )
 
     def get(self, **parameters: Any) -> httpx.Response:
         return self.client.get(f"http://{self.at}/aggregates/visits", params=parameters)
 
     def sessions(self, user: str, **parameters: Any) -> list[tuple[Any, ...]]:
-        return told(self.get(user=user, **parameters).json()["data"])
+        return rows_of(self.get(user=user, **parameters).json()["data"])
 
 
-def told(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
-    """Sessions as (start, end, pages, landing, exit, seen, spent), times in seconds."""
+def rows_of(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """Return sessions as tuples (start, end, pages, landing, exit, seen, spent) with times in seconds."""
     return sorted(
         (second_of(row["window_start"]), second_of(row["window_end"]), *(row[name] for name in METRICS)) for row in rows
     )
@@ -119,14 +122,14 @@ TIMES = {rfc3339_ms(BASE + tenth * 100): tenth / 10 for tenth in range(-6_000, 1
 
 
 class Live:
-    """What a listener knows who follows the rules of the live messages."""
+    """A listener that stores the latest row of each session from live messages."""
 
     def __init__(self, live: ClientConnection) -> None:
         self._live = live
         self.rows: dict[tuple[str, str], dict[str, Any]] = {}
 
     def until(self, check: Callable[[], bool]) -> None:
-        """Read on until it holds."""
+        """Read messages until the condition holds."""
         while not check():
             message = json.loads(self._live.recv(timeout=30))
             for row in message.get("rows", ()):
@@ -134,12 +137,12 @@ class Live:
 
     def sessions(self, user: str) -> list[tuple[Any, ...]]:
         rows = [row for row in self.rows.values() if row["window_start"] != row["window_end"]]
-        return told([row for row in rows if row["user"] == user])
+        return rows_of([row for row in rows if row["user"] == user])
 
 
 @pytest.fixture
 def site(make_bench: MakeBench, request: pytest.FixtureRequest) -> Any:
-    """The pipeline; its parameter is `maxDisorder`, in seconds."""
+    """Start the pipeline. The parameter is `maxDisorder` in seconds."""
     disorder = getattr(request, "param", 1)
     document = copy.deepcopy(DOCUMENT)
     document["source"]["eventTime"]["maxDisorder"] = f"{disorder}s"
@@ -149,54 +152,54 @@ def site(make_bench: MakeBench, request: pytest.FixtureRequest) -> Any:
         yield Site(bench, client, disorder)
 
 
-def test_sessions_grow_join_and_close(site: Site) -> None:
-    """From the first event to the results topic; a listener sees what REST answers, also of sessions that joined."""
+def test_sessions_are_extended_merged_closed_and_published(site: Site) -> None:
+    """A live listener sees the same sessions as REST, also after two sessions were merged."""
     with connect(f"ws://{site.at}/live?aggregations=visits") as socket:
         live = Live(socket)
         site.view((0, "a", "home", 0.0), (10, "a", "shop", 1.5), (5, "b", "home", 0.0))
         site.view((60, "a", "cart", 2.0), (70, "a", "paid", 8.5))
-        two = [(0.0, 40.0, 2, "home", "shop", 2, 1.5), (60.0, 100.0, 2, "cart", "paid", 2, 10.5)]
-        assert site.sessions("a") == two
-        live.until(lambda: live.sessions("a") == two)
-        # 25 s after the one and 25 s before the other.
+        separate = [(0.0, 40.0, 2, "home", "shop", 2, 1.5), (60.0, 100.0, 2, "cart", "paid", 2, 10.5)]
+        assert site.sessions("a") == separate
+        live.until(lambda: live.sessions("a") == separate)
+        # This event is 25 s after one session and 25 s before the other, which merges them.
         site.view((35, "a", "shop", 0.0))
-        one = [(0.0, 100.0, 5, "home", "paid", 4, 12.0)]
-        assert site.sessions("a") == one
-        live.until(lambda: live.sessions("a") == one)
+        merged = [(0.0, 100.0, 5, "home", "paid", 4, 12.0)]
+        assert site.sessions("a") == merged
+        live.until(lambda: live.sessions("a") == merged)
         assert [row["closed"] for row in site.get().json()["data"]] == [False, False]
 
         site.pass_time(150)
-        assert site.sessions("a", closed="true") == one
+        assert site.sessions("a", closed="true") == merged
         results = [r for r in site.bench.records("results") if r["group"]["user"] in ("a", "b")]
-        assert told([{**r, **r["metrics"]} for r in results]) == sorted([*one, *site.sessions("b")])
+        assert rows_of([{**r, **r["metrics"]} for r in results]) == sorted([*merged, *site.sessions("b")])
 
-        # What a closed session covers is late, and so is what no open session takes in.
+        # Events within a closed session are late, and old events that no open session takes are late too.
         site.view((20, "a", "late", 0.0), (-20, "c", "late", 0.0))
-        # An open one takes in what came late.
+        # An open session is extended by an old event.
         site.view((140, "d", "there", 1.0))
         site.view((115, "d", "before", 1.0))
-        assert site.sessions("a") == one
+        assert site.sessions("a") == merged
         assert site.sessions("c") == []
         assert site.sessions("d") == [(115.0, 170.0, 2, "before", "there", 2, 2.0)]
         letters = site.bench.query("SELECT reason, windows FROM {s}._dead_letters ORDER BY event_time")
         assert letters == [("late", [BASE - 20_000]), ("late", [BASE + 20_000])]
 
 
-def test_sessions_are_not_put_together(site: Site) -> None:
-    """Roll-ups are refused with the parameter's name; ranges, filters and order work."""
+def test_roll_ups_of_sessions_are_refused(site: Site) -> None:
+    """The error names the parameter. Ranges, filters and order are accepted."""
     site.view((0, "a", "x", 1.0), (100, "a", "y", 2.0), (200, "b", "z", 3.0))
     for parameters in ({"granularity": "1h"}, {"granularity": "all"}, {"group_by": ""}, {"fill": "zero"}):
         answer = site.get(**parameters)
         assert (answer.status_code, answer.json()["parameter"]) == (400, next(iter(parameters)))
         assert "session windows" in answer.json()["detail"]
     later = {"from": rfc3339_ms(BASE + 50_000), "order": "-window_end", "limit": "1"}
-    assert told(site.get(**later).json()["data"]) == [(200.0, 230.0, 1, "z", "z", 1, 3.0)]
+    assert rows_of(site.get(**later).json()["data"]) == [(200.0, 230.0, 1, "z", "z", 1, 3.0)]
     assert [row["user"] for row in site.get(spent__gte="2").json()["data"]] == ["a", "b"]
 
 
 @pytest.mark.parametrize("site", [4_000], indirect=True)
 def test_sessions_are_exact_while_processors_are_killed(site: Site) -> None:
-    """Users' events spread over both partitions, in any order; what ended long ago is scanned for anomalies."""
+    """The events of each user are in both partitions, in any order. Closed sessions are scanned for anomalies."""
     rnd = random.Random(7)
     users = [f"u{n}" for n in range(40)] + [None]
     views = [(rnd.randrange(0, 30_000) / 10, rnd.choice(users), "p", 1.0) for _ in range(3_000)]
@@ -215,7 +218,7 @@ def test_sessions_are_exact_while_processors_are_killed(site: Site) -> None:
         if page["next_cursor"] is None:
             break
         parameters = {"limit": "97", "cursor": page["next_cursor"]}
-    found = sorted(
+    sessions = sorted(
         (str(row["user"]), second_of(row["window_start"]), second_of(row["window_end"]), row["pages"]) for row in rows
     )
     expected = []
@@ -225,9 +228,9 @@ def test_sessions_are_exact_while_processors_are_killed(site: Site) -> None:
             number = next((n for n in range(1, len(times)) if times[n] - times[n - 1] >= 30), len(times))
             expected.append((str(user), times[0], times[number - 1] + 30, number))
             times = times[number:]
-    assert found == sorted(expected)
+    assert sessions == sorted(expected)
     site.pass_time(9_000)
     site.bench.eventually(
         lambda: site.bench.query("SELECT group_key ->> 'user' FROM {s}._anomalies WHERE value > 1000000") == [("u0",)],
-        what="the spree is found",
+        what="the spree is an anomaly",
     )

@@ -1,4 +1,4 @@
-"""The source over real Kafka: what it hands over begins where it was told to, whatever the client did meanwhile."""
+"""Tests of the processor's source on a real Kafka: the source returns all records from the requested position on."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def config(name: str) -> PipelineConfig:
 
 @pytest.fixture
 def open_source(servers: Any, request: pytest.FixtureRequest) -> Iterator[Callable[..., Source]]:
-    """A source of a topic of its own, assigned its only partition; `fill` writes to the topic before."""
+    """Return a function that creates a topic, fills it with `fill`, and opens a source with its only partition."""
     sources = []
 
     def make(name: str, fill: Callable[[str], None]) -> Source:
-        of = config(name)
-        KafkaAdmin(servers.kafka).create(of.events_topic)
-        fill(of.events_topic)
-        source = Source(WorkloadSettings(kafka_brokers=servers.kafka), of)
+        pipeline = config(name)
+        KafkaAdmin(servers.kafka).create(pipeline.events_topic)
+        fill(pipeline.events_topic)
+        source = Source(WorkloadSettings(kafka_brokers=servers.kafka), pipeline)
         sources.append(source)
         source.subscribe()
-        assigned(source)
+        await_assignment(source)
         return source
 
     yield make
@@ -58,19 +58,22 @@ def open_source(servers: Any, request: pytest.FixtureRequest) -> Iterator[Callab
 
 
 def read(source: Source, position: int, *, until: int) -> list[int]:
-    """Offsets of the records handed over, while the partition is started at the first one missing, as the loop does."""
+    """Read records from a position to an offset, and return their offsets.
+
+    Like the processor's loop, start the partition again at the first missing record whenever the source asks for it.
+    """
     offsets: list[int] = []
     deadline = time.monotonic() + 60
     while position < until and time.monotonic() < deadline:
         if not source.ready:
             source.start({0: position})
-        found = [message.offset() for message in source.poll(7, 0.2).messages]
-        offsets += found
-        position = max(position, *(offset + 1 for offset in found)) if found else position
+        polled = [message.offset() for message in source.poll(7, 0.2).messages]
+        offsets += polled
+        position = max(position, *(offset + 1 for offset in polled)) if polled else position
     return offsets
 
 
-def test_reading_begins_where_it_is_told(servers: Any, open_source: Callable[..., Source]) -> None:
+def test_reading_starts_at_the_given_position(servers: Any, open_source: Callable[..., Source]) -> None:
     def fill(topic: str) -> None:
         producer = Producer({"bootstrap.servers": servers.kafka})
         for _ in range(50):
@@ -82,10 +85,10 @@ def test_reading_begins_where_it_is_told(servers: Any, open_source: Callable[...
 
 
 @pytest.mark.parametrize("elsewhere", [5, 40, 50])
-def test_a_seek_that_another_one_overtakes_is_made_again(
+def test_a_seek_is_repeated_after_the_client_sought_elsewhere(
     elsewhere: int, servers: Any, open_source: Callable[..., Source]
 ) -> None:
-    """Before, behind, at the end of the partition: no record is left out or comes before its turn."""
+    """No record is skipped or read out of order. The client seeks to an earlier or later offset, or to the end."""
 
     def fill(topic: str) -> None:
         producer = Producer({"bootstrap.servers": servers.kafka})
@@ -100,8 +103,8 @@ def test_a_seek_that_another_one_overtakes_is_made_again(
     assert read(source, 20, until=50) == list(range(20, 50))
 
 
-def test_offsets_that_hold_no_record_are_passed(servers: Any, open_source: Callable[..., Source]) -> None:
-    """A transaction's marker takes an offset, to which a position may point."""
+def test_offsets_without_a_record_are_skipped(servers: Any, open_source: Callable[..., Source]) -> None:
+    """The marker at the end of a transaction takes an offset. A position may be the offset of a marker."""
 
     def fill(topic: str) -> None:
         producer = Producer({"bootstrap.servers": servers.kafka, "transactional.id": "source-gaps"})
@@ -116,30 +119,32 @@ def test_offsets_that_hold_no_record_are_passed(servers: Any, open_source: Calla
     assert read(source, 10, until=21) == list(range(11, 21))
 
 
-def test_a_named_member_that_ends_is_not_waited_for(servers: Any) -> None:
-    """Others have its partition long before its session would be over."""
-    of = config("leaving")
-    KafkaAdmin(servers.kafka).create(of.events_topic)
-    ending, staying = (Source(WorkloadSettings(kafka_brokers=servers.kafka, instance=f"p-{n}"), of) for n in range(2))
+def test_the_partition_of_a_static_member_that_closes_is_assigned_at_once(servers: Any) -> None:
+    """Another member gets the partition in less than half of the session timeout."""
+    pipeline = config("leaving")
+    KafkaAdmin(servers.kafka).create(pipeline.events_topic)
+    ending, staying = (
+        Source(WorkloadSettings(kafka_brokers=servers.kafka, instance=f"p-{n}"), pipeline) for n in range(2)
+    )
     ending.subscribe()
-    assigned(ending)
+    await_assignment(ending)
     staying.subscribe()
     began = time.monotonic()
     ending.close()
     try:
-        assigned(staying)
+        await_assignment(staying)
     finally:
         staying.close()
     assert time.monotonic() - began < WorkloadSettings().session_timeout_ms / 1000 / 2
 
 
-def test_a_member_that_was_fenced_goes_on_with_another_client(servers: Any) -> None:
-    """The client's error is fatal: without that, it would stand still for good."""
-    of = config("fenced")
-    KafkaAdmin(servers.kafka).create(of.events_topic)
-    fenced, other = (Source(WorkloadSettings(kafka_brokers=servers.kafka, instance="p-0"), of) for _ in range(2))
+def test_a_fenced_member_continues_with_a_new_client(servers: Any) -> None:
+    """The error of the fenced client is fatal. Without a new client, the member would never read again."""
+    pipeline = config("fenced")
+    KafkaAdmin(servers.kafka).create(pipeline.events_topic)
+    fenced, other = (Source(WorkloadSettings(kafka_brokers=servers.kafka, instance="p-0"), pipeline) for _ in range(2))
     fenced.subscribe()
-    assigned(fenced)
+    await_assignment(fenced)
     other.subscribe()
     deadline, failed = time.monotonic() + 60, None
     while not kafka_fatal(failed) and time.monotonic() < deadline:
@@ -151,13 +156,13 @@ def test_a_member_that_was_fenced_goes_on_with_another_client(servers: Any) -> N
     fenced.renew()
     try:
         assert fenced.assigned == frozenset()
-        assigned(fenced)
+        await_assignment(fenced)
     finally:
         fenced.close()
 
 
-def assigned(source: Source) -> None:
-    """Poll until it has the partition."""
+def await_assignment(source: Source) -> None:
+    """Poll until the source has the partition."""
     deadline = time.monotonic() + 60
     while not source.assigned and time.monotonic() < deadline:
         source.poll(10, 0.1)
