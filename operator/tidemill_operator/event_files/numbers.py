@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 POINT, COMMA = ".", ","
 NULLS = frozenset({"", "-", "n/a", "na", "nan", "null", "none", "nil", "\\n", "#n/a", "#na", "?"})
-"""Lower-case texts for missing values, such as `n/a`. In string columns, these texts are ordinary values."""
+"""Lower-case texts for missing values, such as `n/a`. In string columns, only the empty text is a
+missing value."""
 BOOLEANS = {
     **dict.fromkeys(("true", "yes", "ja", "wahr", "oui", "y", "t", "1"), True),
     **dict.fromkeys(("false", "no", "nein", "falsch", "non", "n", "f", "0"), False),

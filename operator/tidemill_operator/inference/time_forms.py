@@ -81,7 +81,7 @@ def find_text_form(texts: Mapping[str, int], *, month_first: bool) -> TimeForm |
 
     Args:
         texts: the number of occurrences of each text.
-        month_first: whether an ambiguous date such as `03/04/2026` is in March.
+        month_first: if no text shows the order, whether `03/04/2026` is in March.
     """
     tried = dict(islice(texts.items(), _TRIED))
     if not tried or not any(map(_seems_time, islice(tried, _FIRST))):

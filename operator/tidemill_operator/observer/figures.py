@@ -102,6 +102,7 @@ def is_news(shown: Status, current: Status, seconds: float) -> bool:
     """Return whether to write figures to the status, given the seconds since the last write.
 
     A large change is written after `_SOON_SECONDS`, and a small change after `_LATE_SECONDS`.
+    A change of the condition about missing figures is written at once.
     """
     if shown == current:
         return False

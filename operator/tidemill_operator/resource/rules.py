@@ -210,7 +210,7 @@ _REPLICAS = Rule(
     f" self.processor.replicas <= {_PARTITIONS}))",
     "more replicas than source.topic.partitions; a replica without a partition idles",
     say(
-        "a replica without a partition is idle; write at most %d replicas, or raise source.topic.partitions",
+        "more replicas than partitions; write at most %d replicas, or raise source.topic.partitions",
         _PARTITIONS,
     ),
     "processor",
@@ -297,7 +297,8 @@ _ANOMALY = (
         + " : "
         + "(has(self.field) ? "
         + say(
-            "anomaly rule %s: a rule with field has no aggregation %s; replace aggregation by groupBy",
+            "anomaly rule %s: a rule with field cannot have aggregation %s; remove aggregation, and use groupBy for"
+            " groups",
             "self.name",
             "self.aggregation",
         )

@@ -292,7 +292,8 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         "anomalies",
         [{"name": "a", "aggregation": "by_country", "field": "amount"}],
         "anomalies[0].aggregation",
-        "anomaly rule a: a rule with field has no aggregation by_country; replace aggregation by groupBy",
+        "anomaly rule a: a rule with field cannot have aggregation by_country; remove aggregation, and use groupBy for"
+        " groups",
     ),
     (
         "anomalies",
@@ -337,7 +338,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         "processor",
         {"replicas": 5},
         "processor",
-        "a replica without a partition is idle; write at most 4 replicas, or raise source.topic.partitions",
+        "more replicas than partitions; write at most 4 replicas, or raise source.topic.partitions",
     ),
     (
         "processor.scaling",

@@ -29,7 +29,10 @@ _ORDER = {
 
 
 def expire_rows(session: Session, schema: Schema) -> None:
-    """Delete expired rows, and stop after `PASS_SECONDS`. The session must act as the owner of the schema."""
+    """Delete expired rows, and start no further deletion of rows after `PASS_SECONDS`.
+
+    The session must act as the owner of the schema.
+    """
     until = time.monotonic() + PASS_SECONDS
     for kept in schema.kept:
         while time.monotonic() < until and _expire(session, schema.name, kept):

@@ -27,7 +27,8 @@ SELECT reason, partition, epoch, from_offset, to_offset FROM {0}, lately
 _HELD_UP = """
 SELECT aggregation, duty, reason FROM {} WHERE tried_at > now() - interval '5 minutes' ORDER BY since, aggregation, duty
 """
-# Report only the first failure of the last 24 hours, so that further failures do not change the message.
+# For each aggregation and task, report only the first failure of the last 24 hours. Further failures would change the
+# message.
 _SKIPPED = """
 SELECT DISTINCT ON (aggregation, duty) aggregation, duty, reason,
  coalesce(to_char(window_start, 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), ''), coalesce(group_key::text, ''), metrics,

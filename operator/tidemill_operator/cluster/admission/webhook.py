@@ -1,6 +1,6 @@
 """The admission webhook, which refuses invalid AnalyticsPipelines.
 
-Mutating webhooks run before the API server's own checks, whose messages are less helpful.
+It is also registered as mutating, to run before the API server's less helpful checks.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
     """Delete the data of pipelines that are being deleted, unless an operator runs.
 
     Returns:
-        The exit status: 1 if data remains or an error occurs, else 0.
+        The exit status: 1 after an error, or if an unpaused pipeline still waits. If an operator runs, 0.
     """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     try:
