@@ -43,7 +43,7 @@ FLUSH_SECONDS = 3.0
 """How long (seconds) the service may flush queued records after the last request."""
 
 CLOSE_SECONDS = 1.0
-"""How long (seconds) the stopping service waits for requests, and then for their writes to Redis."""
+"""The stopping service waits this long (seconds) for requests, and this long again for their writes to Redis."""
 
 MAX_REDIS_CONNECTIONS = 100
 

@@ -20,7 +20,9 @@ log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 8.0
 HOLDS_SECONDS = 5.0
-"""After a refused write, only a connection that lasts this many seconds counts as healthy."""
+"""After a refused write, Postgres counts as healthy once a connection lasts this many seconds.
+
+A committed batch proves this at once."""
 
 
 class DatabaseLink:

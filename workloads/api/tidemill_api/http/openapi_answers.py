@@ -22,7 +22,7 @@ _PROBLEMS = {
 }
 _SECONDS: Schema = {"type": "integer", "minimum": 1}
 _HEADERS: dict[str, tuple[str, Schema]] = {
-    "Age": ("Seconds since a stale answer was known to be current.", {"type": "integer", "minimum": 0}),
+    "Age": ("Seconds since a stale answer was last known to be current.", {"type": "integer", "minimum": 0}),
     "Cache-Control": (
         "How long a client can cache the answer. Answers about closed windows can be cached longer.",
         STRING,

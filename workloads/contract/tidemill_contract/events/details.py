@@ -17,7 +17,7 @@ from tidemill_contract.functions.base import STRINGS
 from tidemill_contract.resource.paths import Steps, show_path
 
 SECONDS_FROM, SECONDS_TO = 631_152_000, 4_102_444_800
-"""The years 1990 to 2100 in epoch seconds. A number in this range is refused, because the number probably means
+"""The years 1990 to 2100 in epoch seconds. A timestamp in this range is refused, because it probably counts
 seconds, not milliseconds."""
 TOMBSTONE = (
     "the record has no value: it is a tombstone, which deletes a key in compacted topics; events need a value, so keep"

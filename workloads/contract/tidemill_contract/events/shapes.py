@@ -68,7 +68,8 @@ class Shape:
     """The layout of a pipeline's events.
 
     Attributes:
-        type: the struct that the JSON reader fills. If a field has a path, this struct contains other structs.
+        type: the struct that the JSON reader fills. For paths of several steps, this struct contains other
+            structs or arrays.
         flat: a struct with all fields at the top level. If no field has a path, `flat` and `type` are the same.
         nested: whether `type` and `flat` differ.
         first: for each field that shares a member with an earlier field, the name of the earlier field.

@@ -140,7 +140,7 @@ def constant(name: str, argument: Typed, what: str, kind: str, low: int = 0, hig
 def unify(name: str, args: Sequence[Typed], *, compared: bool = False) -> tuple[str, list[pl.Expr]]:
     """Return the common type of a function's arguments, and the arguments converted to this type.
 
-    If `compared` is true, decimals of different scales become scaled integers of 128 bits. Before a caller returns a
+    If `compared` is true, decimals and integers may become scaled integers of 128 bits. Before a caller returns a
     value of 128 bits, `chosen` must convert the value.
 
     Raises:

@@ -1,7 +1,8 @@
 """Find out which stored rows count all events of a metric.
 
 When the metrics of a pipeline change, processors begin or stop filling columns. Each change increases the layout
-number of the window table. If several processors write a row, the column `_since` keeps their lowest layout number.
+number of the window table. The column `_since` contains the lowest layout number of the processors that have written a
+row.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tidemill_contract.functions.partials import AggregationLayout, needed_colum
 from tidemill_contract.times import rfc3339_ms
 
 SINCE = "_since"
-"""A column of window tables. If several processors write a row, the column keeps their lowest layout number."""
+"""This column of window tables contains the lowest layout number of the processors that have written a row."""
 
 
 @dataclass(frozen=True)

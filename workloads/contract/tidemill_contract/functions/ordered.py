@@ -116,7 +116,7 @@ class RankedParameters(Parameters):
 
     fields: ClassVar[Mapping[str, tuple[str, ...]]] = {"by": ORDERED}
     remedies: ClassVar[Mapping[str, str]] = {
-        "by": "name a field or a computed field whose smallest or largest value selects the event"
+        "by": "name a field or a derived field whose smallest or largest value selects the event"
     }
 
     by: Name = Field(description="Field or derive whose smallest or largest value selects the event.")

@@ -1,7 +1,7 @@
 """The three idempotent Kafka producers of ingest.
 
-- For requests without an `Idempotency-Key`: if Kafka is down, the producer discards its records, and clients send the
-  records again.
+- For requests without an `Idempotency-Key`: the producer discards records after the publish timeout, or once Kafka
+  counts as down. Clients then send the records again.
 - For requests with an `Idempotency-Key`: the producer retries until the outcome is known.
 - For clients that do not wait: even if Kafka is down, the producer keeps records until the publish timeout.
 """

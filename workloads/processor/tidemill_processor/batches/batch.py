@@ -65,7 +65,7 @@ class Batch:
         return self.messages[index if self.elements is None else self.elements.place(index)[0]]
 
     def element(self, index: int) -> int | None:
-        """Return an event's index in the array of the record, or None if the pipeline reads no arrays."""
+        """Return an event's index in the exploded array, or None if the pipeline explodes no array."""
         return None if self.elements is None else self.elements.place(index)[1]
 
     def letter(

@@ -120,7 +120,7 @@ def written_as(field: FieldSpec, node: Node | None) -> FieldSpec:
 
 
 def counted_as(field: FieldSpec, node: Node | None) -> FieldSpec | None:
-    """Return a copy of a timestamp field. Generated code reads the `format` of the copy.
+    """Return a copy of a timestamp field. Its `format` is what generated code reads.
 
     Return None if generated code cannot read the Avro type.
     """

@@ -7,7 +7,7 @@ transaction, the process locks the remembered ids, and stores the ids of the new
 stored some of these ids meanwhile, the transaction is rolled back (`Overtaken`), and the batch is processed again.
 
 Ids and positions are stored in the same transaction, so a crash cannot separate them. A replay stores ids under a
-separate name (see `tables/inputs/dedupe`).
+separate `reader` (see `tables/inputs/dedupe`).
 """
 
 from __future__ import annotations

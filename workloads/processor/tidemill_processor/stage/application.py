@@ -32,7 +32,7 @@ COMMIT_RECORDS = 10_000
 """The maximum number of source records in a transaction."""
 
 ABORT_SECONDS = 5.0
-"""After partitions were lost, aborting the transaction may take this many seconds."""
+"""After partitions were lost, aborting the transaction may take at most this many seconds."""
 LEAVE_SECONDS = 5.0
 """How long (seconds) the process may take to leave the consumer group."""
 _ROOM_MS = 10_000

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from tidemill_contract.grids import Grid
 
 CONFIRMATIONS = 3
-"""After this many suspect event times in a row, the smallest suspect event time is accepted."""
+"""After this many suspect event times in a row, the smallest becomes a new base.
+
+Times that exceed this base by at most the allowed advance are accepted too."""
 
 STALE_MS = 10_000
 """A partition counts as idle only if the partition was found empty in the last STALE_MS milliseconds."""

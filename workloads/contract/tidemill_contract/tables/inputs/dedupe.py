@@ -2,7 +2,7 @@
 
 `reader` separates the ids of the live processors from the ids of replays (see `ids` in `_aggregations`). The value is
 `live`, or a new value for each start of a replay. A replay needs a separate value, because the replay counts earlier
-events again. After a replay ends, the aggregation versions of the replay keep the value of `reader`.
+events again. After a replay ends, its aggregation versions keep this value in `_aggregations.ids`.
 
 `place` is the path of the id in a record, such as `order.id`. Ids from different places are never compared.
 
@@ -76,7 +76,7 @@ def remember(schema: str) -> str:
     If fewer rows than ids are stored, some ids were duplicates. Before `remember`, call `lock` in the same transaction.
 
     Parameters: `reader`, `place`, `ids` and `times` (arrays as text), `window` (ms), `reached` (the newest event time
-    so far, in epoch ms), `follows` (`live`, or null for a replay).
+    so far, in epoch ms), `follows` (the reader whose watermark delays expiry: `live`, or null for a replay).
     """
     return (
         f"INSERT INTO {schema}._dedupe (reader, place, id, event_time, until)"
