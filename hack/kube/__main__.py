@@ -12,14 +12,15 @@ import time
 from pathlib import Path
 
 from images.engine import BuildError as ImageError
-from kube import kind, network
+from kube import kind
 from kube.ability import why_not
 from kube.binaries import NotBuilt
 from kube.build import BuildError
-from kube.export import exported
 from kube.kind import KindCluster, KindError
-from kube.layout import DEFAULT_FOLDER
-from kube.local import ClusterError, LocalCluster
+from kube.local import network
+from kube.local.cluster import ClusterError, LocalCluster
+from kube.local.export import exported
+from kube.local.layout import DEFAULT_FOLDER
 from tidemill_operator.laptop.servers.errors import ServerError
 from tidemill_operator.processes.files import LockTaken
 

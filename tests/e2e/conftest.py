@@ -35,9 +35,9 @@ from demo.installation import CLUSTER, ROOT, Helm, Steps, prepare, remove_cluste
 from demo.replay import Replay, Totals, to_batches
 from demo.runtime import DemoError
 from documented import ClusterPage
-from kube import local
 from kube.ability import why_not
-from kube.layout import DEFAULT_FOLDER
+from kube.local.cluster import LocalCluster
+from kube.local.layout import DEFAULT_FOLDER
 
 _MARK = "tidemill.dev/e2e"
 _BASE_MS = int(datetime(2026, 1, 5, tzinfo=UTC).timestamp() * 1000)
@@ -417,7 +417,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         helm.install_servers()
         helm.install_operator()
         figures["images, charts and cluster are there after"] = f"{steps.total():.0f} s"
-        is_local = local.LocalCluster(DEFAULT_FOLDER).there()
+        is_local = LocalCluster(DEFAULT_FOLDER).there()
         stays = keep or not place.started
         found = World(place.kubeconfig, place.kubectl, helm, figures, local=is_local, stays=stays)
         yield found

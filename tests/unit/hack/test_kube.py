@@ -17,10 +17,11 @@ import yaml
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from kube import archive, binaries, kind
+from kube import binaries, kind
 from kube.build import BuildError, find_go
 from kube.kubeconfig import write_kubeconfig
-from kube.layout import Layout
+from kube.local import archive
+from kube.local.layout import Layout
 from kube.pki import Authority
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -6,8 +6,8 @@ import os
 import signal
 
 from kube.api import Api
-from kube.layout import CLUSTER_DOMAIN, DNS_ADDRESS, NODE_ADDRESS, PORTS, Layout
-from kube.rbac import LABELS, may_watch
+from kube.local.layout import CLUSTER_DOMAIN, DNS_ADDRESS, NODE_ADDRESS, PORTS, Layout
+from kube.local.rbac import LABELS, may_watch
 from tidemill_operator.processes.child import Command
 from tidemill_operator.processes.files import write_atomic
 

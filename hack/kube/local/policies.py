@@ -6,9 +6,9 @@ import re
 import subprocess
 
 from kube.api import SERVICE_RANGE, Api, to_arguments
-from kube.layout import NODE_ADDRESS, NODE_NAME, PORTS
-from kube.node import program
-from kube.rbac import may_watch
+from kube.local.layout import NODE_ADDRESS, NODE_NAME, PORTS
+from kube.local.node import program
+from kube.local.rbac import may_watch
 from tidemill_operator.processes.child import Command
 
 _USER = "tidemill:network-policies"

@@ -6,8 +6,8 @@ import contextlib
 import json
 from pathlib import Path
 
-from kube import network, policies
-from kube.layout import Layout
+from kube.local import network, policies
+from kube.local.layout import Layout
 from tidemill_operator.processes.files import write_atomic
 
 # What the node's programs make outside the cluster's folder, outermost first.

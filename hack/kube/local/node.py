@@ -8,9 +8,9 @@ from pathlib import Path
 
 import yaml
 
-from kube import layout
 from kube.api import Api, to_arguments
-from kube.layout import NODE_ADDRESS, NODE_NAME, PORTS, Layout
+from kube.local import layout
+from kube.local.layout import NODE_ADDRESS, NODE_NAME, PORTS, Layout
 from tidemill_operator.processes.child import Command
 from tidemill_operator.processes.files import write_atomic
 

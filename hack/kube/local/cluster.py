@@ -15,11 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from images.packages import install_missing
-from kube import archive, binaries, dns, machine, network, node, policies, removal
+from kube import binaries
 from kube.api import Api
 from kube.build import BuildError, build, find_go
-from kube.components import ENDING, Component, stages
-from kube.layout import NODE_ADDRESS, NODE_NAME, PAUSE_IMAGE, PORTS, Layout
+from kube.local import archive, dns, machine, network, node, policies, removal
+from kube.local.components import ENDING, Component, stages
+from kube.local.layout import NODE_ADDRESS, NODE_NAME, PAUSE_IMAGE, PORTS, Layout
 from kube.status import Health
 from tidemill_operator.laptop.servers.server import Server
 from tidemill_operator.processes.child import end_leftover, start_time

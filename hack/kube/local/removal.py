@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from kube.layout import CGROUP, Layout
+from kube.local.layout import CGROUP, Layout
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _NETWORK_RESULTS = Path("/var/lib/cni/results")

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kube import binaries, dns, node, policies, probe
+from kube import binaries, probe
 from kube.api import Api
-from kube.layout import NODE_ADDRESS, PORTS, Layout
+from kube.local import dns, node, policies
+from kube.local.layout import NODE_ADDRESS, PORTS, Layout
 from tidemill_operator.processes.child import Command
 
 # The order of ending: nothing may start a container while the others end.

@@ -11,8 +11,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from kube import layout
-from kube.layout import BRIDGE, Layout
+from kube.local import layout
+from kube.local.layout import BRIDGE, Layout
 
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 # Pods' links to the host have names that their plugin makes up: veth and some digits.
