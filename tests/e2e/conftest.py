@@ -417,7 +417,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         helm.install_servers()
         helm.install_operator()
         figures["images, charts and cluster are there after"] = f"{steps.total():.0f} s"
-        is_local = LocalCluster(DEFAULT_FOLDER).there()
+        is_local = LocalCluster(DEFAULT_FOLDER).exists()
         stays = keep or not place.started
         found = World(place.kubeconfig, place.kubectl, helm, figures, local=is_local, stays=stays)
         yield found

@@ -1,1 +1,1 @@
-"""The cluster of this machine: its programs as processes of root, its network, its files, and their removal."""
+"""Runs a whole cluster as processes of root on this machine, and removes all of its traces."""
