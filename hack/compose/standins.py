@@ -128,7 +128,7 @@ def _tidemill(stage: Stage, service: Service) -> Command:
 
 
 def _prometheus(stage: Stage, service: Service) -> Command:
-    """Run Prometheus as a user who only owns the volume, like in the image."""
+    """Run Prometheus as a user who only owns the volume, so that unreadable files of other services are found."""
     given = [stage.text(service, part) for part in service.command]
     listen = f"--web.listen-address={stage.addresses[service.name]}:9090"
     user, data = "nobody" if os.geteuid() == 0 else None, stage.path(service, "/prometheus")

@@ -76,7 +76,7 @@ def describe(client: httpx.Client, platform: Platform) -> dict[str, Any]:
 
 
 def check_accounts(client: httpx.Client, platform: Platform, totals: Totals, *, sent: int) -> list[str]:
-    """Return the faults, unless each event was accepted and processed once, without dead letters."""
+    """Return the faults: dead letters, and counts that differ from the number of sent events."""
     faults = []
     if (totals.accepted, totals.quarantined) != (sent, 0):
         faults.append(f"{sent} events sent: {totals.accepted} accepted, {totals.quarantined} quarantined")

@@ -53,10 +53,10 @@ class Steps:
         )
         if done.returncode != 0:
             raise DemoError(f"{title}: exit status {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
-        self.tell(title, begun)
+        self.print_done(title, begun)
         return done.stdout
 
-    def tell(self, title: str, begun: float) -> None:
+    def print_done(self, title: str, begun: float) -> None:
         """Print that a step is done, with its duration."""
         self._console.print(f"{title} ({time.monotonic() - begun:.0f} s)", highlight=False)
 
@@ -108,7 +108,7 @@ def building_images(steps: Steps) -> Iterator[Callable[[], list[str]]]:
             if process.wait() != 0:
                 output.seek(0)
                 raise DemoError(f"images are not built: exit status {process.returncode}:\n{output.read()[-3000:]}")
-            steps.tell("images are built", begun)
+            steps.print_done("images are built", begun)
             return list(json.loads(BUILT.read_text())["images"])
 
         try:

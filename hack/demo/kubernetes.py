@@ -38,7 +38,7 @@ def _arguments() -> argparse.Namespace:
 def _demo(platform: ClusterPlatform, steps: Steps, console: Console, events: int | None) -> int:
     begun = time.monotonic()
     platform.start()
-    steps.tell(f"kubectl apply -f {EXAMPLE.relative_to(ROOT)}: pipeline is ready", begun)
+    steps.print_done(f"kubectl apply -f {EXAMPLE.relative_to(ROOT)}: pipeline is ready", begun)
     console.print(platform.table(), highlight=False)
     departures = load_departures()
     if events:
@@ -60,7 +60,8 @@ def _clean(steps: Steps, console: Console, platform: ClusterPlatform, *, started
     finally:
         if started:
             remove_cluster()
-    steps.tell("pipeline, namespace, topics and schema are removed" + (", and the cluster" if started else ""), begun)
+    removed = "pipeline, namespace, topics, schema" + (" and cluster" if started else "")
+    steps.print_done(f"{removed} are removed", begun)
     return 0
 
 
