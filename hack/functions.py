@@ -1,6 +1,7 @@
-"""Generates the parts of pages about aggregate functions from the registry: `python -m functions FILE` prints a file.
+"""Generates documentation and JavaScript from the registry of aggregate functions.
 
-In `docs/metrics.md`, it is the part between the marks; `functions.js` of the dashboard is generated as a whole.
+`python -m functions FILE` prints the new content of a file. In `docs/metrics.md`, only the part between the marks is
+generated; `functions.js` of the dashboard is generated as a whole.
 """
 
 from __future__ import annotations

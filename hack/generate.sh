@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes the files that are generated from the models; with --check only says whether they are up to date.
+# Writes the generated files. With --check, only compares them, and fails if a file is out of date.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -7,7 +7,7 @@ fresh=$(mktemp)
 trap 'rm -f "$fresh"' EXIT
 stale=false
 
-# generated FILE COMMAND…: the command prints the file.
+# generated FILE COMMAND…: replaces FILE with the output of COMMAND, or compares both.
 generated() {
   local file=$1
   shift
@@ -31,7 +31,7 @@ generated docs/runbooks/README.md env PYTHONPATH=hack "$python" -m runbooks
 for file in docs/metrics.md workloads/api/tidemill_api/static/functions.js; do
   generated "$file" env PYTHONPATH=hack "$python" -m functions "$file"
 done
-# A chart cannot reach files outside its folder.
+# Charts need copies of these files, because a chart cannot read files outside its folder.
 generated charts/tidemill/files/crd.yaml cat crds/analyticspipelines.yaml
 generated charts/tidemill/files/resilience.yaml cat config/resilience.yaml
 for chart in tidemill dev-stack; do

@@ -1,6 +1,6 @@
-"""Writes the hashed requirement files: for development, for benchmarks, and next to each distribution for its image.
+"""Writes the requirement files with hashes for development, for benchmarks, and for the image of each distribution.
 
-Locked versions are kept; `--upgrade` takes the newest compatible ones. The files have no addresses of indexes.
+Locked versions are kept. With `--upgrade`, the newest compatible versions are chosen. The files name no package index.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BACKEND = "hatchling>=1.27"
 
 
 def third_party(folder: str) -> list[str]:
-    """Return a distribution's requirements from other projects, including those of its siblings here."""
+    """Return the third-party requirements of a distribution, and of the distributions here that it needs."""
     needs: list[str] = []
     for requirement in tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]["dependencies"]:
         if requirement.startswith("tidemill-"):
@@ -37,10 +37,10 @@ def third_party(folder: str) -> list[str]:
 
 
 def compile_lock(needs: list[str], output: Path, *, constraints: list[Path], upgrade: bool) -> None:
-    """Resolve requirements into a file with hashes.
+    """Resolve requirements, and write the versions with hashes into a file.
 
     Raises:
-        subprocess.CalledProcessError: they do not fit together; uv has said why.
+        subprocess.CalledProcessError: The requirements conflict. uv has printed the reason.
     """
     command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--generate-hashes"]
     command += ["--python-version", "3.11", "--no-emit-index-url", "--no-emit-find-links", "--no-annotate"]
@@ -50,14 +50,14 @@ def compile_lock(needs: list[str], output: Path, *, constraints: list[Path], upg
     if upgrade:
         command.append("--upgrade")
     text = "\n".join([*needs, ""])
-    # A lock has no address of an index: the settings of pip and uv decide where files come from.
+    # The files name no package index, so that the settings of pip and uv choose the index.
     subprocess.run([*command, "-"], input=text, text=True, check=True, cwd=ROOT)
 
 
 def main() -> int:
     """Run the program, and return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--upgrade", action="store_true", help="take the newest compatible versions")
+    parser.add_argument("--upgrade", action="store_true", help="choose the newest compatible versions")
     upgrade = parser.parse_args().upgrade
     tools = (REQUIREMENTS / "dev.in").read_text().splitlines()
     imported = {need for folder in DISTRIBUTIONS for need in third_party(folder)}

@@ -1,4 +1,4 @@
-"""Prints docs/monitoring.md: the exported metrics, from the modules that declare them."""
+"""Prints docs/monitoring.md, which lists the metrics of the modules that declare them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ OPERATOR = (
 
 
 def sections() -> Iterator[tuple[str, list[ModuleType]]]:
-    """Return the titles, and the modules that declare the metrics of each section."""
+    """Yield each section's title, and the modules that declare its metrics."""
     for title, module in WORKLOADS.items():
         yield title, [importlib.import_module(module)]
     yield "Operator", [importlib.import_module(module) for module in OPERATOR]

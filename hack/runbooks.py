@@ -1,4 +1,4 @@
-"""Prints docs/runbooks/README.md: all alerts in the order of their file, with the first paragraph of each runbook."""
+"""Prints docs/runbooks/README.md, which lists each alert with the first paragraph of its runbook."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ One page for each alert in [alerts.yaml](../../charts/tidemill/files/alerts.yaml
 
 
 def alerts() -> list[str]:
-    """Return the names of all alerts, in the order of their file."""
+    """Return the names of all alerts in the order of alerts.yaml."""
     groups = yaml.safe_load((ROOT / "charts/tidemill/files/alerts.yaml").read_text())["groups"]
     return list(dict.fromkeys(rule["alert"] for group in groups for rule in group["rules"]))
 

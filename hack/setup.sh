@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what development, tests and the demo need: system packages, .venv from the hashed lock, Kafka's jars.
-# Does nothing when nothing changed. Safe to run twice at the same time.
+# Installs what development, tests and the demo need: system packages, .venv from the lock with hashes, Kafka's jars.
+# Does nothing if its inputs are unchanged. May run several times at once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,7 +17,7 @@ browser_there() {
   return 1
 }
 
-# Without a browser the dashboard's tests are skipped, which is no reason to stop; in CI it is.
+# A missing browser is an error only in CI. Elsewhere, the dashboard's tests are skipped.
 browser_possible() {
   [[ -z ${CI:-} ]] || return 0
   [[ $(id -u) -eq 0 ]] || command -v sudo >/dev/null || return 1
@@ -51,15 +51,15 @@ install_packages() {
 
   local as_root=()
   if [[ $(id -u) -ne 0 ]]; then
-    command -v sudo >/dev/null || { echo "setup: install ${missing[*]} (as root), then run this again" >&2; exit 1; }
+    command -v sudo >/dev/null || { echo "setup: not installed: ${missing[*]}; install them as root, then run this again" >&2; exit 1; }
     as_root=(sudo)
   fi
-  command -v apt-get >/dev/null || { echo "setup: install ${missing[*]} with this system's package manager, then run this again" >&2; exit 1; }
+  command -v apt-get >/dev/null || { echo "setup: not installed: ${missing[*]}; install them with this system's package manager, then run this again" >&2; exit 1; }
   echo "setup: installing ${missing[*]}"
   export DEBIAN_FRONTEND=noninteractive
   "${as_root[@]}" apt-get update -qq
   if [[ " ${missing[*]} " == *" postgresql "* ]]; then
-    # Debian's package would make and start a cluster of its own; ours are made where their data belongs.
+    # Keeps Debian's package from creating and starting a database cluster, which nobody would use.
     "${as_root[@]}" apt-get install -y -qq --no-install-recommends postgresql-common >/dev/null
     "${as_root[@]}" sed -i -E 's/^#?\s*create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf
   fi
@@ -68,7 +68,7 @@ install_packages() {
     [[ " ${missing[*]} " == *" $service "* ]] && new+=("$service")
   done
   "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-  # The same for these services, where a service manager has started them.
+  # Debian's packages start these services under systemd; only `tidemill` and tests should start them.
   if [[ ${#new[@]} -gt 0 ]] && command -v systemctl >/dev/null; then
     "${as_root[@]}" systemctl disable --now "${new[@]}" >/dev/null 2>&1 || true
   fi
@@ -76,16 +76,16 @@ install_packages() {
 
 build_environment() {
   local python
-  python=$(find_python) || { echo "setup: Python 3.11 or later with venv is needed" >&2; exit 1; }
+  python=$(find_python) || { echo "setup: no Python 3.11 or later with venv is on the PATH; install it, then run this again" >&2; exit 1; }
   if ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
-    echo "setup: making .venv"
+    echo "setup: creating .venv"
     "$python" -m venv --clear .venv
   fi
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r hack/requirements/bootstrap.txt
   local uv=(.venv/bin/python -m uv pip)
   local quietly=(--quiet --python .venv/bin/python)
-  # `sync` also removes what is no longer locked: what works here works in a new clone.
-  # Compiled once, for every process that imports it, whatever PYTHONDONTWRITEBYTECODE says.
+  # `sync` also removes packages that are no longer locked, so that .venv equals that of a new clone.
+  # Compiles the bytecode now, because PYTHONDONTWRITEBYTECODE may prevent it later.
   "${uv[@]}" sync "${quietly[@]}" --compile-bytecode --require-hashes hack/requirements/dev.txt
   "${uv[@]}" install "${quietly[@]}" --no-deps --no-build-isolation -e workloads/contract -e workloads/chassis -e workloads/ingest -e workloads/processor -e workloads/api -e operator
 }

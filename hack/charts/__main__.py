@@ -1,4 +1,4 @@
-"""Prints a chart's README: its values with their defaults, and the comments that begin with two hyphens.
+"""Prints a chart's README: each value with its default and its comment, which begins with two hyphens.
 
 Run `python -m charts tidemill`. The types and limits of values are in the chart's values.schema.json.
 """
@@ -31,7 +31,7 @@ class Value:
 
 
 def documented(text: str) -> Iterator[Value]:
-    """Return the values of a file whose key follows a comment that begins with two hyphens."""
+    """Yield each value of a file whose key follows a comment with two hyphens."""
     values = yaml.safe_load(text)
     path: list[str] = []
     comment = ""
@@ -46,7 +46,7 @@ def documented(text: str) -> Iterator[Value]:
 
 
 def undocumented(text: str) -> list[str]:
-    """Return the leaves without a comment, at themselves or at a parent."""
+    """Return the paths of values without a comment, neither at the value nor at a parent."""
     described = {value.path for value in documented(text)}
     return [path for path in _leaves(yaml.safe_load(text)) if not any(_within(path, known) for known in described)]
 

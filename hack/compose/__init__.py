@@ -1,1 +1,1 @@
-"""Runs the compose files on this machine without containers: installed programs stand in for the images."""
+"""Runs the compose files without containers: installed programs of this machine replace the images."""

@@ -1,4 +1,4 @@
-"""`make compose-check`: runs docker-compose.yaml without containers, and checks health, demo, targets and panels."""
+"""`make compose-check`: runs docker-compose.yaml without containers, replays the demo, checks targets and panels."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _WATCH_SECONDS = 60.0
 
 
 class Composed:
-    """The demo's pipeline, as it runs in the compose file's services."""
+    """The demo's pipeline in the services of the compose file."""
 
-    def __init__(self, found: Running) -> None:
-        self._found = found
+    def __init__(self, stack: Running) -> None:
+        self._stack = stack
         self.document: dict[str, Any] = yaml.safe_load((ROOT / "crds" / "examples" / "flights.yaml").read_text())
         self.name = str(self.document["metadata"]["name"])
         self.namespace = str(self.document["metadata"]["namespace"])
@@ -35,21 +35,21 @@ class Composed:
     @property
     def logs(self) -> str:
         """The folder of all logs."""
-        return str(self._found.stage.folder)
+        return str(self._stack.stage.folder)
 
     def url(self, component: str) -> str:
-        """Return the base URL of `ingest` or `api`: the published port."""
-        return self._found.url("tidemill", _PORTS[component])
+        """Return the base URL of `ingest` or `api` at its published port."""
+        return self._stack.url("tidemill", _PORTS[component])
 
     def check_alive(self) -> None:
         """Raise DemoError if a service has ended."""
-        for name, child in self._found.children.items():
+        for name, child in self._stack.children.items():
             if not child.running:
                 raise DemoError(f"{name} ended with exit status {child.exit_code}:\n{child.log_tail()}")
 
     def topic_ends(self) -> dict[int, int]:
         """Return the end offset of each partition of the events topic."""
-        brokers = f"{self._found.stage.addresses['kafka-1']}:9092"
+        brokers = f"{self._stack.stage.addresses['kafka-1']}:9092"
         return topic_ends(brokers, f"{self.namespace}.{self.name}.events")
 
 
@@ -58,14 +58,14 @@ def _run(arguments: argparse.Namespace, console: Console, folder: Path) -> int:
     departures = departures.head(arguments.events) if arguments.events else departures
     begun = time.monotonic()
     with running(ROOT / "docker-compose.yaml", folder, os.environ) as stack:
-        console.print(f"healthy after {time.monotonic() - begun:.1f} s ({_told(stack.seconds)})")
+        console.print(f"healthy after {time.monotonic() - begun:.1f} s ({_durations(stack.seconds)})")
         platform = Composed(stack)
         code = judge(platform, departures, send(platform, departures, console), console)
         wrong = watch_faults(stack, console.print, seconds=_WATCH_SECONDS)
         wrong += [f"services.{name}: {trouble}" for name, trouble in stack.troubles().items()]
-    console.print(f"ended ({_told({name: ended.seconds for name, ended in stack.ended.items()})})")
+    console.print(f"ended ({_durations({name: ended.seconds for name, ended in stack.ended.items()})})")
     wrong += [
-        f"services.{name}: had not ended after {seconds:.0f} s and was killed; give it a longer stop_grace_period"
+        f"services.{name}: did not end within {seconds:.0f} s and was killed; increase its stop_grace_period"
         for name, seconds in stack.overdue().items()
     ]
     for fault in wrong:
@@ -73,7 +73,7 @@ def _run(arguments: argparse.Namespace, console: Console, folder: Path) -> int:
     return 1 if wrong else code
 
 
-def _told(seconds: Mapping[str, float]) -> str:
+def _durations(seconds: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
 
 

@@ -16,10 +16,10 @@ import yaml
 
 from compose.run import Running
 
-# A variable of a dashboard, and the value used for it: everything.
+# A variable of a dashboard. Variables of time get the values of _TIMES, all others a pattern that matches everything.
 _VARIABLE = re.compile(r"\$\{?(?P<name>\w+)(?::\w+)?\}?")
 _TIMES = {"__rate_interval": "1m", "__interval": "30s", "__range": "15m"}
-# Only the operator in a cluster has these metrics; `tidemill up` has neither passes nor scaling.
+# Only the operator in a cluster exports metrics with this prefix: `tidemill up` has neither passes nor scaling.
 _OF_CLUSTERS = "tidemill_operator_"
 _PAUSE_SECONDS = 2.0
 _RANGE_SECONDS = 3_600.0
@@ -27,12 +27,12 @@ _RANGE_SECONDS = 3_600.0
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel's query.
+    """One query of a panel.
 
     Attributes:
         dashboard: The name of the panel's dashboard.
         title: The title of the panel.
-        query: The query with values in place of variables.
+        query: The query, with values in place of its variables.
     """
 
     dashboard: str
@@ -52,10 +52,10 @@ class Prometheus:
         self._url = f"{url}/api/v1/"
 
     def ask(self, path: str, **parameters: str) -> Any:
-        """Return `data` of an answer.
+        """Return the member `data` of Prometheus' answer.
 
         Raises:
-            ValueError: Prometheus refuses the request.
+            ValueError: Prometheus refuses the request. The message contains the reason.
         """
         answer = httpx.get(self._url + path, params=parameters, timeout=20, trust_env=False).json()
         if answer["status"] != "success":
@@ -70,13 +70,13 @@ class Prometheus:
 
 
 def watch_faults(running: Running, say: Callable[[str], None], *, seconds: float) -> list[str]:
-    """Return faults: targets that are down, alerts that fire, and panels without data.
+    """Return the faults: targets that are down, rules that fail, alerts that fire, and panels without data.
 
     Args:
         running: The services of docker-compose.yaml.
         say: The function that prints the results.
-        seconds: The maximum time until figures appear. Prometheus scrapes some targets every 10 seconds only, and rates
-            need two scrapes.
+        seconds: The time limit for data to appear. Prometheus scrapes some targets every 10 seconds, and a rate needs
+            two scrapes.
     """
     prometheus = Prometheus(running.url("prometheus", 9090))
     at_grafana, every = _panels(running)
@@ -92,9 +92,7 @@ def watch_faults(running: Running, say: Callable[[str], None], *, seconds: float
     say(f"Prometheus: {rules} rules are evaluated")
     of_clusters = sum(panel.of_clusters for panel in every)
     asked = len(every) - of_clusters
-    say(
-        f"Grafana: {asked - len(empty)} of {asked} queries have data; {of_clusters} more are about a cluster's operator"
-    )
+    say(f"Grafana: {asked - len(empty)} of {asked} queries have data; {of_clusters} need an operator in a cluster")
     return wrong + faults + [f"Grafana: {item.dashboard}: {item.title}: no data: {item.query}" for item in empty]
 
 
@@ -103,7 +101,9 @@ def _targets(prometheus: Prometheus) -> tuple[int, list[str]]:
     targets = prometheus.ask("targets")["activeTargets"]
     components = {target["labels"].get("component") for target in targets}
     wrong = [
-        f"no {name} among the targets" for name in ("ingest", "processor", "api", "operator") if name not in components
+        f"no target has component={name}; check --targets-file"
+        for name in ("ingest", "processor", "api", "operator")
+        if name not in components
     ]
     wrong += [
         f"{target['labels']['job']} {target['scrapeUrl']}: {target['lastError'] or target['health']}"
@@ -114,25 +114,25 @@ def _targets(prometheus: Prometheus) -> tuple[int, list[str]]:
 
 
 def _rules(prometheus: Prometheus) -> tuple[int, list[str]]:
-    """Return the number of rules, the rules that fail or fire, and whether an Alertmanager receives alerts."""
+    """Return the number of rules, and the faults: rules that fail or fire, or no connected Alertmanager."""
     rules = [rule for group in prometheus.ask("rules")["groups"] for rule in group["rules"]]
     wrong = [f"{rule['name']}: {rule['lastError']}" for rule in rules if rule["health"] != "ok"]
     wrong += [
         f"{rule['name']} fires: {', '.join(alert['annotations']['summary'] for alert in rule['alerts'])}"
         for rule in rules
-        if rule["state"] == "firing" and rule["labels"].get("severity") != "info"  # a year of flights has anomalies
+        if rule["state"] == "firing" and rule["labels"].get("severity") != "info"  # severity of the flights' anomalies
     ]
-    wrong += [] if rules else ["no rules are loaded"]
+    wrong += [] if rules else ["no rules are loaded; check rule_files in prometheus.yaml"]
     if not prometheus.ask("alertmanagers")["activeAlertmanagers"]:
-        wrong.append("no Alertmanager is known")
+        wrong.append("no Alertmanager is connected; check alerting in prometheus.yaml")
     return len(rules), [f"Prometheus: {fault}" for fault in wrong]
 
 
 def _panels(running: Running) -> tuple[Prometheus, list[Panel]]:
-    """Return Grafana's provisioned data source, and all panels of its dashboards.
+    """Return the Prometheus of Grafana's data source, and all panels of Grafana's dashboards.
 
     Raises:
-        ValueError: Grafana would find no dashboard.
+        ValueError: The home dashboard is not among the provisioned dashboards.
     """
     grafana = running.services["grafana"]
     provisioned = running.stage.path(grafana, "/etc/grafana/provisioning")
@@ -151,15 +151,15 @@ def _panels(running: Running) -> tuple[Prometheus, list[Panel]]:
 
 
 def queries(dashboard: dict[str, Any], source: str) -> Iterator[tuple[str, str]]:
-    """Yield titles and queries of a dashboard's panels, also those within rows.
+    """Yield the title and query of each panel of a dashboard, including panels within rows.
 
     Raises:
-        ValueError: A panel queries another data source than this one.
+        ValueError: A panel queries another data source.
     """
     for panel in dashboard["panels"]:
         yield from queries({"panels": panel.get("panels", ())}, source)
         for target in panel.get("targets", ()):
             asked = (target.get("datasource") or panel.get("datasource") or {}).get("uid", source)
             if asked != source and not asked.startswith("$"):
-                raise ValueError(f"{panel['title']}: its data source {asked} is not there; there is {source}")
+                raise ValueError(f"{panel['title']}: there is no data source {asked}; use {source}")
             yield panel["title"], _VARIABLE.sub(lambda found: _TIMES.get(found["name"], ".*"), target["expr"])

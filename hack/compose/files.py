@@ -1,4 +1,4 @@
-"""Reads the keys of compose files that our files use. Any other key is refused, never ignored."""
+"""Reads compose files. It knows the keys that this repository's files use, and refuses any other key."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-# Compose 1 (Debian's docker-compose) refuses all other keys, `name:` first.
+# Compose 1 (Debian's docker-compose) refuses all other keys, for example `name:`.
 TOP_LEVEL = frozenset({"version", "services", "networks", "volumes", "secrets", "configs"})
-# Restart policies, rights and networks only concern containers.
+# These keys have no effect here, because they only concern containers.
 _OF_CONTAINERS = frozenset(
     {"restart", "networks", "init", "hostname", "read_only", "cap_drop", "security_opt", "build"}
 )
@@ -25,7 +25,7 @@ _VARIABLE = re.compile(r"\$(?:\$|(?P<name>\w+)|\{(?P<braced>\w+)(?:(?P<kind>:?-)
 
 @dataclass(frozen=True)
 class Mount:
-    """A path of a container, and the volume, folder or file that is mounted there.
+    """A volume, folder or file that is mounted at a path of a container.
 
     Attributes:
         source: The name of a volume, or a path of this machine.
@@ -67,13 +67,13 @@ class Service:
     Attributes:
         name: The name of the service, which is also its host name.
         image: The image of the service.
-        command: The command that replaces the image's command, or that is appended to the image's entry point.
+        command: The command, which replaces the image's command or follows the image's entry point.
         environment: The environment variables of the service.
         mounts: The mounted volumes, folders and files.
         ports: The published ports.
         health: The health check, or None if the service has no health check.
-        after: The services that must start before, each with `service_healthy` or `service_started`.
-        grace: The time in seconds that the service gets to end after SIGTERM. Then it is killed.
+        after: The services that start before this service, each with `service_healthy` or `service_started`.
+        grace: The seconds from SIGTERM to SIGKILL.
     """
 
     name: str
@@ -100,13 +100,15 @@ def load(path: Path, environ: Mapping[str, str]) -> dict[str, Service]:
     document = yaml.safe_load(path.read_text())
     unknown = [key for key in document if key not in TOP_LEVEL and not key.startswith("x-")]
     if unknown:
-        raise ValueError(f"{path.name}: {unknown[0]}: Compose 1 refuses it; write it as an option of the command line")
+        raise ValueError(f"{path.name}: {unknown[0]}: Compose 1 refuses this key; use a command-line option")
     services = {name: _service(path, name, _resolved(body, environ)) for name, body in document["services"].items()}
     volumes = set(document.get("volumes") or {})
     for service in services.values():
         for mount in service.mounts:
             if mount.is_volume and mount.source not in volumes:
-                raise ValueError(f"{path.name}: services.{service.name}: the volume {mount.source} is not declared")
+                raise ValueError(
+                    f"{path.name}: services.{service.name}: volume {mount.source} is not declared in volumes"
+                )
         for other in service.after:
             if other not in services:
                 raise ValueError(f"{path.name}: services.{service.name}.depends_on: there is no service {other}")
@@ -134,10 +136,10 @@ def _variable(found: re.Match[str], environ: Mapping[str, str]) -> str:
 def _service(path: Path, name: str, body: Mapping[str, Any]) -> Service:
     unknown = [key for key in body if key not in _KNOWN]
     if unknown:
-        raise ValueError(f"{path.name}: services.{name}.{unknown[0]}: hack/compose does not know it; add it there")
+        raise ValueError(f"{path.name}: services.{name}.{unknown[0]}: unknown key; add it to hack/compose/files.py")
     for key, value in (body.get("environment") or {}).items():
         if not isinstance(value, str):
-            raise ValueError(f"{path.name}: services.{name}.environment.{key}: {value!r} is no text; quote it")
+            raise ValueError(f"{path.name}: services.{name}.environment.{key}: {value!r} is not a string; quote it")
     after = body.get("depends_on") or {}
     return Service(
         name=name,
@@ -172,5 +174,5 @@ def _health(body: Mapping[str, Any] | None) -> Health | None:
 
 def _seconds(text: str) -> float:
     if not _SECONDS.fullmatch(text):
-        raise ValueError(f"{text!r} is no number of seconds; write it as 90s")
+        raise ValueError(f"{text!r} is not a number of seconds; write it like 90s")
     return float(text.removesuffix("s"))

@@ -1,4 +1,4 @@
-"""Finds Kafka's command-line tools, which a broker does not need: in KAFKA_HOME, or fetched once from Maven Central."""
+"""Finds the jar of Kafka's command-line tools in KAFKA_HOME, or fetches it once from Maven Central."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from tidemill_operator.laptop.servers.kafka_jars import KAFKA_VERSION
 from tidemill_operator.processes.files import locked
 
-# The classes that the scripts in bin/ run.
+# The class that each script of Kafka's bin/ runs.
 TOOLS = {"kafka-broker-api-versions.sh": "org.apache.kafka.tools.BrokerApiVersionsCommand"}
 _PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy"
 _FETCH_SECONDS = 300.0
@@ -24,24 +24,24 @@ def find_tools(jars: Path, environ: Mapping[str, str]) -> Path:
         environ: The environment variables. Maven must be on the PATH.
 
     Raises:
-        RuntimeError: The jar is not there and cannot be fetched.
+        RuntimeError: The jar is missing and cannot be fetched.
     """
-    whole = sorted(jars.glob("kafka-tools-[0-9]*.jar"))  # An unpacked Kafka contains the jar of the tools.
-    if whole:
-        return whole[-1]
+    unpacked = sorted(jars.glob("kafka-tools-[0-9]*.jar"))  # An unpacked Kafka contains the jar of the tools.
+    if unpacked:
+        return unpacked[-1]
     name = f"kafka-tools-{KAFKA_VERSION}"
-    kept = jars.with_name(name) / f"{name}.jar"
-    if not kept.exists():
+    fetched = jars.with_name(name) / f"{name}.jar"
+    if not fetched.exists():
         with locked(jars.with_name(f"{name}.lock"), wait_seconds=_FETCH_SECONDS):
-            if not kept.exists():
-                _fetch(kept, environ)
-    return kept
+            if not fetched.exists():
+                _fetch(fetched, environ)
+    return fetched
 
 
 def _fetch(jar: Path, environ: Mapping[str, str]) -> None:
     maven = shutil.which("mvn", path=environ.get("PATH"))
     if maven is None:
-        raise RuntimeError("Kafka's tools are fetched with Maven and mvn is not on the PATH: install maven")
+        raise RuntimeError("mvn, which fetches Kafka's tools, is not on the PATH; install maven")
     partial = jar.parent.with_name(f"{jar.parent.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -52,7 +52,7 @@ def _fetch(jar: Path, environ: Mapping[str, str]) -> None:
     )
     if done.returncode != 0:
         raise RuntimeError(
-            "fetching Kafka's tools failed (is the Maven repository reachable?):\n"
+            "Kafka's tools cannot be fetched; check that Maven Central is reachable:\n"
             f"{(done.stdout + done.stderr)[-2000:]}"
         )
     partial.rename(jar.parent)

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Receiver(BaseHTTPRequestHandler):
-    """Accepts all alerts and sends nothing on."""
+    """Accepts all alerts and discards them."""
 
     def do_POST(self) -> None:
         """Accept alerts from Prometheus."""

@@ -1,4 +1,4 @@
-"""Starts the services of a file in order, runs their health checks, and ends them."""
+"""Starts the services of a compose file in their order, runs their health checks, and ends them."""
 
 from __future__ import annotations
 
@@ -53,22 +53,26 @@ class Running:
         self._waves: list[list[str]] = []
 
     def url(self, service: str, port: int) -> str:
-        """Return the URL of a published port of a service."""
+        """Return the URL of a service's published port.
+
+        Raises:
+            ValueError: The service does not publish the port.
+        """
         if port not in self.services[service].ports:
-            raise ValueError(f"services.{service}.ports: {port} is not published")
+            raise ValueError(f"services.{service}.ports: {port} is missing; publish it")
         return f"http://{self.stage.addresses[service]}:{self.stage.ports.get(port, port)}"
 
     def start(self) -> None:
-        """Start all services, each after those that it waits for.
+        """Start all services, each after the services of its `depends_on`.
 
         Raises:
-            RuntimeError: A service has ended, or is not healthy in the time that its health check allows.
+            RuntimeError: A service ended, or did not become healthy within the limits of its health check.
         """
         waiting = dict(self.services)
         while waiting:
             ready = [service for service in waiting.values() if not set(service.after) & set(waiting)]
             if not ready:
-                raise RuntimeError(f"services wait for each other: {', '.join(waiting)}")
+                raise RuntimeError(f"services.*.depends_on: {', '.join(waiting)} wait for each other; remove one")
             self._waves.append([])
             for service in ready:
                 del waiting[service.name]
@@ -122,7 +126,7 @@ class Running:
         return "" if done.returncode == 0 else f"status {done.returncode} {(done.stdout + done.stderr)[-500:].strip()}"
 
     def troubles(self) -> dict[str, str]:
-        """Return a fault for each service that was healthy but has ended, or whose check failed in all retries."""
+        """Return the fault of each started service that has ended, or whose check fails in all retries."""
         troubles = {name: self._lasting_trouble(name) for name in self.children}
         return {name: trouble for name, trouble in troubles.items() if trouble}
 
@@ -135,9 +139,9 @@ class Running:
         return trouble
 
     def overdue(self) -> dict[str, float]:
-        """Return the services that were killed at the end of their grace period, and the period's seconds.
+        """Return the services that were killed after their grace period, with the seconds until then.
 
-        Brokers without a majority are left out. A broker asks the controllers' quorum before it ends, and gets no
+        A minority of killed brokers is left out. A broker asks the controllers' quorum before it ends, and gets no
         answer if the other brokers ended first.
         """
         killed = {name: ended.seconds for name, ended in self.ended.items() if ended.killed}
@@ -148,7 +152,7 @@ class Running:
         return {name: seconds for name, seconds in killed.items() if name not in stranded}
 
     def stop(self) -> None:
-        """End all services, in reverse order of their start; those that started together end together."""
+        """End all services in reverse order. Services that were started together end together."""
         for wave in reversed(self._waves):
             with ThreadPoolExecutor(len(wave) or 1) as pool:
                 list(pool.map(self._stop_one, wave))

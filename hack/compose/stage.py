@@ -1,7 +1,7 @@
-"""Maps the services of a file to this machine: addresses, folders, and the paths that containers would see.
+"""Maps host names, ports and paths of containers to addresses, ports and paths of this machine.
 
-Each service has its own loopback address, so that it keeps the ports of the file. Host names become addresses, and
-paths of containers become paths below a folder, in commands, variables and files that are mounted read-only.
+Each service has its own loopback address, and so can use the ports of the compose file. In commands, variables and
+mounted files, host names become addresses, and paths of containers become paths below one folder.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Stage:
     """The folder and the addresses of one run.
 
     Attributes:
-        root: the folder of the compose file, to which its paths are relative.
+        root: The folder of the compose file. Paths in the file are relative to it.
         folder: The folder of all files of the run.
         addresses: The address of each service, by the service's name.
-        ports: Replacements for the ports of servers that listen on all addresses, because other programs may use the
-            ports of the file.
+        ports: The replacements for ports of Tidemill, which listens on all addresses. Other programs may use the
+            original ports.
     """
 
     root: Path
@@ -40,7 +40,7 @@ class Stage:
 
     @classmethod
     def of(cls, services: Mapping[str, Service], root: Path, folder: Path) -> Stage:
-        """Create it with addresses that other runs are unlikely to use."""
+        """Return a stage with addresses that other runs are unlikely to use."""
         net = f"127.{random.randrange(16, 250)}.{random.randrange(1, 250)}"
         addresses = {name: f"{net}.{number}" for number, name in enumerate(services, 2)}
         free = Ports(folder / "ports.json")
@@ -48,11 +48,11 @@ class Stage:
         return cls(root, folder, addresses, ports)
 
     def home(self, service: Service) -> Path:
-        """Return the folder of the files that only this service has."""
+        """Return the folder of files that only this service uses."""
         return self.folder / service.name
 
     def path(self, service: Service, target: str) -> Path:
-        """Return the path on this machine for a path of the container."""
+        """Return the path on this machine that replaces a path of the container."""
         for mount in sorted(service.mounts, key=lambda mount: -len(mount.target)):
             inside = os.path.relpath(target, mount.target)
             if not inside.startswith(".."):
@@ -78,7 +78,7 @@ class Stage:
         return text
 
     def _seen(self, service: Service) -> set[str]:
-        """Return the paths of mounts in the container, and the folder of each mounted file, as patterns may name it."""
+        """Return the paths of mounts, and the folder of each mounted file, because patterns name the folder."""
         targets = {mount.target for mount in service.mounts}
         files = {mount.target for mount in service.mounts if (self.root / mount.source).is_file()}
         return targets | {str(PurePosixPath(target).parent) for target in files}
@@ -87,7 +87,7 @@ class Stage:
         """Create the folders of volumes, and adapted copies of mounted files.
 
         Raises:
-            FileNotFoundError: a mounted path does not exist; Docker would create an empty folder instead.
+            FileNotFoundError: A mounted path does not exist. Docker would create an empty folder instead.
         """
         self.home(service).mkdir(parents=True, exist_ok=True)
         for mount in service.mounts:

@@ -1,4 +1,4 @@
-"""Runs installed programs in place of images, started as the images would start them."""
+"""Replaces images with installed programs, which are started like the images start them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tidemill_operator.processes.child import Command
 
 ROOT = Path(__file__).resolve().parents[2]
 StandIn = Callable[[Stage, Service], Command]
-# Variables of the image's scripts, which are not settings of the broker.
+# The image's scripts read these variables, which are not settings of the broker.
 _NO_PROPERTIES = ("KAFKA_HEAP_OPTS", "KAFKA_OPTS", "KAFKA_JVM_PERFORMANCE_OPTS")
 _JVM = ("-XX:+UseSerialGC", "-Xshare:auto", "-Dlog4j2.level=WARN")
 _VERSIONS = "kafka-broker-api-versions.sh"
@@ -32,18 +32,18 @@ def command(stage: Stage, service: Service) -> Command | None:
     """Return the command for a service, or None if no program stands in for its image (Grafana).
 
     Raises:
-        ValueError: there is no stand-in for the image.
+        ValueError: The image has no stand-in.
     """
     repository = service.image.partition(":")[0]
     if repository not in _STAND_INS:
         names = ", ".join(sorted(_STAND_INS))
-        raise ValueError(f"services.{service.name}.image: {repository} has no stand-in; there are {names}")
+        raise ValueError(f"services.{service.name}.image: {repository} has no stand-in; use one of {names}")
     stand_in = _STAND_INS[repository]
     return replace(stand_in(stage, service), grace_seconds=service.grace) if stand_in is not None else None
 
 
 def environment(stage: Stage, service: Service) -> dict[str, str]:
-    """Return the service's variables; for Tidemill's images, with the variables that its programs need."""
+    """Return the service's variables, and the variables of this process that programs need."""
     kept = {
         name: os.environ[name] for name in ("PATH", "HOME", "LANG", "JAVA_HOME", "KAFKA_HOME") if name in os.environ
     }
@@ -53,7 +53,7 @@ def environment(stage: Stage, service: Service) -> dict[str, str]:
 
 
 def _kafka(stage: Stage, service: Service) -> Command:
-    """Do the same as the image apache/kafka: KAFKA_A_B sets a.b, and the storage is formatted once."""
+    """Do what the image apache/kafka does: KAFKA_A_B sets a.b, and the storage is formatted once."""
     variables = environment(stage, service)
     properties = {
         name.removeprefix("KAFKA_").lower().replace("_", "."): value
@@ -75,7 +75,7 @@ def _kafka(stage: Stage, service: Service) -> Command:
 
 
 def _postgres(stage: Stage, service: Service) -> Command:
-    """Do the same as the image postgres: create POSTGRES_USER with POSTGRES_PASSWORD, and the database POSTGRES_DB."""
+    """Do what the image postgres does: create POSTGRES_USER with POSTGRES_PASSWORD, and the database POSTGRES_DB."""
     variables, user, programs = environment(stage, service), server_user(), find_programs(os.environ)
     data = stage.path(service, "/var/lib/postgresql/data")
     data.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def _redis(stage: Stage, service: Service) -> Command:
 
 
 def _tidemill(stage: Stage, service: Service) -> Command:
-    """Run the entry point of hack/images/local, with the file that is built into the image."""
+    """Run the entry point of hack/images/local, with the resilience file that the image contains."""
     variables = environment(stage, service)
     if variables.get("TIDEMILL_RESILIENCE_FILE") == "/etc/tidemill/resilience.yaml":
         variables["TIDEMILL_RESILIENCE_FILE"] = str(ROOT / "config" / "resilience.yaml")
@@ -128,7 +128,7 @@ def _tidemill(stage: Stage, service: Service) -> Command:
 
 
 def _prometheus(stage: Stage, service: Service) -> Command:
-    """Run Prometheus as a user who only owns the volume, so files that others write for it must be readable."""
+    """Run Prometheus as a user who only owns the volume, so that unreadable files of other services are found."""
     given = [stage.text(service, part) for part in service.command]
     listen = f"--web.listen-address={stage.addresses[service.name]}:9090"
     user, data = "nobody" if os.geteuid() == 0 else None, stage.path(service, "/prometheus")
@@ -153,12 +153,12 @@ def _alertmanager(stage: Stage, service: Service) -> Command:
 def _found(program: str) -> str:
     path = shutil.which(program)
     if path is None:
-        raise ValueError(f"{program} is not on the PATH: install it (Debian: apt install {program})")
+        raise ValueError(f"{program} is not on the PATH; install it (Debian: apt install {program})")
     return path
 
 
 def _run(arguments: list[str], *, user: str | None = None, folder: Path | None = None, stdin: str = "") -> None:
-    """Run a command that the image runs before its server.
+    """Run a command to its end, as the image does before it starts its server.
 
     Raises:
         RuntimeError: The command fails.
@@ -182,7 +182,7 @@ def _run(arguments: list[str], *, user: str | None = None, folder: Path | None =
 
 
 def program(path: Path, arguments: list[str]) -> None:
-    """Write a program of the container that is a different command on this machine."""
+    """Write a script that runs another command under the name of a program of the container."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f'#!/bin/sh\nexec {shlex.join(arguments)} "$@"\n')
     path.chmod(0o755)

@@ -1,1 +1,1 @@
-"""The demo: sends a real data set through the whole platform over HTTP, and compares it with a batch recomputation."""
+"""The demo: sends a real data set through the platform, and compares the answers with a batch recomputation."""

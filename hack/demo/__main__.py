@@ -1,4 +1,7 @@
-"""`make demo` and `make demo-chaos`: replay, wait, show, compare. Exit code 0: every window is correct."""
+"""`make demo` and `make demo-chaos`: replays departures, shows answers, and compares all windows.
+
+The exit code is 0 if every window is correct.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,16 @@ from demo.data import ROOT, load_departures
 from demo.runtime import Runtime
 
 EXAMPLE = ROOT / "crds" / "examples" / "flights.yaml"
-# The last events are held back until the chaos ends, so that all of it happens while events flow.
+# The share of events that may be sent before the chaos ends, so that events flow until its end.
 _HELD_BACK = 0.98
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
-    parser.add_argument("--chaos", action="store_true", help="kill, freeze, scale and reset processors meanwhile")
+    parser.add_argument(
+        "--chaos", action="store_true", help="kill, freeze, scale and reset processors during the replay"
+    )
     parser.add_argument("--seed", type=int, help="seed of the chaos (default: a random one, printed)")
     parser.add_argument("--events", type=int, help="send only the first N departures")
     parser.add_argument("--seconds", type=float, default=140.0, help="minimum duration of a replay with chaos")
@@ -65,7 +70,7 @@ def _run(arguments: argparse.Namespace, console: Console, folder: Path) -> int:
         if chaos is not None:
             console.print("chaos: " + ", ".join(f"{action} {count} times" for action, count in chaos.counts.items()))
             if chaos.counts["kill"] < min(KILLS, 20):
-                console.print("[red]too few kills[/red]")
+                console.print(f"[red]chaos: {chaos.counts['kill']} kills, expected {min(KILLS, 20)} at least[/red]")
                 code = 1
         console.print(f"done after {time.monotonic() - started:.1f} s")
         if arguments.keep:

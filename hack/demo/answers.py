@@ -1,4 +1,4 @@
-"""Queries of the demo besides the windows: whether everything is processed, the totals, and some answers to print."""
+"""Queries the API for the demo's progress, totals and example answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def wait_settled(client: httpx.Client, platform: Platform, acknowledged: int) ->
     """Wait until all events of the topic are processed, so that the lag is zero.
 
     Raises:
-        DemoError: it takes more than some minutes, or the topic has fewer events than were acknowledged.
+        DemoError: The events are not processed within minutes, or the topic has fewer events than were acknowledged.
     """
     ends = platform.topic_ends()
     if sum(ends.values()) < acknowledged:
@@ -39,10 +39,10 @@ def wait_settled(client: httpx.Client, platform: Platform, acknowledged: int) ->
 
 
 def wait_closed(client: httpx.Client, platform: Platform, newest: datetime) -> None:
-    """Wait until the watermark is as far as the newest event allows, and windows are closed up to there.
+    """Wait until the watermark is `maxDisorder` behind the newest event, and each aggregation has closed windows.
 
     Raises:
-        DemoError: it takes more than some minutes.
+        DemoError: The windows are not closed within minutes.
     """
     disorder = milliseconds(platform.document["spec"]["source"]["eventTime"]["maxDisorder"])
     wanted = newest - timedelta(milliseconds=disorder)
@@ -57,7 +57,7 @@ def wait_closed(client: httpx.Client, platform: Platform, newest: datetime) -> N
 
 
 def positions(client: httpx.Client, platform: Platform) -> dict[int, int]:
-    """Return the next offset of each partition, as committed with the results."""
+    """Return the next offset of each partition, which is committed with the results."""
     progress = describe(client, platform)["progress"]
     return {row["partition"]: row["next_offset"] or 0 for row in progress["partitions"]}
 
@@ -69,23 +69,23 @@ def positions(client: httpx.Client, platform: Platform) -> dict[int, int]:
     reraise=True,
 )
 def describe(client: httpx.Client, platform: Platform) -> dict[str, Any]:
-    """Return the pipeline as the API describes it. Asks again if the answering pod is just being replaced."""
+    """Return the API's description of the pipeline. Retry if the connection fails because a pod is being replaced."""
     response = client.get(f"{platform.url('api')}/v1/pipelines/{platform.name}")
     response.raise_for_status()
     return dict(response.json())
 
 
 def check_accounts(client: httpx.Client, platform: Platform, totals: Totals, *, sent: int) -> list[str]:
-    """Check that every event was acknowledged and processed once, without dead letters. Returns what is wrong."""
+    """Return the faults: dead letters, and counts that differ from the number of sent events."""
     faults = []
     if (totals.accepted, totals.quarantined) != (sent, 0):
         faults.append(f"{sent} events sent: {totals.accepted} accepted, {totals.quarantined} quarantined")
     progress = describe(client, platform)["progress"]
-    held = sum(platform.topic_ends().values())
-    if held != sent:
-        faults.append(f"{sent} events sent, the topic holds {held}")
+    stored = sum(platform.topic_ends().values())
+    if stored != sent:
+        faults.append(f"{sent} events sent, the topic holds {stored}")
     if progress["consumed"] != sent:
-        faults.append(f"{sent} events sent, {progress['consumed']} accounted for")
+        faults.append(f"{sent} events sent, {progress['consumed']} processed")
     response = client.get(f"{platform.url('api')}/v1/pipelines/{platform.name}/dead-letters", params={"limit": 5})
     response.raise_for_status()
     faults += [f"dead letter: {row}" for row in response.json()["data"]]
@@ -93,7 +93,7 @@ def check_accounts(client: httpx.Client, platform: Platform, totals: Totals, *, 
 
 
 def print_answers(client: httpx.Client, platform: Platform, console: Console) -> None:
-    """Print the first days of every aggregation with daily windows, as the API answers them."""
+    """Print the first rows of the API's answer for each aggregation."""
     for aggregation in platform.document["spec"]["aggregations"]:
         url = f"{platform.url('api')}/v1/pipelines/{platform.name}/aggregates/{aggregation['name']}"
         response = client.get(url, params={"limit": 5})
@@ -103,7 +103,7 @@ def print_answers(client: httpx.Client, platform: Platform, console: Console) ->
 
 def _print_rows(title: str, rows: Sequence[dict[str, Any]], console: Console) -> None:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    # All windows have the same length.
+    # The end of each window follows from its start, because all windows have the same length.
     names = [name for name in (rows[0] if rows else ()) if name != "window_end"]
     for name in names:
         table.add_column(name, justify="right" if _is_number(rows[0][name]) else "left", no_wrap=True)

@@ -1,6 +1,6 @@
-"""Attacks processors while events flow: kills, freezes, changing numbers of replicas, a reset of the group.
+"""Disturbs processors while events flow: kills, freezes, scales and resets their consumer group.
 
-Every choice comes from one seed, so that a run can be repeated (the machine's own timing cannot).
+One seed determines every choice, so that a run can be repeated. The machine's timing still differs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KILLS = 22
 _PAUSE_SECONDS = (0.5, 4.0)
 _SCALE_SECONDS = 60.0
 _RESET_SECONDS = 60.0
-# Kills surround every other fault. Of the two freezes, one happens while others can take over the partitions.
+# Kills precede and follow each other fault. At the second freeze, other replicas can take the partitions over.
 SCRIPT: Sequence[str] = (
     *["kill"] * 5,
     "freeze",
@@ -46,10 +46,10 @@ SCRIPT: Sequence[str] = (
 
 
 class Chaos:
-    """Runs the script in a separate thread.
+    """Carries out the actions of a script in a separate thread.
 
     Args:
-        runtime: The platform under attack.
+        runtime: The disturbed platform.
         seed: The seed of all random choices.
         say: The function that prints each action.
     """
@@ -72,10 +72,10 @@ class Chaos:
         self._thread.start()
 
     def join(self) -> None:
-        """Wait for its end.
+        """Wait for the end of the script.
 
         Raises:
-            DemoError: an action could not be carried out.
+            DemoError: An action failed.
         """
         self._thread.join()
         if self._error is not None:
@@ -86,7 +86,7 @@ class Chaos:
             for action in self._script:
                 time.sleep(self._random.uniform(*_PAUSE_SECONDS))
                 self._do(action)
-        except BaseException as error:  # join() raises it in the main thread
+        except BaseException as error:  # join() raises the error in the main thread.
             self._error = error
         finally:
             self.done.set()
@@ -103,7 +103,7 @@ class Chaos:
             case "reset":
                 self._reset()
             case _:
-                raise ValueError(f"no action {action!r}")
+                raise ValueError(f"script: unknown action {action!r}; use kill, freeze, scale N or reset")
         self.counts[verb] += 1
 
     def _victim(self) -> tuple[str, int]:
@@ -121,7 +121,7 @@ class Chaos:
         self._say(f"SIGKILL {name} (pid {pid})")
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        until(lambda: not _is_processor(pid), seconds=10, what=f"process {pid} is gone", pause_seconds=0.02)
+        until(lambda: not _is_processor(pid), seconds=10, what=f"process {pid} has ended", pause_seconds=0.02)
 
     def _freeze(self) -> None:
         name, pid = self._victim()
@@ -159,7 +159,7 @@ class Chaos:
 
 
 def reset_group(runtime: Runtime) -> bool:
-    """Set the group's offsets of all partitions to 0. Returns False if the group still has members."""
+    """Set the group's offsets of all partitions to 0. Return False if the group still has members."""
     admin = AdminClient({"bootstrap.servers": runtime.kafka})
     topic = f"{runtime.namespace}.{runtime.name}.events"
     group = f"tidemill.{runtime.namespace}.{runtime.name}"

@@ -1,4 +1,4 @@
-"""The demo's pipeline in a Kubernetes cluster: applied, queried and deleted with kubectl, as a user would do it."""
+"""Applies, queries and deletes the demo's pipeline in a Kubernetes cluster with kubectl, like a user."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ _REACH_SECONDS = 60.0
 _CONNECT_SECONDS = 5.0
 _RENEW_SECONDS = 0.5
 _MARK = "tidemill.dev/demo"
-# Broker names only resolve inside the cluster, so Kafka is asked from the operator's pod.
+# This program runs in the operator's pod, because broker names only resolve inside the cluster.
 _ENDS = """\
 import json, os, sys
 from confluent_kafka.admin import AdminClient
 from tidemill_operator.actuators.kafka.log import LATEST, KafkaLog
 brokers, topic = os.environ["TIDEMILL_KAFKA_BROKERS"], sys.argv[1]
 partitions = AdminClient({"bootstrap.servers": brokers}).list_topics(topic, timeout=20).topics[topic].partitions
-told = KafkaLog(brokers).offsets([(topic, partition) for partition in partitions], LATEST)
-print(json.dumps({"ends": told.of(topic), "faults": list(told.faults.values())}))
+offsets = KafkaLog(brokers).offsets([(topic, partition) for partition in partitions], LATEST)
+print(json.dumps({"ends": offsets.of(topic), "faults": list(offsets.faults.values())}))
 """
 
 
 class Kubectl:
-    """Kubectl with one cluster's kubeconfig."""
+    """Runs kubectl with one cluster's kubeconfig."""
 
     def __init__(self, program: Path, kubeconfig: Path) -> None:
         self._command = [str(program), "--kubeconfig", str(kubeconfig)]
@@ -45,7 +45,7 @@ class Kubectl:
         """Run kubectl and return its output.
 
         Raises:
-            DemoError: it fails.
+            DemoError: kubectl fails. The message contains its output.
         """
         done = subprocess.run([*self._command, *arguments], input=stdin, capture_output=True, text=True, check=False)
         if done.returncode != 0:
@@ -58,10 +58,10 @@ class Kubectl:
 
 
 class Forward:
-    """A local port that is forwarded to a Service, also when its pods are replaced.
+    """A local port that is forwarded to a Service, even if its pods are replaced.
 
-    `kubectl port-forward` ends together with the pod that it has chosen. It is then started again; open requests are
-    interrupted.
+    `kubectl port-forward` ends together with the pod that it has chosen, and is then started again. Requests that are
+    open at this moment fail.
     """
 
     def __init__(self, kubectl: Kubectl, namespace: str, service: str, port: int) -> None:
@@ -93,9 +93,9 @@ class ClusterPlatform:
     """One pipeline in a cluster.
 
     Args:
-        document: The resource.
-        kubectl: kubectl of the cluster.
-        components: Those with a Service: `ingest` or `api`, or both.
+        document: The pipeline's resource.
+        kubectl: The kubectl of the cluster.
+        components: The components that are reached through their Service: `ingest`, `api` or both.
     """
 
     def __init__(self, document: dict[str, Any], kubectl: Kubectl, components: Sequence[str] = tuple(PORTS)) -> None:
@@ -108,23 +108,23 @@ class ClusterPlatform:
 
     @property
     def logs(self) -> str:
-        """A command that shows the pods' logs."""
+        """The command that shows the pods' logs."""
         return f"kubectl logs --namespace {self.namespace} --all-containers --selector app.kubernetes.io/name=tidemill"
 
     def start(self) -> None:
         """Apply the pipeline in its own restricted namespace, and wait until it is ready.
 
         Raises:
-            DemoError: The pipeline is refused or is not ready in time, or the namespace belongs to somebody else.
+            DemoError: The pipeline is refused or is not ready in time, or the namespace was not created by a demo.
         """
-        self._make_way()
+        self._remove_former()
         labels = {"pod-security.kubernetes.io/enforce": "restricted", _MARK: "true"}
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace, "labels": labels}}
         self._kubectl("apply", "--filename", "-", stdin=yaml.safe_dump(namespace))
         self.apply()
 
     def apply(self) -> None:
-        """Apply the current document of the pipeline in an existing namespace, and wait until it is ready.
+        """Apply the current document of the pipeline in its existing namespace, and wait until the pipeline is ready.
 
         Raises:
             DemoError: The pipeline is refused, or is not ready in time.
@@ -134,24 +134,28 @@ class ClusterPlatform:
         self.reach()
 
     def reach(self) -> None:
-        """Determine the addresses of the pipeline's services.
+        """Determine the address of each component's Service.
 
         Raises:
-            DemoError: there is none.
+            DemoError: A Service does not accept connections in time.
         """
         for component in self._components:
             if component not in self._urls:
                 self._urls[component] = self._reach(component)
 
-    def _make_way(self) -> None:
-        """Remove what an earlier demo has left. A namespace of anybody else is left alone."""
+    def _remove_former(self) -> None:
+        """Remove the pipeline and namespace of an earlier demo.
+
+        Raises:
+            DemoError: The namespace was not created by a demo.
+        """
         namespaces = json.loads(self._kubectl("get", "namespaces", "--output", "json"))["items"]
         for namespace in namespaces:
             if namespace["metadata"]["name"] != self.namespace:
                 continue
             if _MARK not in namespace["metadata"].get("labels", {}):
                 raise DemoError(
-                    f"the namespace {self.namespace} is there and no demo's: delete it, or use another cluster"
+                    f"the namespace {self.namespace} was not created by a demo; delete it, or use another cluster"
                 )
             self.stop()
 
@@ -163,7 +167,7 @@ class ClusterPlatform:
         if stalled and stalled["status"] == "True":
             raise DemoError(f"{self.namespace}/{self.name} is stalled: {stalled['reason']}: {stalled['message']}")
         ready = conditions.get("Ready", {})
-        # Old processes serve while new ones start, so wait for the new ones.
+        # During a roll-out the old processes still serve. Wait until the new processes replace them.
         settled = conditions.get("Progressing", {}).get("status") != "True"
         current = ready.get("observedGeneration") == resource["metadata"]["generation"]
         return bool(ready.get("status") == "True" and settled and current)
@@ -173,7 +177,7 @@ class ClusterPlatform:
         return dict(json.loads(answer))
 
     def _reach(self, component: str) -> str:
-        """Return the Service's own address if this machine is a node of the cluster, otherwise a forwarded port."""
+        """Return the URL of a Service: its cluster address if reachable from here, otherwise a forwarded port."""
         service, port = f"{self.name}-{component}", PORTS[component]
         if _answers(self._address("kubernetes", "default"), 443):
             host = self._address(service, self.namespace)
@@ -181,7 +185,7 @@ class ClusterPlatform:
             forward = Forward(self._kubectl, self.namespace, service, port)
             self._forwards.append(forward)
             host, port = "127.0.0.1", forward.port
-        # Nodes learn the pods of a Service a moment after the pipeline is ready.
+        # The nodes route to the Service's pods only a moment after the pipeline is ready.
         until(lambda: _answers(host, port), seconds=_REACH_SECONDS, what=f"{service} can be reached at {host}:{port}")
         return f"http://{host}:{port}"
 
@@ -201,11 +205,11 @@ class ClusterPlatform:
         """Return the end offset of each partition of the events topic."""
         topic = f"{self.namespace}.{self.name}.events"
 
-        def told() -> Ends:
+        def ask() -> Ends:
             answer = json.loads(self.run_in_operator("python", "-c", _ENDS, topic).splitlines()[-1])
             return {int(partition): int(end) for partition, end in answer["ends"].items()}, answer["faults"]
 
-        return all_ends(told, topic)
+        return all_ends(ask, topic)
 
     def run_in_operator(self, *command: str) -> str:
         """Run a command in the operator's pod, and return its output."""
@@ -216,7 +220,7 @@ class ClusterPlatform:
         return self._kubectl("get", "analyticspipeline", self.name, "--namespace", self.namespace, "--output", "wide")
 
     def stop(self) -> None:
-        """Delete the pipeline and its namespace, and wait until both are gone.
+        """Delete the pipeline and its namespace, and wait until neither exists.
 
         Raises:
             DemoError: The pipeline or the namespace still exists after some minutes.
@@ -226,7 +230,7 @@ class ClusterPlatform:
         self._kubectl("delete", "--ignore-not-found", timeout, "namespace", self.namespace)
 
     def leave(self) -> None:
-        """Close forwarded ports; the pipeline stays."""
+        """Close forwarded ports, and keep the pipeline."""
         for forward in self._forwards:
             forward.close()
         self._forwards.clear()

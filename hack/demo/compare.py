@@ -1,4 +1,4 @@
-"""Compares answers of the REST API with the batch recomputation: exact values exactly, other values within 1e-9."""
+"""Compares answers of the REST API with the batch recomputation: exactly, or within 1e-9 for inexact values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import polars as pl
 from demo.expected import expected_windows
 
 RELATIVE = 1e-9
-# Variance may be zero in one and rounding noise in the other; this is far below any unit of the data.
+# If the variance is zero, one side may have a rounding error instead. The limit is far below any unit of the data.
 ABSOLUTE = 1e-9
 PAGE_ROWS = 10_000
 _SHOWN = 5
@@ -20,7 +20,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Page:
-    """One answer: its rows, and `closed_until` in the same state of the database (RFC 3339)."""
+    """One page of an answer: its rows, and `closed_until` (RFC 3339) of the same database snapshot."""
 
     rows: list[dict[str, Any]]
     closed_until: str | None
@@ -62,7 +62,7 @@ def fetch_windows(client: httpx.Client, base: str, pipeline: str, aggregation: s
     """Return all windows of an aggregation, page by page.
 
     Raises:
-        httpx.HTTPError: the API refuses or does not answer.
+        httpx.HTTPError: The API refuses the request or does not answer.
     """
     pages: list[Page] = []
     parameters: dict[str, Any] = {"limit": PAGE_ROWS}
@@ -80,9 +80,9 @@ def compare(aggregation: Mapping[str, Any], expected: pl.DataFrame, pages: list[
     """Compare one aggregation's windows with the expected ones.
 
     Args:
-        aggregation: The aggregation as it is in the spec.
+        aggregation: The aggregation in the spec.
         expected: The result of `expected_windows`.
-        pages: The API's answers, in their order.
+        pages: The pages of the API's answer, in their order.
     """
     rows = [row for page in pages for row in page.rows]
     metrics = {metric["name"]: metric.get("function", "expression") for metric in aggregation["metrics"]}
@@ -117,10 +117,10 @@ def _compared(
         suffix=" answered",
     )
     one_sided = {"missing": pl.col("_answered").is_null(), "not expected": pl.col("_expected").is_null()}
-    for what, condition in one_sided.items():
+    for side, condition in one_sided.items():
         rest = joined.filter(condition)
         wrong += rest.height
-        differences += [f"{_key(row, keys)}: window {what}" for row in rest.head(_SHOWN).iter_rows(named=True)]
+        differences += [f"{_key(row, keys)}: window {side}" for row in rest.head(_SHOWN).iter_rows(named=True)]
     both = joined.filter(pl.col("_expected") & pl.col("_answered"))
     for name, function in {"window_end": "max", **metrics}.items():
         differing = both.filter(_differs(name, function, expected.schema[name]))
@@ -133,7 +133,10 @@ def _compared(
 
 
 def _typed(rows: list[dict[str, Any]], wanted: pl.Schema) -> pl.DataFrame:
-    """Return the API's rows as a frame with the expected types. Strict: 1.0 is no integer, and "1" is no number."""
+    """Return the API's rows as a frame with the expected types.
+
+    Types are strict: 1.0 is not an integer, and "1" is not a number.
+    """
     columns: dict[str, pl.Series] = {"closed": pl.Series([row["closed"] for row in rows], dtype=pl.Boolean)}
     for name, kind in wanted.items():
         values = [row[name] for row in rows]
@@ -149,7 +152,7 @@ def _typed(rows: list[dict[str, Any]], wanted: pl.Schema) -> pl.DataFrame:
 
 
 def _candidates(kind: pl.List) -> bool:
-    """Return whether a value is among the correct ones (`first`, `last`). For `topk`, the list itself is the value."""
+    """Return whether the list contains the correct values (`first`, `last`). For `topk`, the list is the value."""
     return not isinstance(kind.inner, pl.Struct)
 
 
@@ -167,7 +170,10 @@ def _differs(name: str, function: str, kind: pl.DataType) -> pl.Expr:
 
 
 def _closed_flags(pages: list[Page]) -> list[str]:
-    """Check that exactly the windows that end by their page's `closed_until` are closed, and that it only increases."""
+    """Return the faults of `closed` and `closed_until`.
+
+    A window must be closed exactly if it ends by its page's `closed_until`, which must not decrease.
+    """
     differences, before = [], ""
     for page in pages:
         until = page.closed_until or ""

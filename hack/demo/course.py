@@ -1,4 +1,4 @@
-"""The steps of a demo on any platform: send the departures, wait until all are processed, compare, show."""
+"""The steps of a demo on any platform: sends departures, waits until they are processed, compares the answers."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ BATCH_EVENTS = 500
 
 
 def command(run: Callable[[Console], int]) -> int:
-    """Run a demo as a program, and stop what it started when the program is stopped. Returns the exit code."""
+    """Run a demo as a program, and return its exit code. SIGTERM ends the demo like Ctrl-C."""
     console = Console(width=None if sys.stdout.isatty() else 140, soft_wrap=True)
-    # A signal to this process must also stop what it started.
+    # Unlike SIGTERM, SIGINT raises KeyboardInterrupt, so that the demo stops the processes that it has started.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
         return run(console)
@@ -41,14 +41,14 @@ def command(run: Callable[[Console], int]) -> int:
 
 
 def in_folder(name: str, run: Callable[[Path], int]) -> int:
-    """Run in a new folder, which is kept with logs and data after a failure. Returns the exit code.
+    """Call a function with a new folder, which is kept after a failure. Return the function's exit code.
 
     Args:
         name: The name of the program, which becomes part of the folder's name.
         run: The function to run; it gets the folder.
     """
     folder = Path(tempfile.mkdtemp(prefix=f"tidemill-{name}-"))
-    # If root started this, Postgres runs as another user, who has to enter the folder.
+    # If this program runs as root, Postgres runs as another user, who must enter the folder.
     folder.chmod(0o755)
     keep = True
     try:
@@ -68,7 +68,7 @@ def in_folder(name: str, run: Callable[[Path], int]) -> int:
 def send(
     platform: Platform, departures: pl.DataFrame, console: Console, *, gate: Callable[[int], None] = lambda _: None
 ) -> Totals:
-    """Send everything through ingest, and print the speed.
+    """Send all departures through ingest, and print the speed.
 
     Args:
         platform: The platform that receives the events.
@@ -99,7 +99,7 @@ def send(
 
 
 def judge(platform: Platform, departures: pl.DataFrame, totals: Totals, console: Console) -> int:
-    """Wait until everything is processed, show answers, and compare. Returns the exit code."""
+    """Wait until all events are processed, print answers, and compare all windows. Return the exit code."""
     faults = []
     with httpx.Client(timeout=60.0, trust_env=False) as client:
         begun = time.monotonic()

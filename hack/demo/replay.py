@@ -1,7 +1,7 @@
-"""Sends events to ingest over HTTP: batches on several connections, within the declared disorder.
+"""Sends batches of events to ingest over several HTTP connections, without exceeding the pipeline's `maxDisorder`.
 
-Only unacknowledged events are sent again. A batch waits as long as an unacknowledged earlier batch is older than the
-pipeline's `maxDisorder` allows. So no event is late, whatever the order of the answers.
+Only unacknowledged events are sent again. A batch waits while it is more than `maxDisorder` newer than an
+unacknowledged batch. Thus no event is late, whatever the order of the answers.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Batch:
 
 
 def to_batches(events: Sequence[bytes], times_ms: Sequence[int], size: int) -> list[Batch]:
-    """Divide events, which are in order of time, into batches."""
+    """Divide events, which are ordered by time, into batches."""
     return [
         Batch(events[at : at + size], times_ms[at], times_ms[min(at + size, len(events)) - 1])
         for at in range(0, len(events), size)
@@ -63,24 +63,24 @@ class Totals:
 
     @property
     def acknowledged(self) -> int:
-        """Number of events that are in Kafka."""
+        """The number of events that are in Kafka."""
         return self.accepted + self.quarantined
 
     @property
     def uncertain(self) -> int:
-        """Number of events that may be in Kafka twice, because an acknowledgement was lost or late."""
+        """The number of events that may be in Kafka twice, because an acknowledgement was lost or late."""
         return self.retried + self.unanswered
 
 
 class Replay:
-    """One run over all batches.
+    """Sends all batches once.
 
     Args:
         url: The base URL of ingest.
         pipeline: The name of the pipeline.
         disorder_ms: The maximum age of an event relative to the newest one.
-        gate: A function that is called before each batch with the number of events before the batch. It may block to
-            slow the replay down.
+        gate: A function that is called before each batch with the number of earlier events. It may block, to slow the
+            replay down.
         on_progress: A function that is called with the number of acknowledged events.
     """
 
@@ -159,7 +159,7 @@ class Replay:
             try:
                 response = client.post(self._target, content=b"\n".join(events) + b"\n", headers=headers)
             except httpx.TransportError as error:
-                # It is unknown whether the request arrived. With the same key, ingest writes it only once.
+                # It is unknown whether the request arrived. With the same key, ingest writes its events only once.
                 problem = f"{type(error).__name__}: {error}"
                 with self._turn:
                     self.totals.unanswered += len(events)
@@ -177,7 +177,7 @@ class Replay:
                 time.sleep(max(pause, 0.05))
 
     def _take(self, answer: dict[str, object], events: Sequence[bytes]) -> list[bytes]:
-        """Count the acknowledged events, and return those to send again."""
+        """Count the acknowledged events, and return the events that must be sent again."""
         results = answer.get("results", [])
         assert isinstance(results, list)  # noqa: S101
         again = [events[row["index"]] for row in results if row["status"] == "retry"]

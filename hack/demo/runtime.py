@@ -1,4 +1,4 @@
-"""A `tidemill up` for the demo, which uses it like a user: through its command line and files."""
+"""Runs `tidemill up` for the demo, and uses it like a user: through its command line and its files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from demo.data import ROOT
 from tidemill_operator.actuators.kafka.log import LATEST, KafkaLog
 
 T = TypeVar("T")
-# The ends of partitions that Kafka reported, and why others are unknown.
+# The end offsets that Kafka reported, by partition, and the reasons why other end offsets are unknown.
 Ends = tuple[dict[int, int], list[str]]
 _START_SECONDS = 150.0
 _STOP_SECONDS = 60.0
@@ -27,11 +27,11 @@ _ENDS_SECONDS, _ENDS_PAUSE_SECONDS = 30.0, 0.5
 
 
 class DemoError(RuntimeError):
-    """The demo cannot continue; the message says what happened and where to look."""
+    """The demo cannot continue. The message contains the reason, and where to look."""
 
 
 def until(check: Callable[[], T | None], *, seconds: float, what: str, pause_seconds: float = 0.2) -> T:
-    """Call `check` until its value is true, and return that.
+    """Call `check` until its value is true, and return the value.
 
     Raises:
         DemoError: The value is not true within the time limit.
@@ -47,14 +47,14 @@ def until(check: Callable[[], T | None], *, seconds: float, what: str, pause_sec
 
 
 def all_ends(ask: Callable[[], Ends], topic: str) -> dict[int, int]:
-    """Return the end offset of each partition of a topic, once Kafka reports all: leaders may just be moving.
+    """Return the end offset of each partition of a topic. Retry while leaders of partitions change.
 
     Args:
-        ask: The function that returns the ends that are known now.
-        topic: The topic's name, for the message.
+        ask: The function that asks Kafka once.
+        topic: The topic's name, for the error message.
 
     Raises:
-        DemoError: Some ends are still unknown after the time limit. The message contains the reason.
+        DemoError: End offsets are still unknown after the time limit. The message contains the reasons.
     """
     deadline = time.monotonic() + _ENDS_SECONDS
     while True:
@@ -67,19 +67,19 @@ def all_ends(ask: Callable[[], Ends], topic: str) -> dict[int, int]:
 
 
 def topic_ends(brokers: str, topic: str) -> dict[int, int]:
-    """Return the end offsets of a topic, from brokers that are reachable from here."""
+    """Return the end offset of each partition of a topic, from brokers that this process can reach."""
     partitions = AdminClient({"bootstrap.servers": brokers}).list_topics(topic, timeout=10).topics[topic].partitions
     log = KafkaLog(brokers)
 
-    def told() -> Ends:
+    def ask() -> Ends:
         offsets = log.offsets([(topic, partition) for partition in partitions], LATEST)
         return offsets.of(topic), list(offsets.faults.values())
 
-    return all_ends(told, topic)
+    return all_ends(ask, topic)
 
 
 class Platform(Protocol):
-    """The place where a demo's pipeline runs.
+    """The platform on which a demo's pipeline runs.
 
     Attributes:
         name: The name of the pipeline.
@@ -106,14 +106,14 @@ class Platform(Protocol):
 
 
 class Runtime:
-    """An `up` with its own data folder, and a copy of a pipeline's YAML that may be edited.
+    """One `tidemill up` with a separate data folder, and a copy of a pipeline's YAML that may be edited.
 
     Args:
-        example: the pipeline's YAML.
+        example: The file with the pipeline's YAML.
         folder: The folder of the copy, the data and the logs.
         environment: Additional environment variables.
-        any_ports: Whether to listen on any free ports. Without it, tests that run at the same time would choose the
-            same ports, because each takes the first free ones.
+        any_ports: Whether to listen on random free ports. Without it, tests that run at the same time would choose the
+            same ports, because `up` chooses the first free ports.
         options: Additional options of `tidemill up`.
     """
 
@@ -147,7 +147,7 @@ class Runtime:
         return self.folder / "up.log"
 
     def start(self) -> None:
-        """Start it, and wait until everything is ready.
+        """Start `up`, and wait until it is ready.
 
         Raises:
             DemoError: `up` ends or is not ready in time.
@@ -169,7 +169,7 @@ class Runtime:
         self._ready = json.loads(ready_file.read_text())
 
     def check_alive(self) -> None:
-        """Raise an error if `up` has ended.
+        """Raise DemoError if `up` has ended.
 
         Raises:
             DemoError: `up` has ended.
@@ -184,7 +184,7 @@ class Runtime:
 
     @property
     def kafka(self) -> str:
-        """Bootstrap brokers."""
+        """The bootstrap servers of Kafka."""
         return str(self._ready["kafka"])
 
     @property
@@ -197,7 +197,7 @@ class Runtime:
         return topic_ends(self.kafka, f"{self.namespace}.{self.name}.events")
 
     def status(self) -> dict[str, Any]:
-        """Return the last status file of `up`, which writes it several times a second."""
+        """Return the content of the status file, which `up` writes several times a second."""
         return dict(json.loads((self.data_dir / "status.json").read_text()))
 
     def processors(self) -> dict[str, int]:
@@ -222,7 +222,7 @@ class Runtime:
             self._process.wait()
 
     def stop(self) -> int:
-        """Stop it cleanly; kill what does not end.
+        """Stop `up` with SIGTERM, and kill it if it does not end in time.
 
         Returns:
             The exit status of `up`.

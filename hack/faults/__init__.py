@@ -1,1 +1,1 @@
-"""Causes faults one after another on a local platform with three brokers; records health, conditions and counts."""
+"""Causes faults on a local platform with three brokers, and checks reports and counts."""

@@ -1,4 +1,4 @@
-"""`make faults` and `make soak`: named faults, random faults for some minutes, or both; prints a table."""
+"""`make faults` and `make soak`: plays named faults, or random faults for some minutes, and prints a table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from faults.rows import ROWS, Row
 
 
 def _line(row: Row, seen: Seen, before: tuple[int, ...], verdict: Verdict, on: Bench) -> table.Line:
-    """Return the table's line of a row."""
+    """Return the line of a played row, with the counts since the row began."""
     now = _counts(verdict, on)
     sent, acknowledged, counted, dead = (after - earlier for after, earlier in zip(now, before, strict=True))
     return table.Line(row, seen, verdict, sent, acknowledged, counted, dead, holds(row, seen, verdict))
@@ -36,7 +36,7 @@ def _counts(verdict: Verdict | None, on: Bench) -> tuple[int, ...]:
 
 
 def _plan(arguments: argparse.Namespace, console: Console) -> Iterator[tuple[Row, float]]:
-    """Yield the named rows, or all; with minutes, the named rows and then random ones."""
+    """Yield the named rows (by default all). With minutes, yield the named rows, and then random rows."""
     names = arguments.rows.split(",") if arguments.rows else [] if arguments.minutes else list(ROWS)
     yield from ((ROWS[name], arguments.seconds) for name in names)
     if not arguments.minutes:
@@ -50,7 +50,7 @@ def _plan(arguments: argparse.Namespace, console: Console) -> Iterator[tuple[Row
 
 
 def _run(arguments: argparse.Namespace, console: Console, folder: Path) -> int:
-    """Play all rows; rows on a small disk have servers of their own."""
+    """Play all rows, and return the exit code. Rows with a small disk get separate servers."""
     lines: list[table.Line] = []
     about = table.machine(dt.datetime.now(dt.UTC))
     console.print(table.head(), highlight=False, markup=False)
@@ -64,15 +64,15 @@ def _run(arguments: argparse.Namespace, console: Console, folder: Path) -> int:
     if arguments.page:
         table.put(arguments.page, arguments.output / "faults.json")
     wrong = [line.row.name for line in lines if line.faults]
-    console.print(f"do not hold: {', '.join(wrong)}" if wrong else "every row holds")
+    console.print(f"rows with unmet expectations: {', '.join(wrong)}" if wrong else "all rows meet their expectations")
     return 1 if wrong else 0
 
 
 def _played(on: Bench, plan: Iterable[tuple[Row, float]], *, events: int) -> Iterator[table.Line]:
-    """Yield the line of each row, once it is played.
+    """Play the rows one after another, and yield the line of each.
 
     Raises:
-        DemoError: a row cannot be played to its end.
+        DemoError: A row cannot be played to its end.
     """
     verdict: Verdict | None = None
     for row, seconds in plan:
@@ -88,21 +88,22 @@ def _played(on: Bench, plan: Iterable[tuple[Row, float]], *, events: int) -> Ite
 def main() -> int:
     """Run the program, and return its exit code."""
     parser = argparse.ArgumentParser(prog="faults", description=__doc__)
-    parser.add_argument("--rows", default="", help=f"some of {','.join(ROWS)}")
-    parser.add_argument("--events", type=int, default=20_000, help="events that a row writes to Kafka itself")
-    parser.add_argument("--seconds", type=float, default=40.0, help="how long a fault lasts (soak: at most)")
+    parser.add_argument("--rows", default="", help=f"names of rows, separated by commas: {','.join(ROWS)}")
+    parser.add_argument("--events", type=int, default=20_000, help="events that each row writes directly to Kafka")
+    parser.add_argument("--seconds", type=float, default=40.0, help="duration of a fault, at most for random faults")
+    parser.add_argument("--minutes", type=float, default=0.0, help="minutes of random faults after the named faults")
     parser.add_argument(
-        "--minutes", type=float, default=0.0, help="after the named faults, play random ones for so many minutes"
-    )
-    parser.add_argument(
-        "--output", type=Path, default=Path("build/faults"), help="folder for the observations as JSON, by fault"
+        "--output",
+        type=Path,
+        default=Path("build/faults"),
+        help="folder for faults.json with all results",
     )
     parser.add_argument("--page", type=Path, help="Markdown page whose table is replaced")
     parser.add_argument("--seed", type=int, help="seed of random faults (default: a random one, printed)")
     arguments = parser.parse_args()
     unknown = set(filter(None, arguments.rows.split(","))) - set(ROWS)
     if unknown:
-        raise SystemExit(f"--rows: there is no row {', '.join(sorted(unknown))}; rows are {', '.join(ROWS)}")
+        raise SystemExit(f"--rows: there is no row {', '.join(sorted(unknown))}; use some of {', '.join(ROWS)}")
     return command(lambda console: in_folder("faults", lambda folder: _run(arguments, console, folder)))
 
 

@@ -1,4 +1,4 @@
-"""The platform under test: three brokers, Postgres and Redis, each behind a proxy, and `tidemill up`."""
+"""Runs the tested platform: `tidemill up`, with three brokers, Postgres and Redis behind proxies."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ _FILLING_SECONDS, _FILLING_PAUSE_SECONDS = 3.0, 0.05
 
 
 class Bench:
-    """The servers, processes and helpers that a row (one fault of the table) uses.
+    """The running platform, and the tools that cause and observe a row's fault.
 
     Attributes:
         servers: The servers by name.
-        proxies: The proxies of each server.
+        proxies: The proxy of each server, by the server's name.
         runtime: The platform under test.
-        postgres: The administrator's address of Postgres, which does not lead through the proxy.
-        ingest, bulk: The senders of events.
+        postgres: The administrator's address of Postgres, without the proxy.
+        ingest, bulk: The senders of events through ingest, and directly to Kafka.
         noted: The acknowledged events.
         checker: Compares the acknowledged events with the results.
         watch: Records health, figures and conditions.
         leader: The broker that led the first partition at the last check.
-        disk: The small disk with Postgres' data, if they are on a small disk.
+        disk: The small disk with Postgres' data, or None if the row needs no small disk.
     """
 
     def __init__(
@@ -85,21 +85,21 @@ class Bench:
         self.ingest.close()
 
     def find_leader(self) -> None:
-        """Find the broker that leads the first partition."""
+        """Update `leader`, the broker that leads the first partition."""
         client = AdminClient({"bootstrap.servers": self.runtime.kafka})
         number = client.list_topics(self.topic, timeout=20).topics[self.topic].partitions[0].leader
         self.leader = BROKERS[number - 1]
 
     def named(self, servers: Sequence[str]) -> Sequence[str]:
-        """Return the names of servers, with the broker's name in place of LEADER."""
+        """Return the names of servers, with LEADER replaced by the broker's name."""
         return [self.leader if name == LEADER else name for name in servers]
 
     def freeze(self, server: str) -> None:
-        """Stop all processes of a server with SIGSTOP: connections stay open, and nothing answers."""
+        """Stop all processes of a server with SIGSTOP. Connections remain open, and requests get no answer."""
         self._signal(server, signal.SIGSTOP)
 
     def wake(self, server: str) -> None:
-        """Continue the processes with SIGCONT."""
+        """Continue all processes of a server with SIGCONT."""
         self._signal(server, signal.SIGCONT)
 
     def _signal(self, server: str, number: int) -> None:
@@ -109,16 +109,16 @@ class Bench:
                 os.kill(process, number)
 
     def fill_disk(self) -> None:
-        """Take all space that is left on Postgres' disk.
+        """Use all free space of Postgres' small disk.
 
         Raises:
-            RuntimeError: Postgres has no disk of its own.
+            RuntimeError: The platform has no small disk.
         """
         if self.disk is None:
-            raise RuntimeError("Postgres' data are not on a disk of their own")
+            raise RuntimeError("Postgres' data are not on a small disk; run the platform with small_disk=True")
         until = time.monotonic() + _FILLING_SECONDS
         with (self.disk / "filler").open("wb") as filler:
-            # Postgres writes meanwhile, and gives space back when a transaction fails. Both need another try.
+            # Postgres frees space when a transaction fails, and takes space meanwhile, so the loop tries again.
             while time.monotonic() < until:
                 with suppress(OSError):
                     taken, free = os.fstat(filler.fileno()).st_size, shutil.disk_usage(self.disk).free
@@ -126,7 +126,7 @@ class Bench:
                 time.sleep(_FILLING_PAUSE_SECONDS)
 
     def empty_disk(self) -> None:
-        """Give the space back, and start Postgres again if it has ended."""
+        """Free the space, and start Postgres again if it has ended."""
         if self.disk is not None:
             (self.disk / "filler").unlink(missing_ok=True)
         server = self.servers["postgres"]
@@ -143,7 +143,7 @@ class Bench:
         for name, state in self.runtime.status()["workloads"].items():
             if component in name and state["pid"]:
                 return int(state["pid"])
-        raise RuntimeError(f"no {component} runs")
+        raise RuntimeError(f"no replica of {component} runs")
 
     def sql(self, statement: str, *arguments: object) -> list[tuple[Any, ...]]:
         """Run a statement as the administrator; `{schema}` is the pipeline's schema."""
@@ -165,7 +165,7 @@ class Bench:
 
 @contextmanager
 def _disk(home: Path) -> Iterator[Path]:
-    """Put the data of a Postgres that does not run on a small disk of their own, in memory.
+    """Move the data of a stopped Postgres to a small disk in memory, which exists while the block runs.
 
     Raises:
         DemoError: The disk cannot be mounted, e.g. because the user is not root.
@@ -177,7 +177,7 @@ def _disk(home: Path) -> Iterator[Path]:
         ["mount", "-t", "tmpfs", "-o", options, "tmpfs", disk], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise DemoError(f"a small disk cannot be mounted at {disk}: {done.stderr.strip()}; run it as root")
+        raise DemoError(f"a small disk cannot be mounted at {disk}: {done.stderr.strip()}; run this program as root")
     try:
         subprocess.run(["cp", "--archive", data, disk / "data"], check=True)
         shutil.rmtree(data)
@@ -194,9 +194,9 @@ def _servers(
     folder.mkdir(parents=True)
     folder.chmod(0o755)
     ports = Ports(folder / "ports.json")
-    before = {name: proxies.open(ports.get(name)) for name in (*BROKERS, "postgres", "redis")}
+    fronts = {name: proxies.open(ports.get(name)) for name in (*BROKERS, "postgres", "redis")}
     brokers = kafka_brokers(
-        folder, ports, environ=environ, count=len(BROKERS), advertised=[before[name].port for name in BROKERS]
+        folder, ports, environ=environ, count=len(BROKERS), advertised=[fronts[name].port for name in BROKERS]
     )
     postgres, address = postgres_server(folder, ports, environ=environ)
     started: Sequence[Server] = [*brokers, postgres, redis_server(folder, ports, environ=environ)]
@@ -206,7 +206,7 @@ def _servers(
                 server.spawn()
             for server in started:
                 server.wait_ready()
-            yield {server.name: server for server in started}, before, address, disk
+            yield {server.name: server for server in started}, fronts, address, disk
         finally:
             for server in started:
                 server.terminate()
@@ -216,28 +216,28 @@ def _servers(
 
 @contextmanager
 def bench(folder: Path, *, small_disk: bool = False, environ: Mapping[str, str] = os.environ) -> Iterator[Bench]:
-    """Run the platform while the block runs, and end everything afterwards.
+    """Run the platform while the block runs.
 
     Args:
         folder: The folder of all files, which every user may enter.
-        small_disk: Whether Postgres' data are put on a small disk of their own, which can be filled.
-        environ: The environment of the servers and processes. The addresses in it are left out.
+        small_disk: Whether Postgres' data are on a small disk, which a row can fill.
+        environ: The environment of the servers and processes. Variables of Tidemill, such as addresses, are left out.
     """
     inherited = {name: value for name, value in environ.items() if not name.startswith("TIDEMILL_")}
     proxies = Proxies()
     try:
         with _servers(folder / "servers", inherited, proxies, small_disk=small_disk) as (
             servers,
-            before,
+            fronts,
             address,
             disk,
         ):
             file = folder / "faults.yaml"
             file.write_text(yaml.safe_dump(PIPELINE))
             environment = {
-                "TIDEMILL_KAFKA_BROKERS": ",".join(f"127.0.0.1:{before[name].port}" for name in BROKERS),
-                "TIDEMILL_POSTGRES_URL": replace(address, port=before["postgres"].port).url,
-                "TIDEMILL_REDIS_URL": f"redis://127.0.0.1:{before['redis'].port}/0",
+                "TIDEMILL_KAFKA_BROKERS": ",".join(f"127.0.0.1:{fronts[name].port}" for name in BROKERS),
+                "TIDEMILL_POSTGRES_URL": replace(address, port=fronts["postgres"].port).url,
+                "TIDEMILL_REDIS_URL": f"redis://127.0.0.1:{fronts['redis'].port}/0",
                 "TIDEMILL_DEFAULT_REPLICATION_FACTOR": "3",
                 "TIDEMILL_SESSION_TIMEOUT_MS": str(_SESSION_MS),
             }
@@ -245,11 +245,11 @@ def bench(folder: Path, *, small_disk: bool = False, environ: Mapping[str, str] 
             runtime = Runtime(file, folder / "up", environment=environment, any_ports=True, options=targets)
             try:
                 runtime.start()
-                made = Bench(servers, before, runtime, address, disk)
+                platform = Bench(servers, fronts, runtime, address, disk)
                 try:
-                    yield made
+                    yield platform
                 finally:
-                    made.close()
+                    platform.close()
             finally:
                 runtime.stop()
     finally:

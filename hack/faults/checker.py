@@ -1,4 +1,4 @@
-"""Checks the outcome of all events: reads each record of the topic once, and recomputes its windows."""
+"""Checks all windows and dead letters against a recomputation from the records of the topic."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PIPELINE: dict[str, Any] = {
                 {"name": "ts", "type": "timestamp", "required": True},
             ],
             "key": "k",
-            # No event is late, however long a fault lasts: lateness is not tested here.
+            # So large that no event is late, however long a fault lasts.
             "eventTime": {"field": "ts", "maxDisorder": "2h"},
         },
         "aggregations": [
@@ -57,7 +57,7 @@ Window = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of the events, as numbers.
+    """The number of counted, lost, doubled and wrongly counted events.
 
     Attributes:
         counted: The number of events that were counted in windows.
@@ -81,7 +81,7 @@ class Verdict:
 
 
 class Checker:
-    """Checks one pipeline's events. Records that were read once are not read again."""
+    """Checks one pipeline's events. It reads each record of the topic only once."""
 
     def __init__(self, runtime: Runtime, noted: Acknowledged) -> None:
         self._runtime, self._noted = runtime, noted
@@ -91,12 +91,12 @@ class Checker:
         self._windows = pl.DataFrame(schema={"k": pl.String, "start": pl.Int64} | dict.fromkeys(_METRICS, pl.Int64))
         self._bad = 0
 
-    def anew(self) -> None:
-        """Note that the topic was created again, so that it is read from its beginning."""
+    def restart(self) -> None:
+        """Read the topic from its beginning at the next check, because it was created again."""
         self._next = dict.fromkeys(self._next, 0)
 
     def judge(self) -> Verdict:
-        """Return the outcome of all events so far. All events must be processed before, and nobody may send events."""
+        """Return the outcome of all events. Call it when all events are processed and no sender runs."""
         self._read()
         expected, answered = self._expected(), _answered(self._runtime)
         marks, times = self._noted.marks(), self._times
@@ -115,7 +115,7 @@ class Checker:
         return {(row[0], row[1]): (row[2], row[3], row[4], row[5]) for row in self._windows.iter_rows()}
 
     def _read(self) -> None:
-        """Read the records that are new in the topic.
+        """Read the new records of the topic.
 
         Raises:
             RuntimeError: The topic cannot be read in time.
@@ -133,7 +133,7 @@ class Checker:
                 messages = [message for message in consumer.consume(_CHUNK, 1.0) if message.error() is None]
                 silent = 0.0 if messages else silent + 1.0
                 if silent > _READ_SECONDS:
-                    raise RuntimeError(f"{self._topic}: offsets {self._next} of {ends} could be read, and no more")
+                    raise RuntimeError(f"{self._topic}: no records for {_READ_SECONDS:.0f} s at {self._next} of {ends}")
                 self._take([message.value() or b"" for message in messages])
                 for message in messages:
                     self._next[int(message.partition() or 0)] = int(message.offset() or 0) + 1
@@ -178,7 +178,7 @@ def _answered(runtime: Runtime) -> dict[tuple[str, int], Window]:
 
 
 def _rows(runtime: Runtime, what: str) -> list[dict[str, Any]]:
-    """Return all rows of an answer, page by page."""
+    """Return the rows of all pages of an answer."""
     rows: list[dict[str, Any]] = []
     parameters: dict[str, Any] = {"limit": 1000}
     url = f"{runtime.url('api')}/v1/pipelines/{runtime.name}/{what}"

@@ -1,6 +1,6 @@
-"""Proxies between the platform and its servers that can lose or delay bytes.
+"""Proxies between the platform and its servers, which can lose or delay bytes.
 
-All proxies share one thread. A peer that does not read only blocks its own connection.
+All proxies share one thread. A peer that does not read blocks only one connection.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _HELD_PIECES = 1_024
 
 
 class Proxies:
-    """Proxies on loopback, from their start to `close`."""
+    """A group of proxies on loopback, which run until `close`."""
 
     def __init__(self) -> None:
         self._open: list[Proxy] = []
@@ -25,14 +25,14 @@ class Proxies:
         self._thread.start()
 
     def open(self, target: int) -> Proxy:
-        """Create a proxy of a port."""
+        """Start a proxy of a port of this machine."""
         proxy = Proxy(target)
         self._await(proxy.listen())
         self._open.append(proxy)
         return proxy
 
     def close(self) -> None:
-        """End all proxies with their connections."""
+        """End all proxies, and close their connections."""
         self._await(_end(self._open))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -43,14 +43,14 @@ class Proxies:
 
 
 class Proxy:
-    """Forwards the bytes that are sent to a port.
+    """Forwards connections to a port of this machine.
 
     Attributes:
         port: The port on which the proxy listens.
         target: The port of the server.
-        swallows: If true, the proxy loses all bytes. It accepts connections, and a connection that has lost a byte
-            stays silent for ever.
-        delay_seconds: The delay of each piece of data, in both directions.
+        swallows: If true, the proxy accepts connections but loses all bytes. A connection that has lost a byte forwards
+            nothing afterwards.
+        delay_seconds: The delay of each piece of data in each direction.
     """
 
     def __init__(self, target: int) -> None:
@@ -110,7 +110,7 @@ class Proxy:
 
 
 class _Way:
-    """One direction of a connection, with the bytes under way."""
+    """One direction of a connection, with the bytes that are not forwarded yet."""
 
     def __init__(self, source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
         self.source, self.to = source, to

@@ -1,4 +1,4 @@
-"""The faults by name: how each begins and ends, which components have to report it, and what is expected."""
+"""The faults by name: how each begins and ends, which components must report it, and what is expected."""
 
 from __future__ import annotations
 
@@ -31,22 +31,21 @@ class Row:
         name: The name of the row.
         expected: The expectation in words, for the table.
         strike, mend: Functions that begin and end the fault.
-        told: By component (or `ready`), the texts that reports must contain during the fault. If it is empty, no report
-            has to mention the fault.
-        moves: Whether events must be counted during the fault. Otherwise, they may be counted.
+        reports: By component (or `ready`), the text that a report must contain during the fault. If it is empty, no
+            report has to mention the fault.
+        moves: Whether events must be counted during the fault. If it is None, they may be counted or not.
         restarts: The components that may restart.
-        asked: Whether counting is stopped on request, so that it must not be reported as a fault.
+        asked: Whether a user stops the counting, so that components must not report a fault.
         quiet: Whether no events are sent during the fault.
         seconds: The duration of the fault. If it is None, the command line determines the duration.
-        small_disk: Whether Postgres' data are on a small disk of their own. Rows with a small disk are played
-            separately.
+        small_disk: Whether Postgres' data are on a small disk. Rows with a small disk get separate servers.
     """
 
     name: str
     expected: str
     strike: Act
     mend: Act
-    told: Mapping[str, str] = field(default_factory=dict)
+    reports: Mapping[str, str] = field(default_factory=dict)
     moves: bool | None = None
     restarts: Sequence[str] = ()
     asked: bool = False
@@ -118,7 +117,7 @@ def _signal(component: str, number: int) -> Act:
 
 
 def _bounce(bench: Bench) -> None:
-    """Kill and start the leading broker, five times."""
+    """Kill and start the leading broker five times."""
     for _ in range(5):
         server = bench.servers[bench.leader]
         server.kill()
@@ -138,7 +137,7 @@ def _suspend(bench: Bench) -> None:
     """Stop all processors, and set the consumer group's offsets back to the beginning."""
     bench.runtime.edit(lambda spec: spec.update(suspend=True))
     until(lambda: not bench.runtime.processors(), seconds=_CHANGE_SECONDS, what="no processor runs")
-    until(lambda: reset_group(bench.runtime), seconds=_CHANGE_SECONDS, what="the group's offsets are set back")
+    until(lambda: reset_group(bench.runtime), seconds=_CHANGE_SECONDS, what="the group's offsets are reset")
 
 
 def _resume(bench: Bench) -> None:
@@ -170,7 +169,7 @@ def _poison(bench: Bench) -> None:
         for key, value in POISON:
             producer.produce(bench.topic, value, key=key)
     if producer.flush(30):
-        raise RuntimeError("Kafka does not take records that cannot be counted")
+        raise RuntimeError("Kafka did not accept all invalid records within 30 s")
 
 
 def _table(bench: Bench) -> str:
@@ -192,17 +191,17 @@ def _sql(statement: str) -> Act:
     return act
 
 
-def _column(*, there: bool) -> Act:
+def _column(*, renamed: bool) -> Act:
     def act(bench: Bench) -> None:
         rows = bench.sql(
             "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND table_name = %s"
             " AND column_name LIKE %s ORDER BY ordinal_position DESC LIMIT 1",
             bench.schema,
             _table(bench),
-            "taken%" if there else "%",
+            "taken%" if renamed else "%",
         )
         name = str(rows[0][0])
-        new = f"taken_{name}" if not there else name.removeprefix("taken_")
+        new = f"taken_{name}" if not renamed else name.removeprefix("taken_")
         bench.sql(f'ALTER TABLE {{schema}}."{_table(bench)}" RENAME COLUMN "{name}" TO "{new}"')
 
     return act
@@ -217,10 +216,10 @@ def _recreate_topic(bench: Bench) -> None:
     bench.annotate(recreate_topics="true")
     client = AdminClient({"bootstrap.servers": bench.runtime.kafka})
     until(
-        lambda: bench.topic in client.list_topics(timeout=10).topics, seconds=_CHANGE_SECONDS, what="the topic is there"
+        lambda: bench.topic in client.list_topics(timeout=10).topics, seconds=_CHANGE_SECONDS, what="the topic exists"
     )
     bench.annotate(recreate_topics="")
-    bench.checker.anew()
+    bench.checker.restart()
     bench.bulk.renew()
 
 
@@ -231,13 +230,13 @@ _KAFKA = {"processor": "kafka", "ingest": "kafka", "ready": "False"}
 _LOSS = {"ready": "DataLoss"}
 _BY_DEADLINES = "the same as when it is killed, because clients have deadlines"
 _SERVED = "the other two brokers serve; degraded, Ready stays true"
-_STANDS = "nothing is counted; every service that needs it reports it"
+_STALLED = "nothing is counted; every service that needs the server reports the fault"
 _DEGRADED = "degraded; all events are counted"
-_KEEPS = "its partitions and groups wait, because the controllers still see it; Ready is false if it has all of them"
+_WAITS = "partitions and groups that it leads wait, because controllers still reach it; Ready is false if it leads all"
 _NOTHING_TAKEN = "ingest answers 503; no acknowledged event is lost"
 _ONCE = "no event counts twice"
 _RECREATED = "DataLoss; created again on request"
-_TOLD_LOSS = "DataLoss names what is missing; counting continues when it is restored"
+_NAMED_LOSS = "DataLoss names what is missing; counting continues when it is restored"
 
 
 def _process(component: str, expected: str, **named: Any) -> Sequence[Row]:
@@ -270,35 +269,35 @@ ROWS: Mapping[str, Row] = {
             "its health does not answer and Ready is false; its open batch is rolled back",
             _signal("processor", signal.SIGSTOP),
             _signal("processor", signal.SIGCONT),
-            told={"processor": "silent", "ready": "False"},
+            reports={"processor": "silent", "ready": "False"},
         ),
-        *_server("postgres", ["postgres"], _STANDS, slow="slower, or Ready is false; no loss", told=_POSTGRES),
-        *_server("broker", [LEADER], _SERVED, slow="slower; no loss", hole=_KEEPS, moves=True),
-        *_server("redis", ["redis"], _DEGRADED, slow=_DEGRADED, told=_REDIS, moves=True),
-        *_server("majority", _MAJORITY, _NOTHING_TAKEN, slow="slower", hole=_KEEPS, told=_KAFKA),
-        *_server("kafka", BROKERS, _NOTHING_TAKEN, slow="slower", told=_KAFKA),
+        *_server("postgres", ["postgres"], _STALLED, slow="slower, or Ready is false; no loss", reports=_POSTGRES),
+        *_server("broker", [LEADER], _SERVED, slow="slower; no loss", hole=_WAITS, moves=True),
+        *_server("redis", ["redis"], _DEGRADED, slow=_DEGRADED, reports=_REDIS, moves=True),
+        *_server("majority", _MAJORITY, _NOTHING_TAKEN, slow="slower", hole=_WAITS, reports=_KAFKA),
+        *_server("kafka", BROKERS, _NOTHING_TAKEN, slow="slower", reports=_KAFKA),
         *_process("ingest", "it is restarted", moves=True),
         *_process("api", "it is restarted", moves=True),
         Row("broker-bounced", f"five restarts; {_SERVED}", _bounce, _nothing, moves=True, seconds=1.0),
         Row("rebalanced", f"1 → 3 → 1 processors; {_ONCE}", _replicas(3), _replicas(1), moves=True, seconds=10.0),
         Row("group-reset", "no effect: positions are in Postgres", _suspend, _resume, asked=True, seconds=1.0),
         Row("poisoned", "dead letters; other events are counted", _poison, _nothing, moves=True, seconds=5.0),
-        Row("window-table-gone", _TOLD_LOSS, _take_window_table, _give_window_table, told=_LOSS),
-        Row("column-gone", _TOLD_LOSS, _column(there=False), _column(there=True), told=_LOSS),
+        Row("window-table-gone", _NAMED_LOSS, _take_window_table, _give_window_table, reports=_LOSS),
+        Row("column-gone", _NAMED_LOSS, _column(renamed=False), _column(renamed=True), reports=_LOSS),
         Row(
             "offsets-gone",
-            _TOLD_LOSS,
+            _NAMED_LOSS,
             _sql('ALTER TABLE {schema}."_offsets" RENAME TO "_taken"'),
             _sql('ALTER TABLE {schema}."_taken" RENAME TO "_offsets"'),
-            told=_LOSS,
+            reports=_LOSS,
         ),
-        Row("topic-deleted", _RECREATED, _delete_topic, _recreate_topic, told=_LOSS, quiet=True),
+        Row("topic-deleted", _RECREATED, _delete_topic, _recreate_topic, reports=_LOSS, quiet=True),
         Row(
             "postgres-disk-full",
-            "nothing is counted, and the processor says so; with space again, it goes on",
+            "nothing is counted, and the processor reports it; counting continues when space is free again",
             Bench.fill_disk,
             Bench.empty_disk,
-            told={"processor": "postgres", "ready": "False"},
+            reports={"processor": "postgres", "ready": "False"},
             small_disk=True,
         ),
     )

@@ -1,4 +1,4 @@
-"""Sends events, through ingest and directly to Kafka, and remembers which of them were acknowledged."""
+"""Sends events through ingest and directly to Kafka, and records which events were acknowledged."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ import httpx
 from confluent_kafka import KafkaError, Message, Producer
 
 BASE_MS = 1_700_000_000_000 // 60_000 * 60_000
-# Event time runs faster than the clock, so that there are several windows.
+# Event time runs faster than the clock by this factor, so that a run has several windows.
 _PACE = 10
 _BATCH, _PIECE = 100, 1_000
-# One of this many events to ingest is invalid.
+# Every n-th event that is sent to ingest is invalid.
 _POISON_EVERY = 97
 _ANSWER_SECONDS = 40.0
-# The limit is so short that even the oldest unacknowledged event is far from being late.
+# With this limit and _PACE, the oldest unacknowledged event is within `maxDisorder`.
 _DELIVERY_SECONDS = 240
 
 
 class Acknowledged:
-    """Ids of acknowledged events: even ones through ingest, odd ones directly to Kafka.
+    """The ids of acknowledged events: even ids were sent through ingest, odd ids directly to Kafka.
 
     Attributes:
         sent: The number of sent events.
+        count: The number of acknowledged events that can be counted.
         poisoned: The number of acknowledged events that cannot be counted.
     """
 
@@ -37,7 +38,7 @@ class Acknowledged:
         self.poisoned = 0
 
     def add(self, number: int) -> None:
-        """Note an acknowledged event."""
+        """Record an acknowledged event."""
         with self._lock:
             if number >= len(self._marks):
                 self._marks.extend(bytes(number - len(self._marks) + 1_000_000))
@@ -45,7 +46,7 @@ class Acknowledged:
             self._marks[number] = 1
 
     def marks(self) -> bytes:
-        """Return an array with 1 at each id."""
+        """Return an array with 1 at the index of each acknowledged id."""
         with self._lock:
             return bytes(self._marks)
 
@@ -57,7 +58,7 @@ def event_bytes(number: int, began: float) -> bytes:
 
 
 class ThroughIngest:
-    """Posts batches to ingest, each once."""
+    """Posts each batch to ingest once, at a constant rate."""
 
     def __init__(self, url: str, pipeline: str, noted: Acknowledged, *, rate: float, began: float) -> None:
         self._url = f"{url}/v1/pipelines/{pipeline}/events"
@@ -75,7 +76,7 @@ class ThroughIngest:
 
     @property
     def idle(self) -> bool:
-        """Return whether no request is open."""
+        """Whether no request is open, and none is due."""
         return not (self._posting or self._wanted.is_set())
 
     def close(self) -> None:
@@ -121,10 +122,7 @@ class ThroughIngest:
 
 
 class Bulk:
-    """Writes records directly to Kafka, spread evenly over a time.
-
-    Records that Kafka does not accept are sent again.
-    """
+    """Writes records directly to Kafka at a constant rate, and retries records that Kafka does not accept."""
 
     def __init__(self, brokers: str, topic: str, noted: Acknowledged, *, began: float) -> None:
         self._topic, self._noted, self._began = topic, noted, began
@@ -146,21 +144,20 @@ class Bulk:
         self._thread.start()
 
     def begin(self, events: int, seconds: float) -> None:
-        """Write so many more records, over so many seconds."""
+        """Write more records, evenly over some seconds."""
         self._rate = max(1.0, events / seconds)
         self._left += events
 
     def renew(self) -> None:
-        """Replace the producer while it has no records, as after the topic was created again.
+        """Replace the producer after the topic was created again. The producer must have no open records.
 
-        librdkafka ignores the leaders of a topic whose leader epochs are lower than those it knows. The epochs of a new
-        topic begin with 0.
+        librdkafka ignores leaders whose epochs are lower than the known epochs. The epochs of a new topic begin with 0.
         """
         self._producer = Producer(self._settings)
 
     @property
     def idle(self) -> bool:
-        """Return whether all records are acknowledged."""
+        """Whether all records are acknowledged."""
         return self._left == 0 and len(self._producer) == 0
 
     def close(self) -> None:
@@ -188,7 +185,7 @@ class Bulk:
         for _ in range(count):
             value = event_bytes(self._next, self._began)
             try:
-                self._producer.produce(self._topic, value, key=value[-24:-20], on_delivery=self._told)
+                self._producer.produce(self._topic, value, key=value[-24:-20], on_delivery=self._delivered)
             except BufferError:
                 self._producer.poll(0.2)
                 return
@@ -196,7 +193,7 @@ class Bulk:
             self._left -= 1
             self._noted.sent += 1
 
-    def _told(self, error: KafkaError | None, message: Message) -> None:
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
         value = message.value()
         if error is None and value is not None:
             self._noted.add(int(value[6 : value.index(b",")]))

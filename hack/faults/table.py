@@ -1,4 +1,4 @@
-"""The rows of a run as a table: printed, stored as JSON, and written into a page."""
+"""Formats the rows of a run as a table, stores them as JSON, and writes them into a Markdown page."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _BEGIN, _END = "<!-- written by make faults: begin -->", "<!-- end -->"
 
 @dataclass(frozen=True)
 class Line:
-    """One row of a run.
+    """The results of one played row.
 
     Attributes:
         sent, acknowledged, counted, dead: The numbers of events in this row.
-        faults: The expectations that the row does not meet.
+        faults: The unmet expectations of the row.
     """
 
     row: Row
@@ -45,7 +45,9 @@ class Line:
     def cells(self) -> tuple[str, ...]:
         """Return the cells of the table."""
         seen, verdict = self.seen, self.verdict
-        reported = "-" if not self.row.told else "not yet" if seen.told is None else _seconds(seen.told)
+        reported = (
+            "-" if not self.row.reports else "not yet" if seen.reported_after is None else _seconds(seen.reported_after)
+        )
         return (
             f"`{self.row.name}`",
             self.row.expected,
@@ -59,7 +61,7 @@ class Line:
         )
 
     def document(self, about: str) -> Mapping[str, Any]:
-        """Return everything for JSON."""
+        """Return the results as a JSON object."""
         seen, verdict = dataclasses.asdict(self.seen), dataclasses.asdict(self.verdict)
         counts = {"sent": self.sent, "acknowledged": self.acknowledged, "counted": self.counted, "dead": self.dead}
         document = {"fault": self.row.name, "about": about, "cells": self.cells(), "faults": list(self.faults)}
@@ -67,7 +69,7 @@ class Line:
 
 
 def _said(line: Line) -> str:
-    messages = ", ".join(f"{who}: {line.seen.said[who]}" for who in line.row.told)
+    messages = ", ".join(f"{who}: {line.seen.said[who]}" for who in line.row.reports)
     text = messages or f"{line.seen.counted:,} events counted meanwhile"
     faults = f"**does not hold: {'; '.join(line.faults)}**; " if line.faults else ""
     return (faults + text).replace("|", "/")
@@ -88,14 +90,14 @@ def head() -> str:
 
 
 def machine(now: dt.datetime) -> str:
-    """Return where and when the run took place."""
+    """Return the date and the machine of the run."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     where = f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.machine()}"
     return f"{now:%Y-%m-%d}, {where}, Python {platform.python_version()}"
 
 
 def keep(path: Path, line: Line, *, about: str) -> None:
-    """Write the observations of a fault into a JSON file, in place of earlier ones."""
+    """Write the results of a fault into a JSON file, in place of earlier results of the fault."""
     lines = _read(path)
     lines[line.row.name] = line.document(about)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,10 +112,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def put(page: Path, kept: Path) -> None:
-    """Write the table of all stored observations into a page, between its marks. Rows of other faults are kept.
+    """Write the table of all stored results between the marks of a page. Rows of other faults are kept.
 
     Raises:
-        ValueError: the page has no such marks.
+        ValueError: The page has no marks.
     """
     before, begin, rest = page.read_text().partition(_BEGIN)
     shown, end, after = rest.partition(_END)

@@ -1,4 +1,4 @@
-"""Pure functions that compare reports with the true progress of counting, and return how long reports were wrong."""
+"""Pure functions that compare reports with the true progress of counting."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 Sample = tuple[float, Any]
 Span = tuple[float, float]
-# The usual time between two commits.
+# The longest usual time between two commits. A longer time is a stall.
 _GAP_SECONDS = 4.0
 
 
@@ -17,8 +17,8 @@ def stalls(counted: Sequence[Sample], begin: float, end: float) -> list[Span]:
 
     Args:
         counted: The number of events that were counted up to each time, or None if the number is unknown.
-        begin: The begin of the observed time in seconds.
-        end: The end of the observed time in seconds.
+        begin: The begin of the observed time.
+        end: The end of the observed time.
     """
     moves = [begin]
     last = None
@@ -38,11 +38,11 @@ def stalls(counted: Sequence[Sample], begin: float, end: float) -> list[Span]:
 def moving(counted: Sequence[Sample], begin: float, end: float) -> list[Span]:
     """Return the spans between stalls."""
     edges = [begin, *(moment for span in stalls(counted, begin, end) for moment in span), end]
-    return [(one, other) for one, other in zip(edges[::2], edges[1::2], strict=True) if other > one]
+    return [(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True) if stop > start]
 
 
 def longest(said: Sequence[Sample], spans: Sequence[Span], holds: Callable[[Any], bool]) -> float:
-    """Return the seconds of the longest stretch within a span in which all reports satisfy a condition."""
+    """Return the longest time within a span in which all reports satisfy a condition."""
     most = 0.0
     for begin, end in spans:
         since: float | None = None
@@ -58,7 +58,7 @@ def longest(said: Sequence[Sample], spans: Sequence[Span], holds: Callable[[Any]
 
 
 def unchanged(said: Sequence[Sample], spans: Sequence[Span], is_old: Callable[[Any], bool]) -> float:
-    """Return the seconds of the longest stretch in which the same figure was shown as a current one."""
+    """Return the longest time within a span in which the same figure was reported as current."""
     most = 0.0
     for begin, end in spans:
         since, last = 0.0, None
@@ -91,9 +91,9 @@ def increased(counters: Sequence[Sample]) -> tuple[str, ...]:
 
 
 def without_true_zeros(lags: Sequence[Sample], waiting: Sequence[Sample]) -> list[Sample]:
-    """Return the reports of a lag, with None for each 0 that is true although nothing is counted.
+    """Return the reports of a lag, with None in place of each 0 that is correct.
 
-    A lag of 0 is true while every acknowledged event is counted: producers may be unable to write meanwhile.
+    A lag of 0 is correct while every acknowledged event is counted, for example if no producer can write.
 
     Args:
         lags: The reported lags.
@@ -107,5 +107,5 @@ def without_true_zeros(lags: Sequence[Sample], waiting: Sequence[Sample]) -> lis
 
 
 def first(said: Sequence[Sample], begin: float, end: float, holds: Callable[[Any], bool]) -> float | None:
-    """Return the seconds from the beginning to the first such report, or None if there was no such report."""
+    """Return the time from the begin to the first report that satisfies a condition, or None."""
     return next((at - begin for at, what in said if begin <= at <= end and holds(what)), None)

@@ -1,4 +1,4 @@
-"""Records twice a second what components report during a fault (health, figures, conditions), and the truth."""
+"""Records twice a second what components report during a fault, and how many events are really counted."""
 
 from __future__ import annotations
 
@@ -33,12 +33,17 @@ class Watch:
     """Asks all components until it is closed.
 
     Attributes:
-        samples: The reports by source. The sources are `processor`, `ingest`, `api` (`/health`, with the failing
-            dependencies), `ready` (the condition, with its reason), `gauge` (the lag in Prometheus), `status` (the lag
-            of `tidemill status`), `restarts`, `counted`, the true number according to the positions in Postgres, and
-            `waiting`, the number of acknowledged events that are not counted (both are None if the positions cannot be
-            read), and `writable`, whether all partitions have a leader and enough in-sync replicas, according to a
-            broker that is asked directly, not through the proxies.
+        samples: The reports by source:
+
+            - `processor`, `ingest`, `api`: `/health` with the failing dependencies.
+            - `ready`: the condition Ready with its reason.
+            - `gauge`: the lag in Prometheus' format.
+            - `status`: the lag of `tidemill status`.
+            - `restarts`: the number of restarts by process.
+            - `counted`: the number of counted events by the positions in Postgres, or None if Postgres does not answer.
+            - `waiting`: the number of acknowledged events that are not counted, or None like `counted`.
+            - `writable`: whether all partitions have a leader and enough in-sync replicas. Brokers are asked without
+              the proxies.
     """
 
     def __init__(
@@ -87,10 +92,10 @@ class Watch:
             self._ended.wait(EVERY_SECONDS)
 
     def _health(self, component: str) -> str:
-        """Return a component's worst report: `silent` if a process does not answer, `absent` if there is no process."""
+        """Return a component's report, an unhealthy report first. `silent`: no answer; `absent`: no process."""
         workloads: Mapping[str, Any] = self._runtime.status()["workloads"]
-        said = [_told(int(of["port"])) for name, of in workloads.items() if component in name]
-        return max(said, key=lambda text: text != "healthy", default="absent")
+        reports = [_report(int(of["port"])) for name, of in workloads.items() if component in name]
+        return max(reports, key=lambda text: text != "healthy", default="absent")
 
     def _pipeline(self) -> dict[str, Any]:
         pipeline: dict[str, Any] = next(iter(self._runtime.status()["pipelines"].values()))
@@ -102,7 +107,7 @@ class Watch:
         return "True" if ready["status"] == "True" else f"{ready['status']} {ready['reason']}"
 
     def _status(self) -> Any:
-        """Return the figures, or None. Old figures are returned with their age."""
+        """Return lag, its seconds and its time (set only for old figures), or None if there are no figures."""
         figures = self._pipeline()["figures"]
         return (figures["lag"], figures.get("lagSeconds"), figures.get("figuresAt")) if figures else None
 
@@ -133,7 +138,7 @@ class Watch:
     def _writable(self) -> bool:
         topic = f"{self._runtime.namespace}.{self._runtime.name}.events"
         for port in self._brokers:
-            # A new client only knows this broker, so nothing goes through the proxies.
+            # A new client only connects to this broker, not to the advertised proxies.
             client = AdminClient({"bootstrap.servers": f"127.0.0.1:{port}", "log_level": 0})
             with suppress(KafkaException):
                 partitions = client.list_topics(topic, timeout=_ASK_SECONDS).topics[topic].partitions.values()
@@ -143,7 +148,7 @@ class Watch:
         return False
 
 
-def _told(port: int) -> str:
+def _report(port: int) -> str:
     try:
         body = httpx.get(f"http://127.0.0.1:{port}/health", timeout=5.0, trust_env=False).json()
         down = [name for name, of in body["dependencies"].items() if of["status"] == "down"]

@@ -1,1 +1,1 @@
-"""Container images: those of Tidemill, and those of the servers that a development cluster runs."""
+"""Builds the images of Tidemill, and of the servers in a development cluster."""

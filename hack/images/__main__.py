@@ -1,7 +1,7 @@
-"""Builds Tidemill's images, and with --dev those of Kafka, Postgres, Redis and Prometheus for a development cluster.
+"""Builds Tidemill's images and, with --dev, images of Kafka, Postgres, Redis and Prometheus for development.
 
-With a running Docker engine, base image and dependencies are pulled. Without one, an engine is started for the
-time of the build, and base image, wheels and jars are built or fetched here (--local; needs Debian and root).
+With a running Docker engine, the base image and the dependencies are pulled. Otherwise, an engine runs during the
+build, and the base image, wheels and jars are built or fetched on this machine (--local; needs Debian and root).
 """
 
 from __future__ import annotations
@@ -37,9 +37,13 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="hack/images/build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tag", help="default: the version and a hash of what the images are built from")
-    parser.add_argument("--base-image", metavar="IMAGE", help=f"default: {PULLED_BASE}, or one made here with --local")
-    parser.add_argument("--dev", action="store_true", help="also tidemill-dev/{kafka,postgres,redis,prometheus}")
+    parser.add_argument("--tag", help="tag of the images (default: the version and a hash of the sources)")
+    parser.add_argument(
+        "--base-image",
+        metavar="IMAGE",
+        help=f"default: {PULLED_BASE}, or built here with --local",
+    )
+    parser.add_argument("--dev", action="store_true", help="also build tidemill-dev/{kafka,postgres,redis,prometheus}")
     parser.add_argument(
         "--only",
         nargs="+",
@@ -63,7 +67,7 @@ def _engine() -> Iterator[tuple[Engine, bool]]:
     if running.answers():
         yield running, False
         return
-    _say("no Docker engine answers: starting one for the time of the build")
+    _say("no Docker engine answers; starting an engine for the build")
     with own_engine() as engine:
         yield engine, True
 
@@ -85,7 +89,7 @@ def _orders(arguments: argparse.Namespace, base: str, development_base: str) -> 
     if arguments.only:
         orders = [order for order in orders if order.image.name.partition("/")[2] in arguments.only]
     if not orders:
-        raise BuildError(f"--only {' '.join(arguments.only)}: no such image (images of servers need --dev)")
+        raise BuildError(f"--only {' '.join(arguments.only)}: there is no such image; images of servers need --dev")
     return orders
 
 
@@ -117,8 +121,8 @@ def _prepare(arguments: argparse.Namespace, *, local: bool) -> None:
 def _build(arguments: argparse.Namespace) -> None:
     with _engine() as (engine, own):
         local = arguments.local or (own and not arguments.pull)
-        with ThreadPoolExecutor(1) as beside:  # both mostly wait for the network
-            prepared = beside.submit(_prepare, arguments, local=local)
+        with ThreadPoolExecutor(1) as background:  # Both steps mostly wait for the network.
+            prepared = background.submit(_prepare, arguments, local=local)
             base, development_base = _bases(arguments, engine, local=local)
             prepared.result()
         orders = _orders(arguments, base, development_base)
@@ -134,18 +138,18 @@ def _build(arguments: argparse.Namespace) -> None:
         references = [order.reference for order in orders]
         if arguments.archive:
             _save(engine, references, arguments.archive)
-        archives = _leave(engine, references, prune=not arguments.only) if own else []
+        archives = _archive(engine, references, prune=not arguments.only) if own else []
         record = {"images": references, "archives": [str(archive) for archive in archives]}
         CACHE.mkdir(parents=True, exist_ok=True)
         (CACHE / "built.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def _leave(engine: Engine, references: list[str], *, prune: bool) -> list[Path]:
-    """Archive the images of an engine that this program has started, because it ends with the build.
+def _archive(engine: Engine, references: list[str], *, prune: bool) -> list[Path]:
+    """Save the images of an engine that ends with the build into archives, and return the archives.
 
-    Two archives, as the servers for development seldom change.
+    The servers for development have a separate archive, because they seldom change.
     """
-    left = []
+    archives = []
     for prefix in ("tidemill/", "tidemill-dev/"):
         group = [reference for reference in references if reference.startswith(prefix)]
         digest = hashlib.sha256(" ".join(group).encode()).hexdigest()[:12]
@@ -154,12 +158,12 @@ def _leave(engine: Engine, references: list[str], *, prune: bool) -> list[Path]:
             continue
         if not archive.exists():
             _save(engine, group, archive)
-        left.append(archive)
+        archives.append(archive)
     if prune:
         engine.forget_others(references)
-    for former in set(CACHE.glob("tidemill*.tar")) - set(left) if prune else ():
+    for former in set(CACHE.glob("tidemill*.tar")) - set(archives) if prune else ():
         former.unlink()
-    return left
+    return archives
 
 
 def _save(engine: Engine, references: list[str], archive: Path) -> None:
@@ -176,7 +180,7 @@ def _say(text: str) -> None:
 def main() -> int:
     """Run the program, and return its exit code."""
     arguments = _arguments()
-    # A signal must also end an engine that this program has started.
+    # SystemExit ends the engine that this program has started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         _build(arguments)

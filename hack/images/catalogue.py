@@ -1,4 +1,4 @@
-"""The images, the files that each is built from, and the tag that identifies a state of these files."""
+"""The images, their source files, and the tag that identifies the content of these files."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def _development(name: str, *further: str) -> Image:
 
 _WORKLOADS = ("ingest", "processor", "api")
 TIDEMILL = (_own("operator", "operator"), *(_own(name, f"workloads/{name}") for name in _WORKLOADS))
-# `tidemill up` in a container, for docker-compose.yaml; built when it is asked for by name.
+# `tidemill up` in a container, for docker-compose.yaml. It is built only with `--only local`.
 LOCAL = Image(
     "tidemill/local",
     "hack/images/local/Dockerfile",
     (*_SHARED, "hack/images/local", "config/resilience.yaml", "operator", *(f"workloads/{n}" for n in _WORKLOADS)),
 )
-# Kafka Connect with plugins, for the chart's value connect.image; built when it is asked for by name.
+# Kafka Connect with plugins, for the chart's value connect.image. It is built only with `--only connect`.
 CONNECT = Image(
     "tidemill/connect",
     "hack/images/connect/Dockerfile",
@@ -71,13 +71,13 @@ def version() -> str:
 
 
 def revision() -> str:
-    """Return the commit, for the image's label."""
+    """Return the current commit, for the label of images."""
     done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
 
 
 def content_tag(images: tuple[Image, ...], *, also: str = "") -> str:
-    """Return `<version>-<hash>` of everything that these images are built from: an unchanged tree keeps its tag.
+    """Return the tag `<version>-<hash>`, with a hash of the images' sources. Unchanged sources keep their tag.
 
     Args:
         images: The images that share the tag.

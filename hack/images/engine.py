@@ -1,4 +1,4 @@
-"""The Docker engine that builds: a running one, or one that is started for the time of the build."""
+"""A client of a Docker engine, which is already running or runs only during a build."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _STOP_SECONDS = 30.0
 
 
 class BuildError(RuntimeError):
-    """An image cannot be built; the message says why."""
+    """An image cannot be built. The message contains the reason."""
 
 
 class Engine:
-    """A Docker engine.
+    """Runs the Docker client against one engine.
 
     Args:
-        host: The engine's address. If it is empty, the client's own default is used.
+        host: The engine's address. If it is empty, the client uses its default address.
     """
 
     def __init__(self, host: str = "") -> None:
@@ -47,7 +47,7 @@ class Engine:
         return int(self._must(["image", "inspect", "--format", "{{.Size}}", reference]))
 
     def import_tar(self, archive: Path, reference: str) -> None:
-        """Create an image from a root file system."""
+        """Create an image from the archive of a root file system."""
         environment = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8"
         self._must(["import", "--change", environment, str(archive), reference])
 
@@ -58,7 +58,7 @@ class Engine:
 
         Args:
             image: The image. Its Dockerfile is below the context.
-            reference: Its name and tag.
+            reference: The name and tag of the built image.
             arguments: The build arguments.
             log: The file for Docker's output.
             context: The folder that the build copies files from.
@@ -79,13 +79,13 @@ class Engine:
             raise BuildError(f"{reference}: docker build failed; the end of {log}:\n{log.read_text()[-3000:]}")
 
     def save(self, references: Sequence[str], archive: Path) -> None:
-        """Write images into one archive, with shared layers only once."""
+        """Write images into one archive, which contains shared layers once."""
         partial = archive.with_suffix(".partial")
         self._must(["save", "--output", str(partial), *references])
         partial.replace(archive)
 
     def forget_others(self, references: Sequence[str]) -> None:
-        """Remove the other tags of these images' repositories, and build steps that are older than a day."""
+        """Remove other tags of the same repositories, and untagged images that are older than a day."""
         names = {reference.rpartition(":")[0] for reference in references}
         listed = self._must(["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]).splitlines()
         former = [image for image in listed if image.rpartition(":")[0] in names and image not in references]
@@ -107,17 +107,17 @@ class Engine:
 
 @contextlib.contextmanager
 def own_engine() -> Iterator[Engine]:
-    """Start an engine with its own data below the cache; it ends with the block.
+    """Run an engine with a separate data folder while the block runs.
 
-    It makes no network and no firewall rule: builds use the host's network.
+    The engine creates no network and no firewall rules, because builds use the host's network.
 
     Raises:
         BuildError: The engine does not start, or this program does not run as root.
     """
     if os.geteuid() != 0:
-        raise BuildError("no Docker engine answers, and starting one needs root: start Docker, or run this as root")
+        raise BuildError("no Docker engine answers, and starting one needs root; start Docker, or run this as root")
     install_missing({"dockerd": "docker.io"})
-    # Sockets' paths are limited to 107 characters, which a folder of the repository may exceed.
+    # Linux limits the path of a socket to 107 bytes, which a folder of the repository may exceed.
     run = Path(tempfile.mkdtemp(prefix="tidemill-docker-", dir="/run"))
     log = CACHE / "dockerd.log"
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ def _await_engine(engine: Engine, process: subprocess.Popen[bytes], log: Path) -
 
 
 def _unmount_below(folder: Path) -> None:
-    """Undo the mounts that an engine leaves behind (its namespace of the host's network)."""
+    """Unmount what an engine leaves mounted, such as the namespace of the host's network."""
     points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     for point in sorted((point for point in points if point.startswith(f"{folder}/")), reverse=True):
         subprocess.run(["umount", point], check=False)

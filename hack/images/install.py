@@ -1,8 +1,7 @@
 """Runs in an image's build stage: installs hashed requirements into a folder, then compiles them.
 
-If there are wheels beside this file, the program uses only these wheels; otherwise, it uses the package index. It
-leaves out the packages of an earlier layer (whose requirements `--without` names), because all locks have the same
-versions.
+If there are wheels beside this file, only these wheels are used; otherwise, the package index is used. Packages of an
+earlier layer (`--without`) are left out, because all locks have the same versions.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ BUILD = Path(__file__).resolve().parent
 
 
 def read_blocks(path: Path) -> dict[str, list[str]]:
-    """Return the lines of each `name==version`, including hashes."""
+    """Return the lines of each requirement `name==version`, including its hashes."""
     blocks: dict[str, list[str]] = {}
     current: list[str] = []
     for line in path.read_text().splitlines():
@@ -33,7 +32,7 @@ def read_blocks(path: Path) -> dict[str, list[str]]:
 
 
 def find_uv(wheels: list[Path], folder: Path) -> list[str]:
-    """Return the installer's command: from its own wheel, or installed from the index by its hash."""
+    """Return the command of uv, from its wheel, or installed from the package index by its hash."""
     for wheel in wheels:
         if wheel.name.startswith("uv-"):
             with zipfile.ZipFile(wheel) as files:
@@ -67,7 +66,7 @@ def main() -> int:
             command += ["--no-index", "--find-links", str(BUILD)]
         subprocess.run(command, check=True)
     shutil.rmtree(arguments.target / "bin", ignore_errors=True)
-    # The root file system is read-only at run time, so uncompiled modules would be compiled at every start.
+    # Containers have a read-only root file system, so modules without bytecode would be compiled at each start.
     compileall.compile_dir(str(arguments.target), quiet=2, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
     return 0
 

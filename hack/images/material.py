@@ -1,6 +1,6 @@
-"""The material of local builds, fetched on the host: base image, wheels, Kafka's jars.
+"""Fetches on the host what local builds need: the base image, wheels and Kafka's jars.
 
-Builds then need no network of their own, and no certificate that only the host trusts.
+Thus builds need no network, and no certificate that only the host trusts.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ _LOCKS = (
 
 
 def base_reference() -> str:
-    """Return the reference of the local base image; its tag depends on its content."""
+    """Return the reference of the local base image, with a tag that identifies its packages."""
     digest = hashlib.sha256("\n".join((_SUITE, *BASE_PACKAGES, *_PATTERNS)).encode()).hexdigest()[:12]
     return f"tidemill-dev/base:{_SUITE}-{digest}"
 
 
 def ensure_base(engine: Engine) -> str:
-    """Build the base image from Debian's packages if the engine has none.
+    """Build the base image from Debian's packages, unless the engine has the image.
 
     Returns:
-        Its reference.
+        The reference of the base image.
 
     Raises:
         BuildError: Debian's packages cannot be fetched.
@@ -66,16 +66,16 @@ def ensure_base(engine: Engine) -> str:
 
 
 def fetch_wheels() -> Path:
-    """Fetch every locked wheel by its hash, if the locks have changed since the last time.
+    """Fetch all locked wheels by their hashes, unless the locks are unchanged since the last call.
 
     Returns:
-        The folder.
+        The folder of the wheels.
 
     Raises:
         BuildError: A wheel cannot be fetched, or this Python has another version than the images' Python.
     """
     if sys.version_info[:2] != (3, 11):
-        raise BuildError(f"wheels for the images need Python 3.11, this is {sys.version.split()[0]}: use --pull")
+        raise BuildError(f"wheels for the images need Python 3.11, this is {sys.version.split()[0]}; use --pull")
     folder = CACHE / "wheels"
     digest = hashlib.sha256(b"".join((ROOT / lock).read_bytes() for lock in _LOCKS)).hexdigest()
     done_file = CACHE / "wheels.done"
@@ -83,12 +83,12 @@ def fetch_wheels() -> Path:
         return folder
     partial = CACHE / "wheels.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    # All locks together: they have the same versions, and most packages are in several.
+    # All locks have the same versions, and most packages are in several locks.
     blocks = {name: lines for lock in _LOCKS for name, lines in read_blocks(ROOT / lock).items()}
     wanted = CACHE / "wheels.txt"
     wanted.parent.mkdir(parents=True, exist_ok=True)
     wanted.write_text("\n".join(line for lines in blocks.values() for line in lines) + "\n")
-    # Earlier wheels are used again; pip checks their hashes, too.
+    # pip uses wheels of the last call again, and also checks their hashes.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
     command += ["--only-binary=:all:", "--disable-pip-version-check", "--dest", str(partial)]
     command += ["--find-links", str(folder)] if folder.is_dir() else []

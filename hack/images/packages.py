@@ -1,4 +1,4 @@
-"""Installs missing system packages that building needs (Debian, as root)."""
+"""Installs missing Debian packages, as root."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 from tidemill_operator.processes.files import locked
 
-# Not all commands of Debian wait for its own locks, and images and a cluster may be built at the same time.
+# Images and a cluster may be built at the same time, and not all commands of apt-get wait for apt's locks.
 _LOCK = Path("/run/tidemill-packages.lock")
 _LOCK_SECONDS = 900.0
 
 
 def install_missing(programs: Mapping[str, str]) -> None:
-    """Install the packages of those programs that are not on the PATH.
+    """Install the package of each program that is not on the PATH.
 
     Args:
         programs: The Debian package of each program.
@@ -28,7 +28,7 @@ def install_missing(programs: Mapping[str, str]) -> None:
     if not missing:
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise RuntimeError(f"install {', '.join(missing)} with this system's package manager, then run this again")
+        raise RuntimeError(f"not installed: {', '.join(missing)}; install them as root, then run this again")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     with locked(_LOCK, wait_seconds=_LOCK_SECONDS):
         for command in (["update"], ["install", "-y", "--no-install-recommends", *missing]):

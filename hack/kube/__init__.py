@@ -1,1 +1,1 @@
-"""A Kubernetes for development and tests: the cluster's programs, a control plane alone, a cluster on this machine."""
+"""Kubernetes for development and tests: builds its programs, and runs a control plane or a whole cluster."""

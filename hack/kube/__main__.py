@@ -1,7 +1,7 @@
-"""A Kubernetes cluster for development, on this machine, by one of two providers.
+"""Runs a Kubernetes cluster for development on this machine, with one of two providers.
 
-local: Kubernetes' own programs as processes of root; pulls no image, needs no container engine.
-kind: three nodes in containers, where Docker may run privileged containers.
+local: runs Kubernetes' programs as processes of root; pulls no image and needs no container engine.
+kind: runs three nodes in containers; needs a Docker engine that may run privileged containers.
 """
 
 from __future__ import annotations
@@ -12,27 +12,28 @@ import time
 from pathlib import Path
 
 from images.engine import BuildError as ImageError
-from kube import kind, network
+from kube import kind
 from kube.ability import why_not
 from kube.binaries import NotBuilt
 from kube.build import BuildError
-from kube.export import exported
 from kube.kind import KindCluster, KindError
-from kube.layout import DEFAULT_FOLDER
-from kube.local import ClusterError, LocalCluster
+from kube.local import network
+from kube.local.cluster import ClusterError, LocalCluster
+from kube.local.export import exported
+from kube.local.layout import DEFAULT_FOLDER
 from tidemill_operator.laptop.servers.errors import ServerError
 from tidemill_operator.processes.files import LockTaken
 
 _EXAMPLES = """\
 examples:
-  hack/cluster up                                  choose the provider, say why, start; does nothing if all runs
+  hack/cluster up                                  choose a provider, print the reason, start what does not run
   hack/cluster up --provider local
   export KUBECONFIG=$(hack/cluster kubeconfig)     then kubectl (also at .cache/kube/bin/kubectl), helm, …
   hack/cluster load-images tidemill/api:dev        images of the Docker engine
   hack/cluster load-images images.tar              archives of `docker save`
-  hack/cluster check                               can one run here?
-  hack/cluster status                              each component; exit status 1 unless all are well
-  hack/cluster down                                remove every trace; may be repeated
+  hack/cluster check                               whether a cluster can run on this machine
+  hack/cluster status                              the state of each component; exit status 1 unless all are healthy
+  hack/cluster down                                remove the cluster with all files; may be repeated
 """
 _FAILURES = (BuildError, ImageError, ClusterError, KindError, LockTaken, NotBuilt, ServerError, network.NetworkError)
 Cluster = LocalCluster | KindCluster
@@ -62,13 +63,13 @@ def _arguments() -> argparse.Namespace:
 
 
 def _choose(arguments: argparse.Namespace) -> Cluster:
-    """Return the requested cluster. `auto` is the existing one, or else one that this machine can run."""
+    """Return the requested cluster. `auto` means an existing cluster, or else a provider that this machine can run."""
     local = LocalCluster(arguments.dir)
     if arguments.provider == "local":
         return local
     if arguments.provider == "kind":
         return KindCluster()
-    if local.there():
+    if local.exists():
         return local
     if KindCluster().kubeconfig.exists():
         return KindCluster()
@@ -103,7 +104,7 @@ def _status(cluster: Cluster) -> int:
     for part in health:
         print(f"{'ok' if part.well else 'BAD':4} {part.name:24} {part.text}")
     if not health:
-        print("no cluster is there; `hack/cluster up` starts one")
+        print("there is no cluster; start one with `hack/cluster up`")
     return 0 if health and all(part.well for part in health) else 1
 
 
@@ -121,7 +122,7 @@ def _load(cluster: Cluster, images: list[str]) -> int:
 
 def _kubeconfig(cluster: Cluster) -> int:
     if not cluster.kubeconfig.exists():
-        raise ClusterError("no cluster is there; `hack/cluster up` starts one")
+        raise ClusterError("there is no cluster; start one with `hack/cluster up`")
     print(cluster.kubeconfig)
     return 0
 

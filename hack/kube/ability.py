@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kube import kind, local
+from kube import kind
+from kube.local import cluster
 
 
 def why_not(provider: str) -> str:
@@ -15,5 +16,5 @@ def why_not(provider: str) -> str:
     if provider in ("auto", "kind"):
         reasons.append(kind.why_not())
     if provider in ("auto", "local"):
-        reasons.append(local.why_not())
+        reasons.append(cluster.why_not())
     return "" if "" in reasons else "; ".join(reasons)

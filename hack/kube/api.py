@@ -1,6 +1,6 @@
-"""The control plane's programs: certificates, command lines and readiness checks.
+"""The commands, certificates and readiness checks of the control plane's programs.
 
-Used by the control plane of tests and by the cluster of this machine, which differ in a few flags only.
+The control plane of tests and the cluster of this machine use them with different flags.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _API_GRACE_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Api:
-    """One etcd, its API server, and the other components.
+    """The addresses, certificates and commands of one control plane.
 
     Attributes:
         programs: The folder with the cluster's programs.
         folder: The folder of the certificates and the data.
         host: The address on which all programs listen.
-        death_signal: The signal that each program gets when the process that started it ends. With 0, programs get no
-            signal and continue to run.
+        death_signal: The signal that each program gets when the process that started it ends. With 0, the program gets
+            no signal and continues to run.
     """
 
     programs: Path
@@ -68,7 +68,7 @@ class Api:
         return self.authority.issue("etcd", common_name="etcd", addresses=sorted({"127.0.0.1", self.host}))
 
     def etcd_command(self, *, durable: bool) -> Command:
-        """Return the command of etcd; without `durable`, it never waits for the disk."""
+        """Return the command of etcd. Without `durable`, etcd does not flush writes to the disk."""
         pair, trust = self._etcd_pair, self.authority.certificate
         client, peer = f"https://{self.host}:{self.etcd_port}", f"https://{self.host}:{self.peer_port}"
         flags = {
@@ -93,7 +93,7 @@ class Api:
         return self._command("etcd", flags, grace_seconds=_GRACE_SECONDS)
 
     def server_command(self, further: Mapping[str, object]) -> Command:
-        """Return the command of the API server, with these flags in addition to the common ones."""
+        """Return the command of the API server, with further flags."""
         pki, accounts = self.authority, self.service_accounts
         serving = pki.issue(
             "kube-apiserver",
@@ -143,14 +143,14 @@ class Api:
             "secure-port": port,
             "tls-cert-file": serving.certificate,
             "tls-private-key-file": serving.key,
-            # There is only one replica of each program.
+            # Each program has only one replica, which needs no election.
             "leader-elect": "false",
             "profiling": "false",
         }
         return self._command(name, {**common, **flags}, grace_seconds=_GRACE_SECONDS)
 
     def client_config(self, name: str, *, user: Pair) -> Path:
-        """Return a client's configuration with its certificate."""
+        """Write a kubeconfig with a client's certificate, and return its path."""
         return write_kubeconfig(
             self.folder / f"{name}.kubeconfig", server=self.url, authority=self.authority, user=user
         )
@@ -160,7 +160,7 @@ class Api:
         return probe.answers(f"https://{self.host}:{port}/healthz", trust=self.authority.certificate)
 
     def etcd_ready(self) -> bool:
-        """Return whether etcd answers and has its data."""
+        """Return whether etcd answers and has loaded its data."""
         url = f"https://{self.host}:{self.etcd_port}/health"
         return probe.answers(url, trust=self.authority.certificate, client=self._etcd_pair)
 
@@ -172,7 +172,7 @@ class Api:
         return Command(
             name,
             [str(self.programs / name), *to_arguments(flags)],
-            # The environment is changed, because a proxy in it would be used for the cluster's own requests.
+            # Without the caller's environment: the cluster's requests must not use an HTTP proxy.
             environment={"PATH": os.defpath, "HOME": str(self.folder)},
             death_signal=self.death_signal,
             stop_signal=signal.SIGTERM,

@@ -1,4 +1,4 @@
-"""The cluster's programs: their list, the folder of their builds, and the sources they were built from."""
+"""The cluster's programs: their names, their folder, and the sources that they are built from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CACHE = ROOT / ".cache" / "kube"
 FOLDER = CACHE / "bin"
 MODULE = Path(__file__).resolve().parent / "go"
 
-# The names by which hack/kube/go/main.go selects its program; each is a link to the one binary.
+# hack/kube/go/main.go selects its program by these names. Each name is a link to the same binary.
 MULTI_CALL = "kube"
 LINKS = (
     "kube-apiserver",
@@ -37,16 +37,16 @@ class NotBuilt(RuntimeError):
 
 
 def find() -> Path | None:
-    """Return the folder of the programs, or None if they are not built, or built from other sources."""
-    there = all((FOLDER / name).is_file() for name in (MULTI_CALL, *LINKS, HELM, PAUSE))
-    return FOLDER if there and built_from() == fingerprint() else None
+    """Return the folder of the programs, or None if they are missing or were built from other sources."""
+    complete = all((FOLDER / name).is_file() for name in (MULTI_CALL, *LINKS, HELM, PAUSE))
+    return FOLDER if complete and built_from() == fingerprint() else None
 
 
 def require() -> Path:
     """Return the folder of the programs.
 
     Raises:
-        NotBuilt: The programs are not there.
+        NotBuilt: The programs are missing, or were built from other sources.
     """
     folder = find()
     if folder is None:
@@ -77,5 +77,5 @@ def built_from() -> str:
 
 
 def stamp_file() -> Path:
-    """Return the file where a completed build notes its sources."""
+    """Return the path of the file that contains the fingerprint of the built sources."""
     return FOLDER / ".built-from"

@@ -2,8 +2,8 @@
 
     PYTHONPATH=hack .venv/bin/python -m kube.build
 
-About ten minutes on two cores the first time; seconds once Go's build cache is warm; nothing when the sources are those
-of the last build.
+The first build takes about ten minutes on two cores, a build with a warm Go cache some seconds. If the sources are
+unchanged, nothing is built.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class BuildError(RuntimeError):
 
 
 def build(*, force: bool = False, say: Say = print) -> Path:
-    """Build what is outdated.
+    """Build the programs if they are missing or outdated.
 
     Returns:
         The folder with the programs.
@@ -69,7 +69,7 @@ def find_go() -> str:
     """
     needed = re.search(r"^go (\d+)\.(\d+)", (binaries.MODULE / "go.mod").read_text(), re.MULTILINE)
     if needed is None:
-        raise BuildError(f"{binaries.MODULE / 'go.mod'} names no Go version")
+        raise BuildError(f"{binaries.MODULE / 'go.mod'} has no line `go X.Y`; add the required Go version")
     least = (int(needed[1]), int(needed[2]))
     remedy = (
         f"Kubernetes needs Go {least[0]}.{least[1]} or later (Debian 12's own package golang is too old):"
@@ -93,7 +93,7 @@ def _compile(go: str, package: str, name: str, *, linker_flags: str = "", say: S
     say(f"building {name}")
     began = time.monotonic()
     _run(command, on_progress=lambda count: say(f"building {name}: {count} packages, {time.monotonic() - began:.0f} s"))
-    partial.replace(target)  # a running program keeps its own file
+    partial.replace(target)  # A running program keeps using the replaced file.
     say(f"built {name} ({target.stat().st_size / 1e6:.0f} MB, {time.monotonic() - began:.0f} s)")
 
 
@@ -137,7 +137,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="kube.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--force", action="store_true", help="also build what is up to date")
+    parser.add_argument("--force", action="store_true", help="build even if the programs are up to date")
     arguments = parser.parse_args()
     try:
         folder = build(force=arguments.force, say=lambda text: print(text, flush=True))

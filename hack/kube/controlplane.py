@@ -1,7 +1,7 @@
-"""A control plane without nodes, for tests: etcd and a real API server on free loopback ports, ended with this process.
+"""Runs a control plane without nodes for tests: etcd and a real API server on free loopback ports.
 
-Resources are stored, validated, admitted, watched and served; nothing runs pods. With `controllers` the controller
-manager is there too: namespaces end, owned objects are collected, service accounts appear, Deployments get pods.
+Both end with this process. Resources are validated, stored and watched, but no pod runs. With `controllers`, the
+controller manager also runs: it deletes namespaces and owned objects, and creates service accounts and pods.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _READY_SECONDS = 120.0
 
 
 class ControlPlane:
-    """One control plane; also a context manager.
+    """One control plane, which a `with` block starts and stops.
 
     Attributes:
         kubeconfig: The administrator's kubeconfig.
@@ -40,16 +40,16 @@ class ControlPlane:
         audited: bool = False,
         on_progress: Progress | None = None,
     ) -> None:
-        """A control plane in a folder, which holds its data, certificates and logs; nothing starts yet.
+        """Prepare a control plane, without starting it.
 
         Args:
-            folder: A folder that only this control plane uses.
-            controllers: Whether the controller manager runs, too.
+            folder: The folder of its data, certificates and logs, which only this control plane uses.
+            controllers: Whether the controller manager also runs.
             audited: Whether every request is logged as a JSON line in `audit.log` of the folder.
             on_progress: A function that is called with lines of progress.
 
         Raises:
-            NotBuilt: the cluster's programs are not there.
+            NotBuilt: The cluster's programs are not built.
         """
         self._on_progress = on_progress
         self._folder = folder
@@ -76,10 +76,10 @@ class ControlPlane:
         self._controllers = self._controller_manager(ports.get("kube-controller-manager")) if controllers else None
 
     def start(self) -> None:
-        """Start everything, and wait until it is ready.
+        """Start all programs, and wait until they are ready.
 
         Raises:
-            ServerError: a program ended or did not become ready; the message contains the end of its log.
+            ServerError: A program ended or did not become ready. The message contains the end of its log.
         """
         try:
             self._etcd.start()
@@ -91,14 +91,14 @@ class ControlPlane:
             raise
 
     def stop(self) -> None:
-        """Stop everything; the data stays in the folder."""
+        """Stop all programs, and keep the data in the folder."""
         if self._controllers is not None:
             self._controllers.stop()
         self.stop_apiserver()
         self._etcd.stop()
 
     def start_apiserver(self) -> None:
-        """Start the API server, if it does not run, on its former port and wait until it is ready.
+        """Start the API server unless it is running, on the same port as before, and wait until it is ready.
 
         Raises:
             ServerError: The API server ended or did not become ready.
@@ -106,7 +106,7 @@ class ControlPlane:
         self._apiserver.start()
 
     def stop_apiserver(self) -> None:
-        """Stop the API server; etcd keeps running."""
+        """Stop only the API server."""
         self._apiserver.stop()
 
     def restart_apiserver(self) -> None:
@@ -130,15 +130,15 @@ class ControlPlane:
     def _flags(controllers: bool) -> dict[str, object]:
         flags: dict[str, object] = {
             "authorization-mode": "RBAC",
-            # The address of a service may not be a loopback one, and nobody here uses that service.
+            # An endpoint may not have a loopback address, and no test uses the service `kubernetes`.
             "endpoint-reconciler-type": "none",
-            # Large enough for the Services of hundreds of pipelines; the first address is the same.
+            # Has room for the Services of hundreds of pipelines. Its first address is that of SERVICE_RANGE.
             "service-cluster-ip-range": "198.19.0.0/20",
-            # The end of a test need not wait for watches to end.
+            # Tests do not wait for open watches when they stop the API server.
             "shutdown-delay-duration": "0s",
         }
         if not controllers:
-            # The plugin refuses pods without a service account, and nothing creates service accounts here.
+            # The plugin refuses pods without a service account. Only the controller manager creates these accounts.
             flags["disable-admission-plugins"] = "ServiceAccount"
         return flags
 

@@ -1,4 +1,4 @@
-"""The same cluster in containers: kind (https://kind.sigs.k8s.io), where Docker may run privileged containers."""
+"""Runs the cluster in containers with kind (https://kind.sigs.k8s.io), which needs privileged containers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PROBE_SECONDS = 300.0
 
 
 class KindError(RuntimeError):
-    """The request to kind failed; the message says why."""
+    """A command of kind or Docker failed. The message contains its output."""
 
 
 class KindCluster:
@@ -39,10 +39,10 @@ class KindCluster:
         Raises:
             KindError: kind fails. The message contains its output.
         """
-        if self._there():
+        if self._exists():
             _kind("export", "kubeconfig", "--name", self._name, "--kubeconfig", str(self.kubeconfig))
             return
-        say("kind makes the cluster: pulling its image may take minutes")
+        say("kind creates the cluster; pulling its image may take minutes")
         self.kubeconfig.parent.mkdir(parents=True, exist_ok=True)
         options = ["--config", str(CONFIG), "--kubeconfig", str(self.kubeconfig), "--wait", "300s"]
         _kind("create", "cluster", *options)
@@ -53,8 +53,8 @@ class KindCluster:
         Raises:
             KindError: kind fails.
         """
-        if not self._there():
-            say("no cluster is there")
+        if not self._exists():
+            say("there is no cluster to remove")
             return
         _kind("delete", "cluster", "--name", self._name, "--kubeconfig", str(self.kubeconfig))
         self.kubeconfig.unlink(missing_ok=True)
@@ -66,7 +66,7 @@ class KindCluster:
         Raises:
             KindError: kind or Docker fails.
         """
-        if not self._there():
+        if not self._exists():
             return []
         states = []
         for node in _kind("get", "nodes", "--name", self._name).split():
@@ -94,14 +94,14 @@ class KindCluster:
             _kind("load", "image-archive", "--name", self._name, str(path))
             say(f"loaded {path}")
 
-    def _there(self) -> bool:
+    def _exists(self) -> bool:
         return self._name in _kind("get", "clusters").split()
 
 
 def why_not() -> str:
     """Return why kind cannot run on this machine, or an empty text if it can.
 
-    It tries what kind needs: a privileged container of the node's image.
+    The test runs a privileged container of the node's image, as kind would do.
     """
     for program in ("kind", "docker"):
         if shutil.which(program) is None:

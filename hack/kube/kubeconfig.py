@@ -1,4 +1,4 @@
-"""Files that tell a client where an API server is, whom to trust and who it is. They hold everything themselves."""
+"""Writes kubeconfigs that contain the server's address, the trusted certificate and the client's certificate."""
 
 from __future__ import annotations
 

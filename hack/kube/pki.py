@@ -1,6 +1,6 @@
-"""Certificates of one cluster: an authority, what it signs, and the key pair of service accounts' tokens.
+"""Issues the certificates of one cluster, and stores them in one folder.
 
-Everything is written into one folder; a second call with the same name finds what the first one made.
+A second call with the same name returns the certificate of the first call.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Authority:
     """A cluster's certificate authority.
 
     Attributes:
-        certificate: The authority's certificate, which clients trust; a PEM file.
-        key: The authority's private key, with which the controller manager signs requests for certificates; a PEM file.
+        certificate: The authority's certificate, a PEM file, which clients trust.
+        key: The authority's private key, a PEM file. The controller manager signs certificate requests with it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,22 +49,22 @@ class Authority:
         addresses: Sequence[str] = (),
         names: Sequence[str] = (),
     ) -> Pair:
-        """Issue a certificate for a client, and for a server if it has addresses or names.
+        """Issue a certificate for a client; with addresses or names, also for a server.
 
         Args:
             file_name: The name of the two files, without extension.
             common_name: The user's name.
             organization: The user's group.
             addresses: The IP addresses on which the server listens.
-            names: DNS names at which it serves.
+            names: The DNS names of the server.
         """
         pair = Pair(self._folder / f"{file_name}.crt", self._folder / f"{file_name}.key")
         if not pair.certificate.exists():
             # Java refuses certificates whose list of names is empty.
-            at = [*addresses, *names] or [file_name]
-            made = self._ca.issue_cert(*at, common_name=common_name, organization_name=organization)
-            _write(pair.key, made.private_key_pem.bytes(), mode=0o600)
-            _write(pair.certificate, made.cert_chain_pems[0].bytes())
+            hosts = [*addresses, *names] or [file_name]
+            issued = self._ca.issue_cert(*hosts, common_name=common_name, organization_name=organization)
+            _write(pair.key, issued.private_key_pem.bytes(), mode=0o600)
+            _write(pair.certificate, issued.cert_chain_pems[0].bytes())
         return pair
 
 

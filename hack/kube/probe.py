@@ -17,8 +17,7 @@ def answers(url: str, *, trust: Path | None = None, client: Pair | None = None) 
 
     Args:
         url: The URL, which begins with http or https.
-        trust: The certificate of the authority that must have signed the server's certificate. None stands for plain
-            HTTP.
+        trust: The certificate of the authority that signed the server's certificate, or None for plain HTTP.
         client: The client's certificate and key.
     """
     context = ssl.create_default_context(cafile=trust) if trust else ssl.create_default_context()

@@ -1,6 +1,7 @@
-"""Stands in for the chart and the nodes where an operator runs against a control plane without them.
+"""Replaces the chart and the nodes for an operator that runs against a control plane.
 
-The operator's account has exactly the rights of `rbac`. Each pod is marked as ready.
+It creates the operator's account with exactly the rights of `tidemill_operator.cluster.rbac`, and marks each pod as
+ready.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ def install(plane: ControlPlane) -> Api:
     """Create the CRD, and the operator's namespace, account and rights.
 
     Returns:
-        The cluster as its administrator sees it.
+        A client with the administrator's rights.
 
     Raises:
-        TimeoutError: the resource is not served.
+        TimeoutError: The API server does not serve AnalyticsPipelines in time.
     """
     for kind in _FURTHER:
         KINDS[kind.kind] = kind
@@ -51,14 +52,16 @@ def install(plane: ControlPlane) -> Api:
     api.apply(definition())
     for document in _installation():
         api.apply(document)
-    # The definition exists at once, but the defined resource is served a little later.
+    # The API server serves the resource some time after it has stored the definition.
     deadline = time.monotonic() + _SERVED_SECONDS
     while True:
         try:
             api.list(PIPELINE)
         except TidemillError as error:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the resource is not served: {error}") from error
+                raise TimeoutError(
+                    f"AnalyticsPipelines are not served within {_SERVED_SECONDS:.0f} s: {error}"
+                ) from error
             time.sleep(0.1)
         else:
             return api
@@ -86,8 +89,8 @@ def _installation() -> Iterator[Document]:
 def account(plane: ControlPlane, api: Api, folder: Path) -> Path:
     """Return a kubeconfig of the operator's account, valid for two hours."""
     path = f"/api/v1/namespaces/{HOME}/serviceaccounts/{ACCOUNT}/token"
-    asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 7200}}
-    token = api._call("POST", path, body=asked)["status"]["token"]
+    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 7200}}
+    token = api._call("POST", path, body=request)["status"]["token"]
     document = yaml.safe_load(plane.kubeconfig.read_text())
     document["users"][0]["user"] = {"token": token}
     file = folder / "kubeconfig"
@@ -120,7 +123,7 @@ def environment(kubeconfig: Path, servers_of: dict[str, str], *, pod: str, ports
 
 
 def run_pods(api: Api, stopping: threading.Event, *, interval_seconds: float = 0.2, held: Collection[str] = ()) -> None:
-    """Mark each pod as ready, as a kubelet would, until stopped. Pods in held namespaces stay pending."""
+    """Mark each pod as ready, as a kubelet would, until stopped. Pods in held namespaces remain pending."""
     ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
     while not stopping.wait(interval_seconds):
         try:
@@ -131,4 +134,4 @@ def run_pods(api: Api, stopping: threading.Event, *, interval_seconds: float = 0
                     body = {"apiVersion": "v1", "kind": "Pod", "metadata": named, "status": ready}
                     api.apply(body, subresource="status", manager="kubelet")
         except TidemillError:
-            continue  # the API server is being restarted, or the pod is gone
+            continue  # The API server is restarting, or the pod was deleted.

@@ -1,4 +1,4 @@
-"""The state of one part of a cluster."""
+"""The state of a cluster's component, as `hack/cluster status` prints it."""
 
 from __future__ import annotations
 

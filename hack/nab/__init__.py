@@ -1,1 +1,1 @@
-"""The Numenta Anomaly Benchmark: its series and its scoring, for `make bench-nab`."""
+"""Reads series of the Numenta Anomaly Benchmark, and scores detectors, for `make bench-nab`."""

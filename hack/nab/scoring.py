@@ -1,9 +1,13 @@
-"""Scoring of the Numenta Anomaly Benchmark, from its description.
+"""Scores detectors as the Numenta Anomaly Benchmark describes it.
 
-A. Lavin and S. Ahmad: Evaluating Real-time Anomaly Detection Algorithms - the Numenta Anomaly Benchmark, ICMLA 2015
-(arXiv 1510.03336), sections II.B to II.D, and the benchmark's wiki. Of the alarms inside a window only the earliest
-counts, the more the earlier; a window without an alarm costs A_FN; an alarm outside costs up to A_FP, less just after
-a window. The first 15 % of a series (750 rows at most) are not scored. One threshold serves all series.
+The description is in A. Lavin and S. Ahmad: Evaluating Real-time Anomaly Detection Algorithms - the Numenta Anomaly
+Benchmark, ICMLA 2015 (arXiv 1510.03336), sections II.B to II.D, and in the benchmark's wiki:
+
+- Only the earliest alarm inside a window counts. An earlier alarm scores more.
+- A window without an alarm costs A_FN.
+- An alarm outside of windows costs A_FP, or less if it is just after a window.
+- The first 15 % of a series (750 rows at most) are not scored.
+- All series share one threshold.
 """
 
 from __future__ import annotations
@@ -18,12 +22,12 @@ from nab.series import Series
 PROBATION_SHARE = 0.15
 PROBATION_ROWS = 750
 FAR_BEHIND = 3.0
-"""From this many window lengths after a window, an alarm counts as fully wrong."""
+"""An alarm that is this number of window lengths after a window has the full cost."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Weights of detections, false alarms and misses."""
+    """The weights of detections, false alarms and misses (A_TP, A_FP, A_FN in the paper)."""
 
     true_positive: float = 1.0
     false_positive: float = 0.11
@@ -38,11 +42,11 @@ class Result:
     """The result of a detector at one threshold.
 
     Attributes:
-        score: 0 as if it never fired, 100 as if it fired once at the start of each window and never else.
-        detected: windows with an alarm.
-        windows: labelled windows.
-        alarms: rows at or above the threshold in windows.
-        false_alarms: rows at or above the threshold outside windows.
+        score: The score: 0 without any alarm, 100 with exactly one alarm at the start of each window.
+        detected: The number of windows with an alarm.
+        windows: The number of labelled windows.
+        alarms: The number of rows in windows that reach the threshold.
+        false_alarms: The number of rows outside of windows that reach the threshold.
     """
 
     threshold: float
@@ -61,27 +65,33 @@ class _Row:
 
 
 def reward(position: float) -> float:
-    """Return the paper's scaled sigmoid: near 1 at a window's start (-1), 0 at its end (0), near -1 far after it.
+    """Return the paper's scaled sigmoid: nearly 1 at a window's start, 0 at its end, nearly -1 far after the window.
 
     Args:
-        position: rows from the window's end in lengths of the window.
+        position: The distance from the window's end in window lengths; -1 is the window's start.
     """
     return -1.0 if position >= FAR_BEHIND else 2 / (1 + math.exp(5 * position)) - 1
 
 
 def probation(rows: int) -> int:
-    """Return the number of rows at a series' beginning that are not scored."""
+    """Return the number of rows at the beginning of a series that are not scored."""
     return min(math.floor(PROBATION_SHARE * rows), PROBATION_ROWS)
 
 
 def score_at(corpus: Sequence[tuple[Series, Sequence[float]]], threshold: float, profile: Profile = STANDARD) -> Result:
-    """Return the result at a threshold. Each series comes with a score for each row."""
+    """Return the result at a threshold.
+
+    Args:
+        corpus: Each series, with the detector's score for each row.
+        threshold: The score from which on a row is an alarm.
+        profile: The weights.
+    """
     rows, windows = _rows(corpus, profile, threshold)
     return _sweep(rows, windows, profile)[-1].at(threshold)
 
 
 def score_best(corpus: Sequence[tuple[Series, Sequence[float]]], profile: Profile = STANDARD) -> Result:
-    """Return the best result of any single threshold, as the benchmark reports it (the highest such threshold)."""
+    """Return the result at the best threshold. The highest of several equally good thresholds is chosen."""
     rows, windows = _rows(corpus, profile)
     sums = _sweep(rows, windows, profile)
     best = max(sums, key=lambda tried: tried.raw)
@@ -106,7 +116,7 @@ class _Sum:
 
 
 def _sweep(rows: list[_Row], windows: int, profile: Profile) -> list[_Sum]:
-    """Yield the sums at every threshold, from above all scores down to the lowest."""
+    """Return the sums at each threshold, from infinity down to the lowest score."""
     best: dict[int, float] = {}
     raw, alarms, false_alarms = -windows * profile.false_negative, 0, 0
     sums = [_Sum(math.inf, raw, 0, windows, 0, 0, profile)]
@@ -128,7 +138,7 @@ def _sweep(rows: list[_Row], windows: int, profile: Profile) -> list[_Sum]:
 def _rows(
     corpus: Sequence[tuple[Series, Sequence[float]]], profile: Profile, least: float = -math.inf
 ) -> tuple[list[_Row], int]:
-    """Rows that count and score at least so much, with what an alarm on them weighs; and the number of windows."""
+    """Return the scored rows from a score on, with the weight of an alarm, and the number of windows."""
     rows: list[_Row] = []
     windows = 0
     for series, scores in corpus:
@@ -154,7 +164,7 @@ def _weights(series: Series, profile: Profile) -> tuple[tuple[float, int | None]
 def _weight(row: int, inside: int | None, windows: tuple[tuple[int, int], ...], profile: Profile) -> float:
     if inside is not None:
         start, end = windows[inside]
-        # A detection in a window's first row gets all of A_TP.
+        # A detection in a window's first row scores the whole A_TP.
         return profile.true_positive * reward(-(end - row + 1) / (end - start + 1)) / reward(-1.0)
     before = [(start, end) for start, end in windows if end < row]
     if not before:

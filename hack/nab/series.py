@@ -29,10 +29,10 @@ class Series:
 
 
 def load(folder: Path) -> list[Series]:
-    """Return every labelled series of a folder, by name. Also reads the layout of the benchmark's own repository.
+    """Return all labelled series of a folder, by name. The folder may have the layout of the benchmark's repository.
 
     Raises:
-        FileNotFoundError: the folder has no labels, or not a series that they name.
+        FileNotFoundError: The labels, or a series that they name, are missing.
     """
     labels = next((folder / name for name in LABELS if (folder / name).is_file()), None)
     if labels is None:
@@ -49,7 +49,7 @@ def _series(path: Path, name: str, windows: list[list[str]]) -> Series:
 
 
 def _rows(times: tuple[int, ...], first: str, last: str) -> tuple[int, int]:
-    """Return the first and last row of a window. If a time repeats (clock change), its first row counts."""
+    """Return the first and last row of a window. If a time occurs twice (clock change), its first row counts."""
     return times.index(_ms(first)), times.index(_ms(last))
 
 

@@ -1,1 +1,1 @@
-"""Simulates scaling: a seeded model of partitions and replicas under load, with several policies side by side."""
+"""Simulates scaling policies on a seeded model of partitions and replicas under load."""

@@ -1,12 +1,12 @@
-"""Compares policies fairly: which one uses fewer replicas or changes less often, for the same service?
+"""Compares policies at equal service: which policy uses fewer replicas, or changes them less often?
 
-The service is the time with more lag than is allowed. A policy with knobs can buy service with replicas, so the others
-are run with all combinations of theirs, and Tidemill with its defaults. Three questions are asked:
+A policy serves as well as another if its time above the allowed lag is at most one poll longer. More replicas give
+better service, so other policies are run with many settings, and Tidemill with its defaults. The results are:
 
-- for each shape, the cheapest setting that serves as well as Tidemill there (at most one poll more of time over): tuned
-  to a load that was known beforehand;
-- where that one is better, whether Tidemill is as good when it is tuned to the shape too;
-- over all shapes, the settings that serve as well in all: what a user gets who does not know what comes.
+- for each shape, another policy's cheapest setting that serves as well as Tidemill. A user who chooses this setting
+  must know the load beforehand;
+- if this setting is better than Tidemill, whether a setting of Tidemill for this shape is as good;
+- the settings that serve as well as Tidemill over all shapes. A user who does not know the load can choose them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tidemill_operator.scaling import Settings
 
 Make = Callable[[], Policy]
 KEDA_THRESHOLDS = (5_000, 10_000, 25_000, 50_000, 100_000, 200_000)
-# The stabilisation of the HPA: its default, the value of Tidemill, and three times that value.
+# The stabilisation of the HPA in minutes: the HPA's default, Tidemill's default, and three times Tidemill's default.
 KEDA_MINUTES = (5, 10, 30)
 FLINK_UTILISATIONS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 # Values of metrics.window and scale-down.interval in minutes. The defaults are 15 and 60.
@@ -31,7 +31,7 @@ FLINK_MINUTES = tuple(product((1, 5), (10, 30)))
 TIDEMILL_UTILISATIONS = (0.6, 0.7, 0.8)
 TIDEMILL_MINUTES = (4, 8, 10, 30)
 TIDEMILL_THRESHOLDS = (50_000, 100_000)
-# Replica-hours count as equal up to this factor.
+# Replica-hours are equal if they differ by at most this factor.
 EQUAL = 1.02
 
 
@@ -66,12 +66,12 @@ FAMILIES: dict[str, tuple[Make, ...]] = {
 
 @dataclass(frozen=True)
 class Rival:
-    """The cheapest setting of a family that serves as well as Tidemill, and Tidemill's answer.
+    """The cheapest setting of another family that serves as well as Tidemill.
 
     Attributes:
         result: The result of the setting, or None if no setting serves as well.
-        answer: where it is better than Tidemill, the cheapest of Tidemill's settings that serves as well and that it is
-            not better than (see `is_better`); None: there is none, or none is needed.
+        answer: If `result` is better than Tidemill's defaults, the cheapest result of another setting of Tidemill that
+            serves as well, and that `result` is not better than (see `is_better`). Otherwise None.
     """
 
     family: str
@@ -84,10 +84,10 @@ class Comparison:
     """The comparison of all policies for one shape.
 
     Attributes:
-        own: Tidemill's result.
-        others: The results of all other settings.
-        rivals: One rival for each family.
-        oracle_hours: replica-hours that would do, with as many changes as Tidemill makes, if the load were known.
+        own: The result of Tidemill with its defaults.
+        others: The results of all settings of other families.
+        rivals: The rival of each other family.
+        oracle_hours: The fewest possible replica-hours with as many changes as Tidemill, if the load were known.
     """
 
     shape: Shape
@@ -98,7 +98,7 @@ class Comparison:
 
 
 def compare(shape: Shape, make: Make = Tidemill) -> Comparison:
-    """Run all policies through a shape."""
+    """Run all policies on a shape."""
     own = run(shape, make())
     others: list[Result] = []
     rivals = []
@@ -117,7 +117,7 @@ def compare(shape: Shape, make: Make = Tidemill) -> Comparison:
 
 
 def is_better(other: Result, own: Result) -> bool:
-    """Return whether another result is cheaper by more than 2 %, or has fewer changes."""
+    """Return whether another result has fewer changes, or is cheaper by more than 2 %."""
     return own.replica_hours > other.replica_hours * EQUAL or own.changes > other.changes
 
 
@@ -128,7 +128,7 @@ def _cheapest(results: Sequence[Result], *, over_seconds: float) -> Result | Non
 
 @dataclass(frozen=True)
 class Total:
-    """One setting over all shapes."""
+    """The sums of one setting over all shapes."""
 
     policy: str
     replica_hours: float
@@ -138,7 +138,7 @@ class Total:
 
 
 def totals(comparisons: Sequence[Comparison]) -> tuple[Total, list[Total]]:
-    """Return Tidemill over all shapes, and the settings that serve as well in all of them, the cheapest first."""
+    """Return Tidemill's sums over all shapes, and those of settings that serve as well, the cheapest first."""
     own = _total([comparison.own for comparison in comparisons])
     settings = zip(*(comparison.others for comparison in comparisons), strict=True)
     settings_totals = [_total(results) for results in settings]
@@ -158,16 +158,16 @@ def _total(results: Sequence[Result]) -> Total:
 
 
 def shortfalls(comparison: Comparison) -> Iterator[str]:
-    """Return where another policy serves as well and is better, and Tidemill's result if it is tuned, too."""
+    """Yield a text for each rival that is better than Tidemill, with the result of Tidemill's best setting."""
     own = comparison.own
     for rival in comparison.rivals:
         other = rival.result
         if other is None or not is_better(other, own):
             continue
-        tuned = "no setting of Tidemill's does" if rival.answer is None else told(rival.answer)
-        yield f"{own.shape}: {told(other)} serves as well as {told(own)}; tuned to it too: {tuned}"
+        tuned = "none" if rival.answer is None else described(rival.answer)
+        yield f"{own.shape}: {described(other)} is better than {described(own)}; as good with other settings: {tuned}"
 
 
-def told(result: Result) -> str:
-    """Return a policy with its replica-hours and changes as text."""
+def described(result: Result) -> str:
+    """Return a policy's name, replica-hours and changes as text."""
     return f"{result.policy} ({result.replica_hours:.2f} h, {result.changes} changes)"

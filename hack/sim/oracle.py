@@ -1,7 +1,7 @@
-"""Computes a bound that needs knowledge of the future: the fewest replica-hours for a load, by the number of changes.
+"""Computes the fewest possible replica-hours for a known load, as a bound for policies.
 
-The oracle has replicas ready when they are needed, fills them to the brim, and loses no time by a change. It lets
-no lag grow, so it serves better than any policy; it knows nothing of stuck partitions and slow databases.
+The oracle starts replicas before they are needed, uses them fully, and loses no time by changes. Its lag never grows,
+so it serves better than any policy. It ignores stuck partitions and slow databases.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from tidemill_operator.scaling.need import shares
 
 
 def fewest_hours(shape: Shape, changes: int, setup: Setup | None = None) -> float:
-    """Replica-hours with at most so many changes, from one replica on; infinite: so few changes cannot carry the load.
+    """Return the fewest replica-hours with a maximum number of changes, from one replica on.
 
-    Exact, by dynamic programming over stretches in which the same number of replicas is needed.
+    The result is infinite if the load needs more changes. The computation is exact: it is dynamic programming over
+    spans in which the same number of replicas is needed.
     """
     setup = setup or Setup()
     numbers = range(1, setup.partitions + 1)
-    # The fewest hours that lead to each number of replicas, by changes made.
+    # The fewest hours that end with each number of replicas, by the number of changes.
     fewest = [[math.inf] * len(numbers) for _ in range(changes + 1)]
     fewest[0][0] = 0.0
     for needed, polls in groupby(_needed(shape, setup)):
@@ -39,7 +40,7 @@ def fewest_hours(shape: Shape, changes: int, setup: Setup | None = None) -> floa
 
 
 def _needed(shape: Shape, setup: Setup) -> list[int]:
-    """Return the fewest replicas that keep up, for the interval of each poll."""
+    """Return the fewest replicas that keep up with the load, for the interval of each poll."""
     total, partitions = sum(shape.weights), setup.partitions
     fullest = [max(sum(share) / total for share in shares(shape.weights, n)) for n in range(1, partitions + 1)]
     polls, steps = int(shape.seconds / POLL_SECONDS), round(POLL_SECONDS / STEP_SECONDS)

@@ -1,7 +1,7 @@
-"""Policies under one interface: Tidemill's own, and the formulas of KEDA and of Flink's Kubernetes operator.
+"""Policies with one interface: Tidemill's, and the formulas of KEDA and of Flink's Kubernetes operator.
 
-The others are written anew from their documentation and source, with their defaults; only what a formula sees and says
-is here, none of their machinery. All run in the same world: in truth a rescaled Flink job is restarted as a whole.
+The other policies follow their documentation and source, with their defaults. Only the formulas are implemented. All
+policies run in the same model, although a real Flink job restarts as a whole when it is rescaled.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Policy(Protocol):
 
 
 class Tidemill:
-    """The operator's decision; its state is serialised and read again at each poll."""
+    """The operator's policy. Its state is serialised and read again at each poll, as in the operator."""
 
     def __init__(self, settings: Settings | None = None, *, name: str = "tidemill") -> None:
         self.name = name
@@ -57,12 +57,15 @@ class Tidemill:
 
 
 class Keda:
-    """KEDA's Kafka scaler driving a HorizontalPodAutoscaler.
+    """KEDA's Kafka scaler with a HorizontalPodAutoscaler (HPA).
 
-    Metric: total lag, capped at threshold · partitions (allowIdleConsumers: false), as AverageValue. HPA: desired =
-    ceil(lag / threshold) unless lag / (threshold · replicas) is within 1 ± 0.1; up by at most max(4, 100 %) in 15 s;
-    down to the highest recommendation of the last 300 s (stabilizationWindowSeconds). Sources: keda.sh/docs, scaler
-    apache-kafka; Kubernetes, horizontal-pod-autoscale, algorithm details and default behaviour.
+    - The metric is the total lag as AverageValue, at most threshold · partitions (allowIdleConsumers: false).
+    - The HPA wants ceil(lag / threshold) replicas, unless lag / (threshold · replicas) is within 1 ± 0.1.
+    - It adds at most four replicas, or as many as there are, in 15 s.
+    - It reduces replicas to the highest recommendation of the last 300 s (stabilizationWindowSeconds).
+
+    Sources: keda.sh/docs, scaler apache-kafka; Kubernetes, horizontal-pod-autoscale, algorithm details and default
+    behaviour.
     """
 
     TOLERANCE = 0.1
@@ -90,7 +93,7 @@ class Keda:
 
 @dataclass(frozen=True)
 class FlinkSettings:
-    """Options of the autoscaler by their names there; the defaults are its defaults."""
+    """Options of Flink's autoscaler, with the autoscaler's names and defaults; times are in seconds."""
 
     target_utilization: float = 0.7
     utilization_boundary: float = 0.3
@@ -103,8 +106,8 @@ class FlinkSettings:
     backlog_lag_threshold: float = 300.0
 
 
-# As documented for latency-bound jobs (window 5 m, stabilisation 1 m), with what is true in this world: restarts take
-# half a minute; and with Tidemill's own catch-up and wait before scaling down.
+# The documented values for latency-bound jobs (window 5 m, stabilisation 1 m), the restart time of this model (30 s),
+# and Tidemill's defaults for the catch-up time and the wait before scaling down.
 FLINK_TUNED = FlinkSettings(
     utilization_boundary=0.2,
     metrics_window=300.0,
@@ -119,13 +122,16 @@ FLINK_TUNED = FlinkSettings(
 class Flink:
     """The autoscaler of Flink's Kubernetes operator, for the source vertex.
 
-    target = lag / catch-up + in · restart / catch-up + in / utilisation; true rate = processed / busy time of the
-    busiest; parallelism = ceil(current · target / true rate), rounded up to a divisor of the partitions. No change as
-    long as the true rate is between the targets at utilisation + boundary and utilisation - boundary;
-    with a backlog of more than five minutes, none downwards. Averages over the metrics window, which begins anew
-    stabilisation after each rescaling; down to the highest recommendation of scale-down.interval. Source:
-    apache/flink-kubernetes-operator, flink-autoscaler: JobVertexScaler, ScalingMetricEvaluator, AutoScalerUtils,
-    AutoScalerOptions.
+    - target = lag / catch-up + arriving · restart / catch-up + arriving / utilisation.
+    - true rate = processed / busy time of the busiest replica.
+    - parallelism = ceil(current · target / true rate), rounded up to a divisor of the number of partitions.
+    - Nothing changes while the true rate is between the targets at utilisation + boundary and utilisation - boundary.
+    - With a backlog of more than five minutes, replicas are not reduced.
+    - Rates are averages over the metrics window, which restarts after each rescaling and its stabilisation.
+    - Replicas are reduced to the highest recommendation of scale-down.interval.
+
+    Source: apache/flink-kubernetes-operator, flink-autoscaler: JobVertexScaler, ScalingMetricEvaluator,
+    AutoScalerUtils, AutoScalerOptions.
     """
 
     settings: FlinkSettings = field(default_factory=FlinkSettings)
@@ -183,7 +189,7 @@ class Flink:
         return next((p for p in range(wanted, most + 1) if view.partitions % p == 0), wanted)
 
     def _delayed(self, wanted: int, view: View) -> int:
-        """Down only when that was wanted for the whole interval, and then to the most that was."""
+        """Return fewer replicas only if fewer were wanted for the whole interval: the highest of these numbers."""
         self._down_since = view.now if self._down_since is None else self._down_since
         self._down.append((view.now, wanted))
         oldest = view.now - self.settings.scale_down_interval

@@ -1,4 +1,4 @@
-"""The results of the simulation: a table for each shape, one for all, JSON and pictures."""
+"""Reports the results of the simulation: a table for each shape, a summary, JSON and pictures."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ _SHOWN = ("keda 100k 5m", "flink as delivered", "flink 70% 5m 10m")
 _CHEAPEST = 5
 
 
-def tell(comparisons: Sequence[Comparison], console: Console) -> None:
-    """Print all tables."""
+def print_tables(comparisons: Sequence[Comparison], console: Console) -> None:
+    """Print a table for each shape, a summary, and the policies that are better than Tidemill."""
     for comparison in comparisons:
         console.print(_table(comparison))
     console.print(_summary(comparisons))
     console.print(_overall(*totals(comparisons)))
     texts = [text for comparison in comparisons for text in shortfalls(comparison)]
     console.print(
-        f"service: seconds with a total lag of more than {ALLOWED_LAG:,.0f} events; equal: at most one poll"
-        f" ({POLL_SECONDS:.0f} s) more than Tidemill's"
+        f"Service is the time with a total lag of more than {ALLOWED_LAG:,.0f} events. Service is equal if this time is"
+        f" at most one poll ({POLL_SECONDS:.0f} s) longer than Tidemill's."
     )
     for text in texts:
-        console.print(f"not better: {text}")
+        console.print(f"Tidemill is not the best for {text}")
     if not texts:
-        console.print("at equal service nobody pays less, and nobody changes less")
+        console.print("At equal service, no policy needs fewer replica-hours or fewer changes than Tidemill.")
 
 
 def _shown(comparison: Comparison) -> list[tuple[str, Result]]:
-    """Return Tidemill's result, those of some settings, and the rivals'."""
+    """Return the names and results of Tidemill, of some other settings, and of the rivals."""
     rows = [("tidemill", comparison.own)]
     rows += [(other.policy, other) for other in comparison.others if other.policy in _SHOWN]
     for rival in comparison.rivals:
@@ -72,7 +72,7 @@ def _summary(comparisons: Sequence[Comparison]) -> Table:
         "tidemill",
         "cheapest KEDA",
         "cheapest Flink",
-        "load known, as many changes",
+        "fewest hours if the load is known",
         title="replica-hours / changes at equal service",
     )
     for comparison in comparisons:
@@ -84,7 +84,7 @@ def _summary(comparisons: Sequence[Comparison]) -> Table:
 
 def _overall(own: Total, as_good: Sequence[Total]) -> Table:
     table = Table(
-        "policy", "replica-hours", "changes", "s over", "flaps", title="one setting for all: who serves as well in all"
+        "policy", "replica-hours", "changes", "s over", "flaps", title="settings with equal service over all shapes"
     )
     for column in table.columns[1:]:
         column.justify = "right"
@@ -96,12 +96,12 @@ def _overall(own: Total, as_good: Sequence[Total]) -> Table:
 
 def _cell(result: Result | None) -> str:
     if result is None:
-        return "serves worse at every setting"
+        return "no setting serves as well"
     return f"{result.replica_hours:.2f} / {result.changes}  ({result.policy})"
 
 
 def to_json(comparisons: Sequence[Comparison], *, seed: int) -> str:
-    """Return everything except the traces."""
+    """Return all results without the traces as JSON."""
     own, as_good = totals(comparisons)
     record: dict[str, Any] = {
         "seed": seed,
@@ -128,7 +128,7 @@ def to_json(comparisons: Sequence[Comparison], *, seed: int) -> str:
 
 
 def write(comparisons: Sequence[Comparison], folder: Path, *, seed: int) -> list[Path]:
-    """Write `sim-scaling.json` and a picture for each shape into a folder. Returns the paths."""
+    """Write `sim-scaling.json` and a picture for each shape into a folder, and return the paths."""
     pictures = folder / "sim-scaling"
     pictures.mkdir(parents=True, exist_ok=True)
     written = [folder / "sim-scaling.json"]

@@ -1,4 +1,4 @@
-"""Runs one policy on one shape: records the trace, its costs and its service."""
+"""Runs one policy on one shape, and measures its costs and its service."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sim.shapes import Shape
 from sim.world import STEP_SECONDS, Setup, World
 
 POLL_SECONDS = 15.0
-# The allowed total lag. Policies are compared by the time above it.
+# The allowed total lag in events. The service of a policy is the time above this lag.
 ALLOWED_LAG = 100_000.0
 _FLAP_SECONDS = 600.0
 
@@ -35,8 +35,8 @@ class Result:
 
     Attributes:
         replica_hours: The hours of all replicas, including replicas that are starting.
-        over_seconds: The time with more lag than is allowed.
-        recover_seconds: The longest uninterrupted time with more lag than is allowed.
+        over_seconds: The time above the allowed lag.
+        recover_seconds: The longest uninterrupted time above the allowed lag.
         changes: The number of changes of the number of replicas.
         rebalances: The number of rebalances of the consumer group.
         overshoot: The highest number of replicas, minus the number that the highest rate needs at full use.
@@ -57,7 +57,7 @@ class Result:
     trace: tuple[Point, ...]
 
     def summary(self) -> dict[str, Any]:
-        """Return everything except the trace."""
+        """Return all members except the trace."""
         record = asdict(self)
         del record["trace"]
         return record

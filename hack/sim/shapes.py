@@ -1,4 +1,4 @@
-"""Load shapes: arrivals, their distribution over partitions, and faults. Seeded; rates in events per second."""
+"""Load shapes: the rate of events, their distribution over partitions, and faults."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _ramp(t: float) -> float:
 
 
 def _noise(seed: int, *, spread: float, minutes: float, seconds: float) -> Callable[[float], float]:
-    """Return a log-normal factor around 1 with a value each five seconds, which is correlated over some minutes."""
+    """Return a log-normal factor with mean 1, which changes every five seconds and is correlated over minutes."""
     generator = random.Random(seed)
     keep = math.exp(-5.0 / (minutes * 60))
     values, x = [], 0.0
@@ -91,10 +91,15 @@ def shapes(seed: int = 1) -> list[Shape]:
 
 
 def recorded(folder: Path, *, peak: float = 80_000.0, skip: float = 0.0, hours: float = 12.0) -> Iterator[Shape]:
-    """Return shapes of the Numenta Anomaly Benchmark's traffic and cloud recordings below a folder.
+    """Yield shapes from recordings of traffic and cloud figures in a copy of the Numenta Anomaly Benchmark.
 
-    A CSV's values (one each five minutes) are scaled so that their highest is `peak`; so many hours after those
-    skipped are taken, with straight lines between values.
+    A recording has a value for each five minutes. The rate is interpolated linearly between values.
+
+    Args:
+        folder: The folder of the benchmark.
+        peak: The highest rate of each shape, to which the values are scaled.
+        skip: The hours to skip at the beginning of each recording.
+        hours: The length of each shape.
     """
     for path in sorted([*folder.glob("**/realTraffic/*.csv"), *folder.glob("**/realAWSCloudwatch/*.csv")]):
         with path.open(newline="") as file:

@@ -1,4 +1,4 @@
-"""Draws a shape as SVG: load and lag, replicas, and decisions of some policies."""
+"""Draws the results of policies on a shape as SVG: load, lag, replicas and decisions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _COLOURS = ("#0b6e99", "#c2571a", "#5b8c3a", "#8a5aa8")
 
 
 def draw(title: str, results: Sequence[Result]) -> str:
-    """Return the picture of a shape's results, the first one on top."""
+    """Return the picture of a shape's results. Decisions are those of the first result."""
     seconds = max(point.at for result in results for point in result.trace)
     parts = [_text(_LEFT, 24, title, size=16)]
     for number, result in enumerate(results):
@@ -81,7 +81,7 @@ def _steps(trace: Sequence[Point]) -> list[tuple[float, float]]:
 
 
 def _reasons(top: float, trace: Sequence[Point], seconds: float) -> list[str]:
-    """Return every change of the first policy, with its reason as a tooltip."""
+    """Return a dot for each change of a policy, with the reason as a tooltip."""
     parts = [_text(_LEFT - 6, top + 14, "decisions", anchor="end")]
     before = trace[0].replicas
     for point in trace:

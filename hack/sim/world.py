@@ -1,9 +1,13 @@
-"""The model of a platform: partitions that fill, replicas that start, pause and work, and a limited database.
+"""A model of the platform: partitions with events, replicas that process them, and a database with a limit.
 
-The model counts fractions of events (a fluid model) and advances in fixed steps. It contains the effects that a policy
-can misjudge: a new replica helps only after its start; every change of the group stops all replicas for a moment (range
-assignment is eager); one replica reads a partition; Postgres accepts a limited number of events per second. The model
-does not contain the warm-up of a replica, retries, and disks.
+The model counts fractions of events (a fluid model), and advances in fixed steps. It contains these effects:
+
+- A new replica works only after its start.
+- Each change of the consumer group stops all replicas for a moment, because range assignment is eager.
+- Each partition is read by one replica.
+- Postgres accepts a limited number of events per second.
+
+It does not contain the warm-up of replicas, retries and disks.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ class Setup:
     Attributes:
         partitions: The number of the topic's partitions.
         capacity: The number of events that one replica processes per second.
-        start_seconds: The time from the order of a replica until the replica works.
+        start_seconds: The time from a decision for a new replica until the replica works.
         pause_seconds: The time for which no replica works after members have joined or left the group.
     """
 
@@ -52,16 +56,16 @@ class World:
 
     @property
     def replicas(self) -> int:
-        """Number of replicas that are set, working or not: all of them cost."""
+        """The number of replicas that cost, including replicas that are starting."""
         return self.joined + len(self._starting)
 
     @property
     def lag(self) -> float:
-        """Number of events that are not processed yet."""
+        """The number of events that are not processed yet."""
         return sum(self._end) - sum(self._consumed)
 
     def scale(self, replicas: int) -> None:
-        """Set the number of replicas; replicas that have not started yet are removed first."""
+        """Set the number of replicas. If it is lower, starting replicas are removed first."""
         while self.replicas > replicas and self._starting:
             self._starting.pop()
         if replicas < self.joined:
@@ -74,19 +78,19 @@ class World:
         self._paused_until = self.now + self.setup.pause_seconds
 
     def step(self, rate: float, *, database: float, stuck: frozenset[int] = frozenset()) -> None:
-        """Let one step pass.
+        """Advance by one step.
 
         Args:
-            rate: events a second that arrive.
-            database: events a second that Postgres takes.
-            stuck: partitions that are not read.
+            rate: The number of events that arrive per second.
+            database: The number of events that Postgres accepts per second.
+            stuck: The partitions that no replica reads.
         """
         for partition, weight in enumerate(self._weights):
             self._end[partition] += rate * weight * STEP_SECONDS
-        come = [at for at in self._starting if at <= self.now]
-        if come:
+        started = [at for at in self._starting if at <= self.now]
+        if started:
             self._starting = [at for at in self._starting if at > self.now]
-            self.joined += len(come)
+            self.joined += len(started)
             self._rebalance()
         self._steps += 1
         if self.now >= self._paused_until and self.joined:
@@ -103,7 +107,7 @@ class World:
             self._consumed[partition] += events * share
 
     def _wanted(self, stuck: frozenset[int]) -> tuple[list[float], float]:
-        """Return each partition's possible rate, and how busy the busiest replica is."""
+        """Return the events of each partition that replicas can process now, and the use of the busiest replica."""
         most, partitions = self.setup.capacity * STEP_SECONDS, self.setup.partitions
         done, fullest, first = [0.0] * partitions, 0.0, 0
         small, larger = divmod(partitions, self.joined)
@@ -118,7 +122,7 @@ class World:
         return done, fullest
 
     def figures(self) -> Figures:
-        """Return the figures that Tidemill would read now."""
+        """Return the current figures, as Tidemill would read them."""
         partitions = {
             p: PartitionFigures(0, int(self._end[p]), int(self._consumed[p]), int(self._consumed[p]))
             for p in range(self.setup.partitions)
@@ -133,9 +137,9 @@ class World:
         )
 
     def busy(self) -> float:
-        """Return how busy the busiest replica was since the last poll, from 0 to 1."""
+        """Return the mean use of the busiest replica since the last poll, from 0 to 1."""
         return self._busy_sum / self._steps if self._steps else 0.0
 
     def polled(self) -> None:
-        """Begin new averages, for the next poll."""
+        """Reset the averages after a poll."""
         self._limited_steps, self._steps, self._busy_sum = 0, 0, 0.0

@@ -21,9 +21,9 @@ from documented import ClusterPage
 from in_cluster.orders import orders, some_orders
 from in_cluster.sent import Sent
 from in_cluster.world import MARK, World, eventually
-from kube import local
 from kube.ability import why_not
-from kube.layout import DEFAULT_FOLDER
+from kube.local.cluster import LocalCluster
+from kube.local.layout import DEFAULT_FOLDER
 
 _FIGURES = pytest.StashKey[dict[str, str]]()
 
@@ -81,7 +81,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         helm.install_servers()
         helm.install_operator()
         figures["images, charts and cluster are ready after"] = f"{steps.total():.0f} s"
-        is_local = local.LocalCluster(DEFAULT_FOLDER).there()
+        is_local = LocalCluster(DEFAULT_FOLDER).exists()
         is_kept = keep or not place.started
         world = World(place.kubeconfig, place.kubectl, helm, figures, local=is_local, is_kept=is_kept)
         yield world

@@ -17,8 +17,9 @@ from typing import Any
 import httpx
 import pytest
 
-from kube import archive, binaries, network
+from kube import binaries
 from kube.build import find_go
+from kube.local import archive, network
 from tidemill_operator.processes.ports import is_free
 from waiting import eventually
 

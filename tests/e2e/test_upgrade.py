@@ -17,7 +17,7 @@ import yaml
 
 from demo.cluster import OPERATOR_NAMESPACE
 from demo.installation import CHARTS, CLUSTER
-from kube.layout import DEFAULT_FOLDER
+from kube.local.layout import DEFAULT_FOLDER
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kubernetes, pytest.mark.slow]
 

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
-"""Starts a Prometheus that lacks discovery of pods, because Debian builds it without Kubernetes' client.
+"""Starts Debian's Prometheus, which cannot discover pods because it is built without a Kubernetes client.
 
-`kubernetes_sd_configs` of role pod become files with the same labels, written from the API every few seconds; all else
-is handed on. So one configuration serves this image and the official one.
+This program lists the pods every few seconds, and writes a file of targets with the labels of `kubernetes_sd_configs`.
+Other settings and arguments are unchanged, so this image and the official image can use the same configuration.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 PROGRAM = "/usr/bin/prometheus"
-TARGETS = Path("/tmp/pods.json")  # noqa: S108 - the pod's own
+TARGETS = Path("/tmp/pods.json")  # noqa: S108 - in a container
 CONFIG = Path("/tmp/prometheus.yml")  # noqa: S108
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 EVERY_SECONDS = 5.0
@@ -29,12 +29,12 @@ PREFIX = "__meta_kubernetes_"
 
 
 def label_name(name: str) -> str:
-    """Convert a name like Prometheus does for labels and annotations."""
+    """Convert the name of a label or annotation like Prometheus."""
     return "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in name)
 
 
 def targets(pod: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a pod's targets: one for each container port, as the real discovery does."""
+    """Return a target for each container port of a pod, like Prometheus."""
     metadata, address = pod["metadata"], pod["status"].get("podIP")
     common = {
         f"{PREFIX}namespace": metadata["namespace"],
@@ -65,7 +65,7 @@ def write(path: Path, text: str) -> None:
 
 
 def discover() -> None:
-    """Write the targets of all pods once."""
+    """List all pods, and write their targets."""
     host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
     request = urllib.request.Request(f"https://{host}:{port}/api/v1/pods?resourceVersion=0")
     request.add_header("Authorization", f"Bearer {(ACCOUNT / 'token').read_text()}")
@@ -76,7 +76,7 @@ def discover() -> None:
 
 
 def translate(path: str) -> bool:
-    """Write the configuration with files in place of pods. Returns whether it has any."""
+    """Write the configuration with a file in place of the discovery. Return whether a job needs discovery."""
     config = yaml.safe_load(Path(path).read_text())
     jobs = [job for job in config.get("scrape_configs", ()) if job.pop("kubernetes_sd_configs", None)]
     for job in jobs:

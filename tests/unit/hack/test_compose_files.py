@@ -1,4 +1,4 @@
-"""The compose files load in Compose 1 and 2, and what is written in them means here what it means there."""
+"""Tests that the compose files load in Compose 1 and 2, and that hack/compose reads them like Compose."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ PROGRAMS = (["docker-compose"], ["docker", "compose"])
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_loads_and_mounts_what_there_is(name: str) -> None:
-    """Nothing that Compose 1 does not know; folders and files that it names are there."""
+def test_a_file_loads_and_its_mounted_paths_exist(name: str) -> None:
+    """`load` refuses keys that Compose 1 does not know."""
     services = load(ROOT / name, {})
     for service in services.values():
-        assert service.image.partition(":")[2], "each image has its version"
+        assert service.image.partition(":")[2], "an image has no version"
         for mount in service.mounts:
             assert mount.is_volume or (ROOT / mount.source).exists(), f"{service.name}: {mount.source}"
 
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("program", PROGRAMS, ids=" ".join)
-def test_compose_itself_takes_it(name: str, program: list[str]) -> None:
-    """Of whichever version is installed."""
+def test_the_installed_compose_accepts_a_file(name: str, program: list[str]) -> None:
     if (
         not shutil.which(program[0])
         or subprocess.run([*program, "version"], capture_output=True, check=False).returncode
@@ -42,13 +41,13 @@ def test_compose_itself_takes_it(name: str, program: list[str]) -> None:
 
 
 def test_the_files_share_no_service() -> None:
-    """Both are projects of the same folder: one would take the other's containers for its own."""
+    """Both files are projects of the same folder, so one would replace the containers of the other."""
     first, second = (set(load(ROOT / name, {})) for name in FILES)
     assert not first & second
 
 
 def write(folder: Path, text: str) -> Path:
-    """A compose file."""
+    """Write a compose file, and return its path."""
     file = folder / "compose.yaml"
     file.write_text(text)
     return file
@@ -57,15 +56,15 @@ def write(folder: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name: x\nservices: {}\n", "name: Compose 1 refuses it"),
-        ("services: {a: {image: x, deploy: {}}}\n", "services.a.deploy: hack/compose does not know it"),
-        ("services: {a: {image: x, environment: {N: 1}}}\n", "services.a.environment.N: 1 is no text; quote it"),
-        ("services: {a: {image: x, volumes: ['data:/d']}}\n", "services.a: the volume data is not declared"),
+        ("name: x\nservices: {}\n", "name: Compose 1 refuses this key"),
+        ("services: {a: {image: x, deploy: {}}}\n", "services.a.deploy: unknown key; add it to hack/compose"),
+        ("services: {a: {image: x, environment: {N: 1}}}\n", "services.a.environment.N: 1 is not a string; quote it"),
+        ("services: {a: {image: x, volumes: ['data:/d']}}\n", "services.a: volume data is not declared in volumes"),
         ("services: {a: {image: x, depends_on: [b]}}\n", "services.a.depends_on: there is no service b"),
     ],
 )
-def test_what_is_not_known_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    """A check that passes over it would check less than it says."""
+def test_a_fault_in_a_file_is_refused_with_its_path(tmp_path: Path, text: str, message: str) -> None:
+    """If `load` ignored a key, `make compose-check` would check less than the whole file."""
     with pytest.raises(ValueError, match=r"compose\.yaml") as raised:
         load(write(tmp_path, text), {})
     assert message in str(raised.value)
@@ -85,13 +84,12 @@ def test_what_is_not_known_is_refused(tmp_path: Path, text: str, message: str) -
 def test_variables_are_substituted_as_compose_does_it(
     tmp_path: Path, written: str, environ: dict[str, str], meant: str
 ) -> None:
-    """As Compose has them."""
     file = write(tmp_path, f"services: {{a: {{image: x, environment: {{V: '{written}'}}}}}}\n")
     assert load(file, environ)["a"].environment["V"] == meant
 
 
-def test_a_text_of_a_container_says_the_same_here(tmp_path: Path) -> None:
-    """Hosts are addresses, paths are below the folder of the run; what only looks alike stays."""
+def test_hosts_ports_and_paths_of_a_container_are_replaced(tmp_path: Path) -> None:
+    """Host names become addresses, and paths are below the folder of the run. Similar text is unchanged."""
     services = load(ROOT / "docker-compose.yaml", {"PIPELINES": str(tmp_path)})
     stage = Stage.of(services, ROOT, tmp_path)
     at, tidemill, prometheus = stage.addresses, services["tidemill"], services["prometheus"]

@@ -1,4 +1,7 @@
-"""Services of a compose file are started in order, asked by their own checks, and ended within their own time."""
+"""Tests that services of a compose file start in order, are checked, and end within their grace period.
+
+The services are commands of the shell.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from tidemill_operator.processes.child import Command
 
 @pytest.fixture(autouse=True)
 def shell(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An image whose services are commands of the shell."""
+    """Replace the stand-ins: `shell` runs the service's command in a shell, `nothing` runs nothing."""
 
     def stand_in(stage: Stage, service: Service) -> Command:
         environment = standins.environment(stage, service)
@@ -31,7 +34,7 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(folder: Path, text: str) -> Path:
-    """A compose file."""
+    """Write a compose file, and return its path."""
     file = folder / "compose.yaml"
     file.write_text(text)
     return file
@@ -59,14 +62,14 @@ volumes: {{data: {{}}, own: {{}}}}
 
 
 def test_a_service_waits_for_the_health_of_another(tmp_path: Path) -> None:
-    """The second one would end at once if the first had not made its file; both see the same volume."""
+    """The second service fails at once unless the first has created a file in the shared volume."""
     file = write(tmp_path, SERVICES.format(interval="1s", first="sleep 0.2; touch $$WHERE; exec sleep 60"))
-    with running(file, tmp_path, {}) as found:
-        assert list(found.children) == ["first", "second"]
-        assert found.seconds["first"] > 0.2
-        assert found.troubles() == {}
-    assert not any(ended.killed for ended in found.ended.values())
-    assert list(found.ended) == ["second", "first"]
+    with running(file, tmp_path, {}) as stack:
+        assert list(stack.children) == ["first", "second"]
+        assert stack.seconds["first"] > 0.2
+        assert stack.troubles() == {}
+    assert not any(ended.killed for ended in stack.ended.values())
+    assert list(stack.ended) == ["second", "first"]
 
 
 @pytest.mark.parametrize(
@@ -80,36 +83,34 @@ def test_a_service_waits_for_the_health_of_another(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_does_not_become_healthy_is_told_with_its_check(
+def test_an_unhealthy_service_is_reported_with_its_check_and_its_log(
     tmp_path: Path, interval: str, first: str, message: str
 ) -> None:
-    """And everything is ended."""
     file = write(tmp_path, SERVICES.format(interval=interval, first=first))
     with pytest.raises(RuntimeError) as raised, running(file, tmp_path, {}):
         pass
     assert str(raised.value).startswith(message)
 
 
-def test_who_does_not_end_in_time_is_killed_and_told(tmp_path: Path) -> None:
-    """As Docker does it, after the file's `stop_grace_period`."""
+def test_a_service_that_exceeds_its_grace_period_is_killed_and_reported(tmp_path: Path) -> None:
     stubborn = "trap : TERM; touch $$WHERE; while true; do sleep 0.05; done"
-    with running(write(tmp_path, SERVICES.format(interval="1s", first=stubborn)), tmp_path, {}) as found:
+    with running(write(tmp_path, SERVICES.format(interval="1s", first=stubborn)), tmp_path, {}) as stack:
         pass
-    assert found.ended["first"].killed
-    assert not found.ended["second"].killed
+    assert stack.ended["first"].killed
+    assert not stack.ended["second"].killed
 
 
 def test_an_image_without_a_stand_in_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path, "services: {a: {image: 'mysql:9'}}\n")
     with (
-        pytest.raises(ValueError, match=r"services\.a\.image: mysql has no stand-in; there are nothing, shell"),
+        pytest.raises(ValueError, match=r"services\.a\.image: mysql has no stand-in; use one of nothing, shell"),
         running(file, tmp_path, {}),
     ):
         pass
 
 
-def test_a_program_of_a_container_is_found_first(tmp_path: Path) -> None:
-    """Arguments stay as they are, whatever is in them."""
+def test_a_health_check_runs_the_written_program_of_a_container(tmp_path: Path) -> None:
+    """Arguments with spaces and dollar signs are passed unchanged."""
     standins.program(tmp_path / "programs" / "ask", ["/bin/echo", "a b", "$HOME"])
     with running(
         write(
@@ -119,17 +120,17 @@ def test_a_program_of_a_container_is_found_first(tmp_path: Path) -> None:
         ),
         tmp_path,
         {},
-    ) as found:
-        assert found.troubles() == {}
+    ) as stack:
+        assert stack.troubles() == {}
 
 
-def test_queries_of_panels() -> None:
-    """Of rows too, with all values in the place of variables; a source that is not there is no panel's."""
+def test_queries_include_panels_within_rows_and_replace_variables() -> None:
+    """A panel with an unknown data source is refused."""
     panel = {"title": "P", "targets": [{"expr": 'rate(x{n=~"$n"}[$__rate_interval]) / y{n=~"${n:regex}"}'}]}
     asked = [("P", 'rate(x{n=~".*"}[1m]) / y{n=~".*"}')]
     source = {"datasource": {"uid": "${datasource}"}}
     assert list(queries({"panels": [{"title": "R", "panels": [panel | source]}]}, "here")) == asked
-    with pytest.raises(ValueError, match="P: its data source there is not there; there is here"):
+    with pytest.raises(ValueError, match="P: there is no data source there; use here"):
         list(queries({"panels": [panel | {"datasource": {"uid": "there"}}]}, "here"))
 
 
@@ -154,9 +155,9 @@ services:
 def test_only_a_broker_without_a_quorum_may_be_killed_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: list[str], overdue: list[str]
 ) -> None:
-    """One of three brokers may find no quorum that lets it end; two of three are a majority."""
+    """The last of three brokers has no quorum, which it needs for a clean end. Two killed brokers are a fault."""
     monkeypatch.setitem(standins._STAND_INS, "apache/kafka", standins._STAND_INS["shell"])
-    with running(write(tmp_path, BROKERS), tmp_path, {}) as found:
+    with running(write(tmp_path, BROKERS), tmp_path, {}) as stack:
         pass
-    found.ended.update({name: Ended(30.0, killed=True) for name in killed})
-    assert sorted(found.overdue()) == overdue
+    stack.ended.update({name: Ended(30.0, killed=True) for name in killed})
+    assert sorted(stack.overdue()) == overdue

@@ -1,4 +1,4 @@
-"""The demo's own judge: it must notice each kind of difference, and nothing else."""
+"""Tests that the demo's comparison reports each kind of difference, and no difference for correct answers."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ TUMBLING = {"name": "a", "groupBy": ["k"], "window": {"type": "tumbling", "size"
 
 
 def at(second: int) -> datetime:
-    """A moment some seconds after a full minute."""
+    """Return a time some seconds after a full minute."""
     return datetime.fromtimestamp(1_700_000_040 + second, UTC)
 
 
 def raw(*rows: tuple[str | None, int | None, float | None, int]) -> pl.DataFrame:
-    """Raw rows (k, n, x, seconds)."""
+    """Return a frame of raw rows (k, n, x, seconds)."""
     frame = pl.DataFrame(
         [(k, n, x, at(second)) for k, n, x, second in rows],
         schema={"k": pl.String, "n": pl.Int64, "x": pl.Float64, "ts": pl.Datetime("ms", "UTC")},
@@ -61,12 +61,12 @@ ROWS = raw(
 
 
 def listed(value: float, count: int = 1) -> list[dict[str, Any]]:
-    """A list of one frequent value."""
+    """Return the value of a `topk` with one frequent value."""
     return [{"value": value, "count": count, "error": 0}]
 
 
 def answer() -> list[dict[str, Any]]:
-    """What a right API answers for ROWS."""
+    """Return the rows of a correct answer for ROWS."""
 
     def row(k: str | None, start: int, **metrics: Any) -> dict[str, Any]:
         times = {
@@ -125,28 +125,28 @@ def answer() -> list[dict[str, Any]]:
     ]
 
 
-def test_sessions_end_with_silence_and_at_multiples_of_the_longest() -> None:
+def test_sessions_end_after_the_gap_and_at_multiples_of_the_maximum_length() -> None:
     window = {"type": "session", "gap": "10s", "maxLength": "1m"}
     visits = {**TUMBLING, "window": window, "metrics": METRICS[:2]}
     rows = raw(
         ("a", 1, 0.0, 9), ("a", 2, 0.0, 0), ("a", 4, 0.0, 19), ("b", 8, 0.0, 5), ("a", 16, 0.0, 55), ("a", 32, 0.0, 61)
     )
-    found = expected_windows(SPEC, visits, rows).sort("k", "window_start")
-    assert found.rows() == [
+    windows = expected_windows(SPEC, visits, rows).sort("k", "window_start")
+    assert windows.rows() == [
         ("a", at(0), at(19), 2, 3), ("a", at(19), at(29), 1, 4), ("a", at(55), at(60), 1, 16),
         ("a", at(61), at(71), 1, 32), ("b", at(5), at(15), 1, 8),
     ]  # fmt: skip
 
 
 def judge(rows: list[dict[str, Any]]) -> tuple[int, str]:
-    """Number of differences and their texts."""
+    """Return the number of differences, and their texts."""
     pages = [Page(rows, f"{at(60):%Y-%m-%dT%H:%M:%SZ}")]
     result = compare(TUMBLING, expected_windows(SPEC, TUMBLING, ROWS), pages)
     return result.wrong, "; ".join(result.differences)
 
 
-def test_right_answers_have_no_difference() -> None:
-    """Null groups, null metrics, whole floats and either of two last values are right."""
+def test_correct_answers_have_no_difference() -> None:
+    """Null groups, null metrics, whole floats and either of two last values are correct."""
     assert judge(answer()) == (0, "")
     other = answer()
     other[0]["newest"] = 3
@@ -180,10 +180,9 @@ WRONG: list[tuple[str, Callable[[list[dict[str, Any]]], Any], str]] = [
 
 
 @pytest.mark.parametrize(("reason", "spoil", "text"), WRONG, ids=[row[0] for row in WRONG])
-def test_each_kind_of_difference_is_noticed(
+def test_each_kind_of_difference_is_reported(
     reason: str, spoil: Callable[[list[dict[str, Any]]], Any], text: str
 ) -> None:
-    """One spoiled answer: a difference that tells it."""
     rows = answer()
     spoil(rows)
     wrong, texts = judge(rows)
@@ -193,15 +192,14 @@ def test_each_kind_of_difference_is_noticed(
 
 @pytest.mark.parametrize("value", [1.0, "1"], ids=["float", "text"])
 def test_a_count_of_another_type_is_refused(value: object) -> None:
-    """An exact integer is an integer."""
     rows = answer()
     rows[1]["events"] = value
     with pytest.raises(TypeError):
         judge(rows)
 
 
-def test_time_that_goes_back_between_pages_is_noticed() -> None:
-    """What was closed stays closed."""
+def test_a_closed_until_that_decreases_between_pages_is_reported() -> None:
+    """A closed window is never open again."""
     rows = answer()
     pages = [Page(rows, f"{at(60):%Y-%m-%dT%H:%M:%SZ}"), Page([], f"{at(0):%Y-%m-%dT%H:%M:%SZ}")]
     result = compare(TUMBLING, expected_windows(SPEC, TUMBLING, ROWS), pages)
@@ -210,7 +208,7 @@ def test_time_that_goes_back_between_pages_is_noticed() -> None:
 
 
 def test_hopping_windows_count_an_event_in_each_of_them() -> None:
-    """Size / hop windows an event, by hand."""
+    """An event is in `size` / `hop` windows."""
     hopping = {
         "name": "h",
         "groupBy": [],
@@ -223,19 +221,17 @@ def test_hopping_windows_count_an_event_in_each_of_them() -> None:
     assert windows["window_end"].to_list() == [at(60), at(120), at(180), at(240)]
 
 
-def test_division_by_zero_is_no_value() -> None:
-    """And the filter drops rows for which it is not true."""
+def test_a_division_by_zero_is_null_and_the_filter_drops_rows() -> None:
+    """The last row of ROWS does not fulfil the filter."""
     assert transformed(SPEC, ROWS)["r"].to_list() == [0.1, 0.2 / 3, None, None, None]
 
 
 @pytest.mark.parametrize(("text", "expected"), [("250ms", 250), ("5s", 5_000), ("2d", 172_800_000)])
 def test_durations_have_the_units_of_the_resource(text: str, expected: int) -> None:
-    """Units of the resource's durations."""
     assert milliseconds(text) == expected
 
 
-def test_an_unknown_function_is_no_silent_pass() -> None:
-    """What cannot be recomputed cannot be called compared."""
+def test_a_function_that_cannot_be_recomputed_is_refused() -> None:
     with pytest.raises(ValueError, match="quantile"):
         expected_windows(SPEC, {**TUMBLING, "metrics": [{"name": "q", "function": "quantile", "field": "x"}]}, ROWS)
 
@@ -258,8 +254,8 @@ OSLO = {"zone": "Europe/Oslo", "offset": "6h"}
 def test_the_demo_expects_windows_by_the_calendar_and_at_their_offset(
     window: dict[str, str], expected: list[tuple[str, str]]
 ) -> None:
-    """Clocks in Oslo are put forward on 2026-03-29 at 01:00 UTC."""
+    """Clocks in Oslo change to summer time on 2026-03-29 at 01:00 UTC."""
     event = ROWS.head(1).with_columns(ts=pl.lit(datetime(2026, 3, 29, 3, 30, tzinfo=UTC)).cast(ROWS.schema["ts"]))
-    found = expected_windows(SPEC, {**TUMBLING, "window": window}, event)
-    times = zip(found["window_start"], found["window_end"], strict=True)
+    windows = expected_windows(SPEC, {**TUMBLING, "window": window}, event)
+    times = zip(windows["window_start"], windows["window_end"], strict=True)
     assert sorted((f"{start:%m-%dT%H}", f"{end:%m-%dT%H}") for start, end in times) == expected

@@ -1,4 +1,4 @@
-"""The replay against a server that misbehaves by script: all arrives once, in an order within the disorder."""
+"""Tests of the replay against a scripted server: each event is acknowledged once, and no event is too old."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ALL = (200, {}, {})
 
 
 class Server:
-    """Keeps the events it acknowledged, as `script(events, request number)` tells it to."""
+    """A server that stores the events that it acknowledges; `script(events, request number)` returns its answers."""
 
     def __init__(self, script: Script) -> None:
         self.acknowledged: list[int] = []
@@ -48,7 +48,7 @@ class Server:
                 self.wfile.write(text.encode())
 
             def log_message(self, *_: object) -> None:
-                """Quiet."""
+                """Print nothing."""
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_port}"
@@ -56,7 +56,6 @@ class Server:
         self.thread.start()
 
     def close(self) -> None:
-        """Stop."""
         self.http.shutdown()
         self.thread.join()
         self.http.server_close()
@@ -64,7 +63,7 @@ class Server:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[Script], Server]]:
-    """Starts servers."""
+    """Start servers with scripts."""
     servers: list[Server] = []
 
     def start(script: Script) -> Server:
@@ -77,12 +76,12 @@ def serve() -> Iterator[Callable[[Script], Server]]:
 
 
 def events(count: int) -> list[bytes]:
-    """Events that are their own event times."""
+    """Return events, each a number that is also its event time."""
     return [str(number).encode() for number in range(count)]
 
 
 def replay(server: Server, count: int, *, size: int = 10, disorder_ms: int = 1_000) -> Replay:
-    """Run a replay of so many events."""
+    """Run a replay of some events, and return the finished replay."""
     run = Replay(server.url, "p", disorder_ms=disorder_ms)
     run.run(to_batches(events(count), list(range(count)), size))
     return run
@@ -101,15 +100,15 @@ SCRIPTS: list[tuple[str, Script]] = [
 
 @pytest.mark.parametrize(("reason", "script"), SCRIPTS, ids=[row[0] for row in SCRIPTS])
 def test_every_event_is_acknowledged_once(serve: Callable[[Script], Server], reason: str, script: Script) -> None:
-    """Only what was not acknowledged is sent again."""
+    """Only unacknowledged events are sent again."""
     server = serve(script)
     totals = replay(server, 95).totals
     assert sorted(server.acknowledged) == list(range(95)), reason
     assert totals.accepted == 95
 
 
-def test_the_same_content_has_the_same_idempotency_key(serve: Callable[[Script], Server]) -> None:
-    """A repeated batch is told apart from a new one by its key."""
+def test_a_repeated_batch_has_the_same_idempotency_key(serve: Callable[[Script], Server]) -> None:
+    """A new batch has another key."""
     server = serve(lambda _, n: (503, {"Retry-After": "0"}, {}) if n == 1 else ALL)
     replay(server, 20, disorder_ms=0)
     assert server.keys[0] == server.keys[1]
@@ -117,7 +116,7 @@ def test_the_same_content_has_the_same_idempotency_key(serve: Callable[[Script],
 
 
 def test_no_event_is_older_than_the_disorder_allows(serve: Callable[[Script], Server]) -> None:
-    """However answers overtake each other: the newest so far less the next is within the bound."""
+    """Each acknowledged event is at most `maxDisorder` older than the newest event before."""
     server = serve(lambda e, n: (503, {"Retry-After": "0"}, {}) if n % 5 == 1 else ALL)
     replay(server, 400, disorder_ms=25)
     newest = -1
@@ -128,15 +127,14 @@ def test_no_event_is_older_than_the_disorder_allows(serve: Callable[[Script], Se
 
 
 def test_a_refused_batch_ends_the_replay(serve: Callable[[Script], Server]) -> None:
-    """What will never be accepted is not tried again."""
+    """A batch with a final refusal is not sent again."""
     server = serve(lambda _, __: (413, {}, {"title": "too large"}))
     with pytest.raises(DemoError, match="413"):
         replay(server, 10)
     assert server.requests == 1
 
 
-def test_batches_hold_every_event_in_order() -> None:
-    """And know the times at their ends."""
+def test_batches_contain_every_event_in_order_and_their_first_and_last_times() -> None:
     batches = to_batches(events(25), list(range(25)), 10)
     assert [event for batch in batches for event in batch.events] == events(25)
     assert [(b.first_ms, b.last_ms) for b in batches] == [(0, 9), (10, 19), (20, 24)]

@@ -1,4 +1,4 @@
-"""The table of faults: what holds, what does not, and the worst of the figures."""
+"""Tests of the table of faults: passed, failed and skipped rows, and the worst figure of each row."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def report(
     why: Any = None,
     when: Literal["setup", "call", "teardown"] = "call",
 ) -> pytest.TestReport:
-    found = pytest.TestReport(f"x.py::{name}", ("x.py", 1, name), {}, outcome, why, when, duration=2.0)
-    found.user_properties = [*ROW, *figures]
-    return found
+    test_report = pytest.TestReport(f"x.py::{name}", ("x.py", 1, name), {}, outcome, why, when, duration=2.0)
+    test_report.user_properties = [*ROW, *figures]
+    return test_report
 
 
 def lines(tmp_path: Path, *reports: pytest.TestReport) -> list[str]:
@@ -33,20 +33,20 @@ def lines(tmp_path: Path, *reports: pytest.TestReport) -> list[str]:
             pass
 
     matrix = FaultMatrix(tmp_path / "build" / "faults.md")
-    for one in reports:
-        matrix.pytest_runtest_logreport(one)
+    for test_report in reports:
+        matrix.pytest_runtest_logreport(test_report)
     matrix.pytest_terminal_summary(Terminal())
     return (tmp_path / "build" / "faults.md").read_text().splitlines()[2:]
 
 
-def test_a_row_of_several_tests_holds_if_all_do(tmp_path: Path) -> None:
+def test_a_row_of_several_tests_holds_if_all_tests_pass(tmp_path: Path) -> None:
     figures = ("told", 3.25), ("recovered", 1), ("restarts", 0)
     ends = (report("one", *figures, when="teardown"), report("two", ("told", 9), when="teardown"))
     (line,) = lines(tmp_path, report("one"), report("two"), *ends)
     assert line == ("| `server-frozen` | told \\| within 30 s | holds (2 tests); restarts: 0 | 9.0 s | 1.0 s | 8 s |")
 
 
-def test_what_fails_and_what_is_skipped_is_named(tmp_path: Path) -> None:
+def test_failed_tests_and_reasons_of_skipped_tests_are_named(tmp_path: Path) -> None:
     (line,) = lines(
         tmp_path,
         report("one"),
@@ -56,7 +56,7 @@ def test_what_fails_and_what_is_skipped_is_named(tmp_path: Path) -> None:
     assert "| **two[x] fails**; skipped: no cluster |" in line
 
 
-def test_tests_without_a_row_are_not_in_it(tmp_path: Path) -> None:
+def test_tests_without_a_row_are_not_in_the_table(tmp_path: Path) -> None:
     other = report("other")
     other.user_properties = []
     FaultMatrix(tmp_path / "none.md").pytest_runtest_logreport(other)

@@ -1,4 +1,4 @@
-"""What the runs of faults hold against what was said; their proxy."""
+"""Tests of hack/faults: how reports are compared with the counted events, the table, and the proxy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from faults.play import Seen, holds
 from faults.proxy import Proxies, Proxy
 from faults.rows import ROWS
 
-# Events are counted until 10, then not (and from 20 to 30 that cannot be seen), and again from 40 on.
+# Events are counted until 10 and again from 40 on. From 20 to 30, the number is unknown.
 COUNTED: list[tuple[float, Any]] = [
     *((float(at), at) for at in range(11)),
     *((float(at), 10) for at in range(11, 20)),
@@ -32,48 +32,50 @@ COUNTED: list[tuple[float, Any]] = [
 ]
 
 
-def test_a_stall_is_where_nothing_was_counted_or_nobody_knows() -> None:
+def test_a_stall_is_a_span_in_which_nothing_was_counted_or_the_number_is_unknown() -> None:
     assert truth.stalls(COUNTED, 0, 60) == [(10.0, 40.0)]
     assert truth.moving(COUNTED, 0, 60) == [(0, 10.0), (40.0, 60)]
 
 
-def test_a_stall_lasts_until_the_end_if_nothing_moves_again() -> None:
+def test_a_stall_lasts_until_the_end_if_nothing_is_counted_again() -> None:
     assert truth.stalls(COUNTED[:35], 5, 35) == [(10.0, 35)]
 
 
 @pytest.mark.parametrize(
     ("said", "expected", "reason"),
     [
-        ([(float(at), "well") for at in range(60)], 30.0, "all along"),
+        ([(float(at), "well") for at in range(60)], 30.0, "all the time"),
         ([(float(at), "well" if at < 25 else "ill") for at in range(60)], 14.0, "from 10 to 24"),
-        ([(float(at), "ill" if 15 < at < 20 else "well") for at in range(60)], 20.0, "again after it was not"),
+        ([(float(at), "ill" if 15 < at < 20 else "well") for at in range(60)], 20.0, "after an interruption"),
         ([(float(at), "ill") for at in range(60)], 0.0, "never"),
     ],
 )
-def test_how_long_it_was_called_well_in_a_stall(said: list[tuple[float, Any]], expected: float, reason: str) -> None:
+def test_the_longest_time_of_healthy_reports_within_a_stall_is_measured(
+    said: list[tuple[float, Any]], expected: float, reason: str
+) -> None:
     assert truth.longest(said, [(10.0, 40.0)], lambda what: what == "well") == expected, reason
 
 
-def test_a_figure_is_old_while_it_does_not_change() -> None:
+def test_a_figure_that_does_not_change_is_old_and_a_missing_figure_is_not() -> None:
     said = [(float(at), min(at, 20)) for at in range(41)]
     assert truth.unchanged(said, [(10.0, 40.0)], lambda what: what is not None) == 20.0
     assert truth.unchanged([(at, None) for at, _ in said], [(10.0, 40.0)], lambda what: what is not None) == 0.0
 
 
-def test_a_process_that_is_stopped_and_started_has_a_new_counter_of_restarts() -> None:
+def test_the_counter_of_a_new_process_begins_with_zero_and_only_increases_are_named() -> None:
     before = (0.0, {"a": 1, "b": 2})
     assert truth.increased([before, (1.0, {"b": 2}), (2.0, None), (3.0, {"a": 0, "b": 2})]) == ()
     assert truth.increased([before, (1.0, {"b": 2}), (2.0, {"a": 0, "b": 2}), (3.0, {"a": 1, "b": 2})]) == ("a",)
     assert truth.increased([before, (1.0, {"a": 1, "b": 3})]) == ("b",)
 
 
-def test_a_lag_of_zero_is_true_while_all_acknowledged_events_are_counted() -> None:
+def test_a_lag_of_zero_is_correct_while_all_acknowledged_events_are_counted() -> None:
     lags = [(1.0, 0), (2.0, 0), (3.0, 5), (4.0, 0), (5.0, 0), (6.0, None)]
     waiting = [(1.5, 0), (3.5, None), (4.5, 7)]
     assert truth.without_true_zeros(lags, waiting) == [(1.0, 0), (2.0, None), *lags[2:]]
 
 
-def test_when_something_was_said_first() -> None:
+def test_the_time_of_the_first_matching_report_is_measured_from_the_begin() -> None:
     said = [(1.0, "a"), (2.0, "b"), (3.0, "b")]
     assert truth.first(said, 0.5, 9, lambda what: what == "b") == 1.5
     assert truth.first(said, 0.5, 9, lambda what: what == "c") is None
@@ -81,7 +83,7 @@ def test_when_something_was_said_first() -> None:
 
 @pytest.fixture
 def echo() -> Iterator[int]:
-    """A server that sends back what it gets."""
+    """Start a server that sends back all bytes, and return its port."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve(peer: socket.socket) -> None:
@@ -112,28 +114,28 @@ def proxy(echo: int) -> Iterator[Proxy]:
 
 def ask(peer: socket.socket, text: bytes) -> bytes:
     peer.sendall(text)
-    got = b""
-    while len(got) < len(text):
-        got += peer.recv(65_536)
-    return got
+    answer = b""
+    while len(answer) < len(text):
+        answer += peer.recv(65_536)
+    return answer
 
 
 def connected(proxy: Proxy) -> socket.socket:
     return socket.create_connection(("127.0.0.1", proxy.port), timeout=2)
 
 
-def test_a_proxy_passes_on_in_order(proxy: Proxy) -> None:
+def test_a_proxy_forwards_bytes_in_order(proxy: Proxy) -> None:
     with connected(proxy) as peer:
         text = bytes(range(256)) * 4_000
         threading.Thread(target=peer.sendall, args=(text,), daemon=True).start()
-        got = b""
-        while len(got) < len(text):
-            got += peer.recv(65_536)
-        assert got == text
+        answer = b""
+        while len(answer) < len(text):
+            answer += peer.recv(65_536)
+        assert answer == text
 
 
-def test_what_a_black_hole_took_is_lost_and_the_connection_silent(proxy: Proxy) -> None:
-    """Nobody is refused; connections that come later are served."""
+def test_a_connection_that_lost_bytes_in_a_black_hole_remains_silent(proxy: Proxy) -> None:
+    """The black hole refuses no connection. Later connections, and connections without lost bytes, work."""
     with connected(proxy) as before, connected(proxy) as other:
         assert ask(before, b"a") == b"a"
         proxy.swallows = True
@@ -154,7 +156,7 @@ def test_what_a_black_hole_took_is_lost_and_the_connection_silent(proxy: Proxy) 
         during.close()
 
 
-def test_a_slow_proxy_holds_up_each_piece(proxy: Proxy) -> None:
+def test_a_slow_proxy_delays_each_piece(proxy: Proxy) -> None:
     proxy.delay_seconds = 0.2
     with connected(proxy) as peer:
         began = time.monotonic()
@@ -162,10 +164,10 @@ def test_a_slow_proxy_holds_up_each_piece(proxy: Proxy) -> None:
         assert 0.4 <= time.monotonic() - began < 2
 
 
-def test_a_proxy_of_nobody_closes(echo: int) -> None:
-    """As a server that was killed."""
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        port = int(nobody.getsockname()[1])
+def test_a_proxy_of_a_port_without_a_server_closes_connections(echo: int) -> None:
+    """A killed server has such a port."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = int(closed.getsockname()[1])
     proxies = Proxies()
     try:
         with connected(proxies.open(port)) as peer:
@@ -176,7 +178,7 @@ def test_a_proxy_of_nobody_closes(echo: int) -> None:
 
 WELL = Seen(
     lasted=40.0,
-    tells={"processor": 9.0, "api": 12.0},
+    reported={"processor": 9.0, "api": 12.0},
     moved=1.0,
     well=2.0,
     still=40.0,
@@ -190,9 +192,9 @@ EXACT = Verdict(counted=100, dead=3, lost=0, doubled=0, wrong=0)
     ("name", "seen", "verdict", "faults"),
     [
         ("postgres-frozen", {}, {}, []),
-        ("postgres-frozen", {"tells": {"api": 31.0, "ready": 30.0}}, {}, ["api reported it after 31 s"]),
-        ("postgres-frozen", {"tells": {"api": None, "ready": 9.0}}, {}, ["api did not report it"]),
-        ("postgres-frozen", {"tells": {"api": None}, "lasted": 20.0}, {}, []),
+        ("postgres-frozen", {"reported": {"api": 31.0, "ready": 30.0}}, {}, ["api reported it after 31 s"]),
+        ("postgres-frozen", {"reported": {"api": None, "ready": 9.0}}, {}, ["api did not report it"]),
+        ("postgres-frozen", {"reported": {"api": None}, "lasted": 20.0}, {}, []),
         ("postgres-frozen", {"lies": {"ready": 31.0, "gauge": 30.0}}, {}, ["ready reported no fault for 31 s"]),
         ("postgres-frozen", {"well": 11.0}, {}, ["healthy 11 s after events were counted"]),
         (
@@ -213,14 +215,14 @@ EXACT = Verdict(counted=100, dead=3, lost=0, doubled=0, wrong=0)
         ("postgres-frozen", {}, {"lost": 1, "doubled": 2, "wrong": 3}, ["lost 1, doubled 2, wrong 3"]),
     ],
 )
-def test_what_a_row_is_held_against(
+def test_unmet_expectations_of_a_row_are_listed(
     name: str, seen: dict[str, Any], verdict: dict[str, Any], faults: list[str]
 ) -> None:
     assert holds(ROWS[name], replace(WELL, **seen), replace(EXACT, **verdict)) == faults
 
 
-def test_a_run_adds_its_rows_to_those_of_before(tmp_path: Path) -> None:
-    """In the order of the faults; a row that is played again takes the place of the former."""
+def test_a_run_adds_its_rows_to_earlier_rows(tmp_path: Path) -> None:
+    """Rows are in the order of the faults. A row that is played again replaces the earlier row."""
     kept, page = tmp_path / "kept" / "faults.json", tmp_path / "page.md"
     page.write_text("before\n\n<!-- written by make faults: begin -->\nold\n<!-- end -->\n\nafter\n")
     for name, sent in (("redis-killed", 5), ("postgres-frozen", 7), ("redis-killed", 9)):
@@ -256,19 +258,19 @@ def test_a_page_keeps_rows_of_faults_that_were_not_played(tmp_path: Path) -> Non
         ("redis-frozen", 1e-9, ["redis-frozen"]),
     ],
 )
-def test_rows_are_those_that_are_named_or_all(rows: str, minutes: float, expected: list[str]) -> None:
-    told = Namespace(rows=rows, minutes=minutes, seconds=7.0, seed=41)
-    assert [(row.name, seconds) for row, seconds in faults._plan(told, Console(quiet=True))] == [
+def test_the_named_rows_are_played_and_by_default_all_rows(rows: str, minutes: float, expected: list[str]) -> None:
+    arguments = Namespace(rows=rows, minutes=minutes, seconds=7.0, seed=41)
+    assert [(row.name, seconds) for row, seconds in faults._plan(arguments, Console(quiet=True))] == [
         (name, 7.0) for name in expected
     ]
 
 
-def test_rows_are_drawn_after_those_that_are_named() -> None:
-    """The same ones with the same seed, for five seconds at the least."""
+def test_random_rows_follow_the_named_rows() -> None:
+    """One seed draws the same rows. A random row lasts five seconds at least."""
 
     def first(count: int, rows: str) -> list[tuple[str, float]]:
-        told = Namespace(rows=rows, minutes=1.0, seconds=7.0, seed=41)
-        plan = islice(faults._plan(told, Console(quiet=True)), count)
+        arguments = Namespace(rows=rows, minutes=1.0, seconds=7.0, seed=41)
+        plan = islice(faults._plan(arguments, Console(quiet=True)), count)
         return [(row.name, seconds) for row, seconds in plan]
 
     drawn = first(20, "")

@@ -1,6 +1,6 @@
-"""What the examples of docs/recipes.md do. test_recipes.py runs this in a copy of the code that has them.
+"""Tests of the examples in docs/recipes.md. test_recipes.py runs them in a copy of the code with all examples.
 
-Each test has the word of its example in its name.
+The name of each test contains the word of its example.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ PATH = "/v1/pipelines/orders/aggregates/a"
 
 
 def document(**changes: Any) -> dict[str, Any]:
-    """A resource with one aggregation, some members of its spec changed."""
+    """Return a resource with one aggregation, and with changed members of its spec."""
     source = {"fields": [{"name": "ts", "type": "timestamp", "required": True}, {"name": "v", "type": "string"}],
               "topic": {"partitions": 1}, "eventTime": {"field": "ts"}}  # fmt: skip
     return {
@@ -67,7 +67,7 @@ def aggregation(**changes: Any) -> dict[str, Any]:
 
 
 def spec(**changes: Any) -> PipelineSpec:
-    """Its spec, which model and CRD take."""
+    """Return the spec of `document`, which model and CRD must accept."""
     pipeline, faults = check(document(**changes))
     assert (faults, crd_faults(document(**changes))) == ([], [])
     assert pipeline is not None
@@ -76,12 +76,12 @@ def spec(**changes: Any) -> PipelineSpec:
 
 @pytest.fixture(autouse=True)
 def copied() -> None:
-    """It is the copy that is looked at."""
+    """Check that the imported code is the copy."""
     assert Path(str(tidemill_contract.__file__)).is_relative_to(ROOT)
 
 
 def test_filled_is_a_function_everywhere() -> None:
-    """In the CRD, on the page, among what is drawn; its answer is that of the tests' model."""
+    """It is in the CRD, on the page and among drawn functions, and the tests' model computes the same value."""
     metric = {"name": "m", "function": "filled", "field": "v"}
     plan = layout(spec(aggregations=[aggregation(metrics=[metric])]).aggregations[0], {"v": "string"})
     assert [partial.column for partial in plan.partials] == ["_count", "_n_v"]
@@ -93,8 +93,8 @@ def test_filled_is_a_function_everywhere() -> None:
     assert metric_cell(metric, {"v": "string"}, [{"v": "x"}, {"v": None}], 1000).fits(0.5)
 
 
-def test_overlapping_windows_hold_what_the_tests_model_says() -> None:
-    """Events of ten minutes, as a processor stores them."""
+def test_overlapping_windows_contain_the_events_of_the_tests_model() -> None:
+    """The processor aggregates events of ten minutes."""
     window = {"type": "overlapping", "size": "1m"}
     pipeline = spec(aggregations=[aggregation(window=window)])
     plan = layout(pipeline.aggregations[0], {})
@@ -102,18 +102,18 @@ def test_overlapping_windows_hold_what_the_tests_model_says() -> None:
     times = [now - rnd.randrange(600_000) for _ in range(500)]
     frame = BatchReader(pipeline).read(records(*({"ts": ts} for ts in times)), now).frame
     rows = aggregate(frame, plan, closed_until=None, epochs={}).rows
-    found: Counter[int] = Counter()
+    counted: Counter[int] = Counter()
     for pane, count in rows.select("_pane", "_count").rows():
         for start in range(pane - plan.spread_ms, pane + 1, plan.pane_ms):
-            found[start] += count
+            counted[start] += count
     version = Version(aggregation(window=window), 1)
     entries = [Entry(Event(0, 0, b"", time), {}, NO_CUT, 0) for time in times]
-    assert found == Counter(start for entry in entries for start in version.starts(entry))
-    assert sum(found.values()) == 2 * len(times)
+    assert counted == Counter(start for entry in entries for start in version.starts(entry))
+    assert sum(counted.values()) == 2 * len(times)
 
 
 def test_overlapping_is_a_kind_of_window_everywhere() -> None:
-    """In the reference, in the CRD with its rules, and among what is drawn; what is wrong between members is told."""
+    """It is in the reference, in the CRD with its rules, and among drawn windows. Its own check reports faults."""
     assert "`overlapping`" in pages.render()
     assert crd_faults(document(aggregations=[aggregation(window={"type": "overlapping", "size": "1m", "hop": "1s"})]))
     assert "overlapping" in {draw_window(random.Random(seed))["type"] for seed in range(40)}
@@ -123,15 +123,15 @@ def test_overlapping_is_a_kind_of_window_everywhere() -> None:
     ]
 
 
-def test_jump_finds_a_value_far_from_the_one_before() -> None:
+def test_jump_reports_a_value_far_from_the_previous_value() -> None:
     rule = {"name": "r", "aggregation": "a", "metric": "n", "detector": {"type": "jump", "cooldown": "0s"}}
     (anomaly,) = spec(anomalies=[rule]).anomalies
     state: dict[str, Any] = {}
-    told = []
+    anomalous = []
     for at, value in enumerate([*[float(n % 7) for n in range(60)], 100.0, 100.0, 103.0]):
         verdict, state = judge(anomaly.detector, state, at * 60_000, value)
-        told += [at] if verdict else []
-    assert told == [60]
+        anomalous += [at] if verdict else []
+    assert anomalous == [60]
     assert "`jump`" in pages.render()
 
 
@@ -142,12 +142,12 @@ def test_batchevents_is_a_member_of_the_resource() -> None:
     assert "| `processor.batchEvents` | integer, 1 to 50000 |" in pages.render()
 
 
-def test_slowreaders_has_its_line_in_the_list_of_runbooks() -> None:
+def test_slowreaders_is_in_the_list_of_runbooks() -> None:
     assert "| [TidemillSlowReaders](tidemillslowreaders.md) | In a quarter of an hour" in runbooks.render()
 
 
 class Canned:
-    """Answers of one row without values."""
+    """Answers every query with one row of nulls."""
 
     async def stream_windows(self, _model: Any, query: Any, writer_of: Callable[..., Any], _deadline: Any) -> Stream:
         async def pieces() -> AsyncGenerator[bytes, None]:
@@ -158,7 +158,7 @@ class Canned:
 
 
 def answered(requests: Sequence[tuple[str, dict[str, str]]]) -> list[httpx.Response]:
-    """What the routes answer to paths and headers."""
+    """Return the answers of the routes to requests of paths and headers."""
     refs = (AggregationRef(name="a"),)
     model = PipelineModel(PipelineConfig(namespace="shop", name="orders", generation=1, spec=spec(), aggregations=refs))
     catalog = SimpleNamespace(guarded=False, config=lambda _name: None, find=lambda _name: model)
@@ -173,23 +173,23 @@ def answered(requests: Sequence[tuple[str, dict[str, str]]]) -> list[httpx.Respo
     return asyncio.run(ask())
 
 
-def test_tsv_is_answered_by_suffix_and_by_accept_header() -> None:
-    found = answered([(f"{PATH}.tsv", {}), (PATH, {"accept": "text/tab-separated-values"})])
-    assert [answer.status_code for answer in found] == [200, 200]
-    assert {answer.headers["content-type"] for answer in found} == {"text/tab-separated-values"}
-    names, row = found[0].text.splitlines()
+def test_tsv_is_chosen_by_suffix_and_by_accept_header() -> None:
+    answers = answered([(f"{PATH}.tsv", {}), (PATH, {"accept": "text/tab-separated-values"})])
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert {answer.headers["content-type"] for answer in answers} == {"text/tab-separated-values"}
+    names, row = answers[0].text.splitlines()
     assert {"window_start", "n"} <= set(names.split("\t"))
     assert row == "\t" * names.count("\t")
-    assert found[0].text == found[1].text
+    assert answers[0].text == answers[1].text
 
 
-def test_tsv_is_described() -> None:
+def test_tsv_is_in_the_reference_and_in_openapi() -> None:
     assert "| TSV | `.tsv` | `text/tab-separated-values` |" in reference.render()
     paths = openapi.document()["paths"]
     assert "/v1/pipelines/{pipeline}/aggregates/{aggregation}.tsv" in paths
 
 
-def test_topics_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+def test_topics_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["topics", "--help"])
     assert ended.value.code == 0

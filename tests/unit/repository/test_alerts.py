@@ -1,4 +1,4 @@
-"""Alerts watch what there is, name their pipeline and their runbook, and fire when they are to (`tests/alerts`)."""
+"""Tests of the alert rules with promtool and the situations of tests/alerts, and of their runbooks."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ OF_NO_PIPELINE = {"TidemillNoTargets", "TidemillOperatorGone", "TidemillNoLeader
 Labels = dict[str, str]
 
 
-def told(rule: dict[str, Any]) -> str:
+def rule_id(rule: dict[str, Any]) -> str:
     return "-".join([rule["alert"], *(value for name, value in rule["labels"].items() if name != "severity")])
 
 
 def expected(alert: str) -> Iterator[list[Labels]]:
-    """For each situation that is tried: the labels of all that is to fire."""
+    """Yield, for each situation that checks an alert, the labels of all alerts that must fire."""
     for path in TESTS:
         for situation in yaml.safe_load(path.read_text())["tests"]:
             checks = [check for check in situation["alert_rule_test"] if check["alertname"] == alert]
@@ -38,24 +38,23 @@ def expected(alert: str) -> Iterator[list[Labels]]:
 
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
-def test_alerts_fire_when_they_are_to(path: Path) -> None:
+def test_alerts_fire_as_expected_in_each_situation(path: Path) -> None:
     run = subprocess.run(
         [program("promtool"), "test", "rules", str(path)], capture_output=True, text=True, check=False, timeout=300
     )
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-@pytest.mark.parametrize("rule", RULES, ids=told)
-def test_an_alert_is_tried_where_it_fires_and_where_it_does_not(rule: dict[str, Any]) -> None:
-    """In situations of their own: that it does not fire yet says little."""
-    found = [[rule["labels"].items() <= labels.items() for labels in fired] for fired in expected(rule["alert"])]
-    assert any(any(fired) for fired in found), "tests/alerts has no situation in which it fires"
-    assert any(not any(fired) for fired in found), "tests/alerts has no situation in which it does not fire"
+@pytest.mark.parametrize("rule", RULES, ids=rule_id)
+def test_an_alert_has_a_situation_in_which_it_fires_and_one_in_which_it_does_not(rule: dict[str, Any]) -> None:
+    situations = [[rule["labels"].items() <= labels.items() for labels in fired] for fired in expected(rule["alert"])]
+    assert any(any(fired) for fired in situations), "tests/alerts has no situation in which the alert fires"
+    assert any(not any(fired) for fired in situations), "tests/alerts has no situation in which the alert does not fire"
 
 
-@pytest.mark.parametrize("rule", RULES, ids=told)
-def test_an_alert_has_a_page_and_names_its_pipeline(rule: dict[str, Any]) -> None:
-    """One page an alert, by its name in lower case."""
+@pytest.mark.parametrize("rule", RULES, ids=rule_id)
+def test_an_alert_has_a_runbook_and_a_severity_and_names_its_pipeline(rule: dict[str, Any]) -> None:
+    """The runbook's file has the alert's name in lower case."""
     page = f"{rule['alert'].lower()}.md"
     assert rule["annotations"]["runbook_url"] == RUNBOOK_URL + page
     assert (RUNBOOKS / page).read_text().startswith(f"# {rule['alert']}\n")
@@ -64,18 +63,18 @@ def test_an_alert_has_a_page_and_names_its_pipeline(rule: dict[str, Any]) -> Non
         assert "$labels.pipeline" in rule["annotations"]["summary"]
 
 
-@pytest.mark.parametrize("rule", RULES, ids=told)
-def test_an_alert_watches_our_targets_alone(rule: dict[str, Any]) -> None:
-    """Whoever else has a component `api` is not meant."""
+@pytest.mark.parametrize("rule", RULES, ids=rule_id)
+def test_an_alert_only_selects_targets_of_tidemill(rule: dict[str, Any]) -> None:
+    """Targets of other software may also have the label component="api"."""
     selectors = re.findall(r"\b[a-z_]+(?=\{)(\{[^}]*\})", rule["expr"])
     assert selectors
     assert [text for text in selectors if 'job="tidemill"' not in text] == []
 
 
-def test_every_runbook_has_its_alert() -> None:
+def test_every_runbook_has_an_alert() -> None:
     names = {rule["alert"].lower() for rule in RULES}
     assert {page.stem for page in RUNBOOKS.glob("*.md")} - {"README"} == names
 
 
-def test_the_list_of_runbooks_is_what_the_generator_prints() -> None:
+def test_the_list_of_runbooks_equals_the_generated_list() -> None:
     assert runbooks.render() == (RUNBOOKS / "README.md").read_text(), "run: make generate"

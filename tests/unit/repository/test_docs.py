@@ -1,4 +1,4 @@
-"""The documents say what is there: targets exist, links resolve, nothing of our own machines is in them."""
+"""Tests of the Markdown pages: named make targets exist, links resolve, and decisions are listed."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ def _name(path: Path) -> str:
 
 
 def _anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of a page's headings, as GitHub computes them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_there_are_pages() -> None:
-    """The tests below look at something."""
+def test_the_main_pages_are_among_the_tested_pages() -> None:
     assert {"README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/DEPLOYMENT.md"} <= {_name(p) for p in PAGES}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_every_make_target_named_in_a_page_exists(page: Path) -> None:
-    """`make x` in code, and lines of code blocks that start with it."""
+    """Targets are named as `make x`, and in lines of code blocks that begin with make."""
     text = page.read_text()
     named = set(re.findall(r"(?:`|^ {4})make ([a-z][a-z0-9-]*)", text, re.MULTILINE))
     assert named - TARGETS == set()
@@ -38,7 +37,7 @@ def test_every_make_target_named_in_a_page_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_relative_links_resolve(page: Path) -> None:
-    """Files and headings that a page links to are there."""
+    """Links to files and to headings have an existing target."""
     broken = []
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if re.match(r"[a-z]+:", target):
@@ -50,15 +49,13 @@ def test_relative_links_resolve(page: Path) -> None:
     assert broken == []
 
 
-def test_every_decision_is_listed() -> None:
-    """A decision that nobody finds was not made."""
+def test_every_decision_is_in_the_list_of_decisions() -> None:
     folder = ROOT / "docs" / "decisions"
     listed = set(re.findall(r"\]\((\d{8}-[a-z0-9-]+\.md)\)", (folder / "README.md").read_text()))
     assert listed == {path.name for path in folder.glob("[0-9]*.md")}
 
 
 def test_make_help_lists_every_target() -> None:
-    """`make` alone tells what there is."""
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     listed = set(re.findall(r"^\s+(?:\x1b\[1m)?([a-z][a-z0-9-]*)", shown, re.MULTILINE))
     assert listed == TARGETS

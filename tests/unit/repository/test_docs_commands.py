@@ -1,4 +1,4 @@
-"""What pages tell people to type is there: subcommands, their options, files, values of charts, names in a cluster.
+"""Tests that the commands, files, chart values, annotations and resources in the pages exist and are valid.
 
 tests/integration/laptop/test_docs_session.py runs the commands for a laptop, tests/e2e/test_documented.py the others.
 """
@@ -26,7 +26,7 @@ pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relativ
 
 
 def spans(page: Path) -> list[str]:
-    """What a page writes as code within its text."""
+    """Return the code spans in the text of a page, outside of code blocks."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
 
@@ -39,7 +39,7 @@ def subcommands() -> dict[str, argparse.ArgumentParser]:
 def words(command: str) -> list[str]:
     try:
         return shlex.split(command.removeprefix("$ "), comments=True)
-    except ValueError:  # a span of text that only looks like a command
+    except ValueError:  # The span is text that only begins like a command.
         return command.split()
 
 
@@ -48,7 +48,7 @@ def values(chart: str) -> Any:
 
 
 def has(tree: Any, path: str) -> bool:
-    """Whether a chart has a value; what is below a map without members is the user's."""
+    """Return whether a chart has a value. Users may set any value below a map without members."""
     for part in path.split("."):
         if tree == {} or not isinstance(tree, dict):
             return tree == {}
@@ -59,8 +59,8 @@ def has(tree: Any, path: str) -> bool:
 
 
 @pages
-def test_commands_of_tidemill_are_understood(page: Path) -> None:
-    """Those of blocks are parsed; those within the text name a subcommand and options that there are."""
+def test_commands_of_tidemill_are_valid(page: Path) -> None:
+    """The parser accepts commands in blocks. Commands in the text name existing subcommands and options."""
     for command in commands(page):
         if re.match(r"(?:\$ )?(?:\.venv/bin/)?tidemill ", command):
             build_parser().parse_args(words(command)[1:])
@@ -75,25 +75,24 @@ def test_commands_of_tidemill_are_understood(page: Path) -> None:
 
 
 @pages
-def test_files_are_there(page: Path) -> None:
-    """That a block or the text names with its folder."""
+def test_files_that_are_named_with_their_folder_exist(page: Path) -> None:
     named = {word for command in commands(page) for word in words(command)} | set(spans(page))
     paths = {m[0] for text in named if (m := re.fullmatch(rf"(?:{FOLDERS})/[\w./-]+", text))}
     assert {path for path in paths if not (ROOT / path).exists() and "…" not in path} == set()
 
 
 @pages
-def test_values_of_charts_are_there(page: Path) -> None:
-    """In `helm … --set` and within the text."""
+def test_charts_and_values_of_charts_exist(page: Path) -> None:
+    """Values are named in `helm … --set`, and in the text of DEPLOYMENT.md."""
     chart = values("tidemill")
-    told = [
-        (words(command), setting.partition("=")[0])
+    settings = [
+        setting.partition("=")[0]
         for command in commands(page)
         if command.startswith("helm ")
         for before, setting in zip(words(command), words(command)[1:], strict=False)
         if before == "--set"
     ]
-    assert [path for _, path in told if not has(chart, path)] == []
+    assert [path for path in settings if not has(chart, path)] == []
     if page.name == "DEPLOYMENT.md":
         heads = "|".join(key for key, value in chart.items() if isinstance(value, dict))
         dotted = [m[1] for span in spans(page) if (m := re.match(rf"((?:{heads})\.[A-Za-z.]+)(?:: |$)", span))]
@@ -109,29 +108,28 @@ def test_values_of_charts_are_there(page: Path) -> None:
 
 
 @pages
-def test_names_in_a_cluster_are_there(page: Path) -> None:
-    """Resources of ours and annotations that `kubectl` is told; a namespace that is applied to is made before."""
-    ours = {CRD["plural"], CRD["singular"], *CRD["shortNames"]}
-    made: set[str] = set()
+def test_commands_of_kubectl_name_existing_resources_annotations_and_namespaces(page: Path) -> None:
+    """The page creates a namespace before it applies a resource in the namespace."""
+    resource_names = {CRD["plural"], CRD["singular"], *CRD["shortNames"]}
+    created: set[str] = set()
     for command in commands(page):
         if not command.startswith("kubectl "):
             continue
-        asked = words(command)
-        if asked[1:3] == ["create", "namespace"]:
-            made.add(asked[3])
-        if asked[1] in ("annotate", "wait"):
-            assert {word.partition("/")[0] for word in asked} & ours, command
-        annotated = {word.partition("=")[0] for word in asked if word.startswith("tidemill.dev/")}
+        arguments = words(command)
+        if arguments[1:3] == ["create", "namespace"]:
+            created.add(arguments[3])
+        if arguments[1] in ("annotate", "wait"):
+            assert {word.partition("/")[0] for word in arguments} & resource_names, command
+        annotated = {word.partition("=")[0] for word in arguments if word.startswith("tidemill.dev/")}
         assert annotated <= set(reference.ANNOTATIONS), command
-        if asked[1] == "apply":
-            file = next(word for word in asked if word.endswith(".yaml"))
+        if arguments[1] == "apply":
+            file = next(word for word in arguments if word.endswith(".yaml"))
             namespaces = {doc["metadata"]["namespace"] for doc in yaml.safe_load_all((ROOT / file).read_text())}
-            assert namespaces <= made, command
+            assert namespaces <= created, command
 
 
 @pages
-def test_resources_of_pages_are_valid(page: Path) -> None:
-    """Whole ones, as somebody would copy them."""
+def test_complete_resources_in_pages_are_valid(page: Path) -> None:
     from tidemill_contract.resource.validate import check
 
     for block in blocks(page):

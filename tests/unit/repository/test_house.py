@@ -1,4 +1,4 @@
-"""The repository's own rules: locks, dependencies, purity, layout, scripts."""
+"""Tests of the repository's rules: locks, dependencies, pure packages, folders, scripts and sizes."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ DISTRIBUTIONS = (
 )
 LOCKS = sorted([*ROOT.glob("hack/requirements/*.txt"), *(ROOT / name / "requirements.txt" for name in DISTRIBUTIONS)])
 LOADED_BY_NAME = {
-    "httptools": "uvicorn's parser of HTTP, which tidemill_chassis.web.limits derives from",
-    "uvloop": "uvicorn's event loop, which the services ask for by name",
-    "websockets": "uvicorn's WebSockets, which tidemill_api.live.slow_clients derives from",
+    "httptools": "uvicorn's HTTP parser, which tidemill_chassis.web.limits extends",
+    "uvloop": "uvicorn's event loop, which the services select by name",
+    "websockets": "uvicorn's WebSockets, which tidemill_api.live.slow_clients extends",
 }
-"""Dependencies that another library imports, and why they are declared."""
+"""Dependencies that only another library imports, and the reason why they are declared."""
 SERVERS = ("confluent_kafka", "kafka", "psycopg", "redis", "kopf", "kubernetes", "httpx", "subprocess")
-# Prints the modules of SERVERS that the import of the pure packages has loaded. polars loads subprocess by itself.
+# Prints each module of SERVERS that the import of the pure packages loads. polars also loads subprocess.
 PURE = """
 import importlib, pkgutil, sys
 import polars
@@ -46,7 +46,7 @@ for name in ("status", "outcome"):
 print(*(name for name in sys.argv[1:] if name in sys.modules))
 """
 LONG = {"ensure_partitions_sql": "it is the text of one SQL function"}
-"""Functions that may have more than 40 lines, and why."""
+"""Functions that may have more than 40 lines, and the reason."""
 SCRIPTS = sorted([*ROOT.glob("hack/*.sh"), ROOT / ".ci" / "run"])
 
 
@@ -63,13 +63,13 @@ def _locked(path: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     "folder", ["operator", *(str(p.relative_to(ROOT)) for p in (ROOT / "tests").glob("**/") if p.name != "__pycache__")]
 )
-def test_folders_that_must_not_be_packages(folder: str) -> None:
-    """A package `operator` hides Python's own module; packages below tests/ break the import mode."""
+def test_operator_and_folders_of_tests_are_not_packages(folder: str) -> None:
+    """A package `operator` would hide Python's module. Packages below tests/ would break pytest's import mode."""
     assert not (ROOT / folder / "__init__.py").exists()
 
 
-def test_types_of_all_that_tests_share_are_checked() -> None:
-    """Mypy takes no folder beside packages: each module of tests/support is named in pyproject.toml."""
+def test_mypy_checks_all_modules_of_tests_support() -> None:
+    """With packages, mypy accepts no folder, so pyproject.toml names each module and folder of tests/support."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
     support = ROOT / "tests" / "support"
     assert {path.stem for path in support.glob("*.py")} == set(settings["modules"])
@@ -77,8 +77,8 @@ def test_types_of_all_that_tests_share_are_checked() -> None:
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=_name)
-def test_locks_carry_hashes_and_no_address(lock: Path) -> None:
-    """The same bytes everywhere, from whichever index a machine is set up with."""
+def test_locks_have_hashes_and_name_no_package_index(lock: Path) -> None:
+    """Hashes make installations equal, whichever index a machine uses."""
     text = lock.read_text()
     assert re.findall(r"https?:|file:|--index|--find-links|--extra|(?:^|\s)/\w+", text) == []
     requirements = re.split(r"\n(?=[a-zA-Z0-9])", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE))
@@ -87,32 +87,32 @@ def test_locks_carry_hashes_and_no_address(lock: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", DISTRIBUTIONS)
-def test_images_run_what_development_tests(folder: str) -> None:
-    """A distribution's lock has the development lock's versions."""
+def test_the_lock_of_a_distribution_has_the_versions_of_development(folder: str) -> None:
+    """Images contain the versions that were tested."""
     development = _locked(ROOT / "hack" / "requirements" / "dev.txt")
     differing = {n: v for n, v in _locked(ROOT / folder / "requirements.txt").items() if development.get(n) != v}
     assert differing == {}
 
 
 @pytest.mark.parametrize("folder", DISTRIBUTIONS)
-def test_what_a_distribution_needs_is_locked(folder: str) -> None:
-    """`make lock` was run after the last change of a pyproject.toml."""
+def test_all_dependencies_of_a_distribution_are_locked(folder: str) -> None:
+    """If the test fails, run `make lock`."""
     needs = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]["dependencies"]
     names = {re.split(r"[\[><=~!]", need)[0] for need in needs if not need.startswith("tidemill-")}
     assert names - set(_locked(ROOT / folder / "requirements.txt")) == set()
 
 
 def _distribution(name: str) -> str:
-    """A distribution's normalised name."""
+    """Return the normalised name of a distribution."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 @cache
 def _distributions() -> dict[str, set[str]]:
-    """The distributions that each top-level module comes from; our own, installed as links, name no modules."""
-    found = {module: set(map(_distribution, names)) for module, names in packages_distributions().items()}
+    """Return the distributions of each top-level module. Editable installations list no modules, so add them."""
+    installed = {module: set(map(_distribution, names)) for module, names in packages_distributions().items()}
     own = [_project(folder)["name"] for folder in DISTRIBUTIONS]
-    return found | {name.replace("-", "_"): {name} for name in own}
+    return installed | {name.replace("-", "_"): {name} for name in own}
 
 
 def _project(folder: str) -> dict[str, Any]:
@@ -120,20 +120,20 @@ def _project(folder: str) -> dict[str, Any]:
 
 
 def _imports(package: Path) -> dict[str, str]:
-    """The top-level modules outside of Python that a package imports, with a file that does."""
-    found = {}
+    """Return the third-party top-level modules that a package imports, each with an importing file."""
+    imported = {}
     for path in package.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names = [str(node.module)]
-            found |= {name.split(".")[0]: _name(path) for name in names}
-    return {name: path for name, path in found.items() if name not in sys.stdlib_module_names}
+            imported |= {name.split(".")[0]: _name(path) for name in names}
+    return {name: path for name, path in imported.items() if name not in sys.stdlib_module_names}
 
 
 @pytest.mark.parametrize("folder", DISTRIBUTIONS)
-def test_a_distribution_declares_what_it_imports_and_nothing_else(folder: str) -> None:
-    """Nothing works only because somebody else needs it too, and images hold nothing that is never used."""
+def test_a_distribution_declares_exactly_the_dependencies_that_it_imports(folder: str) -> None:
+    """A dependency is not left to another distribution, and images contain no unused dependency."""
     project = _project(folder)
     package = ROOT / folder / project["name"].replace("-", "_")
     declared = {_distribution(re.split(r"[\[><=~!]", need)[0]) for need in project["dependencies"]}
@@ -144,16 +144,16 @@ def test_a_distribution_declares_what_it_imports_and_nothing_else(folder: str) -
     assert declared - used - set(LOADED_BY_NAME) == set(), "declared in pyproject.toml, but never imported"
 
 
-def test_planning_and_the_contract_load_no_server_and_no_cluster() -> None:
-    """Whoever imports them gets no client of a server: in a process of its own each pure module is imported."""
+def test_pure_packages_import_no_client_of_a_server() -> None:
+    """A separate process imports each module of the contract, of planning and of scaling."""
     command = [sys.executable, "-c", PURE, *SERVERS]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (found.returncode, found.stdout.split()) == (0, []), found.stderr
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=_name)
 def test_scripts_are_strict_and_executable(script: Path) -> None:
-    """A failing step fails the script."""
+    """With `set -euo pipefail`, a failing command fails the script."""
     text = script.read_text()
     assert text.startswith("#!/usr/bin/env bash\n")
     assert "\nset -euo pipefail\n" in text
@@ -162,16 +162,16 @@ def test_scripts_are_strict_and_executable(script: Path) -> None:
 
 
 def test_every_distribution_has_the_same_version_and_licence() -> None:
-    """They are released together."""
+    """All distributions are released together."""
     projects = [tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"] for folder in DISTRIBUTIONS]
     assert {(p["version"], p["license"]) for p in projects} == {(projects[0]["version"], "MIT")}
 
 
-def test_librdkafka_is_asked_nothing_of_coordinators() -> None:
-    """A request to a coordinator that was given up ends the process when the broker is back."""
-    asked = r"\.(?:(?:describe|delete)_consumer_groups|(?:list|alter|delete)_consumer_group_offsets)\("
+def test_the_product_sends_no_requests_to_coordinators_through_librdkafka() -> None:
+    """After the timeout of such a request, the process crashes when the broker is reachable again."""
+    requests = r"\.(?:(?:describe|delete)_consumer_groups|(?:list|alter|delete)_consumer_group_offsets)\("
     sources = [path for folder in ("operator", "workloads") for path in (ROOT / folder).glob("**/*.py")]
-    assert [_name(path) for path in sources if re.search(asked, path.read_text())] == []
+    assert [_name(path) for path in sources if re.search(requests, path.read_text())] == []
 
 
 def _lines_of_code(function: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> int:
@@ -182,7 +182,7 @@ def _lines_of_code(function: ast.FunctionDef | ast.AsyncFunctionDef, lines: list
 
 
 @pytest.mark.parametrize("folder", DISTRIBUTIONS)
-def test_classes_and_functions_can_be_looked_through(folder: str) -> None:
+def test_classes_and_functions_are_short(folder: str) -> None:
     """No class has more than 250 lines, no function more than 40 lines of code or 7 parameters."""
     too_long = []
     for path in (ROOT / folder).rglob("*.py"):
@@ -198,9 +198,9 @@ def test_classes_and_functions_can_be_looked_through(folder: str) -> None:
 
 
 @pytest.mark.parametrize("folder", [*DISTRIBUTIONS, "hack", "tests"])
-def test_modules_and_rooms_can_be_looked_through(folder: str) -> None:
-    """No module has more than 400 lines, no room more than 15 modules."""
+def test_modules_and_folders_are_small(folder: str) -> None:
+    """No module has more than 400 lines, no folder more than 15 modules."""
     modules = [path for path in (ROOT / folder).rglob("*.py") if path.name != "__init__.py"]
     assert [str(path.relative_to(ROOT)) for path in modules if len(path.read_text().splitlines()) > 400] == []
-    rooms = Counter(path.parent for path in modules)
-    assert [str(room.relative_to(ROOT)) for room, number in rooms.items() if number > 15] == []
+    folders = Counter(path.parent for path in modules)
+    assert [_name(path) for path, number in folders.items() if number > 15] == []

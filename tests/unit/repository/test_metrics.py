@@ -1,4 +1,4 @@
-"""Names, labels and owners of the metrics."""
+"""Tests of the metrics: their names and labels, the processes that export them, and their first values."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def _name(metric: Any) -> str:
     return metric._name + ("_total" if isinstance(metric, Counter) else "")
 
 
-def test_the_documented_names_and_labels() -> None:
-    found = {_name(metric): metric._labelnames for metric in ALL.values() if not metric._name.startswith("tidemill_")}
-    assert found == {
+def test_metrics_without_prefix_have_the_required_names_and_labels() -> None:
+    labels = {_name(metric): metric._labelnames for metric in ALL.values() if not metric._name.startswith("tidemill_")}
+    assert labels == {
         "http_requests_total": ("method", "endpoint", "status_code"),
         "http_request_duration_seconds": ("method", "endpoint"),
         "db_connections": (),
@@ -62,44 +62,44 @@ def test_the_documented_names_and_labels() -> None:
 @pytest.mark.parametrize("name", sorted(ALL))
 def test_metrics_follow_the_conventions_of_prometheus(name: str) -> None:
     metric = ALL[name]
-    assert metric._documentation.endswith("."), "a help text is a sentence"
+    assert metric._documentation.endswith("."), "the help text is not a sentence"
     if isinstance(metric, Histogram):
-        assert metric._name.endswith(("_seconds", "_events", "_bytes")), "a histogram's name ends in its unit"
+        assert metric._name.endswith(("_seconds", "_events", "_bytes")), "the histogram's name does not end with a unit"
         bounds = metric._kwargs["buckets"]
         assert list(bounds) == sorted(set(bounds))
     if isinstance(metric, Gauge):
         assert not metric._name.endswith(("_total", "_count", "_sum", "_bucket")), (
-            "reserved for counters and histograms"
+            "the suffix is reserved for counters and histograms"
         )
         is_time = "Unix time" in metric._documentation
-        assert metric._name.endswith("_timestamp_seconds") == is_time, "a moment is named as one, a duration is not"
+        assert metric._name.endswith("_timestamp_seconds") == is_time, "only times end with _timestamp_seconds"
     assert not set(metric._labelnames) & {"path", "url", "query", "user", "key", "id", "le", "quantile"}, (
-        "unbounded or reserved"
+        "a label is unbounded or reserved"
     )
 
 
-def test_a_family_is_declared_once() -> None:
+def test_each_metric_family_is_declared_once() -> None:
     assert len(ALL) == sum(len(_families(module)) for module in MODULES.values())
 
 
 @pytest.mark.parametrize("module", OWNED)
-def test_a_process_tells_only_what_it_owns(module: str) -> None:
-    """Imported alone, as its process does."""
+def test_a_process_exports_exactly_its_metrics(module: str) -> None:
+    """A new process imports only the module of the program."""
     code = f"import {module}; from prometheus_client import REGISTRY; print(*(f.name for f in REGISTRY.collect()))"
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
-    told = {name for name in run.stdout.split() if not name.startswith(GENERAL)}
-    assert told == {name for owned in OWNED[module] for name in _families(owned)}
+    exported = {name for name in run.stdout.split() if not name.startswith(GENERAL)}
+    assert exported == {name for owned in OWNED[module] for name in _families(owned)}
 
 
-def test_nothing_is_told_of_when_a_series_was_created() -> None:
+def test_no_creation_time_of_a_series_is_exported() -> None:
     measures.DECISIONS.labels("any").inc()
     assert b"_created" not in exposition()
 
 
-def test_what_can_be_counted_begins_at_zero() -> None:
-    """An anomaly, a late event or a dead letter is an increase when it is the first one."""
+def test_counters_of_a_pipeline_begin_at_zero() -> None:
+    """Without a zero, `increase()` would miss the first anomaly, late event or dead letter."""
     spec = PipelineSpec.model_validate(
         {
             "source": {

@@ -1,4 +1,4 @@
-"""Alerts and dashboards speak of metrics that there are."""
+"""Tests that alerts and dashboards use existing metrics, and that each metric is used."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ALERTS = [rule for group in GROUPS for rule in group["rules"]]
 DASHBOARDS = sorted((ROOT / "charts/tidemill/dashboards").glob("*.json"))
 OPERATORS = (measures, condition_measures, pipeline_measures)
 WORKLOADS = (metrics, http_metrics, api, ingest, mqtt, processor)
-# Of Prometheus itself and of every Python process.
+# Metrics of Prometheus itself, and of every Python process.
 GENERAL = {"up", "process_resident_memory_bytes", "process_cpu_seconds_total"}
 _METRIC = re.compile(r"\b((?:tidemill|http|cache|db|events|anomalies|process)_[a-z_]+|up)(?=[{\[)]| ==| >)")
 
@@ -47,32 +47,31 @@ def _is_metric(value: Any) -> bool:
 
 
 def _expressions(dashboard: Path) -> Iterator[str]:
-    found = json.loads(dashboard.read_text())
-    for panel in found["panels"]:
+    content = json.loads(dashboard.read_text())
+    for panel in content["panels"]:
         yield from (target["expr"] for target in panel.get("targets", ()))
 
 
 def _unknown(expression: str) -> set[str]:
     named = set(_METRIC.findall(expression))
-    assert named, f"{expression}: names no metric"
+    assert named, f"{expression} names no metric"
     return named - _known()
 
 
-def test_alerts_watch_what_there_is() -> None:
+def test_alerts_use_existing_metrics() -> None:
     assert [alert["alert"] for alert in ALERTS if _unknown(alert["expr"])] == []
 
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)
-def test_a_dashboard_shows_what_there_is(dashboard: Path) -> None:
-    """Every expression names metrics of ours; panels do not overlap."""
+def test_a_dashboard_uses_existing_metrics_and_its_panels_do_not_overlap(dashboard: Path) -> None:
     assert [text for text in _expressions(dashboard) if _unknown(text)] == []
     panels = [panel["gridPos"] for panel in json.loads(dashboard.read_text())["panels"]]
     cells = [(x, y) for p in panels for x in range(p["x"], p["x"] + p["w"]) for y in range(p["y"], p["y"] + p["h"])]
     assert len(cells) == len(set(cells))
 
 
-def test_every_metric_is_shown_somewhere_or_watched() -> None:
-    """But for what only explains another one."""
+def test_every_metric_is_used_by_a_dashboard_or_an_alert() -> None:
+    """Only metrics that explain another metric are exceptions."""
     shown = {name for path in DASHBOARDS for text in _expressions(path) for name in _METRIC.findall(text)}
     watched = {name for alert in ALERTS for name in _METRIC.findall(alert["expr"])}
     bare = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in shown | watched}

@@ -1,4 +1,4 @@
-"""The recipes of docs/recipes.md, followed: their examples apply, touch as few files as is said, and work."""
+"""Tests of docs/recipes.md: its examples apply to the code, touch few files, and work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIMITS = {
     "Add a format of the API": 2,
     "Add a command": 3,
 }
-"""How many files a change may take: product, tests and pages, without those that are generated."""
+"""The number of files that a change may touch: product, tests and pages, without generated files."""
 EXAMPLES = {
     "Add a function": "filled",
     "Add a window kind": "overlapping",
@@ -28,7 +28,7 @@ EXAMPLES = {
     "Add a format of the API": "tsv",
     "Add a command": "topics",
 }
-"""The word in the names of all tests of an example."""
+"""The word that the names of an example's tests contain."""
 FILES = (
     "repository/followed_recipes.py",
     "repository/test_alerts.py",
@@ -40,12 +40,12 @@ FILES = (
     "contract/test_kinds.py",
     "operator/passes/test_spec_edits.py",
 )
-"""Where there are tests of examples, and of everything that there is of a sort."""
+"""Test modules that test the examples, or all elements of a kind, such as all alerts."""
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What became of each test of the examples in a copy of the code that has all of them: empty, or what is wrong."""
+    """Return the outcome of each test in a copy of the code with all examples: empty if the test passed."""
     copy = recipes.Copy(tmp_path_factory.mktemp("recipes"))
     for title in LIMITS:
         for edit in recipes.edits(title):
@@ -54,17 +54,17 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     tests = [f"tests/unit/{name}" for name in FILES]
     report = copy.folder / "report.xml"
     copy.python("-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", "-k", words, *tests)
-    cases = ElementTree.parse(report).iter("testcase")  # noqa: S314 - written by pytest just now
+    cases = ElementTree.parse(report).iter("testcase")  # noqa: S314 - pytest has written the file
     return {f"{case.get('classname')}::{case.get('name')}": " ".join(part.tag for part in case) for case in cases}
 
 
-def test_the_page_promises_what_a_change_may_take() -> None:
+def test_the_page_names_the_limit_of_files_of_each_change() -> None:
     assert recipes.promised() == LIMITS
 
 
 @pytest.mark.parametrize("title", LIMITS)
 def test_an_example_touches_few_files(title: str) -> None:
-    """As many as are promised at most, and none that is generated."""
+    """An example touches no generated file."""
     touched = {edit.path for edit in recipes.edits(title)}
     assert 0 < len(touched) <= LIMITS[title]
     assert touched & recipes.GENERATED == set()
@@ -72,13 +72,13 @@ def test_an_example_touches_few_files(title: str) -> None:
 
 @pytest.mark.parametrize("title", LIMITS)
 def test_an_example_works(title: str, outcomes: dict[str, str]) -> None:
-    """Its own tests pass where it is applied, and those that the repository has of everything of its sort."""
-    found = {name: outcome for name, outcome in outcomes.items() if EXAMPLES[title] in name.lower()}
-    assert any("followed_recipes" in name for name in found)
-    assert {name: outcome for name, outcome in found.items() if outcome} == {}
+    """The tests of the example pass, and also the repository's tests of all elements of its kind."""
+    results = {name: outcome for name, outcome in outcomes.items() if EXAMPLES[title] in name.lower()}
+    assert any("followed_recipes" in name for name in results)
+    assert {name: outcome for name, outcome in results.items() if outcome} == {}
 
 
-def test_a_hunk_that_no_longer_fits_is_told(tmp_path: Path) -> None:
+def test_an_example_that_does_not_fit_the_code_is_reported(tmp_path: Path) -> None:
     (tmp_path / "module.py").write_text("ONE = 1\n")
     edit = recipes.Edit("module.py", (("TWO = 2\n", "TWO = 3\n"),))
     with pytest.raises(AssertionError, match=r"module\.py is not as the example of docs/recipes\.md takes it"):

@@ -1,4 +1,4 @@
-"""Resolves names of services: CoreDNS on the machine itself, which pods reach through a Service."""
+"""Configures CoreDNS, which runs on the machine; pods reach it through a Service."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 import signal
 
 from kube.api import Api
-from kube.layout import CLUSTER_DOMAIN, DNS_ADDRESS, NODE_ADDRESS, PORTS, Layout
-from kube.rbac import LABELS, may_watch
+from kube.local.layout import CLUSTER_DOMAIN, DNS_ADDRESS, NODE_ADDRESS, PORTS, Layout
+from kube.local.rbac import LABELS, may_watch
 from tidemill_operator.processes.child import Command
 from tidemill_operator.processes.files import write_atomic
 
-# Only names of the cluster; all others do not exist, without a delay.
+# Resolves only names of the cluster. CoreDNS answers all other queries with NXDOMAIN at once.
 _COREFILE = """\
 .:{ports.dns} {{
     bind {address}
@@ -47,12 +47,12 @@ def dns_command(place: Layout, api: Api) -> Command:
         [str(api.programs / "coredns"), "-conf", str(path)],
         environment={"PATH": os.defpath},
         death_signal=0,
-        stop_signal=signal.SIGKILL,  # it stores nothing, and would take seconds to drain
+        stop_signal=signal.SIGKILL,  # CoreDNS stores nothing, and SIGTERM would drain it for seconds.
     )
 
 
 def manifests() -> list[dict[str, object]]:
-    """Return the manifests of the Service for CoreDNS, and of its rights."""
+    """Return the manifests of the Service for CoreDNS, and of CoreDNS's rights."""
     service: dict[str, object] = {
         "apiVersion": "v1",
         "kind": "Service",

@@ -1,4 +1,4 @@
-"""The programs of the cluster on this machine, in the stages of their start."""
+"""Groups the programs of the local cluster into the stages of its start."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kube import binaries, dns, node, policies, probe
+from kube import binaries, probe
 from kube.api import Api
-from kube.layout import NODE_ADDRESS, PORTS, Layout
+from kube.local import dns, node, policies
+from kube.local.layout import NODE_ADDRESS, PORTS, Layout
 from tidemill_operator.processes.child import Command
 
-# The order of ending: nothing may start a container while the others end.
+# The order in which programs end. The kubelet ends first, so that no new container starts.
 ENDING = (
     "kubelet",
     "kube-proxy",
@@ -41,11 +42,11 @@ class Component:
 
     @property
     def name(self) -> str:
-        """The program's name, which is also the name of its log and of its process' record."""
+        """The program's name, which also names its log and its pid file."""
         return self.command.name
 
     def inputs(self) -> str:
-        """Return what determines a run: programs, arguments, and the files that these name."""
+        """Return a hash of the built programs, the arguments, and the configuration files that the arguments name."""
         digest = hashlib.sha256(binaries.built_from().encode())
         for argument in self.command.arguments:
             path = Path(argument.rpartition("=")[2])
@@ -57,7 +58,7 @@ class Component:
 def stages(place: Layout, api: Api) -> tuple[list[Component], list[Component], list[Component]]:
     """Return the stages of the start; the components of a stage start together.
 
-    Certificates and configuration files are written where they are missing.
+    Also write the certificates that are missing, and the configuration files.
     """
     return _stores(place, api), [_api_server(api)], [*_controllers(api), *_node(place, api)]
 
@@ -83,7 +84,7 @@ def _api_server(api: Api) -> Component:
         "kubelet-certificate-authority": api.authority.certificate,
         "kubelet-client-certificate": kubelet_client.certificate,
         "kubelet-client-key": kubelet_client.key,
-        # By default, the node's name would be resolved by DNS for logs, exec and port-forward.
+        # By default, logs, exec and port-forward would need DNS for the node's name.
         "kubelet-preferred-address-types": "InternalIP",
     }
     return Component(api.server_command(flags), api.server_ready)
@@ -108,7 +109,7 @@ def _node(place: Layout, api: Api) -> list[Component]:
 
     return [
         Component(node.kubelet_command(place, api), answers(PORTS.kubelet_health, "/healthz")),
-        # These two wait for the node's object, which the kubelet creates.
+        # kube-proxy and kube-netpol wait for the Node object, which the kubelet creates.
         Component(node.proxy_command(place, api), answers(PORTS.proxy_health, "/livez")),
         Component(policies.policies_command(api), answers(PORTS.policies_health, "/healthz")),
         Component(dns.dns_command(place, api), answers(PORTS.dns_ready, "/ready")),

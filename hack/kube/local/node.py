@@ -1,4 +1,4 @@
-"""The node's programs: containerd, kubelet and kube-proxy, with the files that configure them."""
+"""Writes the configuration of containerd, kubelet and kube-proxy, and returns their commands."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import yaml
 
-from kube import layout
 from kube.api import Api, to_arguments
-from kube.layout import NODE_ADDRESS, NODE_NAME, PORTS, Layout
+from kube.local import layout
+from kube.local.layout import NODE_ADDRESS, NODE_NAME, PORTS, Layout
 from tidemill_operator.processes.child import Command
 from tidemill_operator.processes.files import write_atomic
 
@@ -28,7 +28,7 @@ address = "{socket}"
 
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{pause_image}"
-# Lowering a container's OOM score needs CAP_SYS_RESOURCE, which root of a container may lack.
+# Lowering the OOM score needs CAP_SYS_RESOURCE, which root lacks if this machine is itself a container.
 restrict_oom_score_adj = true
 netns_mounts_under_state_dir = true
 stream_server_address = "127.0.0.1"
@@ -49,7 +49,7 @@ Root = "{folder}/runc"
 
 
 def containerd_command(place: Layout) -> Command:
-    """Run containerd; its configuration and the pods' network are written first."""
+    """Return the command of containerd, and write its configuration and that of the pods' network."""
     folder = place.containerd
     text = _CONTAINERD.format(
         folder=folder,
@@ -64,7 +64,7 @@ def containerd_command(place: Layout) -> Command:
 
 
 def kubelet_command(place: Layout, api: Api) -> Command:
-    """Run the kubelet."""
+    """Return the command of the kubelet, and write its configuration."""
     pair = api.authority.issue(
         "kubelet",
         common_name=f"system:node:{NODE_NAME}",
@@ -95,7 +95,7 @@ def kubelet_command(place: Layout, api: Api) -> Command:
 
 
 def proxy_command(place: Layout, api: Api) -> Command:
-    """Run kube-proxy."""
+    """Return the command of kube-proxy, and write its configuration."""
     pair = api.authority.issue("kube-proxy", common_name="system:kube-proxy")
     config = {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
@@ -109,7 +109,7 @@ def proxy_command(place: Layout, api: Api) -> Command:
         "hostnameOverride": NODE_NAME,
         "nodePortAddresses": [f"{NODE_ADDRESS}/32"],
         "oomScoreAdj": 0,
-        # Zero leaves the machine's settings alone, which may be read-only.
+        # Zero means that kube-proxy does not change the machine's settings, which may be read-only.
         "conntrack": {"maxPerCore": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
     }
     path = _write_yaml(place.folder / "kube-proxy.yaml", config)
@@ -137,14 +137,14 @@ def _kubelet_basics(place: Layout) -> dict[str, object]:
         "enforceNodeAllocatable": [],
         "makeIPTablesUtilChains": False,
         "oomScoreAdj": 0,
-        # A laptop's disk may be nearly full, and images that were loaded by hand cannot be pulled again.
+        # A laptop's disk may be nearly full, and images from archives cannot be pulled again after their removal.
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "imageGCHighThresholdPercent": 100,
     }
 
 
 def _pod_network(folder: Path) -> dict[str, object]:
-    """Each pod has a link of its own to the host, which routes: so the host's packet filter sees everything."""
+    """Return a network in which the host routes the packets of all pods, so that its packet filter sees them."""
     addresses = {
         "type": "host-local",
         "dataDir": str(folder / "pod-addresses"),
@@ -159,7 +159,7 @@ def _pod_network(folder: Path) -> dict[str, object]:
 
 
 def _snapshotter(folder: Path) -> str:
-    """Return the snapshotter. An overlay cannot be stacked on another overlay, such as a container's own files."""
+    """Return the snapshotter that works in a folder: an overlay cannot be stacked on another overlay."""
     best = ("", "")
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         left, _, right = line.partition(" - ")
@@ -176,6 +176,6 @@ def _write_yaml(path: Path, document: Mapping[str, object]) -> Path:
 
 def program(name: str, arguments: list[str]) -> Command:
     """Return the command of a program of the node, which continues to run when this program ends."""
-    # The environment is changed, because a proxy's address in it would be used for the cluster's own calls.
+    # Without the caller's environment: the cluster's requests must not use an HTTP proxy.
     environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
     return Command(name, arguments, environment=environment, death_signal=0, grace_seconds=_GRACE_SECONDS)

@@ -1,4 +1,4 @@
-"""The read rights of a program of the cluster, as manifests."""
+"""Manifests that grant read rights to a program of the cluster."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _GROUP = "rbac.authorization.k8s.io"
 
 
 def may_watch(user: str, resources: Mapping[str, Sequence[str]], *, verbs: Sequence[str]) -> list[dict[str, object]]:
-    """Return a role and its binding to one user.
+    """Return a ClusterRole and its binding to one user.
 
     Args:
-        user: also the name of both.
+        user: The user's name, which both manifests also have.
         resources: The resources by API group.
         verbs: The verbs that the user may use on these resources, in every namespace.
     """

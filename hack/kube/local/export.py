@@ -1,4 +1,4 @@
-"""Exports images of a Docker engine as an archive, for a cluster that only has containerd."""
+"""Exports images of a Docker engine as an archive, which a cluster with containerd can load."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from images.engine import BuildError, Engine, own_engine
 
 @contextlib.contextmanager
 def exported(names: Sequence[str]) -> Iterator[Path]:
-    """An archive with images of the engine that runs, else of the one that builds Tidemill's images.
+    """Yield an archive of images, which exists while the block runs.
+
+    The images come from the running Docker engine. If none runs, they come from the engine of hack/images.
 
     Raises:
-        BuildError: an image is in neither.
+        BuildError: The engine lacks an image.
     """
     with tempfile.TemporaryDirectory(prefix="tidemill-images-") as folder, contextlib.ExitStack() as stack:
         engine = Engine()
@@ -23,7 +25,9 @@ def exported(names: Sequence[str]) -> Iterator[Path]:
             engine = stack.enter_context(own_engine())
         missing = [name for name in names if not engine.has(name)]
         if missing:
-            raise BuildError(f"{', '.join(missing)}: neither an archive nor an image of the Docker engine")
+            raise BuildError(
+                f"{', '.join(missing)}: neither an archive nor an image of the Docker engine; build it first"
+            )
         archive = Path(folder) / "images.tar"
         engine.save(names, archive)
         yield archive

@@ -1,7 +1,7 @@
-"""The files of the cluster of this machine, and the addresses that it uses.
+"""The paths, addresses and ports of the local cluster.
 
-All addresses are of the range for benchmarks (198.18.0.0/15), which no network routes; a bridge without members carries
-the node's, since a node may not have a loopback address.
+All addresses are in the range for benchmarks (198.18.0.0/15), which no network routes. A node may not have a loopback
+address, so a bridge without members has the node's address.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ NFT_TABLE = "tidemill"
 CGROUP = "tidemill"
 PAUSE_IMAGE = "tidemill.local/pause:1"
 DEFAULT_FOLDER = CACHE / "cluster"
-# Linux' limit of a socket's path, less what containerd and the kubelet append to the folder's.
+# Linux limits the path of a socket to 107 bytes. containerd and the kubelet append the rest.
 _LONGEST_FOLDER = 60
 
 
 @dataclass(frozen=True)
 class Ports:
-    """The ports of the components, all at the node's address."""
+    """The ports of the components at the node's address."""
 
     etcd: int = 2379
     etcd_peer: int = 2380
@@ -39,7 +39,7 @@ class Ports:
     proxy_health: int = 10256
     controllers: int = 10257
     scheduler: int = 10259
-    # The usual port of DNS, because a NetworkPolicy sees packets after the address of the Service was replaced.
+    # The usual port of DNS: NetworkPolicies see packets after kube-proxy has replaced the Service's address and port.
     dns: int = 53
     dns_health: int = 10054
     dns_ready: int = 10055
@@ -59,7 +59,7 @@ class Layout:
         """Refuse a folder whose sockets would have too long a path.
 
         Raises:
-            ValueError: its path is too long.
+            ValueError: The folder's path is too long.
         """
         length = len(str(self.folder).encode())
         if length > _LONGEST_FOLDER:

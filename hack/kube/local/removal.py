@@ -1,6 +1,6 @@
-"""Removes what a cluster leaves on its machine after its programs have ended: processes, mounts, cgroups, sockets.
+"""Removes what remains of a cluster after the end of its programs: processes, mounts, cgroups and sockets.
 
-Only what is this cluster's: processes in its cgroups, shims that name its socket, mounts below its folder.
+It ends only processes in the cluster's cgroups and shims of its socket, and unmounts only below its folder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from kube.layout import CGROUP, Layout
+from kube.local.layout import CGROUP, Layout
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _NETWORK_RESULTS = Path("/var/lib/cni/results")
@@ -24,14 +24,16 @@ _DEADLINE_SECONDS = 20.0
 
 
 def end_containers(place: Layout) -> None:
-    """Kill every process of every pod, and their shims."""
+    """Kill the processes of all pods, and their shims."""
     deadline = time.monotonic() + _DEADLINE_SECONDS
     sockets = [
         path.read_text().strip().removeprefix("unix://") for path in place.containerd.glob("state/*/*/*/address")
     ]
     while pids := [*_pods_processes(), *_shims(place)]:
         if time.monotonic() > deadline:
-            raise RuntimeError(f"processes {pids} of the cluster do not end")
+            raise RuntimeError(
+                f"processes {pids} of the cluster did not end within {_DEADLINE_SECONDS:.0f} s of SIGKILL; try again"
+            )
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -61,32 +63,32 @@ def remove_cgroups() -> None:
     """Remove the empty cgroups of the pods."""
     for folder in _cgroups():
         for path, _, _ in os.walk(folder, topdown=False):
-            with contextlib.suppress(OSError):  # the kernel may not have noticed the end of the last process
+            with contextlib.suppress(OSError):  # The kernel may still count the last process.
                 os.rmdir(path)
 
 
 def make_cgroups() -> None:
-    """Create the cgroup below which the kubelet puts pods, in every hierarchy."""
+    """Create the parent cgroup of all pods in every hierarchy."""
     for root in _hierarchies():
         folder = root / CGROUP
         folder.mkdir(exist_ok=True)
-        for name in ("cpuset.cpus", "cpuset.mems"):  # version 1 starts with none, and takes no process so
+        for name in ("cpuset.cpus", "cpuset.mems"):  # In version 1, both are empty at first, which bars processes.
             if (root / name).exists():
                 (folder / name).write_text((root / name).read_text())
 
 
 def why_no_cgroups() -> str:
-    """Return why cgroups for pods cannot be created; empty: they can."""
+    """Return why cgroups for pods cannot be created, or an empty text if they can."""
     roots = _hierarchies()
     if not roots:
-        return f"no cgroups are mounted at {_CGROUPS}"
+        return f"no cgroups are mounted at {_CGROUPS}; mount them there"
     for root in roots:
         probe = root / f"{CGROUP}-probe-{os.getpid()}"
         try:
             probe.mkdir()
             probe.rmdir()
         except OSError as error:
-            return f"no cgroup can be made: {error}"
+            return f"no cgroup can be created in {root}: {error}"
     return ""
 
 
@@ -102,7 +104,7 @@ def _cgroups() -> list[Path]:
 def _pods_processes() -> Iterator[int]:
     pids: set[int] = set()
     for root in _cgroups():
-        for folder, _, _ in os.walk(root):  # which does not mind that cgroups vanish meanwhile
+        for folder, _, _ in os.walk(root):  # Ignores cgroups that are removed meanwhile.
             with contextlib.suppress(OSError):
                 pids.update(int(pid) for pid in Path(folder, "cgroup.procs").read_text().split())
     yield from pids

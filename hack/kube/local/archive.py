@@ -1,4 +1,4 @@
-"""Image archives: writes one from a few files without an engine, and loads archives into containerd."""
+"""Writes an image archive without a container engine, and loads archives into containerd."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write_image(archive: Path, name: str, *, files: Mapping[str, Path], entrypoi
     Args:
         archive: The file to write.
         name: The repository and the tag.
-        files: The executable file of this machine for each path in the image.
+        files: The executables by their path in the image; the values are paths of this machine.
         entrypoint: The command that a container of the image runs.
 
     Returns:
@@ -48,7 +48,7 @@ def load(archive: Path, *, socket: Path) -> list[str]:
     """Load every image of an archive into the cluster's containerd.
 
     Returns:
-        Their names.
+        The names of the loaded images.
 
     Raises:
         RuntimeError: containerd refuses the archive. The message contains the output of containerd.

@@ -1,6 +1,6 @@
-"""The cluster on this machine: Kubernetes' own programs as processes of root; pulls nothing, needs no container engine.
+"""Starts and removes a cluster of local processes, which run as root and need neither images nor a container engine.
 
-`up` starts what does not run, in order, and leaves it running; `down` removes every trace. Both may be repeated.
+`up` starts the components that do not run. `down` removes every trace of them. Both may be repeated.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from images.packages import install_missing
-from kube import archive, binaries, dns, machine, network, node, policies, removal
+from kube import binaries
 from kube.api import Api
 from kube.build import BuildError, build, find_go
-from kube.components import ENDING, Component, stages
-from kube.layout import NODE_ADDRESS, NODE_NAME, PAUSE_IMAGE, PORTS, Layout
+from kube.local import archive, dns, machine, network, node, policies, removal
+from kube.local.components import ENDING, Component, stages
+from kube.local.layout import NODE_ADDRESS, NODE_NAME, PAUSE_IMAGE, PORTS, Layout
 from kube.status import Health
 from tidemill_operator.laptop.servers.server import Server
 from tidemill_operator.processes.child import end_leftover, start_time
@@ -27,7 +28,7 @@ from tidemill_operator.processes.files import locked, write_atomic
 
 Say = Callable[[str], None]
 _READY_SECONDS = 120.0
-# A machine has one cluster at a time, whatever its folder.
+# A machine runs one cluster at a time, so clusters of all folders share this lock.
 _LOCK = Path("/run/tidemill-cluster.lock")
 _LOCK_SECONDS = 300.0
 _PACKAGES = {
@@ -43,7 +44,7 @@ _PACKAGES = {
 
 
 class ClusterError(RuntimeError):
-    """The cluster cannot do what was requested; the message says why."""
+    """The cluster cannot carry out a request. The message contains the reason."""
 
 
 class LocalCluster:
@@ -57,21 +58,21 @@ class LocalCluster:
         self._place = Layout(folder.resolve())
         self.kubeconfig = self._place.kubeconfig
 
-    def there(self) -> bool:
-        """Whether this cluster exists on the machine, healthy or not."""
+    def exists(self) -> bool:
+        """Return whether this cluster was started and not removed, healthy or not."""
         return network.owner() == self._place.folder
 
     def up(self, say: Say) -> None:
-        """Start what does not run, and wait until pods can run.
+        """Start the components that do not run, and wait until pods can run.
 
         Raises:
             ClusterError: This program does not run as root.
             BuildError: The programs are not built and cannot be built.
             NetworkError: Another cluster is on this machine, or the network cannot be set up.
-            ServerError: a program ended or did not become ready.
+            ServerError: A program ended or did not become ready.
         """
         if os.geteuid() != 0:
-            raise ClusterError("a cluster on this machine needs root: run this with sudo")
+            raise ClusterError("starting a cluster on this machine needs root; run the command with sudo")
         self._place.check()
         programs = build(say=say)
         install_missing(_PACKAGES)
@@ -93,17 +94,17 @@ class LocalCluster:
             self._kubectl("wait", "--for=create", "--timeout=60s", "serviceaccount/default")
 
     def down(self, say: Say) -> None:
-        """Remove everything: programs, pods, mounts, network, cgroups, files.
+        """Remove the programs, pods, mounts, network, cgroups and files of the cluster.
 
         Raises:
             ClusterError: This program does not run as root.
         """
         folder, owner = self._place.folder, network.owner()
         if owner != folder and not folder.exists():
-            say("no cluster is there")
+            say("there is no cluster to remove")
             return
         if os.geteuid() != 0:
-            raise ClusterError("the cluster's programs are root's: run this with sudo")
+            raise ClusterError("removing the cluster needs root; run the command with sudo")
         folder.mkdir(parents=True, exist_ok=True)
         with locked(_LOCK, wait_seconds=_LOCK_SECONDS):
             for name in ENDING:
@@ -122,7 +123,7 @@ class LocalCluster:
 
     def health(self) -> list[Health]:
         """Return the state of each component, or an empty list if there is no cluster."""
-        if not self.there():
+        if not self.exists():
             return []
         parts = itertools.chain(*stages(self._place, self._api(binaries.FOLDER)))
         states = [self._health(component) for component in parts]
@@ -132,10 +133,10 @@ class LocalCluster:
         """Load the images of archives.
 
         Raises:
-            RuntimeError: the cluster is not up, or refuses an archive.
+            RuntimeError: The cluster is not running, or containerd refuses an archive.
         """
         if not self._place.socket.exists():
-            raise ClusterError("the cluster is not up: run `hack/cluster up` first")
+            raise ClusterError("the cluster does not run; start it with `hack/cluster up`")
         for path in archives:
             for name in archive.load(path, socket=self._place.socket):
                 say(f"loaded {name}")
@@ -152,7 +153,7 @@ class LocalCluster:
         )
 
     def _ensure(self, components: Sequence[Component], say: Say) -> None:
-        """Start components that do not run, are unhealthy or have changed, and wait until all are ready."""
+        """Start each component that does not run, is unhealthy or has changed inputs, and wait until all are ready."""
         servers = [
             Server(
                 component.command,
@@ -229,19 +230,19 @@ class LocalCluster:
 def why_not() -> str:
     """Return why this machine cannot run such a cluster, or an empty text if it probably can.
 
-    It tries what containers need: own namespaces, own mounts, and new cgroups.
+    The test creates what containers need: namespaces, a mount, and a cgroup.
     """
     if os.geteuid() != 0:
-        return "a cluster of local processes needs root"
+        return "a cluster of local processes needs root; run the command with sudo"
     if binaries.find() is None:
         try:
             find_go()
         except BuildError as error:
             return str(error)
     if shutil.which("apt-get") is None and (lacking := [name for name in _PACKAGES if shutil.which(name) is None]):
-        return f"not installed, and no apt-get to do it: {', '.join(lacking)}"
+        return f"not installed: {', '.join(lacking)}; install them, because this machine has no apt-get"
     probe = ["unshare", "--mount", "--net", "--pid", "--fork", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
     done = subprocess.run(probe, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        return f"no container can be created here: {done.stderr.strip()}"
+        return f"this machine allows no containers (`{' '.join(probe)}` failed): {done.stderr.strip()}"
     return removal.why_no_cgroups()

@@ -1,4 +1,4 @@
-"""Enforces NetworkPolicies: the command of the program that does it, its rights, and the removal of its rules."""
+"""The command and rights of kube-netpol, which enforces NetworkPolicies, and the removal of its rules."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 import subprocess
 
 from kube.api import SERVICE_RANGE, Api, to_arguments
-from kube.layout import NODE_ADDRESS, NODE_NAME, PORTS
-from kube.node import program
-from kube.rbac import may_watch
+from kube.local.layout import NODE_ADDRESS, NODE_NAME, PORTS
+from kube.local.node import program
+from kube.local.rbac import may_watch
 from tidemill_operator.processes.child import Command
 
 _USER = "tidemill:network-policies"
@@ -18,7 +18,7 @@ _SET = re.compile(r"KUBE-(?:SRC|DST)-\S+")
 
 
 def policies_command(api: Api) -> Command:
-    """Return the command of kube-router."""
+    """Return the command of kube-netpol, which contains kube-router's controller."""
     user = api.authority.issue("kube-netpol", common_name=_USER)
     flags = {
         "kubeconfig": api.client_config("kube-netpol", user=user),
@@ -30,13 +30,13 @@ def policies_command(api: Api) -> Command:
 
 
 def permissions() -> list[dict[str, object]]:
-    """Return the manifests of its rights."""
+    """Return the manifests of kube-netpol's rights."""
     resources = {"": ["nodes", "pods", "namespaces"], "networking.k8s.io": ["networkpolicies"]}
     return may_watch(_USER, resources, verbs=["get", "list", "watch"])
 
 
 def remove_rules() -> None:
-    """Remove the rules and sets that are left after its end."""
+    """Remove the rules and sets that remain after the end of kube-netpol."""
     saved = _output(["iptables-save", "-t", "filter"]).splitlines()
     chains = [line[1:].split()[0] for line in saved if line.startswith(":")]
     ours = [name for name in chains if _CHAIN.fullmatch(name)]
@@ -52,12 +52,12 @@ def remove_rules() -> None:
 
 
 def rules() -> list[str]:
-    """Return all rules of the table, including those of others."""
+    """Return all rules of the table `filter`, including those of other programs."""
     return [line for line in _output(["iptables-save", "-t", "filter"]).splitlines() if line.startswith("-A")]
 
 
 def _output(command: list[str]) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    except FileNotFoundError:  # never installed, so no rules are left
+    except FileNotFoundError:  # The program was never installed, so there are no rules.
         return ""

@@ -1,6 +1,6 @@
-"""What the cluster needs of the machine's network: the node's bridge and address, routes, packet filter, forwarding.
+"""Configures the machine's network for the cluster: bridge, address, routes, packet filter and forwarding.
 
-Nothing of the cluster leaves the machine and nothing from outside reaches it. The bridge says whose cluster it is.
+No packet leaves the machine, and none from outside reaches the cluster. The bridge's alias is the cluster's folder.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from kube import layout
-from kube.layout import BRIDGE, Layout
+from kube.local import layout
+from kube.local.layout import BRIDGE, Layout
 
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
-# Pods' links to the host have names that their plugin makes up: veth and some digits.
+# The network plugin names a pod's link to the host: veth and some digits.
 _RULES = f"""
 table ip {layout.NFT_TABLE} {{
   chain arriving {{
@@ -32,12 +32,12 @@ _OURS = (("ip", layout.NFT_TABLE), ("ip", "kube-proxy"), ("ip6", "kube-proxy"))
 
 
 class NetworkError(RuntimeError):
-    """The machine's network cannot be set up; the message tells why."""
+    """The machine's network cannot be set up. The message contains the reason."""
 
 
 def owner() -> Path | None:
-    """The folder of the cluster that runs on this machine, if one does."""
-    if shutil.which("ip") is None:  # what a cluster needs has never been installed
+    """Return the folder of the cluster on this machine, or None if there is no cluster."""
+    if shutil.which("ip") is None:  # `up` installs this program, so it has never run here.
         return None
     shown = subprocess.run(["ip", "-json", "link", "show", BRIDGE], capture_output=True, text=True, check=False)
     if shown.returncode != 0:
@@ -49,7 +49,7 @@ def set_up(place: Layout) -> None:
     """Create the missing objects of the network.
 
     Raises:
-        NetworkError: The network of another cluster is there, or the system refuses the change.
+        NetworkError: Another cluster is on this machine, or the system refuses the change.
     """
     present = owner()
     if present is None:
@@ -60,7 +60,7 @@ def set_up(place: Layout) -> None:
             f"the cluster in {present} uses this machine; remove it with `hack/cluster down --dir {present}`"
         )
     _run(["ip", "address", "replace", f"{layout.NODE_ADDRESS}/32", "dev", BRIDGE])
-    # Packets that kube-proxy does not forward end here; they must not go to the machine's router.
+    # Packets that kube-proxy does not forward end at the bridge, and do not reach the machine's router.
     _run(["ip", "route", "replace", layout.WHOLE_RANGE, "dev", BRIDGE, "src", layout.NODE_ADDRESS])
     _run(["nft", "-f", "-"], text=f"table ip {layout.NFT_TABLE}\ndelete table ip {layout.NFT_TABLE}\n{_RULES}")
     forward("1")
@@ -77,10 +77,10 @@ def tear_down(place: Layout) -> None:
 
 
 def links_to_pods() -> list[str]:
-    """The host's ends of links to pods.
+    """Return the host's ends of links to pods.
 
-    They outlive the pods' processes by as long as the kernel tries to end their connections. Their routes would stand
-    for the pods of the next cluster, which have the same addresses, and go after a minute.
+    A link outlives its pod while the kernel still tries to end connections, about a minute. The link's route would
+    take the packets of a later cluster's pod with the same address.
     """
     shown = subprocess.run(["ip", "-json", "-4", "address"], capture_output=True, text=True, check=True)
     pods = ipaddress.ip_network(layout.POD_RANGE)
@@ -108,7 +108,7 @@ def forwards() -> str:
 
 
 def forward(setting: str) -> None:
-    """Let the machine forward packets, or not."""
+    """Set whether the machine forwards packets: 1 or 0."""
     if forwards() != setting:
         _FORWARDING.write_text(setting)
 

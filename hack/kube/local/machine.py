@@ -1,4 +1,4 @@
-"""Notes the machine's state before `up` in a file of the cluster, so that `down` can restore the state."""
+"""Records the machine's state before `up`, so that `down` can restore it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import contextlib
 import json
 from pathlib import Path
 
-from kube import network, policies
-from kube.layout import Layout
+from kube.local import network, policies
+from kube.local.layout import Layout
 from tidemill_operator.processes.files import write_atomic
 
-# What the node's programs make outside the cluster's folder, outermost first.
+# Folders that the node's programs create outside the cluster's folder, outermost first.
 _FOLDERS = (
     Path("/var/lib/cni"),
     Path("/var/lib/cni/results"),
@@ -23,15 +23,15 @@ _FOLDERS = (
 
 
 def remember(place: Layout) -> None:
-    """Note how the machine is, unless an `up` before this one has."""
+    """Record the machine's state, unless an earlier `up` has recorded it."""
     if not place.state.exists():
-        made = [str(path) for path in _FOLDERS if not path.exists()]
-        state = {"forwarding": network.forwards(), "filter": network.has_table("filter"), "made": made}
+        missing = [str(path) for path in _FOLDERS if not path.exists()]
+        state = {"forwarding": network.forwards(), "filter": network.has_table("filter"), "made": missing}
         write_atomic(place.state, json.dumps(state))
 
 
 def restore(place: Layout) -> None:
-    """Undo what was changed: packet forwarding; table and folders that were not there and hold nothing of others."""
+    """Restore packet forwarding, and remove the table and the folders that did not exist before and are unused now."""
     try:
         state = json.loads(place.state.read_text())
     except (FileNotFoundError, ValueError):
