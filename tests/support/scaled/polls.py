@@ -12,24 +12,28 @@ WATCHED = State(polled_at=NOW - 15, watched_since=NOW - 3600)
 
 
 def figures(*lags: int, ready: int = 1, **more: object) -> Figures:
-    """Partitions with these lags, of which a million each were consumed."""
+    """Return figures of partitions with these lags, with a million consumed events each."""
     parts = {p: PartitionFigures(0, 1_000_000 + lag, 1_000_000, 1_000_000) for p, lag in enumerate(lags)}
     return Figures(parts, ready, **more)  # type: ignore[arg-type]
 
 
-def known() -> State:
-    """A pipeline whose replicas are known to do 1,000 events/s."""
+def known_speed() -> State:
+    """Return the state of a pipeline whose replicas process 1,000 events/s each."""
     return State(rate_per_replica=1000.0)
 
 
-def one(settings: Settings, seen: Figures | None, *, current: int, state: State = WATCHED) -> Decision:
+def decision_of(settings: Settings, seen: Figures | None, *, current: int, state: State = WATCHED) -> Decision:
+    """Return the decision of a single poll."""
     decision, _ = decide(settings, state, seen, current=current, now=NOW)
     return decision
 
 
 @dataclass
 class Stream:
-    """Polls of a pipeline whose replicas do so many events a second, shared out over even partitions."""
+    """A pipeline that is polled.
+
+    Each replica processes `speed` events/s, and partitions get equal shares of the events.
+    """
 
     settings: Settings = field(default_factory=Settings)
     partitions: int = 4
@@ -43,7 +47,7 @@ class Stream:
     def poll(
         self, rate: float = 0.0, *, seconds: float = 15.0, missing: bool = False, still: tuple[int, ...] = ()
     ) -> Decision:
-        """Let time pass, then decide."""
+        """Let seconds pass at a rate of arrivals, and return the decision. Partitions in `still` consume nothing."""
         self.ends = self.ends or [0.0] * self.partitions
         self.consumed = self.consumed or [0.0] * self.partitions
         for block in shares(range(self.partitions), max(1, self.current)):

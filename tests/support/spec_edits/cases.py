@@ -1,4 +1,7 @@
-"""All cases of edits, by the path of the field."""
+"""All cases of edits, by the path of the field.
+
+An edit of a member that processors read restarts them. Other edits do not.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from spec_edits.workloads import WORKLOAD_CASES
 from tidemill_contract.functions.registry import PARAMETERS
 
 CASES: dict[str, list[Case]] = {**SOURCE_CASES, **RESULT_CASES, **WORKLOAD_CASES}
-# A parameter that is not above: what it does is the same for each.
+# An edit of any other parameter of a function has the same effect.
 for parameter in PARAMETERS.values():
     member, function = parameter.alias, parameter.functions[0]
     if (field_path := f"aggregations.metrics.{member}") not in CASES:

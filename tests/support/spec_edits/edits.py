@@ -1,4 +1,4 @@
-"""Edits of a resource, and the cases that say what an edit of a field changes."""
+"""A resource, edits of its spec, and cases: each defines the effect of an edit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 Document = dict[str, Any]
 
-# What a change is about. A processor's processes are named apart from its replicas: the others see their files change.
+# Names of what an edit changes. A processor has two names beside its workload: for its processes and its replicas.
 TOPIC, CONFIG, TABLE = "topic shop.orders.events", "config orders.json", "table by_country_v1"
 PROCESSOR, RESTART, SCALE = "workload orders-processor", "restart orders-processor", "scale orders-processor"
 RESULTS = "topic shop.orders.results"
@@ -17,9 +17,9 @@ BRIDGE = "workload orders-mqtt"
 CONNECTOR = "connector shop.orders.a"
 INGEST, API, OWN_API = "workload tidemill-ingest", "workload tidemill-api", "workload orders-api"
 
-# Earlier events stay as they were counted.
+# The windows count earlier events by the former spec.
 RECOUNTED = "aggregation by_country"
-# Windows that are stored cannot be turned into others.
+# Stored windows cannot be converted, so the edit begins a new version.
 NEXT_VERSION = ("create table by_country_v2", "aggregation by_country")
 
 STAGE = "workload orders-stage"
@@ -30,7 +30,7 @@ FIRST = "aggregations[0]"
 
 
 def base() -> Document:
-    """A resource in which every part of the spec is there."""
+    """Return a resource in which every part of the spec is set."""
     return {
         "apiVersion": "tidemill.dev/v1alpha1",
         "kind": "AnalyticsPipeline",
@@ -76,14 +76,14 @@ def base() -> Document:
 
 @dataclass(frozen=True)
 class Case:
-    """One edit of a field.
+    """An edit of one field, with its effect.
 
     Attributes:
-        edit: of the spec.
-        changes: what it changes besides the config file; None: it is refused.
-        refused: the beginning of the refusal.
-        reason: those that the refusal may have.
-        before: an edit that the resource had before, where the field needs another one beside it.
+        edit: changes the spec.
+        changes: the changes besides the config file; None if the edit is refused.
+        refused: the beginning of the refusal's message.
+        reason: the possible reasons of the refusal.
+        before: an edit of the resource before, where the field needs other members.
     """
 
     edit: Callable[[Document], Any]
@@ -94,7 +94,7 @@ class Case:
 
 
 def put(path: str, value: Any) -> Callable[[Document], Any]:
-    """Sets a member, with the objects on the way; `[0]` is an item of a list."""
+    """Return an edit that sets a member and creates the objects above it. `[0]` is an item of a list."""
 
     def edit(spec: Document) -> None:
         at: Any = spec
@@ -107,25 +107,25 @@ def put(path: str, value: Any) -> Callable[[Document], Any]:
 
 
 def decimal(place: int) -> Callable[[Document], Any]:
-    """Makes a field a decimal."""
+    """Return an edit that makes a field a decimal."""
     return both(put(f"source.fields[{place}].type", "decimal"), put(f"source.fields[{place}].scale", 2))
 
 
 def both(*edits: Callable[[Document], Any]) -> Callable[[Document], Any]:
-    """One edit after the other."""
+    """Return an edit that makes several edits in turn."""
 
     def edit(spec: Document) -> None:
-        for one in edits:
-            one(spec)
+        for single_edit in edits:
+            single_edit(spec)
 
     return edit
 
 
 def refused(path: str, value: Any, text: str, *, before: Callable[[Document], Any] | None = None) -> Case:
-    """What cannot be done to what is there."""
+    """Return the case of an edit that the accepted spec or the stored data forbid."""
     return Case(put(path, value), None, text, before=before)
 
 
 def invalid(path: str, value: Any, text: str, *, before: Callable[[Document], Any] | None = None) -> Case:
-    """What no pipeline may have."""
+    """Return the case of an edit that no pipeline may have."""
     return Case(put(path, value), None, text, reason=("InvalidSpec",), before=before)

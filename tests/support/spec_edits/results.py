@@ -1,4 +1,4 @@
-"""Edits of the fields of the transform, aggregations, anomaly rules and stores."""
+"""Cases of edits of the fields that define results: transform, aggregations, anomaly rules and retention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Edits of the fields of source and lookups."""
+"""Cases of edits of the fields of `source` and `lookups`."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def with_broker(spec: Document) -> None:
 
 
 def hook_edit(member: str, value: Any) -> Case:
-    """An edit of a webhook: ingest reads it at once."""
+    """Return the case of an edit of a webhook, which ingest reads at once."""
     return Case(put(f"source.webhooks[0].{member}", value), before=with_hook)
 
 
 def broker_edit(member: str, value: Any) -> Case:
-    """An edit of a broker: the bridge is replaced."""
+    """Return the case of an edit of a broker, which replaces the bridge."""
     return Case(put(f"source.mqtt.{member}", value), (BRIDGE,), before=with_broker)
 
 
@@ -49,12 +49,12 @@ def elsewhere(spec: Document) -> None:
 
 
 def with_dedupe(spec: Document) -> None:
-    """The notes are ids."""
+    """Use the field note as the id of events."""
     spec["source"]["dedupe"] = {"field": "note", "window": "1h"}
 
 
 def with_lookups(spec: Document) -> None:
-    """Adds a lookup from a file, one from a table and one from a topic; windows are grouped by a field of the first."""
+    """Add a lookup from a file, a table and a topic each. Windows are grouped by a field of the first."""
     fields = [{"name": name, "type": "string"} for name in ("region", "city", "street")]
     file = {"configMap": "regions", "file": "regions.csv", "key": "country"}
     table = {"table": "geo.cities", "key": "id", "secretRef": {"name": "geo"}}
@@ -67,7 +67,7 @@ def with_lookups(spec: Document) -> None:
 
 
 def looked_up(path: str, value: Any, *changes: str) -> Case:
-    """An edit of a lookup."""
+    """Return the case of an edit of a lookup."""
     return Case(put(f"lookups{path}", value), (RESTART, *changes), before=with_lookups)
 
 
@@ -76,7 +76,7 @@ def connected(spec: Document) -> None:
 
 
 def listed(spec: Document) -> None:
-    """Reads a list of topics, which exist."""
+    """Read a list of existing topics."""
     spec["source"] |= {"topic": {"managed": False}, "topics": ["shop.a", "shop.b"]}
 
 
@@ -86,7 +86,7 @@ def one_topic(spec: Document) -> None:
 
 
 def patterned(spec: Document) -> None:
-    """Reads the topics of a pattern, of which two exist."""
+    """Read the topics of a pattern, of which two exist."""
     spec["source"] |= {"topic": {"managed": False}, "topicPattern": r"shop\.[ab]"}
 
 
@@ -154,7 +154,7 @@ SOURCE_CASES: dict[str, list[Case]] = {
         refused("source.topic.partitions", 2, "spec.source.topic.partitions: 2 is less than the 3 partitions"),
     ],
     "source.topic.replicationFactor": [
-        # There is one broker.
+        # The world has a single broker.
         Case(
             put("source.topic.replicationFactor", 2),
             None,

@@ -1,4 +1,4 @@
-"""Edits of the fields that set how the pipeline's workloads run."""
+"""Cases of edits of the fields that define how the workloads of a pipeline run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def scaled(spec: Document) -> None:
 
 
 def scaling(member: str, value: Any, *changed: str) -> Case:
-    """An edit of a pipeline that is scaled."""
+    """Return the case of an edit of the scaling of processors."""
     return Case(put(f"processor.scaling.{member}", value), changed, before=scaled)
 
 
@@ -34,7 +34,7 @@ with_stage = put("transform.python", STAGED)
 
 
 def staged(member: str, value: Any) -> Case:
-    """An edit of the Python stage, which no other workload notices."""
+    """Return the case of an edit of the Python stage, which changes no other workload."""
     return Case(put(f"transform.python.{member}", value), (STAGE,), before=with_stage)
 
 
@@ -42,7 +42,7 @@ with_scaled_stage = put("transform.python", {**STAGED, "scaling": {}})
 
 
 def stage_scaling(member: str, value: Any, *changed: str) -> Case:
-    """An edit of the scaling of the Python stage."""
+    """Return the case of an edit of the scaling of the Python stage."""
     return Case(put(f"transform.python.scaling.{member}", value), changed, before=with_scaled_stage)
 
 

@@ -1,4 +1,4 @@
-"""A refused spec leaves the accepted spec running, and a broken resource is refused with a status."""
+"""Tests of passes with a refused spec, against a world in memory: the accepted spec stays in force."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from passes.memory_pass import (
-    ALL,
+    ALL_CONDITIONS,
     EVENTS,
     LATER,
     SCHEMA,
@@ -17,7 +17,7 @@ from passes.memory_pass import (
     conditions,
     edited,
     message,
-    true,
+    true_types,
     with_topic,
 )
 from tidemill_operator.testing import MemoryWorld
@@ -57,67 +57,67 @@ REFUSED: list[tuple[Callable[[Document], Document], str, str, str]] = [
         lambda document: with_topic(document, partitions=3, config={"min.insync.replicas": "2"}),
         "InvalidSpec",
         "spec.source.topic.config.min.insync.replicas: 2 is more than the replication factor 1",
-        "is more than the number of replicas",
+        "more replicas in sync than there are",
     ),
     (
         lambda document: edited(document, aggregations=[]),
         "InvalidSpec",
         "spec.aggregations: is empty",
-        "what is not even a pipeline",
+        "no aggregations",
     ),
 ]
 
 
-@pytest.mark.parametrize(("edit", "reason", "text", "what"), REFUSED, ids=[row[3] for row in REFUSED])
+@pytest.mark.parametrize(("edit", "reason", "text", "name"), REFUSED, ids=[row[3] for row in REFUSED])
 def test_a_refused_edit_leaves_the_accepted_spec_running(
-    document: Document, world: MemoryWorld, edit: Callable[[Document], Document], reason: str, text: str, what: str
+    document: Document, world: MemoryWorld, edit: Callable[[Document], Document], reason: str, text: str, name: str
 ) -> None:
-    """Ready stays true, Stalled says why, nothing is written, and drift of what runs is still repaired."""
+    """Ready is still true, and Stalled has the reason. Drift of the running pipeline is still repaired."""
     first = apply(document, world)
     world.take_writes()
-    told = apply(edit(document), world, first, LATER)
-    assert true(told) == {*ALL, "Stalled"}, what
-    assert conditions(told)["Stalled"] == ("True", reason)
-    assert message(told, "Stalled").startswith(text)
-    assert message(told, "Stalled").endswith("; the accepted spec stays in force")
-    assert told["observedGeneration"] == 2
+    status = apply(edit(document), world, first, LATER)
+    assert true_types(status) == {*ALL_CONDITIONS, "Stalled"}, name
+    assert conditions(status)["Stalled"] == ("True", reason)
+    assert message(status, "Stalled").startswith(text)
+    assert message(status, "Stalled").endswith("; the accepted spec stays in force")
+    assert status["observedGeneration"] == 2
     assert world.take_writes() == []
     world.kafka.configs[EVENTS]["retention.ms"] = "1"
-    assert apply(edit(document), world, told, LATER) == told
+    assert apply(edit(document), world, status, LATER) == status
     assert world.take_writes() == [f"set retention.ms of {EVENTS}"]
 
 
-@pytest.mark.parametrize(("edit", "reason", "text", "what"), REFUSED[3:], ids=[row[3] for row in REFUSED[3:]])
-def test_a_first_spec_that_is_refused_makes_nothing(
-    document: Document, world: MemoryWorld, edit: Callable[[Document], Document], reason: str, text: str, what: str
+@pytest.mark.parametrize(("edit", "reason", "text", "name"), REFUSED[3:], ids=[row[3] for row in REFUSED[3:]])
+def test_a_first_spec_that_is_refused_creates_nothing(
+    document: Document, world: MemoryWorld, edit: Callable[[Document], Document], reason: str, text: str, name: str
 ) -> None:
-    told = apply(edit(document), world)
-    assert world.take_writes() == [], what
-    assert true(told) == {"Stalled"}
-    assert conditions(told)["Ready"] == ("False", reason)
-    assert message(told, "Ready").startswith(text)
+    status = apply(edit(document), world)
+    assert world.take_writes() == [], name
+    assert true_types(status) == {"Stalled"}
+    assert conditions(status)["Ready"] == ("False", reason)
+    assert message(status, "Ready").startswith(text)
 
 
-def test_an_edit_that_takes_the_refusal_back(document: Document, world: MemoryWorld) -> None:
-    """What runs is again the newest spec, and no process noticed anything."""
+def test_an_edit_back_to_the_accepted_spec_ends_the_refusal(document: Document, world: MemoryWorld) -> None:
+    """The newest spec equals the accepted one, and no process restarts."""
     first = apply(document, world)
     world.take_writes()
     refused = apply(with_topic(document, partitions=2), world, first)
     back = with_topic(document, partitions=3)
     back["metadata"]["generation"] = 3
-    told = apply(back, world, refused)
-    assert true(told) == ALL
-    assert told["observedGeneration"] == 3
+    status = apply(back, world, refused)
+    assert true_types(status) == ALL_CONDITIONS
+    assert status["observedGeneration"] == 3
     assert world.postgres.schemas[SCHEMA].generation == 1
     assert world.take_writes() == []
 
 
 def test_more_replicas_than_brokers_are_refused_until_there_are_enough(document: Document, world: MemoryWorld) -> None:
-    told = apply(with_topic(document, partitions=3, replicationFactor=3), world)
-    assert message(told, "Ready").startswith("spec.source.topic.replicationFactor: 3 needs 3 brokers")
+    status = apply(with_topic(document, partitions=3, replicationFactor=3), world)
+    assert message(status, "Ready").startswith("spec.source.topic.replicationFactor: 3 needs 3 brokers")
     assert world.take_writes() == []
     world.kafka.nodes = 3
-    assert true(apply(with_topic(document, partitions=3, replicationFactor=3), world, told)) == ALL
+    assert true_types(apply(with_topic(document, partitions=3, replicationFactor=3), world, status)) == ALL_CONDITIONS
 
 
 DOCUMENTS: list[tuple[Any, str]] = [
@@ -128,9 +128,9 @@ DOCUMENTS: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("broken", "what"), DOCUMENTS, ids=[what for _, what in DOCUMENTS])
-def test_a_broken_document_is_a_status_too(world: MemoryWorld, broken: Any, what: str) -> None:
-    """No resource makes reconcile raise."""
-    told = apply(broken, world)
-    assert conditions(told)["Ready"] == ("False", "InvalidSpec"), what
+@pytest.mark.parametrize(("broken", "name"), DOCUMENTS, ids=[name for _, name in DOCUMENTS])
+def test_a_broken_document_gets_a_status(world: MemoryWorld, broken: Any, name: str) -> None:
+    """A pass raises no error for a broken resource."""
+    status = apply(broken, world)
+    assert conditions(status)["Ready"] == ("False", "InvalidSpec"), name
     assert world.take_writes() == []

@@ -1,104 +1,108 @@
-"""A release of a pipeline deletes or keeps its data by its reclaim policy, against a world in memory."""
+"""Tests of the release of a deleted resource, against a world in memory: the reclaim policy decides about its data."""
 
 from __future__ import annotations
 
 import pytest
 
-from passes.memory_pass import ALL, EVENTS, PLATFORM, SCHEMA, Document, apply, edited, true, with_topic
+from passes.memory_pass import ALL_CONDITIONS, EVENTS, PLATFORM, SCHEMA, Document, apply, edited, true_types, with_topic
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.outcome import Rank
 from tidemill_operator.reconcile import release
 from tidemill_operator.testing import MemoryWorld
 
 
-def let_go(document: Document, world: MemoryWorld) -> list[tuple[Rank, str]]:
+def released(document: Document, world: MemoryWorld) -> list[tuple[Rank, str]]:
     outcomes = release(document, platform=PLATFORM, actuators=world.actuators)
     return [(outcome.rank, outcome.name) for outcome in outcomes]
 
 
 def test_release_retains_by_default(document: Document, world: MemoryWorld) -> None:
-    """Processes end; topics, schema and passwords stay for the next resource of that name."""
+    """Processes end. Topics, schema and passwords are kept for the next resource of the same name."""
     apply(document, world)
     world.take_writes()
-    let_go(document, world)
+    released(document, world)
     assert world.take_writes() == []
     assert world.runtime.running == {}
     assert (set(world.postgres.schemas), EVENTS in world.kafka.topics) == ({SCHEMA}, True)
     assert set(world.secrets.files) == {("shop", "orders")}
-    assert true(apply(document, world)) == ALL
+    assert true_types(apply(document, world)) == ALL_CONDITIONS
 
 
-def test_release_deletes_if_asked_to(document: Document, world: MemoryWorld) -> None:
+def test_release_deletes_with_the_policy_delete(document: Document, world: MemoryWorld) -> None:
     deleted = edited(document, reclaimPolicy="Delete")
     apply(deleted, world)
-    let_go(deleted, world)
+    released(deleted, world)
     assert (world.postgres.schemas, world.kafka.topics, world.secrets.files) == ({}, {}, {})
-    assert let_go(deleted, world) == [(Rank.SKIPPED, SCHEMA)]
+    assert released(deleted, world) == [(Rank.SKIPPED, SCHEMA)]
 
 
 def test_release_never_deletes_an_unmanaged_topic(document: Document, world: MemoryWorld) -> None:
     world.kafka.put("shop.legacy", 4)
     deleted = edited(with_topic(document, managed=False, name="shop.legacy"), reclaimPolicy="Delete")
     apply(deleted, world)
-    let_go(deleted, world)
+    released(deleted, world)
     assert set(world.kafka.topics) == {"shop.legacy"}
 
 
-def test_release_leaves_what_is_somebody_elses(document: Document, world: MemoryWorld) -> None:
+def test_release_keeps_the_data_of_another_resource(document: Document, world: MemoryWorld) -> None:
     apply(document, world)
     stranger = edited(document, reclaimPolicy="Delete")
     stranger["metadata"]["uid"] = "uid-2"
-    assert let_go(stranger, world) == [(Rank.SKIPPED, SCHEMA)]
+    assert released(stranger, world) == [(Rank.SKIPPED, SCHEMA)]
     assert (set(world.postgres.schemas), EVENTS in world.kafka.topics) == ({SCHEMA}, True)
 
 
-def test_release_of_a_refused_edit_lets_go_of_what_ran(document: Document, world: MemoryWorld) -> None:
-    """The last policy counts, and the topics are those of the spec that ran."""
+def test_release_after_a_refused_edit_deletes_the_data_of_the_accepted_spec(
+    document: Document, world: MemoryWorld
+) -> None:
+    """The policy of the last edit applies to the topics of the accepted spec."""
     first = apply(document, world)
     broken = edited(with_topic(document, partitions=2), reclaimPolicy="Delete")
     apply(broken, world, first)
-    let_go(broken, world)
+    released(broken, world)
     assert (world.postgres.schemas, world.kafka.topics) == ({}, {})
 
 
-def test_release_of_a_broken_resource_keeps_what_the_accepted_spec_kept(document: Document, world: MemoryWorld) -> None:
+def test_release_of_a_broken_resource_follows_the_accepted_policy(document: Document, world: MemoryWorld) -> None:
     first = apply(document, world)
     broken = edited(document, aggregations=[], reclaimPolicy="Delete")
     apply(broken, world, first)
-    let_go(broken, world)
+    released(broken, world)
     assert (set(world.postgres.schemas), EVENTS in world.kafka.topics) == ({SCHEMA}, True)
 
 
-def test_release_lets_go_of_topics_that_are_not_asked_for_any_more(document: Document, world: MemoryWorld) -> None:
-    """A results topic that an earlier spec had goes too."""
+def test_release_deletes_topics_of_earlier_specs(document: Document, world: MemoryWorld) -> None:
+    """The results topic of an earlier spec is deleted too."""
     first = apply(document, world)
     assert "shop.orders.results" in world.kafka.topics
     quiet = edited(document, results={"publish": False}, reclaimPolicy="Delete")
     apply(quiet, world, first)
-    let_go(quiet, world)
+    released(quiet, world)
     assert world.kafka.topics == {}
 
 
-def test_release_is_tried_again_while_postgres_is_busy(document: Document, world: MemoryWorld) -> None:
-    """Passwords are only forgotten once the schema is gone."""
+def test_release_fails_while_postgres_is_busy_and_can_be_repeated(document: Document, world: MemoryWorld) -> None:
+    """Passwords are deleted only after the schema."""
     deleted = edited(document, reclaimPolicy="Delete")
     apply(deleted, world)
     world.postgres.busy = True
     with pytest.raises(TidemillError, match="a lock was not free"):
-        let_go(deleted, world)
+        released(deleted, world)
     assert set(world.secrets.files) == {("shop", "orders")}
     world.postgres.busy = False
-    let_go(deleted, world)
+    released(deleted, world)
     assert (world.postgres.schemas, world.secrets.files) == ({}, {})
 
 
 @pytest.mark.parametrize("part", ["postgres", "kafka"])
-def test_release_is_tried_again_while_a_server_is_away(document: Document, world: MemoryWorld, part: str) -> None:
+def test_release_fails_while_a_server_is_unreachable_and_can_be_repeated(
+    document: Document, world: MemoryWorld, part: str
+) -> None:
     deleted = edited(document, reclaimPolicy="Delete")
     apply(deleted, world)
     getattr(world, part).unreachable(part)
     with pytest.raises(TidemillError, match=f"{part} does not answer"):
-        let_go(deleted, world)
+        released(deleted, world)
     getattr(world, part).failure = None
-    let_go(deleted, world)
+    released(deleted, world)
     assert (world.postgres.schemas, world.kafka.topics) == ({}, {})

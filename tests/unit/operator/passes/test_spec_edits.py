@@ -1,6 +1,6 @@
-"""An edit of every field of the spec: what it changes and what it leaves alone, or why it is refused.
+"""Tests of an edit of every field of the spec: its changes, or the reason of the refusal.
 
-The fields are found by walking the models: one that is new has no case here, and that fails.
+The fields are found by walking the models, so a new field without a case fails.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ IDS = [f"{path}-{number}" for path, number, _ in ROWS]
 
 
 def leaves(model: type[BaseModel], path: str = "") -> Iterator[str]:
-    """Every field that holds no further model, by its path; items of lists stand at the list's."""
+    """Yield the path of every field that holds no further model. The items of a list have the path of the list."""
     for name, field in model.model_fields.items():
         at = f"{path}{field.alias or name}"
         parts = (field.annotation, *field.metadata)
-        inner = [found for part in parts for found in _kinds(part) if isinstance(found, type)]
+        inner = [kind for part in parts for kind in _kinds(part) if isinstance(kind, type)]
         inner = [model for model in inner if issubclass(model, BaseModel)]
         for kind in inner:
             yield from leaves(kind, f"{at}.")
@@ -65,17 +65,17 @@ def _kinds(annotation: Any) -> Iterator[Any]:
 
 
 def test_every_field_has_a_case() -> None:
-    """A field that is added needs one: say here what an edit of it changes, or why it is refused."""
+    """Add the case of a new field to `tests/support/spec_edits`."""
     assert set(leaves(PipelineSpec)) == set(CASES)
     assert all(CASES.values())
 
 
-def told(found: tuple[Change, ...]) -> set[str]:
-    """What is changed, in words; of processors, what happens to them."""
-    return {text for change in found for text in _told(change)}
+def described(all_changes: tuple[Change, ...]) -> set[str]:
+    """Return each change as text. Changes of a processor are named by their effect."""
+    return {text for change in all_changes for text in _described(change)}
 
 
-def _told(change: Change) -> Iterator[str]:
+def _described(change: Change) -> Iterator[str]:
     if f"{change.kind} {change.name}" != PROCESSOR or change.action != "change":
         yield f"{change.action} {change.kind} {change.name}"
         return
@@ -85,7 +85,7 @@ def _told(change: Change) -> Iterator[str]:
 
 
 def documents(case: Case) -> tuple[Document, Document]:
-    """The resource before and after the edit."""
+    """Return the resource before and after the edit."""
     before = base()
     if case.before is not None:
         case.before(before["spec"])
@@ -96,89 +96,93 @@ def documents(case: Case) -> tuple[Document, Document]:
 
 
 def apply(document: Document, world: MemoryWorld, previous: Document | None = None) -> Document:
-    told = reconcile(document, platform=PLATFORM, actuators=world.actuators, previous=previous, now=NOON)
-    if "ConnectorsReady" not in {item["type"] for item in told["conditions"]}:
-        return told
-    # Connectors are as they should be one pass after a change of them.
-    return reconcile(document, platform=PLATFORM, actuators=world.actuators, previous=told, now=NOON)
+    status = reconcile(document, platform=PLATFORM, actuators=world.actuators, previous=previous, now=NOON)
+    if "ConnectorsReady" not in {item["type"] for item in status["conditions"]}:
+        return status
+    # Connectors are ready one pass after a change of them.
+    return reconcile(document, platform=PLATFORM, actuators=world.actuators, previous=status, now=NOON)
 
 
 @pytest.fixture
 def world() -> MemoryWorld:
-    """A world in which the platform has a Kafka Connect, and topics of others."""
-    made = MemoryWorld(connect=KafkaConnect(MemoryConnect()))
-    made.kafka.topics = {name: LiveTopic(2, 1, name) for name in ("shop.a", "shop.b", "shop.c")}
-    made.kafka.configs = {name: {} for name in made.kafka.topics}
-    return made
+    """Return a world with a Kafka Connect of the platform and topics of others."""
+    memory_world = MemoryWorld(connect=KafkaConnect(MemoryConnect()))
+    memory_world.kafka.topics = {name: LiveTopic(2, 1, name) for name in ("shop.a", "shop.b", "shop.c")}
+    memory_world.kafka.configs = {name: {} for name in memory_world.kafka.topics}
+    return memory_world
 
 
-def true(status: Document) -> dict[str, str]:
+def true_conditions(status: Document) -> dict[str, str]:
     return {item["type"]: item["reason"] for item in status["conditions"] if item["status"] == "True"}
 
 
-def state(world: MemoryWorld) -> Any:
-    """Everything that there is, without the writes that led to it."""
+def contents(world: MemoryWorld) -> Any:
+    """Return a copy of everything in the world, except the list of writes."""
     running = {name: dict(workloads) for name, workloads in world.runtime.running.items()}
     return copy.deepcopy((world.kafka.topics, world.kafka.configs, world.postgres.schemas, running))
 
 
 @pytest.mark.parametrize(("path", "number", "case"), ROWS, ids=IDS)
-def test_an_edit_changes_what_it_should(world: MemoryWorld, path: str, number: int, case: Case) -> None:
-    """What `tidemill plan` tells before it happens is all that differs; what cannot be done is refused."""
+def test_an_edit_makes_exactly_its_changes_or_is_refused(
+    world: MemoryWorld, path: str, number: int, case: Case
+) -> None:
+    """`tidemill plan` names exactly the changes of the edit. A refused edit changes nothing."""
     before, after = documents(case)
     first = apply(before, world)
-    assert "Stalled" not in true(first), first
-    ran, unedited = state(world), world.runtime.running["shop", "orders"]["orders-processor"]
+    assert "Stalled" not in true_conditions(first), first
+    ran, unedited = contents(world), world.runtime.running["shop", "orders"]["orders-processor"]
     world.take_writes()
     if case.changes is not None:
         wanted = {text if text.split()[0] in VERBS else f"change {text}" for text in (CONFIG, *case.changes)}
-        assert told(planned(before, after, world)) == wanted
+        assert described(planned(before, after, world)) == wanted
     second = apply(after, world, first)
     if case.changes is None:
         message = next(item["message"] for item in second["conditions"] if item["type"] == "Stalled")
         assert message.startswith(case.refused)
         assert message.endswith("; the accepted spec stays in force")
-        assert true(second) == {**true(first), "Stalled": true(second)["Stalled"]}
-        assert true(second)["Stalled"] in case.reason
-        assert (state(world), world.take_writes()) == (ran, [])
+        assert true_conditions(second) == {**true_conditions(first), "Stalled": true_conditions(second)["Stalled"]}
+        assert true_conditions(second)["Stalled"] in case.reason
+        assert (contents(world), world.take_writes()) == (ran, [])
     else:
-        assert set(true(second)) - {"Suspended"} == set(true(first))
+        assert set(true_conditions(second)) - {"Suspended"} == set(true_conditions(first))
         edited = world.runtime.running["shop", "orders"]["orders-processor"]
         assert (edited.revision != unedited.revision) == (RESTART in case.changes)
         assert (world.postgres.schemas["shop__orders"].generation == 2) == (RESTART in case.changes)
 
 
 @pytest.mark.parametrize(("path", "number", "case"), ROWS, ids=IDS)
-def test_taking_an_edit_back_leads_to_where_it_was(world: MemoryWorld, path: str, number: int, case: Case) -> None:
-    """The same workloads with the same settings; what was only added stays: partitions, columns, tables, topics."""
+def test_an_edit_that_is_taken_back_restores_the_workloads(
+    world: MemoryWorld, path: str, number: int, case: Case
+) -> None:
+    """Workloads get their former settings. Added partitions, columns, tables and topics are kept."""
     before, after = documents(case)
     first = apply(before, world)
-    ran = state(world)
+    ran = contents(world)
     second = apply(after, world, first)
     back = {**before, "metadata": {**before["metadata"], "generation": 3}}
     third = apply(back, world, second)
     if path == "source.topic.partitions" and case.changes is not None:
-        assert true(third)["Stalled"] == "NotSupported"  # Kafka takes none away
+        assert true_conditions(third)["Stalled"] == "NotSupported"  # Kafka removes no partitions
         return
-    assert true(third) == true(first)
+    assert true_conditions(third) == true_conditions(first)
     assert world.runtime.running["shop", "orders"].keys() == ran[3]["shop", "orders"].keys()
     restarted = RESTART in (case.changes or ())
     assert world.postgres.schemas["shop__orders"].generation == (3 if restarted else 1)
     for name, workload in world.runtime.running["shop", "orders"].items():
-        known = ran[3]["shop", "orders"][name]
+        former = ran[3]["shop", "orders"][name]
         assert (workload.replicas, workload.environment, workload.resources) == (
-            known.replicas,
-            known.environment,
-            known.resources,
+            former.replicas,
+            former.environment,
+            former.resources,
         )
         if not restarted:
-            assert workload == known
+            assert workload == former
     world.take_writes()
     assert (apply(back, world, third), world.take_writes()) == (third, [])
 
 
 def planned(before: Document, after: Document, world: MemoryWorld) -> tuple[Change, ...]:
-    """As `tidemill plan` sees it."""
+    """Return the changes that `tidemill plan` shows."""
     schema = world.postgres.observe("shop__orders")
     live = LiveFacts(dict(world.kafka.topics), world.kafka.brokers(), schema, found=tuple(world.kafka.topics))
     wanted = plan_of(after, live)
@@ -189,10 +193,10 @@ def plan_of(document: Document, live: LiveFacts) -> Plan:
     return build_plan(AnalyticsPipeline.model_validate(document), PLATFORM, document["metadata"]["generation"], live)
 
 
-def test_processors_read_nothing_of_what_is_not_counted_as_read() -> None:
-    """Their code names none of these members, so a change of one cannot matter to them."""
+def test_processors_read_no_member_that_is_listed_as_unread() -> None:
+    """The code of the processor names no member of UNREAD. Edits of these members need no restart."""
     spelled = {path.rsplit(".", 1)[-1] for path in UNREAD} - {"config", "retention"}
-    members = {re.sub(r"(?<!^)([A-Z])", lambda found: f"_{found[1].lower()}", name) for name in spelled}
+    members = {re.sub(r"(?<!^)([A-Z])", lambda match: f"_{match[1].lower()}", name) for name in spelled}
     for file in Path(tidemill_processor.__file__).parent.rglob("*.py"):
         named = {node.attr for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute)}
         assert not named & members, file.name

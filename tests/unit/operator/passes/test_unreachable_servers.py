@@ -1,10 +1,10 @@
-"""A pass while a server does not answer or fails, against a world in memory."""
+"""Tests of passes while a server does not answer or fails, against a world in memory."""
 
 from __future__ import annotations
 
 import pytest
 
-from passes.memory_pass import ALL, LATER, Document, apply, conditions, message, true
+from passes.memory_pass import ALL_CONDITIONS, LATER, Document, apply, conditions, message, true_types
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.testing import MemoryWorld
 
@@ -15,52 +15,56 @@ PARTS = [
 
 
 @pytest.mark.parametrize(("part", "kind", "others"), PARTS, ids=["postgres", "kafka"])
-def test_a_server_that_is_away(document: Document, world: MemoryWorld, part: str, kind: str, others: set[str]) -> None:
-    """Its condition says so, what was seen before stays, and nothing is written; then it is as before."""
+def test_an_unreachable_server_is_named_in_its_condition(
+    document: Document, world: MemoryWorld, part: str, kind: str, others: set[str]
+) -> None:
+    """The other conditions are kept, and nothing is written. When the server answers again, all conditions are true."""
     first = apply(document, world)
     world.take_writes()
     getattr(world, part).unreachable(part)
-    told = apply(document, world, first, LATER)
-    assert conditions(told)[kind] == ("False", "Unreachable")
-    assert conditions(told)["Ready"] == ("False", "Unreachable")
-    assert others <= true(told)
-    assert message(told, "Reconciling") == f"{kind}: {part} does not answer"
+    status = apply(document, world, first, LATER)
+    assert conditions(status)[kind] == ("False", "Unreachable")
+    assert conditions(status)["Ready"] == ("False", "Unreachable")
+    assert others <= true_types(status)
+    assert message(status, "Reconciling") == f"{kind}: {part} does not answer"
     assert world.take_writes() == []
     getattr(world, part).failure = None
-    assert true(apply(document, world, told, LATER)) == ALL
+    assert true_types(apply(document, world, status, LATER)) == ALL_CONDITIONS
 
 
-def test_processes_are_looked_at_while_a_server_is_away(document: Document, world: MemoryWorld) -> None:
-    """What does not need the server is told as it is."""
+def test_processes_are_observed_while_a_server_is_unreachable(document: Document, world: MemoryWorld) -> None:
+    """Conditions that do not depend on the server are still updated."""
     first = apply(document, world)
     world.kafka.unreachable("kafka")
     world.runtime.starting = {"tidemill-api"}
-    told = apply(document, world, first, LATER)
-    assert conditions(told)["APIReady"] == ("False", "Waiting")
-    assert conditions(told)["IngestReady"] == ("True", "Applied")
+    status = apply(document, world, first, LATER)
+    assert conditions(status)["APIReady"] == ("False", "Waiting")
+    assert conditions(status)["IngestReady"] == ("True", "Applied")
 
 
 @pytest.mark.parametrize("part", ["postgres", "kafka"])
-def test_a_server_that_was_never_there(document: Document, world: MemoryWorld, part: str) -> None:
+def test_nothing_is_created_while_a_server_has_never_answered(
+    document: Document, world: MemoryWorld, part: str
+) -> None:
     getattr(world, part).unreachable(part)
-    told = apply(document, world)
-    assert true(told) == {"Progressing", "Reconciling"}
-    assert conditions(told)["Reconciling"] == ("True", "Unreachable")
-    assert {state for state, reason in conditions(told).values() if reason == "Blocked"} == {"Unknown"}
+    status = apply(document, world)
+    assert true_types(status) == {"Progressing", "Reconciling"}
+    assert conditions(status)["Reconciling"] == ("True", "Unreachable")
+    assert {state for state, reason in conditions(status).values() if reason == "Blocked"} == {"Unknown"}
 
 
-def test_a_defect_is_told_and_stops_nobody(document: Document, world: MemoryWorld) -> None:
-    """An unexpected error becomes the condition of what it happened to."""
+def test_an_unexpected_error_is_reported_and_other_parts_are_applied(document: Document, world: MemoryWorld) -> None:
+    """An unexpected error becomes the condition of the part that raised it."""
     world.runtime.failure = RuntimeError("fork:\nno memory")
-    told = apply(document, world)
-    assert conditions(told)["ProcessorsReady"] == ("False", "Internal")
-    assert message(told, "ProcessorsReady") == r"RuntimeError: fork:\nno memory; see the log"
-    assert conditions(told)["TopicsReady"] == ("True", "Applied")
+    status = apply(document, world)
+    assert conditions(status)["ProcessorsReady"] == ("False", "Internal")
+    assert message(status, "ProcessorsReady") == r"RuntimeError: fork:\nno memory; see the log"
+    assert conditions(status)["TopicsReady"] == ("True", "Applied")
 
 
-def test_secrets_that_cannot_be_made_stop_before_the_schema(document: Document, world: MemoryWorld) -> None:
+def test_no_schema_is_created_without_secrets(document: Document, world: MemoryWorld) -> None:
     world.secrets.failure = TidemillError(Reason.REFUSED, "the disk is full", "make room")
-    told = apply(document, world)
-    assert conditions(told)["SchemaReady"] == ("False", "Refused")
-    assert message(told, "Stalled") == "the disk is full; make room"
+    status = apply(document, world)
+    assert conditions(status)["SchemaReady"] == ("False", "Refused")
+    assert message(status, "Stalled") == "the disk is full; make room"
     assert (world.postgres.schemas, world.kafka.topics) == ({}, {})

@@ -1,4 +1,4 @@
-"""A table of situations: for each, the decision about replicas and its reason."""
+"""Tests of single decisions about replicas: a table of situations with the expected number and reason."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from scaled.polls import NOW, WATCHED, figures, one
+from scaled.polls import NOW, WATCHED, decision_of, figures
 from tidemill_operator.scaling import Figures, PartitionFigures, ScalingReason, Settings, State, explain
 
 
@@ -21,92 +21,121 @@ class Case:
 
 
 K = 100_000
-EVEN = figures(*[60_000] * 6, ready=2)  # 360,000: asks for 4 replicas, of which 6 partitions make 6
+EVEN = figures(*[60_000] * 6, ready=2)  # The formula gives 4 replicas, aligned to 6 for 6 partitions.
 CUT = (ScalingReason.STEP_LIMITED, "maxStepUp")
 CASES = [
     Case("no lag", figures(0, 0, 0), 1, (1, ScalingReason.WITHIN_TARGET, "")),
-    Case("lag that one carries", figures(30_000, 30_000, 30_000), 1, (1, ScalingReason.WITHIN_TARGET, "")),
-    Case("lag of three", figures(*[60_000] * 4), 1, (2, ScalingReason.SCALED_UP, ""), Settings(lag_threshold=120_000)),
-    Case("three of four partitions are as slow as two", figures(*[60_000] * 4), 1, (4, ScalingReason.SCALED_UP, "")),
+    Case("lag that one replica carries", figures(30_000, 30_000, 30_000), 1, (1, ScalingReason.WITHIN_TARGET, "")),
     Case(
-        "a partition counts for one replica",
+        "lag above the threshold for one replica",
+        figures(*[60_000] * 4),
+        1,
+        (2, ScalingReason.SCALED_UP, ""),
+        Settings(lag_threshold=120_000),
+    ),
+    Case(
+        "with four partitions, three replicas are as slow as two",
+        figures(*[60_000] * 4),
+        1,
+        (4, ScalingReason.SCALED_UP, ""),
+    ),
+    Case(
+        "one hot partition needs one replica",
         figures(10 * K, 0, 0, 0),
         1,
         (1, ScalingReason.LIMITED_BY_PARTITIONS, "partitions"),
     ),
     Case(
-        "two hot partitions count for two", figures(10 * K, 0, 0, 10 * K), 1, (2, ScalingReason.SCALED_UP, "partitions")
+        "two hot partitions need two replicas",
+        figures(10 * K, 0, 0, 10 * K),
+        1,
+        (2, ScalingReason.SCALED_UP, "partitions"),
     ),
-    Case("a step is cut, to what is of use: 5 are as slow as 4", figures(*[K] * 12), 1, (6, *CUT)),
-    Case("the more there are, the longer the step", figures(*[K] * 24), 7, (24, ScalingReason.SCALED_UP, "")),
-    Case("as many again", figures(*[K] * 32), 8, (16, *CUT)),
-    Case("a step that is asked for is kept", figures(*[K] * 12), 1, (5, *CUT), Settings(max_step_up=4)),
-    Case("a step of one", EVEN, 2, (3, ScalingReason.STEP_LIMITED, "maxStepUp"), Settings(max_step_up=1)),
-    Case("maxReplicas", EVEN, 2, (2, ScalingReason.AT_MAXIMUM, "maxReplicas"), Settings(max_replicas=2)),
-    Case("up to maxReplicas", EVEN, 2, (3, ScalingReason.SCALED_UP, "maxReplicas"), Settings(max_replicas=3)),
-    Case("partitions", figures(K, K, ready=2), 2, (2, ScalingReason.WITHIN_TARGET, "")),
-    Case("more than partitions", figures(K, K + 1, ready=2), 2, (2, ScalingReason.LIMITED_BY_PARTITIONS, "partitions")),
+    Case("the default step is cut, here to 6, as 5 are as slow as 4", figures(*[K] * 12), 1, (6, *CUT)),
     Case(
-        "minReplicas",
+        "the default step grows with the number of replicas", figures(*[K] * 24), 7, (24, ScalingReason.SCALED_UP, "")
+    ),
+    Case("the default step doubles the number", figures(*[K] * 32), 8, (16, *CUT)),
+    Case("maxStepUp is kept exactly", figures(*[K] * 12), 1, (5, *CUT), Settings(max_step_up=4)),
+    Case("maxStepUp of one", EVEN, 2, (3, ScalingReason.STEP_LIMITED, "maxStepUp"), Settings(max_step_up=1)),
+    Case("already at maxReplicas", EVEN, 2, (2, ScalingReason.AT_MAXIMUM, "maxReplicas"), Settings(max_replicas=2)),
+    Case("up to maxReplicas", EVEN, 2, (3, ScalingReason.SCALED_UP, "maxReplicas"), Settings(max_replicas=3)),
+    Case("a replica for each partition", figures(K, K, ready=2), 2, (2, ScalingReason.WITHIN_TARGET, "")),
+    Case(
+        "a need of more replicas than partitions",
+        figures(K, K + 1, ready=2),
+        2,
+        (2, ScalingReason.LIMITED_BY_PARTITIONS, "partitions"),
+    ),
+    Case(
+        "already at minReplicas",
         figures(0, 0, 0, ready=2),
         2,
         (2, ScalingReason.AT_MINIMUM, "minReplicas"),
         Settings(min_replicas=2),
     ),
     Case(
-        "below new minimum", figures(0, 0, 0), 1, (2, ScalingReason.SCALED_UP, "minReplicas"), Settings(min_replicas=2)
+        "below a new minReplicas",
+        figures(0, 0, 0),
+        1,
+        (2, ScalingReason.SCALED_UP, "minReplicas"),
+        Settings(min_replicas=2),
     ),
-    Case("above new maximum", EVEN, 5, (3, ScalingReason.SCALED_DOWN, "maxReplicas"), Settings(max_replicas=3)),
-    Case("above partitions", figures(0, 0), 5, (2, ScalingReason.SCALED_DOWN, "partitions")),
+    Case("above a new maxReplicas", EVEN, 5, (3, ScalingReason.SCALED_DOWN, "maxReplicas"), Settings(max_replicas=3)),
+    Case("more replicas than partitions", figures(0, 0), 5, (2, ScalingReason.SCALED_DOWN, "partitions")),
     Case(
-        "too early for more", EVEN, 2, (2, ScalingReason.COOLDOWN, "scaleUpCooldown"), state=State(changed_at=NOW - 89)
+        "within scaleUpCooldown",
+        EVEN,
+        2,
+        (2, ScalingReason.COOLDOWN, "scaleUpCooldown"),
+        state=State(changed_at=NOW - 89),
     ),
-    Case("late enough for more", EVEN, 2, (6, ScalingReason.SCALED_UP, ""), state=State(changed_at=NOW - 90)),
-    Case("fewer, long enough", figures(*[0] * 6, ready=2), 2, (1, ScalingReason.SCALED_DOWN, "")),
+    Case("after scaleUpCooldown", EVEN, 2, (6, ScalingReason.SCALED_UP, ""), state=State(changed_at=NOW - 90)),
+    Case("fewer, after the stabilisation", figures(*[0] * 6, ready=2), 2, (1, ScalingReason.SCALED_DOWN, "")),
     Case(
-        "fewer, cut",
+        "fewer, cut by maxStepDown",
         figures(*[0] * 6, ready=6),
         6,
         (5, ScalingReason.STEP_LIMITED, "maxStepDown"),
         Settings(max_step_down=1),
     ),
     Case(
-        "fewer, not watched long enough",
+        "fewer, but not watched for the whole stabilisation",
         figures(*[0] * 6, ready=2),
         2,
         (2, ScalingReason.STABILIZING, "scaleDownStabilization"),
         state=replace(WATCHED, watched_since=NOW - 599),
     ),
     Case(
-        "fewer now, more lately",
+        "fewer, and within the stabilisation two were needed",
         figures(*[0] * 6, ready=3),
         3,
         (2, ScalingReason.SCALED_DOWN, ""),
         state=replace(WATCHED, wanted=((NOW - 590, 2),)),
     ),
     Case(
-        "as many lately",
+        "fewer, but within the stabilisation three were needed",
         figures(*[0] * 6, ready=3),
         3,
         (3, ScalingReason.STABILIZING, "scaleDownStabilization"),
         state=replace(WATCHED, wanted=((NOW - 590, 3),)),
     ),
     Case(
-        "as many, but too long ago",
+        "fewer, and four were needed before the stabilisation",
         figures(*[0] * 6, ready=4),
         4,
         (1, ScalingReason.SCALED_DOWN, ""),
         state=replace(WATCHED, wanted=((NOW - 600, 4),)),
     ),
     Case(
-        "one of the three that could go waits three times as long as all three",
+        "to remove one of three takes three times as long as to remove all three",
         figures(*[0] * 6, ready=4),
         4,
         (4, ScalingReason.STABILIZING, "scaleDownStabilization"),
         state=replace(WATCHED, wanted=((NOW - 1799, 4), (NOW - 1, 3))),
     ),
     Case(
-        "one of four, long enough",
+        "one of four, after three times the stabilisation",
         figures(*[0] * 6, ready=4),
         4,
         (3, ScalingReason.SCALED_DOWN, ""),
@@ -116,7 +145,7 @@ CASES = [
     Case("rollout", replace(EVEN, rolling_out=True), 2, (2, ScalingReason.ROLLOUT_IN_PROGRESS, "rollout")),
     Case("saturated", replace(EVEN, database_saturated=True), 2, (2, ScalingReason.DATABASE_SATURATED, "database")),
     Case(
-        "fewer may wait less",
+        "a saturated Postgres does not prevent fewer",
         figures(*[0] * 6, ready=2, database_saturated=True),
         2,
         (1, ScalingReason.SCALED_DOWN, ""),
@@ -133,15 +162,15 @@ CASES = [
     Case("dry run", EVEN, 2, (6, ScalingReason.DRY_RUN, "dryRun"), Settings(dry_run=True)),
     Case("dry run, nothing to do", figures(0), 1, (1, ScalingReason.WITHIN_TARGET, ""), Settings(dry_run=True)),
     Case(
-        "a stage that waits gets no more",
+        "a waiting stage gets no more replicas",
         figures(*[K] * 6, waits=True, rolling_out=True),
         2,
         (2, ScalingReason.STAGE_WAITS, "stage"),
     ),
-    Case("a stage that waits with enough", figures(0, waits=True), 1, (1, ScalingReason.WITHIN_TARGET, "")),
-    Case("external", EVEN, 2, (2, ScalingReason.EXTERNAL, ""), Settings(mode="external")),
+    Case("a waiting stage with enough replicas", figures(0, waits=True), 1, (1, ScalingReason.WITHIN_TARGET, "")),
+    Case("mode external", EVEN, 2, (2, ScalingReason.EXTERNAL, ""), Settings(mode="external")),
     Case(
-        "silence",
+        "scaleToZeroAfter without events",
         figures(0, 0),
         2,
         (0, ScalingReason.SCALED_TO_ZERO, ""),
@@ -149,7 +178,7 @@ CASES = [
         replace(WATCHED, idle_since=NOW - 60),
     ),
     Case(
-        "short silence",
+        "less than scaleToZeroAfter without events",
         figures(0, 0),
         1,
         (1, ScalingReason.WITHIN_TARGET, ""),
@@ -157,7 +186,7 @@ CASES = [
         replace(WATCHED, idle_since=NOW - 59),
     ),
     Case(
-        "silence of Kafka's, not of the events'",
+        "no arrivals, but lag",
         figures(0, 5),
         1,
         (1, ScalingReason.WITHIN_TARGET, ""),
@@ -165,14 +194,14 @@ CASES = [
         replace(WATCHED, idle_since=NOW - 60),
     ),
     Case(
-        "asleep",
+        "scaled to zero, and no events",
         figures(0, 0, ready=0),
         0,
         (0, ScalingReason.SCALED_TO_ZERO, ""),
         Settings(scale_to_zero_after_seconds=60.0),
     ),
     Case(
-        "woken",
+        "scaled to zero, and an event arrives",
         figures(0, 1, ready=0),
         0,
         (1, ScalingReason.WOKEN_BY_ARRIVAL, ""),
@@ -180,15 +209,17 @@ CASES = [
         State(changed_at=NOW - 1),
     ),
     Case(
-        "woken to the minimum",
+        "an event starts minReplicas",
         figures(0, 1, ready=0),
         0,
         (2, ScalingReason.WOKEN_BY_ARRIVAL, ""),
         Settings(min_replicas=2, scale_to_zero_after_seconds=60.0),
     ),
-    Case("zero without being asked for", figures(0, 0, ready=0), 0, (1, ScalingReason.SCALED_UP, "minReplicas")),
     Case(
-        "freshness, speed known: 3 · 20,000 events are 60 s of one replica of 1,000 events/s",
+        "zero replicas without scaleToZeroAfter", figures(0, 0, ready=0), 0, (1, ScalingReason.SCALED_UP, "minReplicas")
+    ),
+    Case(
+        "freshness with a known speed: 3 · 20,000 events take one replica 60 s at 1,000 events/s",
         figures(20_000, 20_000, 20_000),
         1,
         (3, ScalingReason.SCALED_UP, ""),
@@ -196,7 +227,7 @@ CASES = [
         replace(WATCHED, rate_per_replica=1000.0),
     ),
     Case(
-        "freshness, speed unknown: one more",
+        "freshness with an unknown speed adds one replica",
         figures(*[20_000] * 4, freshness_seconds=21.0),
         1,
         (2, ScalingReason.SCALED_UP, ""),
@@ -213,15 +244,14 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.reason)
-def test_one_poll_decides_from_the_figures_and_what_is_remembered(case: Case) -> None:
-    """One poll on top of what is remembered."""
-    decision = one(case.settings, case.seen, current=case.current, state=case.state)
+def test_one_poll_decides_from_its_figures_and_the_stored_state(case: Case) -> None:
+    decision = decision_of(case.settings, case.seen, current=case.current, state=case.state)
     assert (decision.desired, decision.reason, decision.limited_by) == case.expected, explain(decision)
     assert decision.replicas == (case.current if case.settings.dry_run else decision.desired)
 
 
-def test_a_partition_without_a_position_lags_from_its_start() -> None:
-    """What Kafka still has is to be read; what it has thrown away is not."""
+def test_a_partition_without_a_position_lags_from_its_first_offset() -> None:
+    """Only events that Kafka still has are lag."""
     assert PartitionFigures(400, 1000, None, 0).lag == 600
     assert PartitionFigures(400, 1000, 100, 0).lag == 600
     assert PartitionFigures(400, 1000, 900, 0).lag == 100
