@@ -216,5 +216,5 @@ def test_the_name_of_a_connector_can_be_read_from_its_resource(own: str) -> None
     assert strimzi.connector_name(resource) == name
 
 
-def test_other_resources_of_the_namespace_have_names_too() -> None:
+def test_a_foreign_resource_has_the_name_of_no_pipeline() -> None:
     assert [strimzi.connector_name(name) for name in ("theirs", "a.b")] == ["theirs..", "a.b."]

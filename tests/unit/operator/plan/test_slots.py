@@ -115,7 +115,7 @@ def test_windows_wait_for_a_topic_unless_it_is_certainly_deleted(
     )
 
 
-def test_the_partitions_of_a_former_only_topic_are_its_slots() -> None:
+def test_the_partitions_of_a_former_single_topic_are_the_first_slots() -> None:
     before = LiveSchema(partitions=2, read_from="A", read_to={0: 7})
     slots = desired_slots(["b", "a"], facts(before, a=3, b=1), "a")
     assert placed(slots) == {0: ("a", 0), 1: ("a", 1), 2: ("b", 0), 3: ("a", 2)}
