@@ -9,7 +9,7 @@ from typing import Any
 
 Document = dict[str, Any]
 
-# Names of what an edit changes. A processor has two names beside its workload: for its processes and its replicas.
+# Names of changed objects. A processor has three: its workload, its processes and its replicas.
 TOPIC, CONFIG, TABLE = "topic shop.orders.events", "config orders.json", "table by_country_v1"
 PROCESSOR, RESTART, SCALE = "workload orders-processor", "restart orders-processor", "scale orders-processor"
 RESULTS = "topic shop.orders.results"
