@@ -1,4 +1,4 @@
-"""How outcomes fold: the worst speaks, all writes count, and the order never shows."""
+"""Tests of the combination of outcomes: the worst rank counts, changes add up, and the order does not matter."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ def test_order_does_not_matter(outcomes: list[Outcome], random: Any) -> None:
 
 @given(st.lists(OUTCOMES, min_size=1), st.integers(0, 20))
 def test_grouping_does_not_matter(outcomes: list[Outcome], cut: int) -> None:
-    """Folding a folded part with the rest is folding all of it."""
     own = [outcome for outcome in outcomes if outcome.component == TOPICS]
     first, rest = own[:cut], own[cut:]
     folded = [combine(first, TOPICS)] if first else []
@@ -40,7 +39,7 @@ def test_grouping_does_not_matter(outcomes: list[Outcome], cut: int) -> None:
 
 
 @given(st.lists(OUTCOMES))
-def test_the_worst_speaks_and_all_writes_count(outcomes: list[Outcome]) -> None:
+def test_the_worst_rank_counts_and_changes_add_up(outcomes: list[Outcome]) -> None:
     own = [outcome for outcome in outcomes if outcome.component == TOPICS]
     whole = combine(outcomes, TOPICS)
     assert whole.rank == max((outcome.rank for outcome in own), default=Rank.SKIPPED)
@@ -49,28 +48,28 @@ def test_the_worst_speaks_and_all_writes_count(outcomes: list[Outcome]) -> None:
 
 ERROR = TidemillError(Reason.REFUSED, "no right", "grant it")
 ROWS: list[tuple[list[Outcome], Outcome, str]] = [
-    ([], skipped(TOPICS, ""), "nothing is asked for"),
+    ([], skipped(TOPICS, ""), "without outcomes"),
     ([done(Component.SCHEMA, "s")], skipped(TOPICS, ""), "other components do not count"),
-    ([skipped(TOPICS, "a"), done(TOPICS, "b")], done(TOPICS, "b"), "done weighs more than skipped"),
+    ([skipped(TOPICS, "a"), done(TOPICS, "b")], done(TOPICS, "b"), "done counts more than skipped"),
     (
         [waiting(TOPICS, "a", "soon"), done(TOPICS, "b", changed=2)],
         waiting(TOPICS, "a", "soon", changed=2),
-        "writes add",
+        "changes add up",
     ),
-    ([failed(TOPICS, "a", ERROR), waiting(TOPICS, "b", "soon")], failed(TOPICS, "a", ERROR), "failed weighs most"),
+    ([failed(TOPICS, "a", ERROR), waiting(TOPICS, "b", "soon")], failed(TOPICS, "a", ERROR), "failed counts most"),
 ]
 
 
 @pytest.mark.parametrize(("outcomes", "expected", "why"), ROWS, ids=[row[2] for row in ROWS])
-def test_the_heaviest_outcome_of_a_component_counts(outcomes: list[Outcome], expected: Outcome, why: str) -> None:
+def test_the_worst_outcome_of_a_component_counts(outcomes: list[Outcome], expected: Outcome, why: str) -> None:
     assert combine(outcomes, TOPICS) == expected, why
 
 
-def test_a_failure_tells_what_to_do() -> None:
+def test_a_failure_has_the_message_and_the_remedy() -> None:
     outcome = failed(TOPICS, "a", ERROR, changed=1)
     assert (outcome.reason, outcome.message, outcome.changed) == (Reason.REFUSED, "no right; grant it", 1)
 
 
-def test_facts_do_not_make_outcomes_differ() -> None:
-    """What was observed goes to the status and decides nothing."""
+def test_outcomes_with_different_facts_are_equal() -> None:
+    """Observed facts are part of the status, and not of the comparison."""
     assert done(TOPICS, "a", observed={"partitions": 1}) == done(TOPICS, "a", observed={"partitions": 2})

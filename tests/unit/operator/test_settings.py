@@ -1,4 +1,4 @@
-"""The environment as a platform: defaults of both runtimes, and faults that name the variable."""
+"""Tests of the settings of the platform from the environment: defaults, and errors that name the variable."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def test_an_empty_environment_is_the_local_platform() -> None:
     assert Platform.from_env({}) == Platform()
 
 
-def test_a_cluster_is_more_careful() -> None:
-    """Replicated topics, and API keys asked for."""
+def test_a_cluster_has_stricter_defaults() -> None:
+    """Topics are replicated, and API keys are required."""
     platform = Platform.from_env({"TIDEMILL_RUNTIME": "kubernetes"})
     assert (platform.partitions, platform.replication_factor, platform.auth_required) == (6, 3, True)
 
@@ -50,7 +50,6 @@ READ: list[tuple[str, str, str, Any]] = [
 def test_each_variable_sets_one_member_and_an_empty_one_sets_none(
     name: str, value: str, member: str, expected: Any
 ) -> None:
-    """Each sets one member; an empty one counts as unset."""
     assert getattr(Platform.from_env({name: value}), member) == expected
 
 
@@ -108,8 +107,8 @@ CLUSTER = {
 }
 
 
-def test_the_limits_of_ingest_are_handed_on() -> None:
-    """As they are given; none where the workload's default is to hold."""
+def test_the_limits_of_ingest_are_passed_to_its_pods() -> None:
+    """Without a variable, the default of the workload applies."""
     limits = {"TIDEMILL_INGEST_EVENTS_PER_SECOND": "0", "TIDEMILL_INGEST_IN_FLIGHT_BYTES": "1048576"}
     assert ClusterSettings.from_env(Platform(), {**CLUSTER, **limits}).placement.ingest == limits
     assert ClusterSettings.from_env(Platform(), CLUSTER).placement.ingest == {}
@@ -117,7 +116,7 @@ def test_the_limits_of_ingest_are_handed_on() -> None:
         ClusterSettings.from_env(Platform(), {**CLUSTER, "TIDEMILL_INGEST_BYTES_PER_SECOND": "-1"})
 
 
-def test_what_clients_may_call_and_how_often_is_handed_on() -> None:
+def test_hosts_and_limits_of_clients_are_passed_to_pods() -> None:
     limits = {"TIDEMILL_API_KEYLESS_CONNECTIONS": "5", "TIDEMILL_API_KEYLESS_PER_ADDRESS": "2"}
     called = {"TIDEMILL_ALLOWED_HOSTS": "api.example.com,*.example.org", "TIDEMILL_HTTP_CONNECTIONS": "700"}
     placement = ClusterSettings.from_env(Platform(), {**CLUSTER, **limits, **called}).placement
@@ -129,27 +128,27 @@ def test_what_clients_may_call_and_how_often_is_handed_on() -> None:
 
 
 URLS: list[tuple[str, PostgresAddress, str]] = [
-    ("postgresql://me:pw@db:6000/x", PostgresAddress("db", 6000, "x", "me", "pw"), "all of it"),
-    ("postgres://me@db", PostgresAddress("db", 5432, "postgres", "me", ""), "the rest has defaults"),
+    ("postgresql://me:pw@db:6000/x", PostgresAddress("db", 6000, "x", "me", "pw"), "all parts"),
+    ("postgres://me@db", PostgresAddress("db", 5432, "postgres", "me", ""), "missing parts have defaults"),
     (
         "postgresql://m%40e:p%2Fw@db/a%20b?sslmode=require",
         PostgresAddress("db", 5432, "a b", "m@e", "p/w", "require"),
-        "escapes are read",
+        "escaped characters",
     ),
 ]
 
 
 @pytest.mark.parametrize(("url", "address", "why"), URLS, ids=[row[2] for row in URLS])
-def test_the_postgres_url(url: str, address: PostgresAddress, why: str) -> None:
-    """Reading what was written gives the same address; the password is in neither repr nor public URL."""
+def test_a_postgres_url_is_read(url: str, address: PostgresAddress, why: str) -> None:
+    """The URL of an address gives the same address. The password is neither in repr nor in the public URL."""
     assert Platform.from_env({"TIDEMILL_POSTGRES_URL": url}).postgres == address, why
     assert PostgresAddress.from_url(address.url) == address
     if address.password:
         assert address.password not in repr(address) + address.public_url
 
 
-def test_pods_with_the_operators_kafka_login_are_warned_of(tmp_path: Path) -> None:
-    """Where they have none of their own, or one that is the same."""
+def test_pods_with_the_kafka_login_of_the_operator_cause_a_warning(tmp_path: Path) -> None:
+    """The warning is for pods without another login, or with the same login."""
     login, other = tmp_path / "client.json", tmp_path / "workload.json"
     login.write_text('{"sasl.username": "tidemill"}')
     other.write_text('{"sasl.username": "pipelines"}')
@@ -159,6 +158,6 @@ def test_pods_with_the_operators_kafka_login_are_warned_of(tmp_path: Path) -> No
         return ClusterSettings.from_env(Platform(), {**CLUSTER, **named}).warnings()
 
     assert warned() == warned(KAFKA_CONFIG=login, WORKLOAD_KAFKA_CONFIG=other) == []
-    (told,) = warned(KAFKA_CONFIG=login)
-    assert "kafka.workloadKey" in told
-    assert warned(KAFKA_CONFIG=login, WORKLOAD_KAFKA_CONFIG=login) == [told]
+    (warning,) = warned(KAFKA_CONFIG=login)
+    assert "kafka.workloadKey" in warning
+    assert warned(KAFKA_CONFIG=login, WORKLOAD_KAFKA_CONFIG=login) == [warning]

@@ -1,4 +1,4 @@
-"""Outcomes to status: every condition in its state, stable while nothing changes, bounded."""
+"""Tests of the status from outcomes: states of all conditions, stable without changes, and bounded."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ GONE = TidemillError(Reason.UNREACHABLE, "Kafka does not answer")
 STALE = TidemillError(Reason.NOT_SUPPORTED, "spec.source.key: changed", "change it back")
 
 
-def conditions(told: dict[str, Any]) -> dict[str, tuple[str, str, str]]:
-    return {c["type"]: (c["status"], c["reason"], c["message"]) for c in told["conditions"]}
+def conditions(result: dict[str, Any]) -> dict[str, tuple[str, str, str]]:
+    return {c["type"]: (c["status"], c["reason"], c["message"]) for c in result["conditions"]}
 
 
 def replaced(outcome: Outcome) -> list[Outcome]:
-    """All ready but for one component."""
+    """Return outcomes of which all are done except one component."""
     return [outcome if ready.component == outcome.component else ready for ready in READY]
 
 
-def test_all_is_well() -> None:
-    """Each component and Ready are true; nothing abnormal is listed."""
-    told = conditions(status(None, Report(3, READY), NOON))
-    assert told.pop("Progressing") == ("False", "Applied", "")
-    assert told == {kind: ("True", "Applied", "") for kind in ("Ready", *CONDITIONS.values())}
+def test_all_conditions_are_true_if_all_outcomes_are_done() -> None:
+    """Each component and Ready are true, and no abnormal condition is listed."""
+    result = conditions(status(None, Report(3, READY), NOON))
+    assert result.pop("Progressing") == ("False", "Applied", "")
+    assert result == {kind: ("True", "Applied", "") for kind in ("Ready", *CONDITIONS.values())}
 
 
 PARTS: list[tuple[Outcome, tuple[str, str, str], tuple[str, str], dict[str, str], str]] = [
@@ -43,137 +43,141 @@ PARTS: list[tuple[Outcome, tuple[str, str, str], tuple[str, str], dict[str, str]
         ("False", "Waiting", "0 of 1 ready"),
         ("Waiting", "ProcessorsReady: 0 of 1 ready"),
         {"Reconciling": "ProcessorsReady: 0 of 1 ready"},
-        "it comes by itself",
+        "waiting needs no action",
     ),
     (
         failed(Component.PROCESSORS, "p", TROUBLE),
         ("False", "Refused", "the disk is full; make room"),
         ("Refused", "ProcessorsReady: the disk is full; make room"),
         {"Stalled": "the disk is full; make room"},
-        "somebody has to act",
+        "a refusal needs an action",
     ),
     (
         failed(Component.PROCESSORS, "p", GONE),
         ("False", "Unreachable", "Kafka does not answer"),
         ("Unreachable", "ProcessorsReady: Kafka does not answer"),
         {"Reconciling": "ProcessorsReady: Kafka does not answer"},
-        "it is tried again",
+        "an unreachable server is tried again",
     ),
     (
         skipped(Component.PROCESSORS, "p"),
         ("True", "NotNeeded", ""),
         ("Applied", ""),
         {},
-        "what is not asked for is as it should be",
+        "a component that is not needed is ready",
     ),
     (
         skipped(Component.PROCESSORS, "p", Reason.BLOCKED, "waits for the topics"),
         ("Unknown", "Blocked", "waits for the topics"),
         ("Blocked", "ProcessorsReady: waits for the topics"),
         {"Reconciling": "ProcessorsReady: waits for the topics"},
-        "not looked at, and never seen before",
+        "a blocked component that was never observed is unknown",
     ),
 ]
 
 
 @pytest.mark.parametrize(("outcome", "part", "ready", "abnormal", "why"), PARTS, ids=[row[4] for row in PARTS])
-def test_the_condition_of_a_component_decides_what_ready_says(
+def test_the_outcome_of_a_component_decides_its_condition_and_ready(
     outcome: Outcome, part: tuple[str, str, str], ready: tuple[str, str], abnormal: dict[str, str], why: str
 ) -> None:
-    """Its own condition, what Ready says of it, and which abnormal condition appears."""
-    told = conditions(status(None, Report(1, replaced(outcome)), NOON))
-    assert told["ProcessorsReady"] == part, why
-    assert told["Ready"][1:] == ready, why
-    assert told["Ready"][0] == ("True" if part[0] == "True" else "False"), why
-    assert {kind: told[kind][2] for kind in ("Reconciling", "Stalled") if kind in told} == abnormal, why
+    """The outcome decides the condition of its component, Ready, and the abnormal condition."""
+    result = conditions(status(None, Report(1, replaced(outcome)), NOON))
+    assert result["ProcessorsReady"] == part, why
+    assert result["Ready"][1:] == ready, why
+    assert result["Ready"][0] == ("True" if part[0] == "True" else "False"), why
+    assert {kind: result[kind][2] for kind in ("Reconciling", "Stalled") if kind in result} == abnormal, why
 
 
-def test_old_replicas_serve_while_new_ones_come() -> None:
-    """Ready stays true and Progressing says how far it is; a part that nobody serves is not ready."""
-    coming = waiting(Component.PROCESSORS, "p", "1 of 3 run as specified, 3 are available", serving=True)
-    told = conditions(status(None, Report(2, replaced(coming)), NOON))
-    assert told["Ready"] == ("True", "Applied", "")
-    assert told["ProcessorsReady"] == ("True", "Waiting", coming.message)
-    assert told["Progressing"] == told["Reconciling"] == ("True", "Waiting", f"ProcessorsReady: {coming.message}")
+def test_a_pipeline_is_ready_while_former_replicas_serve() -> None:
+    """Ready is still true, and Progressing has the progress. A component without a serving replica is not ready."""
+    rolling_out = waiting(Component.PROCESSORS, "p", "1 of 3 run as specified, 3 are available", serving=True)
+    result = conditions(status(None, Report(2, replaced(rolling_out)), NOON))
+    assert result["Ready"] == ("True", "Applied", "")
+    assert result["ProcessorsReady"] == ("True", "Waiting", rolling_out.message)
+    assert (
+        result["Progressing"] == result["Reconciling"] == ("True", "Waiting", f"ProcessorsReady: {rolling_out.message}")
+    )
     idle = waiting(Component.PROCESSORS, "p", "0 of 3 run as specified, 0 are available")
-    mixed = [*replaced(coming), idle]
+    mixed = [*replaced(rolling_out), idle]
     assert conditions(status(None, Report(2, mixed), NOON))["Ready"][:2] == ("False", "Waiting")
 
 
-def test_a_rollout_that_is_stuck_needs_somebody() -> None:
-    """Old replicas serve: ready. That the new ones do not come is told, and that nothing moves."""
+def test_a_stuck_rollout_is_stalled() -> None:
+    """Former replicas serve, so Ready is true. Stalled and Progressing have the reason."""
     stuck = waiting(Component.PROCESSORS, "p", "no progress: look at its pods", serving=True, reason=Reason.STUCK)
-    told = conditions(status(None, Report(2, replaced(stuck)), NOON))
-    assert told["Ready"][0] == "True"
-    assert told["Stalled"] == ("True", "Stuck", "no progress: look at its pods")
-    assert told["Progressing"] == ("False", "Stuck", "no progress: look at its pods")
+    result = conditions(status(None, Report(2, replaced(stuck)), NOON))
+    assert result["Ready"][0] == "True"
+    assert result["Stalled"] == ("True", "Stuck", "no progress: look at its pods")
+    assert result["Progressing"] == ("False", "Stuck", "no progress: look at its pods")
 
 
 STILL = TidemillError(Reason.NOT_MOVING, "events wait and none is counted")
 
 
-def test_events_that_stand_still_are_not_ready() -> None:
-    """Whatever the parts say; the transition has its time, and goes when they move."""
-    known = status(None, Report(1, READY, watched=True), NOON)
-    told = status(known, Report(1, READY, watched=True, standing=STILL), LATER)
-    assert conditions(told)["Ready"] == ("False", "EventsNotMoving", "events wait and none is counted")
-    assert told == interrupted(known, STILL, LATER)
-    assert interrupted(told, GONE, LATER) == told, "it is told by its first reason until the next pass"
+def test_a_pipeline_is_not_ready_while_no_event_is_counted() -> None:
+    """Ready is false although all components are ready. Ready is true again when events are counted."""
+    former = status(None, Report(1, READY, watched=True), NOON)
+    result = status(former, Report(1, READY, watched=True, standing=STILL), LATER)
+    assert conditions(result)["Ready"] == ("False", "EventsNotMoving", "events wait and none is counted")
+    assert result == interrupted(former, STILL, LATER)
+    assert interrupted(result, GONE, LATER) == result, "the first reason is kept until the next pass"
     assert interrupted({}, STILL, NOON) == {}
-    assert conditions(status(told, Report(1, READY, watched=True), LATER)) == conditions(known)
+    assert conditions(status(result, Report(1, READY, watched=True), LATER)) == conditions(former)
 
 
 @pytest.mark.parametrize(
     ("watched", "standing", "state"), [(True, None, "True"), (True, GONE, "False"), (False, None, "False")]
 )
-def test_a_request_without_an_answer_is_no_outage(watched: bool, standing: TidemillError | None, state: str) -> None:
-    """As long as somebody sees that events are counted: one broker of three that is away, say."""
-    known = status(None, Report(1, READY), NOON)
+def test_an_unreachable_server_is_no_outage_while_events_are_counted(
+    watched: bool, standing: TidemillError | None, state: str
+) -> None:
+    """The observer sees that events are counted, for example while one of three brokers is down."""
+    former = status(None, Report(1, READY), NOON)
     outcomes = replaced(failed(Component.TOPICS, "topics", GONE))
-    told = conditions(status(known, Report(1, outcomes, watched=watched, standing=standing), LATER))
-    assert told["Ready"][0] == told["TopicsReady"][0] == state
-    assert told["TopicsReady"][1:] == ("Unreachable", "Kafka does not answer")
-    assert told["Progressing"] == ("True", "Unreachable", "TopicsReady: Kafka does not answer")
+    result = conditions(status(former, Report(1, outcomes, watched=watched, standing=standing), LATER))
+    assert result["Ready"][0] == result["TopicsReady"][0] == state
+    assert result["TopicsReady"][1:] == ("Unreachable", "Kafka does not answer")
+    assert result["Progressing"] == ("True", "Unreachable", "TopicsReady: Kafka does not answer")
 
 
-def test_what_was_not_looked_at_stays_as_it_was_seen() -> None:
-    """A server's outage does not make running processors unready; what did not run stays unknown."""
+def test_a_component_that_was_not_observed_keeps_its_last_state() -> None:
+    """Running processors are still ready. A component that was not ready becomes unknown."""
     blocked = [skipped(part, part.value, Reason.BLOCKED, "waits for the schema") for part in Component]
-    known = status(None, Report(1, replaced(waiting(Component.API, "api", "starts"))), NOON)
-    told = conditions(status(known, Report(1, blocked), LATER))
-    assert told["ProcessorsReady"] == ("True", "Applied", "")
-    assert told["APIReady"] == ("Unknown", "Blocked", "waits for the schema")
+    former = status(None, Report(1, replaced(waiting(Component.API, "api", "starts"))), NOON)
+    result = conditions(status(former, Report(1, blocked), LATER))
+    assert result["ProcessorsReady"] == ("True", "Applied", "")
+    assert result["APIReady"] == ("Unknown", "Blocked", "waits for the schema")
 
 
 def test_a_refused_spec_over_a_running_one_is_stalled_and_ready() -> None:
-    told = conditions(status(None, Report(2, READY, stalled=[STALE]), NOON))
-    assert told["Ready"] == ("True", "Applied", "")
-    assert told["Stalled"] == (
+    result = conditions(status(None, Report(2, READY, stalled=[STALE]), NOON))
+    assert result["Ready"] == ("True", "Applied", "")
+    assert result["Stalled"] == (
         "True",
         "NotSupported",
         "spec.source.key: changed; change it back; the accepted spec stays in force",
     )
 
 
-def test_a_refused_spec_with_none_before_it_is_not_ready() -> None:
+def test_a_refused_first_spec_is_not_ready() -> None:
     blocked = [skipped(part, part.value, Reason.BLOCKED, "waits for a spec") for part in Component]
-    told = conditions(status(None, Report(1, blocked, stalled=[STALE], accepted=False), NOON))
-    assert told["Ready"] == ("False", "NotSupported", "spec.source.key: changed; change it back")
-    assert told["Stalled"] == ("True", "NotSupported", "spec.source.key: changed; change it back")
-    assert "Reconciling" not in told
+    result = conditions(status(None, Report(1, blocked, stalled=[STALE], accepted=False), NOON))
+    assert result["Ready"] == ("False", "NotSupported", "spec.source.key: changed; change it back")
+    assert result["Stalled"] == ("True", "NotSupported", "spec.source.key: changed; change it back")
+    assert "Reconciling" not in result
 
 
-def test_suspended_is_ready_with_a_reason() -> None:
-    told = conditions(status(None, Report(1, READY, suspended=True), NOON))
-    assert told["Ready"] == ("True", "Suspended", "suspended: no processors run")
-    assert told["Suspended"] == ("True", "Suspended", "spec.suspend is true")
+def test_a_suspended_pipeline_is_ready_with_a_reason() -> None:
+    result = conditions(status(None, Report(1, READY, suspended=True), NOON))
+    assert result["Ready"] == ("True", "Suspended", "suspended: no processors run")
+    assert result["Suspended"] == ("True", "Suspended", "spec.suspend is true")
 
 
-def test_paused_keeps_everything_else() -> None:
-    """Only the condition that says so is new, and it goes with the next pass that is not paused."""
-    known = status(None, Report(1, READY, schema="shop__orders"), NOON)
-    paused = status(known, Report(2, paused=True), LATER)  # not even looked at
-    assert paused["conditions"][:-1] == known["conditions"]
+def test_a_pause_keeps_all_other_conditions() -> None:
+    """Only the condition for the pause is added. The next pass without a pause removes it."""
+    former = status(None, Report(1, READY, schema="shop__orders"), NOON)
+    paused = status(former, Report(2, paused=True), LATER)  # without an observation
+    assert paused["conditions"][:-1] == former["conditions"]
     assert paused["observedGeneration"] == 1
     assert paused["schema"] == "shop__orders"
     assert conditions(paused)["ReconciliationPaused"][0] == "True"
@@ -181,42 +185,43 @@ def test_paused_keeps_everything_else() -> None:
     assert "ReconciliationPaused" not in conditions(status(paused, Report(2, READY), LATER))
 
 
-def test_paused_conditions_go_on_telling_the_truth() -> None:
-    """What is seen is told; the generation is the one that was applied, and a refusal of before stands."""
-    known = status(None, Report(1, READY, stalled=[STALE], suspended=True), NOON)
+def test_conditions_of_a_paused_pipeline_are_updated() -> None:
+    """Observed components are updated. The generation is that of the applied spec, and its refusal is kept."""
+    former = status(None, Report(1, READY, stalled=[STALE], suspended=True), NOON)
     seen = replaced(waiting(Component.PROCESSORS, "p", "0 of 1 are available"))
-    told = status(known, Report(2, seen, paused=True, judged=False), LATER)
-    assert conditions(told)["ProcessorsReady"] == ("False", "Waiting", "0 of 1 are available")
-    assert conditions(told)["Ready"][0] == "False"
-    assert conditions(told)["ReconciliationPaused"][0] == "True"
-    assert conditions(told)["Stalled"][1] == "NotSupported"
-    assert "Suspended" in conditions(told)
-    assert told["observedGeneration"] == 1
+    result = status(former, Report(2, seen, paused=True, judged=False), LATER)
+    assert conditions(result)["ProcessorsReady"] == ("False", "Waiting", "0 of 1 are available")
+    assert conditions(result)["Ready"][0] == "False"
+    assert conditions(result)["ReconciliationPaused"][0] == "True"
+    assert conditions(result)["Stalled"][1] == "NotSupported"
+    assert "Suspended" in conditions(result)
+    assert result["observedGeneration"] == 1
 
 
-def test_a_stalled_component_that_only_waits_now_is_not_stalled_any_more() -> None:
-    """Components are looked at in each pass, although the spec was not judged."""
+def test_a_component_that_no_longer_fails_ends_stalled() -> None:
+    """Components are observed in each pass, although the spec is not judged."""
     wrong = TidemillError(Reason.INVALID_SPEC, "there is no folder crm-kafka", "create it")
-    known = status(None, Report(1, replaced(failed(Component.TOPICS, "t", wrong))), NOON)
-    assert conditions(known)["Stalled"][1] == "InvalidSpec"
-    told = status(known, Report(1, replaced(failed(Component.TOPICS, "t", GONE)), judged=False), LATER)
-    assert "Stalled" not in conditions(told)
+    former = status(None, Report(1, replaced(failed(Component.TOPICS, "t", wrong))), NOON)
+    assert conditions(former)["Stalled"][1] == "InvalidSpec"
+    result = status(former, Report(1, replaced(failed(Component.TOPICS, "t", GONE)), judged=False), LATER)
+    assert "Stalled" not in conditions(result)
 
 
-def test_times_change_with_the_state_and_not_with_the_message() -> None:
+def test_transition_times_change_with_the_state_and_not_with_the_message() -> None:
     first = status(None, Report(1, replaced(waiting(Component.API, "api", "starts"))), NOON)
     second = status(first, Report(2, replaced(waiting(Component.API, "api", "nearly"))), LATER)
     third = status(second, Report(2, READY), LATER)
     times = [
-        {c["type"]: c["lastTransitionTime"] for c in told["conditions"]}["APIReady"] for told in (first, second, third)
+        {c["type"]: c["lastTransitionTime"] for c in result["conditions"]}["APIReady"]
+        for result in (first, second, third)
     ]
     assert times == ["2026-03-01T12:00:00Z", "2026-03-01T12:00:00Z", "2026-03-01T13:00:00Z"]
 
 
-def test_every_condition_tells_the_generation_it_is_about() -> None:
-    told = status(None, Report(7, READY), NOON)
-    assert told["observedGeneration"] == 7
-    assert {condition["observedGeneration"] for condition in told["conditions"]} == {7}
+def test_every_condition_has_the_generation_of_the_status() -> None:
+    result = status(None, Report(7, READY), NOON)
+    assert result["observedGeneration"] == 7
+    assert {condition["observedGeneration"] for condition in result["conditions"]} == {7}
 
 
 def test_a_moment_in_another_zone_is_written_in_utc() -> None:
@@ -226,8 +231,8 @@ def test_a_moment_in_another_zone_is_written_in_utc() -> None:
     }
 
 
-def test_facts_outlive_a_pass_that_saw_none() -> None:
-    known = status(
+def test_a_pass_without_facts_keeps_the_former_facts() -> None:
+    former = status(
         None,
         Report(
             1,
@@ -239,17 +244,17 @@ def test_facts_outlive_a_pass_that_saw_none() -> None:
         ),
         NOON,
     )
-    assert status(known, Report(1, READY), LATER) == known
+    assert status(former, Report(1, READY), LATER) == former
 
 
 def test_texts_and_lists_are_bounded() -> None:
-    """A status always fits the CRD's bounds."""
+    """A status always fits the bounds of the CRD."""
     long = TidemillError(Reason.REFUSED, "x" * 5000)
-    told = status(
+    result = status(
         None, Report(1, [failed(c, "a", long) for c in Component], topics=[{"name": str(n)} for n in range(40)]), NOON
     )
-    assert {len(condition["message"]) for condition in told["conditions"]} == {1024}
-    assert len(told["topics"]) == 16
+    assert {len(condition["message"]) for condition in result["conditions"]} == {1024}
+    assert len(result["topics"]) == 16
 
 
 OUTCOMES = st.lists(
@@ -266,8 +271,10 @@ OUTCOMES = st.lists(
 
 
 @given(OUTCOMES, st.randoms(use_true_random=False), st.booleans())
-def test_order_never_shows_and_the_same_is_equal(outcomes: list[Outcome], random: Any, suspended: bool) -> None:
-    """Shuffled outcomes make the same status; the same pass an hour later makes an equal one."""
+def test_the_order_of_outcomes_does_not_matter_and_a_status_is_stable(
+    outcomes: list[Outcome], random: Any, suspended: bool
+) -> None:
+    """The same outcomes an hour later give an equal status."""
     shuffled = list(outcomes)
     random.shuffle(shuffled)
     first = status(None, Report(1, outcomes, suspended=suspended), NOON)

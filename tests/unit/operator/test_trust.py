@@ -1,4 +1,4 @@
-"""Certificates of Postgres and Redis: what is read, what is refused, and what pods get of it."""
+"""Tests of certificates of Postgres and Redis: read and refused settings, and the files of pods."""
 
 from __future__ import annotations
 
@@ -25,26 +25,31 @@ CLUSTER = {
 
 @pytest.fixture
 def ca(tmp_path: Path) -> str:
-    """A file with a certificate, whose name has to be escaped."""
+    """Return the path of a file with a certificate, whose name must be escaped."""
     file = tmp_path / "our ca&.crt"
     file.write_text(PEM)
     return str(file)
 
 
 @pytest.mark.parametrize(
-    ("query", "given", "mode"),
+    ("query", "with_variable", "mode"),
     [
         ("?sslmode=verify-ca&sslrootcert={ca}", False, "verify-ca"),
         ("?sslrootcert={ca}", False, "verify-full"),
         ("", True, "verify-full"),
         ("?sslmode=require", True, "require"),
     ],
-    ids=["both in the URL", "who trusts somebody checks", "the variable", "as the URL says"],
+    ids=[
+        "both in the URL",
+        "an authority alone means verify-full",
+        "the variable means verify-full",
+        "the mode of the URL counts",
+    ],
 )
-def test_an_authority_is_kept(ca: str, query: str, given: bool, mode: str) -> None:
-    """From the URL or the variable, and through a URL again."""
+def test_the_authority_of_a_server_is_read_and_kept(ca: str, query: str, with_variable: bool, mode: str) -> None:
+    """The URL or the variable names the file of the authority. The URL of the address keeps the file."""
     environ = {"TIDEMILL_POSTGRES_URL": URL + query.format(ca=quote(ca, safe="/"))}
-    address = Platform.from_env({**environ, **({"TIDEMILL_POSTGRES_CA": ca} if given else {})}).postgres
+    address = Platform.from_env({**environ, **({"TIDEMILL_POSTGRES_CA": ca} if with_variable else {})}).postgres
     assert (address.sslmode, address.sslrootcert) == (mode, ca)
     assert address.tls == {"sslmode": mode, "sslrootcert": ca}
     assert PostgresAddress.from_url(address.url) == address
@@ -62,29 +67,29 @@ WRONG: list[tuple[dict[str, str], str]] = [
 
 
 @pytest.mark.parametrize(("environ", "message"), WRONG, ids=[row[1] for row in WRONG])
-def test_what_would_not_be_followed_is_refused(ca: str, environ: dict[str, str], message: str) -> None:
-    """An authority that nobody looks at, a file that is not there, parameters that would be left out."""
+def test_a_setting_that_would_have_no_effect_is_refused(ca: str, environ: dict[str, str], message: str) -> None:
+    """An unused authority, a missing file and a parameter that would be ignored are errors."""
     with pytest.raises(ValueError, match="TIDEMILL_") as raised:
         Platform.from_env({name: value.replace("CA", quote(ca, safe="/")) for name, value in environ.items()})
     assert message in str(raised.value)
     assert "pw" not in str(raised.value).replace(ca, "")
 
 
-def test_what_changes_nothing_is_let_through() -> None:
-    """Providers write such URLs."""
+def test_parameters_without_effect_on_trust_are_accepted() -> None:
+    """Providers add such parameters to their URLs."""
     assert (
         PostgresAddress.from_url(f"{URL}?connect_timeout=10&application_name=x&keepalives_idle=5").sslmode == "prefer"
     )
 
 
-def test_workloads_refuse_a_file_that_is_not_there() -> None:
-    """At their start, and not at the first connection."""
+def test_workloads_refuse_a_missing_file() -> None:
+    """Workloads fail at their start, and not at the first connection."""
     with pytest.raises(ValueError, match="TIDEMILL_POSTGRES_CA: there is no file /no"):
         WorkloadSettings.from_env({"TIDEMILL_POSTGRES_CA": "/no"})
 
 
 def test_pods_get_the_certificates(ca: str) -> None:
-    """As texts, by the Secret of connections; the paths are those of the operator."""
+    """The Secret of connections has the texts of the files that the operator reads."""
     environ = {**CLUSTER, "TIDEMILL_POSTGRES_URL": URL, "TIDEMILL_POSTGRES_CA": ca}
     environ |= {"TIDEMILL_REDIS_URL": "rediss://r/0", "TIDEMILL_REDIS_CA": ca}
     placement = ClusterSettings.from_env(Platform.from_env(environ), environ).placement
@@ -92,8 +97,8 @@ def test_pods_get_the_certificates(ca: str) -> None:
     assert placement.connections == {"redis-url": "rediss://r/0", "postgres-ca.crt": PEM, "redis-ca.crt": PEM}
 
 
-def test_what_pods_could_not_read_is_refused(tmp_path: Path) -> None:
-    """A file beside the operator, and one that is no certificate."""
+def test_a_file_that_pods_cannot_read_is_refused(tmp_path: Path) -> None:
+    """A file beside the operator is refused, and a file without a certificate."""
     redis = {**CLUSTER, "TIDEMILL_REDIS_URL": "rediss://r/0?ssl_ca_certs=/ca.crt"}
     with pytest.raises(ValueError, match=r"ssl_ca_certs=/ca.crt names a file .* \(chart: redis.caSecret\)"):
         ClusterSettings.from_env(Platform.from_env(redis), redis)
@@ -118,8 +123,8 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("server", "error", "remedy"), ERRORS, ids=[row[1][-30:] for row in ERRORS])
-def test_health_says_what_to_do_about_a_certificate(server: str, error: str, remedy: str) -> None:
-    """However long the client's own words are."""
+def test_health_names_the_remedy_for_a_certificate_error(server: str, error: str, remedy: str) -> None:
+    """The remedy is added to a long message of the client too."""
     detail = report("api", [Dependency(server, False, True, error + " x" * 300)])[1]["dependencies"][server]["detail"]
     assert len(detail) <= 300
     assert (remedy in detail.partition("; ")[2]) if remedy else "; " not in detail

@@ -1,4 +1,4 @@
-"""Connections of kafka-python to what is no broker: they end in time, told as such, and leave no socket open."""
+"""Tests of connections of kafka-python to sockets of the test that are no broker: they fail in time and are closed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _closes(client: socket.socket) -> None:
 
 
 def _is_silent(client: socket.socket) -> None:
-    """As a frozen broker is: its system accepts for it."""
+    """Like a frozen broker, whose system still accepts connections."""
 
 
 def _talks_otherwise(client: socket.socket) -> None:
@@ -32,7 +32,7 @@ def _talks_otherwise(client: socket.socket) -> None:
 
 @contextmanager
 def _listening(answer: Answer | None) -> Iterator[int]:
-    """The port of something that answers so; None: nobody listens."""
+    """Yield the port of a server with this answer. With None, nothing listens on the port."""
     listener = socket.create_server(("127.0.0.1", 0))
     clients: list[socket.socket] = []
 
@@ -55,42 +55,44 @@ def _listening(answer: Answer | None) -> Iterator[int]:
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         thread.join()
-        for one in (listener, *clients):
-            one.close()
+        for item in (listener, *clients):
+            item.close()
 
 
 def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _open_sockets() -> set[int]:
-    found = [one for one in gc.get_objects() if issubclass(type(one), socket.socket)]
-    return {one.fileno() for one in found if one.fileno() >= 0}
+    sockets = [item for item in gc.get_objects() if issubclass(type(item), socket.socket)]
+    return {item.fileno() for item in sockets if item.fileno() >= 0}
 
 
 @pytest.mark.parametrize("config", [{}, TLS], ids=["plain", "tls"])
 @pytest.mark.parametrize("answer", [None, _closes, _is_silent, _talks_otherwise])
-def test_what_is_no_broker_is_told_in_time_and_leaves_no_socket(answer: Answer | None, config: dict[str, str]) -> None:
-    """Also where a TLS handshake never ends. The garbage collector would close what is left, but nobody knows when."""
+def test_a_server_that_is_no_broker_is_an_error_in_time_without_open_sockets(
+    answer: Answer | None, config: dict[str, str]
+) -> None:
+    """A TLS handshake that never ends fails in time too. No socket is left to the garbage collector."""
     gc.collect()
     with _listening(answer) as port:
         before, threads = _open_sockets(), threading.active_count()
         with (
-            pytest.raises(TidemillError, match="does not answer") as told,
+            pytest.raises(TidemillError, match="does not answer") as raised,
             connected({"bootstrap.servers": f"127.0.0.1:{port}", **config}, SECONDS, "looking"),
         ):
             pass
-        assert told.value.reason is Reason.UNREACHABLE
+        assert raised.value.reason is Reason.UNREACHABLE
         assert {fd for fd in _open_sockets() - before if _is_clients(fd, port)} == set()
         assert threading.active_count() == threads
 
 
 def _is_clients(fd: int, port: int) -> bool:
-    """Whether it is not one that the listener accepted."""
-    one = socket.socket(fileno=fd)
+    """Return whether the listener did not accept this socket."""
+    item = socket.socket(fileno=fd)
     try:
-        return bool(one.getsockname()[1] != port)
+        return bool(item.getsockname()[1] != port)
     finally:
-        one.detach()
+        item.detach()

@@ -1,4 +1,4 @@
-"""Whether an object is as it was applied, and whether somebody else has put something into it."""
+"""Tests of drift: whether a live object equals the applied one, and whether others have changed fields of it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ CONTAINER = {"name": "processor", "image": "p:1", "env": [{"name": "A", "value":
 @pytest.mark.parametrize(
     ("reason", "wanted", "live", "expected"),
     [
-        ("equal", {"spec": {"replicas": 1}}, {"spec": {"replicas": 1}}, None),
+        ("both are equal", {"spec": {"replicas": 1}}, {"spec": {"replicas": 1}}, None),
         ("the server fills in defaults", {"a": {"b": 1}}, {"a": {"b": 1, "c": 2}}, None),
         ("another value", {"a": {"b": 1}}, {"a": {"b": 2}}, ".a.b"),
-        ("a member is gone", {"a": {"b": 1}}, {"a": {}}, ".a.b"),
-        ("empty members are left out by the server", {"a": {}, "b": []}, {}, None),
+        ("a member is missing", {"a": {"b": 1}}, {"a": {}}, ".a.b"),
+        ("the server omits empty members", {"a": {}, "b": []}, {}, None),
         ("a keyed list is in another order", {"env": [{"name": "A"}]}, {"env": [{"name": "B"}, {"name": "A"}]}, None),
-        ("an item of a keyed list is gone", {"env": [{"name": "A"}]}, {"env": [{"name": "B"}]}, ".env[A]"),
+        ("an item of a keyed list is missing", {"env": [{"name": "A"}]}, {"env": [{"name": "B"}]}, ".env[A]"),
         (
             "deep in a keyed list",
             {"containers": [CONTAINER]},
@@ -30,9 +30,9 @@ CONTAINER = {"name": "processor", "image": "p:1", "env": [{"name": "A", "value":
         ),
         ("a plain list counts its items", {"args": ["a"]}, {"args": ["a", "b"]}, ".args"),
         ("a plain list counts its order", {"args": ["a", "b"]}, {"args": ["b", "a"]}, ".args[0]"),
-        ("an amount in other words", {"requests": {"cpu": "0.5"}}, {"requests": {"cpu": "500m"}}, None),
+        ("the same amount in another notation", {"requests": {"cpu": "0.5"}}, {"requests": {"cpu": "500m"}}, None),
         ("another amount", {"requests": {"memory": "1Gi"}}, {"requests": {"memory": "1G"}}, ".requests.memory"),
-        ("amounts are so only where amounts stand", {"env": "1000m"}, {"env": "1"}, ".env"),
+        ("only resources are compared as amounts", {"env": "1000m"}, {"env": "1"}, ".env"),
         (
             "a port of a Service",
             {"ports": [{"port": 80, "protocol": "TCP", "targetPort": "x"}]},
@@ -64,11 +64,11 @@ RESTART = {"f:template": {"f:metadata": {"f:annotations": {".": {}, "f:kubectl.k
 @pytest.mark.parametrize(
     ("reason", "entry", "expected"),
     [
-        ("ours", managed("tidemill", {"f:spec": {"f:replicas": {}}}, operation="Apply"), []),
+        ("our own fields", managed("tidemill", {"f:spec": {"f:replicas": {}}}, operation="Apply"), []),
         ("a sidecar", managed("kubectl-edit", {"f:spec": SIDECAR}), ["kubectl-edit"]),
         ("an applied sidecar", managed("argocd", {"f:spec": SIDECAR}, operation="Apply"), ["argocd"]),
         ("an autoscaler", managed("hpa", {"f:spec": {"f:replicas": {}}}, subresource="scale"), []),
-        ("kubectl scale of old", managed("kubectl", {"f:spec": {"f:replicas": {}}}), []),
+        ("kubectl scale of an old version", managed("kubectl", {"f:spec": {"f:replicas": {}}}), []),
         ("a rollout restart", managed("kubectl-rollout", {"f:spec": RESTART}), []),
         ("a controller's status", managed("kcm", {"f:status": {"f:replicas": {}}}, subresource="status"), []),
         ("a controller's annotation", managed("kcm", {"f:metadata": {"f:annotations": {"f:x": {}}}}), []),
@@ -81,7 +81,7 @@ def test_managers_that_own_fields_of_ours_are_named(reason: str, entry: dict[str
     assert strangers({"metadata": {"managedFields": [entry]}}) == expected, reason
 
 
-def test_who_says_how_many_replicas_there_are() -> None:
+def test_the_manager_of_a_field_is_known() -> None:
     live = {
         "metadata": {"managedFields": [managed("tidemill", {"f:spec": {"f:replicas": {}}}, operation="Apply")]},
     }
@@ -94,7 +94,7 @@ MARK = "tidemill.dev/applied"
 
 
 def deployed(mark: str = "m1", *containers: str, replicas: int = 1, fields: dict[str, Any] | None = None) -> Any:
-    """A Deployment as it is, or is wanted."""
+    """Return a Deployment, as a live or a wanted object."""
     pod = {"spec": {"containers": [{"name": name} for name in ("processor", *containers)]}}
     entries = [managed(MANAGER, {"f:spec": {}}), *([managed("kubectl-edit", fields)] if fields else [])]
     metadata = {"name": "orders-processor", "annotations": {MARK: mark}, "managedFields": entries}
@@ -112,12 +112,12 @@ REPAIRS = [
         "removed spec.template.spec.nodeSelector.disk from Deployment orders-processor, which kubectl-edit had added",
     ),
     (deployed(replicas=5), "restored spec.replicas of Deployment orders-processor"),
-    (deployed("m0", replicas=5), ""),  # we said another number before
+    (deployed("m0", replicas=5), ""),  # the formerly applied object had another number
 ]
 
 
-@pytest.mark.parametrize(("live", "told"), REPAIRS, ids=[told[:40] or "ours" for _, told in REPAIRS])
-def test_what_is_put_back_is_told(live: Any, told: str) -> None:
+@pytest.mark.parametrize(("live", "message"), REPAIRS, ids=[message[:40] or "ours" for _, message in REPAIRS])
+def test_a_repair_is_described(live: Any, message: str) -> None:
     wanted = deployed()
     del wanted["metadata"]["managedFields"]
-    assert repair(wanted, live) == told
+    assert repair(wanted, live) == message

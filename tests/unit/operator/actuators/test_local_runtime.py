@@ -1,4 +1,4 @@
-"""The local runtime: workloads of a plan as processes, with a tiny real workload."""
+"""Tests of the local runtime, which runs the workloads of a plan as processes. The workload is a small HTTP server."""
 
 from __future__ import annotations
 
@@ -89,10 +89,10 @@ def shared(pipeline: str = "p", *, config: str = "{}") -> Workload:
 
 
 def run(runtime: LocalRuntime, *workloads: Workload, pipeline: str = "p") -> None:
-    """Apply and wait until ready."""
+    """Apply workloads, and wait until they are ready."""
     for workload in workloads:
         runtime.apply(workload, {pipeline})
-    eventually(lambda: all(runtime.is_ready(workload) for workload in workloads), what="ready")
+    eventually(lambda: all(runtime.is_ready(workload) for workload in workloads), what="all workloads ready")
 
 
 def settings(port: int) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def pids(runtime: LocalRuntime) -> dict[str, int | None]:
 
 
 def test_a_workload_gets_its_settings_and_no_administrator_login(runtime: LocalRuntime, tmp_path: Path) -> None:
-    """Plan, addresses, paths and resilience overrides reach it; the administrator's URL does not."""
+    """The workload gets the plan, addresses, paths and resilience settings, but no URL with a login."""
     run(runtime, processor())
     state = runtime.states()["ns.p-processor-0"]
     assert settings(state.port) == {
@@ -124,7 +124,7 @@ def test_a_workload_gets_its_settings_and_no_administrator_login(runtime: LocalR
     }
 
 
-def test_a_users_secret_is_a_folder_with_a_file_for_each_key(runtime: LocalRuntime, tmp_path: Path) -> None:
+def test_the_secret_of_a_user_is_a_folder(runtime: LocalRuntime, tmp_path: Path) -> None:
     run(runtime, replace(processor(), registry_secret="registry", kafka_secret="crm"))
     folder = settings(runtime.states()["ns.p-processor-0"].port)["TIDEMILL_REGISTRY_DIR"]
     assert folder == str(tmp_path / "data" / "secret-refs" / "ns" / "registry")
@@ -132,8 +132,8 @@ def test_a_users_secret_is_a_folder_with_a_file_for_each_key(runtime: LocalRunti
     assert folder == str(tmp_path / "data" / "secret-refs" / "ns" / "crm")
 
 
-def test_keys_of_a_users_secret_are_files_of_the_pipeline(runtime: LocalRuntime, tmp_path: Path) -> None:
-    """As links, so that a changed key is used at once. A key that is missing is named, and nothing waits for it."""
+def test_keys_of_a_webhook_secret_are_files_of_the_pipeline(runtime: LocalRuntime, tmp_path: Path) -> None:
+    """The files are links, so a changed key is used at once. A missing key is named, and ingest serves without it."""
     hooked = replace(shared(), secrets={"p": ("api-keys.json",)}, copied={"webhook-github": ("hooks", "github")})
     run(runtime, hooked)
     (outcome,) = runtime.ensure([hooked])
@@ -156,17 +156,17 @@ def test_a_bridge_gets_the_folder_of_its_secret(runtime: LocalRuntime, tmp_path:
 
 
 def test_files_of_lookups_are_beside_the_pipeline_file(runtime: LocalRuntime, tmp_path: Path) -> None:
-    """The Secrets are folders below the data folder, as for a registry."""
+    """Secrets are folders below the data folder, as for a registry."""
     lookups = {"plans": Reference("configMap", "plans"), "products": Reference("secret", "shop-db")}
     runtime.references.place("ns/p", tmp_path / "here")
     run(runtime, replace(processor(), lookups=lookups))
-    told = settings(runtime.states()["ns.p-processor-0"].port)["TIDEMILL_LOOKUP_DIRS"]
+    environment_of_stage = settings(runtime.states()["ns.p-processor-0"].port)["TIDEMILL_LOOKUP_DIRS"]
     secret = tmp_path / "data" / "secret-refs" / "ns" / "shop-db"
-    assert json.loads(told) == {"plans": str(tmp_path / "here"), "products": str(secret)}
+    assert json.loads(environment_of_stage) == {"plans": str(tmp_path / "here"), "products": str(secret)}
 
 
 def test_applying_twice_writes_and_starts_nothing(runtime: LocalRuntime, tmp_path: Path) -> None:
-    """The second time says that nothing changed, and it is so: same file, same processes."""
+    """The second pass reports no change, and file and processes are the same."""
     first = runtime.ensure([processor(), shared()])
     assert [(outcome.rank, outcome.changed) for outcome in first] == [(Rank.WAITING, 2), (Rank.WAITING, 1)]
     run(runtime, processor(), shared())
@@ -178,7 +178,7 @@ def test_applying_twice_writes_and_starts_nothing(runtime: LocalRuntime, tmp_pat
 
 
 def test_another_config_restarts_the_processor_only(runtime: LocalRuntime) -> None:
-    """And only if it says something new to it; ingest reads configs again by itself."""
+    """The processor restarts only for a new revision. Ingest reads configs again without a restart."""
     run(runtime, processor(), shared())
     before = pids(runtime)
     run(runtime, processor(config='{"auth": 1}'), shared(config='{"auth": 1}'))
@@ -189,8 +189,8 @@ def test_another_config_restarts_the_processor_only(runtime: LocalRuntime) -> No
     assert after["ns.tidemill-ingest-0"] == before["ns.tidemill-ingest-0"]
 
 
-def test_replicas_come_and_go(runtime: LocalRuntime) -> None:
-    """Scaling up leaves the first process alone, each has its own port; at zero (suspended) it is ready with none."""
+def test_replicas_are_started_and_ended(runtime: LocalRuntime) -> None:
+    """A further process has another port, and the first keeps running. With zero replicas no process runs."""
     run(runtime, processor())
     first = pids(runtime)["ns.p-processor-0"]
     run(runtime, processor(replicas=3))
@@ -200,21 +200,21 @@ def test_replicas_come_and_go(runtime: LocalRuntime) -> None:
     assert runtime.states() == {}
 
 
-def test_a_killed_replica_is_not_ready_until_it_is_back(runtime: LocalRuntime) -> None:
-    """It keeps its port, so endpoints stay."""
+def test_a_killed_replica_is_not_ready_until_it_runs_again(runtime: LocalRuntime) -> None:
+    """The process keeps its port, and the endpoints are unchanged."""
     run(runtime, shared())
     before = runtime.states()["ns.tidemill-ingest-0"]
     assert before.pid is not None
     os.kill(before.pid, signal.SIGKILL)
-    eventually(lambda: not runtime.is_ready(shared()), what="noticed")
-    eventually(lambda: runtime.is_ready(shared()), what="back")
+    eventually(lambda: not runtime.is_ready(shared()), what="the end of the process is noticed")
+    eventually(lambda: runtime.is_ready(shared()), what="the process is ready again")
     after = runtime.states()["ns.tidemill-ingest-0"]
     assert (after.port, after.restarts) == (before.port, 1)
     assert after.pid != before.pid
 
 
 def test_shared_workloads_serve_every_pipeline_of_the_namespace(runtime: LocalRuntime, tmp_path: Path) -> None:
-    """One process for two pipelines; it ends with the last of them, and each takes its config file along."""
+    """One process serves two pipelines, and ends with the last of them. Each pipeline has a config file."""
     run(runtime, processor("p"), shared("p"), pipeline="p")
     run(runtime, processor("q"), shared("q"), pipeline="q")
     folder = tmp_path / "data" / "pipelines" / "ns"
@@ -234,24 +234,24 @@ def test_shared_workloads_serve_every_pipeline_of_the_namespace(runtime: LocalRu
 
 
 def test_a_workload_that_a_pipeline_no_longer_needs_ends(runtime: LocalRuntime) -> None:
-    """As when `ingest.enabled` is switched off: what is not in the list ends."""
+    """Without `ingest.enabled`, ingest is not among the workloads."""
     run(runtime, processor(), shared())
     runtime.ensure([processor()])
     eventually(lambda: list(runtime.states()) == ["ns.p-processor-0"], what="ingest ends")
 
 
-def test_a_crashing_workload_is_waited_for_and_its_log_is_named(runtime: LocalRuntime) -> None:
-    """The outcome says how it ended and where to look."""
+def test_the_log_of_a_crashing_workload_is_named(runtime: LocalRuntime) -> None:
+    """The message has the exit status and the path of the log."""
     broken = replace(processor(), module="no_such_module")
     eventually(lambda: "exit status 1, see" in runtime.ensure([broken])[0].message, what="the crash is reported")
     outcome = runtime.ensure([broken])[0]
     assert (outcome.rank, outcome.component) == (Rank.WAITING, Component.PROCESSORS)
     log = Path(outcome.message.rpartition("see ")[2])
-    eventually(lambda: "no_such_module" in log.read_text() if log.exists() else False, what="the log tells why")
+    eventually(lambda: "no_such_module" in log.read_text() if log.exists() else False, what="the log names the module")
 
 
 def test_closing_ends_every_process(runtime: LocalRuntime, tmp_path: Path) -> None:
-    """No process and no pid file stays; the configs do."""
+    """No process and no pid file remains, but the configs do."""
     run(runtime, processor(replicas=2), shared())
     running = [pid for pid in pids(runtime).values() if pid is not None]
     assert len(running) == 3
@@ -261,8 +261,7 @@ def test_closing_ends_every_process(runtime: LocalRuntime, tmp_path: Path) -> No
     assert (tmp_path / "data" / "pipelines" / "ns" / "p.json").exists()
 
 
-def test_a_dedicated_api_wins_over_the_shared_one(runtime: LocalRuntime) -> None:
-    """Its endpoint is the pipeline's own."""
+def test_the_endpoint_is_that_of_a_dedicated_api(runtime: LocalRuntime) -> None:
     api = replace(shared(), name="tidemill-api", component="api")
     own = replace(api, name="p-api", pipeline="p")
     run(runtime, api, own)
@@ -270,10 +269,10 @@ def test_a_dedicated_api_wins_over_the_shared_one(runtime: LocalRuntime) -> None
     assert runtime.endpoints("ns", "p") == {"api": f"http://127.0.0.1:{own_port}"}
 
 
-def test_prometheus_is_told_of_every_process(runtime: LocalRuntime) -> None:
-    """Replicas of one workload are targets of one group; what is shared belongs to no pipeline.
+def test_every_process_is_a_target_of_prometheus(runtime: LocalRuntime) -> None:
+    """The replicas of a workload are one target group. A shared workload has no label for a pipeline.
 
-    Whom clients call tells its figures at a port of their own.
+    Ingest and API serve their metrics at another port.
     """
     run(runtime, processor(replicas=2), shared())
     figures = settings(21000)["TIDEMILL_STATUS_PORT"]
@@ -286,27 +285,27 @@ def test_prometheus_is_told_of_every_process(runtime: LocalRuntime) -> None:
     ]
 
 
-def test_in_a_container_all_listen_where_others_reach_them(tmp_path: Path) -> None:
-    """Ingest, API and processors alike."""
+def test_in_a_container_all_processes_listen_at_its_address(tmp_path: Path) -> None:
+    """Ingest, API and processors listen at the address of the container."""
     specs = ProcessSpecs(tmp_path, environ={}, addresses={}, ports={}, reserved=(), host="192.0.2.1")
-    made = [specs.make(workload, workload.name) for workload in (processor(), shared())]
-    assert {spec.command.environment["TIDEMILL_HOST"] for spec in made} == {"192.0.2.1"}
+    process_specs = [specs.make(workload, workload.name) for workload in (processor(), shared())]
+    assert {spec.command.environment["TIDEMILL_HOST"] for spec in process_specs} == {"192.0.2.1"}
 
 
-def test_a_python_stage_gets_its_file_and_no_login(tmp_path: Path) -> None:
+def test_a_python_stage_gets_the_folder_of_its_file_and_no_login(tmp_path: Path) -> None:
     environment = {
         "TIDEMILL_POSTGRES_HOST": "h",
         "TIDEMILL_REDIS_URL": "r",
         "TIDEMILL_SECRETS_DIR": "s",
         "PATH": "/bin",
     }
-    kept = {"PATH": "/bin", "TIDEMILL_INSTANCE": "ns.p-stage-0"}
-    told = stage_environment(environment, process="ns.p-stage-0", folder=tmp_path)
-    assert told == {**kept, "TIDEMILL_STAGE_DIR": str(tmp_path)}
-    assert stage_environment(environment, process="ns.p-stage-0", folder=None) == kept
+    expected = {"PATH": "/bin", "TIDEMILL_INSTANCE": "ns.p-stage-0"}
+    environment_of_stage = stage_environment(environment, process="ns.p-stage-0", folder=tmp_path)
+    assert environment_of_stage == {**expected, "TIDEMILL_STAGE_DIR": str(tmp_path)}
+    assert stage_environment(environment, process="ns.p-stage-0", folder=None) == expected
 
 
-def test_the_folder_of_a_config_map_goes_before_that_of_the_pipelines_file(tmp_path: Path) -> None:
+def test_the_folder_of_a_config_map_counts_more_than_the_folder_of_the_pipeline_file(tmp_path: Path) -> None:
     maps, home = tmp_path / "maps", tmp_path / "home"
     references, workload = References(tmp_path / "secrets", maps), processor()
     assert references.config_map(workload, "enrich") == maps / "ns" / "enrich"

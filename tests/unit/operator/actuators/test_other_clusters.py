@@ -1,4 +1,4 @@
-"""What a broker of another Kafka cluster answers about a topic, and what its controller knows."""
+"""Tests of topics on other Kafka clusters: answers of a broker and the controller, and the remedies of errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tidemill_operator.errors import Reason, TidemillError
 
 
 class Outdated(KafkaSession):
-    """A broker that does not know a topic for its first answers. The controller knows it."""
+    """A session with a broker whose first answers lack the topic, although the controller knows it."""
 
     def __init__(self, answers: int) -> None:
         super().__init__("a:9092", {}, 1.0)
@@ -30,28 +30,28 @@ class Outdated(KafkaSession):
 
     def described(self, topics: Sequence[str]) -> dict[str, Any]:
         self._answers -= 1
-        known = SimpleNamespace(partitions=[], topic_id="A")
-        return {} if self._answers >= 0 else dict.fromkeys(topics, known)
+        description = SimpleNamespace(partitions=[], topic_id="A")
+        return {} if self._answers >= 0 else dict.fromkeys(topics, description)
 
     def known_to_controller(self, topics: Sequence[str]) -> frozenset[str]:
         return frozenset(topics)
 
 
-def test_a_topic_that_only_the_controller_knows_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_topic_that_only_the_controller_knows_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "_SETTLE_SECONDS", 0.2)
     cluster = Cluster(Connection("a:9092"), "")
     cluster.session = Outdated(answers=2)
-    found = cluster.topic("crm.orders", lambda: "own")
-    assert found is not None
-    assert found.id == "A"
+    topic_found = cluster.topic("crm.orders", lambda: "own")
+    assert topic_found is not None
+    assert topic_found.id == "A"
     cluster.session = Outdated(answers=99)
-    with pytest.raises(TidemillError, match=r"topic crm\.orders exists, but a broker") as told:
+    with pytest.raises(TidemillError, match=r"topic crm\.orders exists, but a broker") as raised_error:
         cluster.topic("crm.orders", lambda: "own")
-    assert told.value.reason == Reason.UNREACHABLE
+    assert raised_error.value.reason == Reason.UNREACHABLE
 
 
 def test_a_client_lives_until_all_its_requests_have_answers() -> None:
-    """Pipelines share a client. A request that gets no answer discards it for later requests only."""
+    """Pipelines share a client. After a request without an answer, later requests use a new client."""
     session = KafkaSession("127.0.0.1:1", {}, 1.0)
     with session.told("listing topics"):
         client = weakref.ref(session.admin())
@@ -69,19 +69,19 @@ def test_a_client_lives_until_all_its_requests_have_answers() -> None:
 def test_remedies_of_another_cluster_name_port_secret_and_permission() -> None:
     cluster = Cluster(Connection("a:9093,b:9094"), "shop/crm-kafka")
 
-    def told(error: KafkaError | None) -> TidemillError:
+    def raised_error(error: KafkaError | None) -> TidemillError:
         with pytest.raises(TidemillError) as raised, cluster.session.told("describing topics"):
             raise FutureTimeout if error is None else KafkaException(error)
         return raised.value
 
-    assert told(None).remedy == (
+    assert raised_error(None).remedy == (
         "check that Kafka runs, and that the operator may connect to port 9093 and 9094: in Kubernetes, add the port"
         " to the chart's value networkPolicy.egressPorts"
     )
     cluster.session._note(KafkaError(KafkaError._AUTHENTICATION, "wrong password"))
-    assert told(None).remedy == "check the login in the Secret shop/crm-kafka"
-    denied = told(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
+    assert raised_error(None).remedy == "check the login in the Secret shop/crm-kafka"
+    denied = raised_error(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
     assert denied.remedy == "allow Describe and Read on the topic to the login in the Secret shop/crm-kafka"
     with cluster.session.told("describing topics"):
         pass
-    assert "check that Kafka runs" in told(None).remedy
+    assert "check that Kafka runs" in raised_error(None).remedy

@@ -1,4 +1,4 @@
-"""`tidemill init`: what it prints and writes, and how it refuses."""
+"""Tests of `tidemill init`: its output, its file and its refusals."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ CSV = "Nr;Datum;Land;Betrag\n1;31.12.2025 14:05;DE;12,50\n2;31.12.2025 14:06;AT;
 
 
 @pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TIDEMILL_KAFKA_BROKERS", raising=False)
     Path("orders.csv").write_bytes(b"\xef\xbb\xbf" + CSV.encode())
 
 
-def test_the_draft_goes_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_draft_is_printed_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", "--from", "orders.csv", "--zone", "Europe/Berlin"]) == 0
     text = capsys.readouterr().out
     assert text.startswith(
@@ -33,7 +33,7 @@ def test_the_draft_goes_to_standard_output(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_output_is_valid_and_never_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
-    """The same draft once more is no loss."""
+    """Writing the same draft again is no error."""
     for _ in range(2):
         assert main(["init", "--from", "orders.csv", "--output", "o.yaml", "--name", "shop"]) == 0
     assert main(["validate", "o.yaml"]) == 0
@@ -68,7 +68,7 @@ def test_standard_input_is_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         (["--from", "-", "--run"], 2, "--run reads the file twice, and a pipe can be read only once"),
     ],
 )
-def test_refusals_say_what_to_do(
+def test_refusals_name_the_remedy(
     arguments: list[str], code: int, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("head.csv").write_text("a,b\n")

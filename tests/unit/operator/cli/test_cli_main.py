@@ -1,4 +1,4 @@
-"""The command line itself: help, exit codes, errors as messages."""
+"""Tests of the command line: help, exit codes, and errors as messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from tidemill_operator.cli.main import SUBCOMMANDS, build_parser, main
 
 @pytest.mark.parametrize("command", SUBCOMMANDS)
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """`--help` exits with 0 and names the command's usage."""
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
     assert ended.value.code == 0
@@ -33,8 +32,10 @@ def test_wrong_use_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFi
     assert "usage: tidemill" in capsys.readouterr().err
 
 
-def test_a_command_that_cannot_is_a_message_not_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Status of a folder where nothing runs: exit code 1 and what to do, on stderr."""
+def test_a_failing_command_prints_a_message_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`tidemill status` without a running `up` ends with exit code 1. The remedy is on stderr."""
     assert main(["status", "--data-dir", str(tmp_path)]) == 1
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -44,7 +45,7 @@ def test_a_command_that_cannot_is_a_message_not_a_traceback(tmp_path: Path, caps
 def test_a_wrong_setting_stops_up_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The variable is named; no data folder appears."""
+    """The message names the variable, and no data folder is created."""
     monkeypatch.setenv("TIDEMILL_DEFAULT_PARTITIONS", "many")
     assert main(["up", "-f", str(tmp_path / "a.yaml"), "--data-dir", str(tmp_path / "data")]) == 1
     assert "TIDEMILL_DEFAULT_PARTITIONS" in capsys.readouterr().err

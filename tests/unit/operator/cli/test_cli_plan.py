@@ -1,4 +1,4 @@
-"""`tidemill plan` where no server is known: everything is new, and what can never be applied is said."""
+"""Tests of `tidemill plan` without servers, and of its check of schemas and generations."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ import pytest
 import yaml
 
 from tidemill_operator.cli import plan as command
-from tidemill_operator.cli.main import CommandError, main
-from tidemill_operator.cli.observe import World, find_world
+from tidemill_operator.cli.main import main
+from tidemill_operator.cli.observe import World
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.live import LiveSchema, Owner
-from tidemill_operator.processes.child import start_time
 from tidemill_operator.settings import Platform
 
 Document = dict[str, Any]
@@ -26,7 +25,7 @@ EXAMPLE = Path(__file__).parents[4] / "crds" / "examples" / "flights.yaml"
 
 @pytest.fixture(autouse=True)
 def no_servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither the environment nor a running `up` names servers."""
+    """Remove all settings, so that neither the environment nor a running `up` names servers."""
     for name in [name for name in os.environ if name.startswith("TIDEMILL_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
@@ -38,8 +37,8 @@ def written(folder: Path, *documents: Document) -> str:
     return str(path)
 
 
-def test_everything_is_new(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each topic, table and workload has its line, and the last line counts them."""
+def test_without_servers_everything_is_new(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each topic, table and workload has a line. The last line counts them."""
     assert main(["plan", str(EXAMPLE)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "no servers are known, so everything is shown as new"
@@ -57,11 +56,11 @@ def document(name: str, **spec: Any) -> Document:
         "metrics": [{"name": "orders", "function": "count"}],
     }
     metadata = {"name": name, "namespace": "shop"}
-    found = {"apiVersion": "tidemill.dev/v1alpha1", "kind": "AnalyticsPipeline", "metadata": metadata}
-    return {**found, "spec": {"aggregations": [aggregation], **spec}}
+    lines_found = {"apiVersion": "tidemill.dev/v1alpha1", "kind": "AnalyticsPipeline", "metadata": metadata}
+    return {**lines_found, "spec": {"aggregations": [aggregation], **spec}}
 
 
-def test_what_a_pipeline_reads_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_everything_that_a_pipeline_reads_has_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Lookups, another Kafka cluster and inputs have a line each, with the Secret that they need."""
     fields = [{"name": "sku", "type": "string"}]
     rows = [{"name": name, "type": "string"} for name in ("category", "price", "city", "size")]
@@ -107,8 +106,8 @@ def test_what_a_pipeline_reads_is_shown(tmp_path: Path, capsys: pytest.CaptureFi
         transform={"python": {"configMap": "enrich", "file": "enrich.py", "function": "enrich"}},
     )
     assert main(["plan", written(tmp_path, elsewhere, inputs)]) == 0
-    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  reads ")]
-    assert [line.removeprefix("  reads ") for line in found] == [
+    lines_found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  reads ")]
+    assert [line.removeprefix("  reads ") for line in lines_found] == [
         "topic crm.orders, Kafka other:9092, Secret other-kafka",
         "lookup products, table shop.products, by sku, Secret shop-db",
         "lookup prices, file prices.csv of ConfigMap prices, by sku",
@@ -123,8 +122,8 @@ def test_what_a_pipeline_reads_is_shown(tmp_path: Path, capsys: pytest.CaptureFi
     listed = document("listed", source={**several, "topics": ["shop.a", "shop.b"]})
     matched = document("matched", source={**several, "topicPattern": r"shop\..*"})
     assert main(["plan", written(tmp_path, listed, matched)]) == 0
-    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  reads ")]
-    assert [line.removeprefix("  reads ") for line in found] == [
+    lines_found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  reads ")]
+    assert [line.removeprefix("  reads ") for line in lines_found] == [
         "topic shop.a, the platform's Kafka",
         "topic shop.b, the platform's Kafka",
         r"topics shop\..*, the platform's Kafka",
@@ -140,15 +139,15 @@ def test_what_a_pipeline_reads_is_shown(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("output", ["yaml", "json"])
-def test_the_whole_plan_as_data(output: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both outputs say the same, twice the same, and hold no password."""
+def test_the_whole_plan_is_printed_as_data(output: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The output is the same each time, and contains no password."""
     assert main(["plan", str(EXAMPLE), "--output", output]) == 0
     text = capsys.readouterr().out
     assert main(["plan", str(EXAMPLE), "--output", output]) == 0
     assert capsys.readouterr().out == text
-    told = yaml.safe_load(text)
-    assert told["observed"] == {"kafka": None, "postgres": None}
-    (pipeline,) = told["pipelines"]
+    data = yaml.safe_load(text)
+    assert data["observed"] == {"kafka": None, "postgres": None}
+    (pipeline,) = data["pipelines"]
     assert [topic["partitions"] for topic in pipeline["topics"]] == [6, 4, 4, 4]
     assert [row["name"] for row in pipeline["schema"]["aggregations"]] == [
         "by_carrier",
@@ -169,12 +168,14 @@ def test_the_whole_plan_as_data(output: str, capsys: pytest.CaptureFixture[str])
 
 def test_yaml_and_json_are_the_same_data(capsys: pytest.CaptureFixture[str]) -> None:
     main(["plan", str(EXAMPLE), "--output", "yaml"])
-    told = yaml.safe_load(capsys.readouterr().out)
+    data = yaml.safe_load(capsys.readouterr().out)
     main(["plan", str(EXAMPLE), "--output", "json"])
-    assert json.loads(capsys.readouterr().out) == told
+    assert json.loads(capsys.readouterr().out) == data
 
 
-def test_several_pipelines_of_one_file(tmp_path: Path, document: Document, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_pipeline_of_a_file_has_a_section(
+    tmp_path: Path, document: Document, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = copy.deepcopy(document)
     other["metadata"]["name"] = "returns"
     assert main(["plan", written(tmp_path, document, other)]) == 0
@@ -183,10 +184,10 @@ def test_several_pipelines_of_one_file(tmp_path: Path, document: Document, capsy
     assert "shop/returns, generation 1\n+ topic shop.returns.events" in shown
 
 
-def test_what_cannot_be_applied_is_refused(
+def test_a_spec_that_cannot_be_applied_is_refused(
     tmp_path: Path, document: Document, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 1, the refusal, and no change; the other outputs carry it too."""
+    """The command ends with exit code 1, prints the refusal, and shows no changes."""
     document["spec"]["source"]["topic"] = {"config": {"min.insync.replicas": "2"}}
     file = written(tmp_path, document)
     assert main(["plan", file]) == 1
@@ -212,7 +213,7 @@ INVALID: list[tuple[str, str]] = [
 def test_an_invalid_file_is_exit_code_2(
     tmp_path: Path, text: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Faults go to stderr with the file's name, and nothing is printed as a plan."""
+    """Faults are on stderr, with the name of the file."""
     path = tmp_path / "x.yaml"
     path.write_text(text)
     assert main(["plan", str(path)]) == 2
@@ -222,7 +223,7 @@ def test_an_invalid_file_is_exit_code_2(
     assert message in shown.err
 
 
-def test_a_file_that_is_not_there_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_file_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(tmp_path / "none.yaml")]) == 2
     assert "cannot be read" in capsys.readouterr().err
 
@@ -240,7 +241,9 @@ def test_the_platform_defaults_come_from_the_environment(
     assert "+ topic bank.payments (partitions 9, replicationFactor 1)" in capsys.readouterr().out
 
 
-def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_setting_is_named_in_the_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("TIDEMILL_POSTGRES_URL", "mysql://x")
     assert main(["plan", str(EXAMPLE)]) == 1
     assert "TIDEMILL_POSTGRES_URL" in capsys.readouterr().err
@@ -250,10 +253,10 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     ("name", "value"),
     [("TIDEMILL_POSTGRES_URL", "postgresql://me:s3cret@127.0.0.1:9/x"), ("TIDEMILL_KAFKA_BROKERS", "127.0.0.1:9")],
 )
-def test_a_server_that_does_not_answer(
+def test_an_unreachable_server_is_exit_code_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
 ) -> None:
-    """A plan against what cannot be seen would be a guess: exit code 1 and the address, without the password."""
+    """A plan without the server would be a guess. The message has the address without the password."""
     monkeypatch.setenv(name, value)
     monkeypatch.setattr("tidemill_operator.cli.observe.ANSWER_SECONDS", 0.5)
     assert main(["plan", str(EXAMPLE)]) == 1
@@ -263,57 +266,9 @@ def test_a_server_that_does_not_answer(
     assert "s3cret" not in shown.err
 
 
-def running(folder: Path, **servers: Any) -> None:
-    """What a running `up` would have left in its folder (this process stands for it)."""
-    report = {
-        "pid": os.getpid(),
-        "started": start_time(os.getpid()),
-        "addresses": {"kafka": "127.0.0.1:9092", "postgres": "postgresql://db:5432/tidemill", "redis": ""},
-        "servers": servers,
-    }
-    (folder / "status.json").write_text(json.dumps(report))
-
-
-def test_the_servers_of_a_running_up_are_taken(tmp_path: Path) -> None:
-    """With the administrator's login from the folder, and the uids of its pipelines."""
-    running(tmp_path, postgres={"port": 5544})
-    (tmp_path / "postgres-admin.password").write_text("s3cret")
-    state = tmp_path / "state" / "shop"
-    state.mkdir(parents=True)
-    stored = {"document": {"metadata": {"namespace": "shop", "name": "orders", "uid": "u-1"}}, "status": {}}
-    (state / "orders.json").write_text(json.dumps(stored))
-    world = find_world(tmp_path, {})
-    assert (world.kafka, world.postgres) == ("127.0.0.1:9092", "postgresql://127.0.0.1:5544/tidemill")
-    assert world.platform.postgres.password == "s3cret"
-    assert world.uids == {"shop/orders": "u-1"}
-
-
-def test_the_environment_comes_before_a_running_up(tmp_path: Path) -> None:
-    running(tmp_path, postgres={"port": 5544})
-    environ = {"TIDEMILL_KAFKA_BROKERS": "k:1", "TIDEMILL_POSTGRES_URL": "postgresql://me:pw@other:1/x"}
-    world = find_world(tmp_path, environ)
-    assert (world.kafka, world.postgres) == ("k:1", "postgresql://other:1/x")
-
-
-def test_a_postgres_that_up_was_given_has_to_be_given_again(tmp_path: Path) -> None:
-    """Its login is kept nowhere."""
-    running(tmp_path)
-    with pytest.raises(
-        CommandError, match=r"does not publish the login of postgresql://db:5432/tidemill; set TIDEMILL_POSTGRES_URL"
-    ):
-        find_world(tmp_path, {})
-
-
-def test_the_report_of_an_up_that_ended_counts_for_nothing(tmp_path: Path) -> None:
-    running(tmp_path)
-    report = json.loads((tmp_path / "status.json").read_text())
-    (tmp_path / "status.json").write_text(json.dumps({**report, "started": "long ago"}))
-    assert find_world(tmp_path, {}) == World(Platform())
-
-
 @dataclass(frozen=True)
 class SeenWorld(World):
-    """A world in which there is this one schema."""
+    """A world with this schema."""
 
     live: LiveSchema | None = None
 
@@ -321,7 +276,7 @@ class SeenWorld(World):
         return self.live
 
 
-def seen(live: LiveSchema | None, uids: dict[str, str] | None = None) -> SeenWorld:
+def seen_world(live: LiveSchema | None, uids: dict[str, str] | None = None) -> SeenWorld:
     return SeenWorld(Platform(), uids, live)
 
 
@@ -331,46 +286,58 @@ def planned_errors(document: Document, world: World) -> list[TidemillError]:
 
 OWNED = LiveSchema(owner=Owner("shop", "orders", "uid-1", "local"))
 UIDS: list[tuple[str | None, dict[str, str] | None, Owner, bool, str]] = [
-    (None, None, Owner("shop", "orders", "uid-1", "local"), False, "the file has no uid, so the schema's is believed"),
-    ("uid-1", None, Owner("shop", "orders", "uid-1", "local"), False, "the file has it"),
-    ("uid-2", None, Owner("shop", "orders", "uid-1", "local"), True, "the file has another"),
-    (None, {"shop/orders": "uid-1"}, Owner("shop", "orders", "uid-1", "local"), False, "the running up has it"),
-    (None, {"shop/orders": "uid-2"}, Owner("shop", "orders", "uid-1", "local"), True, "the running up has another"),
-    (None, {}, Owner("shop", "orders", "uid-1", "local"), True, "the running up would make a new one"),
-    (None, None, Owner("shop", "orders", "uid-1", "east"), True, "another cluster's"),
-    (None, None, Owner("bank", "orders", "uid-1", "local"), True, "another namespace's"),
+    (
+        None,
+        None,
+        Owner("shop", "orders", "uid-1", "local"),
+        False,
+        "the file has no uid, so the uid of the schema counts",
+    ),
+    ("uid-1", None, Owner("shop", "orders", "uid-1", "local"), False, "the file has the uid of the schema"),
+    ("uid-2", None, Owner("shop", "orders", "uid-1", "local"), True, "the file has another uid"),
+    (
+        None,
+        {"shop/orders": "uid-1"},
+        Owner("shop", "orders", "uid-1", "local"),
+        False,
+        "the running up has the uid of the schema",
+    ),
+    (None, {"shop/orders": "uid-2"}, Owner("shop", "orders", "uid-1", "local"), True, "the running up has another uid"),
+    (None, {}, Owner("shop", "orders", "uid-1", "local"), True, "the running up would choose a new uid"),
+    (None, None, Owner("shop", "orders", "uid-1", "east"), True, "the schema belongs to another cluster"),
+    (None, None, Owner("bank", "orders", "uid-1", "local"), True, "the schema belongs to another namespace"),
 ]
 
 
 @pytest.mark.parametrize(("uid", "uids", "owner", "conflict", "why"), UIDS, ids=[row[4] for row in UIDS])
-def test_whose_the_schema_is(
+def test_a_schema_of_another_owner_is_refused_until_adopted(
     document: Document, uid: str | None, uids: dict[str, str] | None, owner: Owner, conflict: bool, why: str
 ) -> None:
-    """A schema of somebody else is a refusal, unless the annotation adopts it."""
+    """A schema of another owner is refused without the annotation that adopts the schema."""
     del document["metadata"]["uid"]
     if uid is not None:
         document["metadata"]["uid"] = uid
-    world = seen(LiveSchema(owner=owner), uids)
+    world = seen_world(LiveSchema(owner=owner), uids)
     reasons = [error.reason for error in planned_errors(document, world)]
     assert reasons == ([Reason.RESOURCE_CONFLICT] if conflict else []), why
     document["metadata"]["annotations"] = {"tidemill.dev/adopt": "true"}
     assert planned_errors(document, world) == []
 
 
-def test_one_topic_for_two_pipelines_of_a_file(
+def test_a_topic_that_another_pipeline_of_the_file_manages_is_refused(
     tmp_path: Path, document: Document, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The first manages it, the second is refused, as it would be when both are applied; to read it as well."""
+    """The first pipeline manages the topic. The second may neither manage nor read it, unless both only read it."""
     other = copy.deepcopy(document)
     other["metadata"] |= {"name": "returns", "uid": "uid-2"}
     other["spec"]["source"]["topic"] = {"name": "shop.orders.events", "partitions": 6}
     assert main(["plan", written(tmp_path, document, other)]) == 1
-    told = (
+    data = (
         "! spec.source.topic.name: topic shop.orders.events is managed by the pipeline shop/orders, which was first;"
         " name another topic; pipelines can share a topic if each of them sets managed: false"
     )
     shown = capsys.readouterr().out
-    assert shown.splitlines()[-3:] == ["shop/returns, generation 1", told, "refused; nothing is created"]
+    assert shown.splitlines()[-3:] == ["shop/returns, generation 1", data, "refused; nothing is created"]
     assert "+ topic shop.orders.events" in shown
     other["spec"]["source"]["topic"] = {"name": "shop.orders.events", "managed": False}
     assert main(["plan", written(tmp_path, document, other)]) == 1
@@ -379,14 +346,14 @@ def test_one_topic_for_two_pipelines_of_a_file(
 
 
 def test_the_generation_follows_the_accepted_spec(document: Document) -> None:
-    """One more when processors are told something new, else the same; a document from a cluster brings its own."""
+    """An edit that processors read adds one. A document from a cluster has a generation already."""
     generation = document["metadata"].pop("generation")
     assert generation == 1
     live = LiveSchema(owner=OWNED.owner, generation=4, accepted=copy.deepcopy(document["spec"]))
-    assert command.plan_document(document, seen(live)).plan.schema.generation == 4
+    assert command.plan_document(document, seen_world(live)).plan.schema.generation == 4
     document["spec"]["suspend"] = True
-    assert command.plan_document(document, seen(live)).plan.schema.generation == 4
+    assert command.plan_document(document, seen_world(live)).plan.schema.generation == 4
     document["spec"]["transform"] = {"filter": "amount > 0"}
-    assert command.plan_document(document, seen(live)).plan.schema.generation == 5
+    assert command.plan_document(document, seen_world(live)).plan.schema.generation == 5
     document["metadata"]["generation"] = 9
-    assert command.plan_document(document, seen(live)).plan.schema.generation == 9
+    assert command.plan_document(document, seen_world(live)).plan.schema.generation == 9

@@ -1,4 +1,4 @@
-"""`tidemill replay`: what it asks of a running `up`, what it tells, and how it ends."""
+"""Tests of `tidemill replay`: its request to a running `up`, its output and its exit codes."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ RUNNING = {
 
 
 class Up:
-    """What a running `up` writes, for one pipeline."""
+    """The files that a running `up` writes for a pipeline."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.requests = folder, Requests(folder / "requests")
-        self.says()
+        self.writes()
 
-    def says(self, *, version: int = 1, replay: dict[str, Any] | None = None) -> None:
+    def writes(self, *, version: int = 1, replay: dict[str, Any] | None = None) -> None:
         pipeline = {"aggregations": [{"name": "by_carrier", "version": version}], "replay": replay or {}}
         state = {"pid": os.getpid(), "started": start_time(os.getpid()), "pipelines": {"air/flights": pipeline}}
         fresh = self.folder / "fresh"
@@ -43,17 +43,17 @@ class Up:
         fresh.replace(self.folder / "status.json")
 
     @property
-    def asked(self) -> str:
+    def request(self) -> str:
         return self.requests.read("air", "flights").get(REPLAY, "")
 
-    def answers(self, *steps: Callable[[str], None]) -> threading.Thread:
-        """Once something is asked for, these steps, a look apart each; they get the request's family."""
+    def runs_when_asked(self, *steps: Callable[[str], None]) -> threading.Thread:
+        """Start a thread that waits for a request, and then runs these steps. Each step gets the request's family."""
 
         def act() -> None:
-            while not self.asked:
+            while not self.request:
                 time.sleep(0.01)
             for step in steps:
-                step(family_of(self.asked))
+                step(family_of(self.request))
                 time.sleep(0.1)
 
         thread = threading.Thread(target=act, daemon=True)
@@ -63,7 +63,7 @@ class Up:
 
 @pytest.fixture
 def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Up:
-    """One that runs."""
+    """Return an `up` that runs, with short waits of the command."""
     monkeypatch.setattr(command, "_LOOK_SECONDS", 0.02)
     monkeypatch.setattr(command, "_TELL_SECONDS", 0.0)
     return Up(tmp_path)
@@ -74,14 +74,14 @@ def run(up: Up, *arguments: str) -> int:
 
 
 def test_a_replay_is_followed_until_it_is_done(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
-    thread = up.answers(
-        lambda family: up.says(replay={**RUNNING, "reader": f"{family}1"}),
-        lambda family: up.says(version=2, replay={"reader": f"{family}1", "phase": "Done"}),
+    thread = up.runs_when_asked(
+        lambda family: up.writes(replay={**RUNNING, "reader": f"{family}1"}),
+        lambda family: up.writes(version=2, replay={"reader": f"{family}1", "phase": "Done"}),
     )
     assert run(up, "flights", "--aggregation", "by_carrier", "--rate", "300") == 0
     thread.join()
-    asked = json.loads(up.asked)
-    assert (asked["aggregations"], asked["from"], asked["rate"]) == (["by_carrier"], "earliest", 300)
+    request = json.loads(up.request)
+    assert (request["aggregations"], request["from"], request["rate"]) == (["by_carrier"], "earliest", 300)
     assert capsys.readouterr().out.splitlines() == [
         "air/flights: by_carrier version 2: 75 %, 1,500 events counted, 500 left, partitions handed over: 1",
         "air/flights: done; in force: by_carrier version 2",
@@ -91,11 +91,11 @@ def test_a_replay_is_followed_until_it_is_done(up: Up, capsys: pytest.CaptureFix
 def test_a_replay_that_missed_events_reports_them_with_its_own_exit_status(
     up: Up, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Events that were gone before they were read are told on the way and at the end, which is another exit code."""
+    """Missed events are printed on the way and at the end."""
     missed = {"missed": "events that the topic no longer holds are not counted (offsets 0: 7 to 9)"}
-    thread = up.answers(
-        lambda family: up.says(replay={**RUNNING, "reader": f"{family}1", **missed}),
-        lambda family: up.says(version=2, replay={"reader": f"{family}1", "phase": "Done", **missed}),
+    thread = up.runs_when_asked(
+        lambda family: up.writes(replay={**RUNNING, "reader": f"{family}1", **missed}),
+        lambda family: up.writes(version=2, replay={"reader": f"{family}1", "phase": "Done", **missed}),
     )
     assert run(up, "flights") == 3
     thread.join()
@@ -104,32 +104,34 @@ def test_a_replay_that_missed_events_reports_them_with_its_own_exit_status(
     assert done == f"air/flights: done; in force: by_carrier version 2; but {missed['missed']}"
 
 
-def test_a_replay_that_is_given_up_is_exit_code_1(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
-    thread = up.answers(lambda family: up.says(replay={**RUNNING, "reader": f"{family}1"}), lambda _: up.says())
+def test_a_cancelled_replay_is_exit_code_1(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
+    thread = up.runs_when_asked(
+        lambda family: up.writes(replay={**RUNNING, "reader": f"{family}1"}), lambda _: up.writes()
+    )
     assert run(up, "flights") == 1
     thread.join()
     assert capsys.readouterr().out.endswith("air/flights: cancelled\n")
 
 
-def test_asked_for_and_taken_back(up: Up) -> None:
-    """Two requests are never the same one."""
+def test_a_replay_is_requested_and_cancelled_without_waiting(up: Up) -> None:
+    """Two requests always differ."""
     assert run(up, "air/flights", "--no-wait") == 0
-    first = up.asked
+    first = up.request
     assert run(up, "flights", "--no-wait") == 0
-    assert first != up.asked
+    assert first != up.request
     assert run(up, "flights", "--cancel") == 0
-    assert up.asked == ""
+    assert up.request == ""
 
 
 def test_a_replay_that_cannot_begin_ends_with_1_and_the_remedy(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(up, "trains") == 1
     assert run(up, "flights", "--aggregation", "by_tail") == 1
     assert run(up, "flights", "--rate", "-1") == 1
-    up.says(replay=RUNNING)
+    up.writes(replay=RUNNING)
     assert run(up, "flights") == 1
-    told = capsys.readouterr().err.splitlines()
-    assert told[0].startswith("tidemill replay: no pipeline 'trains' runs here")
-    assert told[1].endswith("['by_tail'] do not all exist; name some of by_carrier, or leave it out")
-    assert told[2].endswith("rate -1 is not a number of events per second; write a whole number, or leave it out")
-    assert told[3].startswith("tidemill replay: air/flights is being replayed: by_carrier version 2: 75 %")
-    assert up.asked == ""
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[0].startswith("tidemill replay: no pipeline 'trains' runs here")
+    assert errors[1].endswith("['by_tail'] do not all exist; name some of by_carrier, or leave it out")
+    assert errors[2].endswith("rate -1 is not a number of events per second; write a whole number, or leave it out")
+    assert errors[3].startswith("tidemill replay: air/flights is being replayed: by_carrier version 2: 75 %")
+    assert up.request == ""

@@ -1,4 +1,4 @@
-"""`tidemill send`: where it sends, what it prints, its exit codes; ingest is a small server of the test."""
+"""Tests of `tidemill send`: its requests, output and exit codes. Ingest is a small HTTP server of the test."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ spec:
 
 
 class Ingest(BaseHTTPRequestHandler):
-    """Takes events, and refuses those with a text for an amount."""
+    """A server that accepts events, and refuses events with a text as amount."""
 
-    taken: list[str]
+    received: list[str]
 
     def do_POST(self) -> None:
         lines = self.rfile.read(int(self.headers["content-length"])).decode().split("\n")
-        self.taken += lines
+        self.received += lines
         bad = [{"index": n, "status": "quarantined", "code": "mistyped", "field": "amount"}
                for n, line in enumerate(lines) if isinstance(json.loads(line).get("Betrag"), str)]  # fmt: skip
-        found = self.path == "/v1/pipelines/orders/events"
+        is_known = self.path == "/v1/pipelines/orders/events"
         answer = {"accepted": len(lines) - len(bad), "quarantined": len(bad), "retry": 0, "results": bad}
-        body = json.dumps(answer if found else {"code": "pipeline_not_found", "detail": "there is none"}).encode()
-        self.send_response(200 if found else 404)
+        body = json.dumps(answer if is_known else {"code": "pipeline_not_found", "detail": "there is none"}).encode()
+        self.send_response(200 if is_known else 404)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Stay silent."""
+        """Write no log."""
 
 
 @pytest.fixture
 def url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Ingest, "taken", [], raising=False)
+    monkeypatch.setattr(Ingest, "received", [], raising=False)
     Path("orders.yaml").write_text(SPEC)
     Path("orders.csv").write_text("Betrag;other\n12,5;x\n1.000,5;y\n")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Ingest)
@@ -60,10 +60,10 @@ def url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_csv_is_sent_by_the_fields_of_the_pipeline(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Columns without a field, and fields without a column, are told."""
+    """The output names columns without a field, and fields without a column."""
     options = ["--pipeline", "orders", "--url", url, "--spec", "orders.yaml"]
     assert main(["send", "-f", "orders.csv", *options]) == 0
-    assert Ingest.taken == ['{"Betrag":12.5}', '{"Betrag":1000.5}']
+    assert Ingest.received == ['{"Betrag":12.5}', '{"Betrag":1000.5}']
     shown = capsys.readouterr()
     assert "orders.csv: sent 2 events to orders in " in shown.out
     assert "2 accepted, 0 refused" in shown.out
@@ -98,7 +98,7 @@ def test_an_unknown_pipeline_is_exit_code_1(url: str, capsys: pytest.CaptureFixt
     ],
 )
 @pytest.mark.usefixtures("url")
-def test_refusals_say_what_to_do(
+def test_refusals_name_the_remedy(
     arguments: list[str], code: int, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["send", *arguments]) == code

@@ -1,4 +1,4 @@
-"""`tidemill status` and `tidemill down` of a folder, with real processes in place of `up` and its children."""
+"""Tests of `tidemill status` and `tidemill down`. Real processes play `up` and its children."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tidemill_operator.processes.files import locked
 
 
 def report(folder: Path, pid: int, *, started: str | None = None, ready: bool = True) -> None:
-    """What an `up` of that process would have written."""
+    """Write the status file of an `up` with this pid."""
     state: dict[str, Any] = {
         "pid": pid,
         "started": started or start_time(pid),
@@ -40,14 +40,14 @@ def report(folder: Path, pid: int, *, started: str | None = None, ready: bool = 
 
 @pytest.fixture
 def process() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that ends when it is asked to."""
+    """Start a process that ends on SIGTERM."""
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as started:
         yield started
         started.kill()
 
 
 def test_status_shows_addresses_conditions_and_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Addresses, pipelines with their conditions, processes; one that does not answer is said to be unreachable."""
+    """A process that does not answer is shown as unreachable."""
     report(tmp_path, os.getpid())
     assert main(["status", "--data-dir", str(tmp_path)]) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
@@ -61,19 +61,19 @@ def test_status_shows_addresses_conditions_and_processes(tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize(("started", "ready"), [(None, False), ("long ago", True)], ids=["not ready", "not running"])
-def test_what_is_not_ready_is_exit_code_1(
+def test_status_of_a_pipeline_that_is_not_ready_is_exit_code_1(
     tmp_path: Path, started: str | None, ready: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report(tmp_path, os.getpid(), started=started, ready=ready)
     assert main(["status", "--data-dir", str(tmp_path), "--output", "json"]) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert (told["running"], told["ready"]) == (started is None, ready)
+    status = json.loads(capsys.readouterr().out)
+    assert (status["running"], status["ready"]) == (started is None, ready)
 
 
 def test_down_asks_the_process_to_end(
     tmp_path: Path, process: subprocess.Popen[bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It waits until the process is gone; the data stays."""
+    """The command waits until the process has ended, and keeps the data."""
     (tmp_path / "kafka").mkdir()
     report(tmp_path, process.pid)
     reaped = subprocess.Popen([sys.executable, "-c", _DOWN, str(tmp_path)], stdout=subprocess.PIPE)
@@ -88,7 +88,7 @@ def test_down_asks_the_process_to_end(
 _DOWN = "import sys; from tidemill_operator.cli.main import main; sys.exit(main(['down', '--data-dir', sys.argv[1]]))"
 
 
-def test_another_process_of_the_same_number_is_left_alone(
+def test_another_process_with_the_same_pid_is_not_ended(
     tmp_path: Path, process: subprocess.Popen[bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
     report(tmp_path, process.pid, started="long ago")
@@ -97,9 +97,7 @@ def test_another_process_of_the_same_number_is_left_alone(
     assert process.poll() is None
 
 
-def test_deleting_takes_what_is_tidemills_and_leaves_the_rest(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_deleting_the_data_leaves_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("kafka", "state", "secrets"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x").write_text("x")
@@ -110,7 +108,7 @@ def test_deleting_takes_what_is_tidemills_and_leaves_the_rest(
     assert f"deleted the data in {tmp_path}" in capsys.readouterr().out
 
 
-def test_a_folder_of_somebody_else_is_not_deleted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_a_lock_is_not_deleted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A folder without our lock was never a data folder."""
     (tmp_path / "kafka").mkdir()
     assert main(["down", "--data-dir", str(tmp_path), "--delete-data"]) == 0

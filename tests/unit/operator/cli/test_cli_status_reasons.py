@@ -1,4 +1,4 @@
-"""`tidemill status` names the dependencies of a process that fail."""
+"""Tests of `tidemill status`: it names the failing dependencies of a process."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ HEALTH: dict[str, Any] = {
 }
 
 
-def test_required_dependencies_come_first_and_rows_without_a_detail_say_nothing() -> None:
+def test_failing_dependencies_with_a_detail_are_listed_required_first() -> None:
     assert list(_reasons(HEALTH).items()) == [("lookup plans", "cannot be read"), ("redis", "no answer")]
     assert _reasons({}) == {}
 
 
-def test_the_reasons_are_below_the_process() -> None:
+def test_the_reasons_are_printed_below_their_process() -> None:
     process = {"pid": 7, "port": 80, "ready": False, "health": "unhealthy", "reasons": _reasons(HEALTH)}
     state = {
         "running": True,

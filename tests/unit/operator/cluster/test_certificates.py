@@ -1,4 +1,4 @@
-"""The webhook's certificate: trusted by its authority, renewed in time, and the earlier authority stays trusted."""
+"""Tests of the webhook's certificate: trusted by its authority, renewed in time, and stored in a Secret in memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def after(days: float) -> dt.datetime:
 
 
 def trusted(certificates: Certificates, by: Certificates, *, host: str = HOSTS[0], at: dt.datetime = BEGIN) -> bool:
-    """Whether who trusts one bundle takes a server's certificate for a host."""
+    """Return whether a client with the bundle of `by` accepts the server's certificate for a host."""
     store = Store(x509.load_pem_x509_certificates(by.bundle.encode()))
     verifier = PolicyBuilder().store(store).time(at).build_server_verifier(x509.DNSName(host))
     try:
@@ -34,51 +34,56 @@ def trusted(certificates: Certificates, by: Certificates, *, host: str = HOSTS[0
 
 
 def test_a_new_certificate_is_trusted_under_all_its_names_and_no_other() -> None:
-    made = renewed(None, hosts=HOSTS, now=BEGIN)
-    assert [trusted(made, made, host=host) for host in (*HOSTS, "other.system.svc")] == [True, True, False]
-    assert not trusted(made, renewed(None, hosts=HOSTS, now=BEGIN)), "another authority's"
+    certificates = renewed(None, hosts=HOSTS, now=BEGIN)
+    assert [trusted(certificates, certificates, host=host) for host in (*HOSTS, "other.system.svc")] == [
+        True,
+        True,
+        False,
+    ]
+    assert not trusted(certificates, renewed(None, hosts=HOSTS, now=BEGIN)), "another authority is not trusted"
 
 
 @pytest.mark.parametrize(
     ("reason", "days", "expected"),
     [
-        ("nothing is due", 200, ("same", "same")),
-        ("a third of the server's time is left", 250, ("new", "same")),
-        ("it has ended", 1_000, ("new", "same")),
-        ("the authority is due: both are new", 3_000, ("new", "new")),
-        ("the clock went back before its beginning", -1, ("new", "new")),
+        ("no renewal is due", 200, ("same", "same")),
+        ("a third of the server certificate's lifetime is left", 250, ("new", "same")),
+        ("the server certificate has expired", 1_000, ("new", "same")),
+        ("the authority is due, so both are new", 3_000, ("new", "new")),
+        ("the clock is before the beginning of the validity", -1, ("new", "new")),
     ],
 )
 def test_certificates_are_renewed_when_they_are_due_and_not_before(
     reason: str, days: float, expected: tuple[str, str]
 ) -> None:
-    made = renewed(None, hosts=HOSTS, now=BEGIN)
-    later = renewed(made, hosts=HOSTS, now=after(days))
-    found = tuple(
-        "same" if a == b else "new" for a, b in ((made.server, later.server), (made.authority, later.authority))
+    certificates = renewed(None, hosts=HOSTS, now=BEGIN)
+    later = renewed(certificates, hosts=HOSTS, now=after(days))
+    renewals = tuple(
+        "same" if a == b else "new"
+        for a, b in ((certificates.server, later.server), (certificates.authority, later.authority))
     )
-    assert found == expected, reason
+    assert renewals == expected, reason
 
 
-def test_other_names_need_another_certificate() -> None:
-    made = renewed(None, hosts=HOSTS, now=BEGIN)
-    later = renewed(made, hosts=HOSTS[:1], now=BEGIN)
-    assert (later.server == made.server, later.authority == made.authority) == (False, True)
+def test_other_host_names_need_another_server_certificate() -> None:
+    certificates = renewed(None, hosts=HOSTS, now=BEGIN)
+    later = renewed(certificates, hosts=HOSTS[:1], now=BEGIN)
+    assert (later.server == certificates.server, later.authority == certificates.authority) == (False, True)
 
 
-def test_who_has_the_new_bundle_trusts_a_replica_that_still_shows_the_old_certificate() -> None:
-    made = renewed(None, hosts=HOSTS, now=BEGIN)
-    later = renewed(made, hosts=HOSTS, now=after(3_000))
+def test_the_new_bundle_trusts_the_old_certificate() -> None:
+    certificates = renewed(None, hosts=HOSTS, now=BEGIN)
+    later = renewed(certificates, hosts=HOSTS, now=after(3_000))
     assert trusted(later, later, at=after(3_000))
-    assert trusted(made, later)
+    assert trusted(certificates, later)
 
 
-def test_keys_do_not_show_in_what_is_logged() -> None:
+def test_private_keys_are_not_in_the_text_of_the_object() -> None:
     assert "PRIVATE" not in repr(renewed(None, hosts=HOSTS, now=BEGIN))
 
 
 class Secrets:
-    """One Secret, as the API server keeps it."""
+    """A Secret as the API server keeps it. `faster` is written by another replica before the next creation."""
 
     def __init__(self) -> None:
         self.secret: dict[str, Any] | None = None
@@ -107,33 +112,33 @@ def keeper(secrets: Secrets, now: dt.datetime = BEGIN) -> CertificateKeeper:
     return CertificateKeeper(cast(Api, secrets), namespace="system", name="w", hosts=HOSTS, now=lambda: now)
 
 
-def test_it_is_made_once_and_read_by_all() -> None:
+def test_the_secret_is_created_once_and_read_by_all_replicas() -> None:
     secrets = Secrets()
     first, second = keeper(secrets).ensure(), keeper(secrets).ensure()
     assert (first, secrets.writes) == (second, 1)
 
 
-def test_who_loses_the_race_takes_the_winners() -> None:
+def test_a_replica_that_loses_the_race_uses_the_winners_certificate() -> None:
     winners, secrets = Secrets(), Secrets()
-    made = keeper(winners).ensure()
+    certificates = keeper(winners).ensure()
     secrets.faster = winners.secret
-    assert keeper(secrets).ensure() == made
+    assert keeper(secrets).ensure() == certificates
     assert secrets.writes == 0
 
 
 @pytest.mark.parametrize("damage", ["tls.key", "ca.crt", "tls.crt", "ca.key"])
-def test_a_damaged_secret_is_written_anew(damage: str) -> None:
+def test_a_damaged_secret_is_replaced(damage: str) -> None:
     secrets = Secrets()
     keeper(secrets).ensure()
     assert secrets.secret is not None
     secrets.secret["data"][damage] = "bm90aGluZw=="
-    made = keeper(secrets).ensure()
-    assert trusted(made, made)
+    certificates = keeper(secrets).ensure()
+    assert trusted(certificates, certificates)
     assert secrets.writes == 2
 
 
-def test_another_authoritys_certificate_is_not_taken() -> None:
-    """Half of one pair and half of another would be refused by every client."""
+def test_a_certificate_of_another_authority_is_replaced() -> None:
+    """Every client would refuse the certificate of one authority with the bundle of another."""
     secrets, others = Secrets(), Secrets()
     keeper(secrets).ensure()
     keeper(others).ensure()
@@ -141,5 +146,5 @@ def test_another_authoritys_certificate_is_not_taken() -> None:
     assert others.secret is not None
     for file in ("tls.crt", "tls.key"):
         secrets.secret["data"][file] = others.secret["data"][file]
-    made = keeper(secrets).ensure()
-    assert trusted(made, made)
+    certificates = keeper(secrets).ensure()
+    assert trusted(certificates, certificates)

@@ -1,4 +1,4 @@
-"""One Event a transition, whatever number of conditions shows it; versions of aggregations are told."""
+"""Tests of Events: one for each transition of a pipeline, and one for each new version of an aggregation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pipeline(*others: Outcome, **more: object) -> Report:
 
 STORIES: list[tuple[str, list[Report], list[str]]] = [
     (
-        "made",
+        "a new pipeline",
         [pipeline(STARTING), pipeline(STARTING), pipeline()],
         ["Progressing True Waiting", "", "Ready True Applied"],
     ),
@@ -37,37 +37,41 @@ STORIES: list[tuple[str, list[Report], list[str]]] = [
         ["Ready True Applied", "Progressing True Waiting", "Progressing False Applied"],
     ),
     (
-        "a server goes and comes",
+        "a server is unreachable for a while",
         [pipeline(), pipeline(AWAY), pipeline(AWAY), pipeline()],
         ["Ready True Applied", "Ready False Unreachable", "", "Ready True Applied"],
     ),
-    ("a loss", [pipeline(), pipeline(LOST)], ["Ready True Applied", "Ready False DataLoss"]),
-    ("it gets worse", [pipeline(AWAY), pipeline(LOST)], ["Ready False Unreachable", "Stalled True DataLoss"]),
+    ("lost data", [pipeline(), pipeline(LOST)], ["Ready True Applied", "Ready False DataLoss"]),
+    (
+        "an unreachable server, then lost data",
+        [pipeline(AWAY), pipeline(LOST)],
+        ["Ready False Unreachable", "Stalled True DataLoss"],
+    ),
     (
         "a refused edit",
         [pipeline(), pipeline(stalled=[STALE]), pipeline()],
         ["Ready True Applied", "Stalled True NotSupported", "Stalled False Applied"],
     ),
     (
-        "an edit while it is suspended",
+        "a suspended pipeline",
         [pipeline(), pipeline(suspended=True)],
         ["Ready True Applied", "Suspended True Suspended"],
     ),
 ]
 
 
-@pytest.mark.parametrize(("what", "reports", "told"), STORIES, ids=[what for what, *_ in STORIES])
-def test_a_transition_is_told_once(what: str, reports: list[Report], told: list[str]) -> None:
-    before, found = None, []
+@pytest.mark.parametrize(("story", "reports", "expected"), STORIES, ids=[story for story, *_ in STORIES])
+def test_each_transition_is_one_event(story: str, reports: list[Report], expected: list[str]) -> None:
+    before, events = None, []
     for minute, report in enumerate(reports):
         now = status(before, report, NOON + dt.timedelta(minutes=minute))
         news = [f"{c['type']} {c['status']} {c['reason']}" for c in changed(before, now)]
-        found.append("; ".join(news))
+        events.append("; ".join(news))
         before = now
-    assert found == told, what
+    assert events == expected, story
 
 
-def test_another_version_is_told_with_what_becomes_of_the_one_before() -> None:
+def test_the_event_of_a_new_version_names_the_former_version() -> None:
     def at(version: int, **more: object) -> dict[str, object]:
         return {"aggregations": [{"name": "by_shop", "version": version}, {"name": "total", "version": 1}], **more}
 

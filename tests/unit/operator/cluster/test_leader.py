@@ -1,4 +1,4 @@
-"""The Lease: who may take it, who must end, and that two replicas never lead at the same time."""
+"""Tests of leader election by a Lease in memory: two replicas never lead at the same time."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ def lease(holder: str, *, renewed: str = "t0", transitions: int = 0) -> dict[str
 
 
 @pytest.mark.parametrize(
-    ("reason", "found", "expected"),
+    ("reason", "current", "expected"),
     [
-        ("there is none", None, True),
-        ("it was given back", lease(""), True),
-        ("it is ours", lease("me"), True),
-        ("it is another's, and may be alive", lease("other"), False),
+        ("there is no Lease", None, True),
+        ("the Lease was released", lease(""), True),
+        ("this replica holds the Lease", lease("me"), True),
+        ("another replica holds the Lease, and may be alive", lease("other"), False),
     ],
 )
-def test_who_may_take_it_at_first_sight(reason: str, found: dict[str, Any] | None, expected: bool) -> None:
-    assert Term("me", TIMING).may_take(found, 100.0) is expected, reason
+def test_a_lease_of_another_replica_is_not_taken_at_first_sight(
+    reason: str, current: dict[str, Any] | None, expected: bool
+) -> None:
+    assert Term("me", TIMING).may_take(current, 100.0) is expected, reason
 
 
-def test_another_s_lease_is_free_when_it_was_not_renewed_for_its_duration_by_our_own_clock() -> None:
-    """The time written in it is another machine's."""
+def test_the_lease_of_another_is_free_after_its_duration_by_our_clock() -> None:
+    """The written time is from the clock of another machine, so it is ignored."""
     term = Term("me", TIMING)
     assert [term.may_take(lease("other", renewed="1990-01-01"), now) for now in (0.0, 14.9, 15.0)] == [
         False,
@@ -45,7 +47,7 @@ def test_another_s_lease_is_free_when_it_was_not_renewed_for_its_duration_by_our
     ]
 
 
-def test_a_sign_of_its_holder_starts_the_duration_anew() -> None:
+def test_a_renewal_by_the_holder_restarts_the_duration() -> None:
     term = Term("me", TIMING)
     assert not term.may_take(lease("other", renewed="t0"), 0.0)
     assert not term.may_take(lease("other", renewed="t1"), 14.0)
@@ -54,7 +56,7 @@ def test_a_sign_of_its_holder_starts_the_duration_anew() -> None:
 
 
 def test_a_leader_is_lost_at_the_deadline_and_before_another_may_begin() -> None:
-    """Counted from when it asked, not from when it was answered."""
+    """The deadline is counted from the request, not from the answer."""
     term = Term("me", TIMING)
     assert not term.lost(1_000.0)
     term.renewed(100.0)
@@ -63,7 +65,7 @@ def test_a_leader_is_lost_at_the_deadline_and_before_another_may_begin() -> None
 
 
 class Leases:
-    """One Lease, kept as the API server does: a write has to name the version that it was made from."""
+    """A Lease as the API server keeps it: a write must name the current version."""
 
     def __init__(self) -> None:
         self.lease: dict[str, Any] | None = None
@@ -102,7 +104,7 @@ class Leases:
             return copy.deepcopy(self.lease)
 
     def edit(self, **spec: Any) -> None:
-        """Somebody else writes it."""
+        """Write the Lease as another client."""
         with self._lock:
             assert self.lease is not None
             self.lease["spec"] |= spec
@@ -113,17 +115,17 @@ FAST = Timing(duration=1.0, deadline=0.6, retry=0.05)
 
 
 def elector(leases: Leases, identity: str, ended: Callable[[int], Any] = lambda _: None) -> Elector:
-    made = Elector(cast(Api, leases), namespace="n", name="l", identity=identity, timing=FAST, end=ended)
-    made.start()
-    return made
+    started_elector = Elector(cast(Api, leases), namespace="n", name="l", identity=identity, timing=FAST, end=ended)
+    started_elector.start()
+    return started_elector
 
 
-def test_one_of_two_leads_and_the_other_follows_at_once_when_it_is_given_back() -> None:
+def test_a_second_replica_leads_as_soon_as_the_first_releases_the_lease() -> None:
     leases = Leases()
     first = elector(leases, "first")
     assert first.wait(10.0)
     second = elector(leases, "second")
-    assert not second.wait(1.5), "the first renews it"
+    assert not second.wait(1.5), "the first replica renews the Lease"
     first.stop()
     assert second.wait(10.0)
     assert leases.lease is not None
@@ -142,7 +144,7 @@ def test_a_leader_that_cannot_renew_ends_its_process() -> None:
 
 
 def test_a_leader_whose_lease_was_taken_ends_its_process() -> None:
-    """It was frozen longer than the Lease lasts."""
+    """The leader was frozen for longer than the duration of the Lease."""
     leases, ended = Leases(), threading.Event()
     leader = elector(leases, "me", lambda code: ended.set() if code == 1 else None)
     assert leader.wait(10.0)
@@ -151,14 +153,14 @@ def test_a_leader_whose_lease_was_taken_ends_its_process() -> None:
     leader.stop()
 
 
-def test_no_two_of_many_ever_hold_it() -> None:
+def test_only_one_of_many_replicas_leads() -> None:
     leases = Leases()
-    many = [elector(leases, str(number)) for number in range(6)]
-    eventually(lambda: any(one.leading for one in many), what="one leads", seconds=10.0)
-    time.sleep(4 * FAST.retry)  # the others have tried meanwhile
-    assert sum(one.leading for one in many) == 1
-    for one in many:
-        one.stop()
+    replicas = [elector(leases, str(number)) for number in range(6)]
+    eventually(lambda: any(replica.leading for replica in replicas), what="a replica leads", seconds=10.0)
+    time.sleep(4 * FAST.retry)  # meanwhile the others have tried
+    assert sum(replica.leading for replica in replicas) == 1
+    for replica in replicas:
+        replica.stop()
 
 
 def test_a_leader_renews_without_reading() -> None:
@@ -171,7 +173,7 @@ def test_a_leader_renews_without_reading() -> None:
     leases.edit(holderIdentity="me", renewTime="2026-01-01T00:00:00Z")
     time.sleep(10 * FAST.retry)
     assert leader.leading
-    assert leases.reads == before + 1, "a write that was refused is looked into once"
+    assert leases.reads == before + 1, "after a refused write the Lease is read once"
     leader.stop()
 
 
@@ -185,8 +187,8 @@ def test_each_leader_has_a_greater_epoch() -> None:
     assert epochs == [1, 2, 3]
 
 
-def test_a_leader_that_sees_a_greater_epoch_counts_on_from_there() -> None:
-    """Its Lease was deleted some day; it still is the leader, and so are those after it, with greater epochs."""
+def test_a_leader_that_sees_a_greater_epoch_takes_the_next_one() -> None:
+    """The Lease was deleted once. The leader continues with a greater epoch, and later leaders too."""
     leases = Leases()
     leader = elector(leases, "me")
     assert leader.wait(10.0)
@@ -200,7 +202,7 @@ def test_a_leader_that_sees_a_greater_epoch_counts_on_from_there() -> None:
     following.stop()
 
 
-def test_who_was_replaced_outbids_nobody() -> None:
+def test_a_replaced_leader_cannot_raise_its_epoch() -> None:
     leases = Leases()
     leader = elector(leases, "me")
     assert leader.wait(10.0)

@@ -1,4 +1,4 @@
-"""The operator's own figures."""
+"""Tests of the operator's metrics: conditions of pipelines, failed passes and decisions about replicas."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def status(*conditions: tuple[str, str, str]) -> dict[str, Any]:
     return {"conditions": [{"type": kind, "status": state, "reason": reason} for kind, state, reason in conditions]}
 
 
-def told(pipeline: str) -> set[tuple[str, str, str]]:
-    """The conditions of a pipeline as Prometheus reads them."""
+def measured(pipeline: str) -> set[tuple[str, str, str]]:
+    """Return the conditions of a pipeline as Prometheus reads them."""
     families = (family for family in REGISTRY.collect() if family.name == "tidemill_pipeline_condition")
     samples = [sample for family in families for sample in family.samples if sample.labels["pipeline"] == pipeline]
     assert all(sample.value == 1 for sample in samples)
@@ -29,40 +29,39 @@ def failures(pipeline: str) -> float | None:
     return REGISTRY.get_sample_value("tidemill_operator_reconciliations_failed_total", labels)
 
 
-def test_conditions_are_told_as_they_are_now() -> None:
-    """What is true no longer is told no longer, whatever else stands."""
-    measures, key = Measures(), Key("ns", "told", "1")
+def test_only_the_current_conditions_are_measured() -> None:
+    measures, key = Measures(), Key("ns", "current", "1")
     measures.state_of(key, status(("Ready", "True", "Applied"), ("EventsLost", "True", "TopicReplaced")))
-    assert told("told") == {("Ready", "True", "Applied"), ("EventsLost", "True", "TopicReplaced")}
+    assert measured("current") == {("Ready", "True", "Applied"), ("EventsLost", "True", "TopicReplaced")}
     measures.state_of(key, status(("Ready", "False", "Waiting")))
-    assert told("told") == {("Ready", "False", "Waiting")}
+    assert measured("current") == {("Ready", "False", "Waiting")}
     measures.forget(key)
-    assert told("told") == set()
+    assert measured("current") == set()
 
 
-def test_a_pipeline_that_was_made_anew_keeps_its_conditions() -> None:
-    """The end of the old one may be noticed after the new one's first pass."""
-    measures, old, new = Measures(), Key("ns", "anew", "1"), Key("ns", "anew", "2")
+def test_a_recreated_pipeline_keeps_its_conditions() -> None:
+    """The end of the deleted resource may be noticed after the first pass of the new resource."""
+    measures, old, new = Measures(), Key("ns", "recreated", "1"), Key("ns", "recreated", "2")
     for key in (old, new):
         measures.state_of(key, status(("Ready", "True", "Applied")))
     measures.forget(old)
-    assert told("anew") == {("Ready", "True", "Applied")}
+    assert measured("recreated") == {("Ready", "True", "Applied")}
 
 
-def test_only_pipelines_that_are_there_are_told_of() -> None:
-    """As `tidemill up` does it: all at once."""
+def test_only_conditions_of_listed_pipelines_are_kept() -> None:
+    """`tidemill up` keeps the metrics of a list of pipelines."""
     conditions = Conditions()
     for name in ("kept", "dropped"):
         conditions.tell(name, "ns", name, status(("Ready", "True", "Applied"))["conditions"])
     conditions.keep(["kept"])
-    assert (told("kept"), told("dropped")) == ({("Ready", "True", "Applied")}, set())
+    assert (measured("kept"), measured("dropped")) == ({("Ready", "True", "Applied")}, set())
 
 
 def test_failed_passes_are_counted_by_pipeline() -> None:
-    """From zero, so that the first is an increase."""
+    """The counter begins at zero, so the first failure is an increase."""
     measures, key = Measures(), Key("ns", "failing", "1")
-    with measures.pass_of(key) as doing:
-        doing.result = Result.SETTLED
+    with measures.pass_of(key) as measured_pass:
+        measured_pass.result = Result.SETTLED
     assert failures("failing") == 0
     with measures.pass_of(key):
         pass
@@ -76,7 +75,7 @@ def replicas(pipeline: str, name: str) -> float | None:
     return REGISTRY.get_sample_value(f"tidemill_operator_scaling_{name}_replicas", labels)
 
 
-def test_decisions_about_processors_and_about_the_stage_are_told_apart() -> None:
+def test_decisions_about_processors_and_the_stage_have_different_metrics() -> None:
     measures, key = Measures(), Key("ns", "staged", "1")
     measures.scaled(key, {"reason": "WithinTarget", "desired": 1, "current": 1})
     measures.scaled(key, {"reason": "ScaledUp", "desired": 3, "current": 2}, "stage")

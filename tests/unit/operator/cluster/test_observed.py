@@ -1,4 +1,4 @@
-"""Who writes which part of a status: figures by the observer, the rest by passes; and what is told of a change."""
+"""Tests of the parts of a status: the observer writes figures, and passes write the rest. The API is in memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ READY = {"type": "Ready", "status": "True", "reason": "Applied", "lastTransition
 
 
 class Api:
-    """A resource whose parts of the status have an owner each, as with server-side apply."""
+    """A resource whose status has an owner for each part, as with server-side apply."""
 
     def __init__(self) -> None:
         self.version, self.generation = 1, 1
@@ -38,9 +38,9 @@ class Api:
     def get(self, kind: Kind, namespace: str, name: str, *, sure: bool = False) -> Document | None:
         status: Document = {}
         for part in self.parts.values():
-            found = {key: value for key, value in part.items() if key != "conditions"}
+            members = {key: value for key, value in part.items() if key != "conditions"}
             conditions = [*status.get("conditions", []), *part.get("conditions", [])]
-            status = {**status, **found, "conditions": conditions}
+            status = {**status, **members, "conditions": conditions}
         metadata = {"namespace": namespace, "name": name, "uid": "u", "generation": self.generation}
         metadata |= {"resourceVersion": str(self.version)}
         return {
@@ -65,7 +65,7 @@ class Api:
 
 
 class World:
-    """The observer's hand on that resource."""
+    """An observer of the resource. Its clock moves five seconds at each observation."""
 
     def __init__(self) -> None:
         from tidemill_operator.cluster.events import Recorder
@@ -84,14 +84,14 @@ def world() -> World:
     return World()
 
 
-def test_figures_are_written_beside_what_passes_write(world: World) -> None:
+def test_figures_are_written_beside_the_status_of_passes(world: World) -> None:
     assert world.show(FIGURES) == {"lag": 3, "lagSeconds": 5, "freshness": "5s", "freshnessSeconds": 5.0}
     assert world.show(FIGURES)
-    assert world.api.written == [OBSERVER], "nothing has changed"
+    assert world.api.written == [OBSERVER], "unchanged figures are not written again"
     assert world.api.events == []
 
 
-def test_figures_that_are_not_known_are_blank_and_told_once_each_way(world: World) -> None:
+def test_unknown_figures_are_removed_and_reported_once(world: World) -> None:
     world.show(FIGURES)
     for _ in range(3):
         (condition,) = world.show(None, "Kafka does not tell")["conditions"]
@@ -99,27 +99,30 @@ def test_figures_that_are_not_known_are_blank_and_told_once_each_way(world: Worl
     assert set(world.api.parts[OBSERVER]) == {"conditions"}
     world.show(FIGURES)
     assert "conditions" not in world.api.parts[OBSERVER]
-    told = [(event["type"], event["reason"], event["message"]) for event in world.api.events]
-    assert told == [
+    reported = [(event["type"], event["reason"], event["message"]) for event in world.api.events]
+    assert reported == [
         ("Warning", "FiguresUnavailable", "LAG and FRESHNESS are not known: Kafka does not tell"),
         ("Normal", "FiguresAvailable", "LAG and FRESHNESS are known again"),
     ]
 
 
-def test_figures_that_another_writer_took_out_come_back(world: World) -> None:
-    """An operator of an earlier version wrote them itself; the first pass of this one takes its own out."""
+def test_figures_that_another_writer_removed_are_written_again(world: World) -> None:
+    """An operator of an earlier version wrote figures in its passes.
+
+    The first pass of this version removes them.
+    """
     world.show(FIGURES)
     world.api.parts[OBSERVER] = {}
     world.show(FIGURES)
     assert world.show(FIGURES)["lag"] == 3
 
 
-def test_a_resource_that_was_made_anew_is_another_one(world: World) -> None:
+def test_figures_of_another_resource_with_the_name_are_not_written(world: World) -> None:
     world.observed.show(Key("shop", "orders", "other"), Observation(FIGURES, "", 1_000.0))
     assert world.api.written == []
 
 
-def test_who_stops_looking_leaves_no_figures(world: World) -> None:
+def test_an_observer_that_stops_removes_its_figures(world: World) -> None:
     world.show(FIGURES)
     world.observed.blank()
     assert world.api.parts[OBSERVER] == {}
@@ -137,7 +140,7 @@ def controller(api: Api) -> Controller:
     return Controller(cluster, recorder=None, observer=None, measures=None, scaling=None)  # type: ignore[arg-type]
 
 
-def test_a_pass_whose_resource_got_figures_meanwhile_writes_its_status(world: World) -> None:
+def test_a_pass_writes_its_status_although_figures_changed_meanwhile(world: World) -> None:
     document = world.api.get(None, "shop", "orders")  # type: ignore[arg-type]
     assert document is not None
     world.show(FIGURES)
@@ -147,7 +150,7 @@ def test_a_pass_whose_resource_got_figures_meanwhile_writes_its_status(world: Wo
     assert world.api.parts[OBSERVER]["lag"] == 3
 
 
-def test_a_pass_whose_resource_has_changed_writes_nothing(world: World) -> None:
+def test_a_pass_writes_nothing_if_the_spec_changed_meanwhile(world: World) -> None:
     document = world.api.get(None, "shop", "orders")  # type: ignore[arg-type]
     assert document is not None
     world.show(FIGURES)
@@ -156,11 +159,11 @@ def test_a_pass_whose_resource_has_changed_writes_nothing(world: World) -> None:
         controller(world.api)._write(document, {"schema": "t"})
 
 
-def test_who_tells_that_events_stand_still_leaves_figures_to_the_observer(world: World) -> None:
-    """Between two passes: Ready is another, and nothing of the observer's is written or told."""
-    told: list[Any] = []
+def test_an_interruption_changes_ready_and_leaves_figures_unchanged(world: World) -> None:
+    """Between two passes, Ready changes. The observer's part is neither written nor reported."""
+    reported: list[Any] = []
     passes = controller(world.api)
-    passes._recorder = SimpleNamespace(changes=lambda _, before, after: told.append((before, after)))  # type: ignore[assignment]
+    passes._recorder = SimpleNamespace(changes=lambda _, before, after: reported.append((before, after)))  # type: ignore[assignment]
     passes._measures = SimpleNamespace(state_of=lambda *_: None)  # type: ignore[assignment]
     world.show(FIGURES)
     passes.interrupt(KEY, TidemillError(Reason.NOT_MOVING, "none is counted"))
@@ -168,15 +171,15 @@ def test_who_tells_that_events_stand_still_leaves_figures_to_the_observer(world:
     assert [(c["type"], c["reason"]) for c in written["conditions"]] == [("Ready", "EventsNotMoving")]
     assert "lag" not in written
     assert world.api.parts[OBSERVER]["lag"] == 3
-    assert [set(after) - set(before) for before, after in told] == [set()]
+    assert [set(after) - set(before) for before, after in reported] == [set()]
 
 
-def test_figures_of_a_run_of_up(tmp_path: Path) -> None:
-    """Of the pipelines that run, in its status and as a target of Prometheus; a change is said once."""
-    said: list[str] = []
+def test_up_shows_figures_of_its_pipelines(tmp_path: Path) -> None:
+    """The status and the target of Prometheus have figures of running pipelines. A change is printed once."""
+    printed: list[str] = []
     clusters = Clusters(keys_in_files(Path()))
     local = LocalFigures(
-        KafkaLog(""), PostgresAddress("", 0, "", "", ""), clusters=clusters, host="127.0.0.1", say=said.append
+        KafkaLog(""), PostgresAddress("", 0, "", "", ""), clusters=clusters, host="127.0.0.1", say=printed.append
     )
     status = {"schema": "shop__orders", "topics": [{"name": "shop.orders.events"}]}
     stored = Stored({"metadata": {"namespace": "shop", "name": "orders", "uid": "u"}}, status=status)
@@ -187,7 +190,7 @@ def test_figures_of_a_run_of_up(tmp_path: Path) -> None:
     for _ in range(2):
         local._show(KEY, Observation(None, "Kafka does not tell", 1_000.0))
     assert [c["type"] for c in local.status(stored)["conditions"]] == [UNAVAILABLE]
-    assert said == ["shop/orders: figures are not known: Kafka does not tell"]
+    assert printed == ["shop/orders: figures are not known: Kafka does not tell"]
     assert local.target("here") == {"targets": [f"here:{local.port}"], "labels": {"component": "operator"}}
     local.watch([])
     assert local.status(stored) == {}

@@ -1,4 +1,4 @@
-"""The queue: one pass at a time for each resource, wishes merged, failures with a growing delay."""
+"""Tests of the queue: one pass at a time for a resource, merged requests, and growing delays after failures."""
 
 from __future__ import annotations
 
@@ -17,102 +17,102 @@ DELAYS = Delays(drift=90.0, waiting=10.0, first=1.0, most=60.0)
 
 
 def schedule() -> Schedule[Key]:
-    return Schedule(DELAYS, chance=lambda: 0.5)  # in the middle: delays as they are named
+    return Schedule(DELAYS, chance=lambda: 0.5)  # the middle of the jitter, so delays have their nominal length
 
 
-def test_wishes_for_one_key_become_one_look() -> None:
-    found = schedule()
+def test_requests_for_one_key_become_one_pass() -> None:
+    queue_schedule = schedule()
     for moment in (5.0, 1.0, 3.0):
-        found.add(A, moment)
-    assert found.next_at() == 1.0
-    assert (found.take(1.0), found.take(9.0)) == (A, None)
+        queue_schedule.add(A, moment)
+    assert queue_schedule.next_at() == 1.0
+    assert (queue_schedule.take(1.0), queue_schedule.take(9.0)) == (A, None)
 
 
-def test_the_longest_due_comes_first() -> None:
-    found = schedule()
-    found.add(A, 2.0)
-    found.add(B, 1.0)
-    assert (found.take(5.0), found.take(5.0)) == (B, A)
+def test_the_key_that_is_due_longest_is_taken_first() -> None:
+    queue_schedule = schedule()
+    queue_schedule.add(A, 2.0)
+    queue_schedule.add(B, 1.0)
+    assert (queue_schedule.take(5.0), queue_schedule.take(5.0)) == (B, A)
 
 
-def test_a_key_in_work_is_not_taken_again_but_looked_at_afterwards() -> None:
-    found = schedule()
-    found.add(A, 0.0)
-    assert found.take(0.0) == A
-    found.add(A, 1.0)
-    assert found.take(100.0) is None
-    found.done(A, Result.SETTLED, 2.0)
-    assert found.take(2.0) == A
+def test_a_key_requested_during_its_pass_is_taken_after_it() -> None:
+    queue_schedule = schedule()
+    queue_schedule.add(A, 0.0)
+    assert queue_schedule.take(0.0) == A
+    queue_schedule.add(A, 1.0)
+    assert queue_schedule.take(100.0) is None
+    queue_schedule.done(A, Result.SETTLED, 2.0)
+    assert queue_schedule.take(2.0) == A
 
 
 @pytest.mark.parametrize(
     ("result", "expected"),
     [(Result.SETTLED, 90.0), (Result.WAITING, 10.0), (Result.FAILED, 1.0), (Result.GONE, None)],
 )
-def test_the_next_look_depends_on_how_a_pass_ended(result: Result, expected: float | None) -> None:
-    found = schedule()
-    found.add(A, 0.0)
-    found.take(0.0)
-    found.done(A, result, 0.0)
-    assert found.next_at() == expected
+def test_the_next_pass_depends_on_the_result_of_the_last(result: Result, expected: float | None) -> None:
+    queue_schedule = schedule()
+    queue_schedule.add(A, 0.0)
+    queue_schedule.take(0.0)
+    queue_schedule.done(A, result, 0.0)
+    assert queue_schedule.next_at() == expected
 
 
-def fail(found: Schedule[Key], key: Key, now: float) -> float:
-    """Let a key fail at a moment; when it is due again."""
-    assert found.take(now) == key
-    found.done(key, Result.FAILED, now)
-    due = found.next_at()
+def fail(queue_schedule: Schedule[Key], key: Key, now: float) -> float:
+    """Take a key at a moment and end its pass as failed. Return when the key is due again."""
+    assert queue_schedule.take(now) == key
+    queue_schedule.done(key, Result.FAILED, now)
+    due = queue_schedule.next_at()
     assert due is not None
     return due
 
 
-def test_failures_wait_longer_each_time_up_to_a_bound() -> None:
-    found, now, waited = schedule(), 0.0, []
-    found.add(A, now)
+def test_delays_after_failures_grow_up_to_a_bound() -> None:
+    queue_schedule, now, waited = schedule(), 0.0, []
+    queue_schedule.add(A, now)
     for _ in range(9):
-        due = fail(found, A, now)
+        due = fail(queue_schedule, A, now)
         waited.append(due - now)
         now = due
     assert waited == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0]
 
 
 def test_events_do_not_shorten_the_delay_after_a_failure_but_a_change_of_the_resource_does() -> None:
-    found = schedule()
-    found.add(A, 0.0)
-    due = fail(found, A, 0.0)
-    found.add(A, 0.1)
-    assert found.next_at() == due
-    found.add(A, 0.1, fresh=True)
-    assert found.next_at() == 0.1
+    queue_schedule = schedule()
+    queue_schedule.add(A, 0.0)
+    due = fail(queue_schedule, A, 0.0)
+    queue_schedule.add(A, 0.1)
+    assert queue_schedule.next_at() == due
+    queue_schedule.add(A, 0.1, fresh=True)
+    assert queue_schedule.next_at() == 0.1
 
 
 def test_an_event_during_a_pass_that_fails_does_not_shorten_the_delay() -> None:
-    """The pass's own writes are events: they would make it fail again and again at once."""
-    found = schedule()
-    found.add(A, 0.0)
-    assert found.take(0.0) == A
-    found.add(A, 0.0)
-    found.done(A, Result.FAILED, 0.0)
-    assert found.next_at() == 1.0
+    """Writes of the pass are events too. Otherwise a failing pass would repeat at once."""
+    queue_schedule = schedule()
+    queue_schedule.add(A, 0.0)
+    assert queue_schedule.take(0.0) == A
+    queue_schedule.add(A, 0.0)
+    queue_schedule.done(A, Result.FAILED, 0.0)
+    assert queue_schedule.next_at() == 1.0
 
 
-def test_after_a_success_failures_are_counted_anew() -> None:
-    found = schedule()
-    found.add(A, 0.0)
-    due = fail(found, A, 0.0)
-    assert found.take(due) == A
-    found.done(A, Result.SETTLED, due)
-    assert found.take(due + 90.0) == A
-    found.done(A, Result.FAILED, 0.0)
-    assert found.next_at() == 1.0
+def test_a_success_resets_the_delay_after_failures() -> None:
+    queue_schedule = schedule()
+    queue_schedule.add(A, 0.0)
+    due = fail(queue_schedule, A, 0.0)
+    assert queue_schedule.take(due) == A
+    queue_schedule.done(A, Result.SETTLED, due)
+    assert queue_schedule.take(due + 90.0) == A
+    queue_schedule.done(A, Result.FAILED, 0.0)
+    assert queue_schedule.next_at() == 1.0
 
 
-def test_one_made_anew_under_the_same_name_is_another_key() -> None:
-    found = schedule()
-    found.add(A, 0.0)
-    found.take(0.0)
-    found.add(Key("shop", "a", "another"), 0.0)
-    assert found.take(0.0) == Key("shop", "a", "another")
+def test_a_recreated_resource_is_another_key() -> None:
+    queue_schedule = schedule()
+    queue_schedule.add(A, 0.0)
+    queue_schedule.take(0.0)
+    queue_schedule.add(Key("shop", "a", "another"), 0.0)
+    assert queue_schedule.take(0.0) == Key("shop", "a", "another")
 
 
 @given(
@@ -125,34 +125,34 @@ def test_one_made_anew_under_the_same_name_is_another_key() -> None:
         max_size=60,
     )
 )
-def test_a_key_is_never_in_work_twice_and_no_wish_is_lost(steps: list[tuple[str, object, bool]]) -> None:
-    """Whatever the order of wishes, takes and ends: single-flight, and what was wished for is looked at in the end."""
-    found, working, now, wished = schedule(), [], 0.0, set()
-    for what, argument, fresh in steps:
+def test_a_key_has_one_pass_at_a_time_and_no_request_is_lost(steps: list[tuple[str, object, bool]]) -> None:
+    """The order of requests, takes and ends is drawn. Every requested key is taken in the end."""
+    queue_schedule, working, now, requested = schedule(), [], 0.0, set()
+    for action, argument, fresh in steps:
         now += 1.0
-        if what == "add":
+        if action == "add":
             assert isinstance(argument, Key)
-            found.add(argument, now, fresh=fresh)
-            wished.add(argument)
-        elif what == "take":
-            key = found.take(now)
+            queue_schedule.add(argument, now, fresh=fresh)
+            requested.add(argument)
+        elif action == "take":
+            key = queue_schedule.take(now)
             assert key not in working
             if key:
                 working.append(key)
-                wished.discard(key)
+                requested.discard(key)
         elif working:
             assert isinstance(argument, Result)
-            found.done(working.pop(0), argument, now)
+            queue_schedule.done(working.pop(0), argument, now)
     for key in working:
-        found.done(key, Result.GONE, now)
-    while (key := found.take(now + 10_000.0)) is not None:
-        wished.discard(key)
-        found.done(key, Result.GONE, now)
-    assert wished == set()
+        queue_schedule.done(key, Result.GONE, now)
+    while (key := queue_schedule.take(now + 10_000.0)) is not None:
+        requested.discard(key)
+        queue_schedule.done(key, Result.GONE, now)
+    assert requested == set()
 
 
-def test_workers_do_all_and_none_twice_at_a_time() -> None:
-    """With threads: passes of different keys overlap, those of one key never."""
+def test_workers_do_all_keys_and_none_twice_at_a_time() -> None:
+    """Passes of different keys overlap, and passes of one key never."""
     active: set[Key] = set()
     done: dict[Key, int] = {}
     most, guard = 0, threading.Lock()
@@ -183,7 +183,7 @@ def test_workers_do_all_and_none_twice_at_a_time() -> None:
     assert most > 1
 
 
-def test_a_pass_that_raises_counts_as_failed_and_the_worker_lives_on() -> None:
+def test_a_pass_that_raises_is_failed_and_its_worker_continues() -> None:
     seen: list[Key] = []
     enough = threading.Event()
 
@@ -203,15 +203,15 @@ def test_a_pass_that_raises_counts_as_failed_and_the_worker_lives_on() -> None:
     queue.stop()
 
 
-def test_what_is_on_its_way_and_what_is_new_are_taken_in_turn() -> None:
-    """Of hundreds made at once the first are ready early, and those that never come hold up nobody."""
+def test_waiting_and_new_resources_are_taken_in_turn() -> None:
+    """Of hundreds of new resources, the first become ready early. Resources that never become ready delay no other."""
     keys = [Key("shop", str(number), str(number)) for number in range(6)]
-    found, begun = schedule(), keys[:3]
+    queue_schedule, begun = schedule(), keys[:3]
     for key in begun:
-        found.add(key, 0.0)
-        found.take(0.0)
-        found.done(key, Result.WAITING, 0.0)
+        queue_schedule.add(key, 0.0)
+        queue_schedule.take(0.0)
+        queue_schedule.done(key, Result.WAITING, 0.0)
     for key in keys[3:]:
-        found.add(key, 1.0)  # due before the others, which are at 10
-    taken = [found.take(20.0) for _ in keys]
-    assert [key in begun for key in taken] == [True, False, True, False, True, False]
+        queue_schedule.add(key, 1.0)  # due before the waiting keys, which are due at 10
+    taken_keys = [queue_schedule.take(20.0) for _ in keys]
+    assert [key in begun for key in taken_keys] == [True, False, True, False, True, False]

@@ -1,4 +1,4 @@
-"""What the operator made for itself goes with it; nothing else, and a second time does no harm."""
+"""Tests of the removal of the operator's own objects, and of nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HOME = {"TIDEMILL_OPERATOR_NAMESPACE": "home", "TIDEMILL_OPERATOR_DEPLOYMENT": "
 
 
 class Api:
-    """Notes what is deleted."""
+    """An API that notes deletions."""
 
     def __init__(self) -> None:
         self.deleted: list[str] = []
@@ -32,14 +32,14 @@ INSTALLATIONS: list[tuple[dict[str, str], list[str], str]] = [
     (
         {**HOME, **NAMES, "TIDEMILL_WATCH_NAMESPACES": "shop,bank"},
         ["Lease home/tidemill", "Secret home/tidemill-webhook", "ConfigMap shop/tidemill-watchdog"],
-        "the canary lives where one watches",
+        "the canary is in the watched namespaces",
     ),
     (HOME, ["ConfigMap home/tidemill-watchdog"], "without a webhook and a lease"),
 ]
 
 
-@pytest.mark.parametrize(("environ", "deleted", "what"), INSTALLATIONS, ids=[what for *_, what in INSTALLATIONS])
-def test_the_operators_own_objects_are_deleted(environ: dict[str, str], deleted: list[str], what: str) -> None:
+@pytest.mark.parametrize(("environ", "deleted", "case"), INSTALLATIONS, ids=[case for *_, case in INSTALLATIONS])
+def test_the_operators_own_objects_are_deleted(environ: dict[str, str], deleted: list[str], case: str) -> None:
     api: Any = Api()
     remove_own(api, Installation.from_env(environ))
-    assert api.deleted == deleted, what
+    assert api.deleted == deleted, case

@@ -1,4 +1,4 @@
-"""The watchdog: what exists must have been seen by the watch, or the operator is blind."""
+"""Tests of the watchdog: the watch must see every listed version in time, or the operator counts as dead."""
 
 from __future__ import annotations
 
@@ -20,72 +20,72 @@ def watchdog() -> tuple[Watchdog, Clock]:
     return Watchdog(clock=clock, limit_seconds=120.0), clock
 
 
-def test_silence_is_well_while_nothing_happens() -> None:
-    found, clock = watchdog()
+def test_the_watch_counts_as_alive_while_nothing_changes() -> None:
+    dog, clock = watchdog()
     clock.now = 10_000.0
-    assert found.alive
+    assert dog.alive
 
 
-def test_a_version_that_does_not_come_for_too_long_is_death() -> None:
-    found, clock = watchdog()
-    found.exists("canary", {"u": "7"})
+def test_the_watch_counts_as_dead_without_a_listed_version_in_time() -> None:
+    dog, clock = watchdog()
+    dog.exists("canary", {"u": "7"})
     clock.now = 120.0
-    assert found.alive
+    assert dog.alive
     clock.now = 120.1
-    assert not found.alive
+    assert not dog.alive
 
 
-def test_a_version_that_came_before_it_was_asked_for_counts() -> None:
-    found, clock = watchdog()
-    found.saw("u", "7")
-    found.exists("canary", {"u": "7"})
+def test_a_version_that_was_seen_before_the_list_counts() -> None:
+    dog, clock = watchdog()
+    dog.saw("u", "7")
+    dog.exists("canary", {"u": "7"})
     clock.now = 1_000.0
-    assert found.alive
+    assert dog.alive
 
 
-def test_a_later_version_is_as_good() -> None:
-    """Of many changes in a row only the last one may be told."""
-    found, clock = watchdog()
-    found.exists("canary", {"u": "7"})
-    found.saw("u", "9")
+def test_a_later_version_counts_too() -> None:
+    """The watch may report only the last of many changes."""
+    dog, clock = watchdog()
+    dog.exists("canary", {"u": "7"})
+    dog.saw("u", "9")
     clock.now = 1_000.0
-    assert found.alive
+    assert dog.alive
 
 
-def test_an_earlier_version_is_not() -> None:
-    found, clock = watchdog()
-    found.saw("u", "6")
-    found.exists("canary", {"u": "7"})
-    found.saw("u", "6")
+def test_an_earlier_version_does_not_count() -> None:
+    dog, clock = watchdog()
+    dog.saw("u", "6")
+    dog.exists("canary", {"u": "7"})
+    dog.saw("u", "6")
     clock.now = 121.0
-    assert not found.alive
+    assert not dog.alive
 
 
 def test_newer_versions_do_not_extend_the_time() -> None:
-    """An object that changes all the time would hide a dead watch."""
-    found, clock = watchdog()
+    """Otherwise an object that changes all the time would hide a dead watch."""
+    dog, clock = watchdog()
     for version in range(10):
         clock.now = version * 30.0
-        found.exists("pipelines", {"u": str(version + 7)})
-    assert not found.alive
+        dog.exists("pipelines", {"u": str(version + 7)})
+    assert not dog.alive
 
 
-def test_what_is_gone_is_not_waited_for() -> None:
-    """Also if its last event came before it was listed."""
-    found, clock = watchdog()
-    found.saw("u", "7", gone=True)
-    found.exists("pipelines", {"u": "7"})
-    found.exists("canary", {"c": "1"})
-    found.saw("c", "1")
-    found.exists("pipelines", {})
+def test_the_version_of_a_deleted_object_is_not_awaited() -> None:
+    """The deletion also counts if it was seen before the list."""
+    dog, clock = watchdog()
+    dog.saw("u", "7", gone=True)
+    dog.exists("pipelines", {"u": "7"})
+    dog.exists("canary", {"c": "1"})
+    dog.saw("c", "1")
+    dog.exists("pipelines", {})
     clock.now = 1_000.0
-    assert found.alive
+    assert dog.alive
 
 
-def test_it_recovers_when_the_watch_does() -> None:
-    found, clock = watchdog()
-    found.exists("canary", {"u": "7"})
+def test_the_watchdog_recovers_with_the_watch() -> None:
+    dog, clock = watchdog()
+    dog.exists("canary", {"u": "7"})
     clock.now = 500.0
-    assert not found.alive
-    found.saw("u", "8")
-    assert found.alive
+    assert not dog.alive
+    dog.saw("u", "8")
+    assert dog.alive

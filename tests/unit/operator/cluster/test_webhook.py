@@ -1,4 +1,4 @@
-"""The admission webhook: the words of `tidemill validate`, over real HTTPS with a certificate that can change."""
+"""Tests of the admission webhook: it refuses like `tidemill validate`, over HTTPS with a replaceable certificate."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_webhook_allows_all_examples(path: Path) -> None:
     assert review(request(yaml.safe_load(path.read_text())), Limits()) == {"uid": "u-1", "allowed": True}
 
 
-def test_all_faults_are_told_at_once_in_the_words_of_validate() -> None:
+def test_all_faults_are_reported_at_once_with_the_messages_of_validate() -> None:
     bad = with_spec(transform={"filter": "nothing > 1"}, processor={"flushInterval": "0s"})
     answer = review(request(bad), Limits())
     _, faults = check(bad)
@@ -48,7 +48,7 @@ def test_all_faults_are_told_at_once_in_the_words_of_validate() -> None:
     assert answer["status"]["message"].splitlines()[1:] == [str(fault) for fault in faults]
 
 
-def test_durations_are_compared_which_the_api_server_cannot() -> None:
+def test_durations_are_compared() -> None:
     window = {"type": "hopping", "size": "1h", "hop": "7m"}
     aggregation = {**FLIGHTS["spec"]["aggregations"][0], "window": window}
     answer = review(request(with_spec(aggregations=[aggregation], anomalies=[])), Limits())
@@ -65,11 +65,11 @@ def test_a_topic_of_another_namespace_is_refused_unless_the_platform_allows_it()
 @pytest.mark.parametrize(
     ("reason", "metadata"),
     [
-        ("a finalizer is taken away while it is deleted", {"deletionTimestamp": "2026-01-01T00:00:00Z"}),
-        ("only metadata change", {"annotations": {"tidemill.dev/paused": "true"}}),
+        ("a finalizer of a deleted resource is removed", {"deletionTimestamp": "2026-01-01T00:00:00Z"}),
+        ("only metadata changes", {"annotations": {"tidemill.dev/paused": "true"}}),
     ],
 )
-def test_an_invalid_resource_can_still_be_changed_around_its_spec(reason: str, metadata: dict[str, Any]) -> None:
+def test_the_metadata_of_an_invalid_resource_can_be_changed(reason: str, metadata: dict[str, Any]) -> None:
     bad = with_spec(transform={"filter": "nothing > 1"})
     changed = {**bad, "metadata": {**bad["metadata"], **metadata}}
     assert review(request(changed, bad), Limits())["allowed"] is True, reason
@@ -81,7 +81,7 @@ def test_a_generated_name_is_no_fault() -> None:
 
 
 class Keeper:
-    """Gives out what it is told to."""
+    """A keeper that returns the set certificates."""
 
     def __init__(self) -> None:
         self.certificates = renewed(None, hosts=[HOST], now=dt.datetime.now(dt.UTC))
@@ -97,15 +97,17 @@ def keeper() -> Keeper:
 
 @pytest.fixture
 def webhook(keeper: Keeper) -> Iterator[Webhook]:
-    made = Webhook(cast(Api, None), cast(CertificateKeeper, keeper), port=0, configuration="tidemill", limits=Limits())
-    made.start()
-    eventually(lambda: made.ready, what="the webhook is ready")
-    yield made
-    made.stop()
+    started_webhook = Webhook(
+        cast(Api, None), cast(CertificateKeeper, keeper), port=0, configuration="tidemill", limits=Limits()
+    )
+    started_webhook.start()
+    eventually(lambda: started_webhook.ready, what="the webhook is ready")
+    yield started_webhook
+    started_webhook.stop()
 
 
 def call(webhook: Webhook, trust: str, body: bytes, *, path: str = "/validate") -> tuple[int, Any]:
-    """POST as the API server does: it trusts the bundle and knows the Service's name."""
+    """POST a body as the API server does: with the bundle and the Service's name."""
     context = ssl.create_default_context(cadata=trust)
     plain = socket.create_connection(("127.0.0.1", webhook.port), 10)
     with context.wrap_socket(plain, server_hostname=HOST) as secured:
@@ -128,16 +130,18 @@ def test_the_webhook_answers_over_https_by_its_own_authority(webhook: Webhook, k
     ("path", "body", "expected"),
     [("/validate", b"no JSON", 400), ("/validate", b"[]", 400), ("/validate", b"{}", 400), ("/else", b"{}", 404)],
 )
-def test_what_is_no_review_is_told_so(webhook: Webhook, keeper: Keeper, path: str, body: bytes, expected: int) -> None:
+def test_a_request_without_a_review_is_an_error(
+    webhook: Webhook, keeper: Keeper, path: str, body: bytes, expected: int
+) -> None:
     assert call(webhook, keeper.certificates.bundle, body, path=path)[0] == expected
 
 
-def test_a_silent_client_holds_up_nobody(webhook: Webhook, keeper: Keeper) -> None:
+def test_a_silent_client_delays_no_other_request(webhook: Webhook, keeper: Keeper) -> None:
     with socket.create_connection(("127.0.0.1", webhook.port), 10):
         assert call(webhook, keeper.certificates.bundle, b"{}")[0] == 400
 
 
-def test_another_certificate_is_shown_without_a_restart(webhook: Webhook) -> None:
+def test_another_certificate_is_used_without_a_restart(webhook: Webhook) -> None:
     later = renewed(None, hosts=[HOST], now=dt.datetime.now(dt.UTC))
     with pytest.raises(ssl.SSLCertVerificationError):
         call(webhook, later.bundle, b"{}")

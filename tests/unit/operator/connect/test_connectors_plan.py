@@ -1,4 +1,4 @@
-"""The configs of connectors: what Tidemill adds, where records go, how secrets are named, what a trace says."""
+"""Tests of the planned configs of connectors: added settings, routes, references to secrets, and parts of traces."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ SHOP = {
 
 
 def with_connectors(document: Document, *connectors: Document, **source: Any) -> Document:
-    found = copy.deepcopy(document)
-    found["spec"]["source"] |= {"format": {"envelope": "debezium"}, "connectors": list(connectors), **source}
-    return found
+    planned_changes = copy.deepcopy(document)
+    planned_changes["spec"]["source"] |= {"format": {"envelope": "debezium"}, "connectors": list(connectors), **source}
+    return planned_changes
 
 
 def plan_of(document: Document, **platform: Any) -> Plan:
     return build_plan(AnalyticsPipeline.model_validate(document), replace(Platform(), **platform), 1)
 
 
-def test_debezium_needs_no_more_than_the_database(document: Document) -> None:
-    """Names of slot and topics are the connector's own; secrets are references; records go to the source topic."""
+def test_a_debezium_connector_needs_only_the_settings_of_its_database(document: Document) -> None:
+    """Slot and topics have the name of the connector. Secrets are references, and records go to the source topic."""
     (connector,) = plan_of(with_connectors(document, SHOP)).connectors
     config = connector.config
     assert connector.name == config["name"] == config["topic.prefix"] == "shop.orders.shop_db"
@@ -60,8 +60,8 @@ def test_debezium_needs_no_more_than_the_database(document: Document) -> None:
     assert not any(map(left_out.fullmatch, (f"{prefix}.public.orders", f"{prefix}.public.transaction")))
 
 
-def test_configs_of_the_spec_win_and_its_transforms_are_between(document: Document) -> None:
-    """Only what routes the records cannot be changed."""
+def test_settings_of_the_spec_count_more_and_its_transforms_are_kept(document: Document) -> None:
+    """Only the route of the records cannot be changed."""
     own = {
         "slot.name": "mine",
         "topic.prefix": "p",
@@ -81,14 +81,14 @@ def test_configs_of_the_spec_win_and_its_transforms_are_between(document: Docume
     assert re.fullmatch(connector.config["predicates.tidemillNoChange.pattern"], "p.transaction")
 
 
-def test_decimals_are_texts_if_a_field_is_exact(document: Document) -> None:
+def test_decimals_are_strings_if_a_field_is_a_decimal(document: Document) -> None:
     document = with_connectors(document, SHOP)
     document["spec"]["source"]["fields"].append({"name": "fee", "type": "decimal", "scale": 2})
     assert plan_of(document).connectors[0].config["decimal.handling.mode"] == "string"
 
 
-def test_other_connectors_get_the_route_only(document: Document) -> None:
-    """A class that nothing is known about, on a platform whose workers mount Secrets as folders."""
+def test_other_connectors_get_only_converters_and_the_route(document: Document) -> None:
+    """Nothing is known about the class, and the workers of the platform mount Secrets as folders."""
     secret = {"user": {"name": "db", "key": "user"}}
     other = {"name": "other", "class": "com.example.Source", "tasks": 3, "secrets": secret}
     template = "${directory:/secrets/{namespace}/{name}:{key}}"
@@ -117,13 +117,13 @@ def test_an_edit_of_a_connector_restarts_no_processor_and_is_planned(document: D
     )
     revisions = [next(w.revision for w in plan.workloads if w.component == "processor") for plan in (before, after)]
     assert revisions[0] == revisions[1]
-    found = {
+    planned_changes = {
         (change.action, change.name): [difference.member for difference in change.differences]
         for change in changes(after, LiveFacts(), before=before, configs={})
         if change.kind == "connector"
     }
-    assert found["change", "shop.orders.shop_db"] == ["config.tasks.max"]
-    assert set(found) - {("change", "shop.orders.shop_db")} == {
+    assert planned_changes["change", "shop.orders.shop_db"] == ["config.tasks.max"]
+    assert set(planned_changes) - {("change", "shop.orders.shop_db")} == {
         ("create", "shop.orders.new"),
         ("remove", "shop.orders.old"),
     }
@@ -132,7 +132,7 @@ def test_an_edit_of_a_connector_restarts_no_processor_and_is_planned(document: D
 
 
 def test_no_message_shows_a_secret(document: Document) -> None:
-    """Neither the one about a secret in plain text, nor the one about a login in a URL."""
+    """A secret in plain text and a login in a URL are refused without showing them."""
     config = {"database.password": "hunter2", "connection.url": "jdbc:x://me:hunter2@db/x", "a": "${file:/x:hunter2}"}
     _, faults = check(with_connectors(document, {**SHOP, "secrets": {}, "config": config}))
     assert len(faults) == 3
@@ -158,11 +158,11 @@ TRACES = [
 
 
 @pytest.mark.parametrize(("trace", "expected"), TRACES, ids=[expected for _, expected in TRACES])
-def test_the_last_cause_of_a_trace(trace: str, expected: str) -> None:
+def test_a_trace_is_shortened_to_its_last_cause(trace: str, expected: str) -> None:
     assert last_line(trace) == expected
 
 
-def test_texts_of_connect_are_one_line() -> None:
+def test_a_text_of_connect_becomes_one_line() -> None:
     assert masked("one\n\ttwo token: abc, x") == "one two token: …, x"
 
 

@@ -1,4 +1,4 @@
-"""Passes over a pipeline with connectors, against a Kafka Connect in memory: conditions, status, owners, outages."""
+"""Tests of passes over a pipeline with connectors, against a Kafka Connect in memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TRACE = "org.x.ConnectException: failed\n\tat x\nCaused by: java.io.IOException:
 
 
 class Stage:
-    """A pipeline with one connector on a platform in memory; `now` is the clock of the restarts."""
+    """A pipeline with one connector on a platform in memory. `now` is the clock of the restarts."""
 
     def __init__(self, document: Document, world: MemoryWorld) -> None:
         self.document = copy.deepcopy(document)
@@ -36,7 +36,7 @@ class Stage:
         self.status: Status = {}
 
     def step(self, **spec: Any) -> tuple[str, str, str]:
-        """A pass, after an edit of the spec if there is one. Returns ConnectorsReady: status, reason, message."""
+        """Edit the spec if members are given, and run a pass. Return status, reason and message of ConnectorsReady."""
         if spec:
             self.document["spec"] |= spec
             self.document["metadata"]["generation"] += 1
@@ -57,8 +57,8 @@ class Stage:
         return "", "", ""
 
     @property
-    def without(self) -> Document:
-        """The source without connectors."""
+    def source_without_connectors(self) -> Document:
+        """Return the source without connectors."""
         return {key: member for key, member in self.document["spec"]["source"].items() if key != "connectors"}
 
 
@@ -68,7 +68,6 @@ def stage(document: Document, world: MemoryWorld) -> Stage:
 
 
 def test_a_connector_is_created_after_its_topic_and_then_left_alone(stage: Stage) -> None:
-    """The pipeline is ready when the connector runs, and the status has the states of its tasks."""
     assert stage.step() == ("False", "Waiting", f"connector {NAME} starts")
     assert stage.connect.take_writes() == [f"create {NAME}"]
     assert stage.step() == ("True", "Applied", "")
@@ -81,7 +80,7 @@ def test_a_connector_is_created_after_its_topic_and_then_left_alone(stage: Stage
 
 
 def test_changes_by_others_are_reverted(stage: Stage) -> None:
-    """A changed config, a pause, a deletion. The connector still works meanwhile."""
+    """A changed config, a pause and a deletion are reverted. Meanwhile the connector counts as working."""
     stage.step()
     stage.connect.put(NAME, {**stage.connect.connectors[NAME].config, "file": "/other"})
     assert stage.step()[:2] == ("True", "Waiting")
@@ -119,7 +118,7 @@ def test_failed_tasks_are_restarted_with_growing_delays(stage: Stage) -> None:
         stage.step()
     assert stage.status["connectors"][0]["message"] == cause
     restarts = stage.connect.take_writes().count(f"restart {NAME}")
-    assert restarts == 6, "after 0, 10, 30, 70, 150 and 310 seconds"
+    assert restarts == 6, "the restarts are after 0, 10, 30, 70, 150 and 310 seconds"
     stage.step()
     stage.now += 601
     stage.connect.restart(NAME)
@@ -128,11 +127,11 @@ def test_failed_tasks_are_restarted_with_growing_delays(stage: Stage) -> None:
     assert "restarted once" in stage.step()[2]
 
 
-def test_connectors_that_left_the_spec_are_deleted_even_if_connect_was_away(stage: Stage) -> None:
-    """The condition stays until Connect has none of them any more."""
+def test_removed_connectors_are_deleted_when_connect_answers_again(stage: Stage) -> None:
+    """The condition is kept until Connect has none of them."""
     stage.step()
     stage.connect.unreachable()
-    assert stage.step(source=stage.without)[:2] == ("False", "Unreachable")
+    assert stage.step(source=stage.source_without_connectors)[:2] == ("False", "Unreachable")
     stage.connect.failure = None
     assert stage.step()[0] == "True"
     assert stage.connect.connectors == {}
@@ -142,8 +141,7 @@ def test_connectors_that_left_the_spec_are_deleted_even_if_connect_was_away(stag
     assert stage.step() == ("", "", "")
 
 
-def test_connect_away_is_said_and_the_last_states_are_kept(stage: Stage) -> None:
-    """Other components stay ready."""
+def test_an_unreachable_connect_is_reported_and_the_last_states_are_kept(stage: Stage) -> None:
     stage.step()
     stage.step()
     stage.connect.unreachable()
@@ -154,7 +152,7 @@ def test_connect_away_is_said_and_the_last_states_are_kept(stage: Stage) -> None
     assert stage.status["connectors"][0]["state"] == "RUNNING"
 
 
-def test_a_platform_without_connect_says_what_to_set(stage: Stage) -> None:
+def test_a_platform_without_connect_reports_the_settings_to_set(stage: Stage) -> None:
     stage.world.connect = None
     assert stage.step() == (
         "False",
@@ -165,17 +163,17 @@ def test_a_platform_without_connect_says_what_to_set(stage: Stage) -> None:
     assert stage.condition("Stalled")[0] == "True"
 
 
-def test_other_connectors_go_on_if_one_is_refused_or_foreign(stage: Stage) -> None:
-    """Names of others' connectors begin like the pipeline's own."""
+def test_a_refused_or_foreign_connector_stops_no_other(stage: Stage) -> None:
+    """The names of others' connectors begin like the name of the pipeline."""
     stage.document["spec"]["source"]["connectors"] += [{"name": name, "class": "x.Source"} for name in ("bad", "mine")]
     stage.connect.refused["shop.orders.bad"] = TidemillError(Reason.REFUSED, "no such class")
     stage.connect.put(NAME, {"tidemill.owner": "local/shop/orders/another"})
     stage.connect.put("shop.orders.stray", {})
     state, reason, message = stage.step()
     assert (state, reason, message) == ("False", "Refused", "no such class")
-    told = {item["name"]: item.get("message", "") for item in stage.status["connectors"]}
-    assert told["bad"] == "no such class"
-    assert "belongs to the pipeline local/shop/orders/another" in told["files"]
+    messages = {item["name"]: item.get("message", "") for item in stage.status["connectors"]}
+    assert messages["bad"] == "no such class"
+    assert "belongs to the pipeline local/shop/orders/another" in messages["files"]
     assert stage.connect.take_writes() == ["create shop.orders.mine"]
     stage.document["metadata"]["annotations"] = {"tidemill.dev/adopt": "true"}
     stage.step()
@@ -183,7 +181,7 @@ def test_other_connectors_go_on_if_one_is_refused_or_foreign(stage: Stage) -> No
     assert "shop.orders.stray" in stage.connect.connectors
 
 
-def test_a_paused_reconciliation_only_looks(stage: Stage) -> None:
+def test_a_paused_pipeline_only_observes_connectors(stage: Stage) -> None:
     stage.step()
     stage.connect.take_writes()
     stage.document["metadata"]["annotations"] = {PAUSE: "true"}
@@ -194,7 +192,7 @@ def test_a_paused_reconciliation_only_looks(stage: Stage) -> None:
 
 @pytest.mark.parametrize("policy", ["Retain", "Delete"])
 def test_connectors_are_deleted_with_the_pipeline(stage: Stage, policy: str) -> None:
-    """Connect has to answer for this."""
+    """The deletion fails until Connect answers."""
     stage.step(reclaimPolicy=policy)
     deleted = {**stage.document, "status": stage.status}
     stage.connect.unreachable()
@@ -207,12 +205,12 @@ def test_connectors_are_deleted_with_the_pipeline(stage: Stage, policy: str) -> 
 
 def test_a_pipeline_without_connectors_never_asks_connect(stage: Stage) -> None:
     stage.connect.unreachable()
-    assert stage.step(source=stage.without) == ("", "", "")
+    assert stage.step(source=stage.source_without_connectors) == ("", "", "")
     release({**stage.document, "status": stage.status}, platform=Platform(), actuators=stage.world.actuators)
 
 
-def test_connectors_of_pipelines_that_are_gone_are_swept(stage: Stage) -> None:
-    """Those of other clusters, of other namespaces and of nobody are left alone."""
+def test_connectors_of_deleted_pipelines_are_deleted(stage: Stage) -> None:
+    """Connectors of other clusters, of other namespaces and without an owner are left alone."""
     stage.step()
     connect = KafkaConnect(stage.connect)
     for name, owner in (

@@ -1,4 +1,4 @@
-"""Passes over a pipeline whose connectors are resources of Strimzi, in memory. The operator of Strimzi is played."""
+"""Tests of passes over a pipeline whose connectors are resources of Strimzi, in memory. The test plays Strimzi."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PLATFORM = Platform(runtime="kubernetes", connect_strimzi=f"{NAMESPACE}/{CLUSTER
 
 
 class Stage:
-    """A pipeline with one connector of two tasks; `now` is the clock of the restarts."""
+    """A pipeline with one connector of two tasks. `now` is the clock of the restarts."""
 
     def __init__(self, document: dict[str, Any], world: MemoryWorld) -> None:
         self.document = copy.deepcopy(document)
@@ -46,17 +46,17 @@ class Stage:
         self.world.connect = KafkaConnect(backend, Restarts(lambda: self.now))
 
     def step(self, **spec: Any) -> tuple[str, str, str]:
-        """A pass, after an edit of the spec if there is one. Returns ConnectorsReady: status, reason, message."""
+        """Edit the spec if members are given, and run a pass. Return status, reason and message of ConnectorsReady."""
         if spec:
             self.document["spec"] |= spec
             self.document["metadata"]["generation"] += 1
         arguments: dict[str, Any] = {"actuators": self.world.actuators, "previous": self.status or None, "now": NOON}
         self.status = reconcile(self.document, platform=PLATFORM, standing=lambda: None, **arguments)
-        found = (c for c in self.status["conditions"] if c["type"] == "ConnectorsReady")
-        return next(((c["status"], c["reason"], c["message"]) for c in found), ("", "", ""))
+        conditions = (c for c in self.status["conditions"] if c["type"] == "ConnectorsReady")
+        return next(((c["status"], c["reason"], c["message"]) for c in conditions), ("", "", ""))
 
     def settled(self) -> tuple[str, str, str]:
-        """A pass, then Strimzi, then a pass."""
+        """Run a pass, then Strimzi, then a pass."""
         self.step()
         self.strimzi.step()
         return self.step()
@@ -68,7 +68,7 @@ def stage(document: dict[str, Any], world: MemoryWorld) -> Stage:
 
 
 def test_a_connector_is_a_resource_that_strimzi_reports_on(stage: Stage) -> None:
-    """It has Strimzi's label, a reference to the Secret, and no name in its config. Then nothing is written."""
+    """The resource has the label of Strimzi and a reference to the Secret. Its config has no name."""
     assert stage.step() == ("False", "Waiting", f"connector {NAME} starts")
     resource = stage.api.items[RESOURCE]
     assert resource["metadata"]["labels"][strimzi.CLUSTER] == CLUSTER
@@ -114,8 +114,8 @@ def test_a_changed_resource_is_repaired(stage: Stage, patch: dict[str, Any]) -> 
     assert stage.settled() == ("True", "Applied", "")
 
 
-def test_suspending_pauses_and_a_foreign_pause_is_reverted(stage: Stage) -> None:
-    """Until Strimzi has applied the new state, the condition says what is awaited, and nothing more is written."""
+def test_a_suspended_pipeline_pauses_its_connectors_and_other_states_are_reverted(stage: Stage) -> None:
+    """While Strimzi has not applied the new state, the condition is waiting and nothing is written."""
     stage.settled()
     stage.api.take_writes()
     stage.step(suspend=True)
@@ -132,7 +132,7 @@ def test_suspending_pauses_and_a_foreign_pause_is_reverted(stage: Stage) -> None
     assert stage.api.items[RESOURCE]["spec"]["state"] == "running"
 
 
-def test_failed_tasks_are_restarted_one_after_the_other_with_growing_delays(stage: Stage) -> None:
+def test_failed_tasks_are_restarted_in_turn_with_growing_delays(stage: Stage) -> None:
     """Strimzi restarts one task for each annotation. The message has the last cause, without a password."""
     stage.settled()
     stage.strimzi.failing = {(RESOURCE, 0): TRACE, (RESOURCE, 1): TRACE}
@@ -148,12 +148,14 @@ def test_failed_tasks_are_restarted_one_after_the_other_with_growing_delays(stag
         stage.strimzi.failing = {(RESOURCE, 0): TRACE, (RESOURCE, 1): TRACE}
         stage.strimzi.step()
         stage.step()
-    assert stage.strimzi.restarted == [(RESOURCE, task) for task in "01010"], "after 0, 10, 30, 70 and 150 seconds"
+    assert stage.strimzi.restarted == [(RESOURCE, task) for task in "01010"], (
+        "the restarts are after 0, 10, 30, 70 and 150 seconds"
+    )
     stage.strimzi.failing = {}
     assert stage.settled() == ("True", "Applied", "")
 
 
-def test_what_strimzi_cannot_apply_is_shown(stage: Stage) -> None:
+def test_a_resource_that_strimzi_refuses_is_reported(stage: Stage) -> None:
     stage.strimzi.refused[RESOURCE] = "PUT /connectors/x/config returned 400 (Bad Request): password=hunter2 is wrong"
     state, reason, message = stage.settled()
     assert (state, reason) == ("False", "Refused")
@@ -163,8 +165,8 @@ def test_what_strimzi_cannot_apply_is_shown(stage: Stage) -> None:
     assert stage.settled() == ("True", "Applied", "")
 
 
-def test_without_strimzis_crd_the_condition_says_what_to_install(stage: Stage) -> None:
-    """A pipeline can be deleted nevertheless."""
+def test_a_missing_crd_of_strimzi_is_reported_with_the_remedy(stage: Stage) -> None:
+    """A pipeline can be deleted without the resource."""
     stage.api.served = False
     assert stage.step() == (
         "False",
@@ -188,8 +190,8 @@ def test_a_resource_of_another_owner_is_left_alone_until_it_is_adopted(stage: St
     assert stage.api.items[RESOURCE]["spec"]["config"]["database.hostname"] == "db"
 
 
-def test_resources_are_deleted_when_they_leave_the_spec_and_with_the_pipeline(stage: Stage) -> None:
-    """The resource of another pipeline stays. An API server that does not answer delays the deletion."""
+def test_resources_are_deleted_with_their_connector_or_pipeline(stage: Stage) -> None:
+    """The resource of another pipeline is kept. An API server that does not answer delays the deletion."""
     stage.api.create({"metadata": {"name": "shop.others.shop-db"}, "spec": {"class": "x", "tasksMax": 1}})
     stage.settled()
     source = copy.deepcopy(stage.document["spec"]["source"])
@@ -206,7 +208,7 @@ def test_resources_are_deleted_when_they_leave_the_spec_and_with_the_pipeline(st
 
 
 @pytest.mark.parametrize("own", ["a", "a_b", "a__b", "a_", "a__", "a_1", "a_b_2_"])
-def test_the_name_of_a_resource_can_be_read_back(own: str) -> None:
+def test_the_name_of_a_connector_can_be_read_from_its_resource(own: str) -> None:
     name = f"my-shop.my-orders.{own}"
     resource = strimzi.resource_name(name)
     assert "_" not in resource
@@ -214,5 +216,5 @@ def test_the_name_of_a_resource_can_be_read_back(own: str) -> None:
     assert strimzi.connector_name(resource) == name
 
 
-def test_other_resources_of_the_namespace_have_names_too() -> None:
+def test_a_foreign_resource_has_the_name_of_no_pipeline() -> None:
     assert [strimzi.connector_name(name) for name in ("theirs", "a.b")] == ["theirs..", "a.b."]

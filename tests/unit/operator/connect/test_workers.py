@@ -1,4 +1,4 @@
-"""The configuration of the operator's own Connect workers: properties, topics, logins, files of secrets."""
+"""Tests of the configuration of the operator's Connect workers: properties, topics, logins and files of secrets."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ def parsed(text: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in text.splitlines())
 
 
-def test_each_namespace_has_its_own_group_and_topics() -> None:
-    """The operator creates the topics as the workers expect them."""
-    found = parsed(workers.properties("shop", PLATFORM, {}))
-    assert found["group.id"] == "shop.tidemill-connect-west"
-    assert found["rest.advertised.host.name"] == "${env:POD_IP}"
+def test_each_namespace_has_another_group_and_other_topics() -> None:
+    """The topics that the operator creates fit the properties of the workers."""
+    worker_properties = parsed(workers.properties("shop", PLATFORM, {}))
+    assert worker_properties["group.id"] == "shop.tidemill-connect-west"
+    assert worker_properties["rest.advertised.host.name"] == "${env:POD_IP}"
     topics = {topic.name: topic for topic in workers.topics("shop", PLATFORM)}
     for setting, partitions in (("config", 1), ("offset", 25), ("status", 5)):
-        topic = topics.pop(found[f"{setting}.storage.topic"])
+        topic = topics.pop(worker_properties[f"{setting}.storage.topic"])
         assert (topic.partitions, topic.replication_factor) == (partitions, 3)
         assert topic.config == {"cleanup.policy": "compact"}
-        assert found.get(f"{setting}.storage.partitions", "1") == str(partitions)
+        assert worker_properties.get(f"{setting}.storage.partitions", "1") == str(partitions)
     assert topics == {}
 
 
 def test_a_login_is_translated_for_each_client_of_the_worker() -> None:
-    """Quotes, line breaks and letters outside ASCII arrive in Java as they were."""
+    """Quotes, line breaks and letters outside ASCII are escaped for Java."""
     client = {
         "security.protocol": "sasl_ssl",
         "sasl.mechanism": "SCRAM-SHA-512",
@@ -59,10 +59,10 @@ def test_a_login_is_translated_for_each_client_of_the_worker() -> None:
         "ssl.truststore.type": "PEM",
         "ssl.truststore.certificates": client["ssl.ca.pem"],
     }
-    found = parsed(workers.properties("shop", PLATFORM, client))
+    worker_properties = parsed(workers.properties("shop", PLATFORM, client))
     for prefix in ("", "producer.", "consumer.", "admin."):
-        assert found[f"{prefix}sasl.jaas.config"].endswith('password="a\\\\"b\\\\\\\\c \\u00e9";')
-        assert found[f"{prefix}ssl.truststore.certificates"].count("\\n") == 3
+        assert worker_properties[f"{prefix}sasl.jaas.config"].endswith('password="a\\\\"b\\\\\\\\c \\u00e9";')
+        assert worker_properties[f"{prefix}ssl.truststore.certificates"].count("\\n") == 3
 
 
 @pytest.mark.parametrize(
@@ -82,12 +82,14 @@ def test_a_login_that_java_cannot_use_is_refused(client: dict[str, Any], message
     assert "set connect.url" in str(raised.value)
 
 
-def test_a_reference_names_the_file_of_the_pipelines_own_secret() -> None:
+def test_a_reference_names_the_file_of_a_secret_of_the_pipeline() -> None:
     """Two pipelines of a namespace never read the same file."""
     secret = SecretKeyRef(name="shop-db", key="password")
-    found = reference(WORKER_SECRETS, "shop", "orders", secret)
-    assert found == "${directory:/etc/tidemill/secrets:" + secret_file("orders", "shop-db", "password") + "}"
-    assert found != reference(WORKER_SECRETS, "shop", "returns", secret)
+    worker_properties = reference(WORKER_SECRETS, "shop", "orders", secret)
+    assert (
+        worker_properties == "${directory:/etc/tidemill/secrets:" + secret_file("orders", "shop-db", "password") + "}"
+    )
+    assert worker_properties != reference(WORKER_SECRETS, "shop", "returns", secret)
     assert len(secret_file("o" * 40, "s" * 253, "k" * 253)) <= 253
 
 

@@ -1,4 +1,4 @@
-"""When the operator's Connect workers, or single objects of them, are removed from a namespace in memory."""
+"""Tests of the removal of the operator's Connect workers. The namespace and Kafka Connect are in memory."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ PLATFORM = Platform(runtime="kubernetes", cluster_id="west", kafka_brokers="kafk
 
 
 class MemoryApi:
-    """Objects of one namespace by kind and name. An applied object replaces the former one."""
+    """The objects of a namespace by kind and name. An applied object replaces the former one."""
 
     def __init__(self) -> None:
         self.items: dict[tuple[str, str], Document] = {}
-        self.made = 0
+        self.applied = 0
 
     def get(self, kind: Kind, namespace: str | None, name: str, *, sure: bool = False) -> Document | None:
         return copy.deepcopy(self.items.get((kind.kind, name)))
@@ -50,19 +50,19 @@ class MemoryApi:
         return [copy.deepcopy(item) for (of, _), item in self.items.items() if of == kind.kind]
 
     def owned(self, kind: Kind, namespace: str, uids: tuple[str, ...]) -> list[Document]:
-        found = self.list(kind)
-        return [item for item in found if item["metadata"]["labels"][marks.OWNER_UID] in uids]
+        kind_items = self.list(kind)
+        return [item for item in kind_items if item["metadata"]["labels"][marks.OWNER_UID] in uids]
 
     def alive(self, namespace: str, *, sure: bool = False) -> dict[str, str]:
         return {item["metadata"]["uid"]: item["metadata"]["name"] for item in self.list(PIPELINE)}
 
     def apply(self, body: Document, **_: Any) -> Document:
-        self.made += 1
+        self.applied += 1
         key = body["kind"], body["metadata"]["name"]
-        known = self.items.get(key, {"metadata": {"uid": f"uid-{self.made}"}})
+        former = self.items.get(key, {"metadata": {"uid": f"uid-{self.applied}"}})
         managed = [{"manager": "tidemill", "operation": "Apply", "fieldsV1": {}}]
-        added = {"uid": known["metadata"]["uid"], "resourceVersion": str(self.made), "managedFields": managed}
-        status = {"status": known["status"]} if "status" in known else {}
+        added = {"uid": former["metadata"]["uid"], "resourceVersion": str(self.applied), "managedFields": managed}
+        status = {"status": former["status"]} if "status" in former else {}
         self.items[key] = copy.deepcopy({**body, **status, "metadata": {**body["metadata"], **added}})
         return copy.deepcopy(self.items[key])
 
@@ -101,7 +101,7 @@ class World:
         return NamespaceConnect(self.api, settings, owner, namespace=NS, locks=self.locks)
 
     def ensure(self, name: str, held: str = "db") -> str:
-        """Run the step of a pipeline with a connector. Return why it waits, or why its connector is refused."""
+        """Run the pass of a pipeline with a connector. Return why it waits, or why its connector is refused."""
         owner = Owner(NS, name, f"uid-{name}", "west")
         config = {"connector.class": "x.Y", OWNER: owner_text(owner)}
         wanted = Connector(f"{NS}.{name}.db", "db", config, paused=False, secrets=((held, "password"),))
@@ -127,14 +127,14 @@ class World:
 
 @pytest.fixture
 def world() -> World:
-    """The pipelines `orders` and `returns`, which share workers that never ran."""
-    found = World()
-    found.secret("db", "hunter2")
+    """Return a namespace with the pipelines `orders` and `returns`, whose shared workers never ran."""
+    namespace_world = World()
+    namespace_world.secret("db", "hunter2")
     for name in ("orders", "returns"):
-        found.pipeline(name)
+        namespace_world.pipeline(name)
     for name in ("orders", "returns"):
-        assert "Kafka Connect starts: 0 of 1 replicas" in found.ensure(name)
-    return found
+        assert "Kafka Connect starts: 0 of 1 replicas" in namespace_world.ensure(name)
+    return namespace_world
 
 
 def test_a_network_policy_follows_the_settings(world: World) -> None:
@@ -151,8 +151,8 @@ def test_a_network_policy_follows_the_settings(world: World) -> None:
     assert f"Deployment {NAME}" in world.objects()
 
 
-def test_nothing_is_left_of_workers_that_the_operator_no_longer_runs(world: World) -> None:
-    """The first pass of any pipeline of the namespace deletes them, with the copies of logins and passwords."""
+def test_all_objects_of_disabled_workers_are_deleted(world: World) -> None:
+    """The next pass of any pipeline deletes the workers, and the copies of logins and passwords."""
     assert {f"Secret {NAME}-worker", f"Secret {NAME}-secrets", f"Deployment {NAME}"} <= world.objects()
     placement = replace(PLACEMENT, connect=None)
     runtime = KubernetesRuntime(world.api, placement, OwnerReference("uid-orders", "orders"), world.locks)
@@ -162,7 +162,10 @@ def test_nothing_is_left_of_workers_that_the_operator_no_longer_runs(world: Worl
 
 
 def test_workers_that_do_not_run_are_removed_with_the_last_pipeline(world: World) -> None:
-    """Nobody asks them. While another pipeline needs them, the deletion waits and says why."""
+    """Workers that do not run are not asked.
+
+    While another pipeline needs them, the deletion waits and names the reason.
+    """
     world.connect.unreachable()
     with pytest.raises(TidemillError, match="0 of 1 replicas of tidemill-connect") as raised:
         world.remove("orders")
@@ -173,8 +176,8 @@ def test_workers_that_do_not_run_are_removed_with_the_last_pipeline(world: World
     world.remove("returns")
 
 
-def test_connectors_that_removed_workers_left_are_deleted_by_the_next(world: World) -> None:
-    """Also those of a pipeline that exists, but has no connectors any more."""
+def test_connectors_left_by_removed_workers_are_deleted_by_the_next_workers(world: World) -> None:
+    """The connectors of a pipeline that exists without connectors are deleted too."""
     left = {OWNER: f"west/{NS}/returns/uid-returns"}
     world.connect.put(f"{NS}.returns.db", left)
     world.memory.items[PIPELINE.kind, "returns"]["spec"] = {}
@@ -185,8 +188,8 @@ def test_connectors_that_removed_workers_left_are_deleted_by_the_next(world: Wor
     assert set(world.connect.connectors) == {f"{NS}.orders.db"}
 
 
-def test_a_deletion_that_waits_says_so_in_the_condition() -> None:
-    """Ready says what to do. If only pods are still ending, nothing is written."""
+def test_a_waiting_deletion_is_reported_in_the_condition() -> None:
+    """The condition Ready has the remedy. While only pods are still ending, nothing is written."""
     metadata = {"name": "orders", "namespace": NS, "uid": "uid-orders", "finalizers": [FINALIZER]}
     status = {"conditions": [{"type": "Ready", "status": "True", "reason": "Applied"}], "schema": "s"}
     document = {"metadata": metadata, "spec": {}, "status": status}
@@ -206,8 +209,8 @@ def test_a_deletion_that_waits_says_so_in_the_condition() -> None:
     assert (ready["status"], ready["reason"], ready["message"]) == ("False", "Stuck", expected)
 
 
-def test_a_secret_cannot_name_a_file_of_the_workers(world: World) -> None:
-    """A Secret is no way around the rule for configs."""
+def test_a_secret_cannot_refer_to_a_file_of_the_workers(world: World) -> None:
+    """The rule for configs applies to the content of Secrets too."""
     world.available(1)
     world.secret("path", "/data/../etc/tidemill/connect/worker.properties")
     assert "key password of Secret path refers to /etc/tidemill" in world.ensure("orders", held="path")

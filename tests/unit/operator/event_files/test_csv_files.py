@@ -1,4 +1,4 @@
-"""CSV files as people have them: how they are written is found out, and what cannot be read is said."""
+"""Tests of CSV files: delimiter, encoding and decimal marks are detected, and unreadable files are refused."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def events(path: Path, fields: Sequence[FieldSpec]) -> list[str]:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_delimiter_and_encoding_are_found(tmp_path: Path, delimiter: str, encoding: str, end: str) -> None:
-    """Cells that hold the delimiter are in quotes."""
+    """Cells with the delimiter are in quotes."""
     quoted = [[f'"{cell}"' if delimiter in cell else cell for cell in row] for row in ROWS]
     text = end.join(delimiter.join(row) for row in quoted) + end
     expected = [(line, dict(zip(ROWS[0], row, strict=True))) for line, row in enumerate(ROWS[1:], 2)]
@@ -74,11 +74,11 @@ def test_delimiter_and_encoding_are_found(tmp_path: Path, delimiter: str, encodi
 def test_the_delimiter_and_the_columns_are_found_in_the_text(
     text: str, delimiter: str, columns: tuple[str, ...]
 ) -> None:
-    found = find_dialect(text)
-    assert (found.delimiter, found.columns) == (delimiter, columns)
+    dialect = find_dialect(text)
+    assert (dialect.delimiter, dialect.columns) == (delimiter, columns)
 
 
-def test_names_of_columns_have_no_characters_that_no_path_has() -> None:
+def test_names_of_columns_have_only_characters_of_paths() -> None:
     assert unique_names([' a"b\n', "\\", "ä"]) == ("a b", "column_2", "ä")
 
 
@@ -124,12 +124,12 @@ def test_numbers_are_read_digit_by_digit(text: str, mark: str, expected: str | N
         (["31.12.2025", "x,y"], None),
     ],
 )
-def test_the_decimal_mark_is_found_where_texts_show_it(texts: list[str], mark: str | None) -> None:
+def test_the_decimal_mark_is_found_if_the_texts_show_it(texts: list[str], mark: str | None) -> None:
     assert find_decimal(texts) == mark
 
 
-def test_columns_without_evidence_follow_the_others() -> None:
-    """`1.234` alone may be either; beside `12,5` it is a group of digits."""
+def test_a_column_without_evidence_has_the_decimal_mark_of_the_others() -> None:
+    """`1.234` alone is ambiguous. Beside `12,5` the point separates groups of digits."""
     assert find_dialect("a;b\n1.234;12,5\n2.345;13,5\n").decimals == (COMMA, COMMA)
     assert find_dialect("a;b\n1.234;x\n2.345;y\n").decimals == (POINT, POINT)
     assert find_dialect("lat;price\n59.91;12,5\n60.39;13,5\n").decimals == (POINT, COMMA)
@@ -149,8 +149,8 @@ def test_columns_without_evidence_follow_the_others() -> None:
     ],
     ids=["empty", "blank", "binary", "Excel", "Avro", "Parquet", "JSON", "gzip"],
 )
-def test_files_that_hold_no_events_are_refused(tmp_path: Path, data: bytes, name: str, words: str) -> None:
-    """The message names the file and what to do."""
+def test_files_without_events_are_refused(tmp_path: Path, data: bytes, name: str, words: str) -> None:
+    """The message names the file and the remedy."""
     path = written(tmp_path, data, name)
     with pytest.raises(EventFileError, match=words) as refused:
         rows(path)
@@ -162,8 +162,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         rows(tmp_path / "none.csv")
 
 
-def test_a_wrong_encoding_is_told_with_its_line(tmp_path: Path) -> None:
-    """The beginning is ASCII, so that UTF-8 is assumed."""
+def test_a_wrong_encoding_is_reported_with_its_line(tmp_path: Path) -> None:
+    """The beginning is ASCII, so UTF-8 is assumed."""
     path = written(tmp_path, b"a,b\n" + b"1,2\n" * 300_000 + "ü,3\n".encode("cp1252"))
     with pytest.raises(EventFileError, match=r"near line \d+: byte 0xfc is not utf-8; write --encoding cp1252"):
         rows(path)
@@ -177,8 +177,8 @@ def test_an_unknown_encoding_is_refused(tmp_path: Path, encoding: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
-def test_utf_16_without_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
-    """It is recognized. The name utf-16 alone does not say in which order the bytes are."""
+def test_utf_16_is_detected_without_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    """The encoding is detected. The name utf-16 alone does not define the order of the bytes."""
     path = written(tmp_path, "a;b\nü;2\n".encode(encoding))
     expected = [(2, {"a": "ü", "b": "2"})]
     assert rows(path) == expected
@@ -187,19 +187,19 @@ def test_utf_16_without_a_byte_order_mark(tmp_path: Path, encoding: str) -> None
         rows(path, Reading(encoding="utf-16"))
 
 
-def test_an_open_quote_is_told_with_its_line(tmp_path: Path) -> None:
+def test_an_open_quote_is_reported_with_its_line(tmp_path: Path) -> None:
     path = written(tmp_path, b'a,b\n1,2\n"' + b"x,\n" * 400_000)
     with pytest.raises(EventFileError, match=r"line 3: field larger .* check that the quotes of this line are closed"):
         rows(path)
 
 
-def test_lines_are_those_of_an_editor(tmp_path: Path) -> None:
+def test_line_numbers_are_those_of_an_editor(tmp_path: Path) -> None:
     """Blank lines and newlines within quotes count."""
     path = written(tmp_path, b'a,b\n\n"x\ny",1\n2,3\n')
     assert rows(path) == [(3, {"a": "x\ny", "b": "1"}), (5, {"a": "2", "b": "3"})]
 
 
-def test_a_packed_file_is_unpacked(tmp_path: Path) -> None:
+def test_a_compressed_file_is_decompressed(tmp_path: Path) -> None:
     path = written(tmp_path, gzip.compress(b"a;b\n1;2\n"), "a.csv.gz")
     assert rows(path) == [(2, {"a": "1", "b": "2"})]
 
@@ -213,8 +213,8 @@ FIELDS = [
 ]
 
 
-def test_cells_become_values_of_the_fields_types(tmp_path: Path) -> None:
-    """What has no value is left out; columns that no field reads too."""
+def test_cells_become_values_of_the_types_of_fields(tmp_path: Path) -> None:
+    """Cells without a value and columns without a field are left out."""
     text = "Nr;Betrag (EUR);paid;Datum;note;other\n1;1.234,50;ja;31.12.2025;a;x\n2;;;;;\nN/A;-;nein; 01.01.2026 ;NA;\n"
     assert events(written(tmp_path, text.encode()), FIELDS) == [
         '{"Nr":1,"Betrag (EUR)":1234.50,"paid":true,"Datum":"31.12.2025","note":"a"}',
@@ -224,7 +224,7 @@ def test_cells_become_values_of_the_fields_types(tmp_path: Path) -> None:
 
 
 def test_cells_of_another_type_are_sent_as_texts(tmp_path: Path) -> None:
-    """Ingest then says what is wrong with them."""
+    """Ingest refuses such values with a reason."""
     text = "Nr;Betrag (EUR);paid\nx1;12,5;maybe\n1,5;auf Anfrage;ja\n"
     assert events(written(tmp_path, text.encode()), FIELDS) == [
         '{"Nr":"x1","Betrag (EUR)":12.5,"paid":"maybe"}',
@@ -233,7 +233,7 @@ def test_cells_of_another_type_are_sent_as_texts(tmp_path: Path) -> None:
 
 
 def test_rows_with_too_many_cells_are_no_events(tmp_path: Path) -> None:
-    """Missing cells are empty, and so are empty ones after the last column."""
+    """Missing cells count as empty. Empty cells after the last column are ignored."""
     text = "Nr,note\n1\n2,a,\n3,a,b\n"
     short, empty, long = events(written(tmp_path, text.encode()), FIELDS)
     assert (short, empty) == ('{"Nr":1}', '{"Nr":2,"note":"a"}')
@@ -256,7 +256,7 @@ def test_quotes_that_are_probably_wrong_are_named(tmp_path: Path, text: str, war
         assert list(file.warnings) == ([] if warning is None else [warning])
 
 
-def test_columns_fill_objects_by_the_path_that_they_are_called_by(tmp_path: Path) -> None:
+def test_columns_with_paths_as_names_fill_objects(tmp_path: Path) -> None:
     fields = [field("user_id", "integer", path="user.id"), field("dotted", "integer", path=["a.b"])]
     path = written(tmp_path, b"user.id,a.b\n1,2\n")
     assert events(path, fields) == ['{"user":{"id":1},"a.b":2}']

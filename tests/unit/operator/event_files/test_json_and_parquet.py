@@ -1,4 +1,4 @@
-"""NDJSON, JSON arrays and Parquet: what comes out of them, and what does not."""
+"""Tests of reading events from NDJSON, JSON arrays and Parquet."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def sent(
         return [(event.line, event.data.decode()) for event in file.events(fields or [], skip)]
 
 
-def test_lines_are_sent_as_they_are(tmp_path: Path) -> None:
-    """Broken ones too, so that they become dead letters; blank ones are none."""
+def test_lines_are_sent_unchanged(tmp_path: Path) -> None:
+    """Broken lines are sent too, and become dead letters. Blank lines are no events."""
     path = tmp_path / "a.ndjson"
     path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\n{"a": \n  {"b":2}  \nnull')
     assert sent(path) == [(1, '{"a": 1}'), (3, '{"a":'), (4, '{"b":2}'), (5, "null")]
@@ -50,13 +50,13 @@ def test_other_encodings_become_utf_8(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.json", "a"])
 @pytest.mark.parametrize("text", ['[{"a":"ü"},{"a":"b"}]', '{"a":"ü"}\n{"a":"b"}\n'])
 def test_json_in_utf_16_is_not_taken_for_csv(tmp_path: Path, text: str, name: str, encoding: str) -> None:
-    """Whatever the file is called, with and without a byte order mark."""
+    """Neither the name of the file nor a byte order mark is needed."""
     path = tmp_path / name
     path.write_bytes(text.encode(encoding))
     assert sent(path) == [(1, '{"a":"ü"}'), (2, '{"a":"b"}')]
 
 
-def test_an_array_in_another_encoding_than_said_is_refused(tmp_path: Path) -> None:
+def test_an_array_in_another_encoding_than_given_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes('[{"a":"ü"}]'.encode("cp1252"))
     assert sent(path, encoding="cp1252") == [(1, '{"a":"ü"}')]
@@ -65,7 +65,7 @@ def test_an_array_in_another_encoding_than_said_is_refused(tmp_path: Path) -> No
 
 
 def test_a_line_is_cut_where_it_is_too_long_for_an_event(tmp_path: Path) -> None:
-    """The lines after it have their own numbers."""
+    """The following lines keep their numbers."""
     path = tmp_path / "a.ndjson"
     path.write_bytes(b"x" * (3 * MAX_EVENT_BYTES) + b'\n{"a":1}\n')
     (first, cut), second = sent(path)
@@ -90,7 +90,7 @@ def test_lines_arrays_and_single_objects_of_json_give_their_events(
     assert sent(path) == expected
 
 
-def test_standard_input_is_read_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     class Stdin:
         buffer = io.BufferedReader(io.BytesIO(b'{"a":1}\n{"a":2}\n'), 8)
 
@@ -98,7 +98,7 @@ def test_standard_input_is_read_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> 
     assert sent(None) == [(1, '{"a":1}'), (2, '{"a":2}')]
 
 
-def test_packed_standard_input_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compressed_standard_input_is_decompressed(monkeypatch: pytest.MonkeyPatch) -> None:
     class Stdin:
         buffer = io.BufferedReader(io.BytesIO(gzip.compress(b'{"a":1}\n{"a":2}\n')))
 
@@ -107,7 +107,7 @@ def test_packed_standard_input_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_pipe_with_a_name_is_read_once(tmp_path: Path) -> None:
-    """As the shell makes of `<(producer)`."""
+    """The shell makes such a pipe from `<(producer)`."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_bytes, args=(b'{"a":1}\n{"a":2}\n',))
@@ -137,7 +137,7 @@ def parquet(tmp_path: Path) -> Path:
 
 
 def test_rows_of_parquet_are_objects(parquet: Path) -> None:
-    """Decimals keep their digits; a time without a zone is UTC unless the field has one."""
+    """Decimals keep their digits. A time without a zone is UTC, unless the field has a zone."""
     (_, first), (number, second), _ = sent(parquet)
     assert json.loads(first) == {
         "user": {"id": 1, "plan": None}, "price": 12.5, "local": "2025-12-31T14:05:00Z", "at": "2025-12-31T14:05:00Z",
@@ -168,7 +168,7 @@ def test_an_unfinished_last_line_of_a_growing_file_waits(tmp_path: Path) -> None
             assert (lines, file.unfinished) == (([1, 2], None) if complete else ([1], 2))
 
 
-def test_a_file_that_is_cut_off_is_read_to_that_place(tmp_path: Path) -> None:
+def test_a_truncated_file_is_read_to_its_end_and_then_an_error(tmp_path: Path) -> None:
     random.seed(1)
     lines = b"".join(b'{"a": %d}\n' % random.getrandbits(400) for _ in range(12_000))
     path = tmp_path / "a.ndjson.gz"

@@ -1,4 +1,4 @@
-"""What `init` has drafted from a file is what `send` sends of it: the pipeline's own decoder takes each event."""
+"""Tests of files that `init` drafts from and `send` reads: the decoder of the pipeline accepts each event."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tidemill_operator.event_files.event_file import EventFile
 
 NOW_MS = 1_796_000_000_000
 START = dt.datetime(2026, 3, 28, 22, 0)
-"""Clocks change within the hours that follow."""
+"""The clocks change within the following hours."""
 
 
 def moments(count: int = 40) -> list[dt.datetime]:
@@ -78,10 +78,10 @@ FILES = {
 
 
 @pytest.mark.parametrize(("name", "write"), FILES.items(), ids=FILES)
-def test_events_of_a_drafted_file_are_valid(
+def test_events_of_a_file_are_valid_for_its_draft(
     tmp_path: Path, name: str, write: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With an event time in each, a numeric metric, and as many events as the file has."""
+    """Each event has an event time, and the aggregation has a numeric metric."""
     write(tmp_path / name)
     assert main(["init", "--from", str(tmp_path / name), "--zone", "Europe/Berlin"]) == 0
     (document,) = load_documents(capsys.readouterr().out)
@@ -97,8 +97,8 @@ def test_events_of_a_drafted_file_are_valid(
     assert {metric.function for metric in spec.aggregations[0].metrics} > {"count", "avg"}
 
 
-def test_any_cells_are_events_or_dead_letters(tmp_path: Path) -> None:
-    """Whatever is in the cells, each row becomes one line, and no reading fails."""
+def test_rows_with_any_cells_are_sent_as_events(tmp_path: Path) -> None:
+    """Each row with random cells is sent as one line."""
     draw, kinds = random.Random(5), ['"', ";", ",", "\n", "ä", "1", "-", ".", " ", "€", "0", "e", "\\", "'"]
     for _ in range(60):
         rows = [["".join(draw.choices(kinds, k=draw.randint(0, 6))) for _ in range(3)] for _ in range(20)]

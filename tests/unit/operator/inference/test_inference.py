@@ -1,4 +1,4 @@
-"""What is drafted from samples: types, forms of times, names, groups, windows; and that it is valid."""
+"""Tests of drafts from samples of events: types, formats of times, names, groups and windows."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ from tidemill_operator.event_files.csv_dialect import unique_names
 from tidemill_operator.event_files.numbers import COMMA, POINT
 from tidemill_operator.inference.columns import collect
 from tidemill_operator.inference.document import NothingFound, Origin, draft
-from tidemill_operator.inference.envelopes import unwrapped
 from tidemill_operator.inference.naming import field_names, pipeline_name
 from tidemill_operator.inference.zone import local_zone
 
 NOW_MS = 1_796_000_000_000
-"""A day of November 2026."""
+"""A time in November 2026."""
 Document = Mapping[str, Any]
 
 
 def drafted(events: Iterable[Any], *, decimals: Mapping[str, str] | None = None, zone: str = "UTC") -> Document:
-    """The pipeline that is drafted from events, read back; the validator has accepted it."""
+    """Return the valid pipeline that is drafted from events."""
     text = draft(collect(events, decimals=decimals), Origin("a.csv", "CSV", "orders", zone), NOW_MS)
     (document,) = load_documents(text)
     assert check(document)[1] == []
@@ -41,16 +40,18 @@ def fields_of(document: Document) -> dict[str, dict[str, Any]]:
 
 
 def of_cells(name: str, cells: Iterable[str], *, mark: str = POINT, zone: str = "UTC") -> dict[str, Any]:
-    """The field that is drafted from a column of CSV."""
-    found = fields_of(drafted(({name: cell, "z": "x"} for cell in cells), decimals={name: mark, "z": POINT}, zone=zone))
-    (field,) = [field for key, field in found.items() if key != "z"]
+    """Return the field that is drafted from a column of CSV."""
+    drafted_fields = fields_of(
+        drafted(({name: cell, "z": "x"} for cell in cells), decimals={name: mark, "z": POINT}, zone=zone)
+    )
+    (field,) = [field for key, field in drafted_fields.items() if key != "z"]
     return {key: value for key, value in field.items() if key not in ("path", "required")}
 
 
 def of_values(name: str, values: Iterable[Any]) -> dict[str, Any]:
-    """The field that is drafted from a member of JSON objects."""
-    found = fields_of(drafted({name: value, "z": "x"} for value in values))
-    (field,) = [field for key, field in found.items() if key != "z"]
+    """Return the field that is drafted from a member of JSON objects."""
+    drafted_fields = fields_of(drafted({name: value, "z": "x"} for value in values))
+    (field,) = [field for key, field in drafted_fields.items() if key != "z"]
     return {key: value for key, value in field.items() if key not in ("path", "required")}
 
 
@@ -124,8 +125,8 @@ MOMENT = dt.datetime(2025, 12, 31, 14, 5, 6, 250_000)
         ("%Y%m%dT%H%M%SZ", {"format": "%Y%m%dT%H%M%S%z"}),
     ],
 )
-def test_the_form_of_times_is_found_from_many_of_them(pattern: str, expected: dict[str, Any]) -> None:
-    """Days past the twelfth show which number is the month; a zone is only set where the texts name none."""
+def test_the_format_of_times_is_found(pattern: str, expected: dict[str, Any]) -> None:
+    """A day past the twelfth shows which number is the month. A zone is set only if the texts have none."""
     cells = [(MOMENT - dt.timedelta(days=n, minutes=7 * n)).strftime(pattern) for n in range(0, 40, 2)]
     assert of_cells("datum", cells, zone="Europe/Berlin") == {"type": "timestamp", **expected}
     if pattern != "%Y%m%d":
@@ -135,8 +136,8 @@ def test_the_form_of_times_is_found_from_many_of_them(pattern: str, expected: di
         }
 
 
-def test_which_number_is_the_month_is_assumed_and_told() -> None:
-    """By the decimal mark of the file: with commas the day comes first."""
+def test_an_ambiguous_month_is_assumed_and_noted() -> None:
+    """The decimal mark of the file decides: with commas, the day is first."""
     cells = ["03/04/2026", "05/06/2026"]
     assert of_cells("date", cells, mark=COMMA)["format"] == "%d/%m/%Y"
     assert of_cells("date", cells, mark=POINT)["format"] == "%m/%d/%Y"
@@ -160,10 +161,10 @@ def test_which_number_is_the_month_is_assumed_and_told() -> None:
         ("ts", 17, {"type": "integer"}),
     ],
 )
-def test_the_unit_of_epoch_times_is_found_from_their_size_and_name(
+def test_the_unit_of_epoch_times_is_found_from_value_and_name(
     name: str, value: float, expected: dict[str, Any]
 ) -> None:
-    """Seconds look like many other numbers, so their name has to speak of time."""
+    """Seconds look like many other numbers. They are times only under a name for a time."""
     assert of_values(name, [value, value + 60]) == expected
     assert of_cells(name, [str(value), str(value)]) == expected
 
@@ -174,14 +175,14 @@ def test_numbers_of_any_length_can_be_in_a_sample() -> None:
 
 
 def test_nested_members_are_read_by_paths() -> None:
-    """Names are those of the last member, unless these are short or there twice; dots in names need a list."""
+    """The last member gives the name, unless that name is short or not unique. A name with a dot needs a list."""
     event = {
         "id": "e1", "createdAt": "2026-01-01T00:00:00Z", "user": {"id": 7, "geo": {"country": "NO"}},
         "order": {"id": 8, "items": [{"sku": "a"}], "total": 1.5}, "trace.id": "t", "labels": ["a", "b"], "note": None,
         "empty": {}, "User-Agent": "curl", "größe": 1, "n": 1,
     }  # fmt: skip
-    found = fields_of(drafted([event, event]))
-    assert {name: (field["type"], field.get("path")) for name, field in found.items()} == {
+    drafted_fields = fields_of(drafted([event, event]))
+    assert {name: (field["type"], field.get("path")) for name, field in drafted_fields.items()} == {
         "id": ("string", None),
         "created_at": ("timestamp", "createdAt"),
         "user_id": ("integer", "user.id"),
@@ -196,28 +197,30 @@ def test_nested_members_are_read_by_paths() -> None:
     }
 
 
-def test_a_member_in_two_forms_is_read_in_the_more_frequent_one() -> None:
-    found = fields_of(drafted([{"user": {"id": 1}, "x": 1}, {"user": {"id": 2}, "x": 2}, {"user": "u3", "x": "?"}]))
-    assert {name: field["type"] for name, field in found.items()} == {"user_id": "integer", "x": "integer"}
+def test_a_member_with_two_types_gets_the_more_frequent_one() -> None:
+    drafted_fields = fields_of(
+        drafted([{"user": {"id": 1}, "x": 1}, {"user": {"id": 2}, "x": 2}, {"user": "u3", "x": "?"}])
+    )
+    assert {name: field["type"] for name, field in drafted_fields.items()} == {"user_id": "integer", "x": "integer"}
 
 
-def test_what_cannot_be_read_is_told_in_comments() -> None:
+def test_members_that_cannot_be_read_are_named_in_comments() -> None:
     events = [{"a": 1, "rows": [{"b": 1}], 'q"q': 2}] * 3
     text = draft(collect(events), Origin("a", "NDJSON", "a", "UTC"), NOW_MS)
     assert "# rows: an array of objects or numbers: left out" in text
     assert '# Left out, because these paths are invalid or overlap more frequent paths: q"q' in text
 
 
-def test_broken_lines_and_misfits_are_told() -> None:
-    """They become dead letters, so they do not stop the draft."""
+def test_broken_lines_and_values_of_other_types_are_counted_in_comments() -> None:
+    """Such lines and values become dead letters."""
     events = [*({"a": n} for n in range(30)), None, "text", {"a": "x"}]
     text = draft(collect(events), Origin("a", "NDJSON", "a", "UTC"), NOW_MS)
     assert "# 2 lines are not JSON objects of at most 1 MiB: they become dead letters." in text
     assert "1 with another form would be dead letters, such as x" in text
 
 
-def test_texts_cannot_leave_their_comments() -> None:
-    """Cells may hold newlines, and YAML."""
+def test_texts_of_events_cannot_break_the_yaml() -> None:
+    """Cells may contain newlines and YAML."""
     text = draft(collect([{"a": "x\nspec: broken\u2028y", "b": 1}]), Origin("f\nx: 1", "CSV", "a", "UTC"), NOW_MS)
     assert len(load_documents(text)) == 1
 
@@ -247,7 +250,7 @@ def shop(rows: int, step: dt.timedelta, *, backwards: bool = False) -> list[dict
 
 
 def test_event_time_groups_and_metrics_are_chosen() -> None:
-    """Not a time that may be later, nor one in the future; sums of amounts, not of numbers that name something."""
+    """Event time is neither later than another time nor in the future. Sums are of amounts, not of identifiers."""
     spec = drafted(shop(600, dt.timedelta(minutes=1)))["spec"]
     assert spec["source"]["eventTime"] == {"field": "at", "maxDisorder": "5s"}
     assert spec["source"]["key"] == "country"
@@ -265,19 +268,19 @@ def test_a_file_from_the_newest_to_the_oldest_is_out_of_order_as_a_whole() -> No
     assert spec["source"]["eventTime"]["maxDisorder"] == "1d"
 
 
-def test_days_get_windows_of_days_and_gaps_are_believed() -> None:
+def test_dates_get_windows_of_days_and_a_larger_advance() -> None:
     events = [{"day": (dt.date(2026, 1, 1) + dt.timedelta(days=4 * n)).isoformat(), "amount": n} for n in range(20)]
     spec = drafted(events)["spec"]
     assert spec["source"]["eventTime"]["maxAdvance"] == "7d"
     assert spec["aggregations"][0]["window"]["size"] == "1d"
 
 
-def test_events_without_a_time_count_when_they_arrive() -> None:
+def test_events_without_a_time_have_no_event_time() -> None:
     spec = drafted([{"a": n} for n in range(10)])["spec"]
     assert "field" not in spec["source"]["eventTime"]
 
 
-def test_times_in_the_future_are_told() -> None:
+def test_times_in_the_future_are_noted() -> None:
     late = [{"at": "2099-01-01T00:00:00Z", "a": 1}]
     sample = collect([*({"at": f"2026-01-01T00:00:{n:02}Z", "a": 1} for n in range(30)), *late])
     assert "# 1 times are in the future" in draft(sample, Origin("a", "NDJSON", "a", "UTC"), NOW_MS)
@@ -291,7 +294,7 @@ def test_an_existing_topic_is_never_altered() -> None:
     assert "latePolicy" not in document["spec"]["aggregations"][0]
 
 
-def test_many_members_are_cut_to_the_most_frequent() -> None:
+def test_of_many_members_the_most_frequent_are_kept() -> None:
     events = [{"a": 1, **{f"m{n}_{i}": 1 for i in range(20)}} for n in range(20)]
     sample = collect(events)
     assert len(sample.columns) == 100
@@ -303,7 +306,7 @@ def test_a_sample_ends_after_enough_values() -> None:
     assert collect({"a": 1} for _ in range(60_000)).whole is False
 
 
-def test_names_of_fields_are_allowed_and_differ() -> None:
+def test_names_of_fields_are_valid_and_unique() -> None:
     paths = [("HTTPStatus",), ("http_status",), ("2025",), ("日本",), ("y",), ("closed",), ("x" * 60,), ("a-b c",)]
     names = field_names(paths)
     assert names == [
@@ -314,11 +317,11 @@ def test_names_of_fields_are_allowed_and_differ() -> None:
 @pytest.mark.parametrize(
     ("text", "name"), [("Orders 2025 (EU)", "orders-2025-eu"), ("", "events"), ("日", "events"), ("x" * 50, "x" * 40)]
 )
-def test_a_name_of_a_pipeline_is_made_of_any_text(text: str, name: str) -> None:
+def test_any_text_gives_a_valid_name_of_a_pipeline(text: str, name: str) -> None:
     assert pipeline_name(text) == name
 
 
-def test_the_zone_of_this_machine_is_that_of_tz_or_localtime_or_utc(tmp_path: Path) -> None:
+def test_the_local_zone_is_that_of_tz_or_localtime_or_utc(tmp_path: Path) -> None:
     zones = tmp_path / "zoneinfo" / "Europe"
     zones.mkdir(parents=True)
     (zones / "Oslo").write_text("")
@@ -329,13 +332,13 @@ def test_the_zone_of_this_machine_is_that_of_tz_or_localtime_or_utc(tmp_path: Pa
     assert local_zone({"TZ": "nowhere"}, tmp_path / "none") == "UTC"
 
 
-def test_texts_that_yaml_reads_as_something_else_are_in_quotes() -> None:
-    """Paths such as `on`, `1e5` and `~` stay texts."""
-    found = fields_of(drafted([{name: 1 for name in ("on", "1e5", "~", "a: b", "{x}", "5m ", "é")}] * 2))
-    assert {field.get("path") for field in found.values()} == {"on", "1e5", "~", "a: b", "{x}", "5m ", "é"}
+def test_strings_that_yaml_reads_as_other_types_are_quoted() -> None:
+    """Paths such as `on`, `1e5` and `~` are read as strings."""
+    drafted_fields = fields_of(drafted([{name: 1 for name in ("on", "1e5", "~", "a: b", "{x}", "5m ", "é")}] * 2))
+    assert {field.get("path") for field in drafted_fields.values()} == {"on", "1e5", "~", "a: b", "{x}", "5m ", "é"}
 
 
-def test_the_text_is_also_what_other_readers_read() -> None:
+def test_other_yaml_readers_read_the_same() -> None:
     text = draft(collect(shop(50, dt.timedelta(hours=1))), Origin("a", "NDJSON", "a", "UTC"), NOW_MS)
     assert yaml.safe_load(text) == load_documents(text)[0]
 
@@ -349,8 +352,8 @@ VALUES = st.recursive(
 
 
 @given(st.lists(st.dictionaries(st.text(max_size=12), VALUES, max_size=5), max_size=6), st.booleans())
-def test_whatever_events_hold_the_draft_is_valid(events: list[dict[str, Any]], cells: bool) -> None:
-    """Or there is nothing that a pipeline could be made of."""
+def test_a_draft_of_any_events_is_valid(events: list[dict[str, Any]], cells: bool) -> None:
+    """Otherwise nothing in the events can become a field."""
     decimals = None
     if cells:
         names = dict.fromkeys(name for event in events for name in event)
@@ -359,46 +362,3 @@ def test_whatever_events_hold_the_draft_is_valid(events: list[dict[str, Any]], c
         decimals = dict.fromkeys(columns.values(), POINT)
     with contextlib.suppress(NothingFound):
         drafted(events, decimals=decimals)
-
-
-ROW = {"id": 1, "amount": 2.5, "at": "2026-11-01T10:00:00Z"}
-CHANGE = {"op": "c", "before": None, "after": ROW, "source": {"table": "t"}}
-
-
-def test_the_reasons_for_what_is_left_out() -> None:
-    """Fields beyond the maximum, and events without the envelope of the others."""
-    text = draft(collect([{f"m{n}": n for n in range(123)}]), Origin("a", "NDJSON", "a", "UTC"), NOW_MS)
-    assert "# Left out, because a draft has at most 100 fields: m100, m101" in text
-    assert "m119 and 3 more\n" in text
-    envelope, rows = unwrapped([CHANGE] * 49 + [ROW])
-    text = draft(collect(rows), Origin("a", "NDJSON", "a", "UTC", envelope=envelope), NOW_MS)
-    assert "# 1 lines are not JSON objects in the envelope debezium: they become dead letters." in text
-    envelope, rows = unwrapped([{"op": "d", "before": ROW, "after": None}] * 3)
-    with pytest.raises(NothingFound, match=r"a has no event in the envelope debezium \(deletes are none\); name"):
-        draft(collect(rows), Origin("a", "NDJSON", "a", "UTC", envelope=envelope), NOW_MS)
-
-
-def test_tombstones_of_kafka_connect_are_no_events() -> None:
-    envelope, rows = unwrapped([{"schema": {}, "payload": ROW}, {"schema": None, "payload": None}] * 5)
-    assert (envelope, list(rows)) == ("connect", [ROW] * 5)
-
-
-@pytest.mark.parametrize(
-    ("envelope", "event"),
-    [
-        ("none", ROW),
-        ("none", ROW | {"op": "c", "after": "x"}),
-        ("debezium", CHANGE),
-        ("debezium", {"schema": {}, "payload": CHANGE}),
-        ("connect", {"schema": {}, "payload": ROW}),
-        ("cloudevents", {"specversion": "1.0", "id": "1", "data": ROW}),
-    ],
-)
-def test_the_fields_are_those_of_the_events_within_an_envelope(envelope: str, event: Any) -> None:
-    deletes = [{"op": "d", "before": ROW, "after": None}] if envelope == "debezium" else []
-    found, rows = unwrapped([event] * 20 + deletes)
-    origin = Origin("a", "NDJSON", "a", "UTC", envelope=found)
-    (document,) = load_documents(draft(collect(rows), origin, NOW_MS))
-    assert check(document)[1] == []
-    assert list(fields_of(document))[:3] == ["id", "amount", "at"]
-    assert document["spec"]["source"].get("format", {"envelope": "none"}) == {"envelope": envelope}

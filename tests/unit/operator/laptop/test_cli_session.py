@@ -1,4 +1,4 @@
-"""The control loop of `up` without servers: what is accepted, when it is reconciled, what leaves."""
+"""Tests of the control loop of `up` without servers: accepted documents, passes and released pipelines."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def document(name: str, **spec: Any) -> dict[str, Any]:
 
 
 def reading(*documents: Mapping[str, Any], faults: tuple[str, ...] = ()) -> Reading:
-    return Reading({f"default/{found['metadata']['name']}": found for found in documents}, faults)
+    return Reading({f"default/{one_document['metadata']['name']}": one_document for one_document in documents}, faults)
 
 
 class World:
-    """A session whose pipelines are ready at once, unless `failure` says otherwise."""
+    """A session whose pipelines are ready after one pass. `failure` is raised by each pass instead."""
 
     def __init__(self, folder: Path) -> None:
         self.applied: list[tuple[str, int]] = []
         self.released: list[str] = []
-        self.said: list[str] = []
+        self.printed: list[str] = []
         self.failure: Exception | None = None
         self.store = Store(folder)
-        self.session = Session(self.store, apply=self.apply, release=self.release, say=self.said.append)
+        self.session = Session(self.store, apply=self.apply, release=self.release, say=self.printed.append)
 
     def apply(self, stored: Stored) -> Mapping[str, Any]:
         if self.failure is not None:
@@ -56,10 +56,10 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-def test_a_ready_pipeline_is_left_alone_until_drift_is_looked_for(
+def test_a_ready_pipeline_has_no_pass_before_the_interval_for_drift(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One reconcile makes it ready; the next comes with the drift interval."""
+    """One pass makes the pipeline ready. The next pass follows after the interval for drift."""
     world.session.take(reading(document("a", x=1)))
     for _ in range(3):
         world.session.step()
@@ -73,7 +73,7 @@ def test_a_ready_pipeline_is_left_alone_until_drift_is_looked_for(
 
 
 def test_only_a_changed_spec_is_a_new_generation(world: World) -> None:
-    """An equal document is no work; labels are work but no generation; a spec is both."""
+    """An equal document causes no pass. Labels cause a pass but no generation, and a spec causes both."""
     world.session.take(reading(document("a", x=1)))
     world.session.step()
     world.session.take(reading(document("a", x=1)))
@@ -90,8 +90,8 @@ def test_only_a_changed_spec_is_a_new_generation(world: World) -> None:
     assert world.session.ready
 
 
-def test_generation_and_identity_survive_a_restart(world: World, tmp_path: Path) -> None:
-    """A later run goes on counting, keeps the uid and hands the former status on."""
+def test_a_restart_keeps_generation_and_uid(world: World, tmp_path: Path) -> None:
+    """A later run continues the generations, keeps the uid and passes the former status on."""
     world.session.take(reading(document("a", x=1)))
     world.session.step()
     before = world.session.pipelines[A]
@@ -103,8 +103,8 @@ def test_generation_and_identity_survive_a_restart(world: World, tmp_path: Path)
     assert after.status == before.status
 
 
-def test_a_pipeline_that_left_the_files_is_released_once(world: World) -> None:
-    """It is forgotten, and the others are not touched."""
+def test_a_pipeline_that_is_removed_from_the_files_is_released_once(world: World) -> None:
+    """The pipeline is removed from the store, and other pipelines are not touched."""
     world.session.take(reading(document("a"), document("b")))
     world.session.step()
     world.session.take(reading(document("b")))
@@ -117,8 +117,8 @@ def test_a_pipeline_that_left_the_files_is_released_once(world: World) -> None:
     assert world.session.ready
 
 
-def test_a_pipeline_that_comes_back_before_its_release_stays(world: World) -> None:
-    """Cut and paste in an editor, saved in between, must not delete data."""
+def test_a_pipeline_that_is_added_again_before_its_release_is_kept(world: World) -> None:
+    """While a document is moved within a file, a saved version may lack the document."""
     world.session.take(reading(document("a")))
     world.session.step()
     world.session.take(reading())
@@ -128,19 +128,19 @@ def test_a_pipeline_that_comes_back_before_its_release_stays(world: World) -> No
     assert world.session.ready
 
 
-def test_faults_are_said_and_the_last_good_documents_run_on(world: World) -> None:
-    """The reading of a faulty file holds its last good documents: nothing is reconciled, nothing released."""
+def test_faults_are_printed_and_the_last_good_documents_stay_in_force(world: World) -> None:
+    """The last good documents of a faulty file are read, and nothing is applied or released."""
     world.session.take(reading(document("a")))
     world.session.step()
     world.session.take(reading(document("a"), faults=("a.yaml: spec.source: is missing; add it",)))
     world.session.step()
-    assert "error: a.yaml: spec.source: is missing; add it" in world.said
+    assert "error: a.yaml: spec.source: is missing; add it" in world.printed
     assert world.applied == [(A, 1)]
     assert world.released == []
 
 
-def test_a_failing_reconcile_is_tried_again_ever_more_slowly(world: World) -> None:
-    """The loop outlives a dependency that is down, says so once, and recovers."""
+def test_a_failing_pass_is_repeated_with_growing_delays(world: World) -> None:
+    """A failure is printed once, and the loop recovers."""
     world.session.take(reading(document("a")))
     world.failure = ConnectionError("Postgres does not answer")
     delays = []
@@ -149,7 +149,7 @@ def test_a_failing_reconcile_is_tried_again_ever_more_slowly(world: World) -> No
         world.session.step()
         delays.append(world.session._backoff[A])
     assert delays == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
-    assert [text for text in world.said if "does not answer" in text] == [
+    assert [text for text in world.printed if "does not answer" in text] == [
         f"{A}: failed: Postgres does not answer; trying again"
     ]
     world.failure = None
@@ -158,8 +158,8 @@ def test_a_failing_reconcile_is_tried_again_ever_more_slowly(world: World) -> No
     assert world.session.ready
 
 
-def test_a_pipeline_that_has_failed_is_not_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others are told of without it, once it has failed for a while; with it, when it is ready after all."""
+def test_a_failed_pipeline_is_not_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipeline that has failed for a while is reported. The others then count as settled."""
     stuck: dict[str, Any] = {"type": "Ready", "status": "False", "reason": "NotSupported", "message": "column xmin"}
     verdicts = {B: stuck}
 
@@ -170,7 +170,7 @@ def test_a_pipeline_that_has_failed_is_not_waited_for(world: World, monkeypatch:
             "conditions": [verdicts.get(stored.key, {"type": "Ready", "status": "True"})],
         }
 
-    session = Session(world.store, apply=apply, release=world.release, say=world.said.append)
+    session = Session(world.store, apply=apply, release=world.release, say=world.printed.append)
     session.take(reading(document("a"), document("b")))
     session.step()
     assert (session.ready, session.settled, session.failed) == (False, False, {})
@@ -184,14 +184,14 @@ def test_a_pipeline_that_has_failed_is_not_waited_for(world: World, monkeypatch:
     verdicts[A] = verdicts[B] = stuck
     session.nudge()
     session.step()
-    assert not session.settled, "there is nobody to be told of"
+    assert not session.settled, "no pipeline is ready, so nothing is settled"
     verdicts.clear()
     session.nudge()
     session.step()
     assert (session.ready, session.settled, session.failed) == (True, True, {})
 
 
-def test_a_ready_pipeline_whose_reconcile_fails_is_ready_still(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ready_pipeline_stays_ready_when_a_pass_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_module, "FAILED_SECONDS", 0.0)
     world.session.take(reading(document("a")))
     world.session.step()
@@ -208,12 +208,12 @@ def test_a_ready_pipeline_whose_reconcile_fails_is_ready_still(world: World, mon
         (
             {"observedGeneration": 1, "conditions": [{"type": "Ready", "status": "True"}]},
             "ready",
-            "ready for this generation",
+            "Ready is of this generation",
         ),
         (
             {"observedGeneration": 0, "conditions": [{"type": "Ready", "status": "True"}]},
             "not ready yet",
-            "ready, but for an older spec",
+            "Ready is of an older generation",
         ),
         (
             {
@@ -229,6 +229,6 @@ def test_a_ready_pipeline_whose_reconcile_fails_is_ready_still(world: World, mon
         ),
     ],
 )
-def test_a_pipelines_state_is_told_in_one_line(status: dict[str, Any], expected: str, reason: str) -> None:
+def test_the_state_of_a_pipeline_is_described_in_one_line(status: dict[str, Any], expected: str, reason: str) -> None:
     stored = Stored({"metadata": {"name": "a", "namespace": "default", "generation": 1}}, status)
     assert describe(stored) == expected, reason

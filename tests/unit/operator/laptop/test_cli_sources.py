@@ -1,4 +1,4 @@
-"""The files that `up` watches: read once, read again when their content changes, never trusted while faulty."""
+"""Tests of the files that `up` watches: read again after a change, and ignored while they are faulty."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_news_come_once(path: Path) -> None:
-    """A touched file with the same content is no news, a changed one is, in either way of saving it."""
+def test_each_change_of_a_file_is_read_once(path: Path) -> None:
+    """A file with a new time but the same content is no change. A file that is replaced is a change."""
     sources = Sources([path])
     first = sources.poll()
     assert first is not None
@@ -63,13 +63,13 @@ def test_news_come_once(path: Path) -> None:
     [
         (good(size="soon"), "a fault of one field"),
         ("a: [", "not YAML"),
-        ("", "saved empty"),
-        (good() + "---\n" + good(), "twice the same name"),
-        (good() + "---\nkind: Other\n", "one document of two is bad: the other is not taken alone"),
+        ("", "an empty file"),
+        (good() + "---\n" + good(), "two documents of one name"),
+        (good() + "---\nkind: Other\n", "one of two documents is faulty, so neither is read"),
     ],
 )
 def test_a_faulty_edit_keeps_the_last_good_documents(path: Path, content: str, reason: str) -> None:
-    """Every fault is told with its file; what runs, runs on; the repaired file is news again."""
+    """Each fault begins with the name of the file. The corrected file is a change."""
     sources = Sources([path])
     before = sources.poll()
     path.write_text(content)
@@ -85,8 +85,8 @@ def test_a_faulty_edit_keeps_the_last_good_documents(path: Path, content: str, r
     assert repaired.faults == ()
 
 
-def test_a_vanished_file_is_a_fault_not_a_deletion(path: Path) -> None:
-    """Told once; the pipelines stay; the file's return is news."""
+def test_a_missing_file_is_a_fault_and_removes_no_pipeline(path: Path) -> None:
+    """The fault is reported once. The pipelines are kept, and a restored file is a change."""
     sources = Sources([path])
     sources.poll()
     path.unlink()
@@ -101,8 +101,8 @@ def test_a_vanished_file_is_a_fault_not_a_deletion(path: Path) -> None:
     assert returned.faults == ()
 
 
-def test_several_files_add_up_and_may_not_overlap(path: Path, tmp_path: Path) -> None:
-    """The same pipeline in two files is a fault that names it."""
+def test_a_pipeline_may_be_in_only_one_of_several_files(path: Path, tmp_path: Path) -> None:
+    """The fault names the pipeline that is in two files."""
     other = tmp_path / "b.yaml"
     other.write_text(good("traffic"))
     reading = Sources([path, other, path]).poll()

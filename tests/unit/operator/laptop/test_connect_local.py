@@ -1,4 +1,4 @@
-"""Kafka Connect of `tidemill up`, as far as no worker runs: what is said until it does, or if it cannot."""
+"""Tests of Kafka Connect of `tidemill up` without a running worker: failures to start, and copies of Secrets."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ CONNECTOR = Connector("shop.orders.a", "a", {"connector.class": "com.example.Unk
 def connect(folder: Path, *, secured: bool = False) -> tuple[LocalConnect, list[Server | None]]:
     running: list[Server | None] = []
     settings: dict[str, Any] = {"environ": {"PATH": str(folder)}, "brokers": "127.0.0.1:1", "secured": secured}
-    said: list[str] = []
+    printed: list[str] = []
     return LocalConnect(
-        folder, **settings, references_root=folder / "secret-refs", running=running.append, say=said.append
+        folder, **settings, references_root=folder / "secret-refs", running=running.append, say=printed.append
     ), running
 
 
@@ -35,19 +35,21 @@ def failure(actuator: LocalConnect) -> TidemillError:
     return error.value
 
 
-def test_a_worker_that_cannot_start_is_said_and_no_pass_waits_for_it(tmp_path: Path) -> None:
+def test_a_worker_that_cannot_start_is_reported_and_no_pass_waits_for_it(tmp_path: Path) -> None:
     """There is no Java on the PATH."""
     actuator, running = connect(tmp_path)
     assert failure(actuator).reason == Reason.WAITING
     error = eventually(
-        lambda: error if (error := failure(actuator)).reason == Reason.REFUSED else None, what="a failure", seconds=30
+        lambda: error if (error := failure(actuator)).reason == Reason.REFUSED else None,
+        what="the failed start",
+        seconds=30,
     )
     assert "Kafka Connect cannot be started: Kafka needs Java 17 or later" in str(error)
     assert running == []
     actuator.close()
 
 
-def test_a_kafka_with_a_login_needs_a_connect_of_its_own(tmp_path: Path) -> None:
+def test_a_kafka_with_a_login_needs_an_external_connect(tmp_path: Path) -> None:
     actuator, _ = connect(tmp_path, secured=True)
     error = failure(actuator)
     assert (error.reason, error.remedy) == (
@@ -56,8 +58,8 @@ def test_a_kafka_with_a_login_needs_a_connect_of_its_own(tmp_path: Path) -> None
     )
 
 
-def test_the_key_of_a_secret_that_is_missing_is_named(tmp_path: Path) -> None:
-    """The worker's copy has no line feed, and only its owner may read it."""
+def test_a_missing_key_of_a_secret_is_named(tmp_path: Path) -> None:
+    """The copy for the worker has no line feed, and only its owner may read it."""
     actuator, _ = connect(tmp_path)
     with pytest.raises(TidemillError, match=r"Secret shop-db has no key password: .* write the value into .*secret-re"):
         actuator._copy("shop", "shop-db", "password")
@@ -65,15 +67,15 @@ def test_the_key_of_a_secret_that_is_missing_is_named(tmp_path: Path) -> None:
     file.parent.mkdir(parents=True)
     file.write_text("first\n")
     copy = tmp_path / "connect" / "secrets" / "shop" / "shop-db" / "password"
-    assert not actuator._copy("shop", "shop-db", "password"), "it was not there before"
+    assert not actuator._copy("shop", "shop-db", "password"), "a first copy is no change"
     assert (copy.read_text(), copy.stat().st_mode & 0o777) == ("first", 0o600)
     assert not actuator._copy("shop", "shop-db", "password")
     file.write_text("second\n")
-    assert actuator._copy("shop", "shop-db", "password"), "connectors have to read it again"
+    assert actuator._copy("shop", "shop-db", "password"), "connectors must read the changed value again"
 
 
-def test_a_secret_cannot_name_a_file_of_the_worker(tmp_path: Path) -> None:
-    """The rule is that of workers in a cluster. The worker gets no copy, and keeps the value it has."""
+def test_a_secret_cannot_refer_to_a_file_of_the_worker(tmp_path: Path) -> None:
+    """The rule is that of workers in a cluster. The worker gets no copy, and keeps the former value."""
     actuator, _ = connect(tmp_path)
     file = tmp_path / "secret-refs" / "shop" / "places" / "file"
     file.parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Scaling in a run of `up`: when pipelines are polled, what is remembered between runs, and how it is explained."""
+"""Tests of scaling under `up`: polls, decisions that a restart keeps, and `tidemill explain`. Figures are in memory."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ def pipeline(scaling: dict[str, Any] | None, **spec: Any) -> AnalyticsPipeline:
 
 
 def staged(scaling: dict[str, Any]) -> AnalyticsPipeline:
-    """The pipeline with a Python stage."""
+    """Return the pipeline with a Python stage."""
     transform = load_documents(EXAMPLE.read_text())[0]["spec"]["transform"]
     return pipeline(scaling, transform={**transform, "python": STAGE})
 
 
 @dataclass
 class Runtime:
-    """Processes that are ready at once, as many as were decided on."""
+    """A runtime whose decided processes are ready at once."""
 
     config_root: Path
-    asked: Callable[[], int] = lambda: 1
+    decided: Callable[[], int] = lambda: 1
     staged: Callable[[], int] = lambda: 1
 
     def write(self, spec: AnalyticsPipeline) -> None:
@@ -64,7 +64,7 @@ class Runtime:
 
     def replicas(self, namespace: str, workload: str) -> list[ReplicaState]:
         assert namespace == KEY[0]
-        count = {f"{KEY[1]}-processor": self.asked, f"{KEY[1]}-stage": self.staged}[workload]()
+        count = {f"{KEY[1]}-processor": self.decided, f"{KEY[1]}-stage": self.staged}[workload]()
         return [
             ReplicaState(name=str(n), pid=1, port=1, ready=True, current=True, restarts=0, last_exit=None, log="")
             for n in range(count)
@@ -73,7 +73,7 @@ class Runtime:
 
 @dataclass
 class Reader:
-    """A lag that a test sets."""
+    """A reader of figures with a lag that the test sets."""
 
     lag: int = 0
     broken: bool = False
@@ -100,43 +100,43 @@ class ScaledPipeline:
     scaling: LocalScaling
     reader: Reader
     runtime: Runtime
-    said: list[str]
+    printed: list[str]
     folder: Path
 
     def again(self) -> LocalScaling:
-        """Scaling of another run on the same folder."""
-        return LocalScaling(self.folder, reader=self.reader, runtime=self.runtime, say=self.said.append)
+        """Return the scaling of a later run on the same folder."""
+        return LocalScaling(self.folder, reader=self.reader, runtime=self.runtime, say=self.printed.append)
 
 
 def processors(scaling: LocalScaling) -> int | None:
-    """The decided number."""
+    """Return the decided number of processors."""
     return scaling.replicas(*KEY).get("processor")
 
 
-def told(scaling: LocalScaling) -> Mapping[str, Any]:
-    """The last decision about processors."""
+def decision_status(scaling: LocalScaling) -> Mapping[str, Any]:
+    """Return the status of the last decision about processors."""
     return scaling.status(*KEY).get("scaling", {})
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[ScaledPipeline]:
-    reader, runtime, said = Reader(), Runtime(tmp_path / "pipelines"), []  # type: ignore[var-annotated]
-    scaling = LocalScaling(tmp_path / "scaling", reader=reader, runtime=runtime, say=said.append)
-    runtime.asked = lambda: processors(scaling) or 1
+    reader, runtime, printed = Reader(), Runtime(tmp_path / "pipelines"), []  # type: ignore[var-annotated]
+    scaling = LocalScaling(tmp_path / "scaling", reader=reader, runtime=runtime, say=printed.append)
+    runtime.decided = lambda: processors(scaling) or 1
     scaling.start()
-    yield ScaledPipeline(scaling, reader, runtime, said, tmp_path / "scaling")
+    yield ScaledPipeline(scaling, reader, runtime, printed, tmp_path / "scaling")
     scaling.close()
 
 
-def test_lag_brings_processors_and_a_restart_keeps_them(bench: ScaledPipeline) -> None:
-    """Decided, told, and remembered."""
+def test_lag_adds_processors_and_a_restart_keeps_their_number(bench: ScaledPipeline) -> None:
+    """The decision is printed, is in the status, and is stored."""
     bench.reader.lag = 100_000
     bench.runtime.write(pipeline({"pollInterval": "1s", "lookback": "2s"}))
     bench.scaling.watch([KEY])
-    eventually(lambda: bench.said, what="a decision is told")
-    assert bench.said == ["analytics/flights: 1 → 4 processors (ScaledUp)"]
+    eventually(lambda: bench.printed, what="a decision is printed")
+    assert bench.printed == ["analytics/flights: 1 → 4 processors (ScaledUp)"]
     assert processors(bench.scaling) == 4
-    assert told(bench.scaling)["reason"] == "ScaledUp"
+    assert decision_status(bench.scaling)["reason"] == "ScaledUp"
     assert bench.scaling.history(*KEY)[-1]["desired"] == 4
     assert bench.reader.watched == Watched(
         "analytics__flights",
@@ -153,17 +153,19 @@ def test_lag_brings_processors_and_a_restart_keeps_them(bench: ScaledPipeline) -
     assert processors(bench.again()) is None
 
 
-def test_a_python_stage_is_scaled_by_its_own_lag(bench: ScaledPipeline) -> None:
-    """By the processors' settings, with decisions of its own, which a restart keeps."""
+def test_a_python_stage_is_scaled_by_its_lag(bench: ScaledPipeline) -> None:
+    """The settings are those of processors. The decisions are separate, and a restart keeps them."""
     followed = {"pollInterval": "1s", "lookback": "2s", "maxReplicas": 3}
     bench.runtime.staged = lambda: bench.scaling.replicas(*KEY).get("stage") or 1
     bench.runtime.write(staged(followed))
     bench.scaling.watch([KEY])
-    eventually(lambda: bench.said, what="a decision is told")
-    assert bench.said == ["analytics/flights: 1 → 3 processes of the Python stage (ScaledUp, limited by maxReplicas)"]
+    eventually(lambda: bench.printed, what="a decision is printed")
+    assert bench.printed == [
+        "analytics/flights: 1 → 3 processes of the Python stage (ScaledUp, limited by maxReplicas)"
+    ]
     stage = WatchedStage(Key(*KEY, ""), "analytics.flights.events", 6, "tidemill.analytics.flights.stage")
     assert bench.reader.stage == stage
-    eventually(lambda: len(bench.scaling.status(*KEY)) == 2, what="decisions about both")
+    eventually(lambda: len(bench.scaling.status(*KEY)) == 2, what="decisions about processors and stage")
     status = bench.scaling.status(*KEY)
     assert (status["scaling"]["desired"], status["stageScaling"]["desired"]) == (1, 3)
     assert bench.scaling.described(*KEY)["stageDecisions"][0]["desired"] == 3
@@ -174,27 +176,32 @@ def test_a_python_stage_is_scaled_by_its_own_lag(bench: ScaledPipeline) -> None:
     later.forget(*KEY)
     assert bench.again().replicas(*KEY) == {}
     plan = build_plan(staged(followed), Platform(), 1, LiveFacts(replicas={"stage": 3}))
-    assert {one.component: one.replicas for one in plan.workloads if one.scaled} == {"processor": 1, "stage": 3}
+    assert {workload.component: workload.replicas for workload in plan.workloads if workload.scaled} == {
+        "processor": 1,
+        "stage": 3,
+    }
 
 
-def test_processes_that_are_still_starting_are_a_rollout(bench: ScaledPipeline) -> None:
-    """So nothing is changed on top."""
+def test_starting_processes_count_as_a_rollout(bench: ScaledPipeline) -> None:
+    """No decision is made during a rollout."""
     bench.reader.lag = 100_000
-    bench.runtime.asked = lambda: 0
+    bench.runtime.decided = lambda: 0
     bench.runtime.write(pipeline({"pollInterval": "1s", "lookback": "2s"}))
     bench.scaling.watch([KEY])
-    eventually(lambda: told(bench.scaling).get("reason") == "RolloutInProgress", what="the rollout is told")
+    eventually(
+        lambda: decision_status(bench.scaling).get("reason") == "RolloutInProgress", what="the rollout is reported"
+    )
     assert processors(bench.scaling) == 1
     assert set(bench.reader.held) == {True}
 
 
-def test_a_server_that_is_away_changes_nothing(bench: ScaledPipeline) -> None:
-    """It is told, and tried again."""
+def test_an_unreachable_server_changes_no_replicas(bench: ScaledPipeline) -> None:
+    """The status says that figures are missing, and the next poll follows."""
     bench.reader.broken = True
     bench.runtime.write(pipeline({"pollInterval": "1s", "lookback": "2s"}))
     bench.scaling.watch([KEY])
     eventually(lambda: bench.reader.polls >= 2, what="two polls")
-    assert told(bench.scaling)["reason"] == "FiguresMissing"
+    assert decision_status(bench.scaling)["reason"] == "FiguresMissing"
     assert processors(bench.scaling) == 1
 
 
@@ -203,11 +210,10 @@ def test_a_server_that_is_away_changes_nothing(bench: ScaledPipeline) -> None:
     [pipeline(None), pipeline({"pollInterval": "1s"}, suspend=True)],
     ids=["without scaling", "suspended"],
 )
-def test_who_does_not_scale_is_not_polled(bench: ScaledPipeline, spec: AnalyticsPipeline) -> None:
-    """Neither figures nor a decision."""
+def test_a_pipeline_that_is_not_scaled_is_not_polled(bench: ScaledPipeline, spec: AnalyticsPipeline) -> None:
     bench.runtime.write(spec)
     bench.scaling.watch([KEY])
-    eventually(lambda: set(bench.scaling.decisions().values()) == {None}, what="no decision is left")
+    eventually(lambda: set(bench.scaling.decisions().values()) == {None}, what="no decision remains")
     bench.runtime.write(pipeline({"pollInterval": "1s", "lookback": "2s"}))
     eventually(lambda: bench.reader.polls == 1, what="one poll")
     bench.scaling.watch([])
@@ -215,10 +221,10 @@ def test_who_does_not_scale_is_not_polled(bench: ScaledPipeline, spec: Analytics
 
 
 def test_mode_external_decides_nothing(bench: ScaledPipeline) -> None:
-    """It is told so."""
+    """The status names the mode."""
     bench.runtime.write(pipeline({"mode": "external", "pollInterval": "1s", "lookback": "2s"}))
     bench.scaling.watch([KEY])
-    eventually(lambda: told(bench.scaling).get("reason") == "External", what="another writer is told")
+    eventually(lambda: decision_status(bench.scaling).get("reason") == "External", what="the mode is reported")
     assert processors(bench.scaling) is None
 
 
@@ -226,11 +232,11 @@ def test_mode_external_decides_nothing(bench: ScaledPipeline) -> None:
     ("scaling", "suspend", "scaled", "expected", "reason"),
     [
         (None, False, 5, 2, "spec.processor.replicas"),
-        ({"minReplicas": 2}, False, None, 2, "nothing is decided yet: the minimum"),
-        ({}, False, 3, 3, "as decided"),
-        ({"scaleToZeroAfter": "1h"}, False, 0, 0, "none is a decision too"),
-        ({"mode": "external"}, False, 3, 1, "not ours to decide"),
-        ({}, True, 3, 0, "suspended"),
+        ({"minReplicas": 2}, False, None, 2, "before the first decision, the minimum applies"),
+        ({}, False, 3, 3, "the decision applies"),
+        ({"scaleToZeroAfter": "1h"}, False, 0, 0, "the decision may be zero"),
+        ({"mode": "external"}, False, 3, 1, "an external autoscaler decides"),
+        ({}, True, 3, 0, "a suspended pipeline has no processors"),
     ],
 )
 def test_the_plan_follows_the_decision(
@@ -254,11 +260,11 @@ def explained(folder: Path, *arguments: str) -> int:
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    """What a running `up` reports."""
+    """Write the report of a running `up`, and return its folder."""
     record = {"at": 0.0, "current": 1, "desired": 4, "reason": "ScaledUp", "need": 5, "limitedBy": "partitions"}
-    stays = {"at": 60.0, "current": 4, "desired": 4, "reason": "Stabilizing", "need": None, "limitedBy": ""}
+    unchanged = {"at": 60.0, "current": 4, "desired": 4, "reason": "Stabilizing", "need": None, "limitedBy": ""}
     pipelines = {
-        "a/flights": {"scaling": {"message": "4 replicas: Stabilizing\nwhy"}, "decisions": [record, stays]},
+        "a/flights": {"scaling": {"message": "4 replicas: Stabilizing\nwhy"}, "decisions": [record, unchanged]},
         "a/staged": {"scaling": {}, "stageScaling": {"message": "2 replicas: ScaledUp"}, "stageDecisions": [record]},
         "a/calm": {"scaling": {}, "decisions": []},
         "a/twice": {},
@@ -269,7 +275,7 @@ def state(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_explain_tells_the_decision_and_those_before(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_explain_prints_the_decision_and_earlier_ones(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert explained(state, "flights") == 0
     assert capsys.readouterr().out.splitlines() == [
         "a/flights: 4 replicas: Stabilizing",
@@ -294,7 +300,7 @@ def test_explain_tells_the_decision_and_those_before(state: Path, capsys: pytest
         ("nobody", "running pipelines: a/calm, a/flights, a/staged, a/twice, b/twice"),
     ],
 )
-def test_explain_of_a_name_that_is_not_one(state: Path, name: str, expected: str) -> None:
+def test_explain_of_an_ambiguous_or_unknown_name_lists_pipelines(state: Path, name: str, expected: str) -> None:
     with pytest.raises(CommandError, match=expected):
         explained(state, name)
 

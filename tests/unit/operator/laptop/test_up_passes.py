@@ -1,4 +1,4 @@
-"""Passes of `up` beside what is told meanwhile."""
+"""Tests of the passes of `up`, which run in a thread."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 from tidemill_operator.laptop.passes import Passes
 
 
-def test_a_pass_that_waits_holds_up_nobody() -> None:
-    """It is seen to be under way, and its end is seen, too."""
+def test_a_waiting_pass_does_not_block_its_caller() -> None:
     server = threading.Event()
 
     def ask() -> None:
@@ -26,7 +25,7 @@ def test_a_pass_that_waits_holds_up_nobody() -> None:
     assert passes.idle
 
 
-def test_what_a_pass_raises_is_raised_by_the_next() -> None:
+def test_an_error_of_a_pass_is_raised_by_the_next_start() -> None:
     def fail() -> None:
         raise LookupError("a fault of ours")
 

@@ -1,4 +1,4 @@
-"""What a status tells of lag and freshness: coarse, soon if much changes, nothing while nothing does."""
+"""Tests of lag and freshness in the status: rounded, written soon after a large change, and not without a change."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tidemill_operator.observer.figures import (
 )
 
 FIGURES = Figures(1_234, 9.5, 11.0, 3.0, positions_at=1_000.0)
-TOLD = {
+SHOWN = {
     "lag": 1_200,
     "lagSeconds": 10,
     "freshness": "20s",
@@ -62,65 +62,65 @@ def test_durations_have_a_unit(seconds: float, expected: str) -> None:
     assert duration(seconds) == expected
 
 
-def test_figures_are_told_in_steps() -> None:
-    assert told(Observation(FIGURES, "", 1_001.0), {}, 1) == TOLD
+def test_figures_are_rounded_in_the_status() -> None:
+    assert told(Observation(FIGURES, "", 1_001.0), {}, 1) == SHOWN
 
 
-def test_what_is_not_known_is_blank() -> None:
-    """No event has arrived lately, no watermark yet; and lag of nothing has no age."""
+def test_unknown_figures_are_missing() -> None:
+    """Without arrivals and without a watermark, both are missing. Without lag, its age is zero."""
     assert told(Observation(Figures(0, 0.0, None, None, 1_000.0), "", 1_001.0), {}, 1) == {"lag": 0, "lagSeconds": 0}
 
 
-def test_positions_that_are_old_have_their_time() -> None:
-    found = told(Observation(FIGURES, "", 1_015.1), {}, 1)
-    assert found == {**TOLD, "figuresAt": "1970-01-01T00:16:40Z"}
+def test_old_positions_are_shown_with_their_time() -> None:
+    new_status = told(Observation(FIGURES, "", 1_015.1), {}, 1)
+    assert new_status == {**SHOWN, "figuresAt": "1970-01-01T00:16:40Z"}
 
 
-def test_figures_that_are_not_known_are_a_condition_and_nothing_else() -> None:
-    """It keeps the time at which it became true."""
-    found = told(Observation(None, "Kafka does not tell", 1_000.0), TOLD, 2)
-    assert found == {"conditions": [AWAY]}
-    assert told(Observation(None, "Kafka does not tell", 1_100.0), found, 2) == found
+def test_unavailable_figures_are_only_a_condition() -> None:
+    """The condition keeps the time of its transition."""
+    new_status = told(Observation(None, "Kafka does not tell", 1_000.0), SHOWN, 2)
+    assert new_status == {"conditions": [AWAY]}
+    assert told(Observation(None, "Kafka does not tell", 1_100.0), new_status, 2) == new_status
 
 
-def test_a_status_falls_into_two_parts() -> None:
+def test_a_status_is_split_into_figures_and_the_rest() -> None:
     ready = {"type": "Ready", "status": "True"}
-    status = {**TOLD, "schema": "s", "conditions": [ready, AWAY]}
-    assert shown_by(status) == {**TOLD, "conditions": [AWAY]}
+    status = {**SHOWN, "schema": "s", "conditions": [ready, AWAY]}
+    assert shown_by(status) == {**SHOWN, "conditions": [AWAY]}
     assert others(status) == {"schema": "s", "conditions": [ready]}
     assert (shown_by({}), others({})) == ({}, {})
 
 
 NEWS: list[tuple[str, dict[str, Any], dict[str, Any], float, bool]] = [
-    ("settled pipelines write nothing", TOLD, TOLD, 1e9, False),
-    ("the first figures", {}, TOLD, 1e9, True),
-    ("not known any more", TOLD, {"conditions": [AWAY]}, 0.0, True),
-    ("known again", {"conditions": [AWAY]}, TOLD, 0.0, True),
-    ("a little more", TOLD, {**TOLD, "lag": 1_300}, 59.0, False),
-    ("a little more, and some time has passed", TOLD, {**TOLD, "lag": 1_300}, 60.0, True),
-    ("much more", TOLD, {**TOLD, "lag": 12_000}, 10.0, True),
-    ("much more, but just written", TOLD, {**TOLD, "lag": 12_000}, 9.9, False),
-    ("worked off", TOLD, {**TOLD, "lag": 0, "lagSeconds": 0}, 10.0, True),
-    ("what is under way comes and goes", {"lag": 0, "lagSeconds": 0}, {"lag": 9, "lagSeconds": 5}, 10.0, False),
-    ("a few events stand", {"lag": 3, "lagSeconds": 5}, {"lag": 3, "lagSeconds": 10}, 10.0, True),
-    ("nothing arrives any more", TOLD, {"lag": 1_200, "lagSeconds": 10, "watermarkAgeSeconds": 5}, 10.0, True),
+    ("settled pipelines write nothing", SHOWN, SHOWN, 1e9, False),
+    ("the first figures", {}, SHOWN, 1e9, True),
+    ("figures become unknown", SHOWN, {"conditions": [AWAY]}, 0.0, True),
+    ("figures are known again", {"conditions": [AWAY]}, SHOWN, 0.0, True),
+    ("a little more", SHOWN, {**SHOWN, "lag": 1_300}, 59.0, False),
+    ("a little more, and some time has passed", SHOWN, {**SHOWN, "lag": 1_300}, 60.0, True),
+    ("much more", SHOWN, {**SHOWN, "lag": 12_000}, 10.0, True),
+    ("much more, but just written", SHOWN, {**SHOWN, "lag": 12_000}, 9.9, False),
+    ("the lag is worked off", SHOWN, {**SHOWN, "lag": 0, "lagSeconds": 0}, 10.0, True),
+    ("a small lag of events under way", {"lag": 0, "lagSeconds": 0}, {"lag": 9, "lagSeconds": 5}, 10.0, False),
+    ("the same small lag gets older", {"lag": 3, "lagSeconds": 5}, {"lag": 3, "lagSeconds": 10}, 10.0, True),
+    ("events no longer arrive", SHOWN, {"lag": 1_200, "lagSeconds": 10, "watermarkAgeSeconds": 5}, 10.0, True),
 ]
 
 
-@pytest.mark.parametrize(("reason", "shown", "found", "seconds", "expected"), NEWS, ids=[row[0] for row in NEWS])
+@pytest.mark.parametrize(("reason", "shown", "new_status", "seconds", "expected"), NEWS, ids=[row[0] for row in NEWS])
 def test_figures_are_written_if_they_changed_enough_for_their_age(
-    reason: str, shown: dict[str, Any], found: dict[str, Any], seconds: float, expected: bool
+    reason: str, shown: dict[str, Any], new_status: dict[str, Any], seconds: float, expected: bool
 ) -> None:
-    assert is_news(shown, found, seconds) is expected
+    assert is_news(shown, new_status, seconds) is expected
 
 
-def test_a_pipeline_that_stands_still_writes_ever_more_seldom() -> None:
-    """Its lag's age is told in steps: a day of it is seventeen writes."""
+def test_a_pipeline_that_stops_counting_writes_with_growing_intervals() -> None:
+    """The age of the lag is rounded in steps. A day has at most seventeen writes."""
     shown: dict[str, Any] = {}
     writes, written = 0, -1e9
     for second in range(0, 86_400, 5):
         figures = replace(FIGURES, lag_seconds=float(second), freshness_seconds=float(second), positions_at=second)
-        found = told(Observation(figures, "", float(second)), shown, 1)
-        if is_news(shown, found, second - written):
-            shown, writes, written = found, writes + 1, second
+        new_status = told(Observation(figures, "", float(second)), shown, 1)
+        if is_news(shown, new_status, second - written):
+            shown, writes, written = new_status, writes + 1, second
     assert writes <= 17

@@ -1,4 +1,4 @@
-"""What an observer makes of servers that answer, that do not, and that answer again."""
+"""Tests of an observer of figures. Kafka and Postgres in memory answer, fail and recover."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOW = 1_800_000_000.0
 
 
 class Log:
-    """Kafka: two partitions, ends that a test sets, records that arrived a second after each other."""
+    """Kafka with two partitions. The test sets their ends, and each record arrived a second after the one before."""
 
     name, brokers = "Kafka", "Kafka's brokers"
 
@@ -43,17 +43,21 @@ class Log:
     def offsets(self, places: Collection[Place], spec: Any) -> Offsets:
         if self.away:
             return Offsets({}, dict.fromkeys(places, "its leader does not answer"))
-        told = {place: 0 if spec is EARLIEST else self.ends[place] for place in places if place[1] not in self.without}
-        return Offsets(told, {place: "no leader" for place in places if place[1] in self.without})
+        answered = {
+            place: 0 if spec is EARLIEST else self.ends[place] for place in places if place[1] not in self.without
+        }
+        return Offsets(answered, {place: "no leader" for place in places if place[1] in self.without})
 
     def arrivals(self, places: Mapping[Place, int]) -> dict[Place, int | None]:
         self.read.append(dict(places))
-        found = {place: int(NOW * 1000) - 60_000 + 1000 * at for place, at in places.items()}
-        return {} if self.unreadable else {place: None if place[1] in self.marks else at for place, at in found.items()}
+        arrived = {place: int(NOW * 1000) - 60_000 + 1000 * at for place, at in places.items()}
+        return (
+            {} if self.unreadable else {place: None if place[1] in self.marks else at for place, at in arrived.items()}
+        )
 
 
 class World:
-    """An observer, and what it is told."""
+    """An observer with servers in memory, and the figures that it shows."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.log, self.at, self.shown = Log(), 0.0, dict[Key, Observation]()
@@ -66,7 +70,7 @@ class World:
             self.log,  # type: ignore[arg-type]
             None,  # type: ignore[arg-type]
             self.shown.__setitem__,
-            progress=lambda *told: self.looks.append(told[3]),
+            progress=lambda *arguments: self.looks.append(arguments[3]),
             now=lambda: NOW + self.at,
             clock=lambda: self.at,
         )
@@ -104,14 +108,14 @@ def metric(name: str) -> float | None:
     return REGISTRY.get_sample_value(f"tidemill_pipeline_{name}", {"namespace": "shop", "pipeline": "orders"})
 
 
-def test_a_pipeline_that_keeps_up(world: World) -> None:
+def test_a_pipeline_that_keeps_up_has_no_lag(world: World) -> None:
     assert world.figures() == Figures(0, 0.0, 0.3, 10.0, positions_at=NOW + 5.0)
     assert (metric("lag_events"), metric("freshness_seconds"), metric("figures_available")) == (0.0, 0.3, 1.0)
     assert world.log.read == []
 
 
-def test_the_oldest_event_that_is_not_counted_gets_older(world: World) -> None:
-    """It is read once; freshness is at least its age."""
+def test_the_age_of_the_oldest_uncounted_event_grows(world: World) -> None:
+    """The event is read once. Freshness is at least the age of the event."""
     world.log.ends[TOPIC, 1] = 30
     first, second = world.figures(), world.figures()
     assert (first.lag, first.lag_seconds, first.freshness_seconds) == (20, 55.0, 55.0)
@@ -120,15 +124,15 @@ def test_the_oldest_event_that_is_not_counted_gets_older(world: World) -> None:
     assert metric("lag_seconds") == 60.0
 
 
-def test_an_event_whose_time_cannot_be_read_is_as_old_as_it_is_known(world: World) -> None:
+def test_an_unreadable_event_is_as_old_as_its_first_sight(world: World) -> None:
     world.log.ends[TOPIC, 1], world.log.unreadable = 30, True
     assert [world.figures().lag_seconds for _ in range(3)] == [0.0, 5.0, 10.0]
     world.log.unreadable = False
     assert world.figures().lag_seconds == 70.0
 
 
-def test_marks_of_transactions_are_no_events(world: World) -> None:
-    """They stand behind the last position for good. What comes after them counts."""
+def test_transaction_markers_are_no_lag(world: World) -> None:
+    """Markers behind the last position are no lag. Events after a marker are lag."""
     world.log.ends[TOPIC, 1], world.log.marks = 12, {1}
     assert [world.figures().lag for _ in range(3)] == [0, 0, 0]
     assert len(world.log.read) == 1
@@ -139,10 +143,10 @@ def test_marks_of_transactions_are_no_events(world: World) -> None:
 @pytest.mark.parametrize(
     "fault", [TidemillError(Reason.UNREACHABLE, "away"), "positions of schema shop__orders: a lock"], ids=str
 )
-def test_without_postgres_the_last_positions_stand_against_the_ends_of_now(
+def test_without_postgres_the_last_positions_are_compared_with_current_ends(
     world: World, fault: Exception | str
 ) -> None:
-    """Everything grows, and the time of the positions is told."""
+    """Lag and ages grow, and the time of the positions is shown."""
     world.figures()
     world.fault = fault
     for round in range(1, 10):
@@ -155,15 +159,15 @@ def test_without_postgres_the_last_positions_stand_against_the_ends_of_now(
 
 
 def test_positions_that_were_never_read_are_a_fault(world: World) -> None:
-    """After the time that any figures may take."""
+    """The fault is shown after the time that any figures may take."""
     world.fault = TidemillError(Reason.UNREACHABLE, "Postgres is away")
     assert [world.look() for _ in range(3)] == [None, None, None]
     assert world.look() == Observation(None, "Postgres is away", NOW + 20.0)
     assert (metric("figures_available"), metric("lag_events")) == (0.0, None)
 
 
-def test_without_ends_figures_are_blank_once_they_are_old(world: World) -> None:
-    """And are there again with the first look that succeeds."""
+def test_without_ends_figures_are_removed_once_they_are_old(world: World) -> None:
+    """The first successful look shows figures again."""
     before = world.figures()
     world.log.away = True
     for _ in range(3):
@@ -176,8 +180,8 @@ def test_without_ends_figures_are_blank_once_they_are_old(world: World) -> None:
     assert world.figures().lag == 0
 
 
-def test_how_far_partitions_are_is_told_at_each_look_before_anything_is_shown(world: World) -> None:
-    """A partition without a leader is left out; servers that do not answer are told, positions of before are not."""
+def test_progress_is_reported_at_each_look_before_figures_are_shown(world: World) -> None:
+    """A partition without a leader is left out. Servers that do not answer are reported, without older positions."""
     world.log.ends[TOPIC, 1] = 30
 
     def show(*_: Any) -> None:
@@ -202,7 +206,7 @@ def test_how_far_partitions_are_is_told_at_each_look_before_anything_is_shown(wo
     assert world.looks.pop() == {}
 
 
-def test_who_is_gone_is_not_told_of(world: World) -> None:
+def test_a_forgotten_pipeline_has_no_figures(world: World) -> None:
     world.figures()
     world.observer.forget(KEY)
     world.shown.clear()
@@ -210,9 +214,7 @@ def test_who_is_gone_is_not_told_of(world: World) -> None:
     assert metric("figures_available") is None
 
 
-def test_two_pipelines_on_one_topic_are_dated_each_by_its_own_record(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_pipeline_on_a_topic_has_the_age_of_its_next_record(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Key("shop", "other", "v")
     world.observer.watch(other, "shop__other", TOPIC)
     places = {SCHEMA: 10, "shop__other": 20}
@@ -227,7 +229,7 @@ def test_two_pipelines_on_one_topic_are_dated_each_by_its_own_record(
     assert ages == {"orders": 55.0, "other": 45.0}
 
 
-def test_who_cannot_be_shown_ends_the_round_when_all_metrics_are_told(world: World) -> None:
+def test_an_error_of_showing_is_raised_after_all_metrics_are_set(world: World) -> None:
     world.observer.watch(Key("shop", "another", "v"), SCHEMA, TOPIC)
 
     def show(*_: Any) -> None:
@@ -243,29 +245,29 @@ def test_who_cannot_be_shown_ends_the_round_when_all_metrics_are_told(world: Wor
 
 
 FRESHNESS: list[tuple[str, dict[int, Position], dict[int, float], float | None]] = [
-    ("no partition", {}, {}, None),
+    ("no partitions", {}, {}, None),
     ("nothing read", {0: Position(None, 0, None, 0)}, {}, None),
     ("read to the end", {0: Position(5, 5, 300, 59_999)}, {}, 0.3),
     ("nothing arrives", {0: Position(5, 5, 300, 60_000)}, {}, None),
     ("an event after an hour", {0: Position(5, 5, 300, 3_600_000)}, {0: 0.2}, 0.2),
-    ("standing still", {0: Position(5, 5, 300, 60_000)}, {0: 61.0}, 61.0),
-    ("the worst counts", {0: Position(5, 5, 300, 0), 1: Position(9, 9, 2_500, 0)}, {0: 1.0}, 2.5),
+    ("an uncounted event", {0: Position(5, 5, 300, 60_000)}, {0: 61.0}, 61.0),
+    ("the worst partition counts", {0: Position(5, 5, 300, 0), 1: Position(9, 9, 2_500, 0)}, {0: 1.0}, 2.5),
 ]
 
 
 @pytest.mark.parametrize(("reason", "positions", "ages", "expected"), FRESHNESS, ids=[row[0] for row in FRESHNESS])
-def test_freshness_is_the_worst_partitions(
+def test_freshness_is_that_of_the_worst_partition(
     reason: str, positions: dict[int, Position], ages: dict[int, float], expected: float | None
 ) -> None:
     assert freshness_seconds(positions, ages) == expected
 
 
-def test_a_server_that_hangs_is_waited_for_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Later rounds go on without it at once; what it tells in the end counts."""
-    answering, asked = threading.Event(), []
+def test_a_hanging_server_is_asked_once_and_not_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later rounds continue without the server at once. Its late answer still counts."""
+    answering, questions = threading.Event(), []
 
     def hang(_: Any, schemas: Collection[str]) -> Mapping[str, Standing | str]:
-        asked.append(schemas)
+        questions.append(schemas)
         at = world.at
         answering.wait(30)
         return {SCHEMA: Standing({0: Position(10, 10, 300, 0), 1: Position(10, 10, 300, 0)}, None, at)}
@@ -274,30 +276,37 @@ def test_a_server_that_hangs_is_waited_for_once(world: World, monkeypatch: pytes
     monkeypatch.setattr(observer, "_POSTGRES_SECONDS", 0.05)
     assert [world.look() for _ in range(3)] == [None, None, None]
     assert world.seen().fault == "Postgres does not answer in time"
-    assert len(asked) == 1
+    assert len(questions) == 1
     answering.set()
-    eventually(lambda: (seen := world.look(0.01)) is not None and seen.figures is not None, what="figures")
+    eventually(
+        lambda: (seen := world.look(0.01)) is not None and seen.figures is not None, what="the late answer is shown"
+    )
 
 
-def test_a_lookup_that_was_not_read_is_why_nothing_is_counted(world: World) -> None:
+def test_an_unread_lookup_is_the_reason_that_no_event_is_counted(world: World) -> None:
     world.unread = (("plans", "file plans.csv: cannot be read; create it"),)
     assert world.figures().lag == 0
-    told = world.looks[-1]
-    assert isinstance(told, TidemillError)
-    assert told.reason == Reason.LOOKUP_UNREAD
-    assert str(told).startswith("lookup plans was not read yet: file plans.csv: cannot be read; create it; events wait")
+    outcome = world.looks[-1]
+    assert isinstance(outcome, TidemillError)
+    assert outcome.reason == Reason.LOOKUP_UNREAD
+    assert str(outcome).startswith(
+        "lookup plans was not read yet: file plans.csv: cannot be read; create it; events wait"
+    )
     world.unread = ()
     assert world.figures().lag == 0
     assert isinstance(world.looks[-1], dict)
 
 
-def test_what_waits_before_a_python_stage_counts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Transaction markers do not, and a stage that says why it waits is why nothing is counted."""
+def test_events_that_wait_before_a_python_stage_are_lag(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transaction markers before the stage are no lag. A stage that waits is the reason that no event is counted."""
     source, offsets = "shop.orders.raw", {"stage": {0: (40, ""), 1: (7, "")}, "stage-state": {0: (0, RUNS)}}
 
     def committed(_config: Any, groups: Sequence[str], _seconds: float) -> dict[str, dict[Place, Committed]]:
-        told = {names.consumer_group("shop", "orders", reader): at for reader, at in offsets.items()}
-        return {group: {(source, part): Committed(*one) for part, one in told[group].items()} for group in groups}
+        by_group = {names.consumer_group("shop", "orders", reader): at for reader, at in offsets.items()}
+        return {
+            group: {(source, part): Committed(*committed_offset) for part, committed_offset in by_group[group].items()}
+            for group in groups
+        }
 
     monkeypatch.setattr(stages, "committed_offsets", committed)
     world.log.ends |= {(source, 0): 50, (source, 1): 7, (TOPIC, 1): 30}
@@ -306,15 +315,18 @@ def test_what_waits_before_a_python_stage_counts(world: World, monkeypatch: pyte
     assert (figures.lag, figures.lag_seconds) == (20 + 10, 55.0)
     assert (figures.stage_lag, metric("stage_lag_events")) == (10, 10.0)
     assert world.looks[-1] == {0: Progress(10, (50, None)), 1: Progress(20, (17, None))}
-    assert (world.figures().lag, len(world.log.read)) == (30, 2)  # no record is read twice
+    assert (world.figures().lag, len(world.log.read)) == (30, 2)  # each record is read once
     world.log.ends[source, 1], world.log.marks = 9, {1}
     world.log.ends[TOPIC, 1] = 10
     assert world.figures().lag == 10
     offsets["stage-state"] = {0: (0, "enrich.py has no function enrich")}
     assert world.figures().lag == 10
-    told = world.looks[-1]
-    assert isinstance(told, TidemillError)
-    assert (told.reason, told.message) == ("StageWaits", "the Python stage waits: enrich.py has no function enrich")
+    outcome = world.looks[-1]
+    assert isinstance(outcome, TidemillError)
+    assert (outcome.reason, outcome.message) == (
+        "StageWaits",
+        "the Python stage waits: enrich.py has no function enrich",
+    )
 
     def away(*_: Any) -> Any:
         raise TidemillError(Reason.UNREACHABLE, "reading offsets: Kafka does not answer")

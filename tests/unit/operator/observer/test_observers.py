@@ -1,4 +1,4 @@
-"""Which observer measures a pipeline: that of the platform's own Kafka, or that of its source's cluster."""
+"""Tests of the choice of the observer that measures a pipeline: one for each Kafka cluster and login."""
 
 from __future__ import annotations
 
@@ -29,12 +29,15 @@ def status(servers: str = "", secret: str = "") -> dict[str, Any]:
 
 
 def measured(observers: Observers) -> dict[str, set[str]]:
-    """The names of the pipelines by the cluster that measures them."""
-    parts = {"own:9092": observers._own, **{at.connection.servers: one for at, one in observers._others.items()}}
-    return {servers: {key.name for key in one._known} for servers, one in parts.items()}
+    """Return the names of the pipelines that are measured, by cluster."""
+    parts = {
+        "own:9092": observers._own,
+        **{at.connection.servers: observer for at, observer in observers._others.items()},
+    }
+    return {servers: {key.name for key in observer._known} for servers, observer in parts.items()}
 
 
-def test_each_cluster_has_an_observer_of_its_own(observers: Observers) -> None:
+def test_each_cluster_has_another_observer(observers: Observers) -> None:
     observers.watch(ORDERS, status("a:9092"))
     observers.watch(BIDS, status("a:9092"))
     assert measured(observers) == {"own:9092": set(), "a:9092": {"orders", "bids"}}
@@ -46,7 +49,7 @@ def test_each_cluster_has_an_observer_of_its_own(observers: Observers) -> None:
     assert measured(observers) == {"own:9092": set()}
 
 
-def test_a_changed_login_has_another_observer_and_a_wrong_one_changes_nothing(
+def test_a_changed_login_gets_another_observer_and_an_invalid_one_is_ignored(
     observers: Observers, tmp_path: Path
 ) -> None:
     observers.watch(ORDERS, status("a:9092", "crm"))

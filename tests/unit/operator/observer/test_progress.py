@@ -1,4 +1,4 @@
-"""Whether events are counted, by what is seen of positions all along: still, silent, and moving again."""
+"""Tests of the watch on progress: events that are not counted, silent servers, and recovery. Servers are in memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STATUS = {"schema": SCHEMA, "topics": [{"name": TOPIC}], "conditions": []}
 
 
 class Watch:
-    """One pipeline, looked at every five seconds."""
+    """The watch of a pipeline, with a look every five seconds."""
 
     def __init__(self, document: Mapping[str, Any] | None = None) -> None:
         self.now, self.news = 0.0, list[tuple[float, str]]()
@@ -44,7 +44,7 @@ class Watch:
         return self.refusal
 
     def sees(self, *looks: Look) -> list[tuple[float, str]]:
-        """Look so often; what was told of it, and when."""
+        """Take these looks. Return the reported reasons with their times."""
         for look in looks:
             self.progress.take(KEY, SCHEMA, TOPIC, look)
             self.now += 5.0
@@ -52,15 +52,15 @@ class Watch:
 
 
 def at(*pairs: tuple[int, int | None], confirmed: int = 0) -> dict[int, Progress]:
-    """Partitions by (lag, position)."""
+    """Return the progress of partitions from their lags and positions."""
     return {number: Progress(lag, (offset, confirmed)) for number, (lag, offset) in enumerate(pairs)}
 
 
-def test_nothing_waits_and_nothing_moves() -> None:
+def test_a_pipeline_without_waiting_events_is_not_reported() -> None:
     assert Watch().sees(*[at((0, 7), (0, None))] * 20) == []
 
 
-def test_what_waits_for_twenty_seconds_is_told_once_and_when_it_moves() -> None:
+def test_events_that_wait_for_twenty_seconds_are_reported_until_they_move() -> None:
     watch = Watch()
     assert watch.sees(at((0, 7)), *[at((3 + n, 7)) for n in range(10)]) == [(25.0, "EventsNotMoving")]
     error = watch.progress.error(KEY)
@@ -72,7 +72,7 @@ def test_what_waits_for_twenty_seconds_is_told_once_and_when_it_moves() -> None:
     assert watch.progress.errors() == {}
 
 
-def test_a_postgres_that_stores_nothing_is_told_at_once_and_until_something_moves() -> None:
+def test_a_postgres_that_stores_nothing_is_reported_at_once() -> None:
     watch = Watch()
     watch.refusal = "could not extend file: No space left on device"
     assert watch.sees(at((3, 7)), *[at((3 + n, 7)) for n in range(10)]) == [(5.0, "EventsNotMoving")]
@@ -85,7 +85,7 @@ def test_a_postgres_that_stores_nothing_is_told_at_once_and_until_something_move
     assert watch.sees(at((9, 7)), at((5, 15)))[1:] == [(60.0, "")]
 
 
-def test_postgres_is_only_asked_to_write_while_nothing_moves_for_longer_than_commits_take() -> None:
+def test_a_write_to_postgres_is_tried_only_when_commits_are_overdue() -> None:
     watch = Watch()
     watch.sees(*[at((9, 7 + n)) for n in range(20)], *[at((0, 26))] * 5)
     assert watch.probed == []
@@ -95,26 +95,26 @@ def test_postgres_is_only_asked_to_write_while_nothing_moves_for_longer_than_com
 
 
 MOVING: list[tuple[list[Look], str]] = [
-    ([at((9, 7 + n)) for n in range(20)], "a backlog is worked off"),
-    ([at((9, 7), (9, n)) for n in range(20)], "one partition waits, the other moves"),
-    ([at((n % 2, 7 + n // 2)) for n in range(20)], "an event now and then"),
-    ([at((1, 7), confirmed=n) for n in range(20)], "only markers of transactions are left, and the end is confirmed"),
-    ([at((9, 7), (9, 7)), {0: Progress(9, (8, 0))}] * 8, "a broker is away, the others' partitions move"),
+    ([at((9, 7 + n)) for n in range(20)], "a backlog that is worked off"),
+    ([at((9, 7), (9, n)) for n in range(20)], "one waiting partition beside a moving one"),
+    ([at((n % 2, 7 + n // 2)) for n in range(20)], "single events"),
+    ([at((1, 7), confirmed=n) for n in range(20)], "only transaction markers, and a confirmed end"),
+    ([at((9, 7), (9, 7)), {0: Progress(9, (8, 0))}] * 8, "a broker is unreachable, and partitions of others move"),
 ]
 
 
-@pytest.mark.parametrize(("looks", "what"), MOVING, ids=[what for _, what in MOVING])
-def test_what_moves_is_not_told(looks: list[Look], what: str) -> None:
-    assert Watch().sees(*looks) == [], what
+@pytest.mark.parametrize(("looks", "case"), MOVING, ids=[case for _, case in MOVING])
+def test_a_pipeline_that_moves_is_not_reported(looks: list[Look], case: str) -> None:
+    assert Watch().sees(*looks) == [], case
 
 
-def test_rare_commits_are_waited_for() -> None:
+def test_a_long_flush_interval_delays_the_report() -> None:
     watch = Watch({"spec": {"processor": {"flushInterval": "20s"}}})
     assert watch.sees(*[at((9, 7))] * 14) == [(60.0, "EventsNotMoving")]
 
 
-def test_some_leaders_are_silent_and_nothing_else_moves() -> None:
-    """Two brokers of three, say: the third's partition gets no events either. New leaders are chosen sooner."""
+def test_silent_leaders_are_reported_if_no_other_partition_moves() -> None:
+    """For example, one of three brokers is unreachable, and other partitions get no events."""
     watch = Watch()
     before, during = at((0, 7), (0, 7), (0, 7)), at((0, 7))
     assert watch.sees(before, during, during, before) == []
@@ -126,12 +126,12 @@ def test_some_leaders_are_silent_and_nothing_else_moves() -> None:
     assert watch.sees(before)[1:] == [(40.0, "")]
 
 
-def test_some_leaders_are_silent_and_the_others_move() -> None:
+def test_silent_leaders_are_not_reported_while_others_move() -> None:
     assert Watch().sees(at((0, 7), (0, 7)), *[at((0, 7 + n)) for n in range(20)]) == []
 
 
-def test_controllers_are_silent_and_nothing_is_counted() -> None:
-    """All leaders are on brokers that are left and may acknowledge no record: nothing waits, as they see it."""
+def test_silent_controllers_are_reported_if_no_event_is_counted() -> None:
+    """The leaders answer, but may not acknowledge records, so no event waits."""
     watch = Watch()
     watch.unled = 10.0
     assert watch.sees(*[at((0, 7), confirmed=n) for n in range(6)]) == [(15.0, "Unreachable")]
@@ -142,7 +142,7 @@ def test_controllers_are_silent_and_nothing_is_counted() -> None:
     assert watch.sees(at((0, 9)))[1:] == [(30.0, "")]
 
 
-def test_controllers_are_not_asked_for_while_events_are_counted() -> None:
+def test_controllers_are_not_asked_while_events_are_counted() -> None:
     watch = Watch()
     watch.unled = 60.0
     assert (watch.sees(*[at((0, 7 + n)) for n in range(20)]), watch.asked) == ([], 0)
@@ -151,16 +151,16 @@ def test_controllers_are_not_asked_for_while_events_are_counted() -> None:
     assert watch.asked > 0
 
 
-def test_controllers_are_asked_beside_the_looks_and_now_and_then() -> None:
-    now, asked, answers, gate = [0.0], list[float](), [False], threading.Event()
+def test_controllers_are_asked_in_a_thread_at_intervals() -> None:
+    now, questions, answers, gate = [0.0], list[float](), [False], threading.Event()
 
     def ask(topic: str) -> bool:
-        asked.append(now[0])
+        questions.append(now[0])
         gate.wait(10)
         return answers[0]
 
-    def told() -> float:
-        """After the last question."""
+    def silent_after_question() -> float:
+        """Return the silent seconds after the last question was answered."""
         silent = controllers.silent_seconds(TOPIC)
         gate.set()
         for thread in [thread for thread in threading.enumerate() if thread.name == "controllers"]:
@@ -169,36 +169,36 @@ def test_controllers_are_asked_beside_the_looks_and_now_and_then() -> None:
 
     controllers = Controllers(ask, clock=lambda: now[0])
     assert (controllers.silent_seconds(TOPIC), controllers.silent_seconds(TOPIC)) == (0.0, 0.0)
-    assert told() == 0.0
+    assert silent_after_question() == 0.0
     for now[0] in (5.0, 10.0):
-        assert told() == now[0]
+        assert silent_after_question() == now[0]
     answers[0] = True
-    assert (told(), told()) == (10.0, 0.0)
+    assert (silent_after_question(), silent_after_question()) == (10.0, 0.0)
     for now[0] in (15.0, 20.0, 25.0):
-        assert told() == 0.0
-    assert asked == [0.0, 5.0, 10.0, 10.0, 25.0]
+        assert silent_after_question() == 0.0
+    assert questions == [0.0, 5.0, 10.0, 10.0, 25.0]
 
 
 def test_an_observer_without_answers_becomes_an_outage_after_ten_seconds() -> None:
-    """Ten seconds without an answer are an outage, five are none; the reason follows what is seen after it."""
+    """Five seconds without an answer are no outage. The next answer ends the outage."""
     assert Watch().sees(at((0, 7)), AWAY, at((0, 7)), AWAY) == []
     watch = Watch()
     assert watch.sees(at((0, 7)), AWAY, AWAY, AWAY) == [(10.0, "Unreachable")]
     assert watch.sees(at((0, 9))) == [(10.0, "Unreachable"), (20.0, "")]
 
 
-def test_a_schema_that_is_not_there_is_told_by_others() -> None:
+def test_a_missing_schema_is_not_reported_here() -> None:
     watch = Watch()
     assert (watch.sees(*[{}] * 10), watch.progress.error(KEY)) == ([], None)
 
 
-def test_a_look_at_the_place_of_before_is_no_news() -> None:
+def test_a_look_at_a_former_topic_is_ignored() -> None:
     watch = Watch()
     watch.progress.watch(KEY, {}, {**STATUS, "topics": [{"name": "other"}]})
     assert watch.sees(*[at((9, 7))] * 10) == []
 
 
-def test_a_look_that_does_not_come_back() -> None:
+def test_a_look_that_does_not_return_is_an_outage() -> None:
     watch = Watch()
     watch.sees(at((0, 7)))
     watch.now += 30.0
@@ -210,9 +210,9 @@ def test_a_look_that_does_not_come_back() -> None:
 @pytest.mark.parametrize(
     "status",
     [{}, {**STATUS, "conditions": [{"type": "Suspended", "status": "True"}]}, {**STATUS, "topics": []}],
-    ids=["nothing is known", "suspended", "no topic yet"],
+    ids=["no status", "suspended", "no topic yet"],
 )
-def test_what_is_not_to_be_counted_is_not_watched(status: dict[str, Any]) -> None:
+def test_a_pipeline_that_does_not_count_is_not_watched(status: dict[str, Any]) -> None:
     watch = Watch()
     watch.sees(*[at((9, 7))] * 6)
     watch.progress.watch(KEY, {}, status)
@@ -221,15 +221,15 @@ def test_what_is_not_to_be_counted_is_not_watched(status: dict[str, Any]) -> Non
     assert watch.progress.errors() == {}
 
 
-def test_a_check_of_writes_that_takes_long_is_waited_for_shortly_and_made_once() -> None:
-    gate, asked = threading.Event(), list[int]()
+def test_a_slow_check_of_writes_is_made_once_and_not_waited_for() -> None:
+    gate, questions = threading.Event(), list[int]()
 
     def ask() -> str:
-        asked.append(1)
+        questions.append(1)
         gate.wait(10)
         return "the disk is full"
 
     writes = Writes(ask)
-    assert [writes.refusal(), len(asked)] == ["", 1]
+    assert [writes.refusal(), len(questions)] == ["", 1]
     gate.set()
-    assert eventually(writes.refusal, seconds=5, what="an answer") == "the disk is full"
+    assert eventually(writes.refusal, seconds=5, what="the refusal is known") == "the disk is full"

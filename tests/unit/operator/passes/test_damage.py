@@ -1,4 +1,4 @@
-"""Tables that somebody else took away: told with what to do, made anew only on request, and a replay can fill them."""
+"""Tests of deleted tables, columns and rows of a pipeline's schema: reported, and created again only on request."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def apply(
     return reconcile(document, platform=Platform(**more), actuators=world.actuators, previous=previous, now=NOON)
 
 
-def conditions(told: dict[str, Any]) -> dict[str, tuple[str, str, str]]:
-    return {c["type"]: (c["status"], c["reason"], c["message"]) for c in told["conditions"]}
+def conditions(status: dict[str, Any]) -> dict[str, tuple[str, str, str]]:
+    return {c["type"]: (c["status"], c["reason"], c["message"]) for c in status["conditions"]}
 
 
 def without(table: str, *columns: str) -> Callable[[LiveSchema], LiveSchema]:
     def harm(live: LiveSchema) -> LiveSchema:
-        known = {name: dict(kinds) for name, kinds in live.columns.items()}
+        remaining = {name: dict(kinds) for name, kinds in live.columns.items()}
         for column in columns:
-            del known[table][column]
+            del remaining[table][column]
         if not columns:
-            del known[table]
-        return replace(live, columns=known)
+            del remaining[table]
+        return replace(live, columns=remaining)
 
     return harm
 
@@ -80,46 +80,49 @@ HARM: list[tuple[Callable[[LiveSchema], LiveSchema], str]] = [
 
 
 @pytest.mark.parametrize(("harm", "text"), HARM, ids=[text[:40] for _, text in HARM])
-def test_it_is_told_and_not_made_anew(
+def test_lost_data_are_reported_and_created_again_only_on_request(
     document: dict[str, Any], world: MemoryWorld, harm: Callable[[LiveSchema], LiveSchema], text: str
 ) -> None:
-    """As a topic that is gone: not ready, stalled, processors left alone; paused, it is told as well."""
+    """The pipeline is not ready and stalled, and processors keep running.
+
+    A paused pipeline reports the loss as well.
+    """
     before = apply(document, world)
     world.postgres.schemas[SCHEMA] = harmed = harm(world.postgres.schemas[SCHEMA])
     world.take_writes()
-    told = apply(document, world, before, recreate_topics=True)
-    assert conditions(told)["SchemaReady"][:2] == ("False", "DataLoss")
-    assert conditions(told)["SchemaReady"][2].startswith(f"schema {SCHEMA}: {text}")
-    assert conditions(told)["Ready"][:2] == ("False", "DataLoss")
-    assert conditions(told)["Stalled"][:2] == ("True", "DataLoss")
-    assert conditions(told)["ProcessorsReady"][0] == "True"
+    status = apply(document, world, before, recreate_topics=True)
+    assert conditions(status)["SchemaReady"][:2] == ("False", "DataLoss")
+    assert conditions(status)["SchemaReady"][2].startswith(f"schema {SCHEMA}: {text}")
+    assert conditions(status)["Ready"][:2] == ("False", "DataLoss")
+    assert conditions(status)["Stalled"][:2] == ("True", "DataLoss")
+    assert conditions(status)["ProcessorsReady"][0] == "True"
     assert (world.take_writes(), world.postgres.schemas[SCHEMA]) == ([], harmed)
     document["metadata"]["annotations"] = {"tidemill.dev/paused": "true"}
     assert conditions(apply(document, world, before))["SchemaReady"][:2] == ("False", "DataLoss")
     document["metadata"]["annotations"] = {"tidemill.dev/recreate-topics": "true"}
-    assert conditions(apply(document, world, told))["Ready"][:2] == ("True", "Applied")
+    assert conditions(apply(document, world, status))["Ready"][:2] == ("True", "Applied")
     assert world.postgres.schemas[SCHEMA].columns.keys() >= {"by_country_v1", "_offsets", "_aggregations"}
 
 
-def test_a_replay_of_it_is_an_answer(document: dict[str, Any], world: MemoryWorld) -> None:
-    """The next version is filled; the table that is fed meanwhile is made again."""
+def test_a_replay_creates_a_lost_table_again(document: dict[str, Any], world: MemoryWorld) -> None:
+    """The replay fills the next version. The deleted table is created again, because it is filled meanwhile."""
     before = apply(document, world)
     world.postgres.schemas[SCHEMA] = without("by_country_v1")(world.postgres.schemas[SCHEMA])
     document["metadata"]["annotations"] = {"tidemill.dev/replay": json.dumps({"aggregations": ["by_country"]})}
-    told = apply(document, world, before)
-    assert "Stalled" not in conditions(told)
-    assert told["replay"]["versions"] == {"by_country": 2}
+    status = apply(document, world, before)
+    assert "Stalled" not in conditions(status)
+    assert status["replay"]["versions"] == {"by_country": 2}
     assert {"by_country_v1", "by_country_v2"} <= world.postgres.schemas[SCHEMA].columns.keys()
 
 
-def test_what_was_never_there_is_no_loss(document: dict[str, Any], world: MemoryWorld) -> None:
-    """A schema that no spec was accepted for, and tables and columns that a newer Tidemill has in addition."""
+def test_a_table_that_never_existed_is_no_loss(document: dict[str, Any], world: MemoryWorld) -> None:
+    """A table is not missing before the first accepted spec. Tables of newer versions are not missing either."""
     before = apply(document, world)
-    known = world.postgres.schemas[SCHEMA]
-    older = without("by_country_v1", "_since")(without("_kept")(without("_held_up")(known)))
+    schema = world.postgres.schemas[SCHEMA]
+    older = without("by_country_v1", "_since")(without("_kept")(without("_held_up")(schema)))
     world.postgres.schemas[SCHEMA] = older
     assert conditions(apply(document, world, before))["Ready"][0] == "True"
-    world.postgres.schemas[SCHEMA] = LiveSchema(owner=known.owner)
+    world.postgres.schemas[SCHEMA] = LiveSchema(owner=schema.owner)
     assert conditions(apply(document, world, None))["Ready"][0] == "True"
 
 
@@ -133,12 +136,12 @@ def test_deleted_slots_are_reported_until_they_are_created_again(document: dict[
     assert conditions(before)["Ready"][0] == "True"
     live = world.postgres.schemas[SCHEMA]
     world.postgres.schemas[SCHEMA] = replace(live, slots=live.slots[:1])
-    told = apply(document, world, before)
-    assert "rows of table _slots are gone (slots 1)" in conditions(told)["SchemaReady"][2]
+    status = apply(document, world, before)
+    assert "rows of table _slots are gone (slots 1)" in conditions(status)["SchemaReady"][2]
     document["metadata"]["annotations"] = {"tidemill.dev/recreate-topics": "true"}
-    told = apply(document, world, told)
+    status = apply(document, world, status)
     del document["metadata"]["annotations"]
-    assert conditions(apply(document, world, told))["Ready"][:2] == ("True", "Applied")
+    assert conditions(apply(document, world, status))["Ready"][:2] == ("True", "Applied")
     # The former position keeps its number, and the partition is read with a new one.
     slots = world.postgres.schemas[SCHEMA].slots
     assert {slot.slot: (slot.topic, slot.reading) for slot in slots} == {

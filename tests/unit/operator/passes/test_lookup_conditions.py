@@ -1,4 +1,4 @@
-"""The condition LookupsReady: what processors store about lookups, and what continuous observation says."""
+"""Tests of the condition LookupsReady: from the rows of processors, and from observation between passes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ DOCUMENT: dict[str, Any] = {
 
 
 class World:
-    """A pipeline with two lookups, and what its processors store."""
+    """A pipeline with two lookups in a world in memory."""
 
     def __init__(self) -> None:
         self.memory, self.status = MemoryWorld(), dict[str, Any]()
@@ -77,23 +77,23 @@ def test_a_lookup_that_was_not_read_is_named_and_the_pipeline_is_not_ready() -> 
     world = World()
     assert world.run()["LookupsReady"] == ("True", "Applied", "")
     world.store(Failing("plans", UNREAD_LOOKUP, MISSING))
-    told = world.run()
+    conditions = world.run()
     message = f"lookup plans was not read yet: {MISSING}; events wait meanwhile, and none is lost"
-    assert told["LookupsReady"] == ("False", "LookupUnread", message)
-    assert told["Ready"] == ("False", "LookupUnread", f"LookupsReady: {message}")
-    assert "WindowsFailing" not in told
+    assert conditions["LookupsReady"] == ("False", "LookupUnread", message)
+    assert conditions["Ready"] == ("False", "LookupUnread", f"LookupsReady: {message}")
+    assert "WindowsFailing" not in conditions
     world.store()
-    told = world.run()
-    assert (told["LookupsReady"][0], told["Ready"][0]) == ("True", "True")
+    conditions = world.run()
+    assert (conditions["LookupsReady"][0], conditions["Ready"][0]) == ("True", "True")
 
 
 def test_a_stale_lookup_is_named_and_the_pipeline_serves() -> None:
     world = World()
     world.store(Failing("customers", STALE_LOOKUP, "Kafka, topic shop.customers: no answer; stale"))
-    told = world.run()
+    conditions = world.run()
     message = "lookup customers: Kafka, topic shop.customers: no answer; stale"
-    assert told["LookupsReady"] == ("True", "LookupStale", message)
-    assert told["Ready"][0] == "True"
+    assert conditions["LookupsReady"] == ("True", "LookupStale", message)
+    assert conditions["Ready"][0] == "True"
 
 
 def test_a_row_about_a_lookup_that_the_spec_no_longer_has_does_not_matter() -> None:
@@ -105,14 +105,14 @@ def test_a_row_about_a_lookup_that_the_spec_no_longer_has_does_not_matter() -> N
     assert "LookupsReady" not in world.run(without)
 
 
-def test_what_is_observed_between_passes_counts_at_once() -> None:
+def test_an_observation_between_passes_changes_the_condition_at_once() -> None:
     world = World()
     world.standing = unread([("plans", MISSING), ("customers", "no answer")])
-    told = world.run()
-    assert told["LookupsReady"][:2] == ("False", "LookupUnread")
-    assert "lookup plans was not read yet" in told["Ready"][2]
-    assert "lookup customers was not read yet: no answer" in told["Ready"][2]
-    assert told["ProcessorsReady"][0] == "True"
+    conditions = world.run()
+    assert conditions["LookupsReady"][:2] == ("False", "LookupUnread")
+    assert "lookup plans was not read yet" in conditions["Ready"][2]
+    assert "lookup customers was not read yet: no answer" in conditions["Ready"][2]
+    assert conditions["ProcessorsReady"][0] == "True"
 
 
 def test_the_condition_is_kept_while_postgres_does_not_answer() -> None:

@@ -1,7 +1,6 @@
-"""A source topic that was deleted behind our back: told with what is lost, and made anew only if somebody says so.
+"""Tests of lost events: a deleted or recreated source topic, and offsets that Kafka no longer has.
 
-If somebody else makes it anew between two passes, or Kafka loses events otherwise, that is told too; and so is what
-processors cannot do with windows.
+A deleted topic is created again only on request. Windows that processors cannot publish are reported too.
 """
 
 from __future__ import annotations
@@ -37,57 +36,57 @@ def apply(
 
 
 def deleted(document: dict[str, Any], world: MemoryWorld, *, read: bool = True) -> dict[str, Any]:
-    """The pipeline ran, and then its topic is gone; the last status."""
-    told = apply(document, world, previous=None)
+    """Run a pass, delete the topic, and return the status before the deletion."""
+    status = apply(document, world, previous=None)
     if read:
-        known = world.postgres.schemas[SCHEMA]
-        world.postgres.schemas[SCHEMA] = replace(known, read_from="A1", read_to={0: 12, 1: 7})
+        schema = world.postgres.schemas[SCHEMA]
+        world.postgres.schemas[SCHEMA] = replace(schema, read_from="A1", read_to={0: 12, 1: 7})
     del world.kafka.topics[EVENTS]
     world.take_writes()
-    return told
+    return status
 
 
-def conditions(told: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    return {c["type"]: (c["status"], c["reason"]) for c in told["conditions"]}
+def conditions(status: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    return {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]}
 
 
-def test_the_loss_is_told_and_nothing_is_made(document: dict[str, Any], world: MemoryWorld) -> None:
-    """The condition says which offsets are counted; processors stay as they are."""
-    told = apply(document, world, previous=deleted(document, world))
-    assert conditions(told)["TopicsReady"] == ("False", "DataLoss")
-    assert conditions(told)["Ready"] == ("False", "DataLoss")
-    assert conditions(told)["Stalled"] == ("True", "DataLoss")
-    assert conditions(told)["ProcessorsReady"][0] == "True"
-    assert next(c["message"] for c in told["conditions"] if c["type"] == "TopicsReady") == LOSS
+def test_a_deleted_topic_is_reported_and_not_created_again(document: dict[str, Any], world: MemoryWorld) -> None:
+    """The condition has the counted offsets. Processors keep running."""
+    status = apply(document, world, previous=deleted(document, world))
+    assert conditions(status)["TopicsReady"] == ("False", "DataLoss")
+    assert conditions(status)["Ready"] == ("False", "DataLoss")
+    assert conditions(status)["Stalled"] == ("True", "DataLoss")
+    assert conditions(status)["ProcessorsReady"][0] == "True"
+    assert next(c["message"] for c in status["conditions"] if c["type"] == "TopicsReady") == LOSS
     assert world.take_writes() == []
     assert EVENTS not in world.kafka.topics
 
 
-def test_the_annotation_makes_it_anew(document: dict[str, Any], world: MemoryWorld) -> None:
+def test_the_annotation_creates_the_topic_again(document: dict[str, Any], world: MemoryWorld) -> None:
     lost = apply(document, world, previous=deleted(document, world))
     document["metadata"]["annotations"] = {"tidemill.dev/recreate-topics": "true"}
-    told = apply(document, world, previous=lost)
-    assert conditions(told)["Ready"] == ("True", "Applied")
+    status = apply(document, world, previous=lost)
+    assert conditions(status)["Ready"] == ("True", "Applied")
     assert world.take_writes() == [f"create {EVENTS}"]
 
 
-def test_the_platform_may_allow_it(document: dict[str, Any], world: MemoryWorld) -> None:
+def test_the_platform_setting_creates_the_topic_again(document: dict[str, Any], world: MemoryWorld) -> None:
     platform = replace(Platform(), recreate_topics=True)
-    told = apply(document, world, platform, previous=deleted(document, world))
-    assert conditions(told)["Ready"] == ("True", "Applied")
+    status = apply(document, world, platform, previous=deleted(document, world))
+    assert conditions(status)["Ready"] == ("True", "Applied")
 
 
-def test_a_topic_that_nobody_has_read_is_made(document: dict[str, Any], world: MemoryWorld) -> None:
-    """There is no position in it, so nothing tells that it has been there."""
-    told = apply(document, world, previous=deleted(document, world, read=False))
-    assert conditions(told)["Ready"] == ("True", "Applied")
+def test_a_topic_that_was_never_read_is_created(document: dict[str, Any], world: MemoryWorld) -> None:
+    """Without a stored position, the topic counts as never created."""
+    status = apply(document, world, previous=deleted(document, world, read=False))
+    assert conditions(status)["Ready"] == ("True", "Applied")
 
 
-def test_topics_of_results_are_made_again(document: dict[str, Any], world: MemoryWorld) -> None:
-    """What they hold is in Postgres."""
+def test_deleted_output_topics_are_created_again(document: dict[str, Any], world: MemoryWorld) -> None:
+    """Postgres has everything that these topics hold."""
     before = apply(document, world, previous=None)
-    known = world.postgres.schemas[SCHEMA]
-    world.postgres.schemas[SCHEMA] = replace(known, read_from="A1", read_to={0: 12})
+    schema = world.postgres.schemas[SCHEMA]
+    world.postgres.schemas[SCHEMA] = replace(schema, read_from="A1", read_to={0: 12})
     del world.kafka.topics["shop.orders.dead-letters"]
     assert conditions(apply(document, world, previous=before))["Ready"] == ("True", "Applied")
 
@@ -100,67 +99,69 @@ REMADE = (
 
 
 def remade(document: dict[str, Any], world: MemoryWorld, *losses: Loss, read_from: str = "A1") -> dict[str, Any]:
-    """Somebody deleted the topic and made it again, and processors have noted so much; the status before that."""
+    """Recreate the topic, and store these losses as processors do. Return the status before the recreation."""
     before = apply(document, world, previous=None)
-    known = world.postgres.schemas[SCHEMA]
+    schema = world.postgres.schemas[SCHEMA]
     read_to = {0: 12, 1: 7} if read_from == "A1" else {0: 0, 1: 0}
-    world.postgres.schemas[SCHEMA] = replace(known, read_from=read_from, read_to=read_to, losses=losses)
+    world.postgres.schemas[SCHEMA] = replace(schema, read_from=read_from, read_to=read_to, losses=losses)
     world.kafka.topics[EVENTS] = replace(world.kafka.topics[EVENTS], id="B2")
     return before
 
 
-def test_a_topic_that_somebody_made_anew_is_told(document: dict[str, Any], world: MemoryWorld) -> None:
-    """By its id, before any processor has taken it up; the pipeline is ready, and one Event tells of it."""
+def test_a_recreated_topic_is_reported_by_its_id(document: dict[str, Any], world: MemoryWorld) -> None:
+    """The id is compared before any processor reads the new topic. The pipeline is ready, and one Event is sent."""
     before = remade(document, world)
-    told = apply(document, world, previous=before)
-    assert conditions(told)["EventsLost"] == ("True", "TopicRecreated")
-    assert conditions(told)["Ready"] == ("True", "Applied")
-    assert [(c["type"], c["reason"], c["message"]) for c in changed(before, told)] == [
+    status = apply(document, world, previous=before)
+    assert conditions(status)["EventsLost"] == ("True", "TopicRecreated")
+    assert conditions(status)["Ready"] == ("True", "Applied")
+    assert [(c["type"], c["reason"], c["message"]) for c in changed(before, status)] == [
         ("EventsLost", "TopicRecreated", REMADE)
     ]
 
 
-def test_it_is_told_once_when_processors_have_noted_it(document: dict[str, Any], world: MemoryWorld) -> None:
-    """Their notes say the same as the ids did; a day later it is told no more."""
-    told = apply(document, world, previous=remade(document, world))
-    known = world.postgres.schemas[SCHEMA]
-    noted = tuple(Loss("topic_recreated", partition, 0, offset, None) for partition, offset in known.read_to.items())
-    world.postgres.schemas[SCHEMA] = replace(known, read_from="B2", read_to={0: 0, 1: 0}, losses=noted)
-    again = apply(document, world, previous=told)
-    assert again == told
-    assert list(changed(told, again)) == []
+def test_a_recreated_topic_is_reported_once(document: dict[str, Any], world: MemoryWorld) -> None:
+    """The losses that processors note repeat the report by ids. A day later the condition is removed."""
+    status = apply(document, world, previous=remade(document, world))
+    schema = world.postgres.schemas[SCHEMA]
+    noted = tuple(Loss("topic_recreated", partition, 0, offset, None) for partition, offset in schema.read_to.items())
+    world.postgres.schemas[SCHEMA] = replace(schema, read_from="B2", read_to={0: 0, 1: 0}, losses=noted)
+    again = apply(document, world, previous=status)
+    assert again == status
+    assert list(changed(status, again)) == []
     world.postgres.schemas[SCHEMA] = replace(world.postgres.schemas[SCHEMA], losses=())
     calm = apply(document, world, previous=again)
     assert "EventsLost" not in conditions(calm)
     assert [(c["type"], c["status"]) for c in changed(again, calm)] == [("EventsLost", "False")]
 
 
-def test_more_that_is_lost_is_another_event(document: dict[str, Any], world: MemoryWorld) -> None:
-    told = apply(document, world, previous=remade(document, world, read_from="B2"))
-    assert "EventsLost" not in conditions(told)
+def test_each_further_loss_is_a_further_event(document: dict[str, Any], world: MemoryWorld) -> None:
+    status = apply(document, world, previous=remade(document, world, read_from="B2"))
+    assert "EventsLost" not in conditions(status)
     for first in (5, 9):
-        known = world.postgres.schemas[SCHEMA]
-        losses = (*known.losses, Loss("expired", 0, 1, first, first + 2))
-        world.postgres.schemas[SCHEMA] = replace(known, losses=losses)
-        before, told = told, apply(document, world, previous=told)
-        assert [c["reason"] for c in changed(before, told)] == ["EventsExpired"]
+        schema = world.postgres.schemas[SCHEMA]
+        losses = (*schema.losses, Loss("expired", 0, 1, first, first + 2))
+        world.postgres.schemas[SCHEMA] = replace(schema, losses=losses)
+        before, status = status, apply(document, world, previous=status)
+        assert [c["reason"] for c in changed(before, status)] == ["EventsExpired"]
 
 
-def test_what_is_not_seen_is_not_taken_back(document: dict[str, Any], world: MemoryWorld) -> None:
-    """Postgres does not answer: what was told of events stands."""
-    told = apply(document, world, previous=remade(document, world))
+def test_lost_events_stay_reported_while_postgres_does_not_answer(document: dict[str, Any], world: MemoryWorld) -> None:
+    """Without an answer of Postgres, the condition is kept."""
+    status = apply(document, world, previous=remade(document, world))
     world.postgres.unreachable("Postgres")
-    assert conditions(apply(document, world, previous=told))["EventsLost"] == ("True", "TopicRecreated")
+    assert conditions(apply(document, world, previous=status))["EventsLost"] == ("True", "TopicRecreated")
 
 
-def test_the_losses_of_another_pipelines_schema_are_its_own(document: dict[str, Any], world: MemoryWorld) -> None:
+def test_losses_in_the_schema_of_another_pipeline_are_not_reported(
+    document: dict[str, Any], world: MemoryWorld
+) -> None:
     remade(document, world)
     document["metadata"]["uid"] = "uid-of-another"
     assert "EventsLost" not in conditions(apply(document, world, previous=None))
 
 
-def test_a_quota_that_is_used_up_is_a_condition(document: dict[str, Any], world: MemoryWorld) -> None:
-    """While it took something within a day; the pipeline is ready all the same."""
+def test_a_used_up_quota_is_a_condition(document: dict[str, Any], world: MemoryWorld) -> None:
+    """The condition is true while the quota took effect within a day. The pipeline is ready."""
     before = apply(document, world, previous=None)
     kept = Kept("_dead_letters", 10, bare=0, counted=12, expired=0, evicted=0, full=True)
     world.postgres.schemas[SCHEMA] = replace(world.postgres.schemas[SCHEMA], kept=(kept,))
@@ -193,7 +194,7 @@ WAYS: list[tuple[tuple[Loss, ...], list[str], str]] = [
             "the retention of events in topic t ended before the events were read (offsets 0: 5 to 6); increase"
             " spec.source.topic.retention, or run more processors",
         ],
-        "the gravest first",
+        "the most serious loss first",
     ),
     (
         (Loss("topic_recreated", 0, 1, 4, None), Loss("topic_recreated", 0, 0, 12, None)),
@@ -202,19 +203,19 @@ WAYS: list[tuple[tuple[Loss, ...], list[str], str]] = [
             " counted are gone (from offsets 0: 4); earlier results are kept; send the missing events again, and"
             " check who may delete topics"
         ],
-        "twice: the last time counts",
+        "of two recreations the last counts",
     ),
-    ((Loss("something new", 0, 0, 5, 6),), [], "of a newer version: left to it"),
+    ((Loss("something new", 0, 0, 5, 6),), [], "a kind of loss of a newer version is ignored"),
 ]
 
 
-@pytest.mark.parametrize(("noted", "expected", "why"), WAYS, ids=[row[2] for row in WAYS])
-def test_each_way_of_losing_events_has_its_message(noted: tuple[Loss, ...], expected: list[str], why: str) -> None:
-    found = losses("t", LiveTopic(2, 1, "B2"), LiveSchema(read_from="B2", losses=noted))
-    assert [str(error) for error in found] == expected, why
+@pytest.mark.parametrize(("noted", "expected", "name"), WAYS, ids=[row[2] for row in WAYS])
+def test_each_way_of_losing_events_has_its_message(noted: tuple[Loss, ...], expected: list[str], name: str) -> None:
+    lost = losses("t", LiveTopic(2, 1, "B2"), LiveSchema(read_from="B2", losses=noted))
+    assert [str(error) for error in lost] == expected, name
 
 
-def test_many_partitions_are_not_all_named() -> None:
+def test_of_many_partitions_only_the_first_are_named() -> None:
     schema = LiveSchema(read_from="A1", read_to={partition: partition for partition in range(40)})
     (error,) = losses("t", LiveTopic(40, 1, "B2"), schema)
     assert isinstance(error, TidemillError)
@@ -222,7 +223,7 @@ def test_many_partitions_are_not_all_named() -> None:
 
 
 def test_an_id_that_the_topic_had_before_is_no_loss() -> None:
-    """A broker that lags behind answers with the deleted topic's id. Processors do not follow it: nothing is lost."""
+    """A lagging broker answers with the id of the deleted topic. Processors do not follow it, so nothing is lost."""
     schema = LiveSchema(read_from="B2", read_before=frozenset({"A1"}), read_to={0: 5})
     assert losses("t", LiveTopic(2, 1, "A1"), schema) == []
     assert [loss.reason for loss in losses("t", LiveTopic(2, 1, "C3"), schema)] == [Reason.TOPIC_RECREATED]
@@ -232,35 +233,39 @@ HELD = Failing("visits", "publish", 'column "_max_v" does not exist')
 SKIPPED = Failing("sales", "publish", "out of range", "2026-03-01T11:58:00Z", '{"k": "a"}', ("total",), True)
 
 
-def test_what_processors_cannot_do_is_told(document: dict[str, Any], world: MemoryWorld) -> None:
-    """By aggregation, window and reason, as long as it is so; the pipeline is ready nevertheless."""
+def test_windows_that_cannot_be_published_are_reported(document: dict[str, Any], world: MemoryWorld) -> None:
+    """The message names aggregation, window and reason. The pipeline is ready."""
     before = apply(document, world, previous=None)
-    known = world.postgres.schemas[SCHEMA]
-    world.postgres.schemas[SCHEMA] = replace(known, held_up=(HELD,), skipped=(SKIPPED,))
-    told = apply(document, world, previous=before)
-    assert conditions(told)["WindowsFailing"] == ("True", "HeldUp")
-    assert conditions(told)["Ready"] == ("True", "Applied")
-    message = next(c["message"] for c in told["conditions"] if c["type"] == "WindowsFailing")
+    schema = world.postgres.schemas[SCHEMA]
+    world.postgres.schemas[SCHEMA] = replace(schema, held_up=(HELD,), skipped=(SKIPPED,))
+    status = apply(document, world, previous=before)
+    assert conditions(status)["WindowsFailing"] == ("True", "HeldUp")
+    assert conditions(status)["Ready"] == ("True", "Applied")
+    message = next(c["message"] for c in status["conditions"] if c["type"] == "WindowsFailing")
     assert message.startswith('aggregation visits: closed windows cannot be published: column "_max_v" does not exist;')
     assert (
         'aggregation sales: window 2026-03-01T11:58:00Z, group {"k": "a"}, with null for total in publish, and'
         " further cases: out of range; everything else is published"
     ) in message
-    assert [c["reason"] for c in changed(before, told)] == ["HeldUp"]
-    world.postgres.schemas[SCHEMA] = replace(known, skipped=(SKIPPED,))
-    again = apply(document, world, previous=told)
+    assert [c["reason"] for c in changed(before, status)] == ["HeldUp"]
+    world.postgres.schemas[SCHEMA] = replace(schema, skipped=(SKIPPED,))
+    again = apply(document, world, previous=status)
     assert conditions(again)["WindowsFailing"] == ("True", "WindowsSkipped")
     world.postgres.unreachable("Postgres")
     assert conditions(apply(document, world, previous=again))["WindowsFailing"] == ("True", "WindowsSkipped")
 
 
-def test_nothing_is_told_while_nothing_fails(document: dict[str, Any], world: MemoryWorld) -> None:
-    told = apply(document, world, previous=None)
-    assert "WindowsFailing" not in conditions(apply(document, world, previous=told))
-    assert failing(LiveSchema(held_up=(HELD,)), Owner("a", "b", "c", "d")) == []  # it is somebody else's
+def test_a_pipeline_without_failures_has_no_condition_about_windows(
+    document: dict[str, Any], world: MemoryWorld
+) -> None:
+    status = apply(document, world, previous=None)
+    assert "WindowsFailing" not in conditions(apply(document, world, previous=status))
+    assert (
+        failing(LiveSchema(held_up=(HELD,)), Owner("a", "b", "c", "d")) == []
+    )  # the schema belongs to another resource
 
 
-def test_many_that_fail_are_not_all_named() -> None:
+def test_of_many_failing_aggregations_only_the_first_are_named() -> None:
     owner = Owner("a", "b", "c", "d")
     many = tuple(replace(HELD, aggregation=f"a{number}") for number in range(20))
     (error,) = failing(LiveSchema(owner, held_up=many), owner)

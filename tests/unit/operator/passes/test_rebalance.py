@@ -1,4 +1,4 @@
-"""The annotation that asks for replicas to be spread anew: each value once, and noted when all of it is done."""
+"""Tests of the annotation that spreads replicas again: each value counts once, and is noted after the last move."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ def asking(document: dict[str, Any], text: str) -> dict[str, Any]:
 
 
 def test_without_the_annotation_no_replica_moves(document: dict[str, Any], world: MemoryWorld) -> None:
-    told = apply(document, world)
+    status = apply(document, world)
     assert world.kafka.spreads == [None]
-    assert "rebalancedAt" not in told
+    assert "rebalancedAt" not in status
 
 
-def test_each_value_asks_once(document: dict[str, Any], world: MemoryWorld) -> None:
-    """Done once, it is done; the note stays when the annotation goes, and another value asks again."""
-    told = apply(document, world)
-    told = apply(asking(document, "first"), world, told)
-    assert told["rebalancedAt"] == "first"
-    again = apply(asking(document, "first"), world, told)
-    assert again == told
+def test_each_value_spreads_replicas_once(document: dict[str, Any], world: MemoryWorld) -> None:
+    """The noted value is kept without the annotation, and another value asks again."""
+    status = apply(document, world)
+    status = apply(asking(document, "first"), world, status)
+    assert status["rebalancedAt"] == "first"
+    again = apply(asking(document, "first"), world, status)
+    assert again == status
     without = apply(document, world, again)
-    assert without == told
+    assert without == status
     last = apply(asking(document, "second without 3"), world, without)
     assert world.kafka.spreads == [None, Spread(), None, None, Spread(frozenset({3}))]
     assert last["rebalancedAt"] == "second without 3"
 
 
-def test_it_is_asked_until_all_is_done(document: dict[str, Any], world: MemoryWorld) -> None:
-    """While replicas move the status says so, and the next pass asks again."""
-    told = apply(document, world)
+def test_each_pass_asks_again_until_all_replicas_have_moved(document: dict[str, Any], world: MemoryWorld) -> None:
+    """The status reports the progress, and the next pass asks Kafka again."""
+    status = apply(document, world)
     world.kafka.moving = "spreading 1 replica of each partition again: 0 of 3 partitions done, 3 under way"
-    told = apply(asking(document, "first"), world, told)
-    assert "rebalancedAt" not in told
-    reconciling = next(c for c in told["conditions"] if c["type"] == "Reconciling")
+    status = apply(asking(document, "first"), world, status)
+    assert "rebalancedAt" not in status
+    reconciling = next(c for c in status["conditions"] if c["type"] == "Reconciling")
     assert reconciling["message"] == f"TopicsReady: {world.kafka.moving}"
     world.kafka.moving = ""
-    told = apply(asking(document, "first"), world, told)
+    status = apply(asking(document, "first"), world, status)
     assert world.kafka.spreads == [None, Spread(), Spread()]
-    assert told["rebalancedAt"] == "first"
+    assert status["rebalancedAt"] == "first"

@@ -1,4 +1,4 @@
-"""What a replay that is asked for makes of a pipeline's plan, pass by pass."""
+"""Tests of replays in the plan and status of a pipeline, against a world in memory."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Pipeline:
         return self.world.postgres.schemas[SCHEMA]  # type: ignore[no-any-return]
 
     def is_at(self, reader: str, **facts: Any) -> None:
-        """As Postgres tells it."""
+        """Store the progress of a replay in the schema."""
         self.world.postgres.schemas[SCHEMA] = replace(self.schema, replays={reader: LiveReplay(**facts)})
 
     def workloads(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class Pipeline:
 
 @pytest.fixture
 def pipeline(document: Document, world: MemoryWorld) -> Pipeline:
-    """One that runs, of three partitions."""
+    """Return a running pipeline with three partitions."""
     return Pipeline(document, world)
 
 
@@ -77,8 +77,8 @@ def versions(status: Document) -> dict[str, int]:
     return {item["name"]: item["version"] for item in status["aggregations"]}
 
 
-def test_from_the_request_to_the_switch(pipeline: Pipeline) -> None:
-    """A version beside the present one, a processor of its own; switched once every partition is handed over."""
+def test_a_replay_fills_a_version_and_switches_to_it(pipeline: Pipeline) -> None:
+    """A processor of the replay fills a second version. Queries switch to it when every partition is handed over."""
     processor = pipeline.workloads()["orders-processor"]
     status = pipeline.ask({"from": "2026-03-01T00:00:00Z", "rate": 500})
     reader = status["replay"]["reader"]
@@ -86,9 +86,11 @@ def test_from_the_request_to_the_switch(pipeline: Pipeline) -> None:
     assert pipeline.schema.readers == {("by_country", 1): "live", ("by_country", 2): reader}
     workload = pipeline.workloads()["orders-replay"]
     assert (workload.component, workload.replicas) == ("replay", 1)
-    told = {name: workload.environment[f"TIDEMILL_{name}"] for name in ("READER", "START_FROM", "RATE", "PIPELINE")}
-    assert told == {"READER": reader, "START_FROM": "2026-03-01T00:00:00Z", "RATE": "500", "PIPELINE": "orders"}
-    assert pipeline.workloads()["orders-processor"] == processor, "live traffic goes on"
+    environment = {
+        name: workload.environment[f"TIDEMILL_{name}"] for name in ("READER", "START_FROM", "RATE", "PIPELINE")
+    }
+    assert environment == {"READER": reader, "START_FROM": "2026-03-01T00:00:00Z", "RATE": "500", "PIPELINE": "orders"}
+    assert pipeline.workloads()["orders-processor"] == processor, "the processor of live traffic is unchanged"
 
     pipeline.is_at(reader, handed=2, processed=70, left=5)
     status = pipeline.reconcile()
@@ -106,17 +108,17 @@ def test_from_the_request_to_the_switch(pipeline: Pipeline) -> None:
     assert pipeline.workloads()["orders-processor"].revision != processor.revision
     assert pipeline.schema.readers == {("by_country", 1): "live", ("by_country", 2): "live"}
     assert pipeline.schema.replays[reader].switched
-    assert pipeline.schema.generation == 1, "processors of before count for it too, so none has to stop at once"
+    assert pipeline.schema.generation == 1, "processors of the former generation fill the version too"
     pipeline.world.take_writes()
-    assert (pipeline.reconcile(), pipeline.world.take_writes()) == (status, []), "asked once, done once"
+    assert (pipeline.reconcile(), pipeline.world.take_writes()) == (status, []), "a completed replay is not repeated"
 
 
 class Killed(BaseException):
-    """The operator is no more."""
+    """Raised instead of a call to end the operator."""
 
 
 def killed_before(pipeline: Pipeline, call: int) -> bool:
-    """A pass of an operator that dies before its n-th call of the world; whether it came so far."""
+    """Run a pass of an operator that dies before its n-th call of the world. Return whether it died."""
     world, left = pipeline.world, [call]
     parts = (world.kafka, world.postgres, world.secrets, world.runtime)
 
@@ -135,8 +137,8 @@ def killed_before(pipeline: Pipeline, call: int) -> bool:
     return False
 
 
-def test_an_operator_killed_at_the_switch(document: Document) -> None:
-    """Wherever it dies, the next one comes to the same end."""
+def test_a_switch_is_completed_after_the_operator_was_killed(document: Document) -> None:
+    """The operator is killed before each of its calls. The next operator reaches the same state."""
     call, killed = 0, True
     while killed:
         pipeline = Pipeline(copy.deepcopy(document), MemoryWorld())
@@ -152,23 +154,23 @@ def test_an_operator_killed_at_the_switch(document: Document) -> None:
     assert call > 5
 
 
-def test_what_the_topic_held_no_longer(pipeline: Pipeline) -> None:
-    """It is told while the replay runs and when it is done."""
+def test_a_replay_reports_events_that_the_topic_no_longer_holds(pipeline: Pipeline) -> None:
+    """The status reports the events during the replay and after it."""
     reader = pipeline.ask({})["replay"]["reader"]
     losses = (Loss("expired", 0, 0, 3, 40), Loss("topic_recreated", 2, 0, 8, None))
-    told = "events that the topic no longer holds are not counted (offsets 0: 3 to 40, 2: 8)"
+    message = "events that the topic no longer holds are not counted (offsets 0: 3 to 40, 2: 8)"
     pipeline.is_at(reader, handed=1, losses=losses)
-    assert pipeline.reconcile()["replay"]["missed"] == told
+    assert pipeline.reconcile()["replay"]["missed"] == message
     pipeline.is_at(reader, handed=3, losses=losses)
-    assert pipeline.reconcile()["replay"] == {"reader": reader, "phase": "Done", "missed": told}
+    assert pipeline.reconcile()["replay"] == {"reader": reader, "phase": "Done", "missed": message}
 
 
 PROCESSES: list[tuple[dict[str, Any], dict[str, Any], int, str]] = [
-    ({}, {}, 1, "as live traffic has"),
-    ({"processor": {"replicas": 2}}, {}, 2, "as live traffic has"),
-    ({"processor": {"replicas": 2}}, {"rate": 100}, 1, "a rate is one process's"),
-    ({"processor": {"scaling": {"mode": "lag", "minReplicas": 0}}}, {}, 1, "live traffic may rest"),
-    ({"suspend": True, "processor": {"replicas": 2}}, {}, 0, "all stands still"),
+    ({}, {}, 1, "as many as live processors"),
+    ({"processor": {"replicas": 2}}, {}, 2, "as many as live processors"),
+    ({"processor": {"replicas": 2}}, {"rate": 100}, 1, "a rate is limited by one process"),
+    ({"processor": {"scaling": {"mode": "lag", "minReplicas": 0}}}, {}, 1, "live traffic may be scaled to zero"),
+    ({"suspend": True, "processor": {"replicas": 2}}, {}, 0, "the pipeline is suspended"),
 ]
 
 
@@ -181,8 +183,7 @@ def test_a_replay_has_as_many_processes_as_it_needs(
     assert pipeline.workloads()["orders-replay"].replicas == replicas, why
 
 
-def test_what_was_replayed_may_go(pipeline: Pipeline) -> None:
-    """A request that is done stands in nobody's way."""
+def test_a_replayed_aggregation_can_be_removed(pipeline: Pipeline) -> None:
     reader = pipeline.ask({"aggregations": ["by_country"]})["replay"]["reader"]
     pipeline.is_at(reader, handed=3)
     pipeline.reconcile()
@@ -192,16 +193,16 @@ def test_what_was_replayed_may_go(pipeline: Pipeline) -> None:
     assert "Stalled" not in {item["type"] for item in status["conditions"]}
 
 
-def test_another_partition_is_waited_for(pipeline: Pipeline) -> None:
-    """One that Kafka has got meanwhile is not handed over yet."""
+def test_a_switch_waits_for_an_added_partition(pipeline: Pipeline) -> None:
+    """A partition that Kafka got during the replay is not handed over yet."""
     reader = pipeline.ask({})["replay"]["reader"]
     pipeline.edit(source={**pipeline.document["spec"]["source"], "topic": {"partitions": 4}})
     pipeline.is_at(reader, handed=3)
     assert versions(pipeline.reconcile()) == {"by_country": 1}
 
 
-def test_an_edit_begins_it_anew(pipeline: Pipeline) -> None:
-    """Live processors of another spec would count otherwise from where they take over."""
+def test_an_edit_restarts_the_replay(pipeline: Pipeline) -> None:
+    """Live processors with another spec would continue with other values."""
     first = pipeline.ask({})["replay"]
     second = pipeline.edit(transform={"filter": "amount > 3"})["replay"]
     assert first["reader"] != second["reader"]
@@ -209,33 +210,33 @@ def test_an_edit_begins_it_anew(pipeline: Pipeline) -> None:
     assert set(pipeline.schema.shapes) == {("by_country", 1), ("by_country", 3)}
 
 
-def test_an_edit_of_the_shape_begins_it_anew(pipeline: Pipeline) -> None:
-    """The edit makes the next version, and the replay the one after it."""
+def test_an_edit_of_the_grouping_restarts_the_replay(pipeline: Pipeline) -> None:
+    """The edit begins the next version, and the replay fills the version after it."""
     pipeline.ask({})
     status = pipeline.edit(aggregations=[{**pipeline.document["spec"]["aggregations"][0], "groupBy": []}])
     assert (versions(status), status["replay"]["versions"]) == ({"by_country": 3}, {"by_country": 4})
     assert set(pipeline.schema.shapes) == {("by_country", version) for version in (1, 3, 4)}
 
 
-def test_an_edit_and_a_request_at_once(pipeline: Pipeline) -> None:
+def test_an_edit_and_a_request_in_one_pass_make_two_versions(pipeline: Pipeline) -> None:
     pipeline.document["metadata"]["annotations"] = {REPLAY: "{}"}
     status = pipeline.edit(aggregations=[{**pipeline.document["spec"]["aggregations"][0], "groupBy": []}])
     assert (versions(status), status["replay"]["versions"]) == ({"by_country": 2}, {"by_country": 3})
 
 
-def test_what_processors_do_not_read_leaves_it_alone(pipeline: Pipeline) -> None:
+def test_an_edit_that_processors_do_not_read_keeps_the_replay(pipeline: Pipeline) -> None:
     first = pipeline.ask({})
     assert pipeline.edit(api={"cacheTtl": "1s"})["replay"] == first["replay"]
 
 
-def test_it_goes_on_while_an_edit_is_refused(pipeline: Pipeline) -> None:
+def test_a_replay_continues_while_an_edit_is_refused(pipeline: Pipeline) -> None:
     first = pipeline.ask({})
     status = pipeline.edit(source={**pipeline.document["spec"]["source"], "key": "amount"})
     assert "Stalled" in {item["type"] for item in status["conditions"]}
     assert status["replay"] == first["replay"]
 
 
-def test_a_replay_that_is_taken_back_leaves_nothing_behind(pipeline: Pipeline) -> None:
+def test_a_withdrawn_replay_leaves_nothing_behind(pipeline: Pipeline) -> None:
     before = pipeline.schema
     pipeline.ask({})
     status = pipeline.ask(None)
@@ -244,29 +245,28 @@ def test_a_replay_that_is_taken_back_leaves_nothing_behind(pipeline: Pipeline) -
     assert (pipeline.schema.shapes, pipeline.schema.replays) == (before.shapes, {})
 
 
-def test_of_another_shape(pipeline: Pipeline) -> None:
-    """The edit makes version 2, which counts from then on; the replay fills version 3."""
+def test_a_replay_after_an_edit_of_the_grouping_fills_the_version_after_it(pipeline: Pipeline) -> None:
+    """The edit begins version 2, which counts live events. The replay fills version 3."""
     edited = {**pipeline.document["spec"]["aggregations"][0], "groupBy": []}
     assert versions(pipeline.edit(aggregations=[edited])) == {"by_country": 2}
     assert pipeline.ask({})["replay"]["versions"] == {"by_country": 3}
 
 
-def test_nothing_to_replay(pipeline: Pipeline) -> None:
-    """A suspended pipeline's replay stands still as well."""
+def test_the_replay_of_a_suspended_pipeline_has_no_processes(pipeline: Pipeline) -> None:
     pipeline.ask({})
     pipeline.edit(suspend=True)
     assert pipeline.workloads()["orders-replay"].replicas == 0
 
 
 FILL = "`tidemill replay orders --aggregation by_country`"
-STAYS = "of version 1: kept until their retention ends, but no longer filled or queried"
-TOLD: list[tuple[dict[str, Any], list[tuple[str, Any, Any]]]] = [
+KEPT = "of version 1: kept until their retention ends, but no longer filled or queried"
+AGGREGATION_CHANGES: list[tuple[dict[str, Any], list[tuple[str, Any, Any]]]] = [
     (
         {"aggregations": [{"window": {"type": "tumbling", "size": "2h"}}]},
         [
             ("version", 1, 2),
             ("window", "type tumbling size 1h", "type tumbling size 2h"),
-            ("windows", STAYS, f"of version 2: counted from now on; {FILL} fills it"),
+            ("windows", KEPT, f"of version 2: counted from now on; {FILL} fills it"),
         ],
     ),
     (
@@ -274,7 +274,7 @@ TOLD: list[tuple[dict[str, Any], list[tuple[str, Any, Any]]]] = [
         [
             ("version", 1, 2),
             ("groupBy", "[country (string)]", "[]"),
-            ("windows", STAYS, f"of version 2: counted from now on; {FILL} fills it"),
+            ("windows", KEPT, f"of version 2: counted from now on; {FILL} fills it"),
         ],
     ),
     (
@@ -291,11 +291,11 @@ TOLD: list[tuple[dict[str, Any], list[tuple[str, Any, Any]]]] = [
 ]
 
 
-@pytest.mark.parametrize(("edit", "told"), TOLD)
-def test_what_a_plan_tells_of_an_aggregation(
-    pipeline: Pipeline, edit: dict[str, Any], told: list[tuple[str, Any, Any]]
+@pytest.mark.parametrize(("edit", "expected"), AGGREGATION_CHANGES)
+def test_a_plan_shows_the_changes_of_an_aggregation(
+    pipeline: Pipeline, edit: dict[str, Any], expected: list[tuple[str, Any, Any]]
 ) -> None:
-    """Before anything is done."""
+    """The changes are those that `tidemill plan` shows before anything is written."""
     document = copy.deepcopy(pipeline.document)
     live = LiveFacts(dict(pipeline.world.kafka.topics), 1, pipeline.schema)
     before = build_plan(AnalyticsPipeline.model_validate(document), Platform(), 1, live)
@@ -303,5 +303,5 @@ def test_what_a_plan_tells_of_an_aggregation(
         aggregation.update(changed)
     document["spec"] |= edit
     plan = build_plan(AnalyticsPipeline.model_validate(document), Platform(), 2, live)
-    found = [c for c in changes(plan, live, before=before, configs={}) if c.kind == "aggregation"]
-    assert [(d.member, d.before, d.after) for change in found for d in change.differences] == told
+    changed_aggregations = [c for c in changes(plan, live, before=before, configs={}) if c.kind == "aggregation"]
+    assert [(d.member, d.before, d.after) for change in changed_aggregations for d in change.differences] == expected

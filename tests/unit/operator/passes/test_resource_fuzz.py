@@ -1,6 +1,6 @@
-"""Drawn edits of a resource, on the world in memory; a few seconds of it here, `make fuzz-resources` takes longer.
+"""Drawn edits of a resource, against a world in memory. `make fuzz-resources` runs the same test for longer.
 
-Set by MINUTES and SEED; each round has a seed of its own and is told with it.
+MINUTES and SEED set duration and first seed. Each round has a seed, which a failure names.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ ROUNDS = 60
 
 
 def test_every_part_of_the_spec_can_be_drawn() -> None:
-    """Each member of the schema is a place of the resource that is edited, or lies below one that is not there yet."""
     drawn = {path[0] for path, _ in places(SPEC, base()["spec"])}
     assert drawn == set(SPEC["properties"])
 
 
-def test_drawn_edits_hold() -> None:
-    """Refused edits change nothing, accepted ones can be taken back, whatever is drawn."""
+def test_drawn_edits_are_refused_without_effect_or_can_be_taken_back() -> None:
+    """A refused edit changes nothing. An accepted edit can be taken back."""
     minutes = os.environ.get("MINUTES") if "FUZZ_RESOURCES" in os.environ else None
     first = int(os.environ.get("SEED") or (1 if minutes is None else random.SystemRandom().randrange(10**6)))
     deadline = time.monotonic() + float(minutes or 0) * 60
@@ -42,6 +41,6 @@ def test_drawn_edits_hold() -> None:
     [Edit(("source", "topic", "partitions"), 2), Edit(("source", "key"), absent=True), Edit(("unheardOf",), 1)],
     ids=str,
 )
-def test_what_is_refused_changes_nothing(edit: Edit) -> None:
-    """Edits that are known to be bad, for the fuzz to be believed."""
+def test_certainly_refused_edits_change_nothing(edit: Edit) -> None:
+    """The fuzz finds no problem with edits that are certainly refused."""
     assert problems(edit, base()) == []

@@ -1,4 +1,4 @@
-"""Nobody takes another pipeline's topic, in no way; only what the operator made goes with a pipeline."""
+"""Tests of claims on topics: no pipeline gets another pipeline's topic, and only created topics are deleted."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ def apply(document: Document, world: MemoryWorld, previous: Document | None = No
     return reconcile(document, platform=PLATFORM, actuators=world.actuators, previous=previous, now=NOON)
 
 
-def let_go(document: Document, world: MemoryWorld) -> None:
+def released(document: Document, world: MemoryWorld) -> None:
     release(document, platform=PLATFORM, actuators=world.actuators)
 
 
 def other(document: Document, /, *, adopt: bool = False, **topic: Any) -> Document:
-    """A pipeline beside `shop/orders` that names a topic of its own choice, and takes it along when it goes."""
-    made = copy.deepcopy(document)
-    made["metadata"] |= {"name": "evil", "uid": "uid-2"}
+    """Return a pipeline beside `shop/orders` with this topic and the reclaim policy Delete."""
+    other_document = copy.deepcopy(document)
+    other_document["metadata"] |= {"name": "evil", "uid": "uid-2"}
     if adopt:
-        made["metadata"]["annotations"] = {"tidemill.dev/adopt": "true"}
-    made["spec"]["source"]["topic"] = topic
-    made["spec"]["reclaimPolicy"] = "Delete"
-    return made
+        other_document["metadata"]["annotations"] = {"tidemill.dev/adopt": "true"}
+    other_document["spec"]["source"]["topic"] = topic
+    other_document["spec"]["reclaimPolicy"] = "Delete"
+    return other_document
 
 
 def ready(status: Document) -> tuple[str, str, str]:
-    found = next(item for item in status["conditions"] if item["type"] == "Ready")
-    return found["status"], found["reason"], found["message"]
+    condition = next(item for item in status["conditions"] if item["type"] == "Ready")
+    return condition["status"], condition["reason"], condition["message"]
 
 
 @pytest.mark.parametrize("adopt", [False, True], ids=["plain", "adopt"])
 @pytest.mark.parametrize("managed", [True, False], ids=["managed", "read"])
 @pytest.mark.parametrize("kind", ["events", "results", "anomalies", "dead-letters"])
-def test_anothers_topic_is_refused_for_any_use(
+def test_the_topic_of_another_pipeline_is_refused_for_any_use(
     document: Document, world: MemoryWorld, kind: str, managed: bool, adopt: bool
 ) -> None:
-    """Neither its configs nor its records change; and it does not go with the pipeline that asked for it."""
+    """Configs and records are unchanged. The topic is not deleted with the refused pipeline."""
     apply(document, world)
     world.kafka.put("shop.orders.anomalies", 3)
     before, _ = copy.deepcopy((world.kafka.configs, world.take_writes()))
@@ -60,13 +60,12 @@ def test_anothers_topic_is_refused_for_any_use(
     assert f"shop.orders.{kind}" in message
     assert "the pipeline shop/orders" in message
     assert [item["type"] for item in status["conditions"] if item["type"] == "Stalled"] == ["Stalled"]
-    let_go(evil, world)
+    released(evil, world)
     assert (world.kafka.configs, world.kafka.writes) == (before, [])
     assert {*ALL, "shop.orders.anomalies"} == set(world.kafka.topics)
 
 
-def test_a_name_is_kept_for_whom_it_belongs_to(document: Document, world: MemoryWorld) -> None:
-    """Before there is such a pipeline."""
+def test_topic_names_are_reserved_before_their_pipeline_exists(document: Document, world: MemoryWorld) -> None:
     state = ready(apply(other(document, name="shop.orders.results"), world))
     assert state == (
         "False",
@@ -77,14 +76,14 @@ def test_a_name_is_kept_for_whom_it_belongs_to(document: Document, world: Memory
     assert (world.kafka.topics, world.postgres.schemas) == ({}, {})
 
 
-def test_no_pipeline_reads_what_it_writes(document: Document, world: MemoryWorld) -> None:
+def test_a_pipeline_cannot_read_its_output_topics(document: Document, world: MemoryWorld) -> None:
     document["spec"]["source"]["topic"] = {"name": "shop.orders.dead-letters"}
     state, reason, message = ready(apply(document, world))
     assert (state, reason, "of this pipeline itself" in message) == ("False", "ResourceConflict", True)
 
 
-def test_what_was_accepted_before_that_was_a_rule_stands_still(document: Document, world: MemoryWorld) -> None:
-    """Its topic is not altered any more and does not go with it."""
+def test_a_topic_accepted_by_an_earlier_version_is_no_longer_altered(document: Document, world: MemoryWorld) -> None:
+    """The topic is no longer altered, and is not deleted with the pipeline."""
     apply(document, world)
     evil = other(document, name="shop.evil.events", retention="1m")
     apply(evil, world)
@@ -93,34 +92,34 @@ def test_what_was_accepted_before_that_was_a_rule_stands_still(document: Documen
     world.take_writes()
     assert ready(apply(evil, world))[:2] == ("False", "ResourceConflict")
     assert world.take_writes() == []
-    let_go(evil, world)
+    released(evil, world)
     assert set(world.kafka.topics) >= ALL
 
 
-def test_a_topic_is_taken_over_from_a_pipeline_that_is_gone(document: Document, world: MemoryWorld) -> None:
-    """Whose data were kept; it was not made for the new one, so it does not go with it."""
+def test_adopt_takes_over_the_topic_of_a_deleted_pipeline(document: Document, world: MemoryWorld) -> None:
+    """The former pipeline left its data. The new pipeline did not create the topic, and does not delete the topic."""
     document["spec"]["source"]["topic"]["name"] = "shop.shared"
     apply(document, world)
-    let_go(document, world)
+    released(document, world)
     evil = other(document, adopt=True, name="shop.shared", partitions=3)
     assert ready(apply({**evil, "metadata": {**evil["metadata"], "annotations": {}}}, world))[1] == "ResourceConflict"
     assert ready(apply(evil, world))[0] == "True"
-    let_go(evil, world)
+    released(evil, world)
     assert "shop.shared" in world.kafka.topics
 
 
-def test_what_was_there_before_does_not_go(document: Document, world: MemoryWorld) -> None:
-    """A topic that somebody made, though the pipeline manages it, and though it bears the pipeline's name."""
+def test_a_topic_that_existed_before_the_pipeline_is_never_deleted(document: Document, world: MemoryWorld) -> None:
+    """A topic that existed before is kept, even if the pipeline manages it."""
     world.kafka.put("shop.orders.events", 3)
     document["spec"]["reclaimPolicy"] = "Delete"
     apply(document, world)
     assert world.kafka.configs["shop.orders.events"]["retention.ms"] == "604800000"
-    let_go(document, world)
+    released(document, world)
     assert set(world.kafka.topics) == {"shop.orders.events"}
 
 
-def test_a_pipeline_of_an_earlier_version_has_the_topics_of_its_name(document: Document, world: MemoryWorld) -> None:
-    """Its schema does not tell which were made; one of another name may be anybody's."""
+def test_a_pipeline_of_an_earlier_version_owns_the_topics_of_its_name(document: Document, world: MemoryWorld) -> None:
+    """The schema of an earlier version does not list created topics, so names decide."""
     document["spec"]["reclaimPolicy"] = "Delete"
     apply(document, world)
     schema = world.postgres.schemas["shop__orders"]
@@ -129,5 +128,5 @@ def test_a_pipeline_of_an_earlier_version_has_the_topics_of_its_name(document: D
     object.__setattr__(schema, "columns", columns)
     apply(document, world)
     assert world.postgres.schemas["shop__orders"].made == ALL
-    let_go(document, world)
+    released(document, world)
     assert world.kafka.topics == {}

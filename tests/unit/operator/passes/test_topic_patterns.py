@@ -1,4 +1,4 @@
-"""A pipeline with a pattern of topics, pass by pass, against a world in memory."""
+"""Tests of passes over a pipeline with a pattern of topics, against a world in memory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DOCUMENT: Document = {
 
 
 class Run:
-    """The pipeline in a world, with its status."""
+    """A pipeline in a world in memory, with its status."""
 
     def __init__(self, **source: Any) -> None:
         self.world, self.status = MemoryWorld(), None
@@ -61,19 +61,19 @@ class Run:
         self.document["metadata"]["generation"] += 1
 
     def reading(self) -> set[str]:
-        """The topics with slots that are read."""
+        """Return the topics with slots that are read."""
         return {slot.topic for slot in self.world.postgres.schemas["shop__orders"].slots if slot.reading}
 
     def revision(self) -> str:
         return self.world.runtime.running["shop", "orders"]["orders-processor"].revision
 
 
-def test_it_waits_for_its_first_topic() -> None:
+def test_a_pipeline_waits_until_a_topic_matches() -> None:
     run = Run()
     run.world.kafka.put("shop.a", 1)
-    told = run.apply()
-    assert (told["Ready"], told["Reconciling"]) == (("False", "Waiting"), ("True", "Waiting"))
-    assert "Stalled" not in told
+    conditions = run.apply()
+    assert (conditions["Ready"], conditions["Reconciling"]) == (("False", "Waiting"), ("True", "Waiting"))
+    assert "Stalled" not in conditions
     text = (
         r"spec.source.topicPattern: no topic that the pipeline may read matches shop\.o.* so far;"
         " create a topic with a matching name"
@@ -81,13 +81,13 @@ def test_it_waits_for_its_first_topic() -> None:
     assert run.message("Ready").startswith(text)
     assert run.world.runtime.running == {}
     run.world.kafka.put("shop.o1", 2)
-    told = run.apply()
-    assert told["Ready"][0] == "True"
-    assert "Reconciling" not in told
+    conditions = run.apply()
+    assert conditions["Ready"][0] == "True"
+    assert "Reconciling" not in conditions
     assert run.reading() == {"shop.o1"}
 
 
-def test_topics_come_and_go_without_a_restart() -> None:
+def test_topics_are_added_and_removed_without_a_restart() -> None:
     run = Run()
     run.world.kafka.put("shop.o1", 2)
     run.apply()
@@ -109,7 +109,7 @@ def test_topics_come_and_go_without_a_restart() -> None:
     assert (run.reading(), run.revision()) == ({"shop.o2"}, before)
 
 
-def test_windows_wait_for_a_topic_of_others_until_all_brokers_answer_that_it_is_gone() -> None:
+def test_windows_wait_for_a_topic_of_others_until_all_brokers_report_it_missing() -> None:
     run, platform = Run(topicPattern=r"crm\..*"), Platform(readable_topics=("crm.*",))
     for name in ("crm.a", "crm.b"):
         run.world.kafka.put(name, 1)
@@ -122,12 +122,12 @@ def test_windows_wait_for_a_topic_of_others_until_all_brokers_answer_that_it_is_
     run.world.kafka.unsure = False
     assert run.apply(platform)["TopicsReady"][0] == "False"
     assert run.reading() == {"crm.a"}
-    asked = run.world.kafka.calls.count("gone")
+    questions = run.world.kafka.calls.count("gone")
     run.apply(platform)
-    assert run.world.kafka.calls.count("gone") == asked
+    assert run.world.kafka.calls.count("gone") == questions
 
 
-def test_a_platform_that_allows_less_takes_no_topic_away() -> None:
+def test_a_stricter_platform_setting_removes_no_topic_of_a_running_pipeline() -> None:
     run = Run(topicPattern=r"crm\..*")
     run.world.kafka.put("crm.a", 1)
     assert run.apply()["Ready"] == ("False", "Waiting")
@@ -136,8 +136,8 @@ def test_a_platform_that_allows_less_takes_no_topic_away() -> None:
     assert run.reading() == {"crm.a"}
 
 
-def test_more_topics_than_a_pipeline_reads() -> None:
-    """A new pipeline is refused. A running one keeps its topics."""
+def test_a_pattern_with_too_many_topics_is_refused() -> None:
+    """A new pipeline is refused. A running pipeline keeps its topics."""
     run = Run()
     for number in range(10, 75):
         run.world.kafka.put(f"shop.o{number}", 1)
@@ -147,14 +147,14 @@ def test_more_topics_than_a_pipeline_reads() -> None:
     last = run.world.kafka.topics.pop("shop.o10")
     assert run.apply()["Ready"][0] == "True"
     run.world.kafka.topics["shop.o10"] = last
-    told = run.apply()
-    assert (told["Ready"][0], told["Stalled"]) == ("True", ("True", "NotSupported"))
+    conditions = run.apply()
+    assert (conditions["Ready"][0], conditions["Stalled"]) == ("True", ("True", "NotSupported"))
     assert run.message("Stalled").startswith(text.replace("shop.o74", "shop.o10"))
     assert len(run.reading()) == 64
     assert "shop.o10" not in run.reading()
 
 
-def test_topics_of_another_cluster() -> None:
+def test_a_pattern_matches_topics_of_another_cluster() -> None:
     run = Run(kafka={"bootstrapServers": "b:9092"}, topicPattern=".*orders.*")
     run.world.clusters.listed = ["orders", "shop.orders.results", "__orders", "crm.orders.events", "bills"]
     assert run.apply()["Ready"][0] == "True"

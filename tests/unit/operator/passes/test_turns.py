@@ -1,4 +1,4 @@
-"""Whose turn it is not writes nothing and tells nothing, and what a schema's comment says of it."""
+"""Tests of a pass without the lock of the pipeline, and of the epoch in a schema's comment."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 OWNER = Owner(cluster="c", namespace="shop", name="orders", uid="uid-1")
 
 
-def test_a_pass_out_of_turn_writes_nothing_and_has_no_status(world: MemoryWorld, document: dict[str, Any]) -> None:
+def test_a_pass_without_the_lock_writes_nothing_and_returns_no_status(
+    world: MemoryWorld, document: dict[str, Any]
+) -> None:
     world.postgres.taken = NotOurTurn(Reason.WAITING, "another is at it")
     with pytest.raises(NotOurTurn):
         reconcile(document, platform=Platform(), actuators=world.actuators, previous=None, now=NOON)
     assert world.take_writes() == []
 
 
-def test_a_release_out_of_turn_deletes_no_data(world: MemoryWorld, document: dict[str, Any]) -> None:
+def test_a_release_without_the_lock_deletes_no_data(world: MemoryWorld, document: dict[str, Any]) -> None:
     document["spec"]["reclaimPolicy"] = "Delete"
     reconcile(document, platform=Platform(), actuators=world.actuators, previous=None, now=NOON)
     world.take_writes()
@@ -35,8 +37,8 @@ def test_a_release_out_of_turn_deletes_no_data(world: MemoryWorld, document: dic
     assert world.take_writes() == []
 
 
-def test_a_server_that_does_not_answer_is_told_as_ever(world: MemoryWorld, document: dict[str, Any]) -> None:
-    """The lock is Postgres', so without it nothing is looked at."""
+def test_an_unreachable_postgres_is_reported_in_the_conditions(world: MemoryWorld, document: dict[str, Any]) -> None:
+    """The lock is in Postgres, so without Postgres nothing is observed."""
     world.postgres.unreachable("Postgres")
     status = reconcile(document, platform=Platform(), actuators=world.actuators, previous=None, now=NOON)
     conditions = {item["type"]: item["reason"] for item in status["conditions"]}
@@ -48,11 +50,11 @@ def test_a_server_that_does_not_answer_is_told_as_ever(world: MemoryWorld, docum
     ("text", "expected"),
     [
         (comment(OWNER, 7), 7),
-        (comment(OWNER, None), None),  # nobody is elected
+        (comment(OWNER, None), None),  # no leader was elected
         ('{"tidemill": {}, "epoch": "x"}', None),
         ("somebody's own words", None),
         (None, None),
     ],
 )
-def test_the_epoch_of_a_comment(text: str | None, expected: int | None) -> None:
+def test_the_epoch_is_read_from_the_comment(text: str | None, expected: int | None) -> None:
     assert epoch_of(text) == expected

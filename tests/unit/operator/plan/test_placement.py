@@ -1,4 +1,4 @@
-"""Where replicas go: what may stay stays, racks and brokers and leaders are spread, and a second look moves nothing."""
+"""Tests of the placement of replicas: racks, brokers and leaders are spread, and as few replicas as possible move."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ Case = tuple[dict[int, tuple[int, ...]], int, Brokers]
 
 @st.composite
 def cases(draw: st.DrawFn, *, racks: bool = True, leaving: bool = True) -> Case:
-    """A topic somewhere on a cluster, with a factor that can be had; some brokers may be silent or leaving."""
+    """Draw a topic on a cluster, with a possible factor. Some brokers may be silent or leaving."""
     ids = draw(st.lists(st.integers(1, 12), min_size=1, max_size=7, unique=True))
     names = st.sampled_from([None, "a", "b", "c"]) if racks else st.none()
     answering = draw(st.lists(st.sampled_from(ids), min_size=1, unique=True)) if leaving else ids
-    gone = frozenset(draw(st.lists(st.sampled_from(ids), max_size=2, unique=True))) if leaving else frozenset()
-    brokers = Brokers({broker: draw(names) for broker in answering}, gone)
+    leaving_brokers = (
+        frozenset(draw(st.lists(st.sampled_from(ids), max_size=2, unique=True))) if leaving else frozenset()
+    )
+    brokers = Brokers({broker: draw(names) for broker in answering}, leaving_brokers)
     held = draw(st.integers(1, len(ids)))
     count = draw(st.integers(1, 12))
     current = {
@@ -38,20 +40,20 @@ def rack(brokers: Brokers, broker: int) -> str:
 
 
 def loads(assignment: Assignment, brokers: Brokers) -> Counter[int]:
-    found = Counter(dict.fromkeys(brokers.hosts, 0))
-    found.update(broker for held in assignment.values() for broker in held)
-    return found
+    counts = Counter(dict.fromkeys(brokers.hosts, 0))
+    counts.update(broker for held in assignment.values() for broker in held)
+    return counts
 
 
 def leaders(assignment: Assignment, brokers: Brokers) -> Counter[int]:
-    found = Counter(dict.fromkeys(brokers.hosts, 0))
-    found.update(held[0] for held in assignment.values())
-    return found
+    counts = Counter(dict.fromkeys(brokers.hosts, 0))
+    counts.update(held[0] for held in assignment.values())
+    return counts
 
 
 @given(case=cases(), rebalance=st.booleans())
-def test_every_partition_has_its_replicas_on_brokers_that_may(case: Case, rebalance: bool) -> None:
-    """No broker twice; none that leaves; none is given to a silent broker, which may only keep what it has."""
+def test_every_partition_has_its_replicas_on_brokers_that_may_hold_them(case: Case, rebalance: bool) -> None:
+    """No broker holds two replicas of a partition. A leaving broker gets none. A silent broker keeps its replicas."""
     current, factor, brokers = case
     if factor == 0:
         return
@@ -64,8 +66,8 @@ def test_every_partition_has_its_replicas_on_brokers_that_may(case: Case, rebala
 
 
 @given(case=cases())
-def test_no_more_moves_than_the_factor_asks_for(case: Case) -> None:
-    """What may stay stays: new replicas are as many as lack, and partitions that lack none are as they were."""
+def test_only_missing_replicas_are_new(case: Case) -> None:
+    """As many replicas are new as are missing. A partition with enough replicas stays unchanged."""
     current, factor, brokers = case
     if factor == 0:
         return
@@ -79,7 +81,7 @@ def test_no_more_moves_than_the_factor_asks_for(case: Case) -> None:
 
 
 @given(case=cases(), rebalance=st.booleans())
-def test_a_second_look_moves_nothing(case: Case, rebalance: bool) -> None:
+def test_placing_a_placement_again_moves_nothing(case: Case, rebalance: bool) -> None:
     current, factor, brokers = case
     if factor == 0:
         return
@@ -89,7 +91,7 @@ def test_a_second_look_moves_nothing(case: Case, rebalance: bool) -> None:
 
 @given(case=cases(racks=False, leaving=False))
 def test_a_rebalance_makes_shares_equal_with_the_fewest_moves(case: Case) -> None:
-    """Shares differ by one at most, and every move goes from who had too much to who had too little."""
+    """Shares differ by at most one. Replicas move only away from brokers with too many."""
     current, factor, brokers = case
     start = place("t", current, factor, brokers)
     wanted = place("t", current, factor, brokers, rebalance=True)
@@ -102,7 +104,7 @@ def test_a_rebalance_makes_shares_equal_with_the_fewest_moves(case: Case) -> Non
 
 @given(case=cases(leaving=False))
 def test_new_replicas_go_to_racks_that_have_none(case: Case) -> None:
-    """As many racks as there can be: those of replicas that stay, and a new one for each replica that comes."""
+    """Kept and new replicas use as many racks as possible."""
     current, factor, brokers = case
     racks = {rack(brokers, broker) for broker in brokers.racks}
     wanted = place("t", current, factor, brokers)
@@ -113,7 +115,7 @@ def test_new_replicas_go_to_racks_that_have_none(case: Case) -> None:
 
 
 @given(case=cases(leaving=False))
-def test_a_rebalance_uses_every_rack_it_can(case: Case) -> None:
+def test_a_rebalance_uses_as_many_racks_as_possible(case: Case) -> None:
     current, factor, brokers = case
     racks = {rack(brokers, broker) for broker in brokers.racks}
     for held in place("t", current, factor, brokers, rebalance=True).values():
@@ -121,8 +123,8 @@ def test_a_rebalance_uses_every_rack_it_can(case: Case) -> None:
 
 
 @given(case=cases(racks=False, leaving=False))
-def test_leaders_are_spread(case: Case) -> None:
-    """After a rebalance no broker could hand a leadership to a replica that leads two fewer."""
+def test_a_rebalance_spreads_leaders(case: Case) -> None:
+    """After a rebalance no leader leads two partitions more than another replica of its partition."""
     current, factor, brokers = case
     wanted = place("t", current, factor, brokers, rebalance=True)
     leads = leaders(wanted, brokers)
@@ -132,14 +134,14 @@ def test_leaders_are_spread(case: Case) -> None:
         assert max(leads.values()) - min(leads.values()) <= 1
 
 
-def test_from_one_broker_to_three_each_leads_one() -> None:
-    """A topic that began on one broker: all hold all, and each leads a third."""
+def test_three_brokers_instead_of_one_lead_equally() -> None:
+    """A topic on one broker grows to three. All brokers hold all partitions, and each leads a third."""
     wanted = place("t", {p: (1,) for p in range(6)}, 3, Brokers({1: None, 2: None, 3: None}))
     assert all(set(held) == {1, 2, 3} for held in wanted.values())
     assert leaders(wanted, Brokers({1: None})) == {1: 2, 2: 2, 3: 2}
 
 
-def test_three_to_two_gives_each_broker_the_same() -> None:
+def test_two_replicas_instead_of_three_are_spread_evenly() -> None:
     current = {0: (1, 2, 3), 1: (2, 3, 1), 2: (3, 1, 2)}
     brokers = Brokers({1: None, 2: None, 3: None})
     wanted = place("t", current, 2, brokers)
@@ -149,20 +151,20 @@ def test_three_to_two_gives_each_broker_the_same() -> None:
     assert set(loads(behind, brokers).values()) == {4}
 
 
-def test_small_topics_do_not_meet_on_one_broker() -> None:
-    """The order of equal brokers is another one for each topic."""
+def test_topics_with_one_partition_are_spread_over_brokers() -> None:
+    """The order of equal brokers differs by topic."""
     brokers = Brokers(dict.fromkeys(range(1, 6)))
     first = Counter(place(f"topic-{n}", {0: (9,)}, 1, Brokers(brokers.racks, frozenset({9})))[0][0] for n in range(100))
     assert len(first) == 5
 
 
-def test_more_replicas_than_there_can_be() -> None:
+def test_more_replicas_than_brokers_are_an_error() -> None:
     with pytest.raises(ValueError, match="no 2 brokers"):
         place("t", {0: (1,)}, 2, Brokers({1: None}))
 
 
-def test_a_silent_broker_keeps_what_it_has_until_it_is_named() -> None:
-    """It is expected back; named as leaving, it is emptied."""
+def test_a_silent_broker_keeps_its_replicas_until_it_is_named() -> None:
+    """A silent broker is expected to return. A broker that is named as leaving is emptied."""
     current = {0: (1, 3), 1: (3, 2)}
     assert place("t", current, 2, Brokers({1: None, 2: None}), rebalance=True) == current
     emptied = place("t", current, 2, Brokers({1: None, 2: None}, frozenset({3})), rebalance=True)

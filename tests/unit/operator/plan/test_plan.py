@@ -1,4 +1,4 @@
-"""The pure plan: defaults are resolved in one place, from the spec, the platform and what is there."""
+"""Tests of the plan of a pipeline: defaults come from the spec, the platform and the live facts, in one place."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def plan_of(document: Document, live: LiveFacts | None = None, **platform: Any) 
     return build_plan(pipeline, replace(Platform(), **platform), document["metadata"]["generation"], live)
 
 
-def test_the_platform_fills_in_what_the_spec_leaves_out(document: Document) -> None:
-    """The config that workloads read names everything."""
+def test_the_platform_sets_members_that_the_spec_omits(document: Document) -> None:
+    """The config that workloads read has a value for every member."""
     document["spec"]["source"]["topic"] = {}
     plan = plan_of(document, partitions=12, replication_factor=3, auth_required=True)
     config = PipelineConfig.from_json(plan.config)
@@ -41,29 +41,32 @@ def test_the_platform_fills_in_what_the_spec_leaves_out(document: Document) -> N
 
 PARTITIONS: list[tuple[int | None, int | None, int, int, str]] = [
     (None, None, 0, 4, "the platform's default"),
-    (None, 6, 0, 6, "what is there counts more than the default"),
+    (None, 6, 0, 6, "the live number counts more than the default"),
     (8, 6, 0, 8, "the spec lets it grow"),
-    (3, 6, 0, 6, "it never shrinks (the refusal is told elsewhere)"),
-    (None, None, 9, 9, "a topic made anew gets as many as positions are kept of"),
-    (None, 2, 9, 9, "also when somebody else made it, smaller"),
+    (3, 6, 0, 6, "the number never shrinks; refusals are tested elsewhere"),
+    (None, None, 9, 9, "a recreated topic gets a partition for each stored position"),
+    (None, 2, 9, 9, "the stored positions count more than a smaller topic"),
 ]
 
 
-@pytest.mark.parametrize(("asked", "live", "kept", "expected", "reason"), PARTITIONS, ids=[r for *_, r in PARTITIONS])
+@pytest.mark.parametrize(
+    ("wanted", "live", "stored_partitions", "expected", "reason"), PARTITIONS, ids=[r for *_, r in PARTITIONS]
+)
 def test_topic_positions_and_config_agree_on_the_number_of_partitions(
-    document: Document, asked: int | None, live: int | None, kept: int, expected: int, reason: str
+    document: Document, wanted: int | None, live: int | None, stored_partitions: int, expected: int, reason: str
 ) -> None:
-    """Topic, `_offsets` and config agree on the number."""
-    document["spec"]["source"]["topic"] = {} if asked is None else {"partitions": asked}
+    document["spec"]["source"]["topic"] = {} if wanted is None else {"partitions": wanted}
     topics = {} if live is None else {EVENTS: LiveTopic(live, 1)}
-    plan = plan_of(document, LiveFacts(topics, 1, LiveSchema(partitions=kept) if kept else None))
-    told = (plan.topics[0].partitions, plan.schema.partitions, json.loads(plan.config)["spec"]["source"]["topic"])
-    assert told[:2] == (expected, expected), reason
-    assert told[2]["partitions"] == expected, reason
+    plan = plan_of(
+        document, LiveFacts(topics, 1, LiveSchema(partitions=stored_partitions) if stored_partitions else None)
+    )
+    ports = (plan.topics[0].partitions, plan.schema.partitions, json.loads(plan.config)["spec"]["source"]["topic"])
+    assert ports[:2] == (expected, expected), reason
+    assert ports[2]["partitions"] == expected, reason
 
 
-def test_an_unmanaged_topic_is_taken_as_it_is(document: Document) -> None:
-    """Its partitions and replicas are the live ones, and no config is asked for."""
+def test_an_unmanaged_topic_keeps_its_partitions_and_configs(document: Document) -> None:
+    """The plan takes the live partitions and replicas, and sets no config."""
     document["spec"]["source"]["topic"] = {"managed": False, "name": "shop.legacy"}
     plan = plan_of(document, LiveFacts({"shop.legacy": LiveTopic(7, 2)}, 1))
     source = plan.topics[0]
@@ -71,8 +74,8 @@ def test_an_unmanaged_topic_is_taken_as_it_is(document: Document) -> None:
     assert plan.schema.partitions == 7
 
 
-def test_output_topics_are_those_that_are_asked_for(document: Document) -> None:
-    """No anomalies topic without a rule, no results topic if results are not published."""
+def test_only_needed_output_topics_are_planned(document: Document) -> None:
+    """Without a rule there is no anomalies topic, and without published results no results topic."""
     assert [topic.name for topic in plan_of(document).topics] == [
         EVENTS,
         "shop.orders.results",
@@ -82,8 +85,8 @@ def test_output_topics_are_those_that_are_asked_for(document: Document) -> None:
     assert [topic.name for topic in plan_of(document).topics] == [EVENTS, "shop.orders.dead-letters"]
 
 
-def test_suspended_means_no_processors(document: Document) -> None:
-    """Everything else is planned as before."""
+def test_a_suspended_pipeline_has_no_processors(document: Document) -> None:
+    """Topics, schema and other workloads are planned as before."""
     document["spec"] |= {"suspend": True, "processor": {"replicas": 3}}
     plan = plan_of(document)
     assert {workload.name: workload.replicas for workload in plan.workloads} == {
@@ -100,7 +103,7 @@ def test_scaling_starts_at_its_minimum_and_ends_at_the_partitions(document: Docu
     assert json.loads(plan.config)["spec"]["processor"]["scaling"]["maxReplicas"] == 3
 
 
-def test_kept_events_have_a_table_and_a_retention(document: Document) -> None:
+def test_stored_events_have_a_table_and_a_retention(document: Document) -> None:
     assert plan_of(document).schema.events_retention_ms is None
     document["spec"]["events"] = {"store": True, "retention": "2d"}
     schema = plan_of(document).schema
@@ -108,15 +111,13 @@ def test_kept_events_have_a_table_and_a_retention(document: Document) -> None:
     assert "_events" in {table.name for table in schema.tables}
 
 
-def test_what_was_written_is_kept_without_defaults(document: Document) -> None:
-    """A later version's new defaults do not count as an edit."""
+def test_the_accepted_spec_is_stored_without_defaults(document: Document) -> None:
+    """Defaults of a later version do not count as an edit."""
     assert json.loads(plan_of(document).schema.accepted) == document["spec"]
 
 
 @given(st.randoms(use_true_random=False))
 def test_a_plan_does_not_depend_on_the_order_of_members(random: Any) -> None:
-    """The same resource written in another order is the same plan, byte for byte."""
-
     def shuffled(value: Any) -> Any:
         if isinstance(value, dict):
             keys = list(value)
@@ -153,19 +154,19 @@ def test_the_owner_names_the_resource_and_the_cluster(document: Document) -> Non
 
 
 def test_only_processors_reach_the_cluster_of_the_source(document: Document) -> None:
-    """Ingest writes nothing to it, and the other topics are on the platform's own Kafka."""
+    """Ingest writes nothing to this cluster. The output topics are on the Kafka of the platform."""
     kafka = {"bootstrapServers": "b:9094, a:9093", "secretRef": {"name": "crm"}}
     document["spec"]["source"] |= {"kafka": kafka, "topic": {"name": "shop.bids.events", "managed": False}}
     plan = plan_of(document)
     workloads = {workload.component: workload for workload in plan.workloads}
-    told = {name: (found.kafka_secret, found.reached_ports) for name, found in workloads.items()}
-    assert told == {"processor": ("crm", (9093, 9094)), "api": ("", ())}
+    ports = {name: (workload.kafka_secret, workload.reached_ports) for name, workload in workloads.items()}
+    assert ports == {"processor": ("crm", (9093, 9094)), "api": ("", ())}
     source, *outputs = plan.topics
     assert (source.managed, source.config) == (False, {})
     assert source.kafka is not None
     assert source.kafka.servers == ("b:9094", "a:9093")
     assert [topic.kafka for topic in outputs] == [None] * len(outputs)
-    # So another pipeline may manage a topic of this name on the platform's own Kafka.
+    # Another pipeline may manage a topic of this name on the Kafka of the platform.
     assert (plan.schema.source, plan.schema.own_sources) == ("shop.bids.events", ())
     manager = Claim("shop.bids.events", True, Owner("shop", "bids", "u", "local"), "shop__bids")
     assert list(disputes(plan.schema, Owner("shop", "orders", "uid-1", "local"), [manager])) == []
@@ -182,20 +183,20 @@ def test_ingest_does_not_write_to_the_topics_of_others(document: Document) -> No
 
 
 def test_only_processors_reach_the_schema_registry(document: Document) -> None:
-    """Ingest writes nothing for such a pipeline, and the API reads nothing of its topic."""
+    """Ingest writes no events of this pipeline, and the API does not read its topic."""
     registry = {"url": "https://a, http://b:8081", "secretRef": {"name": "registry"}}
     document["spec"]["source"]["format"] = {"type": "avro", "registry": registry}
     workloads = {workload.component: workload for workload in plan_of(document).workloads}
     assert workloads.keys() == {"processor", "api"}
-    told = {name: (found.registry_secret, found.reached_ports) for name, found in workloads.items()}
-    assert told == {"processor": ("registry", (443, 8081)), "api": ("", ())}
+    ports = {name: (workload.registry_secret, workload.reached_ports) for name, workload in workloads.items()}
+    assert ports == {"processor": ("registry", (443, 8081)), "api": ("", ())}
     document["spec"]["source"]["format"]["registry"] = {"url": "http://registry"}
     (processor, _) = plan_of(document).workloads
     assert (processor.registry_secret, processor.reached_ports) == ("", (80,))
 
 
-def test_an_mqtt_broker_has_a_bridge_of_the_pipelines_own(document: Document) -> None:
-    """It has no login, and is replaced if the broker or its topics change, but not with the rest of the spec."""
+def test_an_mqtt_broker_gets_a_bridge_for_this_pipeline_only(document: Document) -> None:
+    """The bridge has no login. Only edits of the broker or its topics replace it."""
     document["spec"]["source"]["mqtt"] = {"broker": "mqtts://b", "topics": ["a/#"], "secretRef": {"name": "broker"}}
     workloads = {workload.component: workload for workload in plan_of(document).workloads}
     assert workloads.keys() == {"processor", "mqtt", "ingest", "api"}

@@ -1,4 +1,4 @@
-"""What a plan says it would change: nothing, only what differs, everything."""
+"""Tests of the changes that a plan makes: everything, nothing, or only the differences."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def plan_of(document: Document, live: LiveFacts | None = None) -> Plan:
 
 
 def applied(plan: Plan) -> LiveFacts:
-    """The world after a plan was applied."""
+    """Return the live facts after a plan was applied."""
     columns = {table.name: {c.name: column_type(c.definition) for c in table.columns} for table in plan.schema.tables}
     topics = {topic.name: LiveTopic(topic.partitions, topic.replication_factor) for topic in plan.topics}
     return LiveFacts(topics, 1, LiveSchema(columns=columns))
@@ -35,17 +35,21 @@ def configs(plan: Plan) -> dict[str, dict[str, str]]:
     return {topic.name: dict(topic.config) for topic in plan.topics}
 
 
-def told(found: tuple[Change, ...]) -> list[str]:
-    return [f"{change.action} {change.kind} {change.name}" for change in found]
+def described(planned_changes: tuple[Change, ...]) -> list[str]:
+    return [f"{change.action} {change.kind} {change.name}" for change in planned_changes]
 
 
-def test_everything_is_new_where_nothing_is(document: Document) -> None:
+def test_a_first_plan_creates_everything(document: Document) -> None:
     plan = plan_of(document)
-    found = changes(plan, LiveFacts(), before=None, configs={})
-    assert {change.action for change in found} == {"create"}
-    assert [change.name for change in found if change.kind == "topic"] == [topic.name for topic in plan.topics]
-    assert [change.name for change in found if change.kind == "table"] == [table.name for table in plan.schema.tables]
-    assert told(found)[-4:] == [
+    planned_changes = changes(plan, LiveFacts(), before=None, configs={})
+    assert {change.action for change in planned_changes} == {"create"}
+    assert [change.name for change in planned_changes if change.kind == "topic"] == [
+        topic.name for topic in plan.topics
+    ]
+    assert [change.name for change in planned_changes if change.kind == "table"] == [
+        table.name for table in plan.schema.tables
+    ]
+    assert described(planned_changes)[-4:] == [
         "create config orders.json",
         "create workload orders-processor",
         "create workload tidemill-ingest",
@@ -136,24 +140,25 @@ EDITS: list[tuple[Callable[[Document], None], list[str], tuple[str, str, Any, An
 
 
 @pytest.mark.parametrize(
-    ("edit", "expected", "difference"), EDITS, ids=[f"{edit.__name__}: {one[1]}" for edit, _, one in EDITS]
+    ("edit", "expected", "difference"),
+    EDITS,
+    ids=[f"{edit.__name__}: {difference[1]}" for edit, _, difference in EDITS],
 )
-def test_an_edit_changes_what_it_is_about(
+def test_an_edit_changes_only_its_parts_and_shows_both_values(
     document: Document, edit: Callable[[Document], None], expected: list[str], difference: tuple[str, str, Any, Any]
 ) -> None:
-    """Nothing else is named, and the difference has both values."""
     before = plan_of(document)
     edited = copy.deepcopy(document)
     edit(edited)
     live = applied(before)
-    found = changes(plan_of(edited, live), live, before=before, configs=configs(before))
-    assert sorted(told(found)) == sorted(expected)
+    planned_changes = changes(plan_of(edited, live), live, before=before, configs=configs(before))
+    assert sorted(described(planned_changes)) == sorted(expected)
     where, member, old, new = difference
-    (change,) = [change for change in found if f"{change.action} {change.kind} {change.name}" == where]
+    (change,) = [change for change in planned_changes if f"{change.action} {change.kind} {change.name}" == where]
     assert Difference(member, old, new) in change.differences
 
 
-def test_drift_is_told_and_what_others_set_is_not(document: Document) -> None:
+def test_only_drift_of_planned_configs_is_a_change(document: Document) -> None:
     plan = plan_of(document)
     drifted = configs(plan)
     drifted["shop.orders.events"] |= {"retention.ms": "5", "segment.ms": "7"}
@@ -168,17 +173,17 @@ def test_an_unmanaged_topic_is_never_changed(document: Document) -> None:
 
 
 def test_a_suspended_processor_is_not_restarted(document: Document) -> None:
-    """Its config changes, and there is no process that would have to read it."""
+    """The config changes, but no process has to read it."""
     document["spec"]["suspend"] = True
     before = plan_of(document)
     edited = copy.deepcopy(document)
     edit_metric(edited)
     live = applied(before)
-    found = changes(plan_of(edited, live), live, before=before, configs=configs(before))
-    assert told(found) == ["change table by_country_v1", CONFIG]
+    planned_changes = changes(plan_of(edited, live), live, before=before, configs=configs(before))
+    assert described(planned_changes) == ["change table by_country_v1", CONFIG]
 
 
-def test_another_generation_alone_shows_in_the_config(document: Document) -> None:
+def test_a_generation_without_other_changes_changes_the_config(document: Document) -> None:
     before = plan_of(document)
     plan = replace(before, config=before.config.replace('"generation": 1', '"generation": 2'))
     (change,) = changes(plan, applied(plan), before=before, configs=configs(plan))

@@ -1,4 +1,4 @@
-"""What a change of the replication factor is planned to do, told before anything is touched."""
+"""Tests of the planned changes of topics for a changed replication factor."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ KINDS = ("events", "results", "dead-letters")
 
 
 def planned(document: Document, *, source: int, outputs: int, **topic: Any) -> dict[str, list[str]]:
-    """What would change of each topic that is there; the topic's members in the spec are replaced."""
+    """Return the planned changes of each existing topic, for these members of the source topic."""
     document["spec"]["source"]["topic"] = {"partitions": 3, **topic}
     pipeline = AnalyticsPipeline.model_validate(document)
-    there = {f"shop.orders.{kind}": LiveTopic(3, source if kind == "events" else outputs) for kind in KINDS}
-    live = LiveFacts(there, 3)
+    live_topics = {f"shop.orders.{kind}": LiveTopic(3, source if kind == "events" else outputs) for kind in KINDS}
+    live = LiveFacts(live_topics, 3)
     platform = replace(Platform(), partitions=3)
     plan = build_plan(pipeline, platform, 1, live)
     before = build_plan(pipeline, platform, 1, replace(live, topics={}))
     configs = {
-        item.name: {**item.config, "min.insync.replicas": str(max(1, there[item.name].replication_factor - 1))}
+        item.name: {**item.config, "min.insync.replicas": str(max(1, live_topics[item.name].replication_factor - 1))}
         for item in before.topics
     }
-    told = changes(plan, live, before=None, configs=configs)
+    planned_changes = changes(plan, live, before=None, configs=configs)
     return {
         change.name.removeprefix("shop.orders."): [f"{d.member}: {d.before} → {d.after}" for d in change.differences]
-        for change in told
+        for change in planned_changes
         if change.kind == "topic"
     }
 
@@ -41,11 +41,17 @@ def planned(document: Document, *, source: int, outputs: int, **topic: Any) -> d
 UP = ["replicationFactor: 1 → 3", "replicas: 3 → 9", "config.min.insync.replicas: 1 → 2"]
 DOWN = ["replicationFactor: 3 → 2", "replicas: 9 → 6", "config.min.insync.replicas: 2 → 1"]
 CASES: list[tuple[dict[str, Any], int, int, dict[str, list[str]], str]] = [
-    ({"replicationFactor": 3}, 1, 1, dict.fromkeys(KINDS, UP), "topics of results and dead letters follow"),
-    ({"replicationFactor": 2}, 3, 3, dict.fromkeys(KINDS, DOWN), "fewer"),
-    ({"replicationFactor": 3}, 3, 1, dict.fromkeys(KINDS[1:], UP), "those that lag behind"),
-    ({}, 3, 2, {}, "without a number each keeps its own"),
-    ({"replicationFactor": 3, "name": "shop.orders.events", "managed": False}, 1, 1, {}, "what is not managed stays"),
+    ({"replicationFactor": 3}, 1, 1, dict.fromkeys(KINDS, UP), "the topics of results and dead letters change too"),
+    ({"replicationFactor": 2}, 3, 3, dict.fromkeys(KINDS, DOWN), "fewer replicas"),
+    ({"replicationFactor": 3}, 3, 1, dict.fromkeys(KINDS[1:], UP), "only topics with fewer replicas change"),
+    ({}, 3, 2, {}, "without a number each topic keeps its replicas"),
+    (
+        {"replicationFactor": 3, "name": "shop.orders.events", "managed": False},
+        1,
+        1,
+        {},
+        "an unmanaged topic and its output topics stay",
+    ),
 ]
 
 

@@ -1,4 +1,4 @@
-"""What a Python stage adds to a plan: its topic, its processes, and what may not be done to them."""
+"""Tests of a Python stage in a plan: its topic, its processes, and refused edits."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def plan_of(pipeline: dict[str, Any], live: LiveFacts | None = None) -> Plan:
 
 
 def stage_of(plan: Plan) -> Workload:
-    (found,) = [workload for workload in plan.workloads if workload.component == "stage"]
-    return found
+    (selected,) = [workload for workload in plan.workloads if workload.component == "stage"]
+    return selected
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_the_stage_topic_has_as_many_partitions_as_the_source(topic: dict[str, A
     assert (stage.config["retention.ms"], stage.config["message.timestamp.type"]) == ("172800000", "LogAppendTime")
 
 
-def test_the_stage_runs_without_secrets_and_notices_only_its_own_settings() -> None:
+def test_the_stage_has_no_secrets_and_restarts_only_for_its_settings() -> None:
     stage = stage_of(plan_of(document()))
     assert (stage.name, stage.module, stage.replicas) == ("orders-stage", "tidemill_processor.stage", 1)
     assert (stage.secrets, stage.code, stage.image) == ({}, "enrich", "")
@@ -88,48 +88,54 @@ def test_the_stage_runs_without_secrets_and_notices_only_its_own_settings() -> N
     ("own", "processors", "decided", "expected", "reason"),
     [
         (None, None, 3, (2, False, False), "without scaling, replicas applies"),
-        (None, {}, None, (1, True, False), "nothing is decided yet: the minimum of the processors' scaling"),
-        (None, {"minReplicas": 2}, 3, (3, True, False), "decided by the processors' settings"),
-        (None, {"mode": "external"}, 3, (2, False, False), "what scales processors does not know the stage"),
-        ({"minReplicas": 3}, {}, None, (3, True, False), "its own settings come first"),
-        ({}, None, 0, (0, True, False), "processors are not scaled"),
-        ({"mode": "external"}, {}, 3, (1, False, True), "somebody else scales its Deployment"),
+        (None, {}, None, (1, True, False), "before the first decision, the minimum of the processors' scaling applies"),
+        (None, {"minReplicas": 2}, 3, (3, True, False), "the processors' settings decide"),
+        (
+            None,
+            {"mode": "external"},
+            3,
+            (2, False, False),
+            "an external autoscaler of processors does not scale the stage",
+        ),
+        ({"minReplicas": 3}, {}, None, (3, True, False), "settings of the stage count more than those of processors"),
+        ({}, None, 0, (0, True, False), "the stage is scaled without scaling of processors"),
+        ({"mode": "external"}, {}, 3, (1, False, True), "an external autoscaler scales the stage"),
     ],
 )
-def test_who_decides_how_many_processes_the_stage_has(
+def test_the_settings_decide_how_many_processes_the_stage_has(
     own: dict[str, Any] | None, processors: dict[str, Any] | None, decided: int | None, expected: Any, reason: str
 ) -> None:
-    made = document({**PYTHON, "replicas": 2, "scaling": own}, processor={"scaling": processors})
-    stage = stage_of(plan_of(made, LiveFacts(replicas={} if decided is None else {"stage": decided})))
+    resource = document({**PYTHON, "replicas": 2, "scaling": own}, processor={"scaling": processors})
+    stage = stage_of(plan_of(resource, LiveFacts(replicas={} if decided is None else {"stage": decided})))
     assert (stage.replicas, stage.scaled, stage.scaled_elsewhere) == expected, reason
 
 
 def deployment(python: dict[str, Any]) -> dict[str, Any]:
-    """The Deployment of the stage."""
+    """Return the spec of the Deployment of the stage."""
     placement = Placement(
         images={"processor": "tidemill/processor:1"}, pull_policy="Always", pull_secrets=("registry",)
     )
     owner, stage = OwnerReference("uid-1", "orders"), stage_of(plan_of(document(python)))
-    found = render(stage, pipeline="orders", owner=owner, sharing=(), placement=placement, revisions=Revisions())
-    (made,) = [one for one in found.workload if one["kind"] == "Deployment"]
-    return dict(made["spec"])
+    selected = render(stage, pipeline="orders", owner=owner, sharing=(), placement=placement, revisions=Revisions())
+    (resource,) = [item for item in selected.workload if item["kind"] == "Deployment"]
+    return dict(resource["spec"])
 
 
-def test_an_image_of_the_users_own_runs_with_the_limits_of_all_pods() -> None:
-    """The file is in the image, so no ConfigMap is mounted; an external autoscaler sets the replicas."""
+def test_an_image_of_the_user_runs_with_the_security_settings_of_all_pods() -> None:
+    """The image contains the file, so no ConfigMap is mounted. An external autoscaler sets the replicas."""
     in_image = {"image": "registry.example/shop:1", "file": "/app/enrich.py", "function": "enrich"}
     spec = deployment({**in_image, "scaling": {"mode": "external"}})
     plain = deployment(PYTHON)
     assert ("replicas" in spec, plain["replicas"]) == (False, 1)
-    pods = [one["template"]["spec"] for one in (spec, plain)]
+    pods = [item["template"]["spec"] for item in (spec, plain)]
     images = [pod["containers"][0]["image"] for pod in pods]
     assert images == ["registry.example/shop:1", "tidemill/processor:1"]
-    assert [[one["name"] for one in pod["volumes"]] for pod in pods] == [
+    assert [[item["name"] for item in pod["volumes"]] for pod in pods] == [
         ["pipelines", "tmp"],
         ["pipelines", "tmp", "code"],
     ]
     assert [
-        [one["value"] for one in pod["containers"][0]["env"] if one["name"] == "TIDEMILL_STAGE_DIR"] for pod in pods
+        [item["value"] for item in pod["containers"][0]["env"] if item["name"] == "TIDEMILL_STAGE_DIR"] for pod in pods
     ] == [[], ["/etc/tidemill/stage"]]
     for same in ("securityContext", "imagePullSecrets", "automountServiceAccountToken"):
         assert pods[0][same] == pods[1][same]
@@ -141,31 +147,31 @@ def test_a_decision_about_the_stage_does_not_restart_it() -> None:
     assert scaled.revision == plain.revision
 
 
-def test_a_pipeline_without_a_stage_is_as_before() -> None:
+def test_a_pipeline_without_a_stage_has_no_stage_topic_or_workload() -> None:
     plan = plan_of(document(None))
     assert {workload.component for workload in plan.workloads} == {"processor", "ingest", "api"}
     assert not any(topic.staged for topic in plan.topics)
     assert "python" not in json.dumps(json.loads(plan.config))
 
 
-def test_the_stage_topic_is_no_source_of_others() -> None:
+def test_no_other_pipeline_may_read_the_stage_topic() -> None:
     (error,) = written_by_pipelines("shop", "clicks", ["shop.orders.stage"])
     assert error.message.endswith(
         "is reserved for the Python stage of the pipeline shop/orders, also with managed: false"
     )
 
 
-def test_a_stage_topic_that_was_read_and_is_gone_is_not_made_again() -> None:
-    """Events that were staged and not counted are only there."""
+def test_a_deleted_stage_topic_that_was_read_is_lost() -> None:
+    """Events that were staged and not counted exist only in this topic."""
     plan = plan_of(document())
     schema = LiveSchema(read_from="id-1", read_to={0: 4})
-    there = {topic.name: LiveTopic(3, 1) for topic in plan.topics if not topic.staged}
-    lost = {topic.name: topic.lost for topic in bereave(plan.topics, LiveFacts(there, 1, schema))}
+    live_topics = {topic.name: LiveTopic(3, 1) for topic in plan.topics if not topic.staged}
+    lost = {topic.name: topic.lost for topic in bereave(plan.topics, LiveFacts(live_topics, 1, schema))}
     assert {name for name, text in lost.items() if text} == {"shop.orders.stage"}
     assert lost["shop.orders.stage"] == "id id-1; counted up to offsets 0: 4"
 
 
-def test_in_the_world_of_memory_it_comes_and_goes() -> None:
+def test_the_stage_is_created_and_deleted_with_its_pipeline() -> None:
     world, resource, noon = MemoryWorld(), document(), dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
     status = reconcile(resource, platform=PLATFORM, actuators=world.actuators, previous=None, now=noon)
     assert [topic["name"] for topic in status["topics"]][:2] == ["shop.orders.events", "shop.orders.stage"]

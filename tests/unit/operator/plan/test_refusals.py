@@ -1,4 +1,4 @@
-"""Every refusal, in its words: what is asked for, what is there, what to do."""
+"""Tests of every refusal of a plan, with its message."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ EVENTS = "shop.orders.events"
 
 
 def at(document: Document, path: str) -> Any:
-    """A place in the spec, e.g. `source.topic`."""
-    found = document["spec"]
+    """Return the member of the spec at a path like `source.topic`."""
+    edited_document = document["spec"]
     for step in path.split("."):
-        found = found[int(step)] if step.isdigit() else found.setdefault(step, {})
-    return found
+        edited_document = edited_document[int(step)] if step.isdigit() else edited_document.setdefault(step, {})
+    return edited_document
 
 
 def live_of(document: Document, **facts: Any) -> LiveFacts:
-    """The world after the document was applied."""
+    """Return the live facts after the document was applied."""
     plan = build_plan(AnalyticsPipeline.model_validate(document), Platform(), 1)
     schema = LiveSchema(
         shapes={(row.name, row.version): row.shape for row in plan.schema.aggregations},
@@ -54,16 +54,16 @@ def refused(document: Document, live: LiveFacts) -> list[tuple[Reason, str]]:
     return [(error.reason, str(error)) for error in refusals(pipeline, build_plan(pipeline, Platform(), 2, live), live)]
 
 
-def test_what_runs_is_not_refused(document: Document) -> None:
+def test_the_running_spec_is_not_refused(document: Document) -> None:
     assert refused(document, live_of(document)) == []
 
 
-def test_nothing_is_refused_where_nothing_is_known(document: Document) -> None:
+def test_a_first_spec_is_not_refused(document: Document) -> None:
     assert refused(document, LiveFacts()) == []
 
 
-def test_partitions_that_somebody_else_has_added_are_no_edit(document: Document) -> None:
-    """The spec that runs stays applicable, whatever else is edited in it; it gets all the partitions there are."""
+def test_partitions_that_others_added_refuse_no_edit(document: Document) -> None:
+    """The running spec stays applicable to a topic that grew, and its edits too."""
     document["spec"]["source"]["topic"] = {"partitions": 3}
     live = live_of(document)
     grown = replace(live, topics={name: replace(topic, partitions=5) for name, topic in live.topics.items()})
@@ -122,10 +122,10 @@ EDITS: list[tuple[str, dict[str, Any], Reason, str]] = [
 @pytest.mark.parametrize(
     ("path", "edit", "reason", "text"), EDITS, ids=[f"{path}: {json.dumps(edit)}" for path, edit, *_ in EDITS]
 )
-def test_an_edit_that_cannot_be_applied(
+def test_an_edit_that_cannot_be_applied_is_refused(
     document: Document, path: str, edit: dict[str, Any], reason: Reason, text: str
 ) -> None:
-    """One refusal, which begins with the field."""
+    """The message begins with the path of the field."""
     live = live_of(document)
     edited = copy.deepcopy(document)
     at(edited, path).update(edit)
@@ -133,16 +133,16 @@ def test_an_edit_that_cannot_be_applied(
 
 
 ALLOWED: list[tuple[str, dict[str, Any], str]] = [
-    ("source.topic", {"partitions": 9}, "partitions may grow"),
-    ("source.topic", {"retention": "1d"}, "a config is changed in place"),
-    ("aggregations.0.window", {"grace": "5m"}, "grace says how long a window waits, not what is in it"),
-    ("aggregations.0.window", {"size": "2h"}, "other windows are another version"),
-    ("aggregations.0", {"groupBy": []}, "other groups are another version"),
-    ("source.fields.1", {"type": "integer"}, "a group of another type is another version"),
-    ("aggregations.0", {"retention": "5d"}, "retention says how long windows stay"),
-    ("aggregations.0", {"groupBy": ["amount"], "name": "other"}, "another aggregation has tables of its own"),
+    ("source.topic", {"partitions": 9}, "partitions are added"),
+    ("source.topic", {"retention": "1d"}, "a config can be changed"),
+    ("aggregations.0.window", {"grace": "5m"}, "grace does not change the content of windows"),
+    ("aggregations.0.window", {"size": "2h"}, "other windows begin another version"),
+    ("aggregations.0", {"groupBy": []}, "other groups begin another version"),
+    ("source.fields.1", {"type": "integer"}, "a group of another type begins another version"),
+    ("aggregations.0", {"retention": "5d"}, "retention does not change the content of windows"),
+    ("aggregations.0", {"groupBy": ["amount"], "name": "other"}, "another aggregation has other tables"),
     ("aggregations.0", {"metrics": [{"name": "x", "function": "max", "field": "amount"}]}, "columns are added"),
-    ("processor", {"replicas": 3}, "processes come and go"),
+    ("processor", {"replicas": 3}, "the number of processes may change"),
 ]
 
 
@@ -172,11 +172,11 @@ REPLAYS: list[tuple[str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "text"), REPLAYS)
-def test_a_replay_that_cannot_be(document: Document, asked: str, text: str) -> None:
-    document["metadata"]["annotations"] = {REPLAY: asked}
-    told = f"metadata.annotations[{REPLAY}]: {text}"
-    assert refused(document, live_of(document)) == [(Reason.INVALID_SPEC, told)]
+@pytest.mark.parametrize(("wanted", "text"), REPLAYS)
+def test_an_invalid_replay_request_is_refused(document: Document, wanted: str, text: str) -> None:
+    document["metadata"]["annotations"] = {REPLAY: wanted}
+    refusal = f"metadata.annotations[{REPLAY}]: {text}"
+    assert refused(document, live_of(document)) == [(Reason.INVALID_SPEC, refusal)]
 
 
 BROKERS: list[tuple[int | None, int, bool, list[str]]] = [
@@ -197,25 +197,25 @@ BROKERS: list[tuple[int | None, int, bool, list[str]]] = [
         ],
     ),
     (3, 3, False, []),
-    (3, 2, True, []),  # a broker is down: the topic is there already
+    (3, 2, True, []),  # a broker is down, but the topic exists
 ]
 
 
-@pytest.mark.parametrize(("asked", "brokers", "exists", "expected"), BROKERS)
-def test_more_replicas_than_brokers(
-    document: Document, asked: int | None, brokers: int, exists: bool, expected: list[str]
+@pytest.mark.parametrize(("wanted", "brokers", "exists", "expected"), BROKERS)
+def test_more_replicas_than_brokers_are_refused_for_a_new_topic(
+    document: Document, wanted: int | None, brokers: int, exists: bool, expected: list[str]
 ) -> None:
-    """A broker that holds replicas counts, whether it answers or not."""
-    if asked is not None:
-        document["spec"]["source"]["topic"]["replicationFactor"] = asked
+    """A broker that holds replicas counts even if it does not answer."""
+    if wanted is not None:
+        document["spec"]["source"]["topic"]["replicationFactor"] = wanted
     pipeline = AnalyticsPipeline.model_validate(document)
     live = LiveFacts({EVENTS: LiveTopic(3, 3, holders=frozenset({1, 2, 3}))} if exists else {}, brokers)
     plan = build_plan(pipeline, replace(Platform(), replication_factor=3), 1, live)
     assert [str(error) for error in refusals(pipeline, plan, live)] == expected
 
 
-def test_fewer_partitions_than_positions(document: Document) -> None:
-    """The topic is gone and would be made anew with fewer partitions than were read."""
+def test_fewer_partitions_than_positions_are_refused(document: Document) -> None:
+    """The deleted topic would be created with fewer partitions than stored positions."""
     live = live_of(document, topics={})
     document["spec"]["source"]["topic"]["partitions"] = 2
     assert refused(document, live) == [
@@ -228,7 +228,7 @@ def test_fewer_partitions_than_positions(document: Document) -> None:
     ]
 
 
-def test_an_unmanaged_topic_with_fewer_partitions_than_positions(document: Document) -> None:
+def test_an_unmanaged_topic_with_fewer_partitions_than_positions_is_refused(document: Document) -> None:
     live = live_of(document)
     document["spec"]["source"]["topic"] = {"managed": False, "name": "shop.small"}
     live = replace(live, topics={"shop.small": LiveTopic(1, 1)})
@@ -271,13 +271,13 @@ RULES: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("path", "edit", "text"), RULES, ids=[row[2].partition(":")[0] for row in RULES])
-def test_what_no_server_is_needed_to_refuse(document: Document, path: str, edit: dict[str, Any], text: str) -> None:
-    """Rules across the stages of a pipeline: told by `validate`, by admission and by reconcile alike."""
+def test_rules_without_live_facts_refuse_a_spec(document: Document, path: str, edit: dict[str, Any], text: str) -> None:
+    """`validate`, admission and reconcile use the same rules."""
     at(document, path).update(edit)
     assert [str(fault) for fault in check(document, Limits())[1]] == [text]
 
 
-def test_a_topic_prefix_that_the_platform_grants(document: Document) -> None:
+def test_a_topic_prefix_that_the_platform_grants_is_allowed(document: Document) -> None:
     document["spec"]["source"]["topic"]["name"] = "bank.payments.events"
     assert check(document, Limits(topic_prefixes=("bank.payments.",)))[1] == []
 
@@ -292,7 +292,7 @@ OWNERS: list[tuple[Owner | None, str]] = [
 
 
 def test_a_topic_of_others_is_not_claimed_before_it_exists(document: Document) -> None:
-    """Else its owner, a pipeline that is created later, could not create it."""
+    """Otherwise its owner, a pipeline that is created later, could not create the topic."""
     document["spec"]["source"]["topic"] = {"name": "crm.orders.events", "managed": False}
     ((reason, text),) = refused(document, LiveFacts(brokers=1))
     assert (reason, text) == (
@@ -305,17 +305,17 @@ def test_a_topic_of_others_is_not_claimed_before_it_exists(document: Document) -
 
 
 def elsewhere(document: Document, servers: str = "a:9092", topic: str = "crm.orders") -> Document:
-    """The document with a source on another cluster."""
-    found = copy.deepcopy(document)
-    found["spec"]["source"] |= {
+    """Return the document with a source on another cluster."""
+    edited_document = copy.deepcopy(document)
+    edited_document["spec"]["source"] |= {
         "kafka": {"bootstrapServers": servers},
         "topic": {"name": topic, "managed": False, "partitions": 3},
     }
-    return found
+    return edited_document
 
 
-def test_a_source_that_was_read_stays_where_it_is(document: Document) -> None:
-    """It may have other addresses, by which the topic has the same id."""
+def test_a_source_that_was_read_cannot_be_another_topic(document: Document) -> None:
+    """Other addresses are allowed if the topic has the same id."""
     far = elsewhere(document)
     live = live_of(far)
     assert live.schema is not None
@@ -327,19 +327,21 @@ def test_a_source_that_was_read_stays_where_it_is(document: Document) -> None:
     assert refused(far, live) == []
     assert refused(elsewhere(document, "b:9092,c:9092"), live) == []
     moved = replace(live, topics={**live.topics, "crm.orders": LiveTopic(3, 1, "id-2")})
-    told = "which is another topic; unread events of the former topic would never be counted; change the field back, or"
+    refusal = (
+        "which is another topic; unread events of the former topic would never be counted; change the field back, or"
+    )
     ((reason, text),) = refused(elsewhere(document, "b:9092"), moved)
     assert reason == Reason.NOT_SUPPORTED
-    assert text.startswith(f"spec.source.kafka.bootstrapServers: changed from a:9092 to b:9092, {told}")
+    assert text.startswith(f"spec.source.kafka.bootstrapServers: changed from a:9092 to b:9092, {refusal}")
     ((_, text),) = refused(elsewhere(document, topic="crm.others"), live)
-    assert text.startswith(f"spec.source.topic.name: changed from crm.orders to crm.others, {told}")
+    assert text.startswith(f"spec.source.topic.name: changed from crm.orders to crm.others, {refusal}")
     ((_, text),) = refused(document, live)
     assert text.startswith(
-        f"spec.source.kafka.bootstrapServers: changed from a:9092 to the platform's own Kafka, {told}"
+        f"spec.source.kafka.bootstrapServers: changed from a:9092 to the platform's own Kafka, {refusal}"
     )
 
 
-def test_a_topic_that_is_not_there_on_another_cluster() -> None:
+def test_a_missing_topic_of_another_cluster_is_named_with_its_servers() -> None:
     kafka = KafkaSpec(bootstrap_servers="a:9092, b:9092")
     assert str(missing(Topic("crm.orders", 1, 1, managed=False, kafka=kafka))) == (
         "spec.source.topic.name: topic crm.orders does not exist at a:9092,b:9092, or the login may not describe it;"
@@ -348,8 +350,8 @@ def test_a_topic_that_is_not_there_on_another_cluster() -> None:
 
 
 @pytest.mark.parametrize(("live", "whose"), OWNERS, ids=[whose for _, whose in OWNERS])
-def test_a_schema_of_somebody_else(live: Owner | None, whose: str) -> None:
-    """The conflict says whose it is and how to take it over."""
+def test_a_schema_of_another_owner_is_a_conflict(live: Owner | None, whose: str) -> None:
+    """The message has the owner, and how to take the schema over."""
     (error,) = foreign("shop__orders", live, OURS)
     assert (error.reason, str(error)) == (
         Reason.RESOURCE_CONFLICT,
@@ -358,11 +360,11 @@ def test_a_schema_of_somebody_else(live: Owner | None, whose: str) -> None:
     )
 
 
-def test_ones_own_schema_is_no_conflict() -> None:
+def test_the_schema_of_this_resource_is_no_conflict() -> None:
     assert list(foreign("shop__orders", OURS, OURS)) == []
 
 
-def test_an_unmanaged_topic_that_is_not_there() -> None:
+def test_a_missing_unmanaged_topic_is_refused() -> None:
     error = missing(Topic("shop.legacy", 1, 1, managed=False))
     assert (error.reason, str(error)) == (
         Reason.INVALID_SPEC,

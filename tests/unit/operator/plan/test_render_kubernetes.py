@@ -1,4 +1,4 @@
-"""Manifests of workloads: what Pod Security asks for, what restarts whom, and whose each object is."""
+"""Tests of the rendered manifests of workloads: pod security, restarts, owners and mounted files."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def rendered(
     placement: Placement = PLACEMENT,
     revisions: Revisions = Revisions("c", "k"),  # noqa: B008 - frozen
 ) -> dict[tuple[str, str], dict[str, Any]]:
-    found = render(
+    objects = render(
         workload, pipeline=owner.name, owner=owner, sharing=sharing, placement=placement, revisions=revisions
     )
-    return {(item["kind"], item["metadata"]["name"]): item for item in (*found.own, *found.workload)}
+    return {(item["kind"], item["metadata"]["name"]): item for item in (*objects.own, *objects.workload)}
 
 
 def template(workload: Workload, **settings: Any) -> dict[str, Any]:
@@ -61,7 +61,6 @@ def template(workload: Workload, **settings: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("workload", [PROCESSOR, INGEST, OWN_API], ids=lambda workload: workload.name)
 def test_pods_meet_the_restricted_pod_security_standard(workload: Workload) -> None:
-    """Each control of the standard that a pod has to state."""
     spec = template(workload)["spec"]
     (container,) = spec["containers"]
     assert spec["securityContext"]["runAsNonRoot"] is True
@@ -81,13 +80,13 @@ def test_pods_meet_the_restricted_pod_security_standard(workload: Workload) -> N
 
 
 def test_another_pipeline_does_not_restart_the_shared_pods() -> None:
-    """The template of a shared workload is the same whichever pipeline it is rendered for and whoever shares it."""
+    """The template of a shared workload is the same for every pipeline and every set of owners."""
     others = replace(INGEST, configs={"clicks.json": "[1]"}, secrets={"clicks": ("api-keys.json",)})
     assert template(INGEST) == template(others, owner=CLICKS, sharing=(ORDERS, CLICKS), revisions=Revisions("x", "k"))
 
 
 @pytest.mark.parametrize(
-    ("what", "workload", "settings"),
+    ("change", "workload", "settings"),
     [
         ("another config", replace(PROCESSOR, revision="2"), {}),
         ("another password", PROCESSOR, {"revisions": Revisions("d", "k")}),
@@ -96,98 +95,98 @@ def test_another_pipeline_does_not_restart_the_shared_pods() -> None:
         ("another Redis", PROCESSOR, {"placement": replace(PLACEMENT, connections={"redis-url": "redis://b"})}),
     ],
 )
-def test_what_a_processor_reads_only_once_starts_other_pods(
-    what: str, workload: Workload, settings: dict[str, Any]
+def test_a_change_that_processors_read_at_start_replaces_their_pods(
+    change: str, workload: Workload, settings: dict[str, Any]
 ) -> None:
-    """A running processor would not notice it."""
-    assert template(PROCESSOR) != template(workload, **settings), what
+    """A running processor would not see the change."""
+    assert template(PROCESSOR) != template(workload, **settings), change
 
 
-def test_a_config_that_ingest_reads_again_starts_no_other_pods() -> None:
-    """Ingest and API look at their files, and what says nothing new to processors does not end them."""
+def test_another_config_file_alone_replaces_no_pods() -> None:
+    """Ingest and API read their files again. Processors restart only for another revision."""
     assert template(PROCESSOR) == template(replace(PROCESSOR, configs={"orders.json": "[]"}))
     assert template(OWN_API) == template(replace(OWN_API, configs={"orders.json": "[]"}))
 
 
-def test_shared_objects_belong_to_all_and_are_controlled_by_none() -> None:
-    """Garbage collection takes them with the last pipeline; own objects go with their pipeline."""
-    found = rendered(INGEST, sharing=(ORDERS, CLICKS))
-    shared = found["Deployment", "tidemill-ingest"]["metadata"]
+def test_shared_objects_are_owned_by_all_pipelines_and_controlled_by_none() -> None:
+    """Shared objects are deleted with the last pipeline, and the pipeline's other objects with the pipeline."""
+    objects = rendered(INGEST, sharing=(ORDERS, CLICKS))
+    shared = objects["Deployment", "tidemill-ingest"]["metadata"]
     assert [(owner["uid"], owner.get("controller")) for owner in shared["ownerReferences"]] == [
         ("uid-clicks", None),
         ("uid-orders", None),
     ]
     assert shared["labels"][marks.OWNER_UID] == marks.SHARED
-    own = found["Service", "orders-ingest"]["metadata"]
+    own = objects["Service", "orders-ingest"]["metadata"]
     assert [(owner["uid"], owner["controller"]) for owner in own["ownerReferences"]] == [("uid-orders", True)]
     assert own["labels"][marks.OWNER_UID] == "uid-orders"
 
 
 def test_a_pipelines_service_leads_to_the_shared_pods() -> None:
-    """The Service is the pipeline's, the pods are the namespace's."""
+    """The Service belongs to the pipeline, and the pods to the namespace."""
     service = rendered(INGEST)["Service", "orders-ingest"]
     pods = template(INGEST)["metadata"]["labels"]
     assert service["spec"]["selector"].items() <= pods.items()
     assert not service["spec"]["selector"].items() <= template(OWN_API)["metadata"]["labels"].items()
 
 
-def test_replicas_are_left_to_whoever_scales() -> None:
-    """An apply without the number takes nothing back from an autoscaler."""
+def test_a_deployment_that_others_scale_has_no_replicas() -> None:
+    """An apply without the number keeps the number that an autoscaler set."""
     left = rendered(replace(PROCESSOR, scaled_elsewhere=True))["Deployment", "orders-processor"]["spec"]
     assert "replicas" not in left
     assert rendered(PROCESSOR)["Deployment", "orders-processor"]["spec"]["replicas"] == 2
 
 
-def test_the_limits_of_ingest_are_for_its_pods_alone() -> None:
-    """Other limits restart no processor. Redis, where the keys of retries are, is told to both."""
+def test_only_pods_of_ingest_get_its_limits() -> None:
+    """Other limits restart no processor. Both get the address of Redis, which has the keys of retries."""
     placement = replace(
         PLACEMENT, ingest={"TIDEMILL_INGEST_EVENTS_PER_SECOND": "5"}, connections={"redis-url": "redis://r"}
     )
-    found = {}
+    objects = {}
     for workload in (INGEST, PROCESSOR):
         container = template(workload, placement=placement)["spec"]["containers"][0]
-        found[workload.component] = {entry["name"]: entry.get("value") for entry in container["env"]}
-    assert found["ingest"]["TIDEMILL_INGEST_EVENTS_PER_SECOND"] == "5"
-    assert "TIDEMILL_INGEST_EVENTS_PER_SECOND" not in found["processor"]
-    assert all("TIDEMILL_REDIS_URL" in env for env in found.values())
+        objects[workload.component] = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert objects["ingest"]["TIDEMILL_INGEST_EVENTS_PER_SECOND"] == "5"
+    assert "TIDEMILL_INGEST_EVENTS_PER_SECOND" not in objects["processor"]
+    assert all("TIDEMILL_REDIS_URL" in env for env in objects.values())
 
 
 def test_connections_reach_pods_as_references_only() -> None:
-    """No password stands in a manifest."""
+    """No manifest contains a password."""
     placement = replace(PLACEMENT, connections={"redis-url": "redis://:hidden@r", "kafka.json": '{"p": "hidden"}'})
     assert "hidden" not in str(rendered(PROCESSOR, placement=placement))
 
 
-def test_certificates_of_servers_are_files_in_pods() -> None:
-    """Each variable names one that the Secret of connections has; where there are none, nothing is mounted."""
+def test_certificates_of_servers_are_mounted_in_pods() -> None:
+    """Each variable names a file of the Secret of connections. Without certificates, no file is mounted."""
     placement = replace(PLACEMENT, connections={"redis-url": "r", "postgres-ca.crt": "PEM", "redis-ca.crt": "PEM"})
     spec = template(PROCESSOR, placement=placement)["spec"]
     (volume,) = (volume for volume in spec["volumes"] if volume["name"] == "connections")
     (mount,) = (mount for mount in spec["containers"][0]["volumeMounts"] if mount["name"] == "connections")
     files = [f"{mount['mountPath']}/{item['path']}" for item in volume["secret"]["items"]]
-    told = {entry["name"]: entry.get("value") for entry in spec["containers"][0]["env"]}
-    assert files == [told["TIDEMILL_POSTGRES_CA"], told["TIDEMILL_REDIS_CA"]]
+    variables = {entry["name"]: entry.get("value") for entry in spec["containers"][0]["env"]}
+    assert files == [variables["TIDEMILL_POSTGRES_CA"], variables["TIDEMILL_REDIS_CA"]]
     without = replace(PLACEMENT, connections={"redis-url": "r"})
     assert "connections" not in [v["name"] for v in template(PROCESSOR, placement=without)["spec"]["volumes"]]
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("resources", "expected"),
     [
         ({}, {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}),
         (
-            {"requests": {"memory": "4Gi"}},  # beyond the default limit, which then follows
+            {"requests": {"memory": "4Gi"}},  # above the default limit, which is raised
             {"requests": {"cpu": "100m", "memory": "4Gi"}, "limits": {"memory": "4Gi"}},
         ),
         (
-            {"limits": {"cpu": "50m", "memory": "128Mi"}},  # below the default requests, which then follow
+            {"limits": {"cpu": "50m", "memory": "128Mi"}},  # below the default requests, which are lowered
             {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"cpu": "50m", "memory": "128Mi"}},
         ),
     ],
 )
-def test_resources_are_the_defaults_under_what_is_asked_for(asked: Any, expected: Any) -> None:
-    """A request above its limit would be refused by the API server."""
-    (container,) = template(replace(PROCESSOR, resources=asked))["spec"]["containers"]
+def test_given_resources_override_and_adjust_the_defaults(resources: Any, expected: Any) -> None:
+    """The API server would refuse a request above its limit."""
+    (container,) = template(replace(PROCESSOR, resources=resources))["spec"]["containers"]
     assert container["resources"] == expected
 
 
@@ -195,78 +194,78 @@ def test_resources_are_the_defaults_under_what_is_asked_for(asked: Any, expected
     ("text", "expected"),
     [("500m", 0.5), ("2", 2.0), ("0.5", 0.5), ("1Ki", 1024.0), ("1k", 1000.0), ("1.5Gi", 1.5 * 2**30), ("3M", 3e6)],
 )
-def test_amounts_are_read_as_kubernetes_does(text: str, expected: float) -> None:
-    """Amounts that differ in writing only are equal."""
+def test_amounts_are_read_as_kubernetes_reads_them(text: str, expected: float) -> None:
+    """Amounts that differ only in writing are equal."""
     assert quantity(text) == expected
 
 
-def test_no_network_policies_where_the_platform_makes_none() -> None:
-    """A cluster may have its own."""
+def test_the_platform_can_disable_network_policies() -> None:
+    """A cluster may have other policies."""
     kinds = {kind for kind, _ in rendered(PROCESSOR, placement=replace(PLACEMENT, network_policies=False))}
     assert "NetworkPolicy" not in kinds
 
 
-def test_a_pipeline_is_reached_from_outside_only_if_asked_for() -> None:
+def test_an_ingress_is_rendered_only_with_an_exposure() -> None:
     assert ("Ingress", "orders-ingest") not in rendered(INGEST)
     exposure = Exposure("example.com", class_name="nginx", tls_secret="cert", annotations={"a": "b"})
-    found = rendered(INGEST, placement=replace(PLACEMENT, exposure=exposure))
-    ingress = found["Ingress", "orders-ingest"]
+    objects = rendered(INGEST, placement=replace(PLACEMENT, exposure=exposure))
+    ingress = objects["Ingress", "orders-ingest"]
     host = "orders-ingest.shop.example.com"
     assert ingress["metadata"]["annotations"] == {"a": "b"}
-    assert ingress["metadata"]["ownerReferences"] == found["Service", "orders-ingest"]["metadata"]["ownerReferences"]
+    assert ingress["metadata"]["ownerReferences"] == objects["Service", "orders-ingest"]["metadata"]["ownerReferences"]
     assert ingress["spec"]["ingressClassName"] == "nginx"
     assert ingress["spec"]["tls"] == [{"hosts": [host], "secretName": "cert"}]
     (rule,) = ingress["spec"]["rules"]
     assert rule["host"] == host
     backend = rule["http"]["paths"][0]["backend"]["service"]
-    service = found["Service", "orders-ingest"]
+    service = objects["Service", "orders-ingest"]
     assert backend == {"name": "orders-ingest", "port": {"number": service["spec"]["ports"][0]["port"]}}
     assert not any(
         kind == "Ingress" for kind, _ in rendered(PROCESSOR, placement=replace(PLACEMENT, exposure=exposure))
     )
 
 
-def test_a_replay_is_a_processor_of_its_own() -> None:
-    """The processors' image and config; another Deployment, which no Service and no scaling of theirs counts."""
-    found = rendered(REPLAY)
-    kinds = {kind for kind, _ in found}
+def test_a_replay_is_a_separate_deployment_of_the_processor() -> None:
+    """The replay has the image and config of processors. No Service and no scaling of processors counts its pods."""
+    objects = rendered(REPLAY)
+    kinds = {kind for kind, _ in objects}
     assert kinds == {"ServiceAccount", "PodDisruptionBudget", "NetworkPolicy", "Deployment"}
     (container,) = template(REPLAY)["spec"]["containers"]
     assert container["image"] == "p:1"
     assert {"name": "TIDEMILL_READER", "value": "r"} in container["env"]
-    mine, theirs = (found["Deployment", w.name]["spec"]["selector"] for w, found in (
-        (REPLAY, found), (PROCESSOR, rendered(PROCESSOR)),
+    replay_labels, processor_labels = (objects["Deployment", w.name]["spec"]["selector"] for w, objects in (
+        (REPLAY, objects), (PROCESSOR, rendered(PROCESSOR)),
     ))  # fmt: skip
-    assert mine != theirs
+    assert replay_labels != processor_labels
     volumes = [template(workload)["spec"]["volumes"] for workload in (REPLAY, PROCESSOR)]
     assert volumes[0] == volumes[1]
 
 
 def test_the_secret_of_a_schema_registry_is_only_mounted() -> None:
-    """Neither the operator nor another workload reads it. Its files follow a changed Secret without a restart."""
+    """Neither the operator nor another workload reads the Secret. Its files change without a restart."""
     workload = replace(PROCESSOR, registry_secret="registry", reached_ports=(8081, 9092))
-    found = rendered(workload)
-    pod = found["Deployment", "orders-processor"]["spec"]["template"]["spec"]
+    objects = rendered(workload)
+    pod = objects["Deployment", "orders-processor"]["spec"]["template"]["spec"]
     mounted = {volume["name"]: volume for volume in pod["volumes"]}
     assert mounted["registry"]["secret"] == {"secretName": "registry", "optional": True, "defaultMode": 0o440}
     (container,) = pod["containers"]
     assert {"name": "registry", "mountPath": "/etc/tidemill/registry", "readOnly": True} in container["volumeMounts"]
     assert {"name": "TIDEMILL_REGISTRY_DIR", "value": "/etc/tidemill/registry"} in container["env"]
-    _, servers = found["NetworkPolicy", "orders-processor"]["spec"]["egress"]
+    _, servers = objects["NetworkPolicy", "orders-processor"]["spec"]["egress"]
     assert [port["port"] for port in servers["ports"]] == [5432, 8081, 9092]
     assert "registry" not in str(template(PROCESSOR))
 
 
-def test_a_bridge_runs_alone_and_sees_no_login() -> None:
-    """Two bridges with one session would end each other's connections, so the former ends first."""
+def test_a_bridge_is_recreated_and_gets_no_login() -> None:
+    """Two bridges with one session would end each other's connections, so the former bridge ends first."""
     workload = replace(
         PROCESSOR, name="orders-mqtt", component="mqtt", module="tidemill_ingest.mqtt", alone=True, secrets={},
         mqtt_secret="broker", reached_ports=(8883,),
     )  # fmt: skip
-    found = rendered(workload)
-    kinds = {kind for kind, _ in found}
+    objects = rendered(workload)
+    kinds = {kind for kind, _ in objects}
     assert kinds == {"ServiceAccount", "PodDisruptionBudget", "NetworkPolicy", "Deployment"}
-    deployment = found["Deployment", "orders-mqtt"]["spec"]
+    deployment = objects["Deployment", "orders-mqtt"]["spec"]
     assert deployment["strategy"] == {"type": "Recreate"}
     pod = deployment["template"]["spec"]
     (container,) = pod["containers"]
@@ -276,13 +275,13 @@ def test_a_bridge_runs_alone_and_sees_no_login() -> None:
     assert "secrets" not in mounted
     assert {mount["name"] for mount in container["volumeMounts"]} == mounted.keys()
     assert {"name": "TIDEMILL_MQTT_DIR", "value": "/etc/tidemill/mqtt"} in container["env"]
-    _, servers = found["NetworkPolicy", "orders-mqtt"]["spec"]["egress"]
+    _, servers = objects["NetworkPolicy", "orders-mqtt"]["spec"]["egress"]
     assert [port["port"] for port in servers["ports"]] == [5432, 8883, 9092]
 
 
 def test_the_secret_of_the_sources_cluster_is_mounted() -> None:
-    found = rendered(replace(PROCESSOR, kafka_secret="crm", reached_ports=(9094,)))
-    pod = found["Deployment", "orders-processor"]["spec"]["template"]["spec"]
+    objects = rendered(replace(PROCESSOR, kafka_secret="crm", reached_ports=(9094,)))
+    pod = objects["Deployment", "orders-processor"]["spec"]["template"]["spec"]
     mounted = {volume["name"]: volume for volume in pod["volumes"]}
     assert mounted["source-kafka"]["secret"] == {"secretName": "crm", "optional": True, "defaultMode": 0o440}
     (container,) = pod["containers"]
@@ -293,7 +292,7 @@ def test_the_secret_of_the_sources_cluster_is_mounted() -> None:
 
 
 def test_objects_of_lookups_are_mounted_as_folders() -> None:
-    """As a whole: a single file of a volume would not change with its ConfigMap. Without them the pods start too."""
+    """A whole folder is mounted, because a single mounted file would not change with its ConfigMap."""
     references = {"plans": Reference("configMap", "all-plans"), "products": Reference("secret", "shop-db")}
     pod = template(replace(PROCESSOR, lookups=references))["spec"]
     mounted = {volume["name"]: volume for volume in pod["volumes"]}
@@ -303,6 +302,6 @@ def test_objects_of_lookups_are_mounted_as_folders() -> None:
     paths = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"] if "subPath" not in mount}
     folders = {"plans": "/etc/tidemill/lookups/plans", "products": "/etc/tidemill/lookups/products"}
     assert (paths["lookup-0"], paths["lookup-1"]) == (folders["plans"], folders["products"])
-    (told,) = (variable["value"] for variable in container["env"] if variable["name"] == "TIDEMILL_LOOKUP_DIRS")
-    assert json.loads(told) == folders
+    (variables,) = (variable["value"] for variable in container["env"] if variable["name"] == "TIDEMILL_LOOKUP_DIRS")
+    assert json.loads(variables) == folders
     assert "lookup" not in str(template(PROCESSOR)).lower()

@@ -1,4 +1,4 @@
-"""Slots of a list of topics: each partition has its own, for ever."""
+"""Tests of the slots of a list of topics: each partition keeps its slot."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Placed = dict[int, tuple[str, int]]
 
 
 def facts(schema: LiveSchema | None = None, /, **topics: int) -> LiveFacts:
-    """Topics with so many partitions, whose ids are their names in capitals."""
+    """Return live facts with these numbers of partitions. The id of a topic is its name in capitals."""
     return LiveFacts({name: LiveTopic(count, 1, name.upper()) for name, count in topics.items()}, 1, schema)
 
 
@@ -34,7 +34,7 @@ def placed(slots: tuple[Slot, ...], *, reading: bool = True) -> Placed:
 
 
 def ran(*slots: Slot) -> LiveSchema:
-    """A schema with these slots."""
+    """Return a schema with these slots."""
     accepted = {"source": {"topics": sorted({slot.topic for slot in slots})}}
     return LiveSchema(slots=slots, partitions=len(slots), accepted=accepted)
 
@@ -45,7 +45,7 @@ def test_a_new_pipeline_gets_slots_in_the_order_of_the_list() -> None:
     assert not any(slot.added for slot in slots)
 
 
-def test_what_is_added_gets_the_next_slots() -> None:
+def test_added_partitions_and_topics_get_the_next_slots() -> None:
     first = desired_slots(["a", "b"], facts(a=1, b=1), "")
     grown = desired_slots(["a", "b", "c"], facts(ran(*first), a=2, b=1, c=1), "")
     assert placed(grown) == {0: ("a", 0), 1: ("b", 0), 2: ("a", 1), 3: ("c", 0)}
@@ -53,14 +53,14 @@ def test_what_is_added_gets_the_next_slots() -> None:
     assert desired_slots(["c", "b", "a"], facts(ran(*grown), a=2, b=1, c=1), "") == grown
 
 
-def test_what_leaves_keeps_its_slot() -> None:
+def test_a_removed_topic_keeps_its_slots() -> None:
     first = desired_slots(["a", "b"], facts(a=2, b=1), "")
     left = desired_slots(["b"], facts(ran(*first), a=2, b=1), "")
     assert (placed(left), placed(left, reading=False)) == ({2: ("b", 0)}, {0: ("a", 0), 1: ("a", 1)})
     assert desired_slots(["a", "b"], facts(ran(*left), a=2, b=1), "") == first
 
 
-def test_a_topic_that_is_gone_or_smaller_is_not_read_there() -> None:
+def test_partitions_that_are_certainly_missing_are_not_read() -> None:
     first = desired_slots(["a", "b"], facts(a=2, b=2), "")
     assert placed(desired_slots(["a", "b"], facts(ran(*first), a=1), "", certain=["b"])) == {0: ("a", 0)}
     unknown = LiveFacts(schema=ran(*first))
@@ -68,19 +68,19 @@ def test_a_topic_that_is_gone_or_smaller_is_not_read_there() -> None:
 
 
 def test_an_answer_that_may_be_outdated_stops_no_slot() -> None:
-    """Else the watermark would pass unread events. One topic is missing, and one has fewer partitions than before."""
+    """Otherwise the watermark would pass unread events. A topic is missing, or has fewer partitions than before."""
     read = [Slot(n, "a", n, topic_id="A", next_offset=9) for n in range(2)]
-    one = ran(*read, Slot(2, "b", 0, topic_id="B", next_offset=9), Slot(3, "c", 0, reading=False))
-    assert desired_slots(["a", "b", "c"], facts(one, a=1), "") == one.slots
-    assert placed(desired_slots(["a", "c"], facts(one, a=1), ""), reading=False) == {2: ("b", 0), 3: ("c", 0)}
-    again = LiveFacts({"a": LiveTopic(1, 1, "A2")}, 1, one)
+    schema = ran(*read, Slot(2, "b", 0, topic_id="B", next_offset=9), Slot(3, "c", 0, reading=False))
+    assert desired_slots(["a", "b", "c"], facts(schema, a=1), "") == schema.slots
+    assert placed(desired_slots(["a", "c"], facts(schema, a=1), ""), reading=False) == {2: ("b", 0), 3: ("c", 0)}
+    again = LiveFacts({"a": LiveTopic(1, 1, "A2")}, 1, schema)
     assert placed(desired_slots(["a", "b"], again, "")) == {0: ("a", 0), 2: ("b", 0)}
-    moved = replace(one, slots=(replace(read[0], topic_id="A2"), *one.slots[1:]), read_before=frozenset({"A"}))
+    moved = replace(schema, slots=(replace(read[0], topic_id="A2"), *schema.slots[1:]), read_before=frozenset({"A"}))
     assert placed(desired_slots(["a", "b"], replace(again, schema=moved), "")) == {0: ("a", 0), 2: ("b", 0)}
 
 
 @pytest.mark.parametrize(
-    ("name", "more", "asked", "gone", "waits"),
+    ("name", "more", "recreated", "gone", "waits"),
     [
         ("shop.b", {}, False, "", False),
         ("crm.b", {}, False, "", True),
@@ -91,44 +91,46 @@ def test_an_answer_that_may_be_outdated_stops_no_slot() -> None:
     ],
     ids=["own", "of others", "all brokers", "another cluster", "all brokers there", "asked"],
 )
-def test_windows_wait_for_a_topic_unless_it_is_certainly_gone(
-    name: str, more: dict[str, Any], asked: bool, gone: str, waits: bool
+def test_windows_wait_for_a_topic_unless_it_is_certainly_deleted(
+    name: str, more: dict[str, Any], recreated: bool, gone: str, waits: bool
 ) -> None:
     schema = ran(Slot(0, "shop.a", 0, topic_id="A", next_offset=4), Slot(1, name, 0, topic_id="B", next_offset=5))
-    one = pipeline(topics=["shop.a", name], **more)
-    annotations = {"tidemill.dev/recreate-topics": "true"} if asked else {}
-    one = one.model_copy(update={"metadata": one.metadata.model_copy(update={"annotations": annotations})})
+    resource = pipeline(topics=["shop.a", name], **more)
+    annotations = {"tidemill.dev/recreate-topics": "true"} if recreated else {}
+    resource = resource.model_copy(
+        update={"metadata": resource.metadata.model_copy(update={"annotations": annotations})}
+    )
     live = LiveFacts({"shop.a": LiveTopic(1, 1, "A")}, 1, schema, gone=frozenset({gone}))
-    plan = build_plan(one, Platform(), 1, live)
+    plan = build_plan(resource, Platform(), 1, live)
     assert [slot.reading for slot in plan.schema.slots] == [True, waits]
-    if asked:
-        return  # nothing is reported then
-    told = (
+    if recreated:
+        return  # no message in this case
+    waiting = (
         "counted, but windows stay open until every broker reports the topic as missing; create it again, set the"
         " annotation"
     )
-    assert (told in str(missing(plan.topics[1]))) == waits
+    assert (waiting in str(missing(plan.topics[1]))) == waits
     assert waits or "the other topics are still counted; create it again, or remove the topic" in str(
         missing(plan.topics[1])
     )
 
 
-def test_the_partitions_of_a_former_only_topic_are_its_slots() -> None:
+def test_the_partitions_of_a_former_single_topic_are_the_first_slots() -> None:
     before = LiveSchema(partitions=2, read_from="A", read_to={0: 7})
     slots = desired_slots(["b", "a"], facts(before, a=3, b=1), "a")
     assert placed(slots) == {0: ("a", 0), 1: ("a", 1), 2: ("b", 0), 3: ("a", 2)}
     assert [slot.added for slot in slots] == [False, False, True, True]
 
 
-def test_facts_about_one_topic() -> None:
+def test_positions_and_losses_are_those_of_the_topic() -> None:
     slots = Slot(0, "a", 0, topic_id="A", next_offset=4), Slot(1, "b", 0), Slot(2, "b", 1, topic_id="B", next_offset=9)
     schema = replace(ran(*slots), losses=(Loss("expired", 2, 0, 3, 5),))
     assert (view(schema, "b").read_from, view(schema, "b").read_to) == ("B", {1: 9})
-    (told,) = losses("b", LiveTopic(2, 1, "B"), view(schema, "b"))
-    assert (told.reason, "offsets 1: 3 to 5" in told.message) == (Reason.EVENTS_EXPIRED, True)
+    (loss,) = losses("b", LiveTopic(2, 1, "B"), view(schema, "b"))
+    assert (loss.reason, "offsets 1: 3 to 5" in loss.message) == (Reason.EVENTS_EXPIRED, True)
     assert losses("a", LiveTopic(1, 1, "A"), view(schema, "a")) == []
-    (told,) = losses("a", LiveTopic(1, 1, "A2"), view(schema, "a"))
-    assert told.reason == Reason.TOPIC_RECREATED
+    (loss,) = losses("a", LiveTopic(1, 1, "A2"), view(schema, "a"))
+    assert loss.reason == Reason.TOPIC_RECREATED
 
 
 def pipeline(**source: Any) -> AnalyticsPipeline:
@@ -160,7 +162,7 @@ def test_a_plan_reads_each_topic_and_writes_to_none() -> None:
     assert (plan.schema.partitions, plan.schema.own_sources) == (7, ("a", "b", "c"))
     assert "_slots" in {table.name for table in plan.schema.tables}
     assert {workload.component for workload in plan.workloads} == {"processor", "api"}
-    assert '"partitions": 5' in plan.config  # more processors than that have nothing to read
+    assert '"partitions": 5' in plan.config  # further processors would have nothing to read
 
 
 def test_a_pipeline_with_one_topic_has_no_slots() -> None:
@@ -197,23 +199,25 @@ def test_a_deleted_topic_of_a_list_is_reported_as_lost_events() -> None:
         ),
     ],
 )
-def test_which_edits_of_topics_are_refused(before: dict[str, Any], after: dict[str, Any], message: str) -> None:
+def test_edits_of_topics_that_lose_positions_are_refused(
+    before: dict[str, Any], after: dict[str, Any], message: str
+) -> None:
     slots = tuple(Slot(n, name, 0, topic_id=name) for n, name in enumerate(before.get("topics", [])))
     schema = LiveSchema(accepted={"source": before}, slots=slots, partitions=max(1, len(slots)), read_from="x")
     topics = {name: LiveTopic(1, 1, name) for name in ("shop.a", "shop.b", "shop.orders.results")}
     live = LiveFacts(topics, 1, schema)
-    found = [str(error) for error in refusals(pipeline(**after), planned(live, **after), live)]
-    assert [text.startswith(message) for text in found] == ([True] if message else [])
+    results = [str(error) for error in refusals(pipeline(**after), planned(live, **after), live)]
+    assert [text.startswith(message) for text in results] == ([True] if message else [])
 
 
-def test_slots_that_somebody_deleted_are_damage() -> None:
-    one = ran(Slot(0, "a", 0))
+def test_deleted_slots_are_damage() -> None:
+    schema = ran(Slot(0, "a", 0))
     columns = {name: dict[str, str]() for name in ("_aggregations", "_offsets", "_slots")}
-    told = damage(planned(facts(a=1), topics=["a"]).schema, replace(one, columns=columns, slots=()))
-    assert [text for text in told if "_slots" in text and text.startswith("rows of table _slots are gone (slots 0)")]
+    damages = damage(planned(facts(a=1), topics=["a"]).schema, replace(schema, columns=columns, slots=()))
+    assert [text for text in damages if "_slots" in text and text.startswith("rows of table _slots are gone (slots 0)")]
 
 
-def test_scaling_sees_partitions_of_one_number_as_one() -> None:
+def test_scaling_adds_up_the_partitions_with_one_number() -> None:
     positions = {
         0: Position(3, 3, None, 0, place=("a", 0)),
         1: Position(None, 0, None, 0, place=("a", 1)),
@@ -224,5 +228,5 @@ def test_scaling_sees_partitions_of_one_number_as_one() -> None:
         1: PartitionFigures(4, 6, None, 0),
         2: PartitionFigures(0, 9, 8, 8),
     }
-    found = together(partitions, positions)
-    assert {number: (at.lag, at.consumed) for number, at in found.items()} == {0: (8, 11), 1: (2, 0)}
+    results = together(partitions, positions)
+    assert {number: (at.lag, at.consumed) for number, at in results.items()} == {0: (8, 11), 1: (2, 0)}

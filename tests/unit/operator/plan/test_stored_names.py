@@ -1,4 +1,4 @@
-"""Names of stored columns: another one for every kind and field; and what is noted of tables that have older ones."""
+"""Tests of the unique names of stored columns, and of the conversion of earlier names."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ PIECES = st.sampled_from([*KINDS, *OWN, "at", "home", "x", "0", "1", "_", "__", 
 
 
 def _legal(parts: list[str], between: str) -> str:
-    """A field's name out of pieces: a letter first, at most 41 characters, whatever comes last."""
+    """Return the name of a field from pieces: it begins with a letter and has at most 41 characters."""
     return (between.join(parts).lstrip("_0123456789") or "x")[:41]
 
 
 FIELDS = st.builds(_legal, st.lists(PIECES, min_size=1, max_size=5), st.sampled_from(["_", "", "__"]))
-# What stands beside partials in frames, temporary tables and statements.
+# Names beside partials in frames, temporary tables and statements.
 FIXED = {
     *(batch.TIME, batch.PARTITION, batch.OFFSET, batch.INDEX, batch.DATA, aggregate.PANE, aggregate.AFTER),
     *(aggregate.END, aggregate._AT, sessions.SINCE, sessions.OLD, sessions._JOINS, sessions._COVERED),
@@ -52,8 +52,8 @@ FIXED = {
 
 
 @given(st.lists(FIELDS, min_size=1, max_size=6, unique=True))
-def test_every_kind_and_field_has_a_column_of_its_own(fields: list[str]) -> None:
-    """Also beside our own columns, and none is longer than Postgres takes."""
+def test_every_kind_and_field_has_another_column(fields: list[str]) -> None:
+    """No column equals a fixed name or is longer than Postgres allows."""
     columns = [column_of(kind, field) for kind in KINDS for field in fields]
     columns += [Partial("count", None, "").column, Partial("revision", None, "").column]
     columns += [f"_{prefix}_{field}" for prefix in ("having", "null") for field in fields]
@@ -63,7 +63,7 @@ def test_every_kind_and_field_has_a_column_of_its_own(fields: list[str]) -> None
 
 
 def test_the_longest_names_fit() -> None:
-    """41 characters, set off or not; tables and indexes of the longest aggregation as well."""
+    """Tables and indexes of an aggregation with the longest name fit too."""
     for kind, field in itertools.product(KINDS, ("at_" + "x" * 38, "x" * 41)):
         assert len(column_of(kind, field)) <= 63
     wanted = aggregation([("m", "count", None)], window={"type": "session", "gap": "1m"}, groupBy=["k"])
@@ -73,8 +73,8 @@ def test_the_longest_names_fit() -> None:
     assert all(len(name) <= 63 and (name == table.name or name.startswith(f"{table.name}_")) for name in names)
 
 
-def test_names_that_read_one_way_are_as_they_were() -> None:
-    """So that nearly no table that is there has to change."""
+def test_unambiguous_names_are_those_of_earlier_versions() -> None:
+    """Most existing tables keep their columns."""
     assert column_of("last", "home") == "_last_home"
     assert column_of("last_at", "home") == "_last_at_home"
     assert column_of("last_at", "at_home") == "_last_at_at_home"
@@ -95,8 +95,8 @@ def aggregation(metrics: list[tuple[str, str, str | None]], **members: Any) -> A
 
 
 @given(st.lists(st.tuples(st.sampled_from(FUNCTIONS), FIELDS), min_size=1, max_size=32))
-def test_no_partial_is_dropped(wanted: list[tuple[str, str]]) -> None:
-    """Each metric has all columns it is made of, each with the type of its own field."""
+def test_every_metric_has_all_its_partials(wanted: list[tuple[str, str]]) -> None:
+    """Each metric has all its columns, each with the type of its field."""
     plan = layout(
         aggregation([(f"m{n}", *pair) for n, pair in enumerate(wanted)]), {field: "number" for _, field in wanted}
     )
@@ -111,30 +111,30 @@ SHAPE = {"groupBy": [], "window": {"type": "tumbling", "size": "1h", "grace": "0
 
 
 def noted(columns: dict[str, str], partials: list[str], fed: dict[str, Feed] | None = None) -> LiveSchema:
-    """A schema with one aggregation as an earlier Tidemill noted it."""
+    """Return a schema with an aggregation as an earlier Tidemill noted it."""
     shape = json.dumps({**SHAPE, "partials": partials})
     return LiveSchema(shapes={("a", 1): shape}, columns={"a_v1": columns}, feeds={("a", 1): Feeds(1, fed or {})})
 
 
-def test_a_column_that_read_two_ways_is_renamed_where_it_holds_values() -> None:
-    """With all that is noted of it; what orders another field's values keeps its name."""
-    found = as_noted_today(
+def test_an_ambiguous_column_is_renamed_if_it_holds_values() -> None:
+    """Everything noted about the column is renamed too. The order of the values of another field keeps its name."""
+    noted_today = as_noted_today(
         noted(
             {"_last_at_home": "double precision", "_last_at_at_home": "bigint[]", "_last_home": "double precision"},
             ["_last_at_home", "_last_at_at_home", "_last_home"],
             {"_last_at_home": Feed(1)},
         )
     )
-    assert found.renames == {"a_v1": {"_last_at_home": "_last__at_home"}}
-    assert set(found.columns["a_v1"]) == {"_last__at_home", "_last_at_at_home", "_last_home"}
-    assert json.loads(found.shapes["a", 1])["partials"] == ["_last__at_home", "_last_at_at_home", "_last_home"]
-    assert found.feeds["a", 1].columns == {"_last__at_home": Feed(1)}
+    assert noted_today.renames == {"a_v1": {"_last_at_home": "_last__at_home"}}
+    assert set(noted_today.columns["a_v1"]) == {"_last__at_home", "_last_at_at_home", "_last_home"}
+    assert json.loads(noted_today.shapes["a", 1])["partials"] == ["_last__at_home", "_last_at_at_home", "_last_home"]
+    assert noted_today.feeds["a", 1].columns == {"_last__at_home": Feed(1)}
     order = noted({"_last_home": "text", "_last_at_home": "bigint[]", "_first_at": "bigint"}, [])
     assert as_noted_today(order).renames == {}
 
 
-def test_the_metric_that_lost_a_shared_column_begins_anew() -> None:
-    """Of two metrics one had the column: the other's column comes as one that is added later does."""
+def test_a_metric_that_lost_a_shared_column_gets_a_new_one() -> None:
+    """Only one of two metrics had the column. The column of the other is filled like an added column."""
     metrics = [("x", "last", "at_home"), ("y", "last", "home")]
     types = {"home": "number", "at_home": "number"}
     for wanted, kind, fresh in (
@@ -153,18 +153,19 @@ def test_the_metric_that_lost_a_shared_column_begins_anew() -> None:
         assert set(feeds.columns) == fresh
 
 
-def test_a_column_of_todays_name_is_never_overwritten() -> None:
-    """An earlier Tidemill came back in between and made the older name again."""
+def test_a_column_with_the_present_name_is_never_overwritten() -> None:
+    """An earlier Tidemill ran in between and created the former name again."""
     live = noted({"_last_at_home": "text", "_last__at_home": "text"}, ["_last_at_home"])
-    found = as_noted_today(live)
-    assert found.renames == {}
+    noted_today = as_noted_today(live)
+    assert noted_today.renames == {}
     assert (
-        feeds_after(Schema("s", "o", "w", "r", (), (), (), 1, 1), found)["a", 1].columns["_last_at_home"].since is None
+        feeds_after(Schema("s", "o", "w", "r", (), (), (), 1, 1), noted_today)["a", 1].columns["_last_at_home"].since
+        is None
     )
 
 
-def test_types_are_those_of_the_spec_accepted_last_until_they_are_noted() -> None:
-    """A schema without that spec says nothing of them, nor does one whose spec is not understood any more."""
+def test_types_that_are_not_noted_come_from_the_accepted_spec() -> None:
+    """Without that spec, or with a spec that cannot be read, no types are noted."""
     accepted = {
         "source": {"fields": [{"name": "v", "type": "integer"}]},
         "transform": {"derive": [{"name": "w", "expression": "v / 2"}]},
@@ -172,10 +173,10 @@ def test_types_are_those_of_the_spec_accepted_last_until_they_are_noted() -> Non
     }
     live = noted({"_count": "bigint", "_uniques_v": "bytea", "_frequent_w": "bytea"}, ["_count"])
 
-    def types(told: Any) -> Any:
-        return json.loads(as_noted_today(LiveSchema(None, live.shapes, live.columns, accepted=told)).shapes["a", 1])[
-            "types"
-        ]
+    def types(accepted_spec: Any) -> Any:
+        return json.loads(
+            as_noted_today(LiveSchema(None, live.shapes, live.columns, accepted=accepted_spec)).shapes["a", 1]
+        )["types"]
 
     assert types(accepted) == {"_uniques_v": ["v", "integer"], "_frequent_w": ["w", "number"]}
     assert types(None) == types({"source": "?"}) == {}
@@ -183,7 +184,7 @@ def test_types_are_those_of_the_spec_accepted_last_until_they_are_noted() -> Non
     assert as_noted_today(LiveSchema(None, {("a", 1): own}, accepted=accepted)).shapes["a", 1] == own
 
 
-def test_types_of_columns_that_left_stay_noted() -> None:
+def test_types_of_removed_columns_stay_noted() -> None:
     before = json.dumps({"types": {"_n_v": ["v", "string"], "_n_w": ["w", "string"]}})
     after = json.dumps({"types": {"_n_w": ["w", "integer"]}})
     assert json.loads(with_types_of(after, before))["types"] == {"_n_v": ["v", "string"], "_n_w": ["w", "integer"]}
@@ -191,12 +192,12 @@ def test_types_of_columns_that_left_stay_noted() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_kind_begins_like_names_of_our_own(kind: str) -> None:
-    """A kind of the name of a prefix would make `column_of` meet `_having_x` and the like."""
+def test_no_kind_begins_like_a_fixed_prefix(kind: str) -> None:
+    """A kind with the name of a prefix would give columns like `_having_x`."""
     assert not {"having", "null", "pane", "rev", "since", "after"} & {kind, kind.split("_")[0]}
 
 
 def test_no_other_kind_begins_like_a_shorter_one() -> None:
-    """Columns of fields that begin so would be set off from then on, and tables of before have them otherwise."""
-    found = {(short, long) for short in KINDS for long in KINDS if long.startswith(f"{short}_")}
-    assert found == {("first", "first_at"), ("last", "last_at")}, "give the new kind another name"
+    """The names of existing columns would become ambiguous."""
+    noted_today = {(short, long) for short in KINDS for long in KINDS if long.startswith(f"{short}_")}
+    assert noted_today == {("first", "first_at"), ("last", "last_at")}, "give the new kind another name"

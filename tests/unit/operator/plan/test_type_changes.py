@@ -1,4 +1,4 @@
-"""Another type of a field that an aggregation measures is another version of it; nothing else about types is."""
+"""Tests of changed types: another type of a measured field begins another version of the aggregation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SKETCHED = ("distinct", "topk", "variance", "count")
 
 
 def document(functions: tuple[str, ...], kind: str, *, expression: str = "", **further: Any) -> dict[str, Any]:
-    """A pipeline that measures `v`, a field or a derive of one; `further` members of the field."""
+    """Return a pipeline that measures `v`, a field or a derive. `further` has more members of the field."""
     fields = [{"name": "ts", "type": "timestamp", "required": True}]
     fields += [{"name": "other", "type": "integer"}]
     digits = {"scale": 2} if kind == "decimal" else {}
@@ -57,7 +57,7 @@ def planned(wanted: dict[str, Any], live: LiveSchema | None = None) -> Plan:
 
 
 def applied(plan: Plan, before: LiveSchema | None = None) -> LiveSchema:
-    """The schema after a plan was applied; columns are only added."""
+    """Return the schema after a plan was applied, which only adds columns."""
     earlier = before or LiveSchema()
     columns = {
         table.name: {c.name: column_type(c.definition) for c in table.columns}
@@ -65,12 +65,14 @@ def applied(plan: Plan, before: LiveSchema | None = None) -> LiveSchema:
         for table in plan.schema.tables
     }
     shapes = {(row.name, row.version): row for row in plan.schema.aggregations}
-    told = {key: with_types_of(row.shape, earlier.shapes.get(key)) for key, row in shapes.items()}
-    return LiveSchema(shapes={**earlier.shapes, **told}, columns=columns, accepted=json.loads(plan.schema.accepted))
+    type_changes = {key: with_types_of(row.shape, earlier.shapes.get(key)) for key, row in shapes.items()}
+    return LiveSchema(
+        shapes={**earlier.shapes, **type_changes}, columns=columns, accepted=json.loads(plan.schema.accepted)
+    )
 
 
-def of_before(live: LiveSchema) -> LiveSchema:
-    """The same as an earlier Tidemill noted it: without the types of fields."""
+def of_an_earlier_version(live: LiveSchema) -> LiveSchema:
+    """Return the schema as an earlier Tidemill noted it: without the types of fields."""
     shapes = {}
     for key, text in live.shapes.items():
         shapes[key] = json.dumps({name: value for name, value in json.loads(text).items() if name != "types"})
@@ -81,29 +83,31 @@ def version(plan: Plan) -> int:
     return plan.schema.aggregations[0].version
 
 
-@pytest.mark.parametrize("noted", [lambda live: live, of_before], ids=["noted", "noted-before"])
+@pytest.mark.parametrize("noted", [lambda live: live, of_an_earlier_version], ids=["noted", "noted-before"])
 @pytest.mark.parametrize(("function", "before", "after"), PAIRS)
-def test_another_type_is_another_version(function: str, before: str, after: str, noted: Any) -> None:
-    there = applied(planned(document((function,), before)))
-    if noted is of_before and any("." in column for column in there.columns["a_v1"]):
-        return  # an earlier Tidemill had no columns of a field and something else
-    live = noted(there)
+def test_another_type_begins_another_version(function: str, before: str, after: str, noted: Any) -> None:
+    live = applied(planned(document((function,), before)))
+    if noted is of_an_earlier_version and any("." in column for column in live.columns["a_v1"]):
+        return  # earlier versions had no columns of two fields
+    live = noted(live)
     assert version(planned(document((function,), after), live)) == (1 if before == after else 2)
 
 
-@pytest.mark.parametrize("noted", [lambda live: live, of_before], ids=["noted", "noted-before"])
-def test_sketches_are_not_merged_over_types(noted: Any) -> None:
-    """Integers and doubles are hashed otherwise: such a sketch would count 1 and 1.0 as two values."""
+@pytest.mark.parametrize("noted", [lambda live: live, of_an_earlier_version], ids=["noted", "noted-before"])
+def test_sketches_of_different_types_are_not_merged(noted: Any) -> None:
+    """Integers and doubles have different hashes. A merged sketch would count 1 and 1.0 as two values."""
     live = noted(applied(planned(document(SKETCHED, "integer"))))
     plan = planned(document(SKETCHED, "number"), live)
     assert version(plan) == 2
-    told = [change for change in changes(plan, LiveFacts(schema=live), before=None, configs={}) if change.name == "a"]
-    assert ("field v", "integer", "number") in [(d.member, d.before, d.after) for d in told[0].differences]
+    type_changes = [
+        change for change in changes(plan, LiveFacts(schema=live), before=None, configs={}) if change.name == "a"
+    ]
+    assert ("field v", "integer", "number") in [(d.member, d.before, d.after) for d in type_changes[0].differences]
 
 
-@pytest.mark.parametrize("noted", [lambda live: live, of_before], ids=["noted", "noted-before"])
-def test_the_type_of_a_derive_counts_too(noted: Any) -> None:
-    """Whether its expression changed, or the field that it reads."""
+@pytest.mark.parametrize("noted", [lambda live: live, of_an_earlier_version], ids=["noted", "noted-before"])
+def test_another_type_of_a_derive_begins_another_version(noted: Any) -> None:
+    """The type changes with the expression or with the field that it reads."""
     live = noted(applied(planned(document(SKETCHED, "integer", expression="raw + 1"))))
     assert version(planned(document(SKETCHED, "integer", expression="raw + 2"), live)) == 1
     assert version(planned(document(SKETCHED, "integer", expression="raw + 1.5"), live)) == 2
@@ -111,19 +115,19 @@ def test_the_type_of_a_derive_counts_too(noted: Any) -> None:
 
 
 @pytest.mark.parametrize("function", ["sum", "min", "last", "count", "quantile", "topk"])
-def test_another_scale_is_another_type(function: str) -> None:
-    """The same integers mean other values. How many digits events may have is no matter of what is stored."""
+def test_another_scale_begins_another_version(function: str) -> None:
+    """With another scale the same integers mean other values. The precision does not change stored values."""
     live = applied(planned(document((function,), "decimal")))
     assert version(planned(document((function,), "decimal", precision=9), live)) == 1
     assert version(planned(document((function,), "decimal", scale=3), live)) == 2
     assert version(planned(document((function,), "decimal", scale=0), live)) == 2
-    told = shape_changes(
+    type_changes = shape_changes(
         live.shapes["a", 1], applied(planned(document((function,), "decimal", scale=3))).shapes["a", 1]
     )
-    assert list(told) == [("field v", "decimal(2)", "decimal(3)")]
+    assert list(type_changes) == [("field v", "decimal(2)", "decimal(3)")]
 
 
-def test_another_scale_of_a_group_column_is_another_version() -> None:
+def test_another_scale_of_a_group_column_begins_another_version() -> None:
     wanted = [document(("sum",), "decimal", scale=scale) for scale in (2, 3)]
     for each in wanted:
         each["spec"]["aggregations"][0] |= {"groupBy": ["v"], "metrics": [{"name": "n", "function": "count"}]}
@@ -131,14 +135,14 @@ def test_another_scale_of_a_group_column_is_another_version() -> None:
     assert [version(planned(each, live)) for each in wanted] == [1, 2]
 
 
-def test_the_scale_of_a_derive_counts_too() -> None:
+def test_another_scale_of_a_derive_begins_another_version() -> None:
     live = applied(planned(document(("sum",), "decimal", expression="raw * 2")))
     assert version(planned(document(("sum",), "decimal", expression="raw * 3"), live)) == 1
     assert version(planned(document(("sum",), "decimal", expression="raw * 1.5"), live)) == 2
 
 
-def test_a_metric_that_comes_back_with_another_type_finds_no_sketch_of_the_old_one() -> None:
-    """Columns stay when their metric leaves; so does what is known of their type."""
+def test_a_metric_added_again_with_another_type_begins_another_version() -> None:
+    """The column of a removed metric is kept, with its type."""
     live = applied(planned(document(SKETCHED, "integer")))
     without = planned(document((), "integer"), live)
     live = applied(without, live)
@@ -150,11 +154,14 @@ def test_a_metric_that_comes_back_with_another_type_finds_no_sketch_of_the_old_o
     assert version(planned(document(("max",), "number"), live)) == 1
 
 
-def test_where_nothing_is_known_of_types_columns_decide() -> None:
-    """A schema from before specs were kept with it."""
+def test_without_noted_types_the_types_of_columns_decide() -> None:
+    """Schemas of early versions have no accepted spec."""
     live = replace(
-        of_before(replace(applied(planned(document(("distinct",), "integer"))), accepted=None)), accepted=None
+        of_an_earlier_version(replace(applied(planned(document(("distinct",), "integer"))), accepted=None)),
+        accepted=None,
     )
     assert version(planned(document(("distinct",), "number"), live)) == 1
-    live = replace(of_before(replace(applied(planned(document(("sum",), "integer"))), accepted=None)), accepted=None)
+    live = replace(
+        of_an_earlier_version(replace(applied(planned(document(("sum",), "integer"))), accepted=None)), accepted=None
+    )
     assert version(planned(document(("sum",), "number"), live)) == 2

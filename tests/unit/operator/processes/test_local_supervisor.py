@@ -1,4 +1,4 @@
-"""Supervision of child processes: restarts, readiness, changes, clean ends."""
+"""Tests of the supervisor of child processes, with real processes: restarts, readiness, changes and ends."""
 
 from __future__ import annotations
 
@@ -57,9 +57,11 @@ def state(supervisor: Supervisor) -> ReplicaState:
 
 
 def ready_pid(supervisor: Supervisor, *, not_pid: int | None = None) -> int:
-    """The pid of the ready replica, once there is one (another one than `not_pid`)."""
+    """Return the pid of the ready replica, once it is another pid than `not_pid`."""
     eventually(
-        lambda: state(supervisor).ready and state(supervisor).pid not in (None, not_pid), seconds=20, what="ready"
+        lambda: state(supervisor).ready and state(supervisor).pid not in (None, not_pid),
+        seconds=20,
+        what="the replica is ready",
     )
     pid = state(supervisor).pid
     assert pid is not None
@@ -67,7 +69,7 @@ def ready_pid(supervisor: Supervisor, *, not_pid: int | None = None) -> int:
 
 
 def test_a_killed_process_is_started_again_at_once(supervisor: Supervisor, port: int) -> None:
-    """After SIGKILL another process runs within half a second, however often it happens."""
+    """After SIGKILL another process runs within half a second, also after repeated kills."""
     supervisor.want("ns.w-0", spec(port))
     pid = ready_pid(supervisor)
     for _ in range(3):
@@ -75,15 +77,15 @@ def test_a_killed_process_is_started_again_at_once(supervisor: Supervisor, port:
         eventually(
             lambda killed=pid: state(supervisor).pid not in (None, killed),  # type: ignore[misc]
             seconds=0.5,
-            what="restart",
+            what="another process runs",
         )
         pid = ready_pid(supervisor, not_pid=pid)
     assert state(supervisor).restarts == 3
     assert state(supervisor).last_exit == -signal.SIGKILL
 
 
-def test_a_process_that_never_gets_ready_is_started_ever_more_slowly(supervisor: Supervisor, port: int) -> None:
-    """A crash loop backs off: 0.2 + 0.4 + 0.8 s pass before the fourth start."""
+def test_a_process_that_never_gets_ready_is_restarted_with_growing_delays(supervisor: Supervisor, port: int) -> None:
+    """The delays of 0.2, 0.4 and 0.8 s pass before the fourth start."""
     supervisor.want("ns.w-0", spec(port, script="raise SystemExit(3)"))
     began = time.monotonic()
     eventually(lambda: state(supervisor).restarts >= 4, seconds=20, what="four ends")
@@ -92,20 +94,20 @@ def test_a_process_that_never_gets_ready_is_started_ever_more_slowly(supervisor:
     assert not state(supervisor).ready
 
 
-def test_a_frozen_process_is_left_alone(supervisor: Supervisor, port: int) -> None:
-    """SIGSTOP makes it unready, not replaced; SIGCONT makes the same process ready again."""
+def test_a_frozen_process_is_not_replaced(supervisor: Supervisor, port: int) -> None:
+    """SIGSTOP makes the process unready without a restart. SIGCONT makes the same process ready again."""
     supervisor.want("ns.w-0", spec(port))
     pid = ready_pid(supervisor)
     os.kill(pid, signal.SIGSTOP)
-    eventually(lambda: not state(supervisor).ready, seconds=10, what="seen as unready")
+    eventually(lambda: not state(supervisor).ready, seconds=10, what="the process is not ready")
     assert state(supervisor).pid == pid
     os.kill(pid, signal.SIGCONT)
-    eventually(lambda: state(supervisor).ready, seconds=10, what="ready again")
+    eventually(lambda: state(supervisor).ready, seconds=10, what="the process is ready again")
     assert (state(supervisor).pid, state(supervisor).restarts) == (pid, 0)
 
 
-def test_wanting_the_same_twice_changes_nothing(supervisor: Supervisor, port: int) -> None:
-    """An equal spec is no news and leaves the process."""
+def test_the_same_spec_again_changes_nothing(supervisor: Supervisor, port: int) -> None:
+    """An equal spec keeps the process. Another revision replaces it."""
     assert supervisor.want("ns.w-0", spec(port)) is True
     pid = ready_pid(supervisor)
     assert supervisor.want("ns.w-0", spec(port)) is False
@@ -115,25 +117,25 @@ def test_wanting_the_same_twice_changes_nothing(supervisor: Supervisor, port: in
 
 
 def test_an_unwanted_process_ends_even_if_it_ignores_sigterm(supervisor: Supervisor, port: int, tmp_path: Path) -> None:
-    """SIGKILL follows after the grace; nothing stays, neither process nor pid file."""
+    """SIGKILL follows after the grace period. Neither a process nor a pid file remains."""
     supervisor.want("ns.w-0", spec(port, script=DEAF, grace_seconds=0.3))
-    eventually(lambda: state(supervisor).pid is not None, seconds=10, what="started")
+    eventually(lambda: state(supervisor).pid is not None, seconds=10, what="the process is started")
     pid = state(supervisor).pid
     assert pid is not None
     supervisor.want("ns.w-0", None)
-    eventually(lambda: not supervisor.states(), seconds=10, what="gone")
+    eventually(lambda: not supervisor.states(), seconds=10, what="the process has ended")
     assert start_time(pid) is None
     assert list((tmp_path / "run").glob("*.pid")) == []
 
 
 def test_a_left_over_process_is_ended_before_supervision_begins(tmp_path: Path, port: int) -> None:
-    """The pid file of a killed run names a process that still lives: it must not run beside a new one."""
+    """The process of a killed run must not run beside a new one."""
     first = Supervisor(tmp_path)
     first.start()
     first.want("ns.w-0", spec(port))
     pid = ready_pid(first)
     second = Supervisor(tmp_path)
-    first._closing.set()  # as if the first supervisor were dead
+    first._closing.set()  # the first supervisor counts as dead
     second.start()
     try:
         assert start_time(pid) is None
@@ -143,7 +145,7 @@ def test_a_left_over_process_is_ended_before_supervision_begins(tmp_path: Path, 
 
 
 def test_logs_are_kept_over_restarts(supervisor: Supervisor, port: int, tmp_path: Path) -> None:
-    """Each start has a log of its own; the former ones stay beside it."""
+    """Each start writes a new log, and former logs are kept."""
     supervisor.want("ns.w-0", spec(port))
     pid = ready_pid(supervisor)
     os.kill(pid, signal.SIGKILL)
@@ -156,7 +158,7 @@ def test_logs_are_kept_over_restarts(supervisor: Supervisor, port: int, tmp_path
 def test_a_process_is_not_ready_while_another_answers_on_its_port(supervisor: Supervisor, port: int) -> None:
     with subprocess.Popen([sys.executable, "-c", SERVING, str(port)], stdout=subprocess.DEVNULL) as foreign:
         try:
-            eventually(lambda: is_ready(port, "/readyz"), what="the other one answers")
+            eventually(lambda: is_ready(port, "/readyz"), what="the foreign process answers")
             supervisor.want("ns.w-0", spec(port, script=f"import time; time.sleep(0.5)\n{SERVING}"))
             eventually(lambda: state(supervisor).restarts > 0, seconds=20, what="the port is refused")
             assert state(supervisor).ready is False

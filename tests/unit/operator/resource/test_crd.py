@@ -1,4 +1,4 @@
-"""The CustomResourceDefinition: generated, complete, and within what the API server takes."""
+"""Tests of the CustomResourceDefinition: generated, complete, and within the limits of the API server."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def nodes(
 NODES = [node for part in ("spec", "status") for node in nodes(SCHEMA["properties"][part], part)]
 
 
-def test_the_file_is_what_the_generator_prints(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_file_equals_the_output_of_the_generator(capsys: pytest.CaptureFixture[str]) -> None:
     assert crd.main() == 0
     assert capsys.readouterr().out == FILE.read_text(), (
         "run: python -m tidemill_operator.resource.crd > crds/analyticspipelines.yaml"
     )
 
 
-def test_it_is_yaml_of_one_definition() -> None:
+def test_the_file_is_yaml_of_one_definition() -> None:
     document = yaml.safe_load(FILE.read_text())
     assert document == crd.definition()
     assert document["metadata"]["name"] == "analyticspipelines.tidemill.dev"
@@ -56,7 +56,7 @@ def test_every_node_is_structural_and_bounded(path: str, schema: dict[str, Any],
     kind = schema.get("type")
     assert kind or schema["x-kubernetes-preserve-unknown-fields"]
     if not path.endswith(("[]", ".*")):
-        assert schema["description"].endswith("."), "a description, a sentence"
+        assert schema["description"].endswith("."), "the description is a sentence"
     if kind == "string":
         assert "enum" in schema or "maxLength" in schema
         re.compile(schema.get("pattern", ""))
@@ -82,8 +82,8 @@ def test_lists_of_named_things_are_maps_by_name() -> None:
     }
 
 
-def test_the_platform_decides_where_the_spec_is_silent() -> None:
-    """A default here would read as shrinking when the member is taken out of a file."""
+def test_members_with_platform_defaults_have_no_default() -> None:
+    """With a default here, a member that is removed from a file would shrink the topic."""
     by_path = {path: schema for path, schema, _ in NODES}
     for path in (
         "source.topic.partitions",
@@ -94,8 +94,8 @@ def test_the_platform_decides_where_the_spec_is_silent() -> None:
         assert "default" not in by_path[f"spec.{path}"]
 
 
-def test_replicas_are_always_set() -> None:
-    """The scale subresource fails where its path is empty."""
+def test_replicas_have_a_default() -> None:
+    """The scale subresource fails if its path is empty."""
     processor = SCHEMA["properties"]["spec"]["properties"]["processor"]
     assert processor["default"] == {}
     assert processor["properties"]["replicas"]["default"] == 1
@@ -118,7 +118,7 @@ def test_kubectl_get_shows_these_columns_in_this_order() -> None:
     ]
 
 
-def test_every_member_of_the_model_is_there() -> None:
+def test_every_member_of_the_model_is_in_the_schema() -> None:
     def members(model: type[BaseModel]) -> set[str]:
         return {field.alias or name for name, field in model.model_fields.items()}
 
@@ -126,16 +126,16 @@ def test_every_member_of_the_model_is_there() -> None:
 
 
 def test_rules_name_members_that_exist() -> None:
-    """A misspelt member would be a CEL compile error only at the API server."""
+    """A misspelt member would be a CEL error only at the API server."""
     names = {name for _, schema, _ in NODES for name in schema.get("properties", {})} | {"metadata", "spec"}
     macros = {"all", "exists", "format", "map", "matches"}
     for place, rules in RULES.items():
         for rule in rules:
             for text in (rule.rule, rule.text):
-                code = re.sub(r"'[^']*'", "''", text)
-                used = set(re.findall(r"\.([a-zA-Z]+)", code)) - macros
+                expression = re.sub(r"'[^']*'", "''", text)
+                used = set(re.findall(r"\.([a-zA-Z]+)", expression)) - macros
                 assert used <= names, (place, text)
-                assert code.count("(") == code.count(")")
+                assert expression.count("(") == expression.count(")")
             assert rule.message
             assert {*filter(None, rule.at.split("."))} <= names
 

@@ -1,4 +1,4 @@
-"""What holds for every stream of figures: bounds, steps, determinism, and going on from a written state."""
+"""Properties of decisions about replicas for drawn streams of figures: bounds, steps, determinism and restarts."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from tidemill_operator.scaling import Decision, Figures, PartitionFigures, ScalingReason, Settings, State, decide
 from tidemill_operator.scaling.state import MAX_DECISIONS, MAX_SAMPLES
 
-# The figures of a stream are many; more examples of them cost more than they find.
+# A stream has many figures. More examples take long and find little.
 some = hypothesis_settings(max_examples=60, deadline=None)
 
 
 @dataclass(frozen=True)
 class Poll:
-    """What happens until a poll, and what is seen at it."""
+    """The time and the events before a poll, and the facts that the poll sees."""
 
     seconds: float
     arrive: tuple[int, ...]
@@ -68,7 +68,7 @@ def streams(draw: st.DrawFn) -> tuple[Settings, int, int, list[Poll]]:
 def play(
     settings: Settings, partitions: int, current: int, polls: list[Poll], *, rewritten: bool = False
 ) -> list[tuple[Decision, State]]:
-    """All decisions, each with the state after it."""
+    """Return all decisions, each with the state after it."""
     ends, consumed, now, state = [0] * partitions, [0] * partitions, 1e9, State()
     result = []
     for poll in polls:
@@ -88,8 +88,10 @@ def play(
 
 @some
 @given(streams())
-def test_never_out_of_bounds_and_never_more_than_partitions(stream: tuple[Settings, int, int, list[Poll]]) -> None:
-    """Whatever is seen; without figures the number of partitions is not known, and only maxReplicas holds."""
+def test_a_decision_is_within_bounds_and_at_most_the_number_of_partitions(
+    stream: tuple[Settings, int, int, list[Poll]],
+) -> None:
+    """Without figures the number of partitions is unknown, and only maxReplicas bounds the decision."""
     settings, partitions, current, polls = stream
     ceiling = settings.ceiling(partitions)
     for decision, _ in play(settings, partitions, current, polls):
@@ -104,7 +106,7 @@ def test_never_out_of_bounds_and_never_more_than_partitions(stream: tuple[Settin
 @some
 @given(streams())
 def test_steps_are_kept_within_bounds(stream: tuple[Settings, int, int, list[Poll]]) -> None:
-    """Except where bounds or silence order a number, or where there were none."""
+    """A larger step is allowed only from a number out of bounds, and to zero."""
     settings, partitions, current, polls = stream
     ceiling = settings.ceiling(partitions)
     for decision, _ in play(settings, partitions, current, polls):
@@ -113,14 +115,13 @@ def test_steps_are_kept_within_bounds(stream: tuple[Settings, int, int, list[Pol
             step = decision.desired - decision.current
             assert step >= -(settings.max_step_down or partitions)
             assert step <= (settings.max_step_up or max(partitions, decision.current))
-            if settings.max_step_up is None:  # as many again, four at the least, and on to where that is of use
+            if settings.max_step_up is None:  # twice as many, at least four more, then aligned
                 assert decision.desired <= 2 * max(2 * decision.current, decision.current + 4)
 
 
 @some
 @given(streams())
-def test_pauses_are_kept(stream: tuple[Settings, int, int, list[Poll]]) -> None:
-    """No second step up within the cooldown; none down that was wanted back within the stabilisation."""
+def test_no_step_up_follows_another_within_the_cooldown(stream: tuple[Settings, int, int, list[Poll]]) -> None:
     settings, partitions, current, polls = stream
     ceiling = settings.ceiling(partitions)
     changed_at: float | None = None
@@ -134,8 +135,10 @@ def test_pauses_are_kept(stream: tuple[Settings, int, int, list[Poll]]) -> None:
 
 @some
 @given(streams())
-def test_holds_hold(stream: tuple[Settings, int, int, list[Poll]]) -> None:
-    """No step on top of a rebalance or rollout, none up against a saturated Postgres."""
+def test_no_step_is_decided_during_a_rebalance_a_rollout_or_a_saturation(
+    stream: tuple[Settings, int, int, list[Poll]],
+) -> None:
+    """During a rebalance or rollout the number is unchanged. While Postgres is saturated, the number does not grow."""
     settings, partitions, current, polls = stream
     ceiling = settings.ceiling(partitions)
     for poll, (decision, _) in zip(polls, play(settings, partitions, current, polls), strict=True):
@@ -151,21 +154,20 @@ def test_holds_hold(stream: tuple[Settings, int, int, list[Poll]]) -> None:
 @some
 @given(streams())
 def test_equal_polls_give_equal_decisions(stream: tuple[Settings, int, int, list[Poll]]) -> None:
-    """No clock, no chance."""
     assert play(*stream) == play(*stream)
 
 
 @some
 @given(streams())
 def test_a_restart_changes_no_decision(stream: tuple[Settings, int, int, list[Poll]]) -> None:
-    """The state through JSON at every poll."""
+    """The state is written as JSON and read again at every poll."""
     assert play(*stream, rewritten=True) == play(*stream)
 
 
 @some
 @given(streams())
-def test_a_dry_run_decides_the_same_and_does_nothing(stream: tuple[Settings, int, int, list[Poll]]) -> None:
-    """At the first poll; later ones differ, as nothing was done."""
+def test_a_dry_run_decides_the_same_and_changes_nothing(stream: tuple[Settings, int, int, list[Poll]]) -> None:
+    """Only the first decision is compared, because a dry run changes no replicas."""
     settings, partitions, current, polls = stream
     (wet, _), *_ = play(settings, partitions, current, polls[:1])
     for decision, _ in play(replace(settings, dry_run=True), partitions, current, polls):
@@ -176,8 +178,7 @@ def test_a_dry_run_decides_the_same_and_does_nothing(stream: tuple[Settings, int
 
 @some
 @given(streams())
-def test_what_is_remembered_is_bounded(stream: tuple[Settings, int, int, list[Poll]]) -> None:
-    """Whatever is seen."""
+def test_the_stored_state_is_bounded(stream: tuple[Settings, int, int, list[Poll]]) -> None:
     settings, partitions, current, polls = stream
     for _, state in play(settings, partitions, current, polls):
         assert len(state.samples) <= MAX_SAMPLES

@@ -1,4 +1,4 @@
-"""Files are sent in batches that are counted once, whatever happens on the way; ingest is a stand-in here."""
+"""Tests of `tidemill send`: events are sent in batches and counted once, also after faults. Ingest is in memory."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ URL = "http://ingest.test"
 
 
 class Ingest:
-    """Answers like ingest, and keeps what it has taken.
+    """Ingest in memory, which keeps its events.
 
     Attributes:
-        events: that were taken, each once.
-        requests: all that arrived, also those with known keys.
-        before: called with each request first; its answer is given instead.
+        events: accepted events, each once.
+        requests: all requests, also those with known keys.
+        before: called with each request; its response replaces the one of ingest.
     """
 
     def __init__(self) -> None:
@@ -52,9 +52,9 @@ class Ingest:
         with self._lock:
             self.requests.append(request)
             body, key = request.read(), request.headers["idempotency-key"]
-            given = self.before(request)
-            if given is not None:
-                return given
+            replacement = self.before(request)
+            if replacement is not None:
+                return replacement
             if key in self._known:
                 assert self._known[key][0] == body
                 return httpx.Response(200, json=self._known[key][1], headers={"idempotency-replayed": "true"})
@@ -74,7 +74,7 @@ class Ingest:
 
 @pytest.fixture
 def ingest(monkeypatch: pytest.MonkeyPatch) -> Ingest:
-    """Batches are small here, and waits short."""
+    """Return an ingest in memory. Batches are small, and waits are short."""
     monkeypatch.setattr(sending, "MOST_EVENTS", 10)
     monkeypatch.setattr("tidemill_operator.sending.client._backoff", lambda _: 0.001)
     return Ingest()
@@ -112,7 +112,7 @@ def test_every_event_is_sent_once(ingest: Ingest, numbers: Path, workers: int) -
 
 
 def test_busy_and_lost_requests_are_repeated_with_their_keys(ingest: Ingest, numbers: Path) -> None:
-    """Also where the answer was lost after ingest had taken the batch."""
+    """The answer may be lost after ingest has accepted the batch."""
     faults = iter([429, 503, "lost before", "lost after", "not acknowledged", 502])
 
     def before(request: httpx.Request) -> httpx.Response | None:
@@ -132,8 +132,8 @@ def test_busy_and_lost_requests_are_repeated_with_their_keys(ingest: Ingest, num
     assert sorted(ingest.events) == sorted(numbers.read_text().split())
 
 
-def test_a_file_that_is_sent_again_is_counted_once(ingest: Ingest, numbers: Path) -> None:
-    """Unless that is asked for; what was changed meanwhile is new."""
+def test_a_file_that_is_sent_twice_is_counted_once(ingest: Ingest, numbers: Path) -> None:
+    """The option `again` sends the events again, and changed events are new."""
     send(ingest, order_of(numbers))
     assert send(ingest, order_of(numbers)).replayed == 95
     assert len(ingest.events) == 95
@@ -142,15 +142,15 @@ def test_a_file_that_is_sent_again_is_counted_once(ingest: Ingest, numbers: Path
     assert send(ingest, order_of(numbers)).replayed == 90
 
 
-def test_a_run_that_was_cut_short_continues(
+def test_an_interrupted_run_can_be_resumed(
     ingest: Ingest, numbers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With another rate too: the resume file keeps the size of the batches, and so their keys."""
+    """The resume file keeps the size of the batches, and with it their keys."""
     order = order_of(numbers, resume=tmp_path / "position", workers=3)
-    taken = threading.Semaphore(4)
+    permits = threading.Semaphore(4)
 
     def before(_: httpx.Request) -> httpx.Response | None:
-        return None if taken.acquire(blocking=False) else httpx.Response(404, json={"code": "gone", "detail": "away"})
+        return None if permits.acquire(blocking=False) else httpx.Response(404, json={"code": "gone", "detail": "away"})
 
     ingest.before = before
     with pytest.raises(SendError, match="404 gone: away; check --pipeline and --url"):
@@ -167,8 +167,8 @@ def test_a_run_that_was_cut_short_continues(
     assert len(ingest.events) == 96
 
 
-def test_the_position_does_not_pass_a_batch_that_was_not_taken(ingest: Ingest, numbers: Path, tmp_path: Path) -> None:
-    """Later ones that other workers have sent are sent again, with the keys that ingest knows."""
+def test_the_position_stays_before_a_batch_that_was_not_accepted(ingest: Ingest, numbers: Path, tmp_path: Path) -> None:
+    """Later batches that other workers sent are sent again, with keys that ingest knows."""
 
     def before(request: httpx.Request) -> httpx.Response | None:
         if b'"a":10}' in request.content:  # the second batch
@@ -186,7 +186,7 @@ def test_the_position_does_not_pass_a_batch_that_was_not_taken(ingest: Ingest, n
     assert sorted(ingest.events) == sorted(numbers.read_text().split())
 
 
-def test_a_resume_file_of_something_else_is_refused(ingest: Ingest, numbers: Path, tmp_path: Path) -> None:
+def test_a_resume_file_of_another_file_is_refused(ingest: Ingest, numbers: Path, tmp_path: Path) -> None:
     position = tmp_path / "position"
     send(ingest, order_of(numbers, resume=position))
     other = tmp_path / "b.ndjson"
@@ -201,14 +201,14 @@ def test_a_resume_file_of_something_else_is_refused(ingest: Ingest, numbers: Pat
         send(ingest, order_of(numbers, resume=position))
 
 
-def test_sending_gives_up_after_its_patience_and_names_the_answer(ingest: Ingest, numbers: Path) -> None:
+def test_sending_stops_after_its_patience_and_names_the_answer(ingest: Ingest, numbers: Path) -> None:
     ingest.before = lambda _: httpx.Response(503, json={"code": "kafka_unavailable", "detail": "away"})
     with pytest.raises(SendError, match="503 kafka_unavailable: away; check that ingest runs, then send again"):
         send(ingest, order_of(numbers), client=ingest.client(patience_seconds=0.05))
     assert ingest.events == []
 
 
-def test_what_ingest_asks_for_is_waited(ingest: Ingest, numbers: Path) -> None:
+def test_sending_waits_as_long_as_ingest_asks(ingest: Ingest, numbers: Path) -> None:
     answers = iter([httpx.Response(429, json={}, headers={"retry-after": "0.2"})])
     ingest.before = lambda _: next(answers, None)
     began = time.monotonic()
@@ -217,7 +217,7 @@ def test_what_ingest_asks_for_is_waited(ingest: Ingest, numbers: Path) -> None:
 
 
 def test_a_rate_is_kept(ingest: Ingest, numbers: Path) -> None:
-    """95 events at 400 a second: the last batch is due after 0.2 s."""
+    """95 events at 400 a second take more than 0.2 s."""
     began = time.monotonic()
     send(ingest, order_of(numbers, rate=400))
     assert time.monotonic() - began >= 90 / 400
@@ -225,8 +225,8 @@ def test_a_rate_is_kept(ingest: Ingest, numbers: Path) -> None:
     assert order_of(numbers, rate=0.1).batch == 1
 
 
-def test_refused_events_are_told_with_their_lines(ingest: Ingest, tmp_path: Path) -> None:
-    """The first ten; the others are counted."""
+def test_refused_events_are_reported_with_their_lines(ingest: Ingest, tmp_path: Path) -> None:
+    """The first ten have a line each. The others are counted."""
     path = tmp_path / "a.csv"
     path.write_text("a,b\n" + "".join(f"{n if n % 5 else 'bad'},x\n" for n in range(100)))
     field = FieldSpec.model_validate({"name": "a", "type": "integer"})
@@ -235,7 +235,7 @@ def test_refused_events_are_told_with_their_lines(ingest: Ingest, tmp_path: Path
     assert summary.refusals[:2] == ['line 2: mistyped, field a: "bad"', 'line 7: mistyped, field a: "bad"']
 
 
-def test_batches_of_which_no_event_is_valid_are_taken(ingest: Ingest, tmp_path: Path) -> None:
+def test_batches_without_a_valid_event_are_accepted(ingest: Ingest, tmp_path: Path) -> None:
     path = tmp_path / "a.ndjson"
     path.write_text('{"a":"bad"}\n' * 12)
     summary = send(ingest, order_of(path))
@@ -251,7 +251,7 @@ def test_a_stopped_run_ends_soon(ingest: Ingest, numbers: Path) -> None:
     assert 0 < len(ingest.events) < 95
 
 
-def test_keys_are_those_of_place_and_content() -> None:
+def test_a_key_depends_on_identity_and_content_of_its_batch() -> None:
     def events() -> Iterator[Event]:
         return (Event(n, b"{}") for n in range(25))
 
@@ -262,7 +262,7 @@ def test_keys_are_those_of_place_and_content() -> None:
 
 
 def test_a_slow_stream_is_sent_in_time() -> None:
-    """A batch ends when its time is over, not only when it is full."""
+    """A batch ends after its time, even if it is not full."""
     go_on = threading.Event()
 
     def slow() -> Iterator[Event]:
@@ -277,7 +277,7 @@ def test_a_slow_stream_is_sent_in_time() -> None:
     assert [batch.lines for batch in batches] == [(3,)]
 
 
-def test_a_stream_that_fails_is_told() -> None:
+def test_an_error_of_a_stream_is_raised() -> None:
     def broken() -> Iterator[Event]:
         yield Event(1, b"1")
         raise EventFileError("broken")
@@ -292,7 +292,7 @@ def test_batches_are_bounded_in_bytes() -> None:
     assert sizes == [2, 2, 2, 1] or sizes == [3, 3, 1]
 
 
-def test_an_event_beyond_the_limit_of_a_request_is_cut_so_that_ingest_refuses_it_alone() -> None:
+def test_a_too_long_event_is_cut_so_that_only_it_is_refused() -> None:
     (first, second) = cut([Event(1, b"x" * 20_000_000), Event(2, b"y")], identity="a", most=1)
     assert (len(first.body), len(second.body)) == (MAX_EVENT_BYTES + 1, 1)
 
