@@ -13,7 +13,6 @@ import signal
 import struct
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,8 +21,10 @@ from typing import Any
 import psycopg
 import pytest
 import yaml
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
+from running.cpu_quota import Quota
+from running.event_load import PARTITIONS, WORDS, Load
 from tidemill_contract import names
 from tidemill_operator.laptop.servers import Servers
 from tidemill_operator.observer.scaling_figures import FiguresReader, Watched
@@ -31,15 +32,10 @@ from waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.load]
 
-BASE, MINUTE = 1_760_000_040_000, 60_000
 CORES = 0.1
-PARTITIONS, CARRIERS, AIRPORTS = 12, 20, 50
 TRIED = 40_000
 FOLLOW_SECONDS, CATCH_UP_SECONDS, STABILIZATION_SECONDS, LAG_THRESHOLD = 120.0, 60.0, 60.0, 100_000
 STEP_SECONDS, LOOKBACK_SECONDS, HEARTBEATS_SECONDS = 75.0, 20.0, 8.0
-WORDS = [f"error{number}" for number in range(32)]
-# A stack trace, say: nearly none of the words is in it, so all of it is looked at for each.
-TEXT = " at orders.basket.Checkout.pay(Checkout.java:118) after 31 ms, card of the customer was asked again;" * 3
 NUMBERS = [
     {"name": "events", "function": "count"},
     {"name": "total", "function": "sum", "field": "delay"},
@@ -81,116 +77,6 @@ SPEC: dict[str, Any] = {
         }
     },
 }
-
-
-class Quota:
-    """So much of a core for each process that is given to it, as the kubelet does it for containers."""
-
-    PERIOD = 100_000
-
-    def __init__(self, cores: float) -> None:
-        mounted = Path("/sys/fs/cgroup")
-        self._old = (mounted / "cpu" / "cpu.cfs_quota_us").exists()
-        self._root = mounted / "cpu" if self._old else mounted
-        self._quota = round(cores * self.PERIOD)
-        self._made: dict[int, Path] = {}
-
-    @property
-    def works(self) -> bool:
-        if self._old:
-            return os.access(self._root, os.W_OK)
-        shared = self._root / "cgroup.subtree_control"
-        return os.access(shared, os.W_OK) and "cpu" in shared.read_text().split()
-
-    def give(self, pid: int) -> None:
-        if pid in self._made:
-            return
-        folder = self._root / f"tidemill-test-{os.getpid()}-{pid}"
-        folder.mkdir()
-        self._made[pid] = folder
-        if self._old:
-            (folder / "cpu.cfs_period_us").write_text(str(self.PERIOD))
-            (folder / "cpu.cfs_quota_us").write_text(str(self._quota))
-        else:
-            (folder / "cpu.max").write_text(f"{self._quota} {self.PERIOD}")
-        (folder / "cgroup.procs").write_text(str(pid))
-
-    def remove(self) -> None:
-        for folder in self._made.values():
-            folder.rmdir()
-
-
-class Load:
-    """Events a second from a thread; what was sent is remembered, what was acknowledged counted."""
-
-    def __init__(self, servers: Servers, topic: str) -> None:
-        self.rate, self.sent, self.acknowledged = 0, 0, 0
-        self.refused: list[str] = []
-        self._topic = topic
-        self._producer = Producer({
-            "bootstrap.servers": servers.kafka, "acks": "all", "enable.idempotence": True, "linger.ms": 50,
-            "queue.buffering.max.messages": 1_000_000,
-        })  # fmt: skip
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    @staticmethod
-    def event(number: int) -> dict[str, Any]:
-        airport = number * 7 // CARRIERS % AIRPORTS
-        return {
-            "ts": BASE + number // 10,
-            "carrier": f"c{number % CARRIERS}",
-            "airport": f"a{airport}",
-            "delay": number * 31 % 1009,
-            "message": f"{TEXT}{WORDS[0].upper() if number % 11 == 0 else ''}",
-        }
-
-    def _told(self, error: KafkaError | None, _: Message) -> None:
-        if error is None:
-            self.acknowledged += 1
-        else:
-            self.refused.append(error.str())
-
-    def _run(self) -> None:
-        due = 0.0
-        before = time.monotonic()
-        while not self._stop.wait(0.05):
-            now = time.monotonic()
-            due, before = due + self.rate * (now - before), now
-            self.send(int(due))
-            due -= int(due)
-            self._producer.poll(0)
-
-    def send(self, number: int) -> None:
-        for _ in range(number):
-            value = json.dumps(self.event(self.sent)).encode()
-            self._producer.produce(self._topic, value, partition=self.sent * 5 % PARTITIONS, on_delivery=self._told)
-            self.sent += 1
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        self.flush()
-
-    def flush(self) -> None:
-        assert self._producer.flush(60) == 0
-
-    def expected(self, *groups: str) -> dict[tuple[Any, ...], tuple[int, ...]]:
-        """Events, total, least, most and failed ones of each group and window, reckoned anew from the events."""
-        found: dict[tuple[Any, ...], list[int]] = {}
-        for number in range(self.sent):
-            event = self.event(number)
-            delay = event["delay"]
-            failed = WORDS[0].upper() in event["message"]
-            row = found.setdefault(
-                (*(event[group] for group in groups), event["ts"] // MINUTE * MINUTE), [0, 0, delay, delay, 0]
-            )
-            row[:] = row[0] + 1, row[1] + delay, min(row[2], delay), max(row[3], delay), row[4] + failed
-        return {group: tuple(row) for group, row in found.items()}
 
 
 class Up:
