@@ -1,7 +1,7 @@
-"""Any finite values in any function and window: no statement is refused, and each answer is right or beyond a double.
+"""Tests of metrics of any finite values on a real Postgres: each answer is right, or null if no double can hold it.
 
-Compared with exact fractions, as the results topic and the API read windows, and rolled up. `EXAMPLES` is how many
-cases are drawn; `--hypothesis-seed` draws others.
+The tests compare the windows of the results topic and of the API, also rolled up, with exact fractions. `EXAMPLES` sets
+the number of drawn cases; `--hypothesis-seed` draws others.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ EDGES = st.builds(
     st.sampled_from([0, 2**53, -(2**53), 2**62, 2**63 - 1, -(2**63)]),
     st.integers(-4, 4),
 )
-# What looks like seconds is refused.
+# Tidemill refuses a number that looks like seconds.
 TIMES = st.integers(-6 * 10**12, 9 * 10**12).filter(lambda at: not SECONDS_FROM <= at <= SECONDS_TO)
 
 
 def pool(*kinds: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
-    """A few values of one kind, or of several: some of them will be equal."""
+    """Draw a few values of one kind or of several kinds, so that several events have equal values."""
     return st.one_of(
         *(st.lists(kind, min_size=1, max_size=4) for kind in kinds), st.lists(st.one_of(*kinds), min_size=2)
     )
@@ -63,7 +63,7 @@ POOLS = st.fixed_dictionaries(
         "at": pool(TIMES),
     }
 )
-# More than the largest double by so little that it is their sum.
+# The exact sum is above the largest double, but rounds to it.
 JUST_BEYOND = {"v": [LARGEST, 1.0], "i": [1], "b": [True], "s": [""], "at": [0]}
 PLACE = st.integers(0, 2**16)
 EVENT = st.tuples(st.integers(0, 300), st.sampled_from(["a", "b", None]), *(PLACE for _ in FUNCTIONS))
@@ -71,7 +71,7 @@ BATCH = st.tuples(st.lists(EVENT, min_size=1, max_size=12), st.none() | st.integ
 
 
 def event(pools: dict[str, list[Any]], second: int, k: str | None, *places: int) -> Event:
-    """The drawn places say which values of the pools it has; every seventh is null."""
+    """Return an event whose values are at these places of the pools; every seventh place is null."""
     members: Event = {"ts": BASE + second * 1_000, "k": k}
     for (field, values), place in zip(pools.items(), places, strict=True):
         members[field] = None if place % 7 == 6 else values[place % len(values)]
@@ -87,10 +87,10 @@ def stage(make_schema: Callable[[PipelineConfig], Any], monkeypatch: pytest.Monk
 @settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(POOLS, st.lists(BATCH, min_size=1, max_size=5))
 @example(JUST_BEYOND, [([(0, "a", 0, 0, 0, 0, 0), (1, "a", 1, 0, 0, 0, 0)], None)])
-def test_any_finite_values_are_counted_and_answered(
+def test_answers_of_any_finite_values_are_right(
     stage: Stage, pools: dict[str, list[Any]], batches: list[tuple[list[Any], int | None]]
 ) -> None:
-    """Also late ones that reopen windows, those that join sessions, and whatever of it is put together again."""
+    """Some events are late and reopen windows, and some join sessions."""
     stage.wipe()
     for events, closed in batches:
         stage.commit(*(event(pools, *drawn) for drawn in events))
@@ -103,25 +103,25 @@ def single(minute: float, v: float | None = None, i: int | None = None, k: str =
     return {"ts": BASE + round(minute * MINUTE), "k": k, "v": v, "i": i}
 
 
-def seen(stage: Stage, name: str, metric: str, text: str = "") -> dict[Any, Any]:
-    """Metric by group, and by minute of the window's start."""
+def answers(stage: Stage, name: str, metric: str, text: str = "") -> dict[Any, Any]:
+    """Return a metric by group and by minute of the window's start, as the API answers it."""
     starts = {rfc3339_ms(BASE + n * MINUTE): n for n in range(-5, 60)}
     return {(*key[:-1], starts[key[-1]]): row[metric] for key, row in stage.ask(name, text).items()}
 
 
-def test_one_huge_price_costs_one_metric_of_its_windows(stage: Stage) -> None:
-    """The sum is there in the window where it is finite; the count, the least, other groups and windows are right."""
+def test_a_huge_value_makes_only_metrics_beyond_a_double_null(stage: Stage) -> None:
+    """Other metrics, windows and groups keep right answers."""
     stage.commit(single(4, 100.0), single(4.5, 10.0, k="b"), single(5, 1.5e308))
     stage.commit(single(6, 1.5e308), single(6.5, 11.0, k="b"), single(9, 12.0, k="b"))
-    assert seen(stage, "tumbling", "v_sum")["a", 5] == 1.5e308
-    assert {start: value for (k, start), value in seen(stage, "hopping", "v_sum").items() if k == "a"} == {
+    assert answers(stage, "tumbling", "v_sum")["a", 5] == 1.5e308
+    assert {start: value for (k, start), value in answers(stage, "hopping", "v_sum").items() if k == "a"} == {
         2: 100.0, 3: 1.5e308, 4: None, 5: None, 6: 1.5e308,
     }  # fmt: skip
-    assert seen(stage, "hopping", "v_variance")["a", 4] is None
-    assert seen(stage, "hopping", "v_stddev")["a", 6] == 0
-    assert seen(stage, "hopping", "v_max")["a", 4] == 1.5e308
-    assert seen(stage, "hopping", "n")["a", 4] == 3
-    assert seen(stage, "hopping", "v_sum")["b", 4] == 21.0
+    assert answers(stage, "hopping", "v_variance")["a", 4] is None
+    assert answers(stage, "hopping", "v_stddev")["a", 6] == 0
+    assert answers(stage, "hopping", "v_max")["a", 4] == 1.5e308
+    assert answers(stage, "hopping", "n")["a", 4] == 3
+    assert answers(stage, "hopping", "v_sum")["b", 4] == 21.0
     stage.verify()
 
 
@@ -139,21 +139,20 @@ NAMED_CASES: list[tuple[list[list[float]], dict[str, float | None]]] = [
 ]
 
 
-def test_named_values_merged_and_rolled_up(stage: Stage) -> None:
-    """The same in one window, in a window of several panes and in a roll-up."""
-    for batches, answers in NAMED_CASES:
+def test_named_cases_are_right_in_a_window_in_panes_and_in_a_roll_up(stage: Stage) -> None:
+    for batches, wanted in NAMED_CASES:
         stage.wipe()
         for n, values in enumerate(batches):
             stage.commit(*(single(minute, value) for value in values for minute in (0, 30 + n)))
         for name, text, key in (
             ("tumbling", "", ("a", 0)), ("hopping", "", ("a", 30)), ("tumbling", "granularity=30m", ("a", 30)),
         ):  # fmt: skip
-            for metric, value in answers.items():
-                got = seen(stage, name, metric, text)[key]
+            for metric, value in wanted.items():
+                got = answers(stage, name, metric, text)[key]
                 assert got == (pytest.approx(value, rel=1e-9) if value else value), (batches, metric, name, text)
 
 
-def test_an_event_that_joins_sessions_of_huge_values(stage: Stage) -> None:
+def test_sessions_of_huge_values_can_be_joined(stage: Stage) -> None:
     stage.commit(single(0, 1.5e308), single(0.6, 1.5e308))
     stage.commit(single(0.3, 1.0))
     (row,) = stage.windows("visits").values()
@@ -161,19 +160,19 @@ def test_an_event_that_joins_sessions_of_huge_values(stage: Stage) -> None:
     stage.verify()
 
 
-def test_the_variance_of_balances_over_many_batches_and_panes(stage: Stage) -> None:
-    """1e9 and a few cents: one double for the mean is off by more than that."""
+def test_the_variance_of_large_values_is_right_over_many_batches_and_panes(stage: Stage) -> None:
+    """The values differ from 1e9 by cents. A mean in one double has a larger error than that."""
     rnd = random.Random(7)
     for _ in range(60):
         stage.commit(*(single(rnd.randrange(180) / 60, round(rnd.gauss(1e9, 0.01), 3)) for _ in range(5)))
     stage.verify()
 
 
-def test_integers_that_are_no_doubles(stage: Stage) -> None:
+def test_integers_beyond_the_precision_of_doubles_are_exact(stage: Stage) -> None:
     for n in (9007199254740993, 9007199254740992, 9007199254740995):
         stage.commit(single(0, i=n), single(n % 3 + 10, i=n))
     for name, start in (("tumbling", 0), ("hopping", 10)):
-        row = {metric: seen(stage, name, metric)["a", start] for metric in ("i_quantile", "i_variance", "i_max")}
+        row = {metric: answers(stage, name, metric)["a", start] for metric in ("i_quantile", "i_variance", "i_max")}
         assert row == {
             "i_quantile": 9007199254740995,
             "i_variance": pytest.approx(14 / 9, rel=1e-12),
@@ -183,7 +182,7 @@ def test_integers_that_are_no_doubles(stage: Stage) -> None:
     stage.verify()
 
 
-def test_rows_from_before_there_was_a_low_part(stage: Stage) -> None:
+def test_rows_without_the_low_part_of_the_mean_stay_right(stage: Stage) -> None:
     stage.commit(*(single(0, v, v) for v in (1, 2, 3)))
     for store in (store for store in stage.stores if store.name not in (*MORE_OF.values(), "more_visits")):
         stage.connection.execute(
@@ -193,9 +192,9 @@ def test_rows_from_before_there_was_a_low_part(stage: Stage) -> None:
     stage.verify()
 
 
-def test_zero_is_one_group_whatever_its_sign(stage: Stage) -> None:
-    """Also where rows that are filled in have to find the others."""
+def test_zero_and_minus_zero_are_one_group(stage: Stage) -> None:
+    """Filled rows find the stored rows of the group, too."""
     stage.commit(single(0, -0.0, 1))
     stage.commit(single(0, 0.0, 1))
-    found = stage.ask("by_number", f"fill=zero&granularity=1h&from={BASE}&to={BASE + 60 * MINUTE}&metrics=n")
-    assert [row["n"] for row in found.values()] == [2]
+    rows = stage.ask("by_number", f"fill=zero&granularity=1h&from={BASE}&to={BASE + 60 * MINUTE}&metrics=n")
+    assert [row["n"] for row in rows.values()] == [2]

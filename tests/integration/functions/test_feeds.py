@@ -1,4 +1,4 @@
-"""Metrics that come, leave and come back, on a real Postgres: an answer is exact, or null where it has to be."""
+"""Tests of metrics that are added, removed and added again, on a real Postgres: an answer is exact or null."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ STEP = st.one_of(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.lists(STEP, min_size=4, max_size=14), st.integers(0, 10**9))
-def test_an_answer_is_exact_or_null(servers: Any, script: list[tuple[Any, ...]], seed: int) -> None:
-    """Whatever comes and leaves, and whoever of the older processors still writes: no partial value is ever told."""
+def test_each_answer_is_exact_or_null_after_any_edits(servers: Any, script: list[tuple[Any, ...]], seed: int) -> None:
+    """No answer is a partial value, even if processors of older specs still write."""
     rnd = random.Random(seed)
     with staged(servers) as stage:
         stage.plan({name: ["n", "sv"] for name in SHAPES})
-        for action, one, other in script:
+        for action, first, second in script:
             if action == "plan":
-                tumbling = sorted(one) or (["n"] if not other else [])
-                stage.plan({"tumbling": tumbling, "hopping": sorted(other)})
+                tumbling = sorted(first) or (["n"] if not second else [])
+                stage.plan({"tumbling": tumbling, "hopping": sorted(second)})
             elif action == "close":
-                stage.close(BASE + one * MINUTE)
+                stage.close(BASE + first * MINUTE)
             else:
                 events = [
                     (BASE + rnd.randrange(6 * MINUTE), rnd.choice("ab"), rnd.choice([None, float(rnd.randrange(9))]))
-                    for _ in range(one)
+                    for _ in range(first)
                 ]
-                stage.commit(events, age=other)
+                stage.commit(events, age=second)
             stage.verify()
 
 
@@ -64,14 +64,14 @@ def at(minute: float, group: str = "a", number: float | None = 1.0) -> tuple[int
 
 
 def values(stage: Stage, name: str, metric: str, text: str = "") -> dict[tuple[str, int], Any]:
-    """A metric by group and minute of the window's start, as the API answers."""
+    """Return a metric by group and by minute of the window's start, as the API answers it."""
     minutes = {rfc3339_ms(BASE + n * MINUTE): n for n in range(-5, 10)}
-    found = {key: row[metric] for key, row in stage.ask(name, text).items()}
-    return {(key[0] if len(key) == 2 else "", minutes[key[-1]]): value for key, value in found.items()}
+    answers = {key: row[metric] for key, row in stage.ask(name, text).items()}
+    return {(key[0] if len(key) == 2 else "", minutes[key[-1]]): value for key, value in answers.items()}
 
 
-def test_a_sum_that_comes_in_the_middle_of_a_window(servers: Any) -> None:
-    """That window answers null for it for good, the next ones are exact, and so is a group that is new in it."""
+def test_a_sum_that_is_added_within_a_window_is_null_in_it_and_exact_in_later_windows(servers: Any) -> None:
+    """A group whose first event comes after the edit has an exact sum in that window."""
     with staged(servers) as stage:
         stage.plan(BOTH)
         stage.commit([at(0), at(1), at(1)])
@@ -97,8 +97,8 @@ def test_a_sum_that_comes_in_the_middle_of_a_window(servers: Any) -> None:
         stage.verify()
 
 
-def test_a_metric_that_needs_no_new_column_is_right_at_once(servers: Any) -> None:
-    """An average of what is summed and counted already."""
+def test_a_metric_that_needs_no_new_column_is_exact_at_once(servers: Any) -> None:
+    """An average needs only the columns of an existing sum and count."""
     with staged(servers) as stage:
         stage.plan({name: ["nv", "sv"] for name in SHAPES})
         stage.commit([at(0, number=2.0), at(0, number=4.0)])
@@ -109,8 +109,8 @@ def test_a_metric_that_needs_no_new_column_is_right_at_once(servers: Any) -> Non
         ).fetchall() == [(0, "{}")]
 
 
-def test_a_metric_that_was_away(servers: Any) -> None:
-    """Windows that were closed when it left are as they were; what took events meanwhile, or may have, is null."""
+def test_a_metric_that_was_removed_for_a_time_is_exact_only_in_windows_closed_before(servers: Any) -> None:
+    """It is null in windows that had or could have events in that time."""
     with staged(servers) as stage:
         stage.plan({name: ["n", "sv"] for name in SHAPES})
         stage.commit([at(0), at(1), at(2)])
@@ -126,8 +126,8 @@ def test_a_metric_that_was_away(servers: Any) -> None:
         stage.verify()
 
 
-def test_an_aggregation_that_was_away(servers: Any) -> None:
-    """Its rows took no events meanwhile: counts of windows that were open then are null, not short."""
+def test_counts_are_null_in_windows_that_were_open_while_the_aggregation_was_removed(servers: Any) -> None:
+    """The counts lack the events of that time."""
     with staged(servers) as stage:
         stage.plan(BOTH)
         stage.commit([at(0), at(1)])
@@ -139,8 +139,8 @@ def test_an_aggregation_that_was_away(servers: Any) -> None:
         assert values(stage, "tumbling", "n") == {("a", 0): 1, ("a", 1): None, ("a", 2): 1}
 
 
-def test_a_superseded_processor_reads_no_window_that_closed_since(servers: Any) -> None:
-    """Others feed other columns now: what is left to publish and to scan is left to them."""
+def test_a_superseded_processor_leaves_closed_windows_to_its_successor(servers: Any) -> None:
+    """It neither publishes nor scans windows that closed after the edit, since it does not feed their columns."""
     with staged(servers) as stage:
         stage.plan(BOTH)
         stage.commit([at(0)])
@@ -170,8 +170,8 @@ class Nowhere:
         return 0
 
 
-def test_generations_that_count_anew(servers: Any) -> None:
-    """Another resource takes the schema over, and its first generation is 1 again: old rows do not pass for new."""
+def test_rows_of_a_former_owner_stay_old_when_generations_restart_at_1(servers: Any) -> None:
+    """Another resource adopts the schema, and its first generation is 1."""
     with staged(servers) as stage:
         stage.number = 8
         stage.plan(BOTH)
@@ -185,8 +185,8 @@ def test_generations_that_count_anew(servers: Any) -> None:
         assert values(stage, "tumbling", "sv") == {("a", 0): None, ("a", 1): 1.0}
 
 
-def test_a_schema_from_before_the_columns(servers: Any) -> None:
-    """Its columns count as fed all along; a metric added in the same pass waits, as any other."""
+def test_a_schema_without_notes_of_feeds_counts_its_columns_as_always_fed(servers: Any) -> None:
+    """A metric that the same pass adds is null in windows that already have events."""
     with staged(servers) as stage:
         stage.plan({name: ["n", "sv"] for name in SHAPES})
         stage.commit([at(0)])
@@ -201,8 +201,8 @@ def test_a_schema_from_before_the_columns(servers: Any) -> None:
         assert values(stage, "tumbling", "mx") == {("a", 0): None, ("a", 1): 1.0}
 
 
-def test_a_schema_whose_means_are_single_doubles(servers: Any) -> None:
-    """Their low parts come as a column that nothing waits for: variances stay, and go on."""
+def test_variances_stay_exact_when_a_schema_gets_the_low_parts_of_means(servers: Any) -> None:
+    """No answer becomes null for the new column."""
     with staged(servers) as stage:
         stage.plan({name: ["n", "va"] for name in SHAPES})
         stage.commit([at(0, number=1.0), at(0, number=4.0), at(1)])

@@ -1,4 +1,4 @@
-"""The demo as a user runs it, with the first days of the data only."""
+"""Test of the demo as a user runs it, with the first days of the data only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.mark.integration
 @pytest.mark.slow
 def test_the_demo_compares_equal_and_stops_cleanly() -> None:
-    """Exit code 0 after a comparison of every window; nothing is left running."""
+    """The exit code is 0 after a comparison of every window."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
     done = subprocess.run(
         [sys.executable, "-m", "demo", "--events", "8000"],

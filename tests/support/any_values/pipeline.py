@@ -29,7 +29,7 @@ METRICS = [{"name": "n", "function": "count"}] + [
     for field, functions in FUNCTIONS.items()
     for function in functions
 ]
-# Each further function that there is, of each field that it takes.
+# Every other function, for every field that it accepts.
 TYPES = {"v": "number", "i": "integer", "b": "boolean", "s": "string", "at": "timestamp"}
 FURTHER = [
     {"name": f"{field}_{function}", "function": function, "field": field}
@@ -83,7 +83,7 @@ Windows = dict[tuple[Any, ...], list["Record"]]
 
 @dataclass(frozen=True)
 class Record(KafkaRecord):
-    """An event in its place."""
+    """An event as a record of the only partition."""
 
     p = 0
     o: int

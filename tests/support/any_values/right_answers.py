@@ -1,4 +1,4 @@
-"""Right answers of the pipeline, from exact fractions, and checks of answers against them."""
+"""The right answers of the pipeline, computed with exact fractions, and checks of answers against them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from tidemill_contract.times import rfc3339_ms
 
 
 def approximately(exact: Fraction, scale: Fraction, *, within: Fraction, least: float) -> Callable[[Any], bool]:
-    """Off by at most 1e-9 of `scale`; null must be what is beyond a double, and may be where `within` is."""
+    """Return a check of a number that is not exact.
+
+    Args:
+        exact: the right answer.
+        scale: the answer may differ from `exact` by 1e-9 of this.
+        within: bounds the intermediate results; the answer may be null if this comes near the largest double.
+        least: the answer may differ from `exact` by this in any case.
+    """
 
     def right(got: Any) -> bool:
         if got is None:
@@ -29,20 +36,20 @@ def total(fractions: Iterable[Fraction]) -> Fraction:
     return sum(fractions, Fraction(0))
 
 
-def spread(values: list[Any]) -> Fraction:
+def variance_of(values: list[Any]) -> Fraction:
     mean = total(map(Fraction, values)) / len(values)
     return total((Fraction(value) - mean) ** 2 for value in values) / len(values)
 
 
 def is_root(variance: Fraction, check: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Whether it is a standard deviation: null where the variance may be."""
+    """Return a check of a standard deviation; it may be null where `check` allows a null variance."""
     return lambda got: (
         check(None) if got is None else abs(Fraction(got) ** 2 - variance) <= variance / 10**9 + Fraction(1e-300)
     )
 
 
 def expected(field: str, function: str, records: list[Record]) -> Callable[[Any], bool]:
-    """What tells whether an answer is right."""
+    """Return a check of the answer of a function of a field over these records, oldest first."""
     values = [r.members[field] for r in records if r.members.get(field) is not None]
     if function == "count":
         return lambda got: got == len(values)
@@ -60,7 +67,7 @@ def expected(field: str, function: str, records: list[Record]) -> Callable[[Any]
             scale = abs(mean) if field != "v" else size / len(values)
             return approximately(mean, scale, within=size, least=TINIEST)
         case "variance" | "stddev":
-            variance = spread(values)
+            variance = variance_of(values)
             check = approximately(variance, variance, within=16 * len(values) * variance, least=1e-300)
             return check if function == "variance" else is_root(variance, check)
         case "quantile":
@@ -77,6 +84,7 @@ def expected(field: str, function: str, records: list[Record]) -> Callable[[Any]
 
 
 def compare(got: dict[Any, dict[str, Any]], want: Windows, how: str) -> None:
+    """Assert that the metrics of `FUNCTIONS` are right in each window; `how` names the query."""
     assert set(got) == set(want), how
     for key, records in want.items():
         row, ordered = got[key], sorted(records, key=lambda r: (r.members["ts"], r.o))
@@ -89,42 +97,43 @@ def compare(got: dict[Any, dict[str, Any]], want: Windows, how: str) -> None:
 
 
 def compare_further(got: dict[Any, dict[str, Any]], want: Windows, how: str) -> None:
-    """The further functions, by the model that drawn pipelines are held to."""
+    """Assert that the metrics of `FURTHER` are right in each window, by the model of the fuzz."""
     assert set(got) == set(want), how
     for key, records in want.items():
         row = got[key]
         events = [dict(r.members) for r in sorted(records, key=lambda r: (r.members["ts"], r.o))]
-        for members in events:  # 1 is a number, too, and zero has no sign
+        for members in events:  # the field is a number: an integer becomes a double, and zero has no sign
             members["v"] = None if members.get("v") is None else float(members["v"]) + 0.0
         start, end = (dt.datetime.fromisoformat(row[name]) for name in ("window_start", "window_end"))
         for metric in FURTHER:
             cell = metric_cell(metric, TYPES, events, (end - start) // dt.timedelta(milliseconds=1))
-            value = moment(row[metric["name"]], metric)
+            value = as_milliseconds(row[metric["name"]], metric)
             assert cell.fits(value), (how, key, metric, value, cell.shown, events)
 
 
-def moment(value: Any, metric: dict[str, Any]) -> Any:
-    """Times of answers as events have them."""
+def as_milliseconds(value: Any, metric: dict[str, Any]) -> Any:
+    """Return the answer of a metric; a time becomes milliseconds, as events have it."""
     if metric.get("field") != "at" or not isinstance(value, str):
         return value
     return (dt.datetime.fromisoformat(value) - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(milliseconds=1)
 
 
 def cut(records: Iterable[Record], group: tuple[str, ...], size: int, hop: int) -> Windows:
-    found: Windows = defaultdict(list)
+    """Return the records of each group and window; `size` and `hop` are milliseconds."""
+    windows: Windows = defaultdict(list)
     for record in records:
         newest = record.members["ts"] // hop * hop
         for start in range(newest - size + hop, newest + 1, hop):
-            found[(*(record.members.get(name) for name in group), rfc3339_ms(start))].append(record)
-    return found
+            windows[(*(record.members.get(name) for name in group), rfc3339_ms(start))].append(record)
+    return windows
 
 
 def visits(records: Iterable[Record]) -> Windows:
-    """Sessions: 25 s of silence end one, and so does each second minute."""
+    """Return the records of each session: 25 s without an event end a session, and so does each even minute."""
     groups: dict[Any, list[Record]] = defaultdict(list)
     for record in records:
         groups[record.members.get("k")].append(record)
-    found: Windows = defaultdict(list)
+    windows: Windows = defaultdict(list)
     for k, own in groups.items():
         start, end = 0, -1
         for record in sorted(own, key=lambda r: r.members["ts"]):
@@ -132,5 +141,5 @@ def visits(records: Iterable[Record]) -> Windows:
             if time >= end:
                 start = time
             end = min(time + 25_000, (time // (2 * MINUTE) + 1) * 2 * MINUTE)
-            found[k, rfc3339_ms(start)].append(record)
-    return found
+            windows[k, rfc3339_ms(start)].append(record)
+    return windows

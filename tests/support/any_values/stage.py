@@ -1,4 +1,4 @@
-"""The tables of the pipeline on a real Postgres, with checks of all answers from them."""
+"""The tables of the pipeline on a real Postgres, and checks of all answers from them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MORE_OF = {"tumbling": "more", "hopping": "more_hopping"}
 
 
 class Stage:
-    """The pipeline's tables, and what has been committed."""
+    """The pipeline's tables, and the records that were committed to them."""
 
     def __init__(self, connection: psycopg.Connection[Any], database: Database) -> None:
         self.connection, self.database = connection, database
@@ -35,6 +35,7 @@ class Stage:
         self.position = Position(0, 0)
 
     def wipe(self) -> Stage:
+        """Empty the tables."""
         schema = self.database.schema
         tables = ", ".join(f"{schema}.{store.table}" for store in self.stores)
         self.connection.execute(f"TRUNCATE {tables}, {schema}._dead_letters, {schema}._corrections")
@@ -43,6 +44,7 @@ class Stage:
         return self
 
     def commit(self, *events: Event) -> None:
+        """Commit these events as one batch."""
         at = self.position.next_offset
         records = [Record(at + n, members) for n, members in enumerate(events)]
         read = self.reader.read(records, BASE + 60 * MINUTE)
@@ -51,11 +53,12 @@ class Stage:
         self.records += records
 
     def close(self, until: int) -> None:
+        """Close all windows that end by this time."""
         update = f"UPDATE {self.database.schema}._aggregations SET closed_until = greatest(closed_until, %s)"
         self.connection.execute(update, (until,))
 
     def windows(self, name: str) -> dict[Any, dict[str, Any]]:
-        """As the results topic tells them."""
+        """Return the windows of an aggregation as the results topic has them."""
         store = next(store for store in self.stores if store.name == name)
         with self.connection.transaction():
             rows = list(
@@ -64,14 +67,15 @@ class Stage:
         return {(*(row[group] for group in store.spec.group_by), row["window_start"]): row for row in rows}
 
     def ask(self, name: str, text: str = "") -> dict[Any, dict[str, Any]]:
-        """As the API answers."""
+        """Return the API's answer to a query of an aggregation."""
         query, binder = take_query(self.model.aggregation(name), Parameters.from_query(text.encode())), Binder()
         rows = self.connection.execute(statement(query, binder, None), binder.values).fetchall()
         writer = NdjsonWriter(query.columns)
-        found = [json.loads(writer.batch([row])) for row in rows]
-        return {(*(row[group] for group in query.group_by), row["window_start"]): row for row in found}
+        answers = [json.loads(writer.batch([row])) for row in rows]
+        return {(*(row[group] for group in query.group_by), row["window_start"]): row for row in answers}
 
     def verify(self) -> None:
+        """Assert that the windows of results and API are right, also rolled up and filtered."""
         for name, size, hop in (("tumbling", MINUTE, MINUTE), ("hopping", 3 * MINUTE, MINUTE)):
             want = cut(self.records, ("k",), size, hop)
             compare(self.windows(name), want, f"{name} in results")

@@ -1,4 +1,4 @@
-"""A pipeline whose metrics change, and a model of which of its answers are exact."""
+"""A pipeline whose metrics change, and a model that says which answers are exact and which are null."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHAPES = {"tumbling": (MINUTE, MINUTE), "hopping": (3 * MINUTE, MINUTE)}
 
 
 def config(generation: int, wanted: dict[str, list[str]]) -> PipelineConfig:
-    """The pipeline with these metrics, by aggregation; an aggregation without any is left out."""
+    """Return the pipeline with these metrics of each aggregation; it has no aggregation without metrics."""
     windows = {
         "tumbling": {"type": "tumbling", "size": "1m"},
         "hopping": {"type": "hopping", "size": "3m", "hop": "1m"},
@@ -65,7 +65,7 @@ def config(generation: int, wanted: dict[str, list[str]]) -> PipelineConfig:
 
 @dataclass(frozen=True)
 class Record(KafkaRecord):
-    """A record of this pipeline's one partition."""
+    """A record of the pipeline's only partition."""
 
     p = 0
     o: int
@@ -79,14 +79,20 @@ class Record(KafkaRecord):
 
 @dataclass
 class Span:
-    """A time in which a column was fed, in numbers of changes of the spec, and what was closed when it ended."""
+    """A time in which processors fed a column.
+
+    Attributes:
+        came: the number of the first spec with the column.
+        left: the number of the first spec without it; none: the newest spec has it.
+        closed: the time up to which windows were closed when the column left.
+    """
 
     came: int
     left: int | None = None
     closed: int | None = None
 
     def holds(self, writers: set[int], row_end: int) -> bool:
-        """Whether all that these wrote to a row is in the column, as far as that can be known later."""
+        """Return whether the column certainly has all values that these specs wrote to a row."""
         if not all(self.came <= w and (self.left is None or w < self.left) for w in writers):
             return False
         return self.left is None or (self.closed is not None and row_end <= self.closed)
@@ -94,7 +100,13 @@ class Span:
 
 @dataclass
 class Model:
-    """Events of each stored row with the number of the spec that they were written under; nothing clever."""
+    """A naive model of the pipeline.
+
+    Attributes:
+        rows: the records of each stored row, each with the number of the spec that wrote it.
+        spans: the times in which each column was fed.
+        closed: the time up to which windows of each aggregation are closed.
+    """
 
     rows: dict[str, dict[tuple[str, int, int], list[tuple[int, Record]]]] = field(
         default_factory=lambda: {name: defaultdict(list) for name in SHAPES}
@@ -105,17 +117,19 @@ class Model:
     closed: dict[str, int | None] = field(default_factory=lambda: dict.fromkeys(SHAPES))
 
     def plan(self, number: int, wanted: dict[str, list[str]]) -> None:
+        """Note the metrics of a new spec."""
         for name, metrics in wanted.items():
             columns = {c for m in metrics for c in METRICS[m][2]} | ({"_count"} if metrics else set())
             spans = self.spans[name]
-            for column, known in spans.items():
-                if known[-1].left is None and column not in columns:
-                    known[-1].left, known[-1].closed = number, self.closed[name]
+            for column, fed in spans.items():
+                if fed[-1].left is None and column not in columns:
+                    fed[-1].left, fed[-1].closed = number, self.closed[name]
             for column in columns:
                 if not spans[column] or spans[column][-1].left is not None:
                     spans[column].append(Span(number))
 
     def write(self, writer: int, metrics: dict[str, list[str]], record: Record) -> None:
+        """Note a record that a processor of the spec `writer` writes."""
         pane = record.time // MINUTE * MINUTE
         for name, (size, hop) in SHAPES.items():
             if not metrics[name]:
@@ -128,6 +142,7 @@ class Model:
             self.rows[name][record.group, pane, after].append((writer, record))
 
     def whole(self, name: str, metric: str, keys: list[tuple[str, int, int]]) -> bool:
+        """Return whether each column of a metric has all values of these rows."""
         return all(
             any(
                 span.holds({writer for writer, _ in self.rows[name][key]}, key[1] + SHAPES[name][0])
@@ -138,6 +153,7 @@ class Model:
         )
 
     def answer(self, name: str, metric: str, keys: list[tuple[str, int, int]]) -> Any:
+        """Return the exact value of a metric over these rows, or null."""
         if not self.whole(name, metric, keys):
             return None
         records = sorted((r for key in keys for _, r in self.rows[name][key]), key=lambda r: (r.time, r.o))
@@ -156,11 +172,12 @@ class Model:
         return answers[metric](values)
 
     def windows(self, name: str) -> dict[tuple[str, int], list[tuple[str, int, int]]]:
+        """Return the keys of the rows of each window."""
         size, hop = SHAPES[name]
-        found: dict[tuple[str, int], list[tuple[str, int, int]]] = defaultdict(list)
+        windows: dict[tuple[str, int], list[tuple[str, int, int]]] = defaultdict(list)
         for key in self.rows[name]:
             group, pane, after = key
             for start in range(pane - size + hop, pane + 1, hop):
                 if start + size > after:
-                    found[group, start].append(key)
-        return found
+                    windows[group, start].append(key)
+        return windows

@@ -1,4 +1,4 @@
-"""The schema of the pipeline on a real Postgres, changed by the operator, with processors of each spec."""
+"""The pipeline's schema on a real Postgres, which the operator changes, and processors of each spec."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Answers = dict[tuple[str, ...], list[tuple[str, int, int]]]
 
 @dataclass(frozen=True)
 class Writer:
-    """A processor of one spec; `number` counts the specs."""
+    """A processor of the spec with this number."""
 
     number: int
     config: PipelineConfig
@@ -46,7 +46,7 @@ class Writer:
 
 
 class Stage:
-    """The pipeline's schema, made and changed by the operator, and processors of every spec that it has had."""
+    """The pipeline's schema, its model, and a processor of every spec so far."""
 
     def __init__(self, servers: Any) -> None:
         self.servers, self.model = servers, Model()
@@ -64,7 +64,7 @@ class Stage:
         self.number += 1
         now = config(self.number, wanted)
         self.ensure(now, OWNER)
-        assert self.ensure(now, OWNER) == 0, "a second time changes nothing"
+        assert self.ensure(now, OWNER) == 0, "a second pass changes nothing"
         if self.number == 1:
             self.admin.execute("UPDATE \"tests__feeds\"._offsets SET topic_id = 'x', next_offset = 0")
         self.model.plan(self.number, wanted)
@@ -72,24 +72,24 @@ class Stage:
         self.start(now)
 
     def ensure(self, wanted: PipelineConfig, owner: Owner, *, adopt: bool = False) -> int:
-        """Let the operator make the schema so; the number of changes."""
+        """Let the operator create or change the schema; return the number of changes."""
         schema = desired_schema(wanted)
         logins = PipelineSecrets(
             PostgresCredentials(user=schema.writer, password="w"), PostgresCredentials(user=schema.reader, password="r")
         )
         actuator = PostgresSchemas(self.servers.postgres)
-        (made,) = actuator.ensure(schema, owner=owner, secrets=logins, adopt=adopt)
-        assert made.rank == Rank.DONE, made
-        return made.changed
+        (outcome,) = actuator.ensure(schema, owner=owner, secrets=logins, adopt=adopt)
+        assert outcome.rank == Rank.DONE, outcome
+        return outcome.changed
 
     def start(self, now: PipelineConfig) -> None:
-        """Start a processor with a config."""
+        """Start a processor with this config."""
         connection, database = self.connect(), Database(WorkloadSettings(), now, 10)
         committer = Committer(connection, database, database.aggregations(connection), now)
         self.writers.append(Writer(self.number, now, self.wanted, connection, committer))
 
     def commit(self, events: list[tuple[int, str, float | None]], *, age: int = 0) -> None:
-        """Store events with the newest processor, or one that is `age` specs older and has not noticed yet."""
+        """Commit events with the processor that is `age` specs older than the newest and has not noticed it."""
         writer = self.writers[max(0, len(self.writers) - 1 - age)]
         records = [Record(self.offset + i, *event) for i, event in enumerate(events)]
         batch = BatchReader(writer.config.spec).read(records, BASE + 86_400_000)
@@ -97,7 +97,7 @@ class Stage:
         if writer.number < self.number:
             with pytest.raises(Superseded):
                 writer.committer.commit(batch, at)
-        # As if the generation had been read a moment before it was raised.
+        # The processor reads the generation a moment before the operator raises it.
         self._generation(writer.number)
         writer.committer.commit(batch, at)
         self._generation(self.number)
@@ -109,10 +109,10 @@ class Stage:
         self.admin.execute('UPDATE "tests__feeds"._generation SET generation = %s', (number,))
 
     def close(self, until: int) -> None:
-        """Move the closing of the aggregations that there are."""
+        """Close windows of all current aggregations that end by this time."""
         for name in [name for name, metrics in self.wanted.items() if metrics]:
-            known = self.model.closed[name]
-            self.model.closed[name] = until if known is None else max(until, known)
+            closed = self.model.closed[name]
+            self.model.closed[name] = until if closed is None else max(until, closed)
             self.admin.execute(
                 'UPDATE "tests__feeds"._aggregations SET closed_until = %s WHERE name = %s',
                 (self.model.closed[name], name),
@@ -124,7 +124,7 @@ class Stage:
         self.admin.close()
 
     def verify(self) -> None:
-        """Windows as the processor reads them, windows and roll-ups as the API does, against the model."""
+        """Assert that the processor's windows and the API's windows and roll-ups equal the model."""
         now = self.writers[-1].config
         database = Database(WorkloadSettings(), now, 10)
         for store in database.aggregations(self.admin):
@@ -147,15 +147,15 @@ class Stage:
             self._compare(name, self.ask(name, "granularity=all&group_by="), everything, "everything")
 
     def ask(self, name: str, text: str = "") -> dict[Any, dict[str, Any]]:
-        """The API's answer to a query, by group and start of the window."""
+        """Return the API's answer to a query, by group and start of the window."""
         (row,) = self.admin.execute(
             'SELECT layout, fed FROM "tests__feeds"._aggregations WHERE name = %s', (name,)
         ).fetchall()
         model = PipelineModel(self.writers[-1].config).aggregation(name).fed(Feeds.read(*row))
         query, binder = take_query(model, Parameters.from_query(text.encode())), Binder()
-        found = self.admin.execute(statement(query, binder, None), binder.values).fetchall()
+        rows = self.admin.execute(statement(query, binder, None), binder.values).fetchall()
         answer = {}
-        for values in found:
+        for values in rows:
             row = dict(zip((c.name for c in query.columns), values, strict=True))
             start = () if "granularity=all" in text else (rfc3339(row["window_start"]),)
             answer[(row["k"], *start) if "k" in row else start] = row

@@ -56,7 +56,7 @@ WELL = dict.fromkeys(("Ready", "TopicsReady", "SchemaReady", "ProcessorsReady", 
 
 
 class AppliedPipeline:
-    """One resource, its file, and the world that it is applied to."""
+    """A resource that reconcile() applies to a real Kafka and Postgres; `runtime` only notes the processes."""
 
     def __init__(self, servers: Servers, folder: Path) -> None:
         self.servers, self.folder = servers, folder
@@ -75,24 +75,25 @@ class AppliedPipeline:
         return dict(self.document["spec"])
 
     def edit(self, **spec: Any) -> None:
-        """The next generation, with these members of the spec."""
+        """Write the next generation, with these members of the spec."""
         self.document = copy.deepcopy(self.document)
         self.document["spec"] |= spec
         self.document["metadata"]["generation"] += 1
 
     def apply(self) -> dict[str, str]:
-        """One pass; the conditions that are true, with their reasons."""
+        """Run one pass of reconcile(); return the reasons of the conditions that are true."""
         self.status = reconcile(
             self.document, platform=Platform(), actuators=self.actuators, previous=self.status, now=NOON
         )
         return {c["type"]: c["reason"] for c in self.status["conditions"] if c["status"] == "True"}
 
     def message(self, kind: str) -> str:
+        """Return the message of a condition."""
         assert self.status is not None
         return next(str(c["message"]) for c in self.status["conditions"] if c["type"] == kind)
 
     def plan(self, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, str]:
-        """`tidemill plan` of the file as a user has it: without uid and generation."""
+        """Run `tidemill plan` on a file without uid and generation; return exit code and output."""
         written = copy.deepcopy(self.document)
         written["metadata"] = {"name": "orders", "namespace": "rectest"}
         file = self.folder / "orders.yaml"
@@ -100,15 +101,16 @@ class AppliedPipeline:
         code = main(["plan", str(file), "--data-dir", str(self.folder / "none"), *more])
         return code, capsys.readouterr().out
 
-    def there(self) -> tuple[set[str], bool]:
-        """Which of the topics exist, and whether the schema does."""
+    def existing(self) -> tuple[set[str], bool]:
+        """Return the topics that exist, and whether the schema exists."""
         return set(self.kafka.observe(TOPICS)), self.actuators.postgres.observe(SCHEMA) is not None
 
     def alter_topic(self, **config: str) -> None:
-        """Somebody else's change."""
+        """Change the configuration of the source topic, as an administrator does."""
         altered = {key.replace("_", "."): value for key, value in config.items()}
         KafkaAdmin(self.servers.kafka).alter(TOPICS[0], altered)
 
 
 def planned_topics(bench: AppliedPipeline) -> Sequence[Any]:
+    """Return the topics of the current plan."""
     return build_plan(AnalyticsPipeline.model_validate(bench.document), Platform(), 1).topics

@@ -1,4 +1,4 @@
-"""A load of costly events at a rate, and the windows that they must give."""
+"""A load of costly events at a given rate, and the windows that must result from it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,19 @@ from tidemill_operator.laptop.servers import Servers
 BASE, MINUTE = 1_760_000_040_000, 60_000
 PARTITIONS, CARRIERS, AIRPORTS = 12, 20, 50
 WORDS = [f"error{number}" for number in range(32)]
-# A stack trace, say: nearly none of the words is in it, so all of it is looked at for each.
+# Almost none of the words occurs in the text, so a search for a word reads the whole text.
 TEXT = " at orders.basket.Checkout.pay(Checkout.java:118) after 31 ms, card of the customer was asked again;" * 3
 
 
 class Load:
-    """Events a second from a thread; what was sent is remembered, what was acknowledged counted."""
+    """A thread that sends events at a rate.
+
+    Attributes:
+        rate: events a second; it may change while the thread runs.
+        sent: the number of events sent.
+        acknowledged: the number of events that Kafka acknowledged.
+        refused: the errors of events that Kafka refused.
+    """
 
     def __init__(self, servers: Servers, topic: str) -> None:
         self.rate, self.sent, self.acknowledged = 0, 0, 0
@@ -34,6 +41,7 @@ class Load:
 
     @staticmethod
     def event(number: int) -> dict[str, Any]:
+        """Return the event of this number."""
         airport = number * 7 // CARRIERS % AIRPORTS
         return {
             "ts": BASE + number // 10,
@@ -43,7 +51,7 @@ class Load:
             "message": f"{TEXT}{WORDS[0].upper() if number % 11 == 0 else ''}",
         }
 
-    def _told(self, error: KafkaError | None, _: Message) -> None:
+    def _count_delivery(self, error: KafkaError | None, _: Message) -> None:
         if error is None:
             self.acknowledged += 1
         else:
@@ -60,9 +68,12 @@ class Load:
             self._producer.poll(0)
 
     def send(self, number: int) -> None:
+        """Send the next `number` events at once."""
         for _ in range(number):
             value = json.dumps(self.event(self.sent)).encode()
-            self._producer.produce(self._topic, value, partition=self.sent * 5 % PARTITIONS, on_delivery=self._told)
+            self._producer.produce(
+                self._topic, value, partition=self.sent * 5 % PARTITIONS, on_delivery=self._count_delivery
+            )
             self.sent += 1
 
     def start(self) -> None:
@@ -78,14 +89,14 @@ class Load:
         assert self._producer.flush(60) == 0
 
     def expected(self, *groups: str) -> dict[tuple[Any, ...], tuple[int, ...]]:
-        """Events, total, least, most and failed ones of each group and window, reckoned anew from the events."""
-        found: dict[tuple[Any, ...], list[int]] = {}
+        """Compute events, total, least, most and failed events of each group and window from the sent events."""
+        rows: dict[tuple[Any, ...], list[int]] = {}
         for number in range(self.sent):
             event = self.event(number)
             delay = event["delay"]
             failed = WORDS[0].upper() in event["message"]
-            row = found.setdefault(
+            row = rows.setdefault(
                 (*(event[group] for group in groups), event["ts"] // MINUTE * MINUTE), [0, 0, delay, delay, 0]
             )
             row[:] = row[0] + 1, row[1] + delay, min(row[2], delay), max(row[3], delay), row[4] + failed
-        return {group: tuple(row) for group, row in found.items()}
+        return {group: tuple(row) for group, row in rows.items()}

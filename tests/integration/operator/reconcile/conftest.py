@@ -20,8 +20,8 @@ def bench(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.delenv(name)
     monkeypatch.setenv("TIDEMILL_KAFKA_BROKERS", servers.kafka)
     monkeypatch.setenv("TIDEMILL_POSTGRES_URL", servers.postgres.url)
-    made = AppliedPipeline(servers, tmp_path)
-    yield made
-    made.document["spec"]["reclaimPolicy"] = "Delete"
-    release(made.document, platform=Platform(), actuators=made.actuators)
-    assert made.there() == (set(), False)
+    pipeline = AppliedPipeline(servers, tmp_path)
+    yield pipeline
+    pipeline.document["spec"]["reclaimPolicy"] = "Delete"
+    release(pipeline.document, platform=Platform(), actuators=pipeline.actuators)
+    assert pipeline.existing() == (set(), False)

@@ -13,45 +13,47 @@ from pipelines.applied_pipeline import SCHEMA, TOPICS, WELL, AppliedPipeline, pl
 pytestmark = pytest.mark.integration
 
 
-def test_a_topic_made_anew_gets_the_partitions_that_were_read(
+def test_a_recreated_topic_gets_as_many_partitions_as_were_read(
     bench: AppliedPipeline, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Although the spec names no number and the platform's default is smaller than what the topic had grown to."""
+    """The spec names no number, and the platform's default is smaller than the number read."""
     bench.document["spec"]["source"]["topic"] = {}
     bench.apply()
     KafkaAdmin(bench.servers.kafka).grow(TOPICS[0], 7)
     assert bench.apply() == WELL
     bench.kafka.release([topic for topic in planned_topics(bench) if topic.name == TOPICS[0]], "Delete")
-    assert bench.there()[0] == set(TOPICS[1:])
+    assert bench.existing()[0] == set(TOPICS[1:])
     assert "+ topic rectest.orders.events (partitions 7, replicationFactor 1)" in bench.plan(capsys)[1]
     assert bench.apply() == WELL
     assert bench.kafka.observe(TOPICS)[TOPICS[0]].partitions == 7
 
 
-def test_a_topic_that_was_read_and_is_gone(bench: AppliedPipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    """Plan and status tell what is lost; it is made anew when the annotation says so."""
+def test_a_deleted_topic_with_read_events_is_created_again_only_with_the_annotation(
+    bench: AppliedPipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Plan and status report which events are lost."""
     bench.apply()
     was = bench.kafka.observe(TOPICS)[TOPICS[0]].id
     with psycopg.connect(bench.servers.postgres.url) as connection:
         connection.execute(f'UPDATE "{SCHEMA}"._offsets SET topic_id = %s, next_offset = partition + 5', (was,))
     bench.kafka.release([topic for topic in planned_topics(bench) if topic.name == TOPICS[0]], "Delete")
-    told = (
+    loss = (
         f"topic rectest.orders.events is gone, and with it every event that was not counted (id {was}; counted up to"
         " offsets 0: 5, 1: 6, 2: 7); create it again with the annotation tidemill.dev/recreate-topics: 'true'; counted"
         " events stay counted"
     )
     code, shown = bench.plan(capsys)
-    assert (code, f"! {told}" in shown.splitlines()) == (1, True)
+    assert (code, f"! {loss}" in shown.splitlines()) == (1, True)
     assert bench.apply()["Stalled"] == "DataLoss"
-    assert bench.message("TopicsReady") == told
-    assert bench.there()[0] == set(TOPICS[1:])
+    assert bench.message("TopicsReady") == loss
+    assert bench.existing()[0] == set(TOPICS[1:])
     bench.document["metadata"]["annotations"] = {"tidemill.dev/recreate-topics": "true"}
     assert bench.apply() == WELL
     assert bench.kafka.observe(TOPICS)[TOPICS[0]].id not in ("", was)
 
 
-def test_a_topic_that_somebody_made_anew_between_two_passes(bench: AppliedPipeline) -> None:
-    """Its id tells; then what processors note does, for a day."""
+def test_a_topic_that_was_recreated_between_two_passes_is_reported_for_a_day(bench: AppliedPipeline) -> None:
+    """The topic's new id shows the loss first, and then the notes of the processors do."""
     bench.apply()
     was = bench.kafka.observe(TOPICS)[TOPICS[0]].id
     with psycopg.connect(bench.servers.postgres.url, autocommit=True) as connection:
@@ -63,19 +65,19 @@ def test_a_topic_that_somebody_made_anew_between_two_passes(bench: AppliedPipeli
         assert bench.apply() == {**WELL, "EventsLost": "TopicRecreated"}
         assert f"(id {now} now)" in bench.message("EventsLost")
         assert "from offsets 0: 5, 1: 6, 2: 7;" in bench.message("EventsLost")
-        told = bench.message("EventsLost")
+        message = bench.message("EventsLost")
         connection.execute(
             f'INSERT INTO "{SCHEMA}"._lost (reader, partition, epoch, from_offset, reason)'
             f" SELECT reader, partition, epoch, next_offset, 'topic_recreated' FROM \"{SCHEMA}\"._offsets"
         )
         connection.execute(f'UPDATE "{SCHEMA}"._offsets SET topic_id = %s, epoch = 1, next_offset = 0', (now,))
         assert bench.apply() == {**WELL, "EventsLost": "TopicRecreated"}
-        assert bench.message("EventsLost") == told
+        assert bench.message("EventsLost") == message
         connection.execute(f"UPDATE \"{SCHEMA}\"._lost SET noticed_at = noticed_at - interval '1 day'")
         assert bench.apply() == WELL
 
 
-GONE: list[tuple[str, str, str]] = [
+LOSSES: list[tuple[str, str, str]] = [
     (
         "DROP TABLE {s}.by_shop_v1",
         "table by_shop_v1 is gone, and with it the windows of aggregation by_shop",
@@ -103,18 +105,18 @@ GONE: list[tuple[str, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("harm", "told", "what"), GONE, ids=[what for *_, what in GONE])
-def test_tables_that_somebody_takes_away_are_lost_data(
-    bench: AppliedPipeline, capsys: pytest.CaptureFixture[str], harm: str, told: str, what: str
+@pytest.mark.parametrize(("damage", "loss", "what"), LOSSES, ids=[what for *_, what in LOSSES])
+def test_a_pipeline_without_its_rows_or_tables_stalls_until_the_annotation_is_set(
+    bench: AppliedPipeline, capsys: pytest.CaptureFixture[str], damage: str, loss: str, what: str
 ) -> None:
-    """Told by status and plan, never ready over it, not made anew until the annotation says so."""
+    """Status and plan report the loss, and the annotation lets the next pass create the tables again."""
     bench.apply()
     with psycopg.connect(bench.servers.postgres.url, autocommit=True) as connection:
-        connection.execute(harm.format(s=f'"{SCHEMA}"'))
+        connection.execute(damage.format(s=f'"{SCHEMA}"'))
     for _ in range(2):
-        found = bench.apply()
-        assert (found["Stalled"], "Ready" in found) == ("DataLoss", False), what
-    assert bench.message("SchemaReady").startswith(f"schema {SCHEMA}: {told}"), what
+        reasons = bench.apply()
+        assert (reasons["Stalled"], "Ready" in reasons) == ("DataLoss", False), what
+    assert bench.message("SchemaReady").startswith(f"schema {SCHEMA}: {loss}"), what
     assert "create it again, empty, with the annotation tidemill.dev/recreate-topics: 'true'" in bench.message("Ready")
     code, shown = bench.plan(capsys)
     assert (code, f"! {bench.message('SchemaReady')}" in shown.splitlines()) == (1, True), what
@@ -124,8 +126,8 @@ def test_tables_that_somebody_takes_away_are_lost_data(
     assert bench.apply() == WELL, what
 
 
-def test_a_window_table_that_was_emptied_is_lost_data(bench: AppliedPipeline) -> None:
-    """As long as it is empty: batches were merged into it. What expired, or never came, is no loss."""
+def test_an_emptied_window_table_is_lost_data_if_batches_were_merged_into_it(bench: AppliedPipeline) -> None:
+    """A table that never had rows, or whose rows expired, has lost nothing."""
     bench.apply()
     table = f'"{SCHEMA}".by_shop_v1'
     with psycopg.connect(bench.servers.postgres.url, autocommit=True) as connection:
@@ -141,8 +143,8 @@ def test_a_window_table_that_was_emptied_is_lost_data(bench: AppliedPipeline) ->
         assert "table by_shop_v1 was emptied, and the windows of aggregation by_shop are gone" in bench.message("Ready")
 
 
-def test_a_replay_fills_what_somebody_dropped(bench: AppliedPipeline) -> None:
-    """The next version is made, and the table that is fed until then."""
+def test_a_replay_fills_a_window_table_that_was_dropped(bench: AppliedPipeline) -> None:
+    """The pass creates the next version, and the dropped table, which answers queries until then."""
     bench.apply()
     with psycopg.connect(bench.servers.postgres.url, autocommit=True) as connection:
         connection.execute(f'DROP TABLE "{SCHEMA}".by_shop_v1')

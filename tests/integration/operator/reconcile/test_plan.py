@@ -12,20 +12,21 @@ from pipelines.applied_pipeline import TOPICS, WELL, AppliedPipeline
 pytestmark = pytest.mark.integration
 
 
-def test_a_plan_makes_nothing(bench: AppliedPipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    """Before anything is applied all is new, and after the plan still nothing is there."""
+def test_a_plan_creates_nothing(bench: AppliedPipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    """The plan of a new resource lists everything as new and leaves the servers empty."""
     code, shown = bench.plan(capsys)
     assert code == 0
     assert f"compared with Kafka {bench.servers.kafka} and Postgres {bench.servers.postgres.public_url}" in shown
     assert "+ topic rectest.orders.events (partitions 3, replicationFactor 1)" in shown
     assert shown.endswith("23 to create, 0 to change, 0 to remove\n")
-    assert bench.there() == (set(), False)
+    assert bench.existing() == (set(), False)
 
 
-def test_what_was_applied_is_no_change(bench: AppliedPipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    """Everything is made, a second pass has an equal status, and the plan has nothing to tell."""
+def test_a_second_pass_and_a_plan_find_no_change_after_the_first_pass(
+    bench: AppliedPipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert bench.apply() == WELL
-    assert bench.there() == (set(TOPICS), True)
+    assert bench.existing() == (set(TOPICS), True)
     first = bench.status
     assert bench.apply() == WELL
     assert bench.status == first
@@ -34,7 +35,7 @@ def test_what_was_applied_is_no_change(bench: AppliedPipeline, capsys: pytest.Ca
 
 
 def test_an_edit_is_planned_and_then_done(bench: AppliedPipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    """More partitions, a column, a drifted config: each with both values; then none is left."""
+    """The plan shows each change with both values; after a pass it shows none."""
     bench.apply()
     bench.alter_topic(retention_ms="1000")
     metrics = [*bench.spec["aggregations"][0]["metrics"], {"name": "sales", "function": "sum", "field": "amount"}]
@@ -69,33 +70,36 @@ def test_an_edit_is_planned_and_then_done(bench: AppliedPipeline, capsys: pytest
     assert bench.plan(capsys)[1].splitlines()[-1] == "no changes"
 
 
-def test_a_refused_edit_is_planned_and_then_stalled(bench: AppliedPipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    """The plan and the status say the same; what runs stays as it is."""
+def test_plan_and_status_refuse_an_edit_with_the_same_message(
+    bench: AppliedPipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The pipeline keeps the accepted spec."""
     bench.apply()
     bench.edit(source={**bench.spec["source"], "topic": {"partitions": 2}, "key": "shop"})
     code, shown = bench.plan(capsys)
     lines = shown.splitlines()
     assert (code, lines[-1]) == (1, "refused; the accepted spec stays in force")
     assert bench.apply() == {**WELL, "Stalled": "NotSupported"}
-    told = "; ".join(line.removeprefix("! ") for line in lines[3:-1])
-    assert bench.message("Stalled") == f"{told}; the accepted spec stays in force"
-    assert "spec.source.topic.partitions: 2 is less than the 3 partitions" in told
-    assert "spec.source.key: changed from none to shop" in told
+    refusals = "; ".join(line.removeprefix("! ") for line in lines[3:-1])
+    assert bench.message("Stalled") == f"{refusals}; the accepted spec stays in force"
+    assert "spec.source.topic.partitions: 2 is less than the 3 partitions" in refusals
+    assert "spec.source.key: changed from none to shop" in refusals
     assert bench.kafka.observe(TOPICS)[TOPICS[0]].partitions == 3
 
 
-def test_the_plan_as_data_names_what_was_looked_at(bench: AppliedPipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without the administrator's password."""
+def test_the_plan_as_json_names_its_servers_without_the_password(
+    bench: AppliedPipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
     bench.apply()
     code, shown = bench.plan(capsys, "--output", "json")
-    told = json.loads(shown)
-    assert (code, told["pipelines"][0]["changes"]) == (0, [])
-    assert told["observed"] == {"kafka": bench.servers.kafka, "postgres": bench.servers.postgres.public_url}
+    planned = json.loads(shown)
+    assert (code, planned["pipelines"][0]["changes"]) == (0, [])
+    assert planned["observed"] == {"kafka": bench.servers.kafka, "postgres": bench.servers.postgres.public_url}
     assert bench.servers.postgres.password not in shown
 
 
 def test_a_plan_takes_no_transaction_id(bench: AppliedPipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    """Postgres gives one to whatever writes; housekeeping may take one now and then, but not each time."""
+    """Each session that writes takes a transaction id. Postgres itself takes one at times, but not each time."""
 
     def next_transaction() -> int:
         with psycopg.connect(bench.servers.postgres.url) as connection:
