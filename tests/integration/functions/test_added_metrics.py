@@ -239,7 +239,7 @@ def test_an_added_list_is_null_in_windows_with_events_and_can_grow_at_once(rollo
 
 
 def test_a_metric_with_an_edited_condition_is_null_in_windows_with_events(rollout: Rollout) -> None:
-    """Their events were counted by the former condition. An edit of only blanks and brackets changes nothing."""
+    """The former condition counted the events of these windows. An edit of only blanks and brackets changes nothing."""
     rollout.produce((0, "a"), (1, "b"))
     rollout.apply(config(2, [], [OF_A]))
     rollout.produce((2, "a"), (2, "b"), (3, "b"))
@@ -262,7 +262,7 @@ def test_a_metric_with_an_edited_condition_is_null_in_windows_with_events(rollou
 
 
 def test_an_expression_is_computed_from_merged_windows(rollout: Rollout) -> None:
-    """It is right in hopping windows, roll-ups, snapshots and results. An edit holds for all windows at once."""
+    """It is right in hopping windows, roll-ups, snapshots and results. An edit applies to all windows at once."""
     each, share = {"name": "each", "expression": "total / n"}, {"name": "share", "expression": "of_a / n"}
     rollout.apply(config(2, [each, TOTAL], [share, OF_A], "share"))
     rollout.produce((0, "a"), (1, "a"), (1, "b"), (2, "b"))

@@ -110,7 +110,7 @@ def test_a_metric_that_needs_no_new_column_is_exact_at_once(servers: Any) -> Non
 
 
 def test_a_metric_that_was_removed_for_a_time_is_exact_only_in_windows_closed_before(servers: Any) -> None:
-    """It is null in windows that had or could have events in that time."""
+    """The metric is null in windows that had or could have events in that time."""
     with staged(servers) as stage:
         stage.plan({name: ["n", "sv"] for name in SHAPES})
         stage.commit([at(0), at(1), at(2)])
@@ -140,7 +140,7 @@ def test_counts_are_null_in_windows_that_were_open_while_the_aggregation_was_rem
 
 
 def test_a_superseded_processor_leaves_closed_windows_to_its_successor(servers: Any) -> None:
-    """It neither publishes nor scans windows that closed after the edit, since it does not feed their columns."""
+    """The old processor does not feed all their columns, so it neither publishes nor scans them."""
     with staged(servers) as stage:
         stage.plan(BOTH)
         stage.commit([at(0)])

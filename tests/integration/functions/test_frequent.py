@@ -80,7 +80,7 @@ def batches_of_pages() -> list[list[Record]]:
 
 @pytest.fixture
 def compactions(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Count the compactions of each column, which still take place."""
+    """Return a counter of the compactions of each column."""
     counts: Counter[str] = Counter()
     compact = sketches.compact
 

@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.mark.matrix
 @pytest.mark.integration
 @pytest.mark.slow
-def test_the_demo_compares_equal_and_stops_cleanly() -> None:
-    """The exit code is 0 after a comparison of every window."""
+def test_the_demo_finds_every_window_equal_and_stops_cleanly() -> None:
+    """The demo compares every window with a batch recomputation, and exits with code 0."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
     done = subprocess.run(
         [sys.executable, "-m", "demo", "--events", "8000"],

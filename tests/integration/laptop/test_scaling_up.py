@@ -206,7 +206,7 @@ def test_processors_follow_the_load_and_every_event_counts_once(make_up: Callabl
 
 @pytest.mark.matrix
 def test_the_python_stage_scales_with_its_own_lag(make_up: Callable[..., Up]) -> None:
-    """It gets three processes, and returns to one process when all events are written. Every event counts once."""
+    """The stage gets three processes, and one process again after all events. Every event counts once."""
     up = make_up("staged", stage=True)
     with up.running():
         eventually(lambda: up.processes("stage") == 1, seconds=30, what=lambda: up.output)

@@ -88,7 +88,7 @@ def test_a_second_start_uses_the_same_addresses_and_password(server_folder: Path
 
 
 def test_servers_end_when_their_parent_is_killed(server_folder: Path) -> None:
-    """They keep running when a thread of the parent ends."""
+    """Servers keep running when only a thread of their parent ends."""
     script = textwrap.dedent("""
         import sys, time
         from pathlib import Path

@@ -132,7 +132,7 @@ def test_up_applies_edits_of_its_file_while_it_runs(folder: Path) -> None:
 
 
 def test_tidemill_replay_ends_when_the_next_version_is_in_force(folder: Path) -> None:
-    """It refuses a start time that is no time."""
+    """The command refuses an invalid start time."""
     with up(folder) as running:
         running.wait_ready()
         ingest = running.ready_file["pipelines"]["flights"]["ingest"]

@@ -32,7 +32,7 @@ def login(servers: Any, **further: Any) -> dict[str, Any]:
 
 
 def test_a_statement_ends_at_its_deadline_when_the_server_is_silent(servers: Any) -> None:
-    """The connection, whose packets are all lost, is closed then."""
+    """All packets are lost. The connection is closed at the deadline."""
     with BlackHole(servers.postgres.port) as hole:
         connection = BoundedConnection.connect(**login(servers, host="127.0.0.1", port=hole.port))
         connection.answer_seconds = SECONDS

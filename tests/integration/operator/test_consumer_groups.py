@@ -38,7 +38,7 @@ while True:
 def describing(brokers: str, group: str, file: Path) -> Iterator[Callable[[], list[str]]]:
     """Describe a group in another process, and return a function that reads its lines.
 
-    The errors that the test looks for would end the process.
+    A fault in the client can end its process, so the test uses another process.
     """
     with file.open("w") as out:
         process = subprocess.Popen([sys.executable, "-c", DESCRIBE_GROUP, brokers, group], stdout=out)

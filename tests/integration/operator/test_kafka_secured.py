@@ -79,7 +79,7 @@ def test_both_clients_connect_with_the_same_settings(secured: Secured, shown: st
         ("no-certificate", "does not answer"),
     ],
 )
-def test_errors_of_both_clients_name_the_reason_of_a_refused_connection(secured: Secured, shown: str, why: str) -> None:
+def test_the_operator_reports_why_kafka_refuses_a_connection(secured: Secured, shown: str, why: str) -> None:
     settings = secured.settings[shown]
     with pytest.raises(TidemillError, match=f"describing the cluster: Kafka at localhost:[0-9]+ {why}") as raised:
         KafkaTopics(settings["bootstrap.servers"], config=settings, timeout_seconds=3.0).brokers()

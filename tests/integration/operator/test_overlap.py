@@ -169,7 +169,7 @@ def test_a_pass_waits_for_another_and_fails_if_the_other_takes_too_long(
 
 
 def test_a_leader_of_an_earlier_epoch_writes_nothing(servers: Servers, namespace: str, tmp_path: Path) -> None:
-    """It was frozen while a later leader changed the pipeline."""
+    """The old leader was frozen while a later leader changed the pipeline."""
     folder = tmp_path / "secrets"
     old, new = (Operator(servers.kafka, servers.postgres, folder, Leader(epoch)) for epoch in (1, 2))
     old.apply(document(namespace))
@@ -202,7 +202,7 @@ def test_a_pass_stops_before_its_next_write_when_a_later_leader_took_over(
 def test_a_leader_whose_lease_was_created_again_continues_from_the_stored_epoch(
     servers: Servers, namespace: str, tmp_path: Path
 ) -> None:
-    """The deleted Lease made its epoch less than the epoch in the schema, although it does lead."""
+    """A new Lease counts epochs from 1, but the schema has an epoch of the deleted Lease."""
     Operator(servers.kafka, servers.postgres, tmp_path / "secrets", Leader(7)).apply(document(namespace))
     leader = Leader(1)
     status = Operator(servers.kafka, servers.postgres, tmp_path / "secrets", leader).apply(document(namespace))

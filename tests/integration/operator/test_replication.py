@@ -37,7 +37,7 @@ def cluster(own_servers: Callable[..., Servers]) -> Servers:
     return own_servers(needs=("kafka",), brokers=3)
 
 
-def test_a_topic_counts_as_missing_only_if_no_broker_knows_it(cluster: Servers) -> None:
+def test_a_topic_counts_as_deleted_only_if_every_broker_says_so(cluster: Servers) -> None:
     """A broker that does not answer may know the topic."""
     topics, admin, name = KafkaTopics(cluster.kafka, timeout_seconds=3.0), KafkaAdmin(cluster.kafka), "gone.orders"
     admin.create(name, replicas=3)
@@ -240,7 +240,7 @@ def test_replicas_stay_if_the_spec_names_no_number(moved: MovedTopic) -> None:
 def test_replicas_are_spread_over_a_new_broker_and_off_a_leaving_one(
     moved: MovedTopic, until_done: Callable[..., list[Outcome]]
 ) -> None:
-    """Without such a request an uneven spread stays."""
+    """Without a request to spread them, uneven replicas stay."""
     moved.make(2, 6, [[1, 2], [2, 1]] * 3)
     assert moved.run_pass(moved.topic(2)).changed == 0
     until_done(moved.topic(2), spread=Spread())
@@ -252,7 +252,7 @@ def test_replicas_are_spread_over_a_new_broker_and_off_a_leaving_one(
 
 
 def test_the_offsets_topic_gets_more_replicas_only_if_the_platform_says_so(moved: MovedTopic) -> None:
-    """It never gets fewer replicas than it has."""
+    """The topic never gets fewer replicas than it has."""
     consumer = Consumer({**moved.config, "group.id": moved.name})
     moved.make(1)
     try:
@@ -318,7 +318,7 @@ def kill_after(writes: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_change_that_is_killed_after_any_write_is_completed_by_later_passes(cluster: Servers) -> None:
-    """They leave neither limits nor marks."""
+    """The completed change leaves neither limits nor marks."""
     for writes in range(1, 100):
         moved = MovedTopic(cluster)
         moved.make(1, 2, [[1], [1]])

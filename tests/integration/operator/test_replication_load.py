@@ -249,7 +249,7 @@ def check_counts(up: Up, load: Load) -> None:
     assert up.query("SELECT count(*) FROM {s}._dead_letters") == [(0,)]
 
 
-def test_replicas_change_under_load(up: Up, load: Load, servers: Servers) -> None:
+def test_replicas_change_under_load_without_losing_an_event(up: Up, load: Load, servers: Servers) -> None:
     """The factor changes from 1 to 3 to 2. The operator is killed, and then a broker that has replicas."""
     load.send(12_000, pad=500)
     load.flush()
@@ -274,7 +274,7 @@ def test_replicas_change_under_load(up: Up, load: Load, servers: Servers) -> Non
     check_counts(up, load)
 
 
-def test_partitions_grow_under_load(up: Up, load: Load) -> None:
+def test_partitions_grow_under_load_without_a_late_event(up: Up, load: Load) -> None:
     """Partitions grow from 3 to 12, and the processors are killed meanwhile. No event is late."""
     load.start()
     eventually(lambda: up.consumed() > 200, seconds=120.0, what="events are counted")

@@ -190,7 +190,7 @@ GROUP_ROLES = {"owner": False, "writer": False, "reader": False}
 
 
 def test_the_former_login_works_until_it_is_retired_after_a_minute(bench: RotatedPipeline) -> None:
-    """Then its connections end, and it can open no new connection."""
+    """A retired login loses its connections, and cannot open another connection."""
     bench.check_logins()
     assert bench.roles() == {**GROUP_ROLES, "writer_a": True, "reader_a": True}
     former = bench.login()

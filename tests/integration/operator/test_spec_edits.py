@@ -100,7 +100,7 @@ def running(make_local: Callable[..., Any]) -> Edited:
 
 
 def test_an_edit_that_processors_do_not_read_restarts_no_process(running: Edited) -> None:
-    """The edit is applied to Kafka, Postgres, ingest or API."""
+    """Only Kafka, Postgres, ingest or the API apply the edit."""
     running.edit_and_keep_processes(setting("reclaimPolicy", "Delete"))
     running.edit_and_keep_processes(setting("source.topic.retention", "1d"))
     assert running.topic_config("retention.ms") == "86400000"

@@ -167,7 +167,7 @@ def test_every_connection_to_postgres_and_redis_uses_tls(secured: Secured, make_
 def test_workloads_name_a_server_with_an_untrusted_certificate_and_the_remedy(
     secured: Secured, make_bench: MakeBench
 ) -> None:
-    """The detail of the dependency in /health has both."""
+    """/health has the server and the remedy in the detail of the dependency."""
     bench = make_bench(config("tls-wrong"), at=secured.servers, **secured.environment(secured.other))
     ports = {"postgres": secured.servers.postgres.port, "redis": secured.redis.port}
     for module, index in start_all(bench).items():
@@ -205,7 +205,7 @@ def test_the_operator_names_an_untrusted_certificate_and_a_wrong_host_name(secur
 
 @pytest.mark.parametrize("server", ["Postgres", "Redis"])
 def test_tidemill_up_refuses_an_untrusted_certificate_at_once(secured: Secured, tmp_path: Path, server: str) -> None:
-    """It does not wait for the server as for a server that is still starting."""
+    """The command does not wait as it does for a server that is still starting."""
     wrong = {"Postgres": secured.ca, "Redis": secured.ca, server: secured.other}
     environ = {
         **os.environ,

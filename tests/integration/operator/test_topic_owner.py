@@ -1,4 +1,4 @@
-"""Tests of topics that several pipelines want to use: at most one manages a topic. They need a real Postgres."""
+"""Tests of topics that several pipelines use, on a real Postgres: at most one pipeline manages a topic."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ MANAGED = (
 
 
 def test_the_first_pipeline_manages_a_topic_and_a_second_is_refused(ensure: Ensure, servers: Servers) -> None:
-    """The second has no schema then. A further pass of the first changes nothing."""
+    """The second gets no schema. A further pass of the first changes nothing."""
     assert ensure("first", name=SHARED).rank == Rank.DONE
     refused = ensure("second", name=SHARED)
     assert (refused.rank, refused.reason, refused.message) == (Rank.FAILED, Reason.RESOURCE_CONFLICT, MANAGED)

@@ -30,7 +30,7 @@ def next_transaction(bench: OwnedSchema) -> int:
 
 
 def test_a_second_ensure_writes_nothing(bench: OwnedSchema) -> None:
-    """It takes no transaction id."""
+    """The second call takes no transaction id."""
     first = bench.ensure()
     assert first.rank == Rank.DONE, first
     assert first.changed > 40
@@ -195,7 +195,7 @@ def test_a_new_metric_only_adds_columns(bench: OwnedSchema) -> None:
 
 
 def test_ensure_creates_a_dropped_column_without_its_values(bench: OwnedSchema) -> None:
-    """It notes the column as fed from now on, so that its metric is null in stored windows."""
+    """The metric of the column is null in stored windows."""
     bench.document["spec"]["aggregations"][0]["metrics"].append({"name": "sales", "function": "sum", "field": "amount"})
     bench.ensure()
     bench.run("ALTER TABLE {s}.by_shop_v1 DROP COLUMN _sum_amount")
@@ -220,7 +220,7 @@ def test_new_partitions_are_read_from_offset_0_and_old_ones_keep_their_offsets(b
 
 
 def test_ensure_refuses_to_change_the_type_of_a_column(bench: OwnedSchema) -> None:
-    """It then changes nothing at all."""
+    """A refused change leaves the schema as it was."""
     bench.ensure()
     bench.document["spec"]["source"]["fields"][1]["type"] = "integer"
     bench.document["metadata"]["generation"] = 2
@@ -345,7 +345,7 @@ EXAMPLES = sorted((Path(__file__).parents[3] / "crds" / "examples").glob("*.yaml
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
 def test_the_sql_script_of_a_schema_creates_the_same_as_ensure(servers: Servers, tmp_path: Path, example: Path) -> None:
-    """Golden files show this script. After it, ensure only adds what the last comment lists."""
+    """Golden files show this script. After the script, ensure makes only three further changes."""
     (document,) = load_documents(example.read_text())
     document["metadata"] |= {"uid": "uid-1", "generation": 1}
     owned = OwnedSchema(servers, tmp_path, document)

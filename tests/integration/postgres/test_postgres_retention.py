@@ -40,7 +40,7 @@ def test_partitions_are_created_only_for_days_that_no_partition_has(
     created: list[tuple[int, int]],
     reason: str,
 ) -> None:
-    """A changed retention changes the days of a new partition. Existing partitions stay."""
+    """A changed retention changes how many days a new partition has. Existing partitions stay."""
     bench.ensure()
     day = 19_000
 

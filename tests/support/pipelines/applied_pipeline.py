@@ -56,7 +56,7 @@ WELL = dict.fromkeys(("Ready", "TopicsReady", "SchemaReady", "ProcessorsReady", 
 
 
 class AppliedPipeline:
-    """A resource that reconcile() applies to a real Kafka and Postgres; `runtime` only notes the processes."""
+    """A resource that reconcile() applies to a real Kafka and Postgres; no process is started."""
 
     def __init__(self, servers: Servers, folder: Path) -> None:
         self.servers, self.folder = servers, folder

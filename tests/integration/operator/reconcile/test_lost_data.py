@@ -53,7 +53,7 @@ def test_a_deleted_topic_with_read_events_is_created_again_only_with_the_annotat
 
 
 def test_a_topic_that_was_recreated_between_two_passes_is_reported_for_a_day(bench: AppliedPipeline) -> None:
-    """The topic's new id shows the loss first, and then the notes of the processors do."""
+    """The first pass compares the topic's id. Later passes read the losses that processors noted."""
     bench.apply()
     was = bench.kafka.observe(TOPICS)[TOPICS[0]].id
     with psycopg.connect(bench.servers.postgres.url, autocommit=True) as connection:
@@ -109,7 +109,7 @@ LOSSES: list[tuple[str, str, str]] = [
 def test_a_pipeline_without_its_rows_or_tables_stalls_until_the_annotation_is_set(
     bench: AppliedPipeline, capsys: pytest.CaptureFixture[str], damage: str, loss: str, what: str
 ) -> None:
-    """Status and plan report the loss, and the annotation lets the next pass create the tables again."""
+    """Status and plan report the loss. With the annotation, the next pass creates the tables again."""
     bench.apply()
     with psycopg.connect(bench.servers.postgres.url, autocommit=True) as connection:
         connection.execute(damage.format(s=f'"{SCHEMA}"'))

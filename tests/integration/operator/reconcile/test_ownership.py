@@ -37,7 +37,7 @@ def test_a_new_resource_of_the_same_name_stalls_until_it_adopts_the_data(
 
 
 def test_a_pipeline_cannot_own_or_delete_topics_of_another_pipeline(bench: AppliedPipeline) -> None:
-    """Adoption changes nothing about it. A topic that existed before its pipeline is never deleted either."""
+    """The adopt annotation does not change this. A topic older than its pipeline is never deleted either."""
     KafkaAdmin(bench.servers.kafka).create("rectest.before", 1)
     bench.apply()
     configs = bench.kafka.configs(TOPICS)

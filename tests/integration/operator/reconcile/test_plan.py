@@ -34,8 +34,10 @@ def test_a_second_pass_and_a_plan_find_no_change_after_the_first_pass(
     assert (code, shown.splitlines()[-1]) == (0, "no changes")
 
 
-def test_an_edit_is_planned_and_then_done(bench: AppliedPipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    """The plan shows each change with both values; after a pass it shows none."""
+def test_a_plan_lists_the_changes_of_an_edit_that_the_next_pass_makes(
+    bench: AppliedPipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each change has both values. After the pass the plan is empty."""
     bench.apply()
     bench.alter_topic(retention_ms="1000")
     metrics = [*bench.spec["aggregations"][0]["metrics"], {"name": "sales", "function": "sum", "field": "amount"}]
@@ -73,7 +75,7 @@ def test_an_edit_is_planned_and_then_done(bench: AppliedPipeline, capsys: pytest
 def test_plan_and_status_refuse_an_edit_with_the_same_message(
     bench: AppliedPipeline, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The pipeline keeps the accepted spec."""
+    """The pipeline keeps the accepted spec in Kafka."""
     bench.apply()
     bench.edit(source={**bench.spec["source"], "topic": {"partitions": 2}, "key": "shop"})
     code, shown = bench.plan(capsys)
