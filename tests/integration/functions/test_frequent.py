@@ -108,8 +108,8 @@ def test_rows_are_bounded_and_frequent_values_are_found(
             (length,) = connection.execute(query).fetchone() or (0,)
             longest = max(longest, length)
     whole = 384 * (12 + sketches.VALUE_BYTES) + 100
-    assert longest <= 3 * whole, "a row is longer than two sketches and the sketch of a batch"
-    assert compactions["_frequent_page"] <= 0.75 * BATCHES * len(stores), "rows are compacted in most batches"
+    assert longest <= 3 * whole, "a row is at most two sketches and the sketch of a batch"
+    assert compactions["_frequent_page"] <= 0.75 * BATCHES * len(stores), "not every batch compacts its rows"
     true = Counter(record.page for batch in batches for record in batch if record.page is not None)
     for store in stores:
         with connection.transaction():

@@ -137,7 +137,7 @@ def test_lag_seconds_is_the_age_of_the_oldest_event_that_is_not_counted(calm: Wa
     """The age begins at the time of the record. Without lag, freshness is that of the last batch."""
     begun = time.monotonic()
     calm.send(60)
-    eventually(lambda: (found := calm.figures()) and found.lag_seconds > 3, what="the oldest event gets older")
+    eventually(lambda: (latest := calm.figures()) and latest.lag_seconds > 3, what="the oldest event gets older")
     at, seen = calm.reported[-1]
     assert seen.figures is not None
     assert (seen.figures.lag, seen.figures.freshness_seconds) == (60, seen.figures.lag_seconds)
@@ -146,12 +146,14 @@ def test_lag_seconds_is_the_age_of_the_oldest_event_that_is_not_counted(calm: Wa
         f"UPDATE {SCHEMA}._offsets SET next_offset = 10, consumed = 10, freshness_ms = 400, last_event_at = now()"
     )
     calm.session.execute(f"UPDATE {SCHEMA}._readers SET watermark = 1000")
-    figures = eventually(lambda: (found := calm.figures()) and not found.lag and found, what="no event lags")
+    figures = eventually(lambda: (latest := calm.figures()) and not latest.lag and latest, what="no event lags")
     assert (figures.lag_seconds, figures.freshness_seconds) == (0.0, 0.4)
     assert figures.watermark_age_seconds == pytest.approx(time.time() - 1, abs=10)
     begun = time.monotonic()
     calm.send(6)
-    figures = eventually(lambda: (found := calm.figures()) and found.lag and found, what="the lag of the later events")
+    figures = eventually(
+        lambda: (latest := calm.figures()) and latest.lag and latest, what="the lag of the later events"
+    )
     assert figures.lag_seconds < time.monotonic() - begun + 1
 
 

@@ -18,24 +18,26 @@ CLASH_VALUE, CLASH_ORDER = 4, 5
 """The indexes in `QUERIES` of the aggregations `clash_value` and `clash_order`."""
 
 
-def same(found: Any, wanted: Any) -> bool:
+def same(actual: Any, expected: Any) -> bool:
     """Return whether two answers are equal, apart from rounding errors of doubles."""
-    if isinstance(wanted, float) and isinstance(found, float):
-        return found == pytest.approx(wanted, rel=1e-9, abs=1e-9)
-    if isinstance(wanted, list):
-        return isinstance(found, list) and len(found) == len(wanted) and all(map(same, found, wanted))
-    if isinstance(wanted, dict):
+    if isinstance(expected, float) and isinstance(actual, float):
+        return actual == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    if isinstance(expected, list):
+        return isinstance(actual, list) and len(actual) == len(expected) and all(map(same, actual, expected))
+    if isinstance(expected, dict):
         return (
-            isinstance(found, dict) and found.keys() == wanted.keys() and all(same(found[k], wanted[k]) for k in found)
+            isinstance(actual, dict)
+            and actual.keys() == expected.keys()
+            and all(same(actual[k], expected[k]) for k in actual)
         )
-    return bool(found == wanted)
+    return bool(actual == expected)
 
 
-def differences(found: list[Any], wanted: list[Any]) -> list[Any]:
+def differences(actual: list[Any], expected: list[Any]) -> list[Any]:
     """Return the index of each query with different answers, and the rows that differ."""
     return [
         (number, [pair for pair in zip(now, then, strict=False) if not same(*pair)] or (len(now), len(then)))
-        for number, (now, then) in enumerate(zip(found, wanted, strict=True))
+        for number, (now, then) in enumerate(zip(actual, expected, strict=True))
         if not same(now, then)
     ]
 
