@@ -1,4 +1,4 @@
-"""Metrics that are added, taken out and added again while a pipeline runs: processors, API and topics as processes."""
+"""Tests of metrics that are added, removed and edited while processors and API run on real servers."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def config(generation: int, by_k: list[dict[str, Any]], hops: list[dict[str, Any
 
 
 class Rollout:
-    """The pipeline and what is done to it; windows are told by the minute that they start at."""
+    """The pipeline, its edits and its answers; a window's key is the minute of its start."""
 
     def __init__(self, bench: Bench, client: httpx.Client) -> None:
         self.bench, self.client, self.sent = bench, client, 0
@@ -76,11 +76,11 @@ class Rollout:
             PostgresCredentials(user=schema.writer, password="w"), PostgresCredentials(user=schema.reader, password="r")
         )
         owner = Owner("tests", "added", "uid-1", "local")
-        (made,) = PostgresSchemas(self.bench.servers.postgres).ensure(schema, owner=owner, secrets=logins)
-        assert made.rank == Rank.DONE, made
+        (outcome,) = PostgresSchemas(self.bench.servers.postgres).ensure(schema, owner=owner, secrets=logins)
+        assert outcome.rank == Rank.DONE, outcome
 
     def apply(self, wanted: PipelineConfig) -> None:
-        """As the operator does it: the schema first, then the config, a new processor, and the old one ends."""
+        """Apply a config as the operator does: change the schema, write the config, and replace the processor."""
         self._ensure(wanted)
         (self.bench.folder / "added.json").write_text(wanted.to_json())
         old = next(p for p in reversed(self.bench.processes) if "tidemill_processor" in p.args)
@@ -93,7 +93,7 @@ class Rollout:
         )
 
     def produce(self, *minutes: tuple[int, str]) -> None:
-        """Two events in each of these minutes and groups, one a partition; wait until they count."""
+        """Send one event to each partition for each of these minutes and groups; wait until they are counted."""
         events = [
             {"ts": BASE + minute * MINUTE + 2_000 + n, "k": group, "i": 10} for minute, group in minutes for n in (1, 2)
         ]
@@ -101,8 +101,8 @@ class Rollout:
         self.sent += len(events)
         self.bench.await_consumed(self.sent)
 
-    def closed(self, minute: int) -> None:
-        """Wait until windows that end there are closed and published."""
+    def await_closed(self, minute: int) -> None:
+        """Wait until windows that end at this minute are closed and published."""
         self.bench.eventually(
             lambda: (
                 self.bench.query("SELECT min(published_until) FROM {s}._aggregations")[0][0] == BASE + minute * MINUTE
@@ -114,7 +114,7 @@ class Rollout:
         return list(self._get(f"/aggregates/{aggregation}", **parameters).json()["data"])
 
     def csv(self, aggregation: str, **parameters: Any) -> list[str]:
-        """The lines of the CSV answer."""
+        """Return the lines of the CSV answer."""
         return self._get(f"/aggregates/{aggregation}.csv", **parameters).text.split()
 
     def _get(self, path: str, **parameters: Any) -> httpx.Response:
@@ -123,34 +123,34 @@ class Rollout:
         return answer
 
     def answers(self, aggregation: str, metric: str, **parameters: Any) -> dict[Any, Any]:
-        """A metric as REST answers it, by group (where there is one) and minute."""
-        return told(self.rows(aggregation, **parameters), metric)
+        """Return a metric as REST answers it, by group (if the rows have one) and minute."""
+        return by_minute(self.rows(aggregation, **parameters), metric)
 
     def snapshot(self, aggregation: str, metric: str) -> dict[Any, Any]:
-        """A metric in the snapshot of a WebSocket."""
+        """Return a metric in the snapshot of a WebSocket."""
         with connect(f"ws://{self.at}/live?aggregations={aggregation}") as live:
             while True:
                 message = json.loads(live.recv(timeout=20))
                 if message["type"] == "snapshot":
-                    return told(message["rows"], metric)
+                    return by_minute(message["rows"], metric)
 
     def results(self, number: int) -> dict[tuple[Any, ...], dict[str, Any]]:
-        """That many different records of the results topic: metrics by aggregation, group and minute."""
-        found: dict[tuple[Any, ...], dict[str, Any]] = {}
+        """Read this number of different records of the results topic: metrics by aggregation, group and minute."""
+        records: dict[tuple[Any, ...], dict[str, Any]] = {}
         deadline = time.monotonic() + 30
         with self.bench.reading("results") as consumer:
-            while len(found) < number and time.monotonic() < deadline:
+            while len(records) < number and time.monotonic() < deadline:
                 for message in consumer.consume(100, 0.5):
                     record = json.loads(message.value())
                     minute = MINUTES[record["window_start"]]
-                    found[record["aggregation"], *record["group"].values(), minute] = record["metrics"]
-        return found
+                    records[record["aggregation"], *record["group"].values(), minute] = record["metrics"]
+        return records
 
 
 MINUTES = {rfc3339_ms(BASE + minute * MINUTE): minute for minute in range(-5, 20)}
 
 
-def told(rows: list[dict[str, Any]], metric: str) -> dict[Any, Any]:
+def by_minute(rows: list[dict[str, Any]], metric: str) -> dict[Any, Any]:
     return {
         (row["k"], MINUTES[row["window_start"]]) if "k" in row else MINUTES[row["window_start"]]: row[metric]
         for row in rows
@@ -165,15 +165,15 @@ def rollout(make_bench: MakeBench, admin: psycopg.Connection[Any]) -> Iterator[R
         yield Rollout(bench, client)
 
 
-def test_metrics_come_and_leave_while_the_pipeline_runs(rollout: Rollout) -> None:
-    """No window ever tells a part as if it were the whole; what is whole is told, and the old metrics throughout."""
+def test_added_metrics_are_exact_or_null_while_the_pipeline_runs(rollout: Rollout) -> None:
+    """No window answers a partial value, and unchanged metrics stay exact throughout."""
     rollout.produce((0, "a"), (0, "a"), (1, "a"))
-    rollout.closed(1)
+    rollout.await_closed(1)
 
     rollout.apply(config(2, [TOTAL], [TOP]))
     assert rollout.answers("by_k", "total") == {("a", 0): None, ("a", 1): None}
     rollout.produce((1, "a"), (1, "b"), (2, "a"), (3, "a"))
-    rollout.closed(3)
+    rollout.await_closed(3)
     whole = {("a", 0): None, ("a", 1): None, ("b", 1): 20, ("a", 2): 20, ("a", 3): 20}
     assert rollout.answers("by_k", "n") == {("a", 0): 4, ("a", 1): 4, ("b", 1): 2, ("a", 2): 2, ("a", 3): 2}
     assert rollout.answers("by_k", "total") == whole
@@ -191,13 +191,13 @@ def test_metrics_come_and_leave_while_the_pipeline_runs(rollout: Rollout) -> Non
     rollout.produce((3, "a"))
     rollout.apply(config(4, [TOTAL], [TOP]))
     rollout.produce((3, "a"), (4, "a"), (5, "a"), (6, "a"))
-    rollout.closed(6)
+    rollout.await_closed(6)
     again = {("a", 0): None, ("a", 1): None, ("b", 1): 20, ("a", 2): 20, ("a", 3): None}
     assert rollout.answers("by_k", "total") == again | {("a", 4): 20, ("a", 5): 20, ("a", 6): 20}
     assert rollout.answers("by_k", "n", group_by="") == {0: 4, 1: 6, 2: 2, 3: 6, 4: 2, 5: 2, 6: 2}
     assert rollout.answers("hops", "top") == tops | {4: 10, 5: 10, 6: 10}
 
-    # Windows of six minutes by group, and the hops that end by then.
+    # The windows of six minutes by group, and the hopping windows that end by then.
     published = rollout.results(7 + 6)
     assert {key[1:]: metrics for key, metrics in published.items() if key[0] == "by_k"} == {
         ("a", 0): {"n": 4},
@@ -213,8 +213,8 @@ def test_metrics_come_and_leave_while_the_pipeline_runs(rollout: Rollout) -> Non
     }  # fmt: skip
 
 
-def test_a_list_comes_and_grows_longer(rollout: Rollout) -> None:
-    """Windows that had events before have no list; another k goes on with what is stored, at once."""
+def test_an_added_list_is_null_in_windows_with_events_and_can_grow_at_once(rollout: Rollout) -> None:
+    """A larger `k` uses the stored values, so that it holds for all windows."""
 
     def listed(*counts: tuple[str, int]) -> list[dict[str, Any]]:
         return [{"value": value, "count": count, "error": 0} for value, count in counts]
@@ -233,22 +233,22 @@ def test_a_list_comes_and_grows_longer(rollout: Rollout) -> None:
     assert rollout.answers("hops", "often", granularity="4m") == {0: None, 4: listed(("c", 2))}
 
     rollout.produce((8, "d"))
-    rollout.closed(8)
+    rollout.await_closed(8)
     published = rollout.results(6 + 7)
     assert {key[1]: metrics["often"] for key, metrics in published.items() if key[0] == "hops"} == longer
 
 
-def test_an_edited_condition_counts_from_then_on(rollout: Rollout) -> None:
-    """Its windows so far have no value: they were counted by another condition. Blanks and brackets change nothing."""
+def test_a_metric_with_an_edited_condition_is_null_in_windows_with_events(rollout: Rollout) -> None:
+    """The former condition counted the events of these windows. An edit of only blanks and brackets changes nothing."""
     rollout.produce((0, "a"), (1, "b"))
     rollout.apply(config(2, [], [OF_A]))
     rollout.produce((2, "a"), (2, "b"), (3, "b"))
-    known = {-2: None, -1: None, 0: None, 1: None, 2: 2, 3: 0}
-    assert rollout.answers("hops", "of_a") == rollout.snapshot("hops", "of_a") == known
+    expected = {-2: None, -1: None, 0: None, 1: None, 2: 2, 3: 0}
+    assert rollout.answers("hops", "of_a") == rollout.snapshot("hops", "of_a") == expected
     assert rollout.answers("hops", "of_a", of_a__gte=1) == {2: 2}
 
     rollout.apply(config(3, [], [{**OF_A, "where": "(K='a')"}]))
-    assert rollout.answers("hops", "of_a") == known
+    assert rollout.answers("hops", "of_a") == expected
     rollout.apply(config(4, [], [{**OF_A, "where": "k <> 'a'"}]))
     rollout.produce((4, "a"), (5, "b"), (5, "c"))
     edited = dict.fromkeys(range(-2, 4)) | {4: 4, 5: 4}
@@ -256,13 +256,13 @@ def test_an_edited_condition_counts_from_then_on(rollout: Rollout) -> None:
     assert rollout.answers("hops", "of_a", granularity="4m") == {0: None, 4: 4}
 
     rollout.produce((9, "d"))
-    rollout.closed(9)
+    rollout.await_closed(9)
     published = rollout.results(6 + 8)
     assert {key[1]: metrics["of_a"] for key, metrics in published.items() if key[0] == "hops"} == edited
 
 
 def test_an_expression_is_computed_from_merged_windows(rollout: Rollout) -> None:
-    """In hopping windows, roll-ups, snapshots and results; an edit of it holds for all windows that are answered."""
+    """It is right in hopping windows, roll-ups, snapshots and results. An edit applies to all windows at once."""
     each, share = {"name": "each", "expression": "total / n"}, {"name": "share", "expression": "of_a / n"}
     rollout.apply(config(2, [each, TOTAL], [share, OF_A], "share"))
     rollout.produce((0, "a"), (1, "a"), (1, "b"), (2, "b"))
@@ -275,18 +275,18 @@ def test_an_expression_is_computed_from_merged_windows(rollout: Rollout) -> None
     span = {"from": BASE + 5 * MINUTE, "to": BASE + 6 * MINUTE}
     (empty,) = rollout.rows("hops", granularity="1m", fill="zero", **span)
     assert (empty["n"], empty["of_a"], empty["share"]) == (0, 0, None)
-    rollout.closed(2)
+    rollout.await_closed(2)
 
     rollout.apply(config(3, [each, TOTAL], [{**share, "expression": "1 - of_a / n"}, OF_A], "share"))
-    edited = {minute: 1 - found for minute, found in shares.items()}
+    edited = {minute: 1 - value for minute, value in shares.items()}
     assert rollout.answers("hops", "share") == rollout.snapshot("hops", "share") == edited
     rollout.produce((6, "c"))
-    rollout.closed(6)
+    rollout.await_closed(6)
     published = rollout.results(4 + 5)
     assert {key[1]: metrics["share"] for key, metrics in published.items() if key[0] == "hops"} == {
         **edited, -2: 1.0, -1: 4 / 6,  # published before the edit
     }  # fmt: skip
-    judged = "SELECT state FROM {s}._detectors WHERE anomaly = 'share'"
-    rollout.bench.eventually(lambda: rollout.bench.query(judged) != [], what="a rule has judged the expression")
+    states = "SELECT state FROM {s}._detectors WHERE anomaly = 'share'"
+    rollout.bench.eventually(lambda: rollout.bench.query(states) != [], what="a rule has judged the expression")
     assert rollout.bench.query("SELECT * FROM {s}._skipped") == []
     assert {metrics["each"] for key, metrics in published.items() if key[0] == "by_k"} == {10.0}

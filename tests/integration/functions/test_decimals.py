@@ -1,4 +1,4 @@
-"""Decimals on real servers: what is sent, counted, answered and published has every digit that Python's module has."""
+"""Tests of decimals on real servers: answers and results have every digit that Python's decimal module has."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def config() -> PipelineConfig:
     return PipelineConfig(namespace="tests", name="decimals", generation=1, spec=spec, aggregations=aggregations)
 
 
-def drawn(rnd: random.Random, number: int) -> tuple[list[dict[str, Any]], list[bytes]]:
-    """Events with Decimals, and how they are sent: as numbers or texts, with zeros or exponents."""
+def draw_events(rnd: random.Random, number: int) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """Return events with Decimals, and their JSON: numbers or texts, some with zeros or exponents."""
     events, raws = [], []
     for n in range(number):
         event = {
@@ -113,16 +113,16 @@ def rounded(value: Decimal, digits: int) -> Decimal:
 
 
 def total(values: Sequence[Decimal]) -> Decimal | None:
-    found = Decimal(0)
+    exact = Decimal(0)
     for value in values:
-        found = WIDE.add(found, value)
-    return found if values else None
+        exact = WIDE.add(exact, value)
+    return exact if values else None
 
 
 def expected(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """The exact answers of a window."""
+    """Return the exact answers of a window with these events."""
     amounts, paid = [e["amount"] for e in events], [e for e in events if e["fee"] is not None]
-    taxed = [WIDE.multiply(amount, Decimal("1.19")) for amount in amounts]  # with eight digits after the point
+    taxed = [WIDE.multiply(amount, Decimal("1.19")) for amount in amounts]  # eight digits after the point
     whole = total(amounts)
     assert whole is not None
     fees = [e["fee"] for e in paid]
@@ -152,12 +152,12 @@ def digits(value: Decimal | None, scale: int) -> str | None:
     return None if value is None else f"{value:.{scale}f}"
 
 
-def test_every_digit_is_answered(make_bench: MakeBench) -> None:
-    """Sums, means, extremes and values of events; by group, in panes, in sessions; in each format."""
+def test_answers_and_results_have_every_digit(make_bench: MakeBench) -> None:
+    """The metrics are right by group, in panes and in sessions, and in each format."""
     bench = make_bench(config())
     bench.start()
     bench.start(1, module="tidemill_api")
-    events, raws = drawn(random.Random(5), 900)
+    events, raws = draw_events(random.Random(5), 900)
     for start in range(0, len(raws), 300):
         bench.produce(raws[start : start + 300])
     late = [
@@ -180,11 +180,11 @@ def test_every_digit_is_answered(make_bench: MakeBench) -> None:
     page = ask(f"aggregates/by_price?to={BASE + 120_000}").json()
     rows = {(row["price"], row["window_start"]): row for row in page["data"]}
     assert len(rows) == len(windows)
-    for (price, start), found in windows.items():
+    for (price, start), window in windows.items():
         row = rows[digits(price, 2), _time(start)]
-        assert {name: row[name] for name in shown(expected(found))} == shown(expected(found)), price
+        assert {name: row[name] for name in shown(expected(window))} == shown(expected(window)), price
         assert row["each"] == pytest.approx(float(row["total"]) / row["n"], rel=1e-14)
-        fees = [float(e["fee"]) for e in found if e["fee"] is not None]
+        fees = [float(e["fee"]) for e in window if e["fee"] is not None]
         assert row["paid"] == pytest.approx(sum(fees) / 60, rel=1e-9)
         mean = sum(fees) / len(fees)
         assert row["spread"] == pytest.approx((sum((fee - mean) ** 2 for fee in fees) / len(fees)) ** 0.5, rel=1e-9)
@@ -204,8 +204,8 @@ def test_every_digit_is_answered(make_bench: MakeBench) -> None:
         "sizes": ("array", None), "gross": ("decimal", 2), "large": ("decimal", 6), "net": ("decimal", 3),
         "each": ("number", None),
     }  # fmt: skip
-    _as_numbers(ask, page["data"])
-    _filters_and_pages(ask, page["data"])
+    _check_formats(ask, page["data"])
+    _check_filters_and_pages(ask, page["data"])
     whole = digits(total([e["amount"] for e in counted]), 6)
     assert [
         row["total"] for row in ask("aggregates/by_price?granularity=all&group_by=&metrics=total").json()["data"]
@@ -219,10 +219,10 @@ def test_every_digit_is_answered(make_bench: MakeBench) -> None:
         digits(price, 2): digits(total([e["amount"] for e in counted if e["price"] == price]), 6)
         for price in {e["price"] for e in counted}
     }
-    kept = ask("events?price=12.5&order=event_time,offset&limit=1").json()["data"][0]["data"]
+    stored = ask("events?price=12.5&order=event_time,offset&limit=1").json()["data"][0]["data"]
     first = next(e for e in events if e["price"] == Decimal("12.5"))
     scales = {"price": 2, "amount": 6, "fee": 2}
-    assert kept == {"ts": first["ts"], **{name: digits(first[name], scale) for name, scale in scales.items()}}
+    assert stored == {"ts": first["ts"], **{name: digits(first[name], scale) for name, scale in scales.items()}}
     published = Bench.eventually(lambda: _published(bench, len(windows)), what="results of closed windows")
     for record in published:
         row = rows[record["group"]["price"], record["window_start"]]
@@ -242,12 +242,12 @@ def _time(at: int) -> str:
 
 
 def _published(bench: Bench, number: int) -> list[dict[str, Any]] | None:
-    found = [record for record in bench.records("results") if record["aggregation"] == "by_price"]
-    return found if len(found) == number else None
+    results = [record for record in bench.records("results") if record["aggregation"] == "by_price"]
+    return results if len(results) == number else None
 
 
-def _as_numbers(ask: Callable[[str], httpx.Response], rows: list[dict[str, Any]]) -> None:
-    """JSON numbers, CSV and NDJSON have the same digits."""
+def _check_formats(ask: Callable[[str], httpx.Response], rows: list[dict[str, Any]]) -> None:
+    """Assert that JSON numbers, CSV and NDJSON have the same digits as JSON texts."""
     text = ask(f"aggregates/by_price?to={BASE + 120_000}&decimals=number").text
     numbers = json.loads(text, parse_float=lambda digits: f"#{digits}")["data"]
     assert [(row["price"], row["total"], row["middle"]) for row in numbers] == [
@@ -263,15 +263,15 @@ def _as_numbers(ask: Callable[[str], httpx.Response], rows: list[dict[str, Any]]
     assert (wrong.status_code, wrong.json()["detail"]) == (400, "decimals: 'float' is not one of string, number")
 
 
-def _filters_and_pages(ask: Callable[[str], httpx.Response], rows: list[dict[str, Any]]) -> None:
-    """Filters compare by value; a cursor goes on after the last one."""
+def _check_filters_and_pages(ask: Callable[[str], httpx.Response], rows: list[dict[str, Any]]) -> None:
+    """Assert that filters compare values, and that pages return each row once."""
     until = f"to={BASE + 120_000}"
-    found = ask(f"aggregates/by_price?{until}&price__in=12.5,0.010").json()["data"]
-    assert found == [row for row in rows if row["price"] in ("12.50", "0.01")]
+    filtered = ask(f"aggregates/by_price?{until}&price__in=12.5,0.010").json()["data"]
+    assert filtered == [row for row in rows if row["price"] in ("12.50", "0.01")]
     bound = sorted(Decimal(row["total"]) for row in rows)[len(rows) // 2]
-    found = ask(f"aggregates/by_price?{until}&total__gte={bound:f}&order=-total").json()["data"]
+    ordered = ask(f"aggregates/by_price?{until}&total__gte={bound:f}&order=-total").json()["data"]
     larger = sorted((Decimal(row["total"]) for row in rows if Decimal(row["total"]) >= bound), reverse=True)
-    assert [Decimal(row["total"]) for row in found] == larger
+    assert [Decimal(row["total"]) for row in ordered] == larger
     pages, cursor = [], ""
     while cursor is not None:
         page = ask(f"aggregates/by_price?{until}&order=-total&limit=3{cursor and f'&cursor={cursor}'}").json()
@@ -307,7 +307,7 @@ EXPRESSIONS: dict[str, tuple[str, Callable[[Decimal, Decimal, int], Any]]] = {
 
 
 def test_expressions_over_metrics_are_exact(admin: Any) -> None:
-    """The SQL against Python's decimal module, on values of every size."""
+    """Their SQL has the values of Python's decimal module, for numbers of every size."""
     columns = {
         name: Value(kind, f"v.{name}", simple=True)
         for name, kind in (("a", "decimal(2)"), ("b", "decimal(3)"), ("i", "integer"))
@@ -319,5 +319,5 @@ def test_expressions_over_metrics_are_exact(admin: Any) -> None:
     for a in numbers:
         for b in (number / 10 for number in numbers):
             query = f"SELECT {selected} FROM (SELECT %s::numeric AS a, %s::numeric AS b, %s::numeric AS i) AS v"
-            (found,) = admin.execute(query, (a, b, 7)).fetchall()
-            assert list(found) == [compute(a, b, 7) for _, compute in EXPRESSIONS.values()], (a, b)
+            (values,) = admin.execute(query, (a, b, 7)).fetchall()
+            assert list(values) == [compute(a, b, 7) for _, compute in EXPRESSIONS.values()], (a, b)

@@ -1,345 +1,28 @@
-"""Metrics that come, leave and come back, on a real Postgres: an answer is exact, or null where it has to be."""
+"""Tests of metrics that are added, removed and added again, on a real Postgres: an answer is exact or null."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import random
-import statistics
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
-import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kafka_records import KafkaRecord
-from tidemill_api.catalog import PipelineModel
-from tidemill_api.query.aggregate import take_query
-from tidemill_api.query.parameters import Parameters
-from tidemill_api.query.selection import Binder
-from tidemill_api.query.sql import statement
-from tidemill_contract.functions.feeds import Feeds
-from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_contract.runtime import AggregationRef, PipelineConfig, PostgresCredentials, WorkloadSettings
-from tidemill_contract.times import rfc3339, rfc3339_ms
-from tidemill_operator.actuators.base import PipelineSecrets
-from tidemill_operator.actuators.postgres.schema import PostgresSchemas
-from tidemill_operator.outcome import Rank
+from fed_columns.model import BASE, METRICS, MINUTE, SHAPES, config
+from fed_columns.stage import Stage, staged
+from tidemill_contract.runtime import WorkloadSettings
+from tidemill_contract.times import rfc3339_ms
 from tidemill_operator.plan.live import Owner
-from tidemill_operator.plan.postgres.schema import desired_schema
-from tidemill_processor.batches.reader import BatchReader
 from tidemill_processor.database import Database
 from tidemill_processor.detect.scanning import Scanner
 from tidemill_processor.publish.producer import Outlet
 from tidemill_processor.publish.publisher import Publisher
-from tidemill_processor.transaction import Committer, Position, Superseded
-from tidemill_processor.windows.reader import WindowReader
 
 pytestmark = pytest.mark.integration
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "12"))
-MINUTE = 60_000
-BASE = 1_700_000_000_000 // (6 * MINUTE) * 6 * MINUTE
-OWNER = Owner("tests", "feeds", "uid-1", "local")
-METRICS: dict[str, tuple[str, str | None, set[str]]] = {
-    "n": ("count", None, {"_count"}),
-    "nv": ("count", "v", {"_n_v"}),
-    "sv": ("sum", "v", {"_sum_v"}),
-    "av": ("avg", "v", {"_n_v", "_sum_v"}),
-    "mx": ("max", "v", {"_max_v"}),
-    "fst": ("first", "v", {"_first_v", "_first_at_v"}),
-    "va": ("variance", "v", {"_n_v", "_mean_v", "_m2_v"}),
-}
-SHAPES = {"tumbling": (MINUTE, MINUTE), "hopping": (3 * MINUTE, MINUTE)}
-
-
-def config(generation: int, wanted: dict[str, list[str]]) -> PipelineConfig:
-    """The pipeline with these metrics, by aggregation; an aggregation without any is left out."""
-    windows = {
-        "tumbling": {"type": "tumbling", "size": "1m"},
-        "hopping": {"type": "hopping", "size": "3m", "hop": "1m"},
-    }
-    spec = PipelineSpec.model_validate(
-        {
-            "source": {
-                "topic": {"partitions": 1},
-                "fields": [
-                    {"name": "ts", "type": "timestamp", "required": True},
-                    {"name": "k", "type": "string"},
-                    {"name": "v", "type": "number"},
-                ],
-                "eventTime": {"field": "ts"},
-            },
-            "aggregations": [
-                {
-                    "name": name,
-                    "groupBy": ["k"],
-                    "window": windows[name],
-                    "metrics": [{"name": m, "function": METRICS[m][0], "field": METRICS[m][1]} for m in metrics],
-                }
-                for name, metrics in wanted.items()
-                if metrics
-            ],
-        }
-    )
-    refs = tuple(AggregationRef(name=a.name) for a in spec.aggregations)
-    return PipelineConfig(namespace="tests", name="feeds", generation=generation, spec=spec, aggregations=refs)
-
-
-@dataclass(frozen=True)
-class Record(KafkaRecord):
-    """A record of this pipeline's one partition."""
-
-    p = 0
-    o: int
-    time: int
-    group: str
-    number: float | None
-
-    def value(self) -> bytes:
-        return json.dumps({"ts": self.time, "k": self.group, "v": self.number}).encode()
-
-
-@dataclass
-class Span:
-    """A time in which a column was fed, in numbers of changes of the spec, and what was closed when it ended."""
-
-    came: int
-    left: int | None = None
-    closed: int | None = None
-
-    def holds(self, writers: set[int], row_end: int) -> bool:
-        """Whether all that these wrote to a row is in the column, as far as that can be known later."""
-        if not all(self.came <= w and (self.left is None or w < self.left) for w in writers):
-            return False
-        return self.left is None or (self.closed is not None and row_end <= self.closed)
-
-
-@dataclass
-class Model:
-    """Events of each stored row with the number of the spec that they were written under; nothing clever."""
-
-    rows: dict[str, dict[tuple[str, int, int], list[tuple[int, Record]]]] = field(
-        default_factory=lambda: {name: defaultdict(list) for name in SHAPES}
-    )
-    spans: dict[str, dict[str, list[Span]]] = field(
-        default_factory=lambda: {name: defaultdict(list) for name in SHAPES}
-    )
-    closed: dict[str, int | None] = field(default_factory=lambda: dict.fromkeys(SHAPES))
-
-    def plan(self, number: int, wanted: dict[str, list[str]]) -> None:
-        for name, metrics in wanted.items():
-            columns = {c for m in metrics for c in METRICS[m][2]} | ({"_count"} if metrics else set())
-            spans = self.spans[name]
-            for column, known in spans.items():
-                if known[-1].left is None and column not in columns:
-                    known[-1].left, known[-1].closed = number, self.closed[name]
-            for column in columns:
-                if not spans[column] or spans[column][-1].left is not None:
-                    spans[column].append(Span(number))
-
-    def write(self, writer: int, metrics: dict[str, list[str]], record: Record) -> None:
-        pane = record.time // MINUTE * MINUTE
-        for name, (size, hop) in SHAPES.items():
-            if not metrics[name]:
-                continue
-            closed = self.closed[name]
-            missed = closed is not None and pane + hop <= closed
-            if missed and closed is not None and pane + size <= closed:
-                continue
-            after = closed if missed and closed is not None else -(2**62)
-            self.rows[name][record.group, pane, after].append((writer, record))
-
-    def whole(self, name: str, metric: str, keys: list[tuple[str, int, int]]) -> bool:
-        return all(
-            any(
-                span.holds({writer for writer, _ in self.rows[name][key]}, key[1] + SHAPES[name][0])
-                for span in self.spans[name][column]
-            )
-            for key in keys
-            for column in METRICS[metric][2]
-        )
-
-    def answer(self, name: str, metric: str, keys: list[tuple[str, int, int]]) -> Any:
-        if not self.whole(name, metric, keys):
-            return None
-        records = sorted((r for key in keys for _, r in self.rows[name][key]), key=lambda r: (r.time, r.o))
-        values = [r.number for r in records if r.number is not None]
-        if metric in ("n", "nv"):
-            return len(records if metric == "n" else values)
-        if not values:
-            return None
-        answers = {
-            "sv": math.fsum,
-            "av": statistics.fmean,
-            "mx": max,
-            "fst": lambda v: v[0],
-            "va": statistics.pvariance,
-        }
-        return answers[metric](values)
-
-    def windows(self, name: str) -> dict[tuple[str, int], list[tuple[str, int, int]]]:
-        size, hop = SHAPES[name]
-        found: dict[tuple[str, int], list[tuple[str, int, int]]] = defaultdict(list)
-        for key in self.rows[name]:
-            group, pane, after = key
-            for start in range(pane - size + hop, pane + 1, hop):
-                if start + size > after:
-                    found[group, start].append(key)
-        return found
-
-
-@dataclass(frozen=True)
-class Writer:
-    """A processor of one spec; `number` counts the specs."""
-
-    number: int
-    config: PipelineConfig
-    wanted: dict[str, list[str]]
-    connection: psycopg.Connection[Any]
-    committer: Committer
-
-
-class Stage:
-    """The pipeline's schema, made and changed by the operator, and processors of every spec that it has had."""
-
-    def __init__(self, servers: Any) -> None:
-        self.servers, self.model = servers, Model()
-        self.admin = self.connect()
-        self.admin.execute('DROP SCHEMA IF EXISTS "tests__feeds" CASCADE')
-        self.number, self.offset = 0, 0
-        self.wanted: dict[str, list[str]] = {}
-        self.writers: list[Writer] = []
-
-    def connect(self) -> psycopg.Connection[Any]:
-        return psycopg.connect(self.servers.postgres.url, autocommit=True, options="-c TimeZone=UTC")
-
-    def plan(self, wanted: dict[str, list[str]]) -> None:
-        """Apply the next generation, and start its processor."""
-        self.number += 1
-        now = config(self.number, wanted)
-        self.ensure(now, OWNER)
-        assert self.ensure(now, OWNER) == 0, "a second time changes nothing"
-        if self.number == 1:
-            self.admin.execute("UPDATE \"tests__feeds\"._offsets SET topic_id = 'x', next_offset = 0")
-        self.model.plan(self.number, wanted)
-        self.wanted = wanted
-        self.start(now)
-
-    def ensure(self, wanted: PipelineConfig, owner: Owner, *, adopt: bool = False) -> int:
-        """Let the operator make the schema so; the number of changes."""
-        schema = desired_schema(wanted)
-        logins = PipelineSecrets(
-            PostgresCredentials(user=schema.writer, password="w"), PostgresCredentials(user=schema.reader, password="r")
-        )
-        actuator = PostgresSchemas(self.servers.postgres)
-        (made,) = actuator.ensure(schema, owner=owner, secrets=logins, adopt=adopt)
-        assert made.rank == Rank.DONE, made
-        return made.changed
-
-    def start(self, now: PipelineConfig) -> None:
-        """Start a processor with a config."""
-        connection, database = self.connect(), Database(WorkloadSettings(), now, 10)
-        committer = Committer(connection, database, database.aggregations(connection), now)
-        self.writers.append(Writer(self.number, now, self.wanted, connection, committer))
-
-    def commit(self, events: list[tuple[int, str, float | None]], *, age: int = 0) -> None:
-        """Store events with the newest processor, or one that is `age` specs older and has not noticed yet."""
-        writer = self.writers[max(0, len(self.writers) - 1 - age)]
-        records = [Record(self.offset + i, *event) for i, event in enumerate(events)]
-        batch = BatchReader(writer.config.spec).read(records, BASE + 86_400_000)
-        at = {0: Position(self.offset, 0)}
-        if writer.number < self.number:
-            with pytest.raises(Superseded):
-                writer.committer.commit(batch, at)
-        # As if the generation had been read a moment before it was raised.
-        self._generation(writer.number)
-        writer.committer.commit(batch, at)
-        self._generation(self.number)
-        self.offset += len(records)
-        for record in records:
-            self.model.write(writer.number, writer.wanted, record)
-
-    def _generation(self, number: int) -> None:
-        self.admin.execute('UPDATE "tests__feeds"._generation SET generation = %s', (number,))
-
-    def close(self, until: int) -> None:
-        """Move the closing of the aggregations that there are."""
-        for name in [name for name, metrics in self.wanted.items() if metrics]:
-            known = self.model.closed[name]
-            self.model.closed[name] = until if known is None else max(until, known)
-            self.admin.execute(
-                'UPDATE "tests__feeds"._aggregations SET closed_until = %s WHERE name = %s',
-                (self.model.closed[name], name),
-            )
-
-    def end(self) -> None:
-        for writer in self.writers:
-            writer.connection.close()
-        self.admin.close()
-
-    def verify(self) -> None:
-        """Windows as the processor reads them, windows and roll-ups as the API does, against the model."""
-        now = self.writers[-1].config
-        database = Database(WorkloadSettings(), now, 10)
-        for store in database.aggregations(self.admin):
-            name, rows, windows = store.name, self.model.rows[store.name], self.model.windows(store.name)
-            with self.admin.transaction():
-                read = list(WindowReader(database, store).read(self.admin, BASE - 60 * MINUTE, BASE + 60 * MINUTE))
-            expected = {(k, rfc3339_ms(start)): keys for (k, start), keys in windows.items()}
-            self._compare(name, {(row["k"], row["window_start"]): row for row in read}, expected, "results")
-            self._compare(name, self.ask(name, "limit=10000"), expected, "API")
-            totals, buckets, everything = defaultdict(list), defaultdict(list), defaultdict(list)
-            for (_, start), keys in windows.items():
-                totals[rfc3339_ms(start),] += keys
-            for key in rows:
-                buckets[key[0], rfc3339_ms(key[1] // (2 * MINUTE) * 2 * MINUTE)].append(key)
-                everything[()].append(key)
-            self._compare(name, self.ask(name, "group_by="), totals, "fewer groups")
-            self._compare(name, self.ask(name, "granularity=2m"), buckets, "coarser time")
-            self._compare(name, self.ask(name, "granularity=all&group_by="), everything, "everything")
-
-    def ask(self, name: str, text: str = "") -> dict[Any, dict[str, Any]]:
-        """The API's answer to a query, by group and start of the window."""
-        (row,) = self.admin.execute(
-            'SELECT layout, fed FROM "tests__feeds"._aggregations WHERE name = %s', (name,)
-        ).fetchall()
-        model = PipelineModel(self.writers[-1].config).aggregation(name).fed(Feeds.read(*row))
-        query, binder = take_query(model, Parameters.from_query(text.encode())), Binder()
-        found = self.admin.execute(statement(query, binder, None), binder.values).fetchall()
-        answer = {}
-        for values in found:
-            row = dict(zip((c.name for c in query.columns), values, strict=True))
-            start = () if "granularity=all" in text else (rfc3339(row["window_start"]),)
-            answer[(row["k"], *start) if "k" in row else start] = row
-        return answer
-
-    def _compare(self, name: str, got: dict[Any, Any], want: dict[Any, list[tuple[str, int, int]]], how: str) -> None:
-        assert set(want) == set(got), (name, how)
-        for key, keys in want.items():
-            for metric in self.wanted[name]:
-                expected, value = self.model.answer(name, metric, keys), got[key][metric]
-                same = expected == value or (
-                    None not in (expected, value) and math.isclose(expected, value, rel_tol=1e-9, abs_tol=1e-9)
-                )
-                assert same, (name, how, key, metric, expected, value)
-
-
-@contextmanager
-def staged(servers: Any) -> Iterator[Stage]:
-    stage = Stage(servers)
-    try:
-        yield stage
-    finally:
-        stage.end()
-
-
 BOTH = {name: ["n"] for name in SHAPES}
 SETS = st.lists(st.sampled_from(sorted(METRICS)), max_size=5, unique=True)
 STEP = st.one_of(
@@ -356,23 +39,23 @@ STEP = st.one_of(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.lists(STEP, min_size=4, max_size=14), st.integers(0, 10**9))
-def test_an_answer_is_exact_or_null(servers: Any, script: list[tuple[Any, ...]], seed: int) -> None:
-    """Whatever comes and leaves, and whoever of the older processors still writes: no partial value is ever told."""
+def test_each_answer_is_exact_or_null_after_any_edits(servers: Any, script: list[tuple[Any, ...]], seed: int) -> None:
+    """No answer is a partial value, even if processors of older specs still write."""
     rnd = random.Random(seed)
     with staged(servers) as stage:
         stage.plan({name: ["n", "sv"] for name in SHAPES})
-        for action, one, other in script:
+        for action, first, second in script:
             if action == "plan":
-                tumbling = sorted(one) or (["n"] if not other else [])
-                stage.plan({"tumbling": tumbling, "hopping": sorted(other)})
+                tumbling = sorted(first) or (["n"] if not second else [])
+                stage.plan({"tumbling": tumbling, "hopping": sorted(second)})
             elif action == "close":
-                stage.close(BASE + one * MINUTE)
+                stage.close(BASE + first * MINUTE)
             else:
                 events = [
                     (BASE + rnd.randrange(6 * MINUTE), rnd.choice("ab"), rnd.choice([None, float(rnd.randrange(9))]))
-                    for _ in range(one)
+                    for _ in range(first)
                 ]
-                stage.commit(events, age=other)
+                stage.commit(events, age=second)
             stage.verify()
 
 
@@ -381,14 +64,14 @@ def at(minute: float, group: str = "a", number: float | None = 1.0) -> tuple[int
 
 
 def values(stage: Stage, name: str, metric: str, text: str = "") -> dict[tuple[str, int], Any]:
-    """A metric by group and minute of the window's start, as the API answers."""
+    """Return a metric by group and by minute of the window's start, as the API answers it."""
     minutes = {rfc3339_ms(BASE + n * MINUTE): n for n in range(-5, 10)}
-    found = {key: row[metric] for key, row in stage.ask(name, text).items()}
-    return {(key[0] if len(key) == 2 else "", minutes[key[-1]]): value for key, value in found.items()}
+    answers = {key: row[metric] for key, row in stage.ask(name, text).items()}
+    return {(key[0] if len(key) == 2 else "", minutes[key[-1]]): value for key, value in answers.items()}
 
 
-def test_a_sum_that_comes_in_the_middle_of_a_window(servers: Any) -> None:
-    """That window answers null for it for good, the next ones are exact, and so is a group that is new in it."""
+def test_a_sum_that_is_added_within_a_window_is_null_in_it_and_exact_in_later_windows(servers: Any) -> None:
+    """A group whose first event comes after the edit has an exact sum in that window."""
     with staged(servers) as stage:
         stage.plan(BOTH)
         stage.commit([at(0), at(1), at(1)])
@@ -414,8 +97,8 @@ def test_a_sum_that_comes_in_the_middle_of_a_window(servers: Any) -> None:
         stage.verify()
 
 
-def test_a_metric_that_needs_no_new_column_is_right_at_once(servers: Any) -> None:
-    """An average of what is summed and counted already."""
+def test_a_metric_that_needs_no_new_column_is_exact_at_once(servers: Any) -> None:
+    """An average needs only the columns of an existing sum and count."""
     with staged(servers) as stage:
         stage.plan({name: ["nv", "sv"] for name in SHAPES})
         stage.commit([at(0, number=2.0), at(0, number=4.0)])
@@ -426,8 +109,8 @@ def test_a_metric_that_needs_no_new_column_is_right_at_once(servers: Any) -> Non
         ).fetchall() == [(0, "{}")]
 
 
-def test_a_metric_that_was_away(servers: Any) -> None:
-    """Windows that were closed when it left are as they were; what took events meanwhile, or may have, is null."""
+def test_a_metric_that_was_removed_for_a_time_is_exact_only_in_windows_closed_before(servers: Any) -> None:
+    """The metric is null in windows that had or could have events in that time."""
     with staged(servers) as stage:
         stage.plan({name: ["n", "sv"] for name in SHAPES})
         stage.commit([at(0), at(1), at(2)])
@@ -443,8 +126,8 @@ def test_a_metric_that_was_away(servers: Any) -> None:
         stage.verify()
 
 
-def test_an_aggregation_that_was_away(servers: Any) -> None:
-    """Its rows took no events meanwhile: counts of windows that were open then are null, not short."""
+def test_counts_are_null_in_windows_that_were_open_while_the_aggregation_was_removed(servers: Any) -> None:
+    """The counts lack the events of that time."""
     with staged(servers) as stage:
         stage.plan(BOTH)
         stage.commit([at(0), at(1)])
@@ -456,8 +139,8 @@ def test_an_aggregation_that_was_away(servers: Any) -> None:
         assert values(stage, "tumbling", "n") == {("a", 0): 1, ("a", 1): None, ("a", 2): 1}
 
 
-def test_a_superseded_processor_reads_no_window_that_closed_since(servers: Any) -> None:
-    """Others feed other columns now: what is left to publish and to scan is left to them."""
+def test_a_superseded_processor_leaves_closed_windows_to_its_successor(servers: Any) -> None:
+    """The old processor does not feed all their columns, so it neither publishes nor scans them."""
     with staged(servers) as stage:
         stage.plan(BOTH)
         stage.commit([at(0)])
@@ -487,8 +170,8 @@ class Nowhere:
         return 0
 
 
-def test_generations_that_count_anew(servers: Any) -> None:
-    """Another resource takes the schema over, and its first generation is 1 again: old rows do not pass for new."""
+def test_rows_of_a_former_owner_stay_old_when_generations_restart_at_1(servers: Any) -> None:
+    """Another resource adopts the schema, and its first generation is 1."""
     with staged(servers) as stage:
         stage.number = 8
         stage.plan(BOTH)
@@ -502,8 +185,8 @@ def test_generations_that_count_anew(servers: Any) -> None:
         assert values(stage, "tumbling", "sv") == {("a", 0): None, ("a", 1): 1.0}
 
 
-def test_a_schema_from_before_the_columns(servers: Any) -> None:
-    """Its columns count as fed all along; a metric added in the same pass waits, as any other."""
+def test_a_schema_without_notes_of_feeds_counts_its_columns_as_always_fed(servers: Any) -> None:
+    """A metric that the same pass adds is null in windows that already have events."""
     with staged(servers) as stage:
         stage.plan({name: ["n", "sv"] for name in SHAPES})
         stage.commit([at(0)])
@@ -518,8 +201,8 @@ def test_a_schema_from_before_the_columns(servers: Any) -> None:
         assert values(stage, "tumbling", "mx") == {("a", 0): None, ("a", 1): 1.0}
 
 
-def test_a_schema_whose_means_are_single_doubles(servers: Any) -> None:
-    """Their low parts come as a column that nothing waits for: variances stay, and go on."""
+def test_variances_stay_exact_when_a_schema_gets_the_low_parts_of_means(servers: Any) -> None:
+    """No answer becomes null for the new column."""
     with staged(servers) as stage:
         stage.plan({name: ["n", "va"] for name in SHAPES})
         stage.commit([at(0, number=1.0), at(0, number=4.0), at(1)])

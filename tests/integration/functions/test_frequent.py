@@ -1,4 +1,4 @@
-"""Long lists of frequent values: rows stay as long as they may be, are not made anew each time, and are published."""
+"""Tests of long lists of frequent values on real servers: their rows have a bounded size, and they are published."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ HOT = ["/cart", "/search", "/", "/help"]
 
 @dataclass(frozen=True)
 class Record(KafkaRecord):
-    """A record of this pipeline's one partition."""
+    """A record of the pipeline's only partition."""
 
     p = 0
     o: int
@@ -60,8 +60,11 @@ class Record(KafkaRecord):
         return json.dumps({"ts": BASE + self.o % 1_000, "page": self.page}).encode()
 
 
-def drawn() -> list[list[Record]]:
-    """Batches: some pages that are frequent, each a third as much as the one before; the rest long and only once."""
+def batches_of_pages() -> list[list[Record]]:
+    """Return batches with a few frequent pages, each three times as frequent as the next.
+
+    Each other page has a long name and occurs once.
+    """
     rnd = random.Random(3)
     weights = [3.0**-place for place in range(len(HOT))]
 
@@ -77,7 +80,7 @@ def drawn() -> list[list[Record]]:
 
 @pytest.fixture
 def compactions(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often what was made one frame, all else as it is."""
+    """Return a counter of the compactions of each column."""
     counts: Counter[str] = Counter()
     compact = sketches.compact
 
@@ -96,7 +99,7 @@ def test_rows_are_bounded_and_frequent_values_are_found(
     stores = database.aggregations(connection)
     committer, reader = Committer(connection, database, stores, CONFIG), BatchReader(SPEC)
     positions = {0: Position(0, 0)}
-    batches, longest = drawn(), 0
+    batches, longest = batches_of_pages(), 0
     for batch in batches:
         committed = committer.commit(reader.read(batch, BASE + 86_400_000), positions)
         positions.update(committed.positions)
@@ -105,8 +108,8 @@ def test_rows_are_bounded_and_frequent_values_are_found(
             (length,) = connection.execute(query).fetchone() or (0,)
             longest = max(longest, length)
     whole = 384 * (12 + sketches.VALUE_BYTES) + 100
-    assert longest <= 3 * whole, "twice a whole sketch, and one that a batch brings"
-    assert compactions["_frequent_page"] <= 0.75 * BATCHES * len(stores), "a batch may bring as much as there is"
+    assert longest <= 3 * whole, "a row is at most two sketches and the sketch of a batch"
+    assert compactions["_frequent_page"] <= 0.75 * BATCHES * len(stores), "not every batch compacts its rows"
     true = Counter(record.page for batch in batches for record in batch if record.page is not None)
     for store in stores:
         with connection.transaction():
@@ -119,7 +122,7 @@ def test_rows_are_bounded_and_frequent_values_are_found(
 
 
 def test_results_of_more_than_a_megabyte_are_published(make_bench: MakeBench) -> None:
-    """Kafka's clients refuse such records unless they are told what the topics take."""
+    """Kafka's clients refuse such records by default; the processor sets the limit of the topics."""
     fields = [f"f{number}" for number in range(8)]
     metrics = [{"name": f"top_{field}", "function": "topk", "field": field, "k": 100} for field in fields]
     spec = PipelineSpec.model_validate(
@@ -144,14 +147,14 @@ def test_results_of_more_than_a_megabyte_are_published(make_bench: MakeBench) ->
     values = [f"{number:03}".ljust(256, "\x01") for number in range(100)]  # each \x01 is six characters of JSON
     events = [{"ts": BASE, **dict.fromkeys(fields, value)} for value in values]
     bench.produce([json.dumps(event).encode() for event in [*events, {"ts": BASE + 60_000}]])
-    found: list[bytes] = []
+    published: list[bytes] = []
     with bench.reading("results") as consumer:
 
         def read() -> bool:
-            found.extend(message.value() for message in consumer.consume(1, 1.0) if message.error() is None)
-            return bool(found)
+            published.extend(message.value() for message in consumer.consume(1, 1.0) if message.error() is None)
+            return bool(published)
 
-        bench.eventually(read, what="the result")
-    assert len(found[0]) > 1_200_000
-    listed = json.loads(found[0])["metrics"]
+        bench.eventually(read, what="a result is published")
+    assert len(published[0]) > 1_200_000
+    listed = json.loads(published[0])["metrics"]
     assert listed == {f"top_{field}": [{"value": v, "count": 1, "error": 0} for v in values] for field in fields}

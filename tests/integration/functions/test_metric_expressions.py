@@ -1,4 +1,4 @@
-"""Metrics by expression: their SQL against a model in plain Python, on the values that break arithmetic."""
+"""Tests of expressions over metrics on a real Postgres: SQL and plain Python agree, also on extreme values."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ VALUES: dict[str, Sequence[Any]] = {
 def answers(
     connection: psycopg.Connection[Any], texts: Sequence[str], rows: Sequence[Sequence[Any]]
 ) -> list[list[Any]]:
-    """What Postgres makes of expressions, by row."""
+    """Return the values of expressions over each row, as Postgres computes them."""
     casts = ", ".join(f"%s::{SQL_TYPES[kind]}" for kind in TYPES.values())
     listed = ", ".join(f"({casts})" for _ in rows)
     source = f"(SELECT * FROM (VALUES {listed}) AS r ({', '.join(TYPES)}) OFFSET 0) AS v"
     selected = ", ".join(compile_sql(text, COLUMNS).sql for text in texts)
-    found = connection.execute(f"SELECT {selected} FROM {source}".encode(), [value for row in rows for value in row])
-    return [list(row) for row in found]
+    computed = connection.execute(f"SELECT {selected} FROM {source}".encode(), [value for row in rows for value in row])
+    return [list(row) for row in computed]
 
 
-def _is_taken(text: str) -> bool:
-    """Whether an expression has only functions that metrics are combined with."""
+def _is_accepted(text: str) -> bool:
+    """Return whether an expression has only functions that may combine metrics."""
     try:
         compile_sql(text, COLUMNS)
     except ExpressionError as error:
@@ -64,29 +64,29 @@ def same(expected: Any, actual: Any) -> bool:
     return bool(expected == actual)
 
 
-def test_drawn_expressions_are_as_plain_python_computes_them(admin: psycopg.Connection[Any]) -> None:
-    """No value raises: what is beyond a double, a division by zero and the root of a negative number are null."""
+def test_drawn_expressions_have_the_values_of_plain_python(admin: psycopg.Connection[Any]) -> None:
+    """No value raises an error. Null stands for overflow, division by zero and roots of negative numbers."""
     rnd = random.Random(7)
     rows = [[rnd.choice(VALUES[kind]) for kind in TYPES.values()] for _ in range(60)]
     texts: list[str] = []
     while len(texts) < 250:
         text = Drawer(rnd, TYPES, TAME).draw(rnd.choice(["integer", "number", "number", "boolean", "timestamp"]), 3)
-        if _is_taken(text):
+        if _is_accepted(text):
             texts.append(text)
     computed = [compiled(text, TYPES)[1] for text in texts]
     wrong = []
     for start in range(0, len(texts), 25):
         part = texts[start : start + 25]
-        for row, found in zip(rows, answers(admin, part, rows), strict=True):
+        for row, actual_row in zip(rows, answers(admin, part, rows), strict=True):
             event = dict(zip(TYPES, row, strict=True))
-            for text, compute, actual in zip(part, computed[start:], found, strict=False):
+            for text, compute, actual in zip(part, computed[start:], actual_row, strict=False):
                 if not same(compute(event), actual):
                     wrong.append((text, event, compute(event), actual))
     assert wrong == []
 
 
-def test_arithmetic_at_the_edges_of_doubles_is_that_of_plain_python(admin: psycopg.Connection[Any]) -> None:
-    """Every pair of values under every operator, and functions of one value."""
+def test_arithmetic_of_extreme_doubles_is_that_of_plain_python(admin: psycopg.Connection[Any]) -> None:
+    """The test computes every operator and function for every pair of values."""
     numbers = [
         *VALUES["number"],
         1.0,
@@ -110,13 +110,13 @@ def test_arithmetic_at_the_edges_of_doubles_is_that_of_plain_python(admin: psyco
         "f > g",
         "f * 1e308",
     ]
-    for row, found in zip(rows, answers(admin, texts, rows), strict=True):
+    for row, actual_row in zip(rows, answers(admin, texts, rows), strict=True):
         event = dict(zip(TYPES, row, strict=True))
         expected = [compiled(text, TYPES)[1](event) for text in texts]
-        assert [t for t, a, b in zip(texts, expected, found, strict=True) if not same(a, b)] == [], (
+        assert [t for t, a, b in zip(texts, expected, actual_row, strict=True) if not same(a, b)] == [], (
             event,
             expected,
-            found,
+            actual_row,
         )
 
 
@@ -132,12 +132,12 @@ def test_integers_are_exact_beyond_64_bits_and_null_beyond_38_digits(admin: psyc
         "MOD(i, 0)",
         "i / j",
     ]
-    (found,) = answers(admin, texts, [[large, large, 1.0, 1.0, True, "a", None]])
-    assert found == [2 * large, large**2, 1, None, float(large**2), large**2 % 10, None, 1.0]
+    (values,) = answers(admin, texts, [[large, large, 1.0, 1.0, True, "a", None]])
+    assert values == [2 * large, large**2, 1, None, float(large**2), large**2 % 10, None, 1.0]
 
 
-def test_texts_and_times_are_compared_as_they_are_elsewhere(admin: psycopg.Connection[Any]) -> None:
-    """A per cent sign is no parameter of the statement, and a backslash no escape."""
+def test_texts_and_times_are_literals_in_metric_expressions(admin: psycopg.Connection[Any]) -> None:
+    """A per cent sign starts no parameter of the statement, and a backslash starts no escape."""
     texts = [
         "CASE s WHEN '1%\\''s' THEN '50% ''\\' ELSE 'no' END",
         "s = '1%\\''s'",

@@ -1,4 +1,4 @@
-"""Functions of expressions give what Postgres gives, where Postgres has them."""
+"""Tests of functions of expressions against the same functions of a real Postgres."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ CASES: list[tuple[str, str]] = [
 
 
 def computed(texts: list[str]) -> list[list[Any]]:
-    """What the expressions give, by row."""
+    """Return the values of expressions over each row."""
     spec = PipelineSpec.model_validate(
         {
             "source": {"fields": [{"name": name, "type": kind} for name, kind in TYPES.items()]},
@@ -73,16 +73,16 @@ def computed(texts: list[str]) -> list[list[Any]]:
     return [list(row[len(TYPES) :]) for row in compile_transform(spec).apply(frame).rows()]
 
 
-def test_functions_give_what_postgres_gives(admin: psycopg.Connection[Any]) -> None:
-    """Nulls too: regular expressions, parts, hashes, JSON, units of time, from the year 1 to 9999."""
+def test_functions_have_the_values_of_postgres(admin: psycopg.Connection[Any]) -> None:
+    """The rows have nulls, and times of the years 1 to 9999."""
     casts = ", ".join(f"%s::{SQL_TYPES[kind]}" for kind in TYPES.values())
     listed = ", ".join(f"({casts})" for _ in ROWS)
     selected = ", ".join(sql if "%%" in sql else sql.replace("%", "%%") for _, sql in CASES)
     query = f"SELECT {selected} FROM (VALUES {listed}) AS r ({', '.join(TYPES)})"
     wanted = admin.execute(query.encode(), [value for row in ROWS for value in row]).fetchall()
     texts = [text for text, _ in CASES]
-    found = [row for start in range(0, len(texts), 32) for row in [computed(texts[start : start + 32])]]
-    rows = [[value for part in found for value in part[n]] for n in range(len(ROWS))]
+    parts = [row for start in range(0, len(texts), 32) for row in [computed(texts[start : start + 32])]]
+    rows = [[value for part in parts for value in part[n]] for n in range(len(ROWS))]
     wrong = [
         (text, event[0], ours, theirs)
         for event, mine, row in zip(ROWS, rows, wanted, strict=True)
@@ -92,8 +92,8 @@ def test_functions_give_what_postgres_gives(admin: psycopg.Connection[Any]) -> N
     assert wrong == []
 
 
-def test_quotients_at_the_edges_of_doubles_raise_no_error(admin: psycopg.Connection[Any]) -> None:
-    """Rates of windows of any length, a session of less than half a second too, and means of any number of values."""
+def test_quotients_of_extreme_doubles_are_right_or_null(admin: psycopg.Connection[Any]) -> None:
+    """The quotients are rates of windows of any length and means of any number of values."""
     largest = sys.float_info.max
     values = [0.0, 5e-324, -5e-324, 1e-323, 1e-300, 1.0, -7.5, 1e300, largest, -largest]
     lengths = [0.0, 0.001, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.4, 86_400.0, 315_360_000.0]

@@ -1,4 +1,4 @@
-"""Inputs that once gave a wrong answer or stopped a pipeline, as a user sends them to `tidemill up`: all in one run."""
+"""Tests of inputs that once gave a wrong answer or stopped a pipeline, in one run of `tidemill up`."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class Platform:
         return dict(answer.json())
 
     def rows(self, path: str, **parameters: Any) -> list[dict[str, Any]]:
-        """All pages of an answer."""
+        """Return the rows of all pages of an answer."""
         page = self.ask(path, **parameters)
         rows = page["data"]
         while page["next_cursor"]:
@@ -151,19 +151,19 @@ class Platform:
         return list(rows)
 
     def query(self, name: str, text: str) -> list[tuple[Any, ...]]:
-        """Rows of a query by the administrator; `{s}` stands for the schema."""
+        """Return the rows of a query by the administrator; `{s}` stands for the schema."""
         with psycopg.connect(self._postgres, autocommit=True) as connection:
             schema = f'"{names.schema("default", name)}"'
             cursor = connection.execute(text.replace("{s}", schema))
             return cursor.fetchall() if cursor.description else []
 
-    def taken(self, name: str) -> int:
-        """How many records were counted, filtered or refused."""
+    def consumed(self, name: str) -> int:
+        """Return the number of records that were counted, filtered or refused."""
         ((consumed,),) = self.query(name, "SELECT coalesce(sum(consumed), 0)::int FROM {s}._offsets")
         return int(consumed)
 
-    def until_taken(self, name: str, number: int) -> None:
-        eventually(lambda: self.taken(name) == number, seconds=SECONDS, what=f"{name} has taken {number} records")
+    def await_consumed(self, name: str, number: int) -> None:
+        eventually(lambda: self.consumed(name) == number, seconds=SECONDS, what=f"{name} has consumed {number} records")
 
 
 @pytest.fixture(scope="module")
@@ -183,17 +183,19 @@ def at(text: str) -> dict[str, Any]:
     return {"ts": text}
 
 
-def test_one_huge_number_stops_nothing(platform: Platform) -> None:
-    """Its spread is beyond a double: that metric of these windows is null; all is published, scanned and answered."""
+def test_a_huge_number_stops_neither_publishing_nor_scanning(platform: Platform) -> None:
+    """The standard deviation is beyond a double, so this metric is null in the windows of the number."""
     prices = [("A", 100, "08:04:00"), ("B", 10, "08:04:30"), ("A", 1.7976931348623157e308, "08:05:00")]
     later = [("A", 101, "08:06:00"), ("B", 11, "08:06:30"), ("B", 12, "09:00:00")]
     for number, piece in enumerate((prices, later), 1):
         events = [{"sym": sym, "price": price, "ts": f"2026-11-27T{time}Z"} for sym, price, time in piece]
         assert platform.send("overflow", *events)["accepted"] == 3
-        platform.until_taken("overflow", 3 * number)
+        platform.await_consumed("overflow", 3 * number)
     cursors = "SELECT DISTINCT published_until = closed_until AND scanned_until = closed_until FROM {s}._aggregations"
     eventually(
-        lambda: platform.query("overflow", cursors) == [(True,)], seconds=SECONDS, what="all closed windows are out"
+        lambda: platform.query("overflow", cursors) == [(True,)],
+        seconds=SECONDS,
+        what="all closed windows are published and scanned",
     )
     moving = {
         (row["sym"], row["window_start"][11:16]): row["sd"] for row in platform.rows("overflow/aggregates/moving")
@@ -210,49 +212,49 @@ def test_one_huge_number_stops_nothing(platform: Platform) -> None:
     assert platform.rows("overflow/dead-letters") == []
 
 
-def test_names_that_look_alike_are_kept_apart(platform: Platform) -> None:
-    """When `home` was last seen and what `at_home` last was are two columns."""
+def test_metrics_of_fields_with_similar_names_use_separate_columns(platform: Platform) -> None:
+    """The time of the last `home` and the last value of `at_home` have different columns."""
     platform.send("alike", {"home": 10, "at_home": 5, "ts": "2026-11-28T11:00:05Z"})
-    platform.until_taken("alike", 1)
+    platform.await_consumed("alike", 1)
     platform.send("alike", {"home": 20, "at_home": 1, "ts": "2026-11-28T11:00:09Z"})
-    platform.until_taken("alike", 2)
+    platform.await_consumed("alike", 2)
     (row,) = platform.rows("alike/aggregates/lasts")
     assert (row["last_home"], row["last_at_home"], row["first_home"]) == (20.0, 1.0, 10.0)
 
 
-def test_seconds_sent_for_milliseconds_are_refused(platform: Platform) -> None:
-    """An event of now would count in January 1970: it becomes a dead letter that says what was probably meant."""
+def test_times_in_seconds_instead_of_milliseconds_are_refused(platform: Platform) -> None:
+    """A current event would count in January 1970. Its dead letter names the time that was probably meant."""
     times = (1_795_773_600, 1_795_773_660, 1_795_777_260)
     answer = platform.send("seconds", *({"k": "a", "v": 1, "ts": time} for time in times))
     assert (answer["accepted"], answer["quarantined"]) == (0, 3)
-    platform.until_taken("seconds", 3)
+    platform.await_consumed("seconds", 3)
     assert platform.rows("seconds/aggregates/m") == []
     letters = platform.rows("seconds/dead-letters")
     assert {letter["field"] for letter in letters} == {"ts"}
     assert all("seconds" in letter["detail"] and "2026-11-27" in letter["detail"] for letter in letters)
 
 
-def test_fractions_of_a_second_are_cut(platform: Platform) -> None:
-    """However many digits: the last instant of a minute, or of a day, stays in it."""
+def test_fractions_of_a_second_are_truncated(platform: Platform) -> None:
+    """The last instant of a minute or a day counts in it, with any number of digits."""
     sent = {
         "seven": "2026-11-28T10:00:59.9999999Z",
         "nine": "2026-11-28T10:00:59.999999500Z",
         "day": "2026-11-27T23:59:59.9999999Z",
     }
     platform.send("fractions", *({"k": k, **at(time)} for k, time in sent.items()))
-    platform.until_taken("fractions", 3)
+    platform.await_consumed("fractions", 3)
     starts = {row["k"]: row["window_start"] for row in platform.rows("fractions/aggregates/m")}
     assert starts == {
         "seven": "2026-11-28T10:00:00Z", "nine": "2026-11-28T10:00:00Z", "day": "2026-11-27T23:59:00Z",
     }  # fmt: skip
 
 
-def test_a_day_whose_midnight_comes_twice(platform: Platform) -> None:
-    """In Havana 2 November 2025 lasts 25 hours from its first midnight on, whatever the page size."""
+def test_a_day_with_two_midnights_is_one_window_of_25_hours(platform: Platform) -> None:
+    """In Havana, 2 November 2025 is such a day. The answer is the same with any page size."""
     start = dt.datetime(2025, 11, 1, 0, 30, tzinfo=dt.UTC)
     hours = [start + dt.timedelta(hours=hour) for hour in range(60)]
     platform.send("midnight", *({"k": k, "v": 1, "ts": hour.isoformat()} for hour in hours for k in "ab"))
-    platform.until_taken("midnight", 120)
+    platform.await_consumed("midnight", 120)
     days = {"granularity": "1d", "tz": "America/Havana", "from": "2025-11-01T04:00:00Z", "to": "2025-11-03T05:00:00Z"}
     expected = [
         (k, start, end, number)
@@ -269,11 +271,11 @@ def test_a_day_whose_midnight_comes_twice(platform: Platform) -> None:
     assert [row["events"] for row in platform.rows("midnight/aggregates/hourly", **advertised)] == [25, 25]
 
 
-def test_another_type_makes_another_version(platform: Platform) -> None:
-    """Integers and numbers are not the same in a sketch: after the edit no value is counted as two."""
+def test_a_changed_field_type_starts_a_new_version_of_the_aggregation(platform: Platform) -> None:
+    """A sketch distinguishes integers and numbers. After the edit no value counts as two different values."""
     stamp = "2026-11-28T14:00:{:02}Z".format
     platform.send("retyped", *({"k": "a", "v": v, "ts": stamp(second)} for second, v in enumerate((1, 2, 3, 3))))
-    platform.until_taken("retyped", 4)
+    platform.await_consumed("retyped", 4)
     edited = pipeline("retyped", RETYPED, eventTime={"maxDisorder": "1h"})
     running = platform.running
     (running.folder / "retyped.yaml").write_text(json.dumps(edited))
@@ -284,43 +286,47 @@ def test_another_type_makes_another_version(platform: Platform) -> None:
     )
     sent = ({"k": "a", "v": v, "ts": stamp(10 + second)} for second, v in enumerate((1.0, 2.0, 2.5, 3.0)))
     platform.send("retyped", *sent)
-    platform.until_taken("retyped", 8)
+    platform.await_consumed("retyped", 8)
     (row,) = platform.rows("retyped/aggregates/values")
     assert (row["events"], row["different"]) == (4, 4)
     assert sorted((item["value"], item["count"]) for item in row["most"]) == [(1.0, 1), (2.0, 1), (2.5, 1), (3.0, 1)]
     assert row["spread"] == pytest.approx(0.546875, rel=1e-9)
 
 
-def test_a_sender_that_buffers_loses_nothing(platform: Platform) -> None:
-    """Uploads in order, a quarter of an hour apart by the platform's clock."""
+def test_a_sender_that_buffers_for_minutes_loses_no_event(platform: Platform) -> None:
+    """The uploads are in order, a quarter of an hour apart by the platform's clock."""
     start = dt.datetime(2026, 11, 27, 10, tzinfo=dt.UTC)
     confirmed = "SELECT min(end_confirmed_at) > now() - interval '5 seconds' FROM {s}._offsets"
     for upload in range(3):
         times = [start + dt.timedelta(minutes=upload, seconds=second) for second in range(60)]
         assert platform.send("uploads", *({"k": "s1", "v": 1, "ts": time.isoformat()} for time in times))["accepted"]
-        platform.until_taken("uploads", 60 * (upload + 1))
-        # As if the last upload had been a quarter of an hour ago; a pass of the clock sees it so.
+        platform.await_consumed("uploads", 60 * (upload + 1))
+        # Move the times of the last upload back by a quarter of an hour.
         earlier = "- interval '15 minutes'"
         platform.query("uploads", f"UPDATE {{s}}._offsets SET last_event_at = last_event_at {earlier}")
         platform.query("uploads", f"UPDATE {{s}}._readers SET active_since = active_since {earlier}")
-        eventually(lambda: platform.query("uploads", confirmed) == [(True,)], seconds=SECONDS, what="it is silent")
+        eventually(
+            lambda: platform.query("uploads", confirmed) == [(True,)],
+            seconds=SECONDS,
+            what="the end of the partition is confirmed",
+        )
     assert platform.rows("uploads/dead-letters") == []
     rows = platform.rows("uploads/aggregates/m")
     assert (len(rows), sum(row["events"] for row in rows)) == (36, 180)
 
 
-def test_integers_beyond_what_a_double_holds_are_exact(platform: Platform) -> None:
-    """Quantiles are values that were sent; the spread is that of the integers."""
+def test_integers_beyond_the_precision_of_doubles_are_exact(platform: Platform) -> None:
+    """Quantiles are sent values, and the variance is that of the integers."""
     values = (9007199254740993, 9007199254740992, 9007199254740995)
     platform.send("large", *({"k": "big", "i": i, "ts": "2026-11-27T10:00:01Z"} for i in values))
-    platform.until_taken("large", 3)
+    platform.await_consumed("large", 3)
     (row,) = platform.rows("large/aggregates/m")
     assert (row["high"], row["low"], row["different"]) == (9007199254740995, 9007199254740992, 3)
     assert row["spread"] == pytest.approx(14 / 9, rel=1e-9)
 
 
 def test_an_outlier_does_not_hide_the_next_one(platform: Platform) -> None:
-    """A value of a million widens no bounds: 5,000 among a hundred is odd with it and without it."""
+    """A value of 1,000,000 does not widen the bounds. 5,000 among values near 100 is an anomaly with and without it."""
     start = dt.datetime(2026, 11, 27, 2, tzinfo=dt.UTC)
     events = []
     for minute in range(500):
@@ -329,19 +335,23 @@ def test_an_outlier_does_not_hide_the_next_one(platform: Platform) -> None:
             value = 1_000_000 if (k, minute) == ("with", 300) else 5_000 if minute == 400 else value
             events.append({"k": k, "v": value, "ts": (start + dt.timedelta(minutes=minute)).isoformat()})
     platform.send("outlier", *events)
-    platform.until_taken("outlier", 1000)
-    found = "SELECT anomaly, group_key ->> 'k' FROM {s}._anomalies WHERE value = 5000 ORDER BY 1, 2"
+    platform.await_consumed("outlier", 1000)
+    anomalies = "SELECT anomaly, group_key ->> 'k' FROM {s}._anomalies WHERE value = 5000 ORDER BY 1, 2"
     expected = [("robust", "with"), ("robust", "without"), ("untuned", "with"), ("untuned", "without")]
-    eventually(lambda: platform.query("outlier", found) == expected, seconds=SECONDS, what="5000 is told four times")
+    eventually(
+        lambda: platform.query("outlier", anomalies) == expected,
+        seconds=SECONDS,
+        what="5000 is an anomaly of both rules and groups",
+    )
 
 
-def test_a_group_column_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
-    """Postgres has columns of its own in every table: `tidemill validate` names the fault and the remedy."""
+def test_validate_refuses_a_group_column_with_the_name_of_a_system_column(tmp_path: Path) -> None:
+    """Postgres has system columns in every table. `tidemill validate` names the field and the column."""
     document = pipeline(
         "system", aggregation("by_xmin", by=["xmin"], size="1m"), fields={"xmin": "integer", "ts": "timestamp"}
     )
     (tmp_path / "system.yaml").write_text(json.dumps(document))
-    told = tidemill("validate", "system.yaml", folder=tmp_path)
-    assert told.returncode == 2
-    assert "spec.aggregations[0].groupBy" in told.stdout + told.stderr
-    assert "xmin" in told.stdout + told.stderr
+    validated = tidemill("validate", "system.yaml", folder=tmp_path)
+    assert validated.returncode == 2
+    assert "spec.aggregations[0].groupBy" in validated.stdout + validated.stderr
+    assert "xmin" in validated.stdout + validated.stderr

@@ -1,4 +1,4 @@
-"""Dashboards and alerts over a real Prometheus that scrapes a running pipeline: every query finds what it asks for."""
+"""Tests of dashboards and alerts on a real Prometheus that scrapes a running pipeline."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ spec:
       detector: {type: zscore}
   processor: {flushInterval: 100ms}
 """
-# The operator's figures, with none of its work: it needs a cluster.
+# A program that serves the operator's metrics. The operator itself needs a cluster.
 OPERATOR = """\
 import time
 from tidemill_chassis.status_server import StatusServer
@@ -83,7 +83,7 @@ def operator_port() -> Iterator[int]:
 
 
 def configuration(folder: Path, operator_port: int) -> dict[str, Any]:
-    """That of Docker Compose, with this folder's targets, an operator, and in a hurry."""
+    """Return the configuration of Docker Compose with targets of this folder, an operator and short intervals."""
     config = dict(yaml.safe_load((ROOT / "config/prometheus/prometheus.yaml").read_text()))
     config["global"] = {"scrape_interval": "500ms", "evaluation_interval": "2s"}
     config["rule_files"] = [str(ROOT / "charts/tidemill/files/alerts.yaml")]
@@ -95,14 +95,14 @@ def configuration(folder: Path, operator_port: int) -> dict[str, Any]:
 
 
 def queries() -> dict[str, str]:
-    """Every panel's, all namespaces and pipelines being chosen."""
-    found = {}
+    """Return the query of every panel, for all namespaces and pipelines."""
+    texts = {}
     for path in DASHBOARDS:
         for panel in json.loads(path.read_text())["panels"]:
             for target in panel.get("targets", ()):
                 text = target["expr"].replace("$namespace", ".*").replace("$pipeline", ".*")
-                found[f"{path.stem}: {panel['title']} {target['refId']}"] = text
-    return found
+                texts[f"{path.stem}: {panel['title']} {target['refId']}"] = text
+    return texts
 
 
 def has_data(answer: Any) -> bool:
@@ -110,7 +110,7 @@ def has_data(answer: Any) -> bool:
 
 
 class Traffic:
-    """Some of everything: good events, refused, filtered and late ones; questions, asked twice."""
+    """Requests to a pipeline: accepted, refused, filtered and late events, and each query twice."""
 
     def __init__(self, running: Up) -> None:
         self._urls = running.ready_file["pipelines"]["watched"]
@@ -122,11 +122,11 @@ class Traffic:
         events = [
             {"shop": "north", "amount": amount, "ts": ts} for amount, ts in zip((1, -1, 1, 1), times, strict=True)
         ]
-        taken = self._client.post(f"{self._urls['ingest']}/v1/pipelines/watched/events", json=events)
-        assert taken.status_code < 300, taken.text
+        sent = self._client.post(f"{self._urls['ingest']}/v1/pipelines/watched/events", json=events)
+        assert sent.status_code < 300, sent.text
         for _ in range(2):
-            asked = self._client.get(f"{self._urls['api']}/v1/pipelines/watched/aggregates/by_shop?limit=5")
-            assert asked.status_code == 200, asked.text
+            answer = self._client.get(f"{self._urls['api']}/v1/pipelines/watched/aggregates/by_shop?limit=5")
+            assert answer.status_code == 200, answer.text
 
     def close(self) -> None:
         self._client.close()
@@ -134,7 +134,7 @@ class Traffic:
 
 @pytest.fixture(scope="module")
 def watched(servers: Servers, tmp_path_factory: pytest.TempPathFactory, operator_port: int) -> Iterator[Any]:
-    """A pipeline with traffic, and the Prometheus that scrapes it."""
+    """Start a pipeline and a Prometheus that scrapes it; return the Prometheus and the pipeline's traffic."""
     folder = tmp_path_factory.mktemp("watched")
     (folder / "a.yaml").write_text(PIPELINE)
     environ = {
@@ -144,21 +144,21 @@ def watched(servers: Servers, tmp_path_factory: pytest.TempPathFactory, operator
     }
     with (
         up(folder, options=("--targets-file", "targets.json"), environ=environ) as running,
-        prometheus(folder, configuration(folder, operator_port)) as asked,
+        prometheus(folder, configuration(folder, operator_port)) as server,
     ):
         running.wait_ready()
         traffic = Traffic(running)
-        yield asked, traffic
+        yield server, traffic
         traffic.close()
 
 
 def test_every_panel_has_data_while_events_arrive(watched: tuple[Prometheus, Traffic]) -> None:
-    asked, traffic = watched
+    server, traffic = watched
     empty = queries()
 
     def filled() -> bool:
         traffic.once()
-        for name in [name for name, text in empty.items() if has_data(asked.ask("query", query=text))]:
+        for name in [name for name, text in empty.items() if has_data(server.ask("query", query=text))]:
             del empty[name]
         return not empty
 
@@ -169,24 +169,29 @@ def test_every_panel_has_data_while_events_arrive(watched: tuple[Prometheus, Tra
 
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)
-def test_namespaces_and_pipelines_can_be_chosen(watched: tuple[Prometheus, Traffic], dashboard: Path) -> None:
-    """What Grafana asks for its lists."""
+def test_variables_of_dashboards_offer_namespaces_and_pipelines(
+    watched: tuple[Prometheus, Traffic], dashboard: Path
+) -> None:
+    """The test sends the queries that Grafana sends for its lists."""
     for variable in json.loads(dashboard.read_text())["templating"]["list"]:
         if variable["type"] == "query":
             series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["definition"]).groups()  # type: ignore[union-attr]
-            found = watched[0].ask(f"label/{label}/values", **{"match[]": series.replace("$namespace", ".*")})
-            assert found == [{"namespace": "default", "pipeline": "watched"}[label]]
+            offered = watched[0].ask(f"label/{label}/values", **{"match[]": series.replace("$namespace", ".*")})
+            assert offered == [{"namespace": "default", "pipeline": "watched"}[label]]
 
 
-def test_alerts_are_loaded_and_find_the_labels_that_they_name(watched: tuple[Prometheus, Traffic]) -> None:
-    """Every rule evaluates; figures carry the labels by which rules put them together."""
-    asked, _ = watched
+def test_alert_rules_evaluate_and_their_series_have_the_labels_that_they_use(
+    watched: tuple[Prometheus, Traffic],
+) -> None:
+    server, _ = watched
 
     def rules() -> list[dict[str, Any]]:
-        groups = (asked.ask("rules") or {"groups": []})["groups"]
+        groups = (server.ask("rules") or {"groups": []})["groups"]
         return [rule for group in groups for rule in group["rules"]]
 
-    eventually(lambda: bool(rules()) and all(rule["health"] == "ok" for rule in rules()), seconds=30, what="evaluated")
+    eventually(
+        lambda: bool(rules()) and all(rule["health"] == "ok" for rule in rules()), seconds=30, what="all rules evaluate"
+    )
     for series in (
         "tidemill_events_consumed_total{%s}",
         'tidemill_freshness_seconds_bucket{%s, le="30.0"}',
@@ -196,5 +201,5 @@ def test_alerts_are_loaded_and_find_the_labels_that_they_name(watched: tuple[Pro
         'tidemill_operator_reconciliations_failed_total{%s, component="operator"}',
     ):
         text = series % 'job="tidemill", namespace="default", pipeline="watched"'
-        eventually(lambda text=text: has_data(asked.ask("query", query=text)), seconds=20, what=text)
-    assert asked.ask("label/__name__/values", **{"match[]": '{__name__=~".*_created"}'}) == []
+        eventually(lambda text=text: has_data(server.ask("query", query=text)), seconds=20, what=text)
+    assert server.ask("label/__name__/values", **{"match[]": '{__name__=~".*_created"}'}) == []

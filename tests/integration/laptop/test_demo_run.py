@@ -1,4 +1,4 @@
-"""The demo as a user runs it, with the first days of the data only."""
+"""Test of the demo as a user runs it, with the first days of the data only."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.mark.matrix
 @pytest.mark.integration
 @pytest.mark.slow
-def test_the_demo_compares_equal_and_stops_cleanly() -> None:
-    """Exit code 0 after a comparison of every window; nothing is left running."""
+def test_the_demo_finds_every_window_equal_and_stops_cleanly() -> None:
+    """The demo compares every window with a batch recomputation, and exits with code 0."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
     done = subprocess.run(
         [sys.executable, "-m", "demo", "--events", "8000"],

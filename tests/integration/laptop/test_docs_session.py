@@ -1,4 +1,4 @@
-"""README's own session, typed as it stands there: its file, its commands, its answers."""
+"""Tests of the session in README.md: its file and commands work, and give the answers that the page shows."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ ANSWERS = [json.loads(block.text) for block in blocks(README) if block.language 
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[Up]:
-    """The pipeline of the page, running."""
-    # Not pytest's own folder: that is closed to other users, and as root Postgres runs as another one.
+    """Start `tidemill up` with the pipeline of the page."""
+    # Other users cannot read pytest's folder. If the tests run as root, Postgres runs as another user.
     folder = Path(tempfile.mkdtemp(prefix="tidemill-test-"))
     folder.chmod(0o755)
     (written,) = [block.text for block in blocks(README) if block.language == "yaml"]
@@ -41,7 +41,10 @@ def session() -> Iterator[Up]:
 
 @pytest.fixture
 def type_in(session: Up) -> Callable[[str], str]:
-    """Runs the command of the page that begins so, with the ports of this run; what it prints."""
+    """Return a function that runs the command of the page with this beginning, and returns its output.
+
+    It replaces the ports of the page by the ports of this run.
+    """
 
     def run(beginning: str) -> str:
         (command,) = [command for command in commands(README) if command.startswith(beginning)]
@@ -60,7 +63,7 @@ def type_in(session: Up) -> Callable[[str], str]:
 
 
 def shown(answer: Any, page: Any) -> Any:
-    """The part of an answer that the page shows."""
+    """Return the part of an answer that the page shows."""
     if isinstance(page, dict) and isinstance(answer, dict):
         return {key: shown(value, page[key]) for key, value in answer.items() if key in page}
     if isinstance(page, list) and isinstance(answer, list) and len(page) == 1:
@@ -68,29 +71,28 @@ def shown(answer: Any, page: Any) -> Any:
     return answer
 
 
-def test_tidemill_validate_accepts_the_file_of_the_session(type_in: Callable[[str], str]) -> None:
+def test_tidemill_validate_accepts_the_file_of_the_page(type_in: Callable[[str], str]) -> None:
     assert type_in(".venv/bin/tidemill validate") == "orders.yaml: ok\n"
 
 
-def test_events_are_sent_and_asked_for(type_in: Callable[[str], str]) -> None:
-    """Each answer is the one on the page; of long ones the page shows a part, and none that is not there."""
+def test_events_are_sent_and_queried_with_the_answers_of_the_page(type_in: Callable[[str], str]) -> None:
+    """The page may show a part of a long answer. Everything that it shows is in the answer."""
     sent = json.loads(type_in("curl -s localhost:8080"))
     assert shown(sent, ANSWERS[0]) == ANSWERS[0]
-    asked: dict[str, Any] = {}
+    answer: dict[str, Any] = {}
 
     def counted() -> bool:
-        asked.update(json.loads(type_in("curl -s 'localhost:8081")))
-        return bool(asked["data"])
+        answer.update(json.loads(type_in("curl -s 'localhost:8081")))
+        return bool(answer["data"])
 
     eventually(counted, seconds=30, what="the event is counted")
-    assert asked["data"] == ANSWERS[1]["data"]
-    assert asked["watermark"] == ANSWERS[1]["watermark"]
-    assert set(ANSWERS[1]) <= set(asked)
-    assert [item for item in ANSWERS[1]["meta"] if item not in asked["meta"]] == []
+    assert answer["data"] == ANSWERS[1]["data"]
+    assert answer["watermark"] == ANSWERS[1]["watermark"]
+    assert set(ANSWERS[1]) <= set(answer)
+    assert [item for item in ANSWERS[1]["meta"] if item not in answer["meta"]] == []
 
 
-def test_live_changes_are_shown(session: Up) -> None:
-    """The page's client prints a snapshot first."""
+def test_the_live_client_of_the_page_prints_a_snapshot(session: Up) -> None:
     (command,) = [command for command in commands(README) if "-m websockets" in command]
     api = session.ready_file["pipelines"]["orders"]["api"].removeprefix("http://")
     words = command.replace("localhost:8081", api).replace(".venv", f"{ROOT}/.venv").split()
@@ -106,8 +108,8 @@ def test_live_changes_are_shown(session: Up) -> None:
             client.kill()
 
 
-def test_every_address_of_the_pages_is_served(session: Up) -> None:
-    """By one of both services, as their OpenAPI documents have it."""
+def test_a_service_serves_every_address_that_the_pages_name(session: Up) -> None:
+    """The OpenAPI documents of both services list the addresses."""
     urls = session.ready_file["pipelines"]["orders"]
     served: list[str] = []
     for url in urls.values():
@@ -123,11 +125,11 @@ def test_every_address_of_the_pages_is_served(session: Up) -> None:
     assert [row["reason"] for row in letters["data"]] == ["mistyped"]
 
 
-def test_the_other_commands_beside_it(session: Up) -> None:
-    """`tidemill status`, `plan` of what runs, and `down`, which ends it."""
-    told = {name: tidemill(*arguments, folder=session.folder) for name, arguments in OTHERS.items()}
-    assert {name: done.returncode for name, done in told.items()} == dict.fromkeys(OTHERS, 0)
-    assert "no changes" in told["plan"].stdout
+def test_status_plan_and_down_work_beside_a_running_up(session: Up) -> None:
+    """`tidemill down` ends the run and deletes its data."""
+    done = {name: tidemill(*arguments, folder=session.folder) for name, arguments in OTHERS.items()}
+    assert {name: run.returncode for name, run in done.items()} == dict.fromkeys(OTHERS, 0)
+    assert "no changes" in done["plan"].stdout
     assert session.process.wait(30) == 0
     assert not Path(session.folder / ".tidemill").exists()
 

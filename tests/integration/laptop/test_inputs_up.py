@@ -1,4 +1,4 @@
-"""Webhooks and MQTT under `tidemill up`: events of both are counted, and secrets are files of the data folder."""
+"""Test of webhooks and MQTT under `tidemill up`, with real servers and a real Mosquitto."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ spec:
 
 
 def test_events_of_webhooks_and_of_mqtt_are_counted(tmp_path: Path, servers: Any) -> None:
+    """Webhooks are refused until their secret is a file in the data folder."""
     broker_folder = tmp_path / "broker"
     broker_folder.mkdir()
     broker = Mosquitto(broker_folder)
@@ -55,12 +56,12 @@ def test_events_of_webhooks_and_of_mqtt_are_counted(tmp_path: Path, servers: Any
     try:
         with up(tmp_path, environ=environ) as running:
             running.wait_ready()
-            _send(running, broker, tmp_path)
+            _send_and_check(running, broker, tmp_path)
     finally:
         broker.stop()
 
 
-def _send(running: Any, broker: Mosquitto, folder: Path) -> None:
+def _send_and_check(running: Any, broker: Mosquitto, folder: Path) -> None:
     urls = running.ready_file["pipelines"]["inputs"]
     address, body = f"{urls['ingest']}/v1/pipelines/inputs/webhooks/github", b'{"value": 5}'
 
@@ -86,6 +87,8 @@ def _send(running: Any, broker: Mosquitto, folder: Path) -> None:
         return {(row["kind"], row["place"]): (row["events"], row["total"]) for row in answer["data"]}
 
     wanted = {("push", "none"): (1, 5), ("none", "plant/a/temp"): (2, 3)}
-    eventually(lambda: rows() == wanted, seconds=60, what=lambda: f"both are counted: {rows()}\n{running.output}")
+    eventually(
+        lambda: rows() == wanted, seconds=60, what=lambda: f"events of both are counted: {rows()}\n{running.output}"
+    )
     letters = httpx.get(f"{urls['api']}/v1/pipelines/inputs/dead-letters", timeout=30).json()["data"]
     assert [letter["reason"] for letter in letters] == ["not_json"], json.dumps(letters)

@@ -1,7 +1,7 @@
-"""Each server killed and started again under a whole `tidemill up` while events flow through HTTP.
+"""Test of outages of the real servers under a whole `tidemill up`, while events arrive over HTTP.
 
-Nothing acknowledged is lost, aggregates equal a recomputation from the topic, /health tells the truth meanwhile and
-afterwards, and no process had to be started again.
+The test kills each server and starts it again. No acknowledged event is lost, and aggregates equal a recomputation from
+the topic. /health reports the outage and its end, and no process restarts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from waiting import eventually
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 BASE_MS = 1_700_000_000_000 // 60_000 * 60_000
-TELLS_WITHIN_SECONDS = 30.0
+REPORTED_WITHIN_SECONDS = 30.0
 QUICK = {
     f"TIDEMILL_RESILIENCE__BREAKERS__{name}__OPEN_SECONDS": "2"
     for name in ("DATABASE", "KAFKA_CONSUMER", "KAFKA_PRODUCER", "REDIS")
@@ -61,7 +61,7 @@ PIPELINE = {
         "api": {"cacheTtl": "1s"},
     },
 }
-# What /health says of each process while a server is away.
+# The status in /health of each process while a server is down.
 EXPECTED = {
     "postgres": {"processor": "unhealthy", "api": "unhealthy", "ingest": "healthy"},
     "redis": {"processor": "degraded", "api": "degraded", "ingest": "degraded"},
@@ -70,7 +70,7 @@ EXPECTED = {
 
 
 class Sender:
-    """Posts small batches all the time and remembers the ids that ingest acknowledged."""
+    """A thread that posts small batches and notes the ids that ingest acknowledged."""
 
     def __init__(self, url: str) -> None:
         self._url = f"{url}/v1/pipelines/outages/events"
@@ -97,8 +97,8 @@ class Sender:
                 except httpx.TransportError:
                     continue
                 if answer.status_code in (200, 207):
-                    taken = {row["index"] for row in answer.json()["results"] if row["status"] == "accepted"}
-                    self.acknowledged.update(events[index]["id"] for index in taken)
+                    accepted = {row["index"] for row in answer.json()["results"] if row["status"] == "accepted"}
+                    self.acknowledged.update(events[index]["id"] for index in accepted)
                 self._stopping.wait(0.05)
 
 
@@ -124,52 +124,52 @@ def running(own: Any, folder: Path) -> Iterator[Runtime]:
 
 
 def healths(runtime: Runtime) -> dict[str, str]:
-    """What each process says of itself, by component; empty: it does not answer."""
-    found = {}
+    """Return the status in /health of each component; empty: it does not answer."""
+    statuses = {}
     for name, state in runtime.status()["workloads"].items():
         component = next(part for part in ("processor", "ingest", "api") if part in name)
         try:
             answer = httpx.get(f"http://127.0.0.1:{state['port']}/health", timeout=10.0, trust_env=False)
             body = answer.json()
             assert (answer.status_code == 503) == (body["status"] == "unhealthy")
-            found[component] = body["status"]
+            statuses[component] = body["status"]
         except httpx.TransportError:
-            found[component] = ""
-    return found
+            statuses[component] = ""
+    return statuses
 
 
 def await_healths(runtime: Runtime, wanted: dict[str, str], *, seconds: float, why: str) -> None:
-    """Wait until each process says what it should; they are asked at the same time."""
-    found: dict[str, str] = {}
+    """Wait until one pass over all components finds the wanted status of each."""
+    statuses: dict[str, str] = {}
 
     def as_wanted() -> bool:
-        nonlocal found
-        found = healths(runtime)
-        return found == wanted
+        nonlocal statuses
+        statuses = healths(runtime)
+        return statuses == wanted
 
-    eventually(as_wanted, what=lambda: f"{wanted} after {why}, found {found}", seconds=seconds, pause_seconds=0.2)
+    eventually(as_wanted, what=lambda: f"{wanted} after {why}, not {statuses}", seconds=seconds, pause_seconds=0.2)
 
 
-def in_topic(brokers: str) -> list[dict[str, Any]]:
-    """Every event that Kafka holds."""
+def events_in_topic(brokers: str) -> list[dict[str, Any]]:
+    """Return every event in the topic."""
     topic = "tests.outages.events"
     consumer = Consumer({"bootstrap.servers": brokers, "group.id": "check", "enable.auto.commit": False})
     parts = [TopicPartition(topic, partition, 0) for partition in range(2)]
-    left = sum(consumer.get_watermark_offsets(part, timeout=10)[1] for part in parts)
+    expected = sum(consumer.get_watermark_offsets(part, timeout=10)[1] for part in parts)
     consumer.assign(parts)
     events: list[dict[str, Any]] = []
     deadline = time.monotonic() + 60
-    while len(events) < left and time.monotonic() < deadline:
+    while len(events) < expected and time.monotonic() < deadline:
         for message in consumer.consume(1000, 1.0):
             assert message.error() is None
             events.append(json.loads(message.value()))
     consumer.close()
-    assert left == len(events)
+    assert expected == len(events)
     return events
 
 
 def windows(runtime: Runtime) -> dict[tuple[str, str], tuple[int, int]]:
-    """All windows as the API answers them: (events, sum of ids) by (group, start)."""
+    """Return all windows as the API answers them: (events, sum of ids) by (group, start)."""
     rows: list[dict[str, Any]] = []
     parameters: dict[str, Any] = {"limit": 1000}
     while True:
@@ -191,25 +191,31 @@ def recomputed(events: list[dict[str, Any]]) -> dict[tuple[str, str], tuple[int,
     return {key: (counts[key], sums[key]) for key in counts}
 
 
-def test_servers_may_go_and_come_while_events_flow(own_servers: Any, server_folder: Path) -> None:
-    """Postgres, Redis and Kafka in turn: killed hard, told by /health, started again, nothing lost or doubled."""
+def test_killed_servers_lose_no_acknowledged_event_and_health_reports_each_outage(
+    own_servers: Any, server_folder: Path
+) -> None:
+    """Postgres, Redis and Kafka are killed in turn, and no event counts twice."""
     own = own_servers(durable=True)
     with running(own, server_folder) as runtime:
         everyone = dict.fromkeys(("processor", "ingest", "api"), "healthy")
-        await_healths(runtime, everyone, seconds=30, why="they have just begun")
+        await_healths(runtime, everyone, seconds=30, why="the start")
         with Sender(runtime.url("ingest")) as sender:
             for name, wanted in EXPECTED.items():
                 before = len(sender.acknowledged)
-                until(lambda: len(sender.acknowledged) > before, seconds=30, what="events flow")  # noqa: B023
+                until(lambda: len(sender.acknowledged) > before, seconds=30, what="ingest acknowledges events")  # noqa: B023
                 server = own.handles[name]
                 server.kill()
-                await_healths(runtime, wanted, seconds=TELLS_WITHIN_SECONDS, why=f"{name} is killed")
+                await_healths(runtime, wanted, seconds=REPORTED_WITHIN_SECONDS, why=f"the kill of {name}")
                 server.start()
-                await_healths(runtime, everyone, seconds=60, why=f"{name} is back")
-        events = in_topic(own.kafka)
+                await_healths(runtime, everyone, seconds=60, why=f"the restart of {name}")
+        events = events_in_topic(own.kafka)
         lost = sender.acknowledged - {event["id"] for event in events}
         assert set() == lost
-        until(lambda: sum(n for n, _ in windows(runtime).values()) >= len(events), seconds=60, what="all are counted")
+        until(
+            lambda: sum(n for n, _ in windows(runtime).values()) >= len(events),
+            seconds=60,
+            what="all events are counted",
+        )
         assert recomputed(events) == windows(runtime)
         restarts = {name: state["restarts"] for name, state in runtime.status()["workloads"].items()}
         assert set(restarts.values()) == {0}, restarts

@@ -1,4 +1,4 @@
-"""`tidemill plan` and `tidemill down` beside a running `tidemill up`, whose servers no environment names."""
+"""Test of `tidemill plan` and `tidemill down` beside a running `tidemill up` with servers of its own."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def tidemill(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def up(server_folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A ready `up` in a folder with `orders.yaml`."""
+    """Start `up` in a folder with `orders.yaml`, and wait until it is ready."""
     (server_folder / "orders.yaml").write_text(PIPELINE)
     with (server_folder / "up.log").open("wb") as log:
         process = subprocess.Popen(
@@ -77,10 +77,10 @@ def up(server_folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.wait(60)
 
 
-def test_plan_and_down(up: subprocess.Popen[bytes], server_folder: Path) -> None:
-    """The plan finds the servers, knows what runs, tells an edit and a newcomer; down ends all and deletes the data."""
-    same = tidemill("plan", "orders.yaml", folder=server_folder)
-    assert (same.returncode, same.stdout.splitlines()[-1]) == (0, "no changes"), same.stderr
+def test_plan_finds_the_servers_of_up_and_down_ends_them(up: subprocess.Popen[bytes], server_folder: Path) -> None:
+    """The plan shows no changes, then those of an edit and of a new pipeline. Down also deletes the data."""
+    unchanged = tidemill("plan", "orders.yaml", folder=server_folder)
+    assert (unchanged.returncode, unchanged.stdout.splitlines()[-1]) == (0, "no changes"), unchanged.stderr
     edited = PIPELINE.replace("partitions: 1", "partitions: 2").replace("  source:", "  suspend: true\n  source:", 1)
     (server_folder / "edited.yaml").write_text(edited)
     planned = tidemill("plan", "edited.yaml", folder=server_folder)
@@ -99,13 +99,13 @@ def test_plan_and_down(up: subprocess.Popen[bytes], server_folder: Path) -> None
     (server_folder / "other.yaml").write_text(PIPELINE.replace("name: orders", "name: returns"))
     newcomer = tidemill("plan", "other.yaml", "--output", "json", folder=server_folder)
     assert newcomer.returncode == 0, newcomer.stderr
-    told = json.loads(newcomer.stdout)
-    assert {change["action"] for change in told["pipelines"][0]["changes"]} == {"create"}
+    plan = json.loads(newcomer.stdout)
+    assert {change["action"] for change in plan["pipelines"][0]["changes"]} == {"create"}
     password = (server_folder / ".tidemill" / "postgres-admin.password").read_text().strip()
-    assert password not in newcomer.stdout + planned.stdout + same.stdout
+    assert password not in newcomer.stdout + planned.stdout + unchanged.stdout
 
     state = json.loads((server_folder / ".tidemill" / "status.json").read_text())
-    children = [one["pid"] for one in [*state["servers"].values(), *state["workloads"].values()]]
+    children = [process["pid"] for process in [*state["servers"].values(), *state["workloads"].values()]]
     assert len([pid for pid in children if start_time(pid)]) == 6
     down = tidemill("down", "--delete-data", folder=server_folder)
     assert (down.returncode, down.stderr) == (0, "")

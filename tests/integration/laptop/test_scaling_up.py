@@ -1,4 +1,4 @@
-"""`tidemill up` scales processors by lag: more when events come, one when they are gone; every event counts once."""
+"""Tests of scaling under `tidemill up` with real servers: replicas follow the lag, and every event counts once."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ STAGE = """\
   transform:
     python: {configMap: slow, file: slow.py, function: slow}
   aggregations:"""
-# One process does a thousand events a second.
+# One process reads at most a thousand events a second.
 SLOW = """\
 import time
 
@@ -71,7 +71,7 @@ def slow(event):
 
 
 class Up:
-    """A running `tidemill up` on given servers."""
+    """A `tidemill up` on given servers; it may run several times."""
 
     def __init__(self, folder: Path, servers: Servers, name: str) -> None:
         self.folder, self.servers, self.name = folder, servers, name
@@ -115,11 +115,11 @@ class Up:
         return dict(self.pipeline["scaling"])
 
     def processors(self) -> int:
-        """Processors that are ready."""
+        """Return the number of ready processors."""
         return self.processes("processor")
 
     def processes(self, component: str) -> int:
-        """Processes that are ready."""
+        """Return the number of ready processes of a component."""
         workloads = json.loads((self.folder / ".tidemill" / "status.json").read_text())["workloads"]
         return sum(state["ready"] for name, state in workloads.items() if f"-{component}-" in name)
 
@@ -135,7 +135,7 @@ class Up:
 
 
 class Load:
-    """Events a second, from a thread, until stopped."""
+    """A thread that sends events at a rate until the block ends."""
 
     def __init__(self, servers: Servers, topic: str, rate: int) -> None:
         self.sent = 0
@@ -175,17 +175,17 @@ def make_up(server_folder: Path, servers: Servers) -> Callable[..., Up]:
 
 
 def test_processors_follow_the_load_and_every_event_counts_once(make_up: Callable[..., Up]) -> None:
-    """1 → 3 while events come, 1 when they are gone; the explanation tells why; a restart goes on from there."""
+    """`tidemill explain` gives the reasons of each change, also after a restart of `up`."""
     up = make_up("scaled")
     with up.running():
         eventually(lambda: up.processors() == 1, seconds=30, what=lambda: up.output)
         with Load(up.servers, up.topic, rate=5_000) as load:
             eventually(lambda: up.processors() == 3, seconds=60, what=lambda: f"{up.scaling}\n{up.output}")
-            told = up.explain(up.name)
-            assert told.returncode == 0, told.stderr
-            assert f"default/{up.name}:" in told.stdout
-            assert "1 → 3  ScaledUp" in told.stdout
-            assert "for the lag, 100 events each" in told.stdout
+            explained = up.explain(up.name)
+            assert explained.returncode == 0, explained.stderr
+            assert f"default/{up.name}:" in explained.stdout
+            assert "1 → 3  ScaledUp" in explained.stdout
+            assert "for the lag, 100 events each" in explained.stdout
         eventually(lambda: up.processors() == 1, seconds=90, what=lambda: f"{up.scaling}\n{up.output}")
         consumed = f'SELECT coalesce(sum(consumed), 0) FROM "{up.schema}"._offsets'
         eventually(lambda: up.query(consumed) == load.sent, seconds=60, what=lambda: f"{load.sent} consumed")
@@ -205,8 +205,8 @@ def test_processors_follow_the_load_and_every_event_counts_once(make_up: Callabl
 
 
 @pytest.mark.matrix
-def test_a_python_stage_follows_the_load_by_itself(make_up: Callable[..., Up]) -> None:
-    """1 → 3 processes, and back to one when all is written. Every event counts once."""
+def test_the_python_stage_scales_with_its_own_lag(make_up: Callable[..., Up]) -> None:
+    """The stage gets three processes, and one process again after all events. Every event counts once."""
     up = make_up("staged", stage=True)
     with up.running():
         eventually(lambda: up.processes("stage") == 1, seconds=30, what=lambda: up.output)
@@ -218,9 +218,13 @@ def test_a_python_stage_follows_the_load_by_itself(make_up: Callable[..., Up]) -
         assert producer.flush(30) == 0
         eventually(lambda: up.processes("stage") == 3, seconds=60, what=lambda: up.output)
         counted = f'SELECT coalesce(sum(_count), 0) FROM "{up.schema}".by_carrier_v1'
-        eventually(lambda: up.query(counted) == sent, seconds=60, what=lambda: f"{up.query(counted)} is {sent}")
+        eventually(
+            lambda: up.query(counted) == sent,
+            seconds=60,
+            what=lambda: f"{sent} events counted, not {up.query(counted)}",
+        )
         eventually(lambda: up.processes("stage") == 1, seconds=60, what=lambda: f"{up.pipeline}\n{up.output}")
-        # The processes that have ended have left their group, so nothing waits for the end of their session.
+        # Ended processes have left their consumer group, so their partitions move before their session expires.
         began = time.monotonic()
         for number in range(PARTITIONS):
             producer.produce(
@@ -231,14 +235,14 @@ def test_a_python_stage_follows_the_load_by_itself(make_up: Callable[..., Up]) -
         assert time.monotonic() - began < 15.0
         assert "1 → 3 processes of the Python stage (ScaledUp" in up.output
         assert "3 → 1 processes of the Python stage (ScaledDown" in up.output
-        # Transaction markers after the last record are no lag of the processors.
+        # Transaction markers after the last record do not count as lag of the processors.
         eventually(lambda: up.scaling["lag"] == 0, seconds=30, what=lambda: str(up.scaling))
         eventually(lambda: up.pipeline["figures"].get("stageLag") == 0, seconds=30, what=lambda: str(up.pipeline))
         assert "Python stage: 1 replica" in up.explain(up.name).stdout
 
 
-def test_the_figures_of_real_servers(make_up: Callable[..., Up]) -> None:
-    """What is committed nowhere lags from its start; a group with fewer members than replicas is still moving."""
+def test_the_scaling_figures_of_real_servers_are_right(make_up: Callable[..., Up]) -> None:
+    """A partition without an offset lags from its start. A group with fewer members than replicas is rebalancing."""
     up = make_up("figured")
     with up.running():
         eventually(lambda: up.processors() == 1, seconds=30, what=lambda: up.output)
@@ -254,16 +258,16 @@ def test_the_figures_of_real_servers(make_up: Callable[..., Up]) -> None:
         eventually(
             lambda: not reader.read(watched, ready=1, rolling_out=False).rebalancing, seconds=60, what=lambda: up.output
         )
-        seen = reader.read(watched, ready=1, rolling_out=False)
-        assert (seen.lag, len(seen.partitions), seen.database_saturated) == (0, PARTITIONS, False)
-        assert sum(partition.consumed for partition in seen.partitions.values()) == up.query(consumed)
-        assert reader.read(watched, ready=2, rolling_out=True).rebalancing, "a second one has not joined"
+        figures = reader.read(watched, ready=1, rolling_out=False)
+        assert (figures.lag, len(figures.partitions), figures.database_saturated) == (0, PARTITIONS, False)
+        assert sum(partition.consumed for partition in figures.partitions.values()) == up.query(consumed)
+        assert reader.read(watched, ready=2, rolling_out=True).rebalancing, "the second replica has not joined"
     with psycopg.connect(up.servers.postgres.url, autocommit=True) as connection:
         connection.execute(f'UPDATE "{up.schema}"._offsets SET next_offset = NULL WHERE partition = 0')
     stopped = reader.read(watched, ready=0, rolling_out=False)
-    assert seen.freshness_seconds is not None
-    assert 0 < seen.freshness_seconds < 60
-    assert (stopped.freshness_seconds or 0) > seen.freshness_seconds, "what stands still gets older"
+    assert figures.freshness_seconds is not None
+    assert 0 < figures.freshness_seconds < 60
+    assert (stopped.freshness_seconds or 0) > figures.freshness_seconds, "results get older while no processor runs"
     first = stopped.partitions[0]
     assert (first.lag, stopped.lag) == (first.end - first.start, first.end - first.start)
     assert first.lag > 0

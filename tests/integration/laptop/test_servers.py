@@ -1,4 +1,4 @@
-"""The local servers: real, on stable ports, durable through kills, gone with their parent."""
+"""Tests of the servers that `tidemill up` starts: Kafka, Postgres and Redis as real processes."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ pytestmark = pytest.mark.integration
 
 
 def produce(brokers: str, topic: str, value: bytes) -> None:
-    faults: list[object] = []
+    errors: list[object] = []
     producer = Producer({"bootstrap.servers": brokers, "acks": "all"})
-    producer.produce(topic, value, on_delivery=lambda error, _: faults.append(error) if error else None)
+    producer.produce(topic, value, on_delivery=lambda error, _: errors.append(error) if error else None)
     assert producer.flush(30) == 0
-    assert faults == []
+    assert errors == []
 
 
 def first_value(brokers: str, topic: str) -> bytes | None:
@@ -42,8 +42,7 @@ def first_value(brokers: str, topic: str) -> bytes | None:
         consumer.close()
 
 
-def test_all_three_serve_their_clients(servers: Servers) -> None:
-    """The session's servers accept real clients, and Kafka makes no topics by itself."""
+def test_kafka_postgres_and_redis_serve_their_clients(servers: Servers) -> None:
     with psycopg.connect(servers.postgres.url) as connection:
         assert connection.execute("SHOW timezone").fetchone() == ("UTC",)
     client = redis.Redis.from_url(servers.redis)
@@ -55,8 +54,7 @@ def test_all_three_serve_their_clients(servers: Servers) -> None:
 
 
 @pytest.mark.slow
-def test_killed_servers_come_back_with_their_data(own_servers: Callable[..., Servers]) -> None:
-    """After SIGKILL each server returns on its port, and what it acknowledged is still there."""
+def test_restarted_servers_have_their_ports_and_data_after_sigkill(own_servers: Callable[..., Servers]) -> None:
     own = own_servers(durable=True)
     KafkaAdmin(own.kafka).create("kept")
     produce(own.kafka, "kept", b"acknowledged")
@@ -78,8 +76,7 @@ def test_killed_servers_come_back_with_their_data(own_servers: Callable[..., Ser
         assert connection.execute("SELECT one FROM kept").fetchone() == (1,)
 
 
-def test_a_second_start_uses_the_same_ports(server_folder: Path) -> None:
-    """Stop and start on one folder: same addresses, same password, same data."""
+def test_a_second_start_uses_the_same_addresses_and_password(server_folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("TIDEMILL_POSTGRES_URL", raising=False)
         patch.delenv("TIDEMILL_REDIS_URL", raising=False)
@@ -90,8 +87,8 @@ def test_a_second_start_uses_the_same_ports(server_folder: Path) -> None:
     assert (second.postgres, second.redis) == (first.postgres, first.redis)
 
 
-def test_servers_die_with_a_killed_parent(server_folder: Path) -> None:
-    """SIGKILL of the starting process leaves no server running, though its threads come and go."""
+def test_servers_end_when_their_parent_is_killed(server_folder: Path) -> None:
+    """Servers keep running when only a thread of their parent ends."""
     script = textwrap.dedent("""
         import sys, time
         from pathlib import Path
@@ -122,8 +119,8 @@ def test_servers_die_with_a_killed_parent(server_folder: Path) -> None:
 
 @pytest.mark.matrix
 @pytest.mark.slow
-def test_three_brokers_survive_the_loss_of_one(own_servers: Callable[..., Servers]) -> None:
-    """Replication factor 3 with two in sync: a record acknowledged before a broker is killed is read after it."""
+def test_three_brokers_keep_acknowledged_records_when_one_is_killed(own_servers: Callable[..., Servers]) -> None:
+    """The topic has replication factor 3 and needs two replicas in sync."""
     own = own_servers(needs=("kafka",), brokers=3)
     KafkaAdmin(own.kafka).create("replicated", replicas=3)
     produce(own.kafka, "replicated", b"safe")

@@ -1,4 +1,4 @@
-"""`tidemill up` as a user runs it: ready file, restarts, clean ends, second runs, edits, other commands beside it."""
+"""Tests of `tidemill up` as a user runs it, with real servers and processes."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def folder(server_folder: Path) -> Path:
     return server_folder
 
 
-def test_up_runs_survives_kills_and_goes_on_where_it_stopped(folder: Path) -> None:
-    """Ready file and health; a killed child returns; SIGTERM leaves nothing; a second run has the same addresses."""
+def test_up_restarts_a_killed_process_and_a_second_run_continues_the_first(folder: Path) -> None:
+    """SIGTERM ends every process. The second run has the same addresses."""
     with up(folder) as first:
         first.wait_ready()
         ready = first.ready_file
@@ -63,9 +63,9 @@ def test_up_runs_survives_kills_and_goes_on_where_it_stopped(folder: Path) -> No
         )
         first.wait_ready()
 
-        told = tidemill("status", "--output", "json", folder=folder)
-        assert told.returncode == 0, told.stderr
-        assert json.loads(told.stdout)["workloads"]["default.flights-processor-0"]["restarts"] == 1
+        status = tidemill("status", "--output", "json", folder=folder)
+        assert status.returncode == 0, status.stderr
+        assert json.loads(status.stdout)["workloads"]["default.flights-processor-0"]["restarts"] == 1
 
         refused = tidemill("up", "-f", "a.yaml", folder=folder)
         assert refused.returncode == 1
@@ -86,8 +86,8 @@ def test_up_runs_survives_kills_and_goes_on_where_it_stopped(folder: Path) -> No
     assert not (folder / ".tidemill").exists()
 
 
-def test_nothing_outlives_a_killed_up(folder: Path) -> None:
-    """SIGKILL of `up`: every child is gone within seconds, and the next run starts from the same data."""
+def test_no_process_outlives_a_killed_up(folder: Path) -> None:
+    """Every child ends within seconds after SIGKILL of `up`. The next run starts with the same data."""
     with up(folder) as first:
         first.wait_ready()
         ready, running = first.ready_file, first.pids()
@@ -100,8 +100,8 @@ def test_nothing_outlives_a_killed_up(folder: Path) -> None:
         assert second.ready_file == ready
 
 
-def test_edits_are_followed_while_it_runs(folder: Path) -> None:
-    """A changed spec is a new generation, a faulty one changes nothing, another document runs, a removed one leaves."""
+def test_up_applies_edits_of_its_file_while_it_runs(folder: Path) -> None:
+    """An invalid edit changes nothing. A removed pipeline is released."""
     with up(folder) as running:
         running.wait_ready()
         (folder / "a.yaml").write_text(pipeline(partitions=2))
@@ -111,12 +111,18 @@ def test_edits_are_followed_while_it_runs(folder: Path) -> None:
             what="generation 2 is ready",
         )
         (folder / "a.yaml").write_text(pipeline(partitions="many"))
-        eventually(lambda: "spec.source.topic.partitions" in running.output, seconds=10, what="the fault is told")
+        eventually(
+            lambda: "spec.source.topic.partitions" in running.output,
+            seconds=10,
+            what="the output names the invalid field",
+        )
         assert running.status["pipelines"]["default/flights"]["generation"] == 2
         assert running.status["ready"]
 
         (folder / "a.yaml").write_text(pipeline(partitions=2) + "---\n" + pipeline("traffic"))
-        eventually(lambda: "traffic" in running.ready_file["pipelines"], seconds=60, what="the second pipeline")
+        eventually(
+            lambda: "traffic" in running.ready_file["pipelines"], seconds=60, what="the second pipeline is ready"
+        )
         urls = running.ready_file["pipelines"]
         assert urls["traffic"] == urls["flights"]
 
@@ -125,8 +131,8 @@ def test_edits_are_followed_while_it_runs(folder: Path) -> None:
         assert "default.flights-processor-0" not in running.pids()
 
 
-def test_a_replay_is_asked_for_and_followed(folder: Path) -> None:
-    """`tidemill replay` tells how far it is until the next version answers; a request that cannot be is refused."""
+def test_tidemill_replay_ends_when_the_next_version_is_in_force(folder: Path) -> None:
+    """The command refuses an invalid start time."""
     with up(folder) as running:
         running.wait_ready()
         ingest = running.ready_file["pipelines"]["flights"]["ingest"]
@@ -138,12 +144,12 @@ def test_a_replay_is_asked_for_and_followed(folder: Path) -> None:
         done = tidemill("replay", "flights", folder=folder)
         assert done.returncode == 0, done.stderr + running.output
         assert done.stdout.splitlines()[-1].endswith(": done; in force: by_carrier version 2")
-        (pipeline,) = running.status["pipelines"].values()
-        assert {item["version"] for item in pipeline["aggregations"]} == {2}
+        (state,) = running.status["pipelines"].values()
+        assert {item["version"] for item in state["aggregations"]} == {2}
 
 
-def test_a_killed_server_is_started_again(folder: Path) -> None:
-    """`up` looks after its servers too: same port, and the workloads find them again."""
+def test_up_starts_killed_servers_again_on_their_ports(folder: Path) -> None:
+    """The workloads connect to them again and become ready."""
     with up(folder) as running:
         running.wait_ready()
         before = running.pids()
@@ -154,7 +160,7 @@ def test_a_killed_server_is_started_again(folder: Path) -> None:
                 running.pids().get(name) not in (None, before[name]) for name in ("postgres", "redis", "kafka")
             ),
             seconds=30,
-            what="servers are back",
+            what="servers run again",
         )
         eventually(lambda: bool(running.status["ready"]), seconds=120, what=f"ready again:\n{running.output}")
 
@@ -167,19 +173,19 @@ def test_a_killed_server_is_started_again(folder: Path) -> None:
     ],
 )
 def test_an_invalid_file_starts_nothing(folder: Path, content: str, expected: str) -> None:
-    """Exit code 2, the fault on stderr, no data folder."""
+    """The exit code is 2, stderr names the fault, and no data folder is created."""
     (folder / "a.yaml").write_text(content)
     refused = tidemill("up", "-f", "a.yaml", folder=folder)
     assert (refused.returncode, expected in refused.stderr) == (2, True), refused.stderr
     assert not (folder / ".tidemill").exists()
 
 
-def test_commands_without_a_run_say_so(folder: Path) -> None:
-    """Status fails with what to do; down has nothing to do, and deletes nothing that is not ours."""
+def test_status_fails_and_down_does_nothing_without_a_running_up(folder: Path) -> None:
+    """Status names the command that starts `up`. Down deletes no folder that Tidemill did not create."""
     (folder / "precious").mkdir()
-    told = tidemill("status", folder=folder)
-    assert told.returncode == 1
-    assert "tidemill up -f FILE" in told.stderr
+    status = tidemill("status", folder=folder)
+    assert status.returncode == 1
+    assert "tidemill up -f FILE" in status.stderr
     stopped = tidemill("down", "--delete-data", "--data-dir", "precious", folder=folder)
     assert stopped.returncode == 0
     assert (folder / "precious").exists()

@@ -1,4 +1,4 @@
-"""Connections to Postgres whose answers have a deadline at this end."""
+"""Tests of connections to a real Postgres with a deadline for answers at the client."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SLEEPING = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'boun
 
 
 def login(servers: Any, **further: Any) -> dict[str, Any]:
-    """What `connect` takes."""
+    """Return the arguments of `connect`."""
     address = servers.postgres
-    known = {"host": address.host, "port": address.port, "user": address.user, "password": address.password}
+    login = {"host": address.host, "port": address.port, "user": address.user, "password": address.password}
     return {
-        **known,
+        **login,
         "dbname": address.database,
         "application_name": "bounded",
         "autocommit": True,
@@ -31,23 +31,23 @@ def login(servers: Any, **further: Any) -> dict[str, Any]:
     } | further
 
 
-def test_a_silent_server_ends_a_wait(servers: Any) -> None:
-    """All that is sent gets lost: the statement ends after the deadline, and the connection is closed."""
+def test_a_statement_ends_at_its_deadline_when_the_server_is_silent(servers: Any) -> None:
+    """All packets are lost. The connection is closed at the deadline."""
     with BlackHole(servers.postgres.port) as hole:
         connection = BoundedConnection.connect(**login(servers, host="127.0.0.1", port=hole.port))
         connection.answer_seconds = SECONDS
         connection.execute("SELECT 1")
         heard_at = connection.heard_at
         began = time.monotonic()
-        told = r"no answer from Postgres within 0\.5 s"
-        with hole.open(), pytest.raises(psycopg.errors.ConnectionTimeout, match=told):
+        message = r"no answer from Postgres within 0\.5 s"
+        with hole.open(), pytest.raises(psycopg.errors.ConnectionTimeout, match=message):
             connection.execute("SELECT 1")
         assert time.monotonic() - began < 10 * SECONDS
         assert (connection.closed, connection.heard_at > heard_at) == (True, True)
 
 
-def test_in_a_hurry_the_server_ends_a_statement_itself(servers: Any) -> None:
-    """While it lives its own answer comes first, and the connection can be used further."""
+def test_a_hurried_statement_is_ended_by_a_server_that_answers(servers: Any) -> None:
+    """The server's timeout ends it before the client's deadline, so the connection stays usable."""
     with BoundedConnection.connect(**login(servers)) as connection:
         connection.hurry(SECONDS)
         with pytest.raises(psycopg.errors.QueryCanceled):
@@ -56,10 +56,10 @@ def test_in_a_hurry_the_server_ends_a_statement_itself(servers: Any) -> None:
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
-def test_a_wait_that_is_given_up_leaves_no_statement_behind(
+def test_a_statement_whose_client_stops_waiting_ends_on_the_server(
     servers: Any, admin: psycopg.Connection[Any], *, cancelled: bool
 ) -> None:
-    """By its deadline or with its task; the server is asked to cancel in the background."""
+    """The client stops at its deadline or with its task. A request to cancel is sent in the background."""
 
     async def work() -> bool:
         connection = await BoundedAsyncConnection.connect(**login(servers))

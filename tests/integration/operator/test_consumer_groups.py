@@ -1,4 +1,4 @@
-"""What the operator learns of a consumer group, also while Kafka goes and comes."""
+"""Test of the description of a consumer group by the operator, while a real Kafka is killed and started again."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tidemill_operator.laptop.servers import Servers
 from waiting import eventually
 
 pytestmark = pytest.mark.integration
-# Asks once a moment until it is stopped, and gives up soon.
-ASKING = """
+# A program that describes a group again and again, with a short timeout.
+DESCRIBE_GROUP = """
 import sys, threading, time
 from tidemill_operator.actuators.kafka.groups import describe_group
 from tidemill_operator.errors import TidemillError
@@ -35,10 +35,13 @@ while True:
 
 
 @contextmanager
-def asking(brokers: str, group: str, file: Path) -> Iterator[Callable[[], list[str]]]:
-    """What a process of its own is told, a line each: what could go wrong would end it."""
+def describing(brokers: str, group: str, file: Path) -> Iterator[Callable[[], list[str]]]:
+    """Describe a group in another process, and return a function that reads its lines.
+
+    A fault in the client can end its process, so the test uses another process.
+    """
     with file.open("w") as out:
-        process = subprocess.Popen([sys.executable, "-c", ASKING, brokers, group], stdout=out)
+        process = subprocess.Popen([sys.executable, "-c", DESCRIBE_GROUP, brokers, group], stdout=out)
     try:
         yield lambda: file.read_text().splitlines()
         assert process.poll() is None
@@ -49,7 +52,7 @@ def asking(brokers: str, group: str, file: Path) -> Iterator[Callable[[], list[s
 
 @contextmanager
 def member(brokers: str, group: str, topic: str) -> Iterator[None]:
-    """A consumer that stays in its group."""
+    """Start a consumer that stays in its group until the block ends."""
     stopping = threading.Event()
     consumer = Consumer({"bootstrap.servers": brokers, "group.id": group, "log_level": 0})
     consumer.subscribe([topic])
@@ -68,10 +71,10 @@ def member(brokers: str, group: str, topic: str) -> Iterator[None]:
         thread.join()
 
 
-def test_a_group_is_described_before_and_after_kafka_was_away(
+def test_a_group_is_described_again_after_an_outage_of_kafka(
     own_servers: Callable[..., Servers], tmp_path: Path
 ) -> None:
-    """Requests that were given up meanwhile leave nothing behind: no thread, nothing that ends the process later."""
+    """Requests during the outage leave no thread, and do not end the process later."""
     servers = own_servers(needs=("kafka",))
     KafkaAdmin(servers.kafka).create("read", 2)
     alone = str(Group(1, moving=False))
@@ -79,11 +82,11 @@ def test_a_group_is_described_before_and_after_kafka_was_away(
         f"describing consumer group readers: Kafka at {servers.kafka} does not answer"
         f" (KafkaTimeoutError: Unable to bootstrap from ['{servers.kafka}']) []"
     )
-    with member(servers.kafka, "readers", "read"), asking(servers.kafka, "readers", tmp_path / "told") as told:
-        eventually(lambda: alone in told(), seconds=60, what="its member is told")
+    with member(servers.kafka, "readers", "read"), describing(servers.kafka, "readers", tmp_path / "lines") as lines:
+        eventually(lambda: alone in lines(), seconds=60, what="the group has its member")
         servers.handles["kafka"].kill()
-        eventually(lambda: sum(line.endswith(away) for line in told()) >= 3, seconds=60, what="Kafka is away")
+        eventually(lambda: sum(line.endswith(away) for line in lines()) >= 3, seconds=60, what="Kafka does not answer")
         servers.handles["kafka"].start()
-        since = len(told())
-        eventually(lambda: told()[since:].count(alone) >= 3, seconds=60, what="its member is told again")
+        since = len(lines())
+        eventually(lambda: lines()[since:].count(alone) >= 3, seconds=60, what="the group has its member again")
         assert describe_group({"bootstrap.servers": servers.kafka}, "nobody", 10.0) == Group(0, moving=False)

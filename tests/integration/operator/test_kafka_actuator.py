@@ -1,4 +1,4 @@
-"""Topics on a real Kafka: made, grown, repaired; never shrunk, never touched where they are not managed."""
+"""Tests of the actuator that creates, extends, repairs and deletes topics, on a real Kafka."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def admin(servers: Servers) -> AdminClient:
 
 @pytest.fixture
 def topic(admin: AdminClient) -> Iterator[Topic]:
-    """A topic of the test's own, gone afterwards."""
+    """Return a topic that only this test uses; it is deleted after the test."""
     wanted = Topic(
         f"kafkatest.{uuid.uuid4().hex[:8]}.events",
         3,
@@ -54,7 +54,7 @@ def topic(admin: AdminClient) -> Iterator[Topic]:
 
 
 class WatchedAdmin(AdminClient):
-    """A real client that notes which calls were made that change something."""
+    """A real client that notes its calls that write."""
 
     def __init__(self, config: dict[str, object]) -> None:
         super().__init__(config)
@@ -78,34 +78,35 @@ class WatchedAdmin(AdminClient):
         return super().delete_topics(*args, **more)
 
 
-def one(outcomes: list[Outcome]) -> Outcome:
-    (found,) = outcomes
-    return found
+def only(outcomes: list[Outcome]) -> Outcome:
+    """Return the only outcome."""
+    (outcome,) = outcomes
+    return outcome
 
 
 def test_a_second_ensure_writes_nothing(kafka: KafkaTopics, topic: Topic, servers: Servers) -> None:
-    """The topic is made with its configs, is told with its facts, and the second call sends Kafka no change at all."""
+    """The first call creates the topic with its configuration, and reports its properties."""
     kafka._session.client = watched = WatchedAdmin({"bootstrap.servers": servers.kafka})
-    made = one(kafka.ensure([topic]))
+    created = only(kafka.ensure([topic]))
     assert watched.writes == ["create_topics"]
-    assert (made.rank, made.changed) == (Rank.DONE, 1)
-    assert made.observed["partitions"] == 3
-    assert made.observed["replicationFactor"] == 1
-    again = one(kafka.ensure([topic]))
-    assert (again.rank, again.changed, again.observed) == (Rank.DONE, 0, made.observed)
+    assert (created.rank, created.changed) == (Rank.DONE, 1)
+    assert created.observed["partitions"] == 3
+    assert created.observed["replicationFactor"] == 1
+    again = only(kafka.ensure([topic]))
+    assert (again.rank, again.changed, again.observed) == (Rank.DONE, 0, created.observed)
     assert watched.writes == ["create_topics"]
     assert topic.config.items() <= kafka.configs([topic.name])[topic.name].items()
 
 
 def test_partitions_grow_and_keep_their_events(kafka: KafkaTopics, topic: Topic, servers: Servers) -> None:
-    """Growing is one write; what was in the topic stays."""
+    """One write adds the partitions."""
     kafka.ensure([topic])
     producer = Producer({"bootstrap.servers": servers.kafka, "acks": "all"})
     producer.produce(topic.name, b"before", partition=2)
     assert producer.flush(20) == 0
-    grown = one(kafka.ensure([replace(topic, partitions=5)]))
+    grown = only(kafka.ensure([replace(topic, partitions=5)]))
     assert (grown.rank, grown.changed, grown.observed["partitions"]) == (Rank.DONE, 1, 5)
-    assert one(kafka.ensure([replace(topic, partitions=5)])).changed == 0
+    assert only(kafka.ensure([replace(topic, partitions=5)])).changed == 0
     consumer = Consumer({"bootstrap.servers": servers.kafka, "group.id": topic.name, "auto.offset.reset": "earliest"})
     consumer.subscribe([topic.name])
     try:
@@ -123,7 +124,10 @@ REFUSED: list[tuple[dict[str, int], Reason, str]] = [
 
 @pytest.fixture
 def lagging(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The broker that is asked first knows no topic yet, as when another client has just created it."""
+    """Let the first request go to a broker that does not know the topics yet.
+
+    This happens just after another client has created them.
+    """
     behind, describe = [True], KafkaSession.described
 
     def described(self: KafkaSession, names: Sequence[str]) -> dict[str, Any]:
@@ -132,96 +136,95 @@ def lagging(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(KafkaSession, "described", described)
 
 
-def test_a_topic_that_the_asked_broker_does_not_know_yet_is_compared_and_not_made(
+def test_ensure_does_not_create_a_topic_that_the_asked_broker_does_not_know_yet(
     kafka: KafkaTopics, topic: Topic, request: pytest.FixtureRequest
 ) -> None:
     kafka.ensure([topic])
     request.getfixturevalue("lagging")
-    grown = one(kafka.ensure([replace(topic, partitions=5)]))
+    grown = only(kafka.ensure([replace(topic, partitions=5)]))
     assert (grown.rank, grown.changed, grown.observed["partitions"]) == (Rank.DONE, 1, 5)
 
 
-def test_a_topic_that_the_asked_broker_does_not_know_yet_is_observed(
+def test_observe_finds_a_topic_that_the_asked_broker_does_not_know_yet(
     kafka: KafkaTopics, topic: Topic, request: pytest.FixtureRequest
 ) -> None:
-    """It would be noted as made by the operator, and deleted with the pipeline."""
+    """Otherwise the operator would note that it created the topic, and delete it with the pipeline."""
     kafka.ensure([topic])
     request.getfixturevalue("lagging")
     assert kafka.observe([topic.name, f"{topic.name}.absent"]).keys() == {topic.name}
 
 
 @pytest.mark.parametrize(("change", "reason", "text"), REFUSED, ids=["shrinking"])
-def test_what_cannot_be_changed_is_refused(
+def test_a_change_that_kafka_does_not_support_is_refused(
     kafka: KafkaTopics, topic: Topic, change: dict[str, int], reason: Reason, text: str
 ) -> None:
-    """The outcome says what is there, what is asked for and what to write; the topic stays as it is."""
+    """The message has the current and the requested number, and the topic does not change."""
     kafka.ensure([topic])
     before = kafka.observe([topic.name])
-    refused = one(kafka.ensure([replace(topic, **change)]))
+    refused = only(kafka.ensure([replace(topic, **change)]))
     assert (refused.rank, refused.reason, refused.changed) == (Rank.FAILED, reason, 0)
     assert text in refused.message
     assert before == kafka.observe([topic.name])
 
 
-def test_more_replicas_than_brokers(kafka: KafkaTopics, topic: Topic) -> None:
-    """The refusal names the number of brokers, and nothing is made; other topics of the same call are."""
+def test_a_topic_with_more_replicas_than_brokers_is_refused(kafka: KafkaTopics, topic: Topic) -> None:
+    """The message has the number of brokers. Other topics of the same call are created."""
     other = replace(topic, name=f"{topic.name}.other")
-    refused, made = kafka.ensure([replace(topic, replication_factor=3), other])
+    refused, created = kafka.ensure([replace(topic, replication_factor=3), other])
     assert (refused.rank, refused.reason) == (Rank.FAILED, Reason.INVALID_SPEC)
     assert "replication factor 3 needs 3 brokers, but only 1 is available" in refused.message
-    assert made.rank == Rank.DONE
+    assert created.rank == Rank.DONE
     assert set(kafka.observe([topic.name, other.name])) == {other.name}
-    assert one(kafka.release([other], "Delete")).changed == 1
+    assert only(kafka.release([other], "Delete")).changed == 1
 
 
-def test_drift_is_repaired_and_other_keys_stay(kafka: KafkaTopics, topic: Topic, servers: Servers) -> None:
-    """Only keys of the plan are set back; what somebody set besides is theirs."""
+def test_ensure_repairs_keys_of_the_plan_and_keeps_other_keys(
+    kafka: KafkaTopics, topic: Topic, servers: Servers
+) -> None:
     kafka.ensure([topic])
     KafkaAdmin(servers.kafka).alter(topic.name, {"retention.ms": "1000", "segment.ms": "600000"})
-    repaired = one(kafka.ensure([topic]))
+    repaired = only(kafka.ensure([topic]))
     assert (repaired.rank, repaired.changed) == (Rank.DONE, 1)
     live = kafka.configs([topic.name])[topic.name]
     assert (live["retention.ms"], live["segment.ms"]) == ("86400000", "600000")
-    assert one(kafka.ensure([topic])).changed == 0
+    assert only(kafka.ensure([topic])).changed == 0
 
 
-def test_a_config_that_kafka_refuses_is_told(kafka: KafkaTopics, topic: Topic) -> None:
-    """A wrong value is the spec's fault, in Kafka's words."""
-    refused = one(kafka.ensure([replace(topic, config={"cleanup.policy": "sometimes"})]))
+def test_an_invalid_configuration_is_refused_with_the_message_of_kafka(kafka: KafkaTopics, topic: Topic) -> None:
+    refused = only(kafka.ensure([replace(topic, config={"cleanup.policy": "sometimes"})]))
     assert (refused.rank, refused.reason) == (Rank.FAILED, Reason.INVALID_SPEC)
     assert "cleanup.policy" in refused.message
 
 
 def test_an_unmanaged_topic_must_exist_and_is_never_altered(kafka: KafkaTopics, topic: Topic, servers: Servers) -> None:
-    """Neither made, grown nor configured; its facts are told."""
+    """The outcome has the properties of the existing topic."""
     unmanaged = replace(topic, managed=False, partitions=9, config={"retention.ms": "1"})
-    missing = one(kafka.ensure([unmanaged]))
+    missing = only(kafka.ensure([unmanaged]))
     assert (missing.rank, missing.reason) == (Rank.FAILED, Reason.INVALID_SPEC)
     assert "does not exist" in missing.message
     KafkaAdmin(servers.kafka).create(topic.name, 2, config={"retention.ms": "5000"})
-    found = one(kafka.ensure([unmanaged]))
-    assert (found.rank, found.changed, found.observed["partitions"]) == (Rank.DONE, 0, 2)
+    existing = only(kafka.ensure([unmanaged]))
+    assert (existing.rank, existing.changed, existing.observed["partitions"]) == (Rank.DONE, 0, 2)
     assert kafka.configs([topic.name])[topic.name]["retention.ms"] == "5000"
-    assert one(kafka.release([unmanaged], "Delete")).rank == Rank.SKIPPED
+    assert only(kafka.release([unmanaged], "Delete")).rank == Rank.SKIPPED
     assert set(kafka.observe([topic.name])) == {topic.name}
 
 
 def test_release_follows_the_reclaim_policy(kafka: KafkaTopics, topic: Topic) -> None:
-    """Retain keeps, Delete deletes, and deleting what is gone is nothing."""
+    """Retain keeps the topic, and Delete deletes it. A second Delete changes nothing."""
     kafka.ensure([topic])
-    assert one(kafka.release([topic], "Retain")).rank == Rank.SKIPPED
+    assert only(kafka.release([topic], "Retain")).rank == Rank.SKIPPED
     assert set(kafka.observe([topic.name])) == {topic.name}
-    assert one(kafka.release([topic], "Delete")).changed == 1
+    assert only(kafka.release([topic], "Delete")).changed == 1
     assert kafka.observe([topic.name]) == {}
-    again = one(kafka.release([topic], "Delete"))
+    again = only(kafka.release([topic], "Delete"))
     assert (again.rank, again.changed) == (Rank.DONE, 0)
 
 
-def test_a_topic_made_anew_has_another_id(kafka: KafkaTopics, topic: Topic) -> None:
-    """The id tells a recreated topic from the one before."""
-    first = one(kafka.ensure([topic])).observed["id"]
+def test_a_recreated_topic_has_another_id(kafka: KafkaTopics, topic: Topic) -> None:
+    first = only(kafka.ensure([topic])).observed["id"]
     kafka.release([topic], "Delete")
-    second = one(kafka.ensure([topic])).observed["id"]
+    second = only(kafka.ensure([topic])).observed["id"]
     assert first != second
 
 
@@ -240,8 +243,8 @@ CALLS: list[Callable[[KafkaTopics], object]] = [
 
 
 @pytest.mark.parametrize("call", CALLS, ids=["brokers", "observe", "ensure", "release"])
-def test_nobody_answers(call: Callable[[KafkaTopics], object]) -> None:
-    """An address without a broker is Unreachable within the timeout, and the message names it."""
+def test_an_address_without_a_broker_is_reported_as_unreachable(call: Callable[[KafkaTopics], object]) -> None:
+    """Each call fails within its timeout, and its message has the address."""
     address = f"127.0.0.1:{_free_port()}"
     with pytest.raises(TidemillError) as raised:
         call(KafkaTopics(address, timeout_seconds=1.0))

@@ -1,4 +1,4 @@
-"""The operator's two Kafka clients take the same settings, of TLS and of logins, on a real broker."""
+"""Tests of the operator's two Kafka clients on a real broker with TLS and logins: both accept the same settings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from waiting import eventually
 
 pytestmark = pytest.mark.integration
 
-ASKING = """
+DESCRIBE_GROUP = """
 import json, sys
 from tidemill_contract.resource.kinds.formats import SecretRef
 from tidemill_contract.resource.kinds.kafka import KafkaSpec
@@ -53,19 +53,19 @@ def secured(own_servers: Callable[..., Servers], tmp_path_factory: pytest.TempPa
 
 
 @pytest.mark.parametrize("shown", ["plain", "scram", "certificate-files", "certificate-texts"])
-def test_both_clients_are_let_in(secured: Secured, shown: str) -> None:
+def test_both_clients_connect_with_the_same_settings(secured: Secured, shown: str) -> None:
     settings = secured.settings[shown]
     topic = Topic(f"secured.{shown}.events", 2, 1, {})
     topics = KafkaTopics(settings["bootstrap.servers"], config=settings)
-    assert [made.name for made in topics.ensure([topic])] == [topic.name]
+    assert [outcome.name for outcome in topics.ensure([topic])] == [topic.name]
     assert topics.observe([topic.name])[topic.name].partitions == 2
 
     def described() -> Group | None:
-        with contextlib.suppress(TidemillError):  # of a coordinator that is just being made
+        with contextlib.suppress(TidemillError):  # Kafka may still be creating the coordinator
             return describe_group(settings, "nobody", 10.0)
         return None
 
-    eventually(lambda: described() == Group(0, moving=False), what="a group without members is told")
+    eventually(lambda: described() == Group(0, moving=False), what="the description of a group without members")
     with moves(settings, 10.0) as moving:
         assert moving.of(topic.name, [0, 1]) == {}
 
@@ -75,21 +75,25 @@ def test_both_clients_are_let_in(secured: Secured, shown: str) -> None:
     [
         ("wrong-password", r"refuses the client \(.*Invalid username or password"),
         ("unknown-authority", r"refuses the client \(.*certificate verify failed"),
-        # The broker hangs up after the handshake, and librdkafka does not tell why.
+        # The broker closes the connection after the handshake, and librdkafka gives no reason.
         ("no-certificate", "does not answer"),
     ],
 )
-def test_the_operator_tells_why_it_is_not(secured: Secured, shown: str, why: str) -> None:
+def test_the_operator_reports_why_kafka_refuses_a_connection(secured: Secured, shown: str, why: str) -> None:
     settings = secured.settings[shown]
-    with pytest.raises(TidemillError, match=f"describing the cluster: Kafka at localhost:[0-9]+ {why}") as told:
+    with pytest.raises(TidemillError, match=f"describing the cluster: Kafka at localhost:[0-9]+ {why}") as raised:
         KafkaTopics(settings["bootstrap.servers"], config=settings, timeout_seconds=3.0).brokers()
-    assert told.value.reason is Reason.UNREACHABLE
-    assert ("client settings for TLS and SASL" in str(told.value)) == ("refuses the client" in str(told.value))
-    # In a process of its own: kafka-python leaves sockets that were refused to the garbage collector.
-    asked = subprocess.run(
-        [sys.executable, "-c", ASKING, json.dumps(settings)], capture_output=True, text=True, timeout=60, check=True
+    assert raised.value.reason is Reason.UNREACHABLE
+    assert ("client settings for TLS and SASL" in str(raised.value)) == ("refuses the client" in str(raised.value))
+    # Another process asks, since kafka-python leaves refused sockets to the garbage collector.
+    process = subprocess.run(
+        [sys.executable, "-c", DESCRIBE_GROUP, json.dumps(settings)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
-    assert asked.stdout.startswith("describing consumer group nobody: Kafka"), asked.stdout
+    assert process.stdout.startswith("describing consumer group nobody: Kafka"), process.stdout
 
 
 @pytest.mark.parametrize(("shown", "refusal"), [("scram", ""), ("wrong-password", "Invalid username or password")])
@@ -101,7 +105,7 @@ def test_init_reads_a_topic_with_the_same_settings(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Settings come from the file that TIDEMILL_KAFKA_CONFIG names, as for all other commands and processes."""
+    """The settings come from the file in TIDEMILL_KAFKA_CONFIG, as for all commands and processes."""
     allowed, settings = secured.settings["plain"], dict(secured.settings[shown])
     KafkaTopics(allowed["bootstrap.servers"], config=allowed).ensure([Topic("secured.clicks", 1, 1, {})])
     producer = Producer(allowed)
@@ -111,15 +115,15 @@ def test_init_reads_a_topic_with_the_same_settings(
     (tmp_path / "client.json").write_text(json.dumps(settings))
     monkeypatch.setenv("TIDEMILL_KAFKA_CONFIG", str(tmp_path / "client.json"))
     code = main(["init", "--from", "secured.clicks", "--data-dir", str(tmp_path)])
-    told = capsys.readouterr()
-    assert code == (1 if refusal else 0), told.err
-    assert ("name: plan" in told.out) is not bool(refusal)
-    assert refusal in told.err
-    assert ("TIDEMILL_KAFKA_CONFIG" in told.err) is bool(refusal)
+    printed = capsys.readouterr()
+    assert code == (1 if refusal else 0), printed.err
+    assert ("name: plan" in printed.out) is not bool(refusal)
+    assert refusal in printed.err
+    assert ("TIDEMILL_KAFKA_CONFIG" in printed.err) is bool(refusal)
 
 
 def test_another_cluster_is_read_with_the_keys_of_a_secret(secured: Secured, tmp_path: Path) -> None:
-    """The platform's own Kafka is recognised behind any address, and a topic that is missing is not created."""
+    """The platform's Kafka is refused as another cluster under any address. A missing topic is not created."""
     settings, folder = secured.settings["scram"], tmp_path / "shop" / "crm"
     kafka = KafkaSpec(bootstrap_servers=settings["bootstrap.servers"], secret_ref=SecretRef(name="crm"))
     keys = {"sasl.mechanism": "SCRAM-SHA-512", **LOGIN, "ca.crt": secured.authority.certificate.read_text()}
@@ -127,34 +131,35 @@ def test_another_cluster_is_read_with_the_keys_of_a_secret(secured: Secured, tmp
     KafkaAdmin(secured.servers.kafka).create("crm.orders", 3)
     before = set(admin.list_topics(timeout=30).topics)
 
-    def told(clusters: Clusters) -> str:
+    def error_of(clusters: Clusters) -> str:
         with pytest.raises(TidemillError) as refused:
             clusters.topic("shop", kafka, "crm.orders")
         return str(refused.value)
 
     clusters = Clusters(keys_in_files(tmp_path))
-    assert told(clusters).startswith("spec.source.kafka.secretRef: Secret shop/crm: there is no folder")
+    assert error_of(clusters).startswith("spec.source.kafka.secretRef: Secret shop/crm: there is no folder")
     folder.mkdir(parents=True)
     (folder / "sasl.username").write_text("me")
-    assert "Secret shop/crm: sasl.mechanism is missing; add the key to the Secret" in told(clusters)
+    assert "Secret shop/crm: sasl.mechanism is missing; add the key to the Secret" in error_of(clusters)
     for key, text in keys.items():
         (folder / key).write_text(text)
-    found = clusters.topic("shop", kafka, "crm.orders")
-    assert found is not None
-    assert found.partitions == 3
+    topic = clusters.topic("shop", kafka, "crm.orders")
+    assert topic is not None
+    assert topic.partitions == 3
     assert clusters.topic("shop", kafka, "crm.missing") is None
     assert clusters.open("shop", kafka) is clusters.open("shop", kafka)
     (folder / "sasl.password").write_text("wrong")
-    refusal = told(clusters)
+    refusal = error_of(clusters)
     assert settings["bootstrap.servers"] in refusal
     assert refusal.endswith("check the login in the Secret shop/crm")
     (folder / "sasl.password").write_text(LOGIN["sasl.password"])
     own = Clusters(keys_in_files(tmp_path), KafkaSession(secured.servers.kafka, {}, 10.0))
-    assert told(own).endswith("is the platform's own Kafka; take out spec.source.kafka")
+    assert error_of(own).endswith("is the platform's own Kafka; take out spec.source.kafka")
     assert set(admin.list_topics(timeout=30).topics) == before
 
 
 def test_a_cluster_that_does_not_answer_is_not_asked_again_at_once(tmp_path: Path) -> None:
+    """A second call within a moment fails at once with the same error."""
     (port,) = free_ports(1)
     kafka, clusters = KafkaSpec(bootstrap_servers=f"127.0.0.1:{port}"), Clusters(keys_in_files(tmp_path))
     took = []

@@ -1,4 +1,4 @@
-"""What an observer and the scaler read of a pipeline while its brokers are restarted."""
+"""Tests of the figures that observer and scaler read from real servers, also while brokers restart."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.integration
 
 KEY, SCHEMA = Key("shop", "watched", "u"), "shop__watched"
 PARTITIONS = 6
-# From the end of a fault to figures that are right: a round that has begun, and one more.
+# After a fault, a round that has begun and the next one may pass until figures are right.
 SOON_SECONDS = 15.0
 TABLES = f"""
 CREATE SCHEMA {SCHEMA};
@@ -39,8 +39,8 @@ INSERT INTO {SCHEMA}._offsets SELECT 'live', n, 0, 0, NULL, now() FROM generate_
 """
 
 
-class World:
-    """A pipeline that nobody processes, watched every second."""
+class WatchedPipeline:
+    """A pipeline without processor that an observer reads every second."""
 
     def __init__(self, servers: Servers, replicas: int) -> None:
         self.servers, self.sent, self.topic = servers, 0, f"shop.watched-{uuid.uuid4().hex[:8]}.events"
@@ -49,14 +49,14 @@ class World:
         self.session = psycopg.connect(servers.postgres.url, autocommit=True)
         self.session.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
         self.session.execute(TABLES)
-        self.shown: list[tuple[float, Observation]] = []
+        self.reported: list[tuple[float, Observation]] = []
         log = KafkaLog(servers.kafka, timeout_seconds=KAFKA_SECONDS)
-        self.observer = Observer(log, servers.postgres, self._show, interval_seconds=1.0)
+        self.observer = Observer(log, servers.postgres, self._report, interval_seconds=1.0)
         self.observer.watch(KEY, SCHEMA, self.topic)
         self.observer.start()
 
-    def _show(self, _: Key, seen: Observation) -> None:
-        self.shown.append((time.monotonic(), seen))
+    def _report(self, _: Key, seen: Observation) -> None:
+        self.reported.append((time.monotonic(), seen))
 
     def send(self, number: int) -> None:
         producer = Producer({"bootstrap.servers": self.servers.kafka, "acks": "all", "log_level": 0})
@@ -66,22 +66,22 @@ class World:
         assert producer.flush(60) == 0
         self.sends.append((time.monotonic(), self.sent))
 
-    def old(self) -> list[tuple[float, int]]:
-        """Lags that were shown when more than so much had been there for longer than figures may be old."""
-        before = [(at, seen.figures.lag) for at, seen in self.shown if seen.figures]
+    def outdated(self) -> list[tuple[float, int]]:
+        """Return reported lags that were older than figures may be."""
+        before = [(at, seen.figures.lag) for at, seen in self.reported if seen.figures]
         return [
             (at, lag) for at, lag in before if any(sent > lag for when, sent in self.sends if when < at - FRESH_SECONDS)
         ]
 
     def figures(self) -> Figures | None:
-        return self.shown[-1][1].figures if self.shown else None
+        return self.reported[-1][1].figures if self.reported else None
 
     def lag(self) -> int | None:
         figures = self.figures()
         return figures.lag if figures else None
 
     def is_right(self) -> bool:
-        """Whether the lag is seen, of which all that was sent is a part."""
+        """Return whether the reported lag is the number of sent events."""
         return self.lag() == self.sent
 
     def close(self) -> None:
@@ -90,27 +90,27 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(own_servers: Callable[..., Servers]) -> Iterator[World]:
-    made = World(own_servers(needs=("kafka", "postgres"), brokers=3), 3)
-    yield made
-    made.close()
+def watched_pipeline(own_servers: Callable[..., Servers]) -> Iterator[WatchedPipeline]:
+    watched_pipeline = WatchedPipeline(own_servers(needs=("kafka", "postgres"), brokers=3), 3)
+    yield watched_pipeline
+    watched_pipeline.close()
 
 
 @pytest.fixture
-def calm(servers: Servers) -> Iterator[World]:
-    """On the session's servers, which nobody disturbs."""
-    made = World(servers, 1)
-    yield made
-    made.session.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
-    made.close()
+def calm(servers: Servers) -> Iterator[WatchedPipeline]:
+    """Return a pipeline on the session's servers, which run throughout."""
+    pipeline = WatchedPipeline(servers, 1)
+    yield pipeline
+    pipeline.session.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
+    pipeline.close()
 
 
 class Scaler:
-    """Reads figures in a thread, as scaling does, until it is stopped; keeps the lags and when they were read."""
+    """A thread that reads figures as scaling does, and notes each lag with its time."""
 
-    def __init__(self, world: World) -> None:
-        self._topic = world.topic
-        self._reader = FiguresReader(world.servers.kafka, world.servers.postgres)
+    def __init__(self, watched_pipeline: WatchedPipeline) -> None:
+        self._topic = watched_pipeline.topic
+        self._reader = FiguresReader(watched_pipeline.servers.kafka, watched_pipeline.servers.postgres)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.read: list[tuple[float, int]] = []
@@ -133,12 +133,12 @@ class Scaler:
         self._thread.join()
 
 
-def test_the_age_of_the_oldest_event_that_is_not_counted(calm: World) -> None:
-    """By its record's time, and not by when it was noticed; freshness is that age, then what the last batch took."""
+def test_lag_seconds_is_the_age_of_the_oldest_event_that_is_not_counted(calm: WatchedPipeline) -> None:
+    """The age begins at the time of the record. Without lag, freshness is that of the last batch."""
     begun = time.monotonic()
     calm.send(60)
-    eventually(lambda: (found := calm.figures()) and found.lag_seconds > 3, what="the oldest event gets older")
-    at, seen = calm.shown[-1]
+    eventually(lambda: (latest := calm.figures()) and latest.lag_seconds > 3, what="the oldest event gets older")
+    at, seen = calm.reported[-1]
     assert seen.figures is not None
     assert (seen.figures.lag, seen.figures.freshness_seconds) == (60, seen.figures.lag_seconds)
     assert seen.figures.lag_seconds < at - begun + 1
@@ -146,44 +146,56 @@ def test_the_age_of_the_oldest_event_that_is_not_counted(calm: World) -> None:
         f"UPDATE {SCHEMA}._offsets SET next_offset = 10, consumed = 10, freshness_ms = 400, last_event_at = now()"
     )
     calm.session.execute(f"UPDATE {SCHEMA}._readers SET watermark = 1000")
-    figures = eventually(lambda: (found := calm.figures()) and not found.lag and found, what="all is counted")
+    figures = eventually(lambda: (latest := calm.figures()) and not latest.lag and latest, what="no event lags")
     assert (figures.lag_seconds, figures.freshness_seconds) == (0.0, 0.4)
     assert figures.watermark_age_seconds == pytest.approx(time.time() - 1, abs=10)
     begun = time.monotonic()
     calm.send(6)
-    figures = eventually(lambda: (found := calm.figures()) and found.lag and found, what="what came after is seen")
+    figures = eventually(
+        lambda: (latest := calm.figures()) and latest.lag and latest, what="the lag of the later events"
+    )
     assert figures.lag_seconds < time.monotonic() - begun + 1
 
 
 @pytest.mark.slow
-def test_brokers_are_restarted_one_after_another(world: World) -> None:
-    """Figures are never older than they may be, and right soon after each restart; so are the scaler's."""
-    world.send(600)
-    eventually(lambda: world.lag() == 600, what="the lag is seen")
-    with Scaler(world) as scaler:
+def test_figures_stay_fresh_while_brokers_restart_one_after_another(watched_pipeline: WatchedPipeline) -> None:
+    """The figures of observer and scaler are right soon after each restart."""
+    watched_pipeline.send(600)
+    eventually(lambda: watched_pipeline.lag() == 600, what="the lag is reported")
+    with Scaler(watched_pipeline) as scaler:
         eventually(lambda: scaler.read, what="the scaler reads")
         for name in ("kafka", "kafka-2", "kafka-3"):
-            world.servers.handles[name].stop()
-            world.send(60)
-            eventually(world.is_right, seconds=SOON_SECONDS, what=f"figures without {name}")
-            world.servers.handles[name].start()
-            world.send(60)
-            eventually(world.is_right, seconds=SOON_SECONDS, what=f"figures after {name} is back")
-            eventually(lambda: scaler.read[-1][1] == world.sent, seconds=SOON_SECONDS, what="and the scaler's")
-    assert world.old() == []
-    blank = sum(seen.figures is None for _, seen in world.shown)
-    assert blank < len(world.shown) / 10, "figures go on"
+            watched_pipeline.servers.handles[name].stop()
+            watched_pipeline.send(60)
+            eventually(watched_pipeline.is_right, seconds=SOON_SECONDS, what=f"figures without {name}")
+            watched_pipeline.servers.handles[name].start()
+            watched_pipeline.send(60)
+            eventually(watched_pipeline.is_right, seconds=SOON_SECONDS, what=f"figures after the restart of {name}")
+            eventually(
+                lambda: scaler.read[-1][1] == watched_pipeline.sent, seconds=SOON_SECONDS, what="figures of the scaler"
+            )
+    assert watched_pipeline.outdated() == []
+    blank = sum(seen.figures is None for _, seen in watched_pipeline.reported)
+    assert blank < len(watched_pipeline.reported) / 10, "most reports have figures"
 
 
 @pytest.mark.slow
-def test_a_broker_without_controllers_tells_ends_but_not_that_it_is_led(world: World) -> None:
-    """Asking changes nothing: the topic keeps its partitions, and none is made that is not there."""
-    kafka_log, handles = KafkaLog(world.servers.kafka, timeout_seconds=KAFKA_SECONDS), world.servers.handles
-    client, absent = AdminClient({"bootstrap.servers": world.servers.kafka}), f"{world.topic}.absent"
-    assert kafka_log.led(world.topic)
+def test_a_broker_without_controllers_does_not_count_as_led(watched_pipeline: WatchedPipeline) -> None:
+    """The request changes nothing: the topic keeps its partitions, and a missing topic is not created."""
+    kafka_log, handles = (
+        KafkaLog(watched_pipeline.servers.kafka, timeout_seconds=KAFKA_SECONDS),
+        watched_pipeline.servers.handles,
+    )
+    client, absent = (
+        AdminClient({"bootstrap.servers": watched_pipeline.servers.kafka}),
+        f"{watched_pipeline.topic}.absent",
+    )
+    assert kafka_log.led(watched_pipeline.topic)
     assert kafka_log.led(absent)
     topics = client.list_topics(timeout=10).topics
-    assert (len(topics[world.topic].partitions), absent in topics) == (PARTITIONS, False)
+    assert (len(topics[watched_pipeline.topic].partitions), absent in topics) == (PARTITIONS, False)
     with frozen(handles["kafka-2"]), frozen(handles["kafka-3"]):
-        eventually(lambda: not kafka_log.led(world.topic), seconds=SOON_SECONDS, what="no controller answers")
-    eventually(lambda: kafka_log.led(world.topic), seconds=SOON_SECONDS, what="controllers answer again")
+        eventually(
+            lambda: not kafka_log.led(watched_pipeline.topic), seconds=SOON_SECONDS, what="no controller answers"
+        )
+    eventually(lambda: kafka_log.led(watched_pipeline.topic), seconds=SOON_SECONDS, what="controllers answer again")

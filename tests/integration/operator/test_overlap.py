@@ -1,4 +1,4 @@
-"""Several operators at one pipeline: in turn, to the same end, and nobody is told of it."""
+"""Tests of several operators that reconcile one pipeline on a real Kafka and Postgres: only one writes at a time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PASSES, _PROCESSES = 6, 2
 
 
 class Leader:
-    """Who is elected, as a Lease would tell."""
+    """An elected or a former leader; it plays the Lease of the cluster."""
 
     def __init__(self, epoch: int, *, leads: bool = True) -> None:
         self.epoch, self.leads = epoch, leads
@@ -69,7 +69,7 @@ def document(namespace: str, *, partitions: int = 3, generation: int = 1) -> dic
 
 
 class Operator:
-    """One of several, with a secrets folder that they share."""
+    """One of several operators, which share a folder of secrets."""
 
     def __init__(self, kafka: str, postgres: PostgresAddress, folder: Path, leader: Leader | None = None) -> None:
         self.platform = Platform(kafka_brokers=kafka, postgres=postgres, replication_factor=1)
@@ -87,8 +87,8 @@ class Operator:
         return self.status
 
 
-def work(kafka: str, postgres: PostgresAddress, folder: Path, namespace: str, gate: Any, told: Any) -> None:
-    """A process: passes over one pipeline, and every condition that was not as it should be."""
+def work(kafka: str, postgres: PostgresAddress, folder: Path, namespace: str, gate: Any, reports: Any) -> None:
+    """Run passes over one pipeline in a process, and report every false condition."""
     operator = Operator(kafka, postgres, folder)
     gate.wait(60)
     bad, turns = [], 0
@@ -96,10 +96,10 @@ def work(kafka: str, postgres: PostgresAddress, folder: Path, namespace: str, ga
         try:
             status = operator.apply(document(namespace))
         except NotOurTurn:
-            continue  # later, then: nothing was told
+            continue  # the next pass tries again
         turns += 1
         bad += [c for c in status["conditions"] if c["status"] == "False" and c["type"] != "Progressing"]
-    told.put({"bad": bad, "turns": turns, "status": operator.status})
+    reports.put({"bad": bad, "turns": turns, "status": operator.status})
 
 
 @pytest.fixture
@@ -111,35 +111,35 @@ def namespace(servers: Servers, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_two_processes_reconcile_one_pipeline_at_once(servers: Servers, namespace: str, tmp_path: Path) -> None:
-    """Both from nothing: one makes it, the other finds it made; no condition of either ever tells of a fault."""
+def test_two_processes_can_reconcile_one_new_pipeline_at_once(servers: Servers, namespace: str, tmp_path: Path) -> None:
+    """One process creates topics and schema, and the other finds them. No condition of either is ever false."""
     spawn = multiprocessing.get_context("spawn")
-    gate, told = spawn.Barrier(_PROCESSES), spawn.Queue()
-    arguments = (servers.kafka, servers.postgres, tmp_path / "secrets", namespace, gate, told)
+    gate, reports = spawn.Barrier(_PROCESSES), spawn.Queue()
+    arguments = (servers.kafka, servers.postgres, tmp_path / "secrets", namespace, gate, reports)
     processes = [spawn.Process(target=work, args=arguments) for _ in range(_PROCESSES)]
     for process in processes:
         process.start()
-    found = [told.get(timeout=180) for _ in processes]
+    results = [reports.get(timeout=180) for _ in processes]
     for process in processes:
         process.join(30)
-    assert [item["bad"] for item in found] == [[], []]
-    assert sum(item["turns"] for item in found) > _PASSES
-    ready = [next(c["status"] for c in item["status"]["conditions"] if c["type"] == "Ready") for item in found]
+    assert [item["bad"] for item in results] == [[], []]
+    assert sum(item["turns"] for item in results) > _PASSES
+    ready = [next(c["status"] for c in item["status"]["conditions"] if c["type"] == "Ready") for item in results]
     assert ready == ["True", "True"]
-    assert found[0]["status"]["topics"] == found[1]["status"]["topics"]
-    # Nothing is left to do, and both logins are those that the files tell.
+    assert results[0]["status"]["topics"] == results[1]["status"]["topics"]
+    # A further pass changes nothing, so the logins have the passwords of the shared files.
     after = Operator(servers.kafka, servers.postgres, tmp_path / "secrets")
-    assert written(after, namespace) == 0
+    assert changes_of_a_pass(after, namespace) == 0
 
 
-def written(operator: Operator, namespace: str) -> int:
-    """Changes that a pass makes."""
+def changes_of_a_pass(operator: Operator, namespace: str) -> int:
+    """Run a pass, and return the number of its changes."""
     counted: list[int] = []
 
     def count(ensure: Callable[..., list[Outcome]]) -> Callable[..., list[Outcome]]:
         def call(*arguments: Any, **named: Any) -> list[Outcome]:
             outcomes = ensure(*arguments, **named)
-            counted.append(sum(one.changed for one in outcomes))
+            counted.append(sum(outcome.changed for outcome in outcomes))
             return outcomes
 
         return call
@@ -151,7 +151,7 @@ def written(operator: Operator, namespace: str) -> int:
     return sum(counted)
 
 
-def test_a_pass_waits_for_another_and_is_told_if_it_takes_long(
+def test_a_pass_waits_for_another_and_fails_if_the_other_takes_too_long(
     servers: Servers, namespace: str, tmp_path: Path
 ) -> None:
     first, second = (Operator(servers.kafka, servers.postgres, tmp_path / "secrets") for _ in range(2))
@@ -169,7 +169,7 @@ def test_a_pass_waits_for_another_and_is_told_if_it_takes_long(
 
 
 def test_a_leader_of_an_earlier_epoch_writes_nothing(servers: Servers, namespace: str, tmp_path: Path) -> None:
-    """It was frozen; another has led since, and has changed the pipeline."""
+    """The old leader was frozen while a later leader changed the pipeline."""
     folder = tmp_path / "secrets"
     old, new = (Operator(servers.kafka, servers.postgres, folder, Leader(epoch)) for epoch in (1, 2))
     old.apply(document(namespace))
@@ -183,8 +183,10 @@ def test_a_leader_of_an_earlier_epoch_writes_nothing(servers: Servers, namespace
     assert "Stalled" not in {condition["type"] for condition in after["conditions"]}
 
 
-def test_in_mid_pass_it_is_told_before_the_next_thing(servers: Servers, namespace: str, tmp_path: Path) -> None:
-    """Each of DDL and topics asks anew: the turn may have ended while the process was frozen."""
+def test_a_pass_stops_before_its_next_write_when_a_later_leader_took_over(
+    servers: Servers, namespace: str, tmp_path: Path
+) -> None:
+    """The pass confirms its turn before DDL and before changes of topics, since the process may have been frozen."""
     old = Operator(servers.kafka, servers.postgres, tmp_path / "secrets", Leader(1, leads=False))
     first = Operator(servers.kafka, servers.postgres, tmp_path / "secrets", Leader(1))
     schema = first.apply(document(namespace))["schema"]
@@ -197,8 +199,10 @@ def test_in_mid_pass_it_is_told_before_the_next_thing(servers: Servers, namespac
             confirm()
 
 
-def test_a_leader_whose_lease_counts_from_anew_goes_on(servers: Servers, namespace: str, tmp_path: Path) -> None:
-    """Its Lease was deleted, so its epoch is less than what schemas tell; it does lead, and counts on from there."""
+def test_a_leader_whose_lease_was_created_again_continues_from_the_stored_epoch(
+    servers: Servers, namespace: str, tmp_path: Path
+) -> None:
+    """A new Lease counts epochs from 1, but the schema has an epoch of the deleted Lease."""
     Operator(servers.kafka, servers.postgres, tmp_path / "secrets", Leader(7)).apply(document(namespace))
     leader = Leader(1)
     status = Operator(servers.kafka, servers.postgres, tmp_path / "secrets", leader).apply(document(namespace))
@@ -207,12 +211,12 @@ def test_a_leader_whose_lease_counts_from_anew_goes_on(servers: Servers, namespa
         assert json.loads(comment(connection, status["schema"]))["epoch"] == 8
 
 
-def test_a_holder_that_is_silent_loses_its_turn(
+def test_a_frozen_operator_loses_its_lock_on_the_schema(
     servers: Servers, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A frozen process keeps its connection open; Postgres ends its transaction, and the lock goes with it.
+    """A frozen process keeps its connection open, but Postgres ends its idle transaction and so frees the lock.
 
-    Who was only slow has its turn again when it asks, unless a later leader has had it.
+    A slow operator gets the lock back when it confirms, unless a later leader has held it.
     """
     folder = tmp_path / "secrets"
     slow = Operator(servers.kafka, servers.postgres, folder, Leader(1))

@@ -1,4 +1,4 @@
-"""Replication factors of live topics on three real brokers: up, down, called back, spread anew; a step a pass."""
+"""Tests of changes of replicas of topics in use, on three real brokers: each pass makes one step."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def cluster(own_servers: Callable[..., Servers]) -> Servers:
     return own_servers(needs=("kafka",), brokers=3)
 
 
-def test_a_topic_is_gone_only_if_all_brokers_answer_so(cluster: Servers) -> None:
-    """A broker that hangs may know the topic."""
+def test_a_topic_counts_as_deleted_only_if_every_broker_says_so(cluster: Servers) -> None:
+    """A broker that does not answer may know the topic."""
     topics, admin, name = KafkaTopics(cluster.kafka, timeout_seconds=3.0), KafkaAdmin(cluster.kafka), "gone.orders"
     admin.create(name, replicas=3)
     assert topics.gone([name, "gone.never"]) == {"gone.never"}
@@ -54,8 +54,8 @@ def test_a_topic_is_gone_only_if_all_brokers_answer_so(cluster: Servers) -> None
     eventually(lambda: topics.gone([name]) == {name}, what="all brokers answer again")
 
 
-class World:
-    """A topic on three brokers, and the operator's hand on it."""
+class MovedTopic:
+    """A topic on three brokers, whose replicas the operator changes."""
 
     def __init__(self, cluster: Servers) -> None:
         self.cluster = cluster
@@ -73,43 +73,46 @@ class World:
         how = {"replica_assignment": brokers} if brokers else {"replication_factor": factor}
         self.admin.create_topics([NewTopic(self.name, partitions, config=config, **how)])[self.name].result(30)
         eventually(lambda: len(self.replicas()) == partitions, what="every broker knows the topic")
-        # A broker answers with the defaults until it has heard of what was set; which one answers is left to chance.
-        eventually(lambda: all(self.heard(client, config) for client in 3 * self.each), what="and its settings")
+        # A broker answers with the defaults until it knows the configuration, and any broker may answer.
+        eventually(
+            lambda: all(self.has_config(client, config) for client in 3 * self.each),
+            what="every broker knows the configuration",
+        )
 
-    def heard(self, client: AdminClient, config: Mapping[str, str]) -> bool:
+    def has_config(self, client: AdminClient, config: Mapping[str, str]) -> bool:
         asked = ConfigResource(ResourceType.TOPIC, self.name)
         try:
-            told = client.describe_configs([asked])[asked].result(20)
+            described = client.describe_configs([asked])[asked].result(20)
         except (KafkaException, TimeoutError):
             return False
-        return all(told[key].value == value for key, value in config.items())
+        return all(described[key].value == value for key, value in config.items())
 
     def kafka(self, throttle: int = THROTTLE) -> KafkaTopics:
-        """A new one each time: nothing is remembered from pass to pass."""
+        """Return a new actuator, so that passes share no state."""
         return KafkaTopics(self.cluster.kafka, throttle_bytes=throttle)
 
-    def a_pass(self, topic: Topic, *, spread: Spread | None = None, throttle: int = THROTTLE) -> Outcome:
-        (found,) = self.kafka(throttle).ensure([topic], spread=spread)
+    def run_pass(self, topic: Topic, *, spread: Spread | None = None, throttle: int = THROTTLE) -> Outcome:
+        (outcome,) = self.kafka(throttle).ensure([topic], spread=spread)
         if topic.managed:
             with contextlib.suppress(KafkaException, TimeoutError):  # a broker may just have died
                 described = self.admin.describe_topics(TopicCollection([self.name]))[self.name].result(20)
                 fewest = min(len(partition.isr) for partition in described.partitions)
-                assert int(self.settings()[IN_SYNC]) <= fewest, "writes would be refused"
-        return found
+                assert int(self.settings()[IN_SYNC]) <= fewest, "too few replicas are in sync for writes"
+        return outcome
 
     def described(self) -> Any:
-        """The topic, when all brokers know it: each is asked in turn, and learns of a new one a little later."""
+        """Return the description of the topic, when every broker knows it."""
 
-        def known() -> Any:
-            found = []
+        def description() -> Any:
+            descriptions = []
             for broker in self.each:
                 try:
-                    found.append(broker.describe_topics(TopicCollection([self.name]))[self.name].result(20))
+                    descriptions.append(broker.describe_topics(TopicCollection([self.name]))[self.name].result(20))
                 except (KafkaException, TimeoutError):
                     return None
-            return found[0]
+            return descriptions[0]
 
-        return eventually(known, what="the topic is known")
+        return eventually(description, what="every broker knows the topic")
 
     def replicas(self) -> dict[int, tuple[int, ...]]:
         return {p.id: tuple(node.id for node in p.replicas) for p in self.described().partitions}
@@ -121,13 +124,13 @@ class World:
         return self.kafka().configs([self.name])[self.name]
 
     def limits(self) -> dict[str, str]:
-        """The limits of replication that the brokers have."""
-        found: dict[str, str] = {}
+        """Return the limits of replication of all brokers."""
+        limits: dict[str, str] = {}
         for broker in ("1", "2", "3"):
             asked = ConfigResource(ResourceType.BROKER, broker)
-            told = self.admin.describe_configs([asked])[asked].result(20)
-            found |= {f"{broker} {key}": told[key].value for key in RATES if key in told and told[key].value}
-        return found
+            configs = self.admin.describe_configs([asked])[asked].result(20)
+            limits |= {f"{broker} {key}": configs[key].value for key in RATES if key in configs and configs[key].value}
+        return limits
 
     def fill(self, megabytes: int) -> None:
         producer = Producer({**self.config, "acks": "all", "linger.ms": 20, "log_level": 0})
@@ -139,151 +142,157 @@ class World:
 
 
 @pytest.fixture
-def world(cluster: Servers) -> Iterator[World]:
-    made = World(cluster)
-    yield made
-    made.kafka().release([made.topic(1)], "Delete")
-    eventually(lambda: made.limits() == {}, what="no limit is left on any broker")
+def moved(cluster: Servers) -> Iterator[MovedTopic]:
+    moved = MovedTopic(cluster)
+    yield moved
+    moved.kafka().release([moved.topic(1)], "Delete")
+    eventually(lambda: moved.limits() == {}, what="no broker has a limit")
 
 
 @pytest.fixture
-def until_done(world: World) -> Callable[..., list[Outcome]]:
-    """Pass after pass until all is as it should be; what each told."""
+def until_done(moved: MovedTopic) -> Callable[..., list[Outcome]]:
+    """Return a function that runs passes until one is done, and returns their outcomes."""
 
     def run(topic: Topic, **more: Any) -> list[Outcome]:
-        told: list[Outcome] = []
+        outcomes: list[Outcome] = []
 
         def done() -> bool:
-            told.append(world.a_pass(topic, **more))
-            return told[-1].rank == Rank.DONE
+            outcomes.append(moved.run_pass(topic, **more))
+            return outcomes[-1].rank == Rank.DONE
 
-        eventually(done, seconds=120.0, what="a pass that leaves nothing to do")
-        return told
+        eventually(done, seconds=120.0, what="a pass that is done")
+        return outcomes
 
     return run
 
 
-def test_one_to_three_to_two(world: World, until_done: Callable[..., list[Outcome]]) -> None:
-    """Each pass tells how far it is; the limits are there meanwhile and gone afterwards; a last pass writes nothing."""
-    world.make(1)
-    world.fill(1)
-    told = until_done(world.topic(3))
-    assert told[0].observed["replicasChange"] == {
+def test_the_replication_factor_can_be_raised_and_lowered(
+    moved: MovedTopic, until_done: Callable[..., list[Outcome]]
+) -> None:
+    """Each pass reports its progress. Limits are removed at the end, and a further pass changes nothing."""
+    moved.make(1)
+    moved.fill(1)
+    outcomes = until_done(moved.topic(3))
+    assert outcomes[0].observed["replicasChange"] == {
         "targetReplicas": 3,
         "state": "ongoing",
         "message": "to 3 replicas of each partition: 0 of 6 partitions done, 6 under way",
     }
-    assert told[0].rank == Rank.WAITING
-    assert {tuple(sorted(held)) for held in world.replicas().values()} == {(1, 2, 3)}
-    eventually(lambda: world.leaders() == {1: 2, 2: 2, 3: 2}, what="each leads two")
-    assert (world.settings()[IN_SYNC], world.settings()[LEADERS], world.limits()) == ("2", "", {})
-    assert "replicasChange" not in told[-1].observed
-    assert world.a_pass(world.topic(3)).changed == 0
-    until_done(world.topic(2))
-    assert {len(held) for held in world.replicas().values()} == {2}
-    assert Counter(broker for held in world.replicas().values() for broker in held) == {1: 4, 2: 4, 3: 4}
-    eventually(lambda: world.leaders() == {1: 2, 2: 2, 3: 2}, what="each leads two")
-    assert (world.settings()[IN_SYNC], world.settings()[LEADERS], world.limits()) == ("1", "", {})
-    assert world.a_pass(world.topic(2)).changed == 0
+    assert outcomes[0].rank == Rank.WAITING
+    assert {tuple(sorted(held)) for held in moved.replicas().values()} == {(1, 2, 3)}
+    eventually(lambda: moved.leaders() == {1: 2, 2: 2, 3: 2}, what="each broker leads two partitions")
+    assert (moved.settings()[IN_SYNC], moved.settings()[LEADERS], moved.limits()) == ("2", "", {})
+    assert "replicasChange" not in outcomes[-1].observed
+    assert moved.run_pass(moved.topic(3)).changed == 0
+    until_done(moved.topic(2))
+    assert {len(held) for held in moved.replicas().values()} == {2}
+    assert Counter(broker for held in moved.replicas().values() for broker in held) == {1: 4, 2: 4, 3: 4}
+    eventually(lambda: moved.leaders() == {1: 2, 2: 2, 3: 2}, what="each broker leads two partitions")
+    assert (moved.settings()[IN_SYNC], moved.settings()[LEADERS], moved.limits()) == ("1", "", {})
+    assert moved.run_pass(moved.topic(2)).changed == 0
 
 
-def test_a_spec_that_goes_back_calls_back_what_moves(world: World, until_done: Callable[..., list[Outcome]]) -> None:
-    """Slowed so far that nothing can have arrived; then all is as before, and no limit is left."""
-    world.make(1)
-    world.fill(6)
-    before = world.replicas()
-    assert world.a_pass(world.topic(3), throttle=SLOW).rank == Rank.WAITING
-    eventually(lambda: len(world.limits()) == 6, what="the limits are set")
-    assert set(world.limits().values()) == {"50000"}
-    told = world.a_pass(world.topic(3), throttle=SLOW)
-    assert told.message.endswith("to 3 replicas of each partition: 0 of 6 partitions done, 6 under way")
-    back = until_done(world.topic(1), throttle=SLOW)
-    assert back[0].message.endswith("to 1 replica of each partition: reassignment of 6 partitions cancelled")
-    assert (world.replicas(), world.limits(), world.settings()[LEADERS]) == (before, {}, "")
+def test_a_reverted_spec_cancels_the_reassignment(moved: MovedTopic, until_done: Callable[..., list[Outcome]]) -> None:
+    """The throttle is so low that no replica is complete. The former replicas stay, and no limit is left."""
+    moved.make(1)
+    moved.fill(6)
+    before = moved.replicas()
+    assert moved.run_pass(moved.topic(3), throttle=SLOW).rank == Rank.WAITING
+    eventually(lambda: len(moved.limits()) == 6, what="the limits are set")
+    assert set(moved.limits().values()) == {"50000"}
+    outcome = moved.run_pass(moved.topic(3), throttle=SLOW)
+    assert outcome.message.endswith("to 3 replicas of each partition: 0 of 6 partitions done, 6 under way")
+    reverted = until_done(moved.topic(1), throttle=SLOW)
+    assert reverted[0].message.endswith("to 1 replica of each partition: reassignment of 6 partitions cancelled")
+    assert (moved.replicas(), moved.limits(), moved.settings()[LEADERS]) == (before, {}, "")
 
 
-def test_more_replicas_than_brokers(world: World) -> None:
-    """Told with the number of brokers there are; nothing moves."""
-    world.make(1)
-    told = world.a_pass(world.topic(4))
-    assert told.rank == Rank.WAITING
-    assert told.observed["replicasChange"] == {
+def test_a_change_to_more_replicas_than_brokers_waits(moved: MovedTopic) -> None:
+    """The status has the number of brokers, and no replica moves."""
+    moved.make(1)
+    outcome = moved.run_pass(moved.topic(4))
+    assert outcome.rank == Rank.WAITING
+    assert outcome.observed["replicasChange"] == {
         "targetReplicas": 4,
         "state": "pending",
         "message": "to 4 replicas of each partition: needs 4 brokers, but only 3 can hold them",
     }
 
 
-def test_partitions_and_replicas_grow_at_once(world: World, until_done: Callable[..., list[Outcome]]) -> None:
-    world.make(1, 3)
-    until_done(world.topic(3, 8))
-    assert {len(held) for held in world.replicas().values()} == {3}
-    assert len(world.replicas()) == 8
-    assert world.a_pass(world.topic(3, 8)).changed == 0
+def test_partitions_and_replicas_can_grow_at_the_same_time(
+    moved: MovedTopic, until_done: Callable[..., list[Outcome]]
+) -> None:
+    moved.make(1, 3)
+    until_done(moved.topic(3, 8))
+    assert {len(held) for held in moved.replicas().values()} == {3}
+    assert len(moved.replicas()) == 8
+    assert moved.run_pass(moved.topic(3, 8)).changed == 0
 
 
-def test_unless_asked_for_replicas_stay(world: World) -> None:
-    """A topic that somebody gave other replicas is left so if the spec names no number."""
-    world.make(2)
-    before = world.replicas()
-    assert world.a_pass(world.topic(2, replicated=False)).changed == 0
-    assert world.a_pass(world.topic(1, replicated=False, managed=False)).rank == Rank.DONE
-    assert world.replicas() == before
+def test_replicas_stay_if_the_spec_names_no_number(moved: MovedTopic) -> None:
+    moved.make(2)
+    before = moved.replicas()
+    assert moved.run_pass(moved.topic(2, replicated=False)).changed == 0
+    assert moved.run_pass(moved.topic(1, replicated=False, managed=False)).rank == Rank.DONE
+    assert moved.replicas() == before
 
 
 def test_replicas_are_spread_over_a_new_broker_and_off_a_leaving_one(
-    world: World, until_done: Callable[..., list[Outcome]]
+    moved: MovedTopic, until_done: Callable[..., list[Outcome]]
 ) -> None:
-    """Only when asked to: what lies badly stays otherwise."""
-    world.make(2, 6, [[1, 2], [2, 1]] * 3)
-    assert world.a_pass(world.topic(2)).changed == 0
-    until_done(world.topic(2), spread=Spread())
-    assert Counter(broker for held in world.replicas().values() for broker in held) == {1: 4, 2: 4, 3: 4}
-    eventually(lambda: world.leaders() == {1: 2, 2: 2, 3: 2}, what="each leads two")
-    until_done(world.topic(2), spread=Spread(frozenset({3})))
-    assert {broker for held in world.replicas().values() for broker in held} == {1, 2}
-    assert world.limits() == {}
+    """Without a request to spread them, uneven replicas stay."""
+    moved.make(2, 6, [[1, 2], [2, 1]] * 3)
+    assert moved.run_pass(moved.topic(2)).changed == 0
+    until_done(moved.topic(2), spread=Spread())
+    assert Counter(broker for held in moved.replicas().values() for broker in held) == {1: 4, 2: 4, 3: 4}
+    eventually(lambda: moved.leaders() == {1: 2, 2: 2, 3: 2}, what="each broker leads two partitions")
+    until_done(moved.topic(2), spread=Spread(frozenset({3})))
+    assert {broker for held in moved.replicas().values() for broker in held} == {1, 2}
+    assert moved.limits() == {}
 
 
-def test_kafkas_own_topic_follows_only_if_the_platform_says_so(world: World) -> None:
-    """It is brought to the platform's number, and never given fewer replicas than it has."""
-    consumer = Consumer({**world.config, "group.id": world.name})
-    world.make(1)
+def test_the_offsets_topic_gets_more_replicas_only_if_the_platform_says_so(moved: MovedTopic) -> None:
+    """The topic never gets fewer replicas than it has."""
+    consumer = Consumer({**moved.config, "group.id": moved.name})
+    moved.make(1)
     try:
-        consumer.commit(offsets=[TopicPartition(world.name, 0, 0)], asynchronous=False)
+        consumer.commit(offsets=[TopicPartition(moved.name, 0, 0)], asynchronous=False)
     finally:
         consumer.close()
     offsets = "__consumer_offsets"
 
     def factors() -> set[int]:
-        described = world.admin.describe_topics(TopicCollection([offsets]))[offsets].result(20)
+        described = moved.admin.describe_topics(TopicCollection([offsets]))[offsets].result(20)
         return {len(partition.replicas) for partition in described.partitions}
 
-    def follows(replicas: int) -> set[int]:
-        KafkaTopics(world.cluster.kafka, offsets_replicas=replicas).ensure([world.topic(1)])
+    def factors_after_a_pass(replicas: int) -> set[int]:
+        KafkaTopics(moved.cluster.kafka, offsets_replicas=replicas).ensure([moved.topic(1)])
         return factors()
 
-    with moves(world.config, 15.0) as moving:
+    with moves(moved.config, 15.0) as moving:
         moving.move(offsets, {number: [1] for number in range(4)})
     eventually(lambda: factors() == {1}, what="one replica")
-    assert follows(0) == {1}
-    eventually(lambda: follows(2) == {2}, seconds=90.0, what="two replicas")
-    eventually(lambda: follows(3) == {3}, seconds=90.0, what="three replicas")
-    eventually(lambda: not world.kafka().configs([offsets])[offsets][LEADERS] or follows(3) == set(), what="no mark")
-    assert follows(2) == {3}
+    assert factors_after_a_pass(0) == {1}
+    eventually(lambda: factors_after_a_pass(2) == {2}, seconds=90.0, what="two replicas")
+    eventually(lambda: factors_after_a_pass(3) == {3}, seconds=90.0, what="three replicas")
+    eventually(
+        lambda: not moved.kafka().configs([offsets])[offsets][LEADERS] or factors_after_a_pass(3) == set(),
+        what="the mark of the change is removed",
+    )
+    assert factors_after_a_pass(2) == {3}
 
 
 class Killed(BaseException):
-    """The operator is gone."""
+    """Ends a pass as a kill of the operator does."""
 
 
-def killed_after(writes: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """From now on the operator dies right after its n-th write to Kafka; the writes it made."""
-    made: list[str] = []
+def kill_after(writes: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let the operator be killed after this number of writes to Kafka; return the list that notes its writes."""
+    noted: list[str] = []
 
     def note(what: str) -> None:
-        made.append(what)
-        if len(made) == writes:
+        noted.append(what)
+        if len(noted) == writes:
             raise Killed
 
     set_configs, move, elect = KafkaSession.set_configs, KafkaMoves.move, Replication._elect
@@ -305,65 +314,67 @@ def killed_after(writes: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(KafkaSession, "set_configs", set_and_note)
     monkeypatch.setattr(KafkaMoves, "move", move_and_note)
     monkeypatch.setattr(Replication, "_elect", elect_and_note)
-    return made
+    return noted
 
 
-def test_killed_after_every_single_write(cluster: Servers) -> None:
-    """Whichever write was the last one, the next operator comes to the same end, and leaves nothing behind."""
+def test_a_change_that_is_killed_after_any_write_is_completed_by_later_passes(cluster: Servers) -> None:
+    """The completed change leaves neither limits nor marks."""
     for writes in range(1, 100):
-        world = World(cluster)
-        world.make(1, 2, [[1], [1]])
+        moved = MovedTopic(cluster)
+        moved.make(1, 2, [[1], [1]])
         with pytest.MonkeyPatch.context() as monkeypatch:
-            made = killed_after(writes, monkeypatch)
+            noted = kill_after(writes, monkeypatch)
 
-            def dies(world: World = world) -> bool:
+            def ended(moved: MovedTopic = moved) -> bool:
                 try:
-                    return world.a_pass(world.topic(2, 2)).rank == Rank.DONE
+                    return moved.run_pass(moved.topic(2, 2)).rank == Rank.DONE
                 except Killed:
                     return True
 
-            eventually(dies, seconds=60.0, what="it dies or is done")
-        died = len(made) == writes
-        eventually(lambda world=world: world.a_pass(world.topic(2, 2)).rank == Rank.DONE, seconds=60.0, what="done")
-        eventually(lambda world=world: world.a_pass(world.topic(2, 2)).changed == 0, what="a pass that writes nothing")
-        assert {len(held) for held in world.replicas().values()} == {2}
-        eventually(lambda world=world: set(world.leaders().values()) == {1}, what=f"two lead after {made}")
-        assert (world.settings()[LEADERS], world.limits()) == ("", {}), made
-        world.kafka().release([world.topic(2, 2)], "Delete")
-        if not died:
-            print(f"{len(made)} writes: {made}")
-            assert len(made) >= 6
+            eventually(ended, seconds=60.0, what="the operator is killed or done")
+        killed = len(noted) == writes
+        eventually(lambda moved=moved: moved.run_pass(moved.topic(2, 2)).rank == Rank.DONE, seconds=60.0, what="done")
+        eventually(
+            lambda moved=moved: moved.run_pass(moved.topic(2, 2)).changed == 0, what="a pass that changes nothing"
+        )
+        assert {len(held) for held in moved.replicas().values()} == {2}
+        eventually(lambda moved=moved: set(moved.leaders().values()) == {1}, what=f"both brokers lead after {noted}")
+        assert (moved.settings()[LEADERS], moved.limits()) == ("", {}), noted
+        moved.kafka().release([moved.topic(2, 2)], "Delete")
+        if not killed:
+            print(f"{len(noted)} writes: {noted}")
+            assert len(noted) >= 6
             return
-    pytest.fail("it never came to an end by itself")
+    pytest.fail("no operator was done without a kill")
 
 
-def test_a_broker_dies_while_replicas_go_to_it(
-    world: World, cluster: Servers, until_done: Callable[..., list[Outcome]]
+def test_a_change_continues_when_a_killed_broker_runs_again(
+    moved: MovedTopic, cluster: Servers, until_done: Callable[..., list[Outcome]]
 ) -> None:
-    """The passes go on and name it; when it is back, the change is completed."""
-    world.make(1, 6, [[1]] * 6)
-    world.fill(6)
-    world.a_pass(world.topic(3), throttle=SLOW)
+    """Meanwhile the passes name the broker. Limits that an administrator sets stay."""
+    moved.make(1, 6, [[1]] * 6)
+    moved.fill(6)
+    moved.run_pass(moved.topic(3), throttle=SLOW)
     cluster.handles["kafka-3"].kill()
     try:
 
         def named() -> bool:
             try:
-                told = world.a_pass(world.topic(3), throttle=SLOW)
-            except TidemillError as error:  # brokers are finding a new controller
+                outcome = moved.run_pass(moved.topic(3), throttle=SLOW)
+            except TidemillError as error:  # the brokers elect a new controller
                 if error.reason != Reason.UNREACHABLE:
                     raise
                 return False
-            assert told.rank == Rank.WAITING or told.reason == Reason.UNREACHABLE
-            return "broker 3 does not answer" in told.message
+            assert outcome.rank == Rank.WAITING or outcome.reason == Reason.UNREACHABLE
+            return "broker 3 does not answer" in outcome.message
 
-        eventually(named, seconds=120.0, what="the broker is named")
+        eventually(named, seconds=120.0, what="a pass names the broker")
     finally:
         cluster.handles["kafka-3"].start()
-    for broker in ("1", "2", "3"):  # somebody lets it run faster; what they set is theirs
+    for broker in ("1", "2", "3"):  # an administrator raises the limits
         KafkaSession(cluster.kafka, {}, 15.0).set_configs(ResourceType.BROKER, broker, dict.fromkeys(RATES, "9000000"))
-    until_done(world.topic(3), throttle=SLOW)
-    assert {tuple(sorted(held)) for held in world.replicas().values()} == {(1, 2, 3)}
-    assert set(world.limits().values()) == {"9000000"}
+    until_done(moved.topic(3), throttle=SLOW)
+    assert {tuple(sorted(held)) for held in moved.replicas().values()} == {(1, 2, 3)}
+    assert set(moved.limits().values()) == {"9000000"}
     for broker in ("1", "2", "3"):
         KafkaSession(cluster.kafka, {}, 15.0).set_configs(ResourceType.BROKER, broker, dict.fromkeys(RATES))

@@ -1,4 +1,7 @@
-"""Replicas and partitions change under load; operator, broker, processor are killed: every event counts once."""
+"""Tests of changes of replicas and partitions under load on three real brokers: every event counts once.
+
+The tests kill operator, broker and processor meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ from waiting import eventually
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 BASE, MINUTE = 1_760_000_040_000, 60_000
-# So slow that what lies in the topic takes a while to be copied, and so fast that it keeps up with the load.
+# Copying the topic takes some time at this rate, but replicas keep up with the load.
 THROTTLE = "500000"
 SPEC: dict[str, Any] = {
     "source": {
@@ -58,7 +61,7 @@ SPEC: dict[str, Any] = {
 
 
 class Up:
-    """`tidemill up` on given servers, edited and killed."""
+    """A `tidemill up` on given servers, which the test edits and kills."""
 
     def __init__(self, folder: Path, servers: Servers, name: str) -> None:
         self.folder, self.servers, self.name = folder, servers, name
@@ -90,12 +93,12 @@ class Up:
             )
 
     def kill(self) -> None:
-        """The operator is gone, and with it all that it started."""
+        """Kill `up`, and wait until its processes have ended."""
         pids = self.pids()
         assert self.process is not None
         self.process.kill()
         self.process.wait()
-        eventually(lambda: not any(start_time(pid) for pid in pids), what="its children are gone")
+        eventually(lambda: not any(start_time(pid) for pid in pids), what="its processes have ended")
 
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -116,7 +119,7 @@ class Up:
         return conditions.get("Ready") == "True" and conditions.get("Progressing") == "False"
 
     def moving(self) -> list[str]:
-        """What the status tells of topics whose replicas move."""
+        """Return the messages in the status of topics whose replicas move."""
         topics = self.status.get("topics", ())
         return [topic["replicasChange"]["message"] for topic in topics if "replicasChange" in topic]
 
@@ -124,13 +127,13 @@ class Up:
         return {topic.replication_factor for topic in self.kafka.observe(self.topics).values()}
 
     def settled(self, *, replicas: int, in_sync: int) -> bool:
-        """Whether all topics have as many replicas, and nothing of the change is left."""
+        """Return whether all topics have this number of replicas, and the change is complete."""
         try:
             config, factors = self.kafka.configs(self.topics), self.factors()
         except TidemillError:  # a broker may just have died
             return False
-        told = {(config[topic]["min.insync.replicas"], config[topic][LEADERS]) for topic in self.topics}
-        return told == {(str(in_sync), "")} and factors == {replicas} and self.ready() and not self.moving()
+        settings = {(config[topic]["min.insync.replicas"], config[topic][LEADERS]) for topic in self.topics}
+        return settings == {(str(in_sync), "")} and factors == {replicas} and self.ready() and not self.moving()
 
     def query(self, text: str) -> list[tuple[Any, ...]]:
         schema = names.schema("default", self.name)
@@ -149,7 +152,7 @@ class Up:
 
 
 class Load:
-    """Events from a thread until stopped; what was acknowledged is remembered."""
+    """A thread that sends events until it is stopped, and notes what Kafka acknowledged."""
 
     def __init__(self, servers: Servers, topic: str) -> None:
         self.counts: Counter[tuple[str, int]] = Counter()
@@ -175,7 +178,7 @@ class Load:
             window = (key, at // MINUTE * MINUTE)
             value = json.dumps({"ts": at, "k": key, "v": self.sent, "pad": "x" * pad}).encode()
 
-            def told(error: KafkaError | None, _: Message, window: Any = window, v: int = self.sent) -> None:
+            def note(error: KafkaError | None, _: Message, window: Any = window, v: int = self.sent) -> None:
                 if error is not None:
                     self.refused.append(error.str())
                     return
@@ -183,7 +186,7 @@ class Load:
                 self.counts[window] += 1
                 self.totals[window] += v
 
-            self._producer.produce(self._topic, value, on_delivery=told)
+            self._producer.produce(self._topic, value, on_delivery=note)
             self.sent += 1
             self._producer.poll(0)
 
@@ -216,28 +219,28 @@ def servers(own_servers: Callable[..., Servers]) -> Servers:
 @pytest.fixture
 def up(server_folder: Path, servers: Servers, request: pytest.FixtureRequest) -> Iterator[Up]:
     SPEC["source"]["topic"] = {"partitions": 3, "replicationFactor": 1}
-    made = Up(server_folder, servers, request.node.name.split("_")[1])
-    made.edit()
-    made.start()
+    running = Up(server_folder, servers, request.node.name.split("_")[1])
+    running.edit()
+    running.start()
     try:
-        eventually(made.ready, seconds=180.0, what="the pipeline is ready")
-        yield made
+        eventually(running.ready, seconds=180.0, what="the pipeline is ready")
+        yield running
     except BaseException:
-        print(made.log.read_text()[-20_000:])
+        print(running.log.read_text()[-20_000:])
         raise
     finally:
-        made.stop()
+        running.stop()
 
 
 @pytest.fixture
 def load(up: Up, servers: Servers) -> Iterator[Load]:
-    made = Load(servers, up.topics[0])
-    yield made
-    made.stop()
+    load = Load(servers, up.topics[0])
+    yield load
+    load.stop()
 
 
-def all_counted(up: Up, load: Load) -> None:
-    """Every acknowledged event once, in its window, and none late or a dead letter."""
+def check_counts(up: Up, load: Load) -> None:
+    """Assert that every event was acknowledged and counts once in its window, and none is a dead letter."""
     load.stop()
     assert (load.acknowledged, load.refused) == (load.sent, [])
     eventually(lambda: up.consumed() >= load.sent, seconds=180.0, what=f"{load.sent} events are counted")
@@ -246,8 +249,8 @@ def all_counted(up: Up, load: Load) -> None:
     assert up.query("SELECT count(*) FROM {s}._dead_letters") == [(0,)]
 
 
-def test_replicas_change_under_load(up: Up, load: Load, servers: Servers) -> None:
-    """One to three to two; the operator is killed in the midst, and then a broker that holds and gets replicas."""
+def test_replicas_change_under_load_without_losing_an_event(up: Up, load: Load, servers: Servers) -> None:
+    """The factor changes from 1 to 3 to 2. The operator is killed, and then a broker that has replicas."""
     load.send(12_000, pad=500)
     load.flush()
     load.start()
@@ -255,22 +258,24 @@ def test_replicas_change_under_load(up: Up, load: Load, servers: Servers) -> Non
     eventually(up.moving, seconds=120.0, what="replicas move")
     up.kill()
     up.start()
-    eventually(lambda: up.moving() and up.pids("processor"), seconds=120.0, what="the next operator goes on")
+    eventually(
+        lambda: up.moving() and up.pids("processor"), seconds=120.0, what="the next operator continues the change"
+    )
     servers.handles["kafka-2"].kill()
     counted = load.acknowledged
     try:
-        eventually(lambda: load.acknowledged > counted + 50, seconds=60.0, what="other brokers take events")
+        eventually(lambda: load.acknowledged > counted + 50, seconds=60.0, what="the other brokers accept events")
         assert up.moving() or up.factors() != {3}
     finally:
         servers.handles["kafka-2"].start()
     eventually(lambda: up.settled(replicas=3, in_sync=2), seconds=300.0, what="3 replicas of each partition")
     up.edit(replicationFactor=2)
     eventually(lambda: up.settled(replicas=2, in_sync=1), seconds=180.0, what="2 replicas of each partition")
-    all_counted(up, load)
+    check_counts(up, load)
 
 
-def test_partitions_grow_under_load(up: Up, load: Load) -> None:
-    """Three to twelve; the processor is killed as it happens. No position is lost, no event is late because of it."""
+def test_partitions_grow_under_load_without_a_late_event(up: Up, load: Load) -> None:
+    """Partitions grow from 3 to 12, and the processors are killed meanwhile. No event is late."""
     load.start()
     eventually(lambda: up.consumed() > 200, seconds=120.0, what="events are counted")
     up.edit(partitions=12)
@@ -283,5 +288,5 @@ def test_partitions_grow_under_load(up: Up, load: Load) -> None:
         return rows == [(12,)]
 
     eventually(all_read, seconds=180.0, what="events of all 12 partitions are counted")
-    all_counted(up, load)
+    check_counts(up, load)
     assert up.query("SELECT count(*) FROM {s}._offsets WHERE reader = 'live'") == [(12,)]

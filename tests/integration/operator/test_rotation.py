@@ -1,4 +1,4 @@
-"""Passwords rotated on a real Postgres, killed at every step, and under load with real processes."""
+"""Tests of the rotation of passwords on a real Postgres, also with kills at every step and under load."""
 
 from __future__ import annotations
 
@@ -57,35 +57,38 @@ DOCUMENT: dict[str, Any] = {
 }
 
 
-def asking(document: dict[str, Any], nonce: str) -> dict[str, Any]:
-    """With the annotation that asks for a rotation."""
-    found = copy.deepcopy(document)
-    found["metadata"]["annotations"] = {"tidemill.dev/rotate-credentials": nonce}
-    return found
+def with_rotation(document: dict[str, Any], nonce: str) -> dict[str, Any]:
+    """Return the resource with the annotation that requests a rotation."""
+    annotated = copy.deepcopy(document)
+    annotated["metadata"]["annotations"] = {"tidemill.dev/rotate-credentials": nonce}
+    return annotated
 
 
 class KilledError(BaseException):
-    """The pass ends here, as if its process had been killed."""
+    """Ends a pass as a kill of its process does."""
 
 
 class Killer:
-    """An actuator whose writes are counted with those of others; at one of them the pass ends."""
+    """An actuator that ends the pass when the shared count of steps is used up.
+
+    A step is the time before or after a call of these methods.
+    """
 
     def __init__(self, actuator: Any, count: list[int], methods: tuple[str, ...]) -> None:
         self._actuator, self._count, self._methods = actuator, count, methods
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._actuator, name)
+        member = getattr(self._actuator, name)
         if name not in self._methods:
-            return found
+            return member
 
-        def killed(*arguments: Any, **named: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
             self._step()
-            result = found(*arguments, **named)
+            result = member(*arguments, **named)
             self._step()
             return result
 
-        return killed
+        return call
 
     def _step(self) -> None:
         self._count[0] -= 1
@@ -94,7 +97,7 @@ class Killer:
 
 
 class RotatedPipeline:
-    """A pipeline without processes, and who may log in to its schema."""
+    """A pipeline without processes, and the logins of its schema."""
 
     def __init__(self, servers: Servers, folder: Path) -> None:
         self.servers, self.folder = servers, folder / "secrets"
@@ -108,7 +111,7 @@ class RotatedPipeline:
         self.status: dict[str, Any] | None = None
 
     def apply(self, *, seconds: float = 0.0, actuators: Actuators | None = None) -> None:
-        """One pass, so many seconds after noon."""
+        """Run one pass at this number of seconds after noon."""
         self.status = reconcile(
             self.document,
             platform=Platform(),
@@ -119,7 +122,7 @@ class RotatedPipeline:
         assert self.status["conditions"][0]["status"] == "True", self.status
 
     def login(self, role: str = "writer") -> dict[str, str]:
-        """The login in force, as workloads read it."""
+        """Return the current login, as workloads read it."""
         return dict(json.loads((self.folder / "rotated" / "orders" / f"{role}.json").read_text()))
 
     def connect(self, login: dict[str, str]) -> psycopg.Connection[Any]:
@@ -143,18 +146,18 @@ class RotatedPipeline:
         return True
 
     def files(self) -> dict[str, int]:
-        """When each file was written."""
+        """Return when each file of secrets was written."""
         return {file.name: file.stat().st_mtime_ns for file in (self.folder / "rotated" / "orders").iterdir()}
 
     def next_transaction(self) -> int:
-        """Postgres gives a number to whatever writes; its housekeeping may take one now and then."""
+        """Return the next transaction id; each session that writes takes an id, and Postgres takes some itself."""
         with psycopg.connect(self.servers.postgres.url) as admin:
             row = admin.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint").fetchone()
         assert row is not None
         return int(row[0])
 
-    def works(self) -> None:
-        """What is in force may do what it is for, and nothing of the other."""
+    def check_logins(self) -> None:
+        """Assert that the current logins have their rights, and that the reader cannot write."""
         with self.connect(self.login("writer")) as writer:
             assert writer.execute(f"UPDATE {SCHEMA}._readers SET watermark = watermark").rowcount == 1
             assert writer.execute("SHOW idle_in_transaction_session_timeout").fetchone() == ("10s",)
@@ -165,7 +168,7 @@ class RotatedPipeline:
                 reader.execute(f"UPDATE {SCHEMA}._readers SET watermark = 0")
 
     def roles(self) -> dict[str, bool]:
-        """Whether each role of the schema may log in, by its ending."""
+        """Return for each role of the schema, by its suffix, whether it can log in."""
         with psycopg.connect(self.servers.postgres.url) as admin:
             rows = admin.execute(
                 "SELECT rolname, rolcanlogin FROM pg_roles WHERE starts_with(rolname, %s)", (f"{SCHEMA}_",)
@@ -175,27 +178,27 @@ class RotatedPipeline:
 
 @pytest.fixture
 def bench(servers: Servers, tmp_path: Path) -> Iterator[RotatedPipeline]:
-    made = RotatedPipeline(servers, tmp_path)
-    made.apply()
-    yield made
-    made.document["spec"]["reclaimPolicy"] = "Delete"
-    release(made.document, platform=Platform(), actuators=made.actuators)
-    assert made.roles() == {}
+    pipeline = RotatedPipeline(servers, tmp_path)
+    pipeline.apply()
+    yield pipeline
+    pipeline.document["spec"]["reclaimPolicy"] = "Delete"
+    release(pipeline.document, platform=Platform(), actuators=pipeline.actuators)
+    assert pipeline.roles() == {}
 
 
-NOBODY = {"owner": False, "writer": False, "reader": False}
+GROUP_ROLES = {"owner": False, "writer": False, "reader": False}
 
 
-def test_old_and_new_logins(bench: RotatedPipeline) -> None:
-    """Connections live until the former login is retired; then they end, and it opens none any more."""
-    bench.works()
-    assert bench.roles() == {**NOBODY, "writer_a": True, "reader_a": True}
+def test_the_former_login_works_until_it_is_retired_after_a_minute(bench: RotatedPipeline) -> None:
+    """A retired login loses its connections, and cannot open another connection."""
+    bench.check_logins()
+    assert bench.roles() == {**GROUP_ROLES, "writer_a": True, "reader_a": True}
     former = bench.login()
     held = bench.connect(former)
-    bench.document = asking(bench.document, "1")
+    bench.document = with_rotation(bench.document, "1")
     bench.apply(seconds=1)
     assert bench.login()["user"] == f"{SCHEMA}_writer_b"
-    bench.works()
+    bench.check_logins()
     assert held.execute("SELECT current_user").fetchone() == (former["user"],)
     assert bench.may_log_in(former)
     bench.apply(seconds=60)
@@ -204,20 +207,20 @@ def test_old_and_new_logins(bench: RotatedPipeline) -> None:
     with held, pytest.raises(psycopg.OperationalError):
         held.execute("SELECT 1")
     assert not bench.may_log_in(former)
-    bench.works()
-    assert bench.roles() == {**NOBODY, "writer_a": False, "reader_a": False, "writer_b": True, "reader_b": True}
+    bench.check_logins()
+    assert bench.roles() == {**GROUP_ROLES, "writer_a": False, "reader_a": False, "writer_b": True, "reader_b": True}
     assert bench.status is not None
     assert bench.status["credentials"] == {"phase": "Complete", "rotated": "1"}
 
 
-def test_the_way_back_to_the_first_login(bench: RotatedPipeline) -> None:
-    """With another password: the one it had is of no use."""
+def test_a_second_rotation_uses_the_first_login_with_a_new_password(bench: RotatedPipeline) -> None:
+    """Further passes write neither to Postgres nor to files."""
     first = bench.login()
     for number in (1, 2):
-        bench.document = asking(bench.document, str(number))
+        bench.document = with_rotation(bench.document, str(number))
         bench.apply(seconds=100 * number)
         bench.apply(seconds=100 * number + 61)
-        bench.works()
+        bench.check_logins()
     assert bench.login()["user"] == first["user"]
     assert not bench.may_log_in(first)
     before = bench.files()
@@ -226,12 +229,12 @@ def test_the_way_back_to_the_first_login(bench: RotatedPipeline) -> None:
         transaction = bench.next_transaction()
         bench.apply(seconds=1000)
         taken.append(bench.next_transaction() - transaction)
-    assert min(taken) == 0  # nothing is written any more
+    assert min(taken) == 0
     assert bench.files() == before
 
 
-def test_a_schema_with_single_logins_goes_over(bench: RotatedPipeline) -> None:
-    """As an earlier version left it: the roles that have the rights log in themselves."""
+def test_a_schema_of_an_earlier_version_changes_to_two_logins_of_each_role(bench: RotatedPipeline) -> None:
+    """In an earlier version, the roles that have the rights log in themselves."""
     folder = bench.folder / "rotated" / "orders"
     logins = {role: {"user": f"{SCHEMA}_{role}", "password": f"{role}'s"} for role in ("writer", "reader")}
     with psycopg.connect(bench.servers.postgres.url, autocommit=True) as admin:
@@ -241,24 +244,24 @@ def test_a_schema_with_single_logins_goes_over(bench: RotatedPipeline) -> None:
             (folder / f"{role}.json").write_text(json.dumps(login))
     held = bench.connect(logins["writer"])
     bench.apply(seconds=1)
-    bench.works()
+    bench.check_logins()
     assert bench.login()["user"] == f"{SCHEMA}_writer_a"
     assert held.execute(f"SELECT count(*) FROM {SCHEMA}._offsets").fetchone() == (2,)
     assert bench.may_log_in(logins["writer"])
     bench.apply(seconds=61)
-    bench.works()
+    bench.check_logins()
     assert not bench.may_log_in(logins["writer"])
     held.close()
-    assert bench.roles() == {**NOBODY, "writer_a": True, "reader_a": True}
+    assert bench.roles() == {**GROUP_ROLES, "writer_a": True, "reader_a": True}
 
 
-def test_killed_before_and_after_every_step(bench: RotatedPipeline) -> None:
-    """Whatever is in force then works; the passes after it come to the same end."""
+def test_a_rotation_that_is_killed_at_any_step_is_completed_by_later_passes(bench: RotatedPipeline) -> None:
+    """The current logins work after each kill."""
     steps = 0
     for number in range(1, 100):
-        bench.document = asking(bench.document, str(number))
+        bench.document = with_rotation(bench.document, str(number))
         count, killed = [number - 1], False
-        murderous = Actuators(
+        killing = Actuators(
             kafka=bench.actuators.kafka,
             postgres=Killer(bench.actuators.postgres, count, ("ensure",)),
             secrets=Killer(bench.actuators.secrets, count, ("ensure", "switch", "retire")),
@@ -266,22 +269,22 @@ def test_killed_before_and_after_every_step(bench: RotatedPipeline) -> None:
         )
         for seconds in (1000 * number, 1000 * number + 61):
             try:
-                bench.apply(seconds=seconds, actuators=murderous)
+                bench.apply(seconds=seconds, actuators=killing)
             except KilledError:
                 killed = True
                 break
-        bench.works()
+        bench.check_logins()
         if not killed:
             break
         steps += 1
         former = {"_a": "_b", "_b": "_a"}
         bench.apply(seconds=1000 * number + 200)
-        bench.works()
+        bench.check_logins()
         bench.apply(seconds=1000 * number + 300)
-        bench.works()
+        bench.check_logins()
         ending = bench.login()["user"][-2:]
         assert bench.roles() == {
-            **NOBODY,
+            **GROUP_ROLES,
             f"writer{ending}": True,
             f"reader{ending}": True,
             f"writer{former[ending]}": False,
@@ -294,18 +297,18 @@ def test_killed_before_and_after_every_step(bench: RotatedPipeline) -> None:
 
 
 @pytest.mark.slow
-def test_under_load(make_local: Callable[..., Any]) -> None:
-    """Two rotations while events are sent and answers are asked for: all are taken, counted once, and answered."""
+def test_rotations_under_load_lose_no_event_and_fail_no_query(make_local: Callable[..., Any]) -> None:
+    """Two rotations take place while threads send events and queries. Each event counts once."""
     document = copy.deepcopy(DOCUMENT)
     document["metadata"]["namespace"] = "rotating"
     local = make_local(document)
     local.settle()
-    local.eventually(lambda: local.reconcile().get("Ready"), what="still ready")
+    local.eventually(lambda: local.reconcile().get("Ready"), what="the pipeline is ready")
     before = local.pids()
     load = Load(local.url("ingest"), local.url("api"))
     try:
         for number in (1, 2):
-            local.document = asking(local.document, str(number))
+            local.document = with_rotation(local.document, str(number))
             load.await_more(500)
             local.reconcile()
             local.eventually(
@@ -333,7 +336,7 @@ def test_under_load(make_local: Callable[..., Any]) -> None:
 
 
 class Load:
-    """Events sent and answers asked for by two threads, until it is stopped."""
+    """Two threads that send events and queries until they are stopped."""
 
     def __init__(self, ingest: str, api: str) -> None:
         self.sent = self.total = self.answers = 0
@@ -346,9 +349,11 @@ class Load:
             thread.start()
 
     def await_more(self, number: int) -> None:
-        """Wait until so many more events are taken."""
+        """Wait until ingest has accepted this number of further events."""
         wanted = self.sent + number
-        eventually(lambda: self.sent >= wanted, what=lambda: f"{number} more are taken: {self.failures}", seconds=60.0)
+        eventually(
+            lambda: self.sent >= wanted, what=lambda: f"{number} further events accepted: {self.failures}", seconds=60.0
+        )
 
     def stop(self) -> None:
         """End both threads."""
@@ -371,7 +376,8 @@ class Load:
     def _ask(self, url: str) -> None:
         with httpx.Client(timeout=30, trust_env=False) as client:
             while not self._stopping.wait(0.05):
-                query = {"from": "2026-03-01T10:00:00Z", "limit": str(1 + self.answers % 900)}  # none from a cache
+                # Each query has another limit. Otherwise the API would answer from its cache.
+                query = {"from": "2026-03-01T10:00:00Z", "limit": str(1 + self.answers % 900)}
                 answer = client.get(f"{url}/aggregates/by_shop", params=query)
                 if answer.status_code != 200:
                     self.failures.append(answer.text)

@@ -1,8 +1,8 @@
-"""Ten times the load on real servers: processors follow, lag goes, they go down once, and every event counts once.
+"""Test of scaling under ten times the load, on real Kafka, Postgres and Redis.
 
-Each processor has a tenth of a core, as a container's CPU limit would give it (a control group with a quota), and
-events are dear: each has a text in which many words are looked for. So one processor is too slow for a load that is
-small for the rest of the machine. How fast one is is measured first, and the load made after that, on any machine.
+A control group with a quota gives each processor a tenth of a core, as a container's CPU limit does. Events are costly:
+the pipeline searches a text of each event for many words. One processor is then too slow for a load that is small for
+the rest of the machine. The test first measures the speed of one processor and derives the load from it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import signal
 import struct
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,8 +21,10 @@ from typing import Any
 import psycopg
 import pytest
 import yaml
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
+from running.cpu_quota import Quota
+from running.event_load import PARTITIONS, WORDS, Load
 from tidemill_contract import names
 from tidemill_operator.laptop.servers import Servers
 from tidemill_operator.observer.scaling_figures import FiguresReader, Watched
@@ -31,15 +32,10 @@ from waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.load]
 
-BASE, MINUTE = 1_760_000_040_000, 60_000
 CORES = 0.1
-PARTITIONS, CARRIERS, AIRPORTS = 12, 20, 50
 TRIED = 40_000
 FOLLOW_SECONDS, CATCH_UP_SECONDS, STABILIZATION_SECONDS, LAG_THRESHOLD = 120.0, 60.0, 60.0, 100_000
 STEP_SECONDS, LOOKBACK_SECONDS, HEARTBEATS_SECONDS = 75.0, 20.0, 8.0
-WORDS = [f"error{number}" for number in range(32)]
-# A stack trace, say: nearly none of the words is in it, so all of it is looked at for each.
-TEXT = " at orders.basket.Checkout.pay(Checkout.java:118) after 31 ms, card of the customer was asked again;" * 3
 NUMBERS = [
     {"name": "events", "function": "count"},
     {"name": "total", "function": "sum", "field": "delay"},
@@ -83,118 +79,8 @@ SPEC: dict[str, Any] = {
 }
 
 
-class Quota:
-    """So much of a core for each process that is given to it, as the kubelet does it for containers."""
-
-    PERIOD = 100_000
-
-    def __init__(self, cores: float) -> None:
-        mounted = Path("/sys/fs/cgroup")
-        self._old = (mounted / "cpu" / "cpu.cfs_quota_us").exists()
-        self._root = mounted / "cpu" if self._old else mounted
-        self._quota = round(cores * self.PERIOD)
-        self._made: dict[int, Path] = {}
-
-    @property
-    def works(self) -> bool:
-        if self._old:
-            return os.access(self._root, os.W_OK)
-        shared = self._root / "cgroup.subtree_control"
-        return os.access(shared, os.W_OK) and "cpu" in shared.read_text().split()
-
-    def give(self, pid: int) -> None:
-        if pid in self._made:
-            return
-        folder = self._root / f"tidemill-test-{os.getpid()}-{pid}"
-        folder.mkdir()
-        self._made[pid] = folder
-        if self._old:
-            (folder / "cpu.cfs_period_us").write_text(str(self.PERIOD))
-            (folder / "cpu.cfs_quota_us").write_text(str(self._quota))
-        else:
-            (folder / "cpu.max").write_text(f"{self._quota} {self.PERIOD}")
-        (folder / "cgroup.procs").write_text(str(pid))
-
-    def remove(self) -> None:
-        for folder in self._made.values():
-            folder.rmdir()
-
-
-class Load:
-    """Events a second from a thread; what was sent is remembered, what was acknowledged counted."""
-
-    def __init__(self, servers: Servers, topic: str) -> None:
-        self.rate, self.sent, self.acknowledged = 0, 0, 0
-        self.refused: list[str] = []
-        self._topic = topic
-        self._producer = Producer({
-            "bootstrap.servers": servers.kafka, "acks": "all", "enable.idempotence": True, "linger.ms": 50,
-            "queue.buffering.max.messages": 1_000_000,
-        })  # fmt: skip
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    @staticmethod
-    def event(number: int) -> dict[str, Any]:
-        airport = number * 7 // CARRIERS % AIRPORTS
-        return {
-            "ts": BASE + number // 10,
-            "carrier": f"c{number % CARRIERS}",
-            "airport": f"a{airport}",
-            "delay": number * 31 % 1009,
-            "message": f"{TEXT}{WORDS[0].upper() if number % 11 == 0 else ''}",
-        }
-
-    def _told(self, error: KafkaError | None, _: Message) -> None:
-        if error is None:
-            self.acknowledged += 1
-        else:
-            self.refused.append(error.str())
-
-    def _run(self) -> None:
-        due = 0.0
-        before = time.monotonic()
-        while not self._stop.wait(0.05):
-            now = time.monotonic()
-            due, before = due + self.rate * (now - before), now
-            self.send(int(due))
-            due -= int(due)
-            self._producer.poll(0)
-
-    def send(self, number: int) -> None:
-        for _ in range(number):
-            value = json.dumps(self.event(self.sent)).encode()
-            self._producer.produce(self._topic, value, partition=self.sent * 5 % PARTITIONS, on_delivery=self._told)
-            self.sent += 1
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        self.flush()
-
-    def flush(self) -> None:
-        assert self._producer.flush(60) == 0
-
-    def expected(self, *groups: str) -> dict[tuple[Any, ...], tuple[int, ...]]:
-        """Events, total, least, most and failed ones of each group and window, reckoned anew from the events."""
-        found: dict[tuple[Any, ...], list[int]] = {}
-        for number in range(self.sent):
-            event = self.event(number)
-            delay = event["delay"]
-            failed = WORDS[0].upper() in event["message"]
-            row = found.setdefault(
-                (*(event[group] for group in groups), event["ts"] // MINUTE * MINUTE), [0, 0, delay, delay, 0]
-            )
-            row[:] = row[0] + 1, row[1] + delay, min(row[2], delay), max(row[3], delay), row[4] + failed
-        return {group: tuple(row) for group, row in found.items()}
-
-
 class Up:
-    """A running `tidemill up` whose processors have a quota."""
+    """A running `tidemill up` whose processors have a CPU quota."""
 
     def __init__(self, folder: Path, servers: Servers, name: str, quota: Quota) -> None:
         self.folder, self.servers, self.name, self.quota = folder, servers, name, quota
@@ -215,7 +101,7 @@ class Up:
             )
 
     def allow(self, most: int) -> None:
-        """Write the pipeline's file; what runs follows it."""
+        """Write the pipeline's file with this maximum of replicas; the running `up` applies it."""
         document = {"apiVersion": "tidemill.dev/v1alpha1", "kind": "AnalyticsPipeline", "metadata": {"name": self.name}}
         scaling = {**SPEC["processor"]["scaling"], "maxReplicas": most}
         text = yaml.safe_dump({**document, "spec": {**SPEC, "processor": {"scaling": scaling}}})
@@ -236,25 +122,31 @@ class Up:
         return dict(self.state["pipelines"][f"default/{self.name}"].get("scaling") or {})
 
     def processors(self) -> int:
-        """Processors that are ready; each that is new gets its quota."""
-        found = [state for name, state in self.state.get("workloads", {}).items() if "processor" in name]
-        for state in found:
+        """Return the number of ready processors, and give each new processor its quota."""
+        states = [state for name, state in self.state.get("workloads", {}).items() if "processor" in name]
+        for state in states:
             if state["pid"]:
                 try:
                     self.quota.give(state["pid"])
                 except (FileNotFoundError, ProcessLookupError):
-                    continue  # it has just gone
-        return sum(bool(state["ready"]) for state in found)
+                    continue  # the process has just ended
+        return sum(bool(state["ready"]) for state in states)
 
     def lag(self) -> int:
         watched = Watched(self.schema, self.topic, self.group, names.role(self.schema, "writer"))
         return self.reader.read(watched, ready=1, rolling_out=False).lag
 
     def decisions(self) -> list[dict[str, Any]]:
-        """Those that changed replicas, oldest first."""
+        """Return the decisions that changed the number of replicas, oldest first."""
         command = [sys.executable, "-m", "tidemill_operator.cli", "explain", self.name, "--output", "json"]
-        told = subprocess.run(command, cwd=self.folder, env={**os.environ}, capture_output=True, text=True, check=True)
-        return [one for one in json.loads(told.stdout)["decisions"] if one["desired"] != one["current"]]
+        explained = subprocess.run(
+            command, cwd=self.folder, env={**os.environ}, capture_output=True, text=True, check=True
+        )
+        return [
+            decision
+            for decision in json.loads(explained.stdout)["decisions"]
+            if decision["desired"] != decision["current"]
+        ]
 
     def query(self, text: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.servers.postgres.url, options="-c TimeZone=UTC") as connection:
@@ -279,7 +171,7 @@ class Up:
 
 
 def generations(servers: Servers, group: str) -> list[int]:
-    """Every generation of a consumer group that has members, from Kafka's own records: one a rebalance."""
+    """Return every generation of a consumer group with members, from Kafka's records: one for each rebalance."""
     consumer = Consumer({
         "bootstrap.servers": servers.kafka, "group.id": "tidemill-test", "enable.auto.commit": False,
         "enable.partition.eof": True,
@@ -287,7 +179,7 @@ def generations(servers: Servers, group: str) -> list[int]:
     topic = "__consumer_offsets"
     partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
     consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions])
-    found, ended = set[int](), set[int | None]()
+    numbers, ended = set[int](), set[int | None]()
     while len(ended) < len(partitions):
         message = consumer.poll(10.0)
         assert message is not None
@@ -300,29 +192,33 @@ def generations(servers: Servers, group: str) -> list[int]:
         if version == 2 and key[4 : 4 + length].decode() == group and value:
             (kind,) = struct.unpack_from(">h", value, 2)
             (generation,) = struct.unpack_from(">i", value, 4 + kind)
-            found.add(generation)
+            numbers.add(generation)
     consumer.close()
-    return sorted(found)
+    return sorted(numbers)
 
 
 @pytest.fixture
 def up(server_folder: Path, servers: Servers) -> Iterator[Up]:
     quota = Quota(CORES)
     if not quota.works:
-        pytest.skip("no control group with a CPU quota can be made here: run as root on a machine with them")
-    made = Up(server_folder, servers, "tenfold", quota)
+        pytest.skip("cannot create a control group with a CPU quota: run as root on a machine that has control groups")
+    running = Up(server_folder, servers, "tenfold", quota)
     try:
-        yield made
+        yield running
     except BaseException:
-        print(made.output)
+        print(running.output)
         raise
     finally:
-        made.stop()
+        running.stop()
         quota.remove()
 
 
 class Watch:
-    """What is seen about twice a second: seconds since it began, processors that are ready, lag."""
+    """Observations of a pipeline, about two a second.
+
+    Attributes:
+        seen: seconds since the start, ready processors and lag of each observation.
+    """
 
     def __init__(self, up: Up) -> None:
         self.up, self.seen = up, list[tuple[float, int, int]]()
@@ -341,12 +237,12 @@ class Watch:
 
     @property
     def followed(self) -> float:
-        """Seconds until as many were ready as at the end."""
+        """Return the seconds until as many processors were ready as at the end."""
         return min(at for at, ready, _ in self.seen if ready == self.seen[-1][1])
 
     @property
     def recovered(self) -> float:
-        """Seconds of the longest stretch with too much lag; it has to have ended."""
+        """Return the seconds of the longest time with too much lag; infinity if the lag is still too high."""
         longest, since = 0.0, None
         for at, _, lag in self.seen:
             if lag <= LAG_THRESHOLD:
@@ -362,9 +258,9 @@ class Watch:
 
 
 def speed(up: Up, load: Load) -> float:
-    """Events a second that one processor does of many that are there at once, in its best two seconds.
+    """Return the events a second that one processor counts of a backlog, in its best two seconds.
 
-    It is not disturbed then by what else runs; a mean would make a load that one is enough for.
+    Other processes disturb it least in these seconds. A load derived from its mean speed could be too small.
     """
     load.send(TRIED)
     load.flush()
@@ -376,57 +272,59 @@ def speed(up: Up, load: Load) -> float:
             seen.append((time.monotonic(), consumed))
         return consumed == TRIED
 
-    eventually(done, seconds=120.0, what="it does what it can")
+    eventually(done, seconds=120.0, what="the processor counts the backlog")
     pairs = ((before, after) for before in seen for after in seen if after[0] - before[0] >= 2.0)
     return max((after[1] - before[1]) / (after[0] - before[0]) for before, after in pairs)
 
 
-def test_ten_times_the_load_is_followed_and_nothing_is_lost(up: Up, servers: Servers) -> None:
-    eventually(lambda: up.processors() == 1, seconds=90.0, what="one processor")
+def test_replicas_follow_ten_times_the_load_and_no_event_is_lost(up: Up, servers: Servers) -> None:
+    eventually(lambda: up.processors() == 1, seconds=90.0, what="one processor is ready")
     load = Load(servers, up.topic)
     try:
         rate = speed(up, load)
         up.allow(4)
-        eventually(lambda: "allowed 1 to 4" in up.scaling["message"], seconds=30.0, what="more are allowed")
+        eventually(lambda: "allowed 1 to 4" in up.scaling["message"], seconds=30.0, what="four replicas are allowed")
         base = round(rate / 5)
-        time.sleep(LOOKBACK_SECONDS)  # what was sent to measure it is no load
+        time.sleep(LOOKBACK_SECONDS)  # the scaler forgets the events of the measurement
         load.rate = base
         load.start()
         calm = Watch(up)
         calm.watch(seconds=15.0)
-        assert {ready for _, ready, _ in calm.seen} == {1}, "a tenth of the load is one processor's"
+        assert {ready for _, ready, _ in calm.seen} == {1}, "one processor is enough for a tenth of the load"
         alone = len(generations(servers, up.group))
 
         load.rate, high = 10 * base, Watch(up)
         high.watch(seconds=STEP_SECONDS)
-        ups, told = up.decisions(), up.scaling["message"]
-        joined = len(generations(servers, up.group)) - alone
+        ups, message = up.decisions(), up.scaling["message"]
+        rebalances_up = len(generations(servers, up.group)) - alone
 
         load.rate, low = 0, Watch(up)
-        gone = low.until(lambda ready, lag: ready == 1 and lag == 0, seconds=150.0)
+        scaled_down = low.until(lambda ready, lag: ready == 1 and lag == 0, seconds=150.0)
         downs = up.decisions()[len(ups) :]
-        # Whoever stays hears of it with its next heartbeat, after the others' processes are gone.
-        settled = alone + joined
-        eventually(lambda: len(generations(servers, up.group)) > settled, seconds=30.0, what="a rebalance down")
+        # The remaining processor learns of the rebalance with its next heartbeat, after the other processes ended.
+        settled = alone + rebalances_up
+        eventually(
+            lambda: len(generations(servers, up.group)) > settled, seconds=30.0, what="a rebalance after scaling down"
+        )
         time.sleep(HEARTBEATS_SECONDS)
-        left = len(generations(servers, up.group)) - settled
+        rebalances_down = len(generations(servers, up.group)) - settled
     finally:
         load.stop()
     print(
         f"one processor does {rate:,.0f} events/s; {base:,} -> {10 * base:,}:"
         f" {ups[-1]['desired'] if ups else 1} processors ready after {high.followed:.1f} s;"
-        f" lag {high.peak:,} at most, over {LAG_THRESHOLD:,} for {high.recovered:.1f} s; {joined} rebalances up,"
-        f" {left} down;"
-        f" one processor {low.seen[-1][0]:.1f} s after the end; {load.sent:,} events\n{told}\n{ups}\n{downs}"
+        f" lag {high.peak:,} at most, over {LAG_THRESHOLD:,} for {high.recovered:.1f} s; {rebalances_up} rebalances up,"
+        f" {rebalances_down} down;"
+        f" one processor {low.seen[-1][0]:.1f} s after the end; {load.sent:,} events\n{message}\n{ups}\n{downs}"
     )
     assert high.seen[-1][1] > 1, "one processor is too slow"
     assert high.followed <= FOLLOW_SECONDS
     assert high.recovered <= CATCH_UP_SECONDS
-    assert 1 <= joined <= 3, "each is a pause for all"
-    assert gone, low.seen[-1]
-    assert [one["desired"] for one in downs] == [1], "down once"
+    assert 1 <= rebalances_up <= 3, "each rebalance pauses all processors"
+    assert scaled_down, low.seen[-1]
+    assert [decision["desired"] for decision in downs] == [1], "one decision scales down"
     assert low.seen[-1][0] >= STABILIZATION_SECONDS
-    assert left == 1
+    assert rebalances_down == 1
     assert (load.acknowledged, load.refused) == (load.sent, [])
     for groups in (("carrier",), ("airport",), ("carrier", "airport")):
         assert up.windows(*groups) == load.expected(*groups)

@@ -1,4 +1,4 @@
-"""Edits of a running pipeline: what each changes in Kafka, in Postgres and among the processes, and what stays."""
+"""Tests of edits of a running pipeline on real servers: which processes restart, and what changes on the servers."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ DOCUMENT: dict[str, Any] = {
 
 
 class Edited:
-    """A pipeline that runs, is sent events, and is edited."""
+    """A running pipeline that the test edits and sends events to."""
 
     def __init__(self, local: Any) -> None:
         self.local = local
         self.sent = 0
 
     def edit(self, change: Callable[[dict[str, Any]], Any]) -> None:
-        """The next generation."""
+        """Change the spec, and increase the generation."""
         document = copy.deepcopy(self.local.document)
         change(document["spec"])
         document["metadata"]["generation"] += 1
         self.local.document = document
 
     def send(self, number: int = 50) -> None:
-        """Events of one shop, 3 each, and wait until they are counted."""
+        """Send events of one shop with the amount 3, and wait until they are counted."""
         events = [{"ts": "2026-03-01T10:00:00Z", "shop": "a", "amount": 3} for _ in range(number)]
         answer = httpx.post(f"{self.local.url('ingest')}/events", json=events, timeout=30, trust_env=False)
         assert answer.json()["accepted"] == number
@@ -61,11 +61,11 @@ class Edited:
         self.local.eventually(lambda: self.local.consumed() == self.sent, what=f"{self.sent} events are counted")
 
     def topic_config(self, key: str) -> str:
-        """A config of the source topic as Kafka has it."""
+        """Return a setting of the source topic from Kafka."""
         return str(self.local.actuators.kafka.configs([EVENTS])[EVENTS][key])
 
-    def unchanged(self, change: Callable[[dict[str, Any]], Any]) -> None:
-        """An edit after which the same processes run."""
+    def edit_and_keep_processes(self, change: Callable[[dict[str, Any]], Any]) -> None:
+        """Apply an edit, and assert that the same processes run after it."""
         before = self.local.pids()
         self.edit(change)
         assert set(self.local.settle()) == WELL
@@ -77,12 +77,12 @@ WELL = {"Ready", "TopicsReady", "SchemaReady", "ProcessorsReady", "IngestReady",
 METRIC = {"name": "sales", "function": "sum", "field": "amount"}
 
 
-def put(member: str, value: Any) -> Callable[[dict[str, Any]], Any]:
-    """Sets a member of the spec; the objects on the way are made."""
-    *way, last = member.split(".")
+def setting(member: str, value: Any) -> Callable[[dict[str, Any]], Any]:
+    """Return an edit that sets a member of the spec, and creates missing objects above it."""
+    *parents, last = member.split(".")
 
     def edit(spec: dict[str, Any]) -> None:
-        for part in way:
+        for part in parents:
             spec = spec[int(part)] if isinstance(spec, list) else spec.setdefault(part, {})
         spec[last] = value
 
@@ -91,51 +91,51 @@ def put(member: str, value: Any) -> Callable[[dict[str, Any]], Any]:
 
 @pytest.fixture
 def running(make_local: Callable[..., Any]) -> Edited:
-    """A pipeline that is ready and has counted events."""
+    """Start a pipeline, and wait until it is ready and has counted events."""
     local = make_local(DOCUMENT)
-    found = Edited(local)
+    edited = Edited(local)
     assert set(local.settle()) == WELL
-    found.send()
-    return found
+    edited.send()
+    return edited
 
 
-def test_what_processors_do_not_read_ends_none(running: Edited) -> None:
-    """Kafka, Postgres, ingest and API are told, each by itself; the processes are those of before."""
-    running.unchanged(put("reclaimPolicy", "Delete"))
-    running.unchanged(put("source.topic.retention", "1d"))
+def test_an_edit_that_processors_do_not_read_restarts_no_process(running: Edited) -> None:
+    """Only Kafka, Postgres, ingest or the API apply the edit."""
+    running.edit_and_keep_processes(setting("reclaimPolicy", "Delete"))
+    running.edit_and_keep_processes(setting("source.topic.retention", "1d"))
     assert running.topic_config("retention.ms") == "86400000"
-    running.unchanged(put("aggregations.0.retention", "30d"))
+    running.edit_and_keep_processes(setting("aggregations.0.retention", "30d"))
     assert running.local.query("SELECT retention_ms FROM {s}._aggregations") == [(30 * 86_400_000,)]
-    running.unchanged(put("api.cacheTtl", "1s"))
-    running.unchanged(put("processor.resources", {"limits": {"memory": "1Gi"}}))
+    running.edit_and_keep_processes(setting("api.cacheTtl", "1s"))
+    running.edit_and_keep_processes(setting("processor.resources", {"limits": {"memory": "1Gi"}}))
     assert running.local.query("SELECT generation FROM {s}._generation") == [(1,)]
-    # Ingest reads by itself that it has to ask for keys now.
+    # Ingest reads the new config by itself, and requires keys.
     before = running.local.pids()
-    running.edit(put("auth.required", True))
+    running.edit(setting("auth.required", True))
     running.local.settle()
     url = f"{running.local.url('ingest')}/events"
     running.local.eventually(
-        lambda: httpx.post(url, json=[], timeout=30, trust_env=False).status_code == 401, what="keys are asked for"
+        lambda: httpx.post(url, json=[], timeout=30, trust_env=False).status_code == 401, what="ingest requires keys"
     )
     assert running.local.pids() == before
 
 
-def test_more_replicas_leave_the_first_alone(running: Edited) -> None:
+def test_a_change_of_replicas_keeps_the_first_processor(running: Edited) -> None:
     before = running.local.pids()
-    running.edit(put("processor.replicas", 2))
+    running.edit(setting("processor.replicas", 2))
     running.local.settle()
     after = running.local.pids()
     assert after.keys() == {*before, "processor-1"}
     assert {name: after[name] for name in before} == before
     running.send()
-    running.edit(put("processor.replicas", 1))
+    running.edit(setting("processor.replicas", 1))
     running.local.settle()
     assert running.local.pids() == before
     running.send()
 
 
-def test_what_processors_read_starts_them_anew(running: Edited) -> None:
-    """A metric: a column and another processor; ingest and API go on. An aggregation: a table."""
+def test_an_edit_that_processors_read_restarts_only_processors(running: Edited) -> None:
+    """A new metric adds a column, and a new aggregation adds a table."""
     before = running.local.pids()
     running.edit(lambda spec: spec["aggregations"][0]["metrics"].append(METRIC))
     running.local.settle()
@@ -150,13 +150,13 @@ def test_what_processors_read_starts_them_anew(running: Edited) -> None:
     assert running.local.query("SELECT sum(_count) FROM {s}.all_v1") == [(50,)]
 
 
-def test_another_type_of_a_field_begins_anew(running: Edited) -> None:
-    """Also where only sketches are over it: an integer and a double of equal value are one value, not two."""
+def test_a_changed_field_type_starts_a_new_version_of_the_aggregation(running: Edited) -> None:
+    """This holds also if only a sketch uses the field. Otherwise an integer and an equal double would count as two."""
     distinct = {"name": "amounts", "function": "distinct", "field": "amount"}
     running.edit(lambda spec: spec["aggregations"][0]["metrics"].append(distinct))
     running.local.settle()
     assert running.local.status["aggregations"][0]["version"] == 1
-    running.edit(put("source.fields.2.type", "number"))
+    running.edit(setting("source.fields.2.type", "number"))
     running.local.settle()
     assert running.local.status["aggregations"][0]["version"] == 2
     running.send()
@@ -171,14 +171,14 @@ REFUSED: list[tuple[str, Any, str]] = [
 ]
 
 
-def test_good_bad_good(running: Edited) -> None:
-    """What is refused changes nothing, and the pipeline counts on; taken back, all is as it was."""
-    good, told, before = running.local.document, running.local.status, running.local.pids()
+def test_a_refused_edit_changes_nothing_and_can_be_reverted(running: Edited) -> None:
+    """The pipeline counts events meanwhile."""
+    good, status, before = running.local.document, running.local.status, running.local.pids()
     schema = stored(running)
     for member, value, text in REFUSED:
-        running.edit(put(member, value))
-        found = running.local.settle()
-        assert (set(found), found["Stalled"]) == ({*WELL, "Stalled"}, "NotSupported"), member
+        running.edit(setting(member, value))
+        reasons = running.local.settle()
+        assert (set(reasons), reasons["Stalled"]) == ({*WELL, "Stalled"}, "NotSupported"), member
         message = running.local.message("Stalled")
         assert message.startswith(text)
         assert message.endswith("; the accepted spec stays in force")
@@ -189,18 +189,18 @@ def test_good_bad_good(running: Edited) -> None:
         assert set(running.local.settle()) == WELL
         assert running.local.pids() == before
     assert stored(running) == schema
-    assert settled(running.local.status) == settled(told)
+    assert without_progress(running.local.status) == without_progress(status)
     running.send(10)
     assert running.local.query("SELECT sum(_count) FROM {s}.by_shop_v1") == [(running.sent,)]
 
 
 def stored(running: Edited) -> Any:
-    """What the operator has made in Postgres; how far events are read and windows closed is the processor's."""
-    found = running.local.actuators.postgres.observe(running.local.schema)
-    return found.owner, found.generation, found.accepted, found.partitions, found.shapes, found.columns, found.feeds
+    """Return the state in Postgres that the operator writes; the processor writes offsets and closed windows."""
+    live = running.local.actuators.postgres.observe(running.local.schema)
+    return live.owner, live.generation, live.accepted, live.partitions, live.shapes, live.columns, live.feeds
 
 
-def settled(status: Any) -> Any:
-    """A status without the generation it is about, and without how far windows are closed."""
+def without_progress(status: Any) -> Any:
+    """Return a status without its generation and without the progress of aggregations."""
     conditions = [{**item, "observedGeneration": None} for item in status["conditions"]]
     return {**status, "conditions": conditions, "observedGeneration": None, "aggregations": None}

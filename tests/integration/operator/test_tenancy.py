@@ -1,4 +1,4 @@
-"""A pipeline's logins reach nothing of another pipeline, of its own namespace or of another one."""
+"""Tests of the logins of pipelines on a real Postgres: they have no access to other pipelines in any namespace."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DOCUMENT: dict[str, Any] = {
         ],
     },
 }
-# The second has the name of the first, the third is its neighbour and has a name that begins alike.
+# The second has the name of the first. The third has its namespace, and a name with the same beginning.
 PIPELINES = (("tenant-a", "orders"), ("tenant-b", "orders"), ("tenant-a", "orders-2"))
 
 
@@ -55,7 +55,7 @@ class Tenant:
 
 @pytest.fixture
 def tenants(servers: Servers, tmp_path: Path) -> Iterator[list[Tenant]]:
-    actuator, platform, made = PostgresSchemas(servers.postgres), Platform(), []
+    actuator, platform, tenants = PostgresSchemas(servers.postgres), Platform(), []
     secrets, plans = FileSecrets(tmp_path), []
     for number, (namespace, name) in enumerate(PIPELINES):
         document = copy.deepcopy(DOCUMENT)
@@ -64,11 +64,11 @@ def tenants(servers: Servers, tmp_path: Path) -> Iterator[list[Tenant]]:
         plan, owner = build_plan(pipeline, platform, 1), owner_of(pipeline, platform)
         schema = plan.schema
         logins = secrets.ensure(namespace, name, writer=schema.writer, reader=schema.reader)
-        (done,) = actuator.ensure(schema, owner=owner, secrets=logins)
-        assert done.rank == Rank.DONE, done
+        (outcome,) = actuator.ensure(schema, owner=owner, secrets=logins)
+        assert outcome.rank == Rank.DONE, outcome
         plans.append((schema, owner))
-        made.append(Tenant(schema.name, logins))
-    yield made
+        tenants.append(Tenant(schema.name, logins))
+    yield tenants
     for schema, owner in plans:
         actuator.release(schema, owner=owner, reclaim="Delete")
 
@@ -97,7 +97,9 @@ def connect(servers: Servers, login: PostgresCredentials) -> psycopg.Connection[
 
 
 @pytest.mark.parametrize("role", ["writer", "reader"])
-def test_logins_reach_their_own_schema_only(servers: Servers, tenants: list[Tenant], role: str) -> None:
+def test_a_login_has_access_only_to_the_schema_of_its_pipeline(
+    servers: Servers, tenants: list[Tenant], role: str
+) -> None:
     for own in tenants:
         login: PostgresCredentials = getattr(own.secrets, role)
         with connect(servers, login) as session:
@@ -105,7 +107,7 @@ def test_logins_reach_their_own_schema_only(servers: Servers, tenants: list[Tena
             for other in tenants:
                 if other is own:
                     continue
-                with connect(servers, other.secrets.writer):  # there is a session to be ended
+                with connect(servers, other.secrets.writer):  # the last statement tries to end this session
                     for statement in DENIED:
                         text = statement.format(s=other.schema)
                         with pytest.raises((errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction)):

@@ -1,4 +1,4 @@
-"""Postgres and Redis over TLS, with certificates of a private authority: operator, processor, ingest, API."""
+"""Tests of operator and workloads with a real Postgres and Redis over TLS, certified by a private authority."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WORKLOADS = {"tidemill_processor": "postgres redis", "tidemill_api": "postgres r
 
 
 def config(name: str) -> PipelineConfig:
-    """One aggregation, for everybody who asks."""
+    """Return a pipeline with one aggregation, whose API needs no key."""
     metrics = [{"name": "events", "function": "count"}]
     spec = PipelineSpec.model_validate(
         {
@@ -63,11 +63,11 @@ def config(name: str) -> PipelineConfig:
 
 
 class Secured:
-    """The session's Kafka, and a Postgres and a Redis that have certificates of our own authority.
+    """The session's Kafka, and a Postgres and a Redis with certificates of a private authority.
 
     Attributes:
-        servers: their addresses, by the name that the certificate has.
-        ca, other: of the authority, and of one that has signed nothing.
+        servers: the addresses, with the host name in the certificate.
+        ca, other: the certificates of the authority, and of an authority that signed nothing.
     """
 
     def __init__(self, kafka: str, own_servers: Callable[..., Servers], folder: Path) -> None:
@@ -85,7 +85,8 @@ class Secured:
 
     def _postgres(self, pair: Pair) -> dict[str, str]:
         if user := postgres.server_user():
-            for folder in (pair.key.parent, *pair.key.parent.parents):  # a worker's folder is one level deeper
+            # With pytest-xdist, the folder of a worker is one level deeper.
+            for folder in (pair.key.parent, *pair.key.parent.parents):
                 if folder.stat().st_mode & 0o011 != 0o011:
                     folder.chmod(folder.stat().st_mode | 0o011)
             key = Path(shutil.copy(pair.key, pair.key.with_name("postgres.key")))
@@ -111,7 +112,7 @@ class Secured:
         return server
 
     def environment(self, ca: Path) -> dict[str, str]:
-        """What workloads are told besides addresses."""
+        """Return the environment of workloads, apart from addresses."""
         return {
             "TIDEMILL_POSTGRES_SSLMODE": "verify-full",
             "TIDEMILL_POSTGRES_CA": str(ca),
@@ -123,20 +124,20 @@ class Secured:
 def secured(
     servers: Servers, own_servers: Callable[..., Servers], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Secured]:
-    made = Secured(servers.kafka, own_servers, tmp_path_factory.mktemp("tls"))
-    yield made
-    made.redis.stop()
+    secured = Secured(servers.kafka, own_servers, tmp_path_factory.mktemp("tls"))
+    yield secured
+    secured.redis.stop()
 
 
 def start_all(bench: Bench) -> dict[str, int]:
-    """One process of each workload; their indices."""
+    """Start one process of each workload; return their indices."""
     for module in WORKLOADS:
         bench.start(module=module)
     return {module: index for index, module in enumerate(WORKLOADS)}
 
 
-def test_all_of_it_works_over_tls(secured: Secured, make_bench: MakeBench) -> None:
-    """An event over HTTP comes out of the API, and every connection is an encrypted one."""
+def test_every_connection_to_postgres_and_redis_uses_tls(secured: Secured, make_bench: MakeBench) -> None:
+    """An event that ingest accepts is counted and answered by the API."""
     with connected(secured.servers.postgres, "looking") as session:
         assert session.rows("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()") == [(True,)]
     bench = make_bench(config("tls"), at=secured.servers, **secured.environment(secured.ca))
@@ -156,23 +157,25 @@ def test_all_of_it_works_over_tls(secured: Secured, make_bench: MakeBench) -> No
 
     assert bench.eventually(answered, what="the API answers") == [1]
     query = "SELECT DISTINCT split_part(application_name, '/', 1), ssl FROM pg_stat_ssl JOIN pg_stat_activity"
-    found = dict(bench.query(f"{query} USING (pid) WHERE application_name LIKE 'tidemill-%%'"))
-    assert found == {"tidemill-api": True, "tidemill-processor": True}
+    encrypted = dict(bench.query(f"{query} USING (pid) WHERE application_name LIKE 'tidemill-%%'"))
+    assert encrypted == {"tidemill-api": True, "tidemill-processor": True}
     client = redis.Redis.from_url(secured.servers.redis, ssl_ca_certs=secured.servers.redis_ca)
-    assert client.keys("tidemill/*"), "ingest's key and the API's answer went there, which takes no others"
+    assert client.keys("tidemill/*"), "ingest and API have stored keys in Redis, which accepts only TLS"
     client.close()
 
 
-def test_each_names_a_server_whose_authority_it_does_not_know(secured: Secured, make_bench: MakeBench) -> None:
-    """And says what to do, in /health."""
+def test_workloads_name_a_server_with_an_untrusted_certificate_and_the_remedy(
+    secured: Secured, make_bench: MakeBench
+) -> None:
+    """/health has the server and the remedy in the detail of the dependency."""
     bench = make_bench(config("tls-wrong"), at=secured.servers, **secured.environment(secured.other))
     ports = {"postgres": secured.servers.postgres.port, "redis": secured.redis.port}
     for module, index in start_all(bench).items():
         for server in WORKLOADS[module].split():
 
             def detail(at: int = index, of: str = server) -> str:
-                found = bench.health(at).get("dependencies", {}).get(of, {})
-                text = str(found.get("detail", "")) if found.get("status") == "down" else ""
+                dependency = bench.health(at).get("dependencies", {}).get(of, {})
+                text = str(dependency.get("detail", "")) if dependency.get("status") == "down" else ""
                 return text if "certificate" in text else ""
 
             def what(at: int = index, of: str = server, by: str = module) -> str:
@@ -185,25 +188,24 @@ def test_each_names_a_server_whose_authority_it_does_not_know(secured: Secured, 
 
 
 def refused(at: PostgresAddress) -> TidemillError:
-    """What the operator says of a server that it does not talk to."""
-    with pytest.raises(TidemillError) as told, connected(at, "looking"):
+    """Return the operator's error when it refuses a server."""
+    with pytest.raises(TidemillError) as raised, connected(at, "looking"):
         pass
-    return told.value
+    return raised.value
 
 
-def test_the_operator_names_it_too(secured: Secured) -> None:
-    """One that is not trusted, and one that has another name."""
+def test_the_operator_names_an_untrusted_certificate_and_a_wrong_host_name(secured: Secured) -> None:
     at = secured.servers.postgres
-    told = refused(replace(at, sslrootcert=str(secured.other)))
-    assert told.reason is Reason.UNREACHABLE
-    assert f"looking: postgresql://localhost:{at.port}/tidemill has a certificate that is not trusted" in str(told)
-    assert "TIDEMILL_POSTGRES_CA (chart: postgres.caSecret)" in str(told)
+    error = refused(replace(at, sslrootcert=str(secured.other)))
+    assert error.reason is Reason.UNREACHABLE
+    assert f"looking: postgresql://localhost:{at.port}/tidemill has a certificate that is not trusted" in str(error)
+    assert "TIDEMILL_POSTGRES_CA (chart: postgres.caSecret)" in str(error)
     assert "connect by a host name that is in the server's" in str(refused(replace(at, host="127.0.0.1")))
 
 
 @pytest.mark.parametrize("server", ["Postgres", "Redis"])
-def test_a_local_start_tells_at_once(secured: Secured, tmp_path: Path, server: str) -> None:
-    """It does not wait until it would have been there."""
+def test_tidemill_up_refuses_an_untrusted_certificate_at_once(secured: Secured, tmp_path: Path, server: str) -> None:
+    """The command does not wait as it does for a server that is still starting."""
     wrong = {"Postgres": secured.ca, "Redis": secured.ca, server: secured.other}
     environ = {
         **os.environ,

@@ -1,4 +1,4 @@
-"""One topic, two pipelines that would use it: the first has it, the other is told so; what nobody manages many read."""
+"""Tests of topics that several pipelines use, on a real Postgres: at most one pipeline manages a topic."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ def pipeline(name: str, /, **topic: Any) -> AnalyticsPipeline:
 
 @pytest.fixture
 def ensure(servers: Servers, tmp_path: Path) -> Iterator[Ensure]:
-    """Makes a pipeline's schema; all are gone afterwards."""
+    """Return a function that creates a pipeline's schema; the schemas are deleted after the test."""
     actuator, secrets = PostgresSchemas(servers.postgres), FileSecrets(tmp_path)
-    made = {}
+    schemas = {}
 
-    def run(name: str, /, *, adopt: bool = False, cluster: str = "here", there: bool = True, **topic: Any) -> Outcome:
-        asked = pipeline(name, **topic)
-        plan, owner = build_plan(asked, Platform(), 1), owner_of(asked, Platform(cluster_id=cluster))
-        made[name] = plan.schema, owner
+    def run(name: str, /, *, adopt: bool = False, cluster: str = "here", exists: bool = True, **topic: Any) -> Outcome:
+        resource = pipeline(name, **topic)
+        plan, owner = build_plan(resource, Platform(), 1), owner_of(resource, Platform(cluster_id=cluster))
+        schemas[name] = plan.schema, owner
         logins = secrets.ensure("owntest", name, writer=plan.schema.writer, reader=plan.schema.reader)
-        (outcome,) = actuator.ensure(plan.schema, owner=owner, secrets=logins, adopt=adopt, exists=lambda *_: there)
+        (outcome,) = actuator.ensure(plan.schema, owner=owner, secrets=logins, adopt=adopt, exists=lambda *_: exists)
         return outcome
 
     yield run
-    for schema, owner in made.values():
+    for schema, owner in schemas.values():
         actuator.release(schema, owner=owner, reclaim="Delete")
 
 
@@ -73,7 +73,7 @@ def ensure(servers: Servers, tmp_path: Path) -> Iterator[Ensure]:
 def shown(
     servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Shown:
-    """`tidemill plan` of a pipeline's file, beside the Postgres alone: its exit code and its lines."""
+    """Return a function that runs `tidemill plan` without Kafka, and returns its exit code and lines."""
     monkeypatch.setenv("TIDEMILL_POSTGRES_URL", servers.postgres.url)
     monkeypatch.setenv("TIDEMILL_CLUSTER_ID", "here")
     monkeypatch.delenv("TIDEMILL_KAFKA_BROKERS", raising=False)
@@ -90,48 +90,47 @@ def shown(
 
 
 SHARED = "owntest.shared"
-TOLD = (
+MANAGED = (
     "spec.source.topic.name: topic owntest.shared is managed by the pipeline owntest/first, which was first;"
     " name another topic; pipelines can share a topic if each of them sets managed: false"
 )
 
 
-def test_the_first_has_it(ensure: Ensure, servers: Servers) -> None:
-    """The other one is told whose it is, and nothing of it is made; the first goes on, and writes nothing again."""
+def test_the_first_pipeline_manages_a_topic_and_a_second_is_refused(ensure: Ensure, servers: Servers) -> None:
+    """The second gets no schema. A further pass of the first changes nothing."""
     assert ensure("first", name=SHARED).rank == Rank.DONE
     refused = ensure("second", name=SHARED)
-    assert (refused.rank, refused.reason, refused.message) == (Rank.FAILED, Reason.RESOURCE_CONFLICT, TOLD)
+    assert (refused.rank, refused.reason, refused.message) == (Rank.FAILED, Reason.RESOURCE_CONFLICT, MANAGED)
     with psycopg.connect(servers.postgres.url) as connection:
-        found = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = 'owntest__second'").fetchall()
-    assert found == []
+        rows = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = 'owntest__second'").fetchall()
+    assert rows == []
     again = ensure("first", name=SHARED)
     assert (again.rank, again.changed) == (Rank.DONE, 0)
 
 
-def test_nobody_else_reads_it_either(ensure: Ensure) -> None:
-    """Who reads a topic can write to it as well, by the ingest of its own."""
+def test_a_managed_topic_cannot_be_read_by_another_pipeline(ensure: Ensure) -> None:
+    """A pipeline that reads a topic could also write to it, through its ingest."""
     ensure("first", name=SHARED)
     refused = ensure("second", name=SHARED, managed=False)
-    assert (refused.rank, refused.reason, refused.message) == (Rank.FAILED, Reason.RESOURCE_CONFLICT, TOLD)
+    assert (refused.rank, refused.reason, refused.message) == (Rank.FAILED, Reason.RESOURCE_CONFLICT, MANAGED)
 
 
-def test_many_read_what_nobody_manages(ensure: Ensure) -> None:
-    """And none of them begins to manage it while another one reads."""
+def test_many_pipelines_can_read_a_topic_that_none_manages(ensure: Ensure) -> None:
+    """None of them can begin to manage it while another reads it."""
     assert ensure("first", name=SHARED, managed=False).rank == Rank.DONE
     assert ensure("second", name=SHARED, managed=False).rank == Rank.DONE
     refused = ensure("second", name=SHARED)
     assert "topic owntest.shared is read by the pipeline owntest/first, which was first" in refused.message
 
 
-def test_a_topic_that_is_let_go_may_be_taken(ensure: Ensure) -> None:
-    """By a pipeline that has begun to read another one."""
+def test_a_topic_is_free_when_its_pipeline_has_changed_to_another_topic(ensure: Ensure) -> None:
     ensure("first", name=SHARED)
     assert ensure("first", name="owntest.other").rank == Rank.DONE
     assert ensure("second", name=SHARED).rank == Rank.DONE
 
 
-def test_who_read_it_before_that_was_noted_goes_on(ensure: Ensure, servers: Servers) -> None:
-    """A schema of an earlier version does not say that its topic is only read."""
+def test_a_reader_whose_schema_has_no_note_of_its_topic_is_not_refused(ensure: Ensure, servers: Servers) -> None:
+    """The schema of an earlier version does not note that the pipeline only reads its topic."""
     ensure("second", name=SHARED, managed=False)
     with psycopg.connect(servers.postgres.url) as connection:
         connection.execute("COMMENT ON TABLE owntest__second._offsets IS NULL")
@@ -139,31 +138,29 @@ def test_who_read_it_before_that_was_noted_goes_on(ensure: Ensure, servers: Serv
     assert ensure("second", name=SHARED, managed=False).rank == Rank.DONE
 
 
-def test_the_topic_of_another_pipelines_name(ensure: Ensure) -> None:
-    """Whoever was first, whatever the topic's name suggests."""
+def test_a_topic_belongs_to_the_first_pipeline_even_if_named_after_another(ensure: Ensure) -> None:
     ensure("first", name="owntest.second.events")
     refused = ensure("second")
     assert "topic owntest.second.events is managed by the pipeline owntest/first" in refused.message
 
 
-def test_other_clusters_have_other_topics(ensure: Ensure) -> None:
-    """Two operators may share a Postgres and not a Kafka."""
+def test_pipelines_of_different_clusters_can_use_the_same_topic_name(ensure: Ensure) -> None:
+    """Their operators may share a Postgres, but not a Kafka."""
     ensure("first", name=SHARED)
     assert ensure("second", name=SHARED, cluster="there").rank == Rank.DONE
 
 
-def test_a_plan_tells_it_before(ensure: Ensure, shown: Shown) -> None:
-    """In the words of the condition; with the annotation that takes it over, or as a reader, it is not refused."""
+def test_a_plan_refuses_a_topic_that_another_pipeline_manages(ensure: Ensure, shown: Shown) -> None:
+    """The message is that of the condition. The adopt annotation prevents the refusal."""
     ensure("first", name=SHARED)
     assert shown("first", name=SHARED)[0] == 0
     code, lines = shown("second", name=SHARED)
-    assert (code, lines[-2:]) == (1, [f"! {TOLD}", "refused; nothing is created"])
+    assert (code, lines[-2:]) == (1, [f"! {MANAGED}", "refused; nothing is created"])
     assert shown("second", name=SHARED, adopt=True)[0] == 0
     assert shown("third", name="owntest.third")[0] == 0
 
 
-def test_a_plan_tells_of_roles_that_are_somebody_elses(servers: Servers, shown: Shown) -> None:
-    """A role of the name is not taken, whatever it is for."""
+def test_a_plan_refuses_an_existing_role_of_another_owner(servers: Servers, shown: Shown) -> None:
     with psycopg.connect(servers.postgres.url, autocommit=True) as connection:
         connection.execute("CREATE ROLE owntest__first_writer")
         try:
@@ -174,16 +171,16 @@ def test_a_plan_tells_of_roles_that_are_somebody_elses(servers: Servers, shown: 
     assert "! role owntest__first_writer exists and belongs to another owner (comment: none)" in lines[-2]
 
 
-def test_it_can_be_taken_over_from_who_is_gone(ensure: Ensure) -> None:
-    """With the annotation that takes a schema over; not from a pipeline that is there. Who comes back asks anew."""
+def test_a_topic_can_be_adopted_only_from_a_deleted_pipeline(ensure: Ensure) -> None:
+    """If the deleted pipeline is created again, the topic belongs to the adopter."""
     ensure("first", name=SHARED)
-    assert ensure("second", name=SHARED, adopt=True).message == TOLD
-    assert ensure("second", name=SHARED, adopt=True, there=False).rank == Rank.DONE
+    assert ensure("second", name=SHARED, adopt=True).message == MANAGED
+    assert ensure("second", name=SHARED, adopt=True, exists=False).rank == Rank.DONE
     assert "is managed by the pipeline owntest/second" in ensure("first", name=SHARED).message
 
 
-def test_the_results_of_a_pipeline_of_another_namespace(ensure: Ensure) -> None:
-    """Where the platform lets topics of other namespaces be read."""
+def test_a_pipeline_cannot_read_the_results_topic_of_another_pipeline(ensure: Ensure) -> None:
+    """This holds even if the platform allows topics of other namespaces."""
     ensure("first")
     refused = ensure("second", name="owntest.first.results", managed=False)
     assert "topic owntest.first.results is managed by the pipeline owntest/first" in refused.message

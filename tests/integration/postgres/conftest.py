@@ -1,4 +1,4 @@
-"""A schema that each test makes, damages and drops."""
+"""Fixture of a pipeline's schema on a real Postgres that one test creates and damages."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ from tidemill_operator.laptop.servers import Servers
 
 @pytest.fixture
 def bench(servers: Servers, tmp_path: Path) -> Iterator[OwnedSchema]:
-    made = OwnedSchema(servers, tmp_path, copy.deepcopy(DOCUMENT))
-    yield made
-    made.clean()
+    schema = OwnedSchema(servers, tmp_path, copy.deepcopy(DOCUMENT))
+    yield schema
+    schema.clean()

@@ -1,4 +1,4 @@
-"""A pipeline's schema on a real Postgres: made whole, made once, repaired, never altered beyond adding."""
+"""Tests of the actuator that creates, repairs, extends and deletes a pipeline's schema, on a real Postgres."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ pytestmark = pytest.mark.integration
 
 
 def next_transaction(bench: OwnedSchema) -> int:
-    """The first transaction id that was not given away yet."""
+    """Return the next transaction id that Postgres will assign."""
     ((number,),) = bench.query("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
     return int(number)
 
 
 def test_a_second_ensure_writes_nothing(bench: OwnedSchema) -> None:
-    """Everything is made by the first call, and the second finds nothing to do."""
+    """The second call takes no transaction id."""
     first = bench.ensure()
     assert first.rank == Rank.DONE, first
     assert first.changed > 40
@@ -40,12 +40,11 @@ def test_a_second_ensure_writes_nothing(bench: OwnedSchema) -> None:
         again = bench.ensure()
         assert (again.rank, again.changed) == (Rank.DONE, 0)
         transactions.append(next_transaction(bench) - before)
-    # Whatever writes takes a transaction id. Postgres' own housekeeping may take one now and then, but not each time.
+    # Each session that writes takes a transaction id. Postgres itself takes one at times, but not each time.
     assert min(transactions) == 0
 
 
-def test_the_schema_is_what_the_processor_needs(bench: OwnedSchema) -> None:
-    """Rows of offsets, reader, aggregations and generation are there, and partitions of windows can be made."""
+def test_ensure_creates_the_rows_and_functions_that_the_processor_needs(bench: OwnedSchema) -> None:
     bench.ensure()
     assert bench.query("SELECT reader, partition FROM {s}._offsets ORDER BY partition") == [
         ("live", 0),
@@ -76,19 +75,22 @@ DRIFT = [
     ("DROP INDEX {s}._dead_letters_by_time", "an index that was dropped"),
     ("DROP TABLE {s}._lost", "a table that was dropped"),
     ("ALTER TABLE {s}._anomalies DROP COLUMN lower", "a column that was dropped"),
-    ("REVOKE INSERT ON {s}._dead_letters FROM {writer}", "a grant that was taken back"),
-    ("REVOKE UPDATE (rev) ON {s}._aggregations FROM {writer}", "a grant on a column that was taken back"),
-    ("GRANT DELETE ON {s}._offsets TO {writer}", "a right that was given besides"),
-    ("GRANT SELECT ON {s}._offsets TO PUBLIC", "everybody may read"),
-    ("GRANT CREATE ON SCHEMA {s} TO {writer}", "the writer may make tables"),
-    ("GRANT EXECUTE ON FUNCTION {s}.ensure_partition TO PUBLIC", "everybody may make partitions"),
+    ("REVOKE INSERT ON {s}._dead_letters FROM {writer}", "a grant that was revoked"),
+    ("REVOKE UPDATE (rev) ON {s}._aggregations FROM {writer}", "a grant on a column that was revoked"),
+    ("GRANT DELETE ON {s}._offsets TO {writer}", "a grant that was added"),
+    ("GRANT SELECT ON {s}._offsets TO PUBLIC", "everybody can read"),
+    ("GRANT CREATE ON SCHEMA {s} TO {writer}", "the writer can create tables"),
+    ("GRANT EXECUTE ON FUNCTION {s}.ensure_partition TO PUBLIC", "everybody can create partitions"),
     ("ALTER ROLE {writer_a} PASSWORD 'another'", "the password was changed"),
-    ("ALTER ROLE {writer_a} RESET idle_in_transaction_session_timeout", "a lost node's locks would stay"),
+    (
+        "ALTER ROLE {writer_a} RESET idle_in_transaction_session_timeout",
+        "the writer has no timeout for idle transactions",
+    ),
     ("ALTER ROLE {reader_a} NOLOGIN", "the reader cannot log in"),
-    ("REVOKE {writer} FROM {writer_a}", "the login has no rights"),
-    ("GRANT DELETE ON {s}._generation TO {writer_a}", "a login has rights of its own"),
-    ("ALTER ROLE {reader} LOGIN PASSWORD 'another'", "one may log in as the role that has the rights"),
-    ("ALTER ROLE {reader} CREATEDB", "the reader was given power"),
+    ("REVOKE {writer} FROM {writer_a}", "the login has no role"),
+    ("GRANT DELETE ON {s}._generation TO {writer_a}", "a login has a grant"),
+    ("ALTER ROLE {reader} LOGIN PASSWORD 'another'", "the role with the grants can log in"),
+    ("ALTER ROLE {reader} CREATEDB", "the reader can create databases"),
     ("DELETE FROM {s}._offsets WHERE partition = 1", "a row of offsets is missing"),
     ("UPDATE {s}._generation SET generation = 0", "the generation was set back"),
     ("UPDATE {s}._aggregations SET retention_ms = 1", "the retention was changed"),
@@ -101,8 +103,7 @@ DRIFT = [
 
 
 @pytest.mark.parametrize(("damage", "reason"), DRIFT, ids=[reason for _, reason in DRIFT])
-def test_drift_is_repaired_once(bench: OwnedSchema, damage: str, reason: str) -> None:
-    """What somebody damaged is as it was after the next call, and then there is nothing left to do."""
+def test_ensure_repairs_drift_in_one_call(bench: OwnedSchema, damage: str, reason: str) -> None:
     bench.ensure()
     bench.run(damage)
     repaired = bench.ensure()
@@ -111,8 +112,8 @@ def test_drift_is_repaired_once(bench: OwnedSchema, damage: str, reason: str) ->
     assert bench.ensure().changed == 0, reason
 
 
-def test_what_others_were_granted_stays(bench: OwnedSchema) -> None:
-    """A dashboard's own role keeps what an administrator gave it."""
+def test_ensure_keeps_grants_to_other_roles(bench: OwnedSchema) -> None:
+    """An administrator may grant rights to the role of a dashboard."""
     bench.ensure()
     bench.admin.execute("DROP ROLE IF EXISTS tidemill_guest")
     bench.admin.execute("CREATE ROLE tidemill_guest")
@@ -143,17 +144,17 @@ INSERTS = {
 
 
 def keys(bench: OwnedSchema) -> dict[str, bool]:
-    """Whether the keys of tables have the place in an array."""
+    """Return for each table whether its key has the column `element`, the index in an exploded array."""
     rows = bench.query(
         "SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint"
         " WHERE connamespace = 'pgtest__orders'::regnamespace AND contype IN ('p', 'u') AND conparentid = 0"
     )
-    found = {name.rpartition(".")[2]: key for name, key in rows if "epoch" in key}
-    return {name: "element" in found[name] for name in FORMER_KEYS}
+    definitions = {name.rpartition(".")[2]: key for name, key in rows if "epoch" in key}
+    return {name: "element" in definitions[name] for name in FORMER_KEYS}
 
 
-def test_keys_of_an_earlier_version_get_wider_where_an_array_is_exploded(bench: OwnedSchema) -> None:
-    """Before that they stay as they are, with the rows in the tables; afterwards as well."""
+def test_keys_of_an_earlier_version_are_extended_when_a_spec_explodes_an_array(bench: OwnedSchema) -> None:
+    """The tables keep their rows. Without such a spec the keys stay as they are."""
     bench.document["spec"]["events"] = {"store": True}
     bench.ensure()
     assert set(keys(bench).values()) == {True}
@@ -176,7 +177,7 @@ def test_keys_of_an_earlier_version_get_wider_where_an_array_is_exploded(bench: 
 
 
 def test_a_new_metric_only_adds_columns(bench: OwnedSchema) -> None:
-    """Windows already stored stay as they are; the new partial is null for them, and its metric will be."""
+    """Stored windows keep their values, and their new column is null."""
     bench.ensure()
     bench.run("SELECT {s}.ensure_partition('by_shop_v1', 19000, 1)")
     bench.run("INSERT INTO {s}.by_shop_v1 (shop, window_start, _rev, _count) VALUES ('a', '2022-01-08T01:00Z', 1, 7)")
@@ -184,7 +185,7 @@ def test_a_new_metric_only_adds_columns(bench: OwnedSchema) -> None:
     bench.document["metadata"]["generation"] = 2
     grown = bench.ensure()
     assert grown.rank == Rank.DONE, grown
-    # The column, its row in `_aggregations`, and `_generation`.
+    # The changes are the column, its row in `_aggregations`, and `_generation`.
     assert grown.changed == 3
     assert bench.query("SELECT shop, _count, _since, _sum_amount FROM {s}.by_shop_v1") == [("a", 7, 0, None)]
     fed = bench.query("SELECT layout, fed FROM {s}._aggregations")
@@ -193,8 +194,8 @@ def test_a_new_metric_only_adds_columns(bench: OwnedSchema) -> None:
     assert bench.ensure().changed == 0
 
 
-def test_a_column_that_somebody_dropped_comes_back_empty(bench: OwnedSchema) -> None:
-    """What it held is lost, so its metric is null for all windows until then; the others are as they were."""
+def test_ensure_creates_a_dropped_column_without_its_values(bench: OwnedSchema) -> None:
+    """The metric of the column is null in stored windows."""
     bench.document["spec"]["aggregations"][0]["metrics"].append({"name": "sales", "function": "sum", "field": "amount"})
     bench.ensure()
     bench.run("ALTER TABLE {s}.by_shop_v1 DROP COLUMN _sum_amount")
@@ -204,8 +205,7 @@ def test_a_column_that_somebody_dropped_comes_back_empty(bench: OwnedSchema) -> 
     assert bench.ensure().changed == 0
 
 
-def test_more_partitions_get_their_rows(bench: OwnedSchema) -> None:
-    """Growing adds rows for the new partitions, read from 0, and leaves the positions of the old ones alone."""
+def test_new_partitions_are_read_from_offset_0_and_old_ones_keep_their_offsets(bench: OwnedSchema) -> None:
     bench.ensure()
     bench.run("UPDATE {s}._offsets SET next_offset = 42")
     bench.document["spec"]["source"]["topic"]["partitions"] = 5
@@ -219,8 +219,8 @@ def test_more_partitions_get_their_rows(bench: OwnedSchema) -> None:
     ]
 
 
-def test_another_column_type_is_refused(bench: OwnedSchema) -> None:
-    """A group column cannot turn from text into a number; nothing is changed then."""
+def test_ensure_refuses_to_change_the_type_of_a_column(bench: OwnedSchema) -> None:
+    """A refused change leaves the schema as it was."""
     bench.ensure()
     bench.document["spec"]["source"]["fields"][1]["type"] = "integer"
     bench.document["metadata"]["generation"] = 2
@@ -230,8 +230,8 @@ def test_another_column_type_is_refused(bench: OwnedSchema) -> None:
     assert bench.query("SELECT generation FROM {s}._generation") == [(1,)]
 
 
-def test_a_foreign_owner_is_a_conflict_until_adopted(bench: OwnedSchema) -> None:
-    """Another resource of the same name does not get the schema unless it says so; generations then count anew."""
+def test_a_schema_of_another_resource_is_a_conflict_until_adopted(bench: OwnedSchema) -> None:
+    """After adoption the generation is that of the new resource."""
     bench.document["metadata"]["generation"] = 7
     bench.ensure()
     bench.document["metadata"] |= {"uid": "uid-2", "generation": 1}
@@ -243,8 +243,8 @@ def test_a_foreign_owner_is_a_conflict_until_adopted(bench: OwnedSchema) -> None
     assert bench.ensure().changed == 0
 
 
-def test_a_schema_of_somebody_else_is_a_conflict(bench: OwnedSchema) -> None:
-    """A schema that does not say whose it is was not made by us."""
+def test_a_schema_without_an_owner_is_a_conflict(bench: OwnedSchema) -> None:
+    """Tidemill did not create a schema that names no owner."""
     bench.run("CREATE SCHEMA {s}")
     refused = bench.ensure()
     assert (refused.rank, refused.reason) == (Rank.FAILED, Reason.RESOURCE_CONFLICT)
@@ -253,7 +253,7 @@ def test_a_schema_of_somebody_else_is_a_conflict(bench: OwnedSchema) -> None:
 
 
 def test_release_follows_the_reclaim_policy(bench: OwnedSchema) -> None:
-    """Retain leaves all; Delete drops schema and roles, also with many partitions; a second time is nothing."""
+    """Retain keeps everything. Delete drops schema and roles; a second call changes nothing."""
     bench.ensure()
     for day in range(19_000, 19_060):
         bench.run(f"SELECT {{s}}.ensure_partition('by_shop_v1', {day}, 1)")
@@ -264,16 +264,16 @@ def test_release_follows_the_reclaim_policy(bench: OwnedSchema) -> None:
     stranger = Owner("pgtest", "orders", "uid-9", "local")
     (refused,) = bench.actuator.release(schema, owner=stranger, reclaim="Delete")
     assert refused.reason == Reason.RESOURCE_CONFLICT
-    (gone,) = bench.actuator.release(schema, owner=owner, reclaim="Delete")
-    assert gone.rank == Rank.DONE
+    (deleted,) = bench.actuator.release(schema, owner=owner, reclaim="Delete")
+    assert deleted.rank == Rank.DONE
     assert bench.actuator.observe(schema.name) is None
     assert bench.query("SELECT count(*) FROM pg_roles WHERE rolname LIKE 'pgtest\\_\\_orders%'") == [(0,)]
     (again,) = bench.actuator.release(schema, owner=owner, reclaim="Delete")
     assert (again.rank, again.changed) == (Rank.DONE, 0)
 
 
-def test_a_busy_table_means_waiting(bench: OwnedSchema) -> None:
-    """DDL gives up after its lock timeout and says so; nothing of the pass remains."""
+def test_ensure_waits_for_the_next_pass_when_a_table_is_locked(bench: OwnedSchema) -> None:
+    """DDL ends at its lock timeout, and the transaction is rolled back."""
     bench.ensure()
     bench.document["spec"]["aggregations"][0]["metrics"].append({"name": "top", "function": "max", "field": "amount"})
     with bench.login("writer") as writer, writer.transaction():
@@ -284,8 +284,10 @@ def test_a_busy_table_means_waiting(bench: OwnedSchema) -> None:
     assert bench.ensure().rank == Rank.DONE
 
 
-def test_nobody_answers(bench: OwnedSchema, unused_port: Callable[[], int]) -> None:
-    """An address without a server is Unreachable, and the message names it without the password."""
+def test_an_address_without_a_server_is_reported_as_unreachable(
+    bench: OwnedSchema, unused_port: Callable[[], int]
+) -> None:
+    """The message names the address without the password."""
     nowhere = PostgresAddress("127.0.0.1", unused_port(), "tidemill", "admin", "s3cret")
     with pytest.raises(TidemillError) as raised:
         PostgresSchemas(nowhere).observe("a__b")
@@ -306,8 +308,7 @@ def unused_port() -> Callable[[], int]:
     return port
 
 
-def test_the_database_is_made_if_missing(servers: Servers) -> None:
-    """A database that is not there yet is made by the first look."""
+def test_the_first_look_creates_a_missing_database(servers: Servers) -> None:
     at = servers.postgres
     other = PostgresAddress(at.host, at.port, "tidemill_new", at.user, at.password)
     assert PostgresSchemas(other).observe("a__b") is None
@@ -317,8 +318,8 @@ def test_the_database_is_made_if_missing(servers: Servers) -> None:
         connection.execute("DROP DATABASE tidemill_new")
 
 
-def test_only_looking_makes_no_database(servers: Servers) -> None:
-    """For a plan, a database that is missing holds nothing and stays missing."""
+def test_a_read_only_look_creates_no_database(servers: Servers) -> None:
+    """A plan treats a missing database as an empty one."""
     at = servers.postgres
     other = PostgresAddress(at.host, at.port, "tidemill_none", at.user, at.password)
     assert PostgresSchemas(other, read_only=True).observe("a__b") is None
@@ -327,8 +328,8 @@ def test_only_looking_makes_no_database(servers: Servers) -> None:
     assert rows == [(0,)]
 
 
-def test_only_looking_sees_the_same_and_cannot_write(bench: OwnedSchema) -> None:
-    """Postgres itself refuses what such an actuator would write."""
+def test_a_read_only_look_sees_the_same_and_cannot_write(bench: OwnedSchema) -> None:
+    """Postgres refuses writes in the session of a read-only actuator."""
     bench.ensure()
     looking = PostgresSchemas(bench.servers.postgres, read_only=True)
     assert looking.observe(bench.plan.schema.name) == bench.actuator.observe(bench.plan.schema.name)
@@ -343,28 +344,28 @@ EXAMPLES = sorted((Path(__file__).parents[3] / "crds" / "examples").glob("*.yaml
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
-def test_the_script_of_a_schema_is_what_ensure_makes(servers: Servers, tmp_path: Path, example: Path) -> None:
-    """The SQL that golden files show runs as it stands; what is left for ensure is to say whose the schema is."""
+def test_the_sql_script_of_a_schema_creates_the_same_as_ensure(servers: Servers, tmp_path: Path, example: Path) -> None:
+    """Golden files show this script. After the script, ensure makes only three further changes."""
     (document,) = load_documents(example.read_text())
     document["metadata"] |= {"uid": "uid-1", "generation": 1}
-    made = OwnedSchema(servers, tmp_path, document)
+    owned = OwnedSchema(servers, tmp_path, document)
     try:
-        assert made.ensure().rank == Rank.DONE
-        by_ensure = made.actuator.observe(made.plan.schema.name)
-        made.run("DROP SCHEMA {s} CASCADE")
-        made.admin.execute(sql.SQL(script(made.plan.schema)))
-        adopted = made.ensure(adopt=True)
-        # The schema's mark, the topic that its positions are in, and the spec in `_generation`.
+        assert owned.ensure().rank == Rank.DONE
+        by_ensure = owned.actuator.observe(owned.plan.schema.name)
+        owned.run("DROP SCHEMA {s} CASCADE")
+        owned.admin.execute(sql.SQL(script(owned.plan.schema)))
+        adopted = owned.ensure(adopt=True)
+        # The changes are the schema's owner, the topic of its offsets, and the spec in `_generation`.
         assert (adopted.rank, adopted.changed) == (Rank.DONE, 3)
-        assert made.actuator.observe(made.plan.schema.name) == by_ensure
+        assert owned.actuator.observe(owned.plan.schema.name) == by_ensure
     finally:
-        made.clean()
+        owned.clean()
 
 
-def test_a_postgres_that_refuses_to_write_says_why_and_one_that_writes_keeps_nothing(
+def test_the_write_check_returns_the_refusal_and_leaves_no_table(
     servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a standby refuses; a temporary table of the check is gone with its session."""
+    """A standby refuses like a read-only transaction. The check uses a temporary table."""
     assert writes.refusal_of(servers.postgres) == ""
     with connected(servers.postgres, "looking") as session:
         assert session.rows("SELECT FROM pg_class WHERE relname = 'tidemill_probe'") == []

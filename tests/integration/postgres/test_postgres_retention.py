@@ -1,4 +1,4 @@
-"""Window partitions, dead letters and anomalies that are past their retention or quota are dropped and counted."""
+"""Tests of retention and quotas of windows, events, dead letters and anomalies, on a real Postgres."""
 
 from __future__ import annotations
 
@@ -21,22 +21,26 @@ def _partitions(bench: OwnedSchema) -> list[str]:
 
 
 WIDTHS: list[tuple[list[tuple[int, int]], tuple[int, int], list[tuple[int, int]], str]] = [
-    ([], (0, 7), [(0, 7)], "nothing is there"),
-    ([(0, 7)], (3, 1), [], "a wider one holds the day"),
-    ([(0, 1)], (0, 7), [(1, 7)], "the first day is held, the rest is not"),
-    ([(6, 1)], (0, 7), [(0, 6)], "the last day is held"),
-    ([(2, 1), (4, 1)], (0, 7), [(0, 2), (3, 4), (5, 7)], "days between are held"),
-    ([(-3, 5)], (0, 7), [(2, 7)], "one reaches into it"),
-    ([(5, 5)], (0, 7), [(0, 5)], "one reaches out of it"),
-    ([(0, 3), (3, 3), (6, 3)], (0, 7), [], "several hold it together"),
+    ([], (0, 7), [(0, 7)], "no partition exists"),
+    ([(0, 7)], (3, 1), [], "a wider partition has the day"),
+    ([(0, 1)], (0, 7), [(1, 7)], "a partition has the first day"),
+    ([(6, 1)], (0, 7), [(0, 6)], "a partition has the last day"),
+    ([(2, 1), (4, 1)], (0, 7), [(0, 2), (3, 4), (5, 7)], "partitions have days in between"),
+    ([(-3, 5)], (0, 7), [(2, 7)], "a partition begins before the range"),
+    ([(5, 5)], (0, 7), [(0, 5)], "a partition ends after the range"),
+    ([(0, 3), (3, 3), (6, 3)], (0, 7), [], "several partitions have all days"),
 ]
 
 
-@pytest.mark.parametrize(("there", "asked", "made", "reason"), WIDTHS, ids=[row[-1] for row in WIDTHS])
-def test_partitions_of_another_width(
-    bench: OwnedSchema, there: list[tuple[int, int]], asked: tuple[int, int], made: list[tuple[int, int]], reason: str
+@pytest.mark.parametrize(("existing", "asked", "created", "reason"), WIDTHS, ids=[row[-1] for row in WIDTHS])
+def test_partitions_are_created_only_for_days_that_no_partition_has(
+    bench: OwnedSchema,
+    existing: list[tuple[int, int]],
+    asked: tuple[int, int],
+    created: list[tuple[int, int]],
+    reason: str,
 ) -> None:
-    """A changed retention changes the width: what is there is used, and only the days that nobody holds are made."""
+    """A changed retention changes how many days a new partition has. Existing partitions stay."""
     bench.ensure()
     day = 19_000
 
@@ -53,19 +57,19 @@ def test_partitions_of_another_width(
         )
         return [(first - day, end - day) for first, end in rows]
 
-    for first, days in there:
+    for first, days in existing:
         assert ask(first, days)
     bench.admin.execute("SET timezone = 'America/New_York'; SET datestyle = 'SQL, DMY'")
-    assert (ask(*asked), ask(*asked)) == (bool(made), False), reason
+    assert (ask(*asked), ask(*asked)) == (bool(created), False), reason
     bench.admin.execute("RESET timezone; RESET datestyle")
-    assert bounds() == sorted([*((first, first + days) for first, days in there), *made]), reason
+    assert bounds() == sorted([*((first, first + days) for first, days in existing), *created]), reason
     for minute in range(asked[0] * 1440, (asked[0] + asked[1]) * 1440, 1440):
         moment = f"timestamptz 'epoch' + interval '{day} days {minute} minutes'"
         bench.run(f"INSERT INTO {{s}}.by_shop_v1 (window_start, _rev) VALUES ({moment}, 1)")
 
 
-def test_kept_events_go_like_windows(bench: OwnedSchema) -> None:
-    """By their own retention; without kept events there is nothing to look for."""
+def test_stored_events_expire_by_their_own_retention(bench: OwnedSchema) -> None:
+    """A pipeline that stores no events has none to expire."""
     bench.document["spec"]["events"] = {"store": True, "retention": "2d"}
     bench.ensure()
     for day in (19_000, 19_001):
@@ -86,12 +90,12 @@ def test_kept_events_go_like_windows(bench: OwnedSchema) -> None:
     assert kept.changed == 0
 
 
-def test_old_windows_go_a_day_after_the_watermark_passed(bench: OwnedSchema) -> None:
-    """A partition past its retention is marked first; a day later it is dropped, at most a few in one pass."""
+def test_windows_are_dropped_a_day_after_the_watermark_passed_their_retention(bench: OwnedSchema) -> None:
+    """The first pass marks a partition, and a pass a day later drops it. One pass drops at most a few."""
     bench.ensure()
     for day in range(6):
         bench.run(f"SELECT {{s}}.ensure_partition('by_shop_v1', {19_000 + day}, 1)")
-    # Windows are kept 10 days: the watermark stands so that the first five days are past it.
+    # The retention is 10 days, so the watermark is past the retention of the first five days.
     bench.run(f"UPDATE {{s}}._readers SET watermark = {(19_005 + 10) * 86_400_000}")
     (marked,) = bench.actuator.expire(bench.plan.schema)
     assert (marked.changed, len(_partitions(bench))) == (5, 6)
@@ -113,13 +117,13 @@ LETTER = (
 )
 
 
-def _kept(bench: OwnedSchema, kind: str) -> tuple[Any, ...]:
+def _totals(bench: OwnedSchema, kind: str) -> tuple[Any, ...]:
     sums = ", ".join(f"coalesce(sum({name}), 0)::int" for name in ("rows", "bytes", "expired", "evicted"))
     return bench.query(f"SELECT {sums} FROM {{s}}._kept WHERE kind = '{kind}'")[0]
 
 
-def test_old_dead_letters_go_and_are_counted(bench: OwnedSchema) -> None:
-    """By the wall clock, once they are published; rows of before the upgrade, which count no bytes, as well."""
+def test_published_dead_letters_expire_by_the_wall_clock_and_are_counted(bench: OwnedSchema) -> None:
+    """Rows of an earlier version, which have no size, expire, too."""
     bench.document["spec"]["deadLetters"] = {"retention": "2d"}
     bench.ensure()
     bench.run(LETTER.format(size=100, age="3 days", published=True, first=1, last=6_000))
@@ -129,12 +133,12 @@ def test_old_dead_letters_go_and_are_counted(bench: OwnedSchema) -> None:
     bench.run("INSERT INTO {s}._kept (kind, place, rows, bytes) VALUES ('_dead_letters', 0, 6006, 600600)")
     assert bench.actuator.expire(bench.plan.schema)[0].changed == 6_003
     assert bench.query('SELECT count(*), min("offset") FROM {s}._dead_letters') == [(6, 8_001)]
-    assert _kept(bench, "_dead_letters") == (6, 600, 6_003, 0)
+    assert _totals(bench, "_dead_letters") == (6, 600, 6_003, 0)
     assert bench.actuator.expire(bench.plan.schema)[0].changed == 0
 
 
-def test_the_oldest_make_room_where_the_quota_is_used_up(bench: OwnedSchema) -> None:
-    """As far as an eighth below it, and only what is published; the pipeline's condition has its numbers."""
+def test_the_oldest_published_dead_letters_are_evicted_when_the_quota_is_full(bench: OwnedSchema) -> None:
+    """Eviction ends an eighth below the quota. The observed schema has the number of evicted rows."""
     bench.document["spec"]["deadLetters"] = {"quota": "1Mi"}
     bench.ensure()
     bench.run(LETTER.format(size=1_024, age="2 hours", published=False, first=1, last=10))
@@ -144,15 +148,15 @@ def test_the_oldest_make_room_where_the_quota_is_used_up(bench: OwnedSchema) -> 
     assert bench.query(
         'SELECT count(*) FILTER (WHERE "offset" <= 10), min("offset") FILTER (WHERE published) FROM {s}._dead_letters'
     ) == [(10, 139)]
-    assert _kept(bench, "_dead_letters") == (896, 896 * 1_024, 0, 128)
+    assert _totals(bench, "_dead_letters") == (896, 896 * 1_024, 0, 128)
     assert bench.actuator.expire(bench.plan.schema)[0].changed == 0
     live = bench.actuator.observe(bench.plan.schema.name)
     assert live is not None
     assert [(k.kind, k.evicted, k.full) for k in live.kept] == [("_dead_letters", 128, True)]
 
 
-def test_old_anomalies_go_and_are_counted(bench: OwnedSchema) -> None:
-    """By when they were found, not by their window: those of a replayed history stay as long as others."""
+def test_anomalies_expire_by_the_time_of_their_detection_and_are_counted(bench: OwnedSchema) -> None:
+    """The time of the window has no effect, so anomalies of a replayed history are kept as long as others."""
     bench.document["spec"]["anomalyHistory"] = {"retention": "30d", "quota": "1Mi"}
     bench.ensure()
     for age, day in (("31 days", "2026-01-01"), ("1 day", "1999-01-01")):
@@ -163,11 +167,14 @@ def test_old_anomalies_go_and_are_counted(bench: OwnedSchema) -> None:
         )
     assert bench.actuator.expire(bench.plan.schema)[0].changed == 1
     assert bench.query("SELECT extract(year FROM window_start)::int FROM {s}._anomalies") == [(1999,)]
-    assert _kept(bench, "_anomalies") == (-1, -500, 1, 0)
+    assert _totals(bench, "_anomalies") == (-1, -500, 1, 0)
 
 
-def test_what_detectors_know_of_groups_long_gone_goes(bench: OwnedSchema) -> None:
-    """Of those whose last window is past retention and 90 days; rows of before the upgrade count as of now."""
+def test_detector_states_of_inactive_groups_are_deleted(bench: OwnedSchema) -> None:
+    """A group is inactive when its last window is older than the retention and 90 days.
+
+    A row of an earlier version has no time of its last window, and gets the current one.
+    """
     bench.ensure()
     now = 20_000 * 86_400_000
     bench.run(f"UPDATE {{s}}._aggregations SET scanned_until = {now}")
@@ -178,12 +185,12 @@ def test_what_detectors_know_of_groups_long_gone_goes(bench: OwnedSchema) -> Non
         )
     bench.run("INSERT INTO {s}._detectors VALUES ('single', -1, 'old', '{{}}', ARRAY[0, 1])")
     bench.actuator.expire(bench.plan.schema)
-    known = "SELECT anomaly, group_key, seen[2] FROM {s}._detectors ORDER BY 1, 2"
-    assert bench.query(known) == [("single", "old", 1), ("spike", "new", now), ("spike", "unsaid", now)]
+    states = "SELECT anomaly, group_key, seen[2] FROM {s}._detectors ORDER BY 1, 2"
+    assert bench.query(states) == [("single", "old", 1), ("spike", "new", now), ("spike", "unsaid", now)]
 
 
-def test_a_longer_retention_takes_marks_back(bench: OwnedSchema) -> None:
-    """A window that is kept after all is held for a whole day again when it becomes due the next time."""
+def test_a_longer_retention_removes_the_marks_of_partitions(bench: OwnedSchema) -> None:
+    """When the partition is due again, a pass marks it first, and it is kept for another day."""
     bench.ensure()
     bench.run("SELECT {s}.ensure_partition('by_shop_v1', 19000, 1)")
     bench.run(f"UPDATE {{s}}._readers SET watermark = {(19_001 + 10) * 86_400_000}")
@@ -202,8 +209,8 @@ def test_a_longer_retention_takes_marks_back(bench: OwnedSchema) -> None:
     assert _partitions(bench) == ["by_shop_v1_p20220108"]
 
 
-def test_what_was_detached_and_not_dropped_goes_next_time(bench: OwnedSchema) -> None:
-    """The operator may be killed between the two."""
+def test_the_next_pass_drops_a_partition_that_was_only_detached(bench: OwnedSchema) -> None:
+    """The operator may be killed after it detaches a partition."""
     bench.ensure()
     bench.run("SELECT {s}.ensure_partition('by_shop_v1', 19000, 1)")
     bench.run('COMMENT ON TABLE {s}.by_shop_v1_p20220108 IS \'{{"tidemill.expiredSince": "2020-01-01T00:00:00Z"}}\'')
@@ -213,8 +220,8 @@ def test_what_was_detached_and_not_dropped_goes_next_time(bench: OwnedSchema) ->
     assert bench.actuator.expire(bench.plan.schema)[0].changed == 0
 
 
-def test_a_partition_in_use_is_left_for_later(bench: OwnedSchema) -> None:
-    """A reader in a long transaction is not waited for beyond the lock timeout; the next pass finishes the job."""
+def test_the_next_pass_drops_a_partition_that_was_in_use(bench: OwnedSchema) -> None:
+    """A pass waits for a reader in a long transaction only until the lock timeout."""
     bench.ensure()
     bench.run("SELECT {s}.ensure_partition('by_shop_v1', 19000, 1)")
     bench.run(f"UPDATE {{s}}._readers SET watermark = {20_000 * 86_400_000}")

@@ -1,4 +1,4 @@
-"""What the roles of a pipeline's schema may do, and what its administrator needs."""
+"""Tests of the rights of a pipeline's roles, and of the rights that its administrator needs, on a real Postgres."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ DENIED: list[tuple[str, str, str]] = [
     ("writer", "ALTER TABLE {s}.by_shop_v1 ADD COLUMN x int", "the operator owns all DDL"),
     ("writer", "DROP TABLE {s}.by_shop_v1", "the operator owns all DDL"),
     ("writer", "DELETE FROM {s}._offsets", "positions are never deleted"),
-    ("writer", "UPDATE {s}._generation SET generation = 9", "only the operator says who may write"),
-    ("writer", "UPDATE {s}._aggregations SET shape = '{{}}'", "only the columns of progress are the writer's"),
-    ("writer", "SELECT * FROM pgtest__other._offsets", "another pipeline's data"),
-    ("writer", "CREATE SCHEMA mine", "nothing outside its schema"),
-    ("reader", "INSERT INTO {s}._readers (reader) VALUES ('x')", "the reader reads"),
+    ("writer", "UPDATE {s}._generation SET generation = 9", "only the operator sets the generation that may write"),
+    ("writer", "UPDATE {s}._aggregations SET shape = '{{}}'", "the writer may change only the columns of progress"),
+    ("writer", "SELECT * FROM pgtest__other._offsets", "a role has no rights in another pipeline's schema"),
+    ("writer", "CREATE SCHEMA mine", "a role has no rights outside its schema"),
+    ("reader", "INSERT INTO {s}._readers (reader) VALUES ('x')", "the reader only reads"),
     ("reader", "SET default_transaction_read_only = off; DELETE FROM {s}._readers", "the reader has no right to write"),
-    ("reader", "SELECT {s}.ensure_partition('by_shop_v1', 1, 1)", "the reader reads"),
-    ("reader", "SELECT * FROM pgtest__other._offsets", "another pipeline's data"),
+    ("reader", "SELECT {s}.ensure_partition('by_shop_v1', 1, 1)", "the reader only reads"),
+    ("reader", "SELECT * FROM pgtest__other._offsets", "a role has no rights in another pipeline's schema"),
 ]
 
 
 @pytest.fixture(scope="module")
 def pair(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnedSchema]:
-    """Two pipelines side by side; the first one's bench."""
+    """Create the schemas of two pipelines; return the first."""
     benches = []
     for name in ("orders", "other"):
         document = copy.deepcopy(DOCUMENT)
@@ -44,13 +44,14 @@ def pair(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         benches.append(OwnedSchema(servers, tmp_path_factory.mktemp(name), document))
         assert benches[-1].ensure().rank == Rank.DONE
     yield benches[0]
-    for made in benches:
-        made.clean()
+    for bench in benches:
+        bench.clean()
 
 
 @pytest.mark.parametrize(("role", "statement", "reason"), DENIED, ids=[f"{row[0]}: {row[1]}" for row in DENIED])
-def test_roles_have_the_least_rights(pair: OwnedSchema, role: str, statement: str, reason: str) -> None:
-    """Each role is refused what it does not need."""
+def test_a_role_is_refused_each_statement_that_it_does_not_need(
+    pair: OwnedSchema, role: str, statement: str, reason: str
+) -> None:
     text = sql.SQL(statement).format(s=sql.Identifier(pair.plan.schema.name))
     with pair.login(role) as connection:
         try:
@@ -60,8 +61,7 @@ def test_roles_have_the_least_rights(pair: OwnedSchema, role: str, statement: st
     pytest.fail(f"allowed, although {reason}")
 
 
-def test_public_has_nothing(pair: OwnedSchema) -> None:
-    """A role without grants sees no table and calls no function of the schema."""
+def test_a_role_without_grants_has_no_rights_in_the_schema(pair: OwnedSchema) -> None:
     rows = pair.query(
         "SELECT has_schema_privilege('public', 'pgtest__orders', 'USAGE'),"
         " has_function_privilege('public', 'pgtest__orders.ensure_partition(text, integer, integer)', 'EXECUTE'),"
@@ -72,15 +72,15 @@ def test_public_has_nothing(pair: OwnedSchema) -> None:
     assert rows == [(False, False, 0)]
 
 
-def test_writers_lose_their_locks_soon(pair: OwnedSchema) -> None:
-    """A writer's session ends idle transactions after ten seconds, whatever its client asks for or not."""
+def test_a_writer_that_idles_in_a_transaction_loses_its_locks_after_ten_seconds(pair: OwnedSchema) -> None:
+    """The setting belongs to the login, so no client has to ask for it."""
     with pair.login("writer") as writer:
         assert writer.execute("SHOW idle_in_transaction_session_timeout").fetchone() == ("10s",)
         assert writer.execute("SHOW tcp_keepalives_idle").fetchone() == ("5",)
 
 
 def test_an_administrator_without_superuser_is_enough(servers: Servers, tmp_path: Path) -> None:
-    """CREATEROLE and CREATE on the database suffice for all of it, from making to dropping."""
+    """CREATEROLE and the rights on the database are enough to create, use and drop a schema."""
     at = servers.postgres
     with psycopg.connect(at.url, autocommit=True) as admin:
         admin.execute("DROP ROLE IF EXISTS tidemill_operator")
@@ -92,14 +92,16 @@ def test_an_administrator_without_superuser_is_enough(servers: Servers, tmp_path
         )
         document = copy.deepcopy(DOCUMENT)
         document["metadata"]["name"] = "modest"
-        made = OwnedSchema(servers, tmp_path, document)
-        made.actuator = PostgresSchemas(PostgresAddress(at.host, at.port, at.database, "tidemill_operator", "operator"))
+        schema = OwnedSchema(servers, tmp_path, document)
+        schema.actuator = PostgresSchemas(
+            PostgresAddress(at.host, at.port, at.database, "tidemill_operator", "operator")
+        )
         try:
-            first = made.ensure()
+            first = schema.ensure()
             assert first.rank == Rank.DONE, first
-            assert made.ensure().changed == 0
-            with made.login("writer") as writer:
+            assert schema.ensure().changed == 0
+            with schema.login("writer") as writer:
                 assert writer.execute("SELECT count(*) FROM pgtest__modest._offsets").fetchone() == (3,)
         finally:
-            made.clean()
+            schema.clean()
             admin.execute("DROP OWNED BY tidemill_operator; DROP ROLE tidemill_operator")

@@ -1,7 +1,7 @@
-"""A stored installation: a pipeline's schema as an earlier Tidemill left it, its events, and what it answered.
+"""Fixture of an installation of an earlier Tidemill, which a test loads into real servers.
 
-`stored/` has the pipeline, its events in two waves, the schema after the first wave as pg_dump writes it, and the
-answers of that Tidemill after either wave. `store.py` makes all but the first anew.
+`stored/` has the pipeline, its events in two waves, a dump of the schema after the first wave, and the answers of the
+earlier Tidemill after each wave. `store.py` writes all of these again, except the pipeline.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ QUERIES: tuple[tuple[str, dict[str, str]], ...] = (
     ("hops", {"group_by": ""}),
     ("again", {"closed": "true", "order": "-window_start", "orders__gte": "3"}),
 )
-"""What is asked of the API: aggregation and parameters."""
+"""Queries of the API: aggregation and parameters."""
 
 
 def document() -> dict[str, Any]:
-    """The pipeline."""
+    """Return the pipeline."""
     return dict(yaml.safe_load((STORED / "pipeline.yaml").read_text()))
 
 
 class Installation:
-    """The pipeline under the local runtime."""
+    """The stored pipeline under the local runtime."""
 
     def __init__(self, local: Any, admin: psycopg.Connection[Any]) -> None:
         self.local, self.admin = local, admin
 
     def produce(self, wave: int) -> None:
-        """Send a wave's events, each to the partition that it was in."""
+        """Send the events of a wave, each to its stored partition."""
         producer = Producer({"bootstrap.servers": self.local.servers.kafka, "enable.idempotence": True})
         for line in (STORED / "events.ndjson").read_text().splitlines():
             record = json.loads(line)
@@ -53,7 +53,7 @@ class Installation:
         assert producer.flush(30) == 0
 
     def settled(self, events: int) -> bool:
-        """Whether so many events count and all that they close is closed, published and judged."""
+        """Return whether this number of events was counted, and all windows due are closed and published."""
         if self.local.consumed() != events:
             return False
         reached = "(SELECT min(max_event_time) - 3600000 FROM {s}._offsets)"
@@ -68,18 +68,18 @@ class Installation:
         return behind == corrections == 0
 
     def answers(self) -> list[Any]:
-        """What the API answers to all queries."""
+        """Return the API's answers to all queries."""
         return [self._ask(name, parameters) for name, parameters in QUERIES]
 
     def _ask(self, name: str, parameters: dict[str, str]) -> Any:
-        asked = {"limit": "10000", **parameters}
+        limited = {"limit": "10000", **parameters}
         url = f"{self.local.url('api')}/aggregates/{name}"
-        answer = httpx.get(url, params=asked, timeout=30, trust_env=False)
+        answer = httpx.get(url, params=limited, timeout=30, trust_env=False)
         assert answer.status_code == 200, answer.text
         return answer.json()["data"]
 
     def load(self) -> None:
-        """Bring topic, schema and roles there, as they were stored after the first wave."""
+        """Create topic, schema and roles as they were after the first wave."""
         (database,) = self.admin.execute("SELECT current_database()").fetchone() or ("",)
         for text in (STORED / "installation.sql").read_text().split("\n-- then\n"):
             self.admin.execute(text.replace("@database@", database).encode())
@@ -87,38 +87,38 @@ class Installation:
         kafka = AdminClient({"bootstrap.servers": self.local.servers.kafka})
         kafka.create_topics([NewTopic(TOPIC, 2, 1)])[TOPIC].result(30)
         topics = self.local.actuators.kafka
-        found = self.local.eventually(lambda: topics.observe([TOPIC]).get(TOPIC), what="the topic is there")
-        # Kafka gives each topic an id of its own; that of the stored one is known to the positions.
-        self.admin.execute('UPDATE "stored__orders"._offsets SET topic_id = %s', (found.id,))
+        created = self.local.eventually(lambda: topics.observe([TOPIC]).get(TOPIC), what="the topic exists")
+        # Kafka gives the new topic another id than the stored offsets have.
+        self.admin.execute('UPDATE "stored__orders"._offsets SET topic_id = %s', (created.id,))
         self.produce(1)
 
     def stored_text(self, dump: str) -> str:
-        """A dump that `load` can take: roles first, no commands of psql."""
+        """Return a dump that `load` can execute: with roles first, and without commands of psql."""
         roles = self.admin.execute(
             "SELECT rolname, rolcanlogin, shobj_description(oid, 'pg_authid') FROM pg_roles"
             " WHERE rolname LIKE 'stored\\_\\_orders\\_%' ORDER BY 1"
         ).fetchall()
-        found = []
+        statements = []
         for name, login, mark in roles:
-            told = json.loads(mark)
-            told["tidemill"]["database"] = "@database@"
-            told["tidemill"].pop("password", None)
-            found.append(f'CREATE ROLE "{name}" {"LOGIN" if login else "NOLOGIN"};')
-            found.append(f"COMMENT ON ROLE \"{name}\" IS '{json.dumps(told)}';")
+            comment = json.loads(mark)
+            comment["tidemill"]["database"] = "@database@"
+            comment["tidemill"].pop("password", None)
+            statements.append(f'CREATE ROLE "{name}" {"LOGIN" if login else "NOLOGIN"};')
+            statements.append(f"COMMENT ON ROLE \"{name}\" IS '{json.dumps(comment)}';")
         lines = [line for line in dump.splitlines() if line and not line.startswith(("\\", "--", "SET "))]
         body = "\n".join(lines)
-        return "\n".join(found) + "\n-- then\n" + re.sub(r"(CREATE SCHEMA )", r"\n\1", body) + "\n"
+        return "\n".join(statements) + "\n-- then\n" + re.sub(r"(CREATE SCHEMA )", r"\n\1", body) + "\n"
 
 
 @pytest.fixture
 def make_installation(
     make_local: Callable[[dict[str, Any]], Any], admin: psycopg.Connection[Any]
 ) -> Callable[[dict[str, Any]], Installation]:
-    """Prepares the installation; nothing is there yet."""
+    """Return a function that prepares the installation of a pipeline on empty servers."""
     return lambda wanted: Installation(make_local(wanted), admin)
 
 
 @pytest.fixture(name="stored_document")
 def _document() -> Callable[[], dict[str, Any]]:
-    """The pipeline, to be edited."""
+    """Return a function that reads the stored pipeline."""
     return document

@@ -1,6 +1,6 @@
-"""Makes the stored installation anew, by the code that is here: `pytest tests/integration/upgrade/store.py`.
+"""Writes the stored installation again with the current code: `pytest tests/integration/upgrade/store.py`.
 
-Not a test that is found by itself: what is stored is of an earlier Tidemill, and stays so.
+pytest does not collect this file by itself, since the stored installation has to be that of an earlier Tidemill.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ LATE = 3
 
 
 def _events() -> list[dict[str, Any]]:
-    """Two waves over two partitions: the second begins before the first ends, and some of it is late."""
-    draw, found = random.Random(13), []
+    """Return two waves of events for two partitions; the waves overlap, and some events of the second are late."""
+    draw, events = random.Random(13), []
     for wave, first, last, number in ((1, 0, 180, 45), (2, 150, 300, 45)):
         for n in range(number):
             minute = first + (last - first) * n // number
             at = minute * MINUTE + draw.randrange(-20 * MINUTE, 20 * MINUTE)
-            found.append(_event(draw, wave, BASE + 60 * MINUTE + at, n))
-        # Both partitions reach the same time.
+            events.append(_event(draw, wave, BASE + 60 * MINUTE + at, n))
+        # The last events of both partitions have the same time.
         for partition in (0, 1):
-            found.append(_event(draw, wave, BASE + (60 + last + 25) * MINUTE + partition, partition))
+            events.append(_event(draw, wave, BASE + (60 + last + 25) * MINUTE + partition, partition))
         for n in range(LATE * (wave - 1)):
-            found.append(_event(draw, wave, BASE + (60 + 10 * n) * MINUTE, n))
-    return found
+            events.append(_event(draw, wave, BASE + (60 + 10 * n) * MINUTE, n))
+    return events
 
 
 def _event(draw: random.Random, wave: int, at: int, n: int) -> dict[str, Any]:
@@ -55,21 +55,21 @@ def _event(draw: random.Random, wave: int, at: int, n: int) -> dict[str, Any]:
 
 
 def test_store(make_installation: Callable[..., Any], stored_document: Callable[[], dict[str, Any]]) -> None:
-    """Run both waves, and write what there is after either."""
+    """Run both waves, and write the answers after each and a dump after the first."""
     events = _events()
     (STORED / "events.ndjson").write_text("".join(json.dumps(e, ensure_ascii=False) + "\n" for e in events))
-    made = make_installation(stored_document())
-    made.local.settle()
+    installation = make_installation(stored_document())
+    installation.local.settle()
     answers, sent = [], 0
     for wave in (1, 2):
-        made.produce(wave)
+        installation.produce(wave)
         sent += sum(event["wave"] == wave for event in events)
-        made.local.eventually(lambda: made.settled(sent), what=f"wave {wave} is settled")  # noqa: B023
-        answers.append(made.answers())
+        installation.local.eventually(lambda: installation.settled(sent), what=f"wave {wave} is settled")  # noqa: B023
+        answers.append(installation.answers())
         if wave == 1:
-            address = made.local.servers.postgres
+            address = installation.local.servers.postgres
             command = ["pg_dump", "--inserts", "--schema=stored__orders", f"--dbname={address.url}"]
             dump = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            (STORED / "installation.sql").write_text(made.stored_text(dump))
+            (STORED / "installation.sql").write_text(installation.stored_text(dump))
     lines = ["[" + ",\n".join(json.dumps(rows, ensure_ascii=False) for rows in wave) + "]" for wave in answers]
     (STORED / "answers.json").write_text("[" + ",\n\n".join(lines) + "]\n")

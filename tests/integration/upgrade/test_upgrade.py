@@ -1,4 +1,4 @@
-"""An installation of an earlier Tidemill is upgraded: it answers what it did, and goes on from there exactly."""
+"""Test of the upgrade of an earlier Tidemill on real servers: old windows keep their answers, new ones are exact."""
 
 from __future__ import annotations
 
@@ -15,65 +15,70 @@ pytestmark = pytest.mark.integration
 
 STORED = Path(__file__).parent / "stored"
 CLASH_VALUE, CLASH_ORDER = 4, 5
-"""Which queries are of the aggregations that are named so."""
+"""The indexes in `QUERIES` of the aggregations `clash_value` and `clash_order`."""
 
 
-def same(found: Any, wanted: Any) -> bool:
-    """Equal, but for the last bits of a number that is not whole."""
-    if isinstance(wanted, float) and isinstance(found, float):
-        return found == pytest.approx(wanted, rel=1e-9, abs=1e-9)
-    if isinstance(wanted, list):
-        return isinstance(found, list) and len(found) == len(wanted) and all(map(same, found, wanted))
-    if isinstance(wanted, dict):
+def same(actual: Any, expected: Any) -> bool:
+    """Return whether two answers are equal, apart from rounding errors of doubles."""
+    if isinstance(expected, float) and isinstance(actual, float):
+        return actual == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    if isinstance(expected, list):
+        return isinstance(actual, list) and len(actual) == len(expected) and all(map(same, actual, expected))
+    if isinstance(expected, dict):
         return (
-            isinstance(found, dict) and found.keys() == wanted.keys() and all(same(found[k], wanted[k]) for k in found)
+            isinstance(actual, dict)
+            and actual.keys() == expected.keys()
+            and all(same(actual[k], expected[k]) for k in actual)
         )
-    return bool(found == wanted)
+    return bool(actual == expected)
 
 
-def differences(found: list[Any], wanted: list[Any]) -> list[Any]:
-    """Queries whose answers differ, by number, with the rows that do."""
+def differences(actual: list[Any], expected: list[Any]) -> list[Any]:
+    """Return the index of each query with different answers, and the rows that differ."""
     return [
         (number, [pair for pair in zip(now, then, strict=False) if not same(*pair)] or (len(now), len(then)))
-        for number, (now, then) in enumerate(zip(found, wanted, strict=True))
+        for number, (now, then) in enumerate(zip(actual, expected, strict=True))
         if not same(now, then)
     ]
 
 
 def last_of(field: str, waves: tuple[int, ...]) -> dict[str, Any]:
-    """The field's last value in each hour, counted plainly; null where events of another wave were in it, too."""
+    """Return the field's last value in each hour, from the events; null in hours with events of other waves."""
     records = [json.loads(line) for line in (STORED / "events.ndjson").read_text().splitlines()]
-    found: dict[str, Any] = {}
-    for record in sorted(records, key=lambda one: one["event"]["ts"]):
+    values: dict[str, Any] = {}
+    for record in sorted(records, key=lambda record: record["event"]["ts"]):
         hour = rfc3339_ms(record["event"]["ts"] // 3_600_000 * 3_600_000)
-        mixed = hour in found and found[hour] is None
-        found[hour] = record["event"][field] if record["wave"] in waves and not mixed else None
-    return found
+        mixed = hour in values and values[hour] is None
+        values[hour] = record["event"][field] if record["wave"] in waves and not mixed else None
+    return values
 
 
 def without_clash(answers: list[Any]) -> list[Any]:
-    """The answers less one metric of either aggregation whose metrics shared a column: those values were wrong."""
-    found = list(answers)
+    """Return the answers without the metrics whose values were wrong in the earlier Tidemill.
+
+    In each clashing aggregation two metrics shared a column.
+    """
+    cleaned = list(answers)
     for number, metric in ((CLASH_VALUE, "at"), (CLASH_ORDER, "at_last")):
-        found[number] = [{name: value for name, value in row.items() if name != metric} for row in answers[number]]
-    return found
+        cleaned[number] = [{name: value for name, value in row.items() if name != metric} for row in answers[number]]
+    return cleaned
 
 
 def clashed(answers: list[Any]) -> list[dict[str, Any]]:
-    """Those metrics by window."""
+    """Return the metrics that had wrong values, by window."""
     return [
         {row["window_start"]: row[metric] for row in answers[number]}
         for number, metric in ((CLASH_VALUE, "at"), (CLASH_ORDER, "at_last"))
     ]
 
 
-def test_a_stored_installation_goes_on(
+def test_an_upgraded_installation_keeps_its_answers_and_counts_new_events_exactly(
     make_installation: Callable[..., Any], stored_document: Callable[[], dict[str, Any]]
 ) -> None:
-    """The same answers as before, and as the earlier Tidemill gave after further events.
+    """After further events, the answers are those that the earlier Tidemill gave after them.
 
-    Where two metrics shared a column, one was right and stays so. The other one was wrong: it is null for windows that
-    had events then, and right from there on.
+    Where two metrics shared a column, one metric was right and stays right. The other was wrong. It becomes null in
+    windows that had events before the upgrade, and is right in later windows.
     """
     before, after = json.loads((STORED / "answers.json").read_text())
     waves = [json.loads(line)["wave"] for line in (STORED / "events.ndjson").read_text().splitlines()]
@@ -101,6 +106,6 @@ def test_a_stored_installation_goes_on(
     types |= {"_last_home": "double precision"}
     assert columns == [(t, *pair) for t in ("clash_order_v1", "clash_value_v1") for pair in sorted(types.items())]
     assert {version["version"] for version in upgraded.local.status["aggregations"]} == {1}
-    noted = upgraded.local.query("SELECT shape, fed FROM {s}._aggregations ORDER BY name")
+    notes = upgraded.local.query("SELECT shape, fed FROM {s}._aggregations ORDER BY name")
     upgraded.local.reconcile()
-    assert upgraded.local.query("SELECT shape, fed FROM {s}._aggregations ORDER BY name") == noted
+    assert upgraded.local.query("SELECT shape, fed FROM {s}._aggregations ORDER BY name") == notes
