@@ -17,16 +17,14 @@ from tidemill_chassis.resilience.breaker import BreakerOpen
 from tidemill_chassis.resilience.config import ResilienceConfig
 from tidemill_chassis.resilience.guard import Deadline, Guard
 from tidemill_chassis.web.problems import Problem
-from tidemill_contract.events.decoder import QUARANTINE_PREFIX, InvalidEvent, Reason
-from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
+from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.kafka.delivery import begin, finish
 from tidemill_ingest.kafka.outcomes import Delivery, Pending
 from tidemill_ingest.kafka.producers import QUEUE_MESSAGES
 from tidemill_ingest.kafka.queue import QueueFullError, TopicFullError
 from tidemill_ingest.kafka.sink import LATELY_SECONDS, KafkaDownError, Sink
 from tidemill_ingest.kafka.watch import FAILURES, PAUSE_SECONDS, REPLACE_SECONDS, STUCK_SECONDS, Watch
-from tidemill_ingest.records import KEPT_BYTES, Judge, Records
+from tidemill_ingest.records import Records
 from waiting import eventually_async
 
 NOWHERE = WorkloadSettings(kafka_brokers="127.0.0.1:1")
@@ -387,73 +385,3 @@ def test_a_trial_that_fails_just_before_kafka_answers_does_not_keep_the_breaker_
         assert guard.state == "closed"
 
     run(scenario())
-
-
-def config(key: str | None, **source: Any) -> PipelineConfig:
-    fields = [{"name": name, "type": name} for name in ("string", "integer", "number", "boolean", "timestamp")]
-    spec = PipelineSpec.model_validate(
-        {
-            "source": {"fields": fields, "key": key, **source},
-            "aggregations": [
-                {
-                    "name": "a",
-                    "window": {"type": "tumbling", "size": "1m"},
-                    "metrics": [{"name": "m", "function": "count"}],
-                }
-            ],
-        }
-    )
-    return PipelineConfig(namespace="n", name="p", generation=1, spec=spec, aggregations=())
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "expected"),
-    [
-        (None, b'"x"', None),
-        ("string", b'"\\u00f8/x"', "ø/x".encode()),
-        ("string", b'""', b""),
-        ("string", b"null", None),
-        ("integer", b"-7", b"-7"),
-        ("number", b"1", b"1.0"),
-        ("number", b"1e300", b"1e+300"),
-        ("boolean", b"true", b"true"),
-        ("boolean", b"false", b"false"),
-        ("timestamp", b'"1970-01-01T00:00:01Z"', b"1000"),
-        ("timestamp", b"1000", b"1000"),
-    ],
-)
-def test_records_are_keyed_by_the_text_of_a_field(key: str | None, value: bytes, expected: bytes | None) -> None:
-    """Equal values have equal keys, however they are written."""
-    raw = b'{"%s": %s}' % ((key or "string").encode(), value)
-    made = Judge(config(key)).judge([raw], 2_000_000)
-    assert (made.values, made.key(0), made.headers, made.invalid) == ([raw], expected, {}, {})
-
-
-def test_refused_events_are_marked_with_their_reason() -> None:
-    """Too large ones are cut; names that a sender made up are bounded and free of NUL."""
-    large = b'{"string": "' + b"x" * 1024 * 1024 + b'"}'
-    name = b"\\u0000" * 300
-    values = [b"\0x", b'{"integer": "1"}', large, b'{"%s": 1}' % name, b'{"integer": 1}']
-    made = Judge(config("integer", strict=True)).judge(values, 0)
-    assert list(made.invalid) == [0, 1, 2, 3]
-    assert made.values[0] == QUARANTINE_PREFIX + b"\0x"
-    assert made.values[2] == QUARANTINE_PREFIX + large[:KEPT_BYTES]
-    assert made.values[4] == values[4]
-    assert [made.key(i) for i in range(5)] == [None, None, None, None, b"1"]
-    assert [pair for pair in made.headers[0] if pair[0] != "detail"] == [("reason", b"not_json")]
-    assert made.headers[1] == [
-        ("reason", b"mistyped"), ("field", b"integer"),
-        ("detail", b'integer: expected integer, got string "1"; send the value without quotes'),
-    ]  # fmt: skip
-    assert made.headers[2][0] == ("reason", b"too_large")
-    assert made.headers[3][:2] == [("reason", b"unknown_field"), ("field", b"\\0" * 200)]
-    assert all(0 < len(dict(headers)["detail"]) <= 500 for headers in made.headers.values())
-
-
-def test_a_record_can_be_cut_short_as_a_refused_one() -> None:
-    """A marked one is not marked twice."""
-    verdict = InvalidEvent(Reason.TOO_LARGE)
-    for value in (b"x" * 100_000, QUARANTINE_PREFIX + b"x" * 100_000):
-        cut = Records([b"", value], [None, b"k"], {}, {}).shrunk(1, verdict)
-        assert cut.values == [QUARANTINE_PREFIX + b"x" * KEPT_BYTES]
-        assert (cut.headers, cut.invalid, cut.key(0)) == ({0: [("reason", b"too_large")]}, {0: verdict}, None)

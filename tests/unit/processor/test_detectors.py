@@ -8,7 +8,6 @@ import math
 import random
 import re
 import sys
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tidemill_contract.resource.kinds.detectors import DETECTORS, DetectorSpec
-from tidemill_contract.resource.kinds.metrics import METRICS
-from tidemill_contract.windows import answer_range
 from tidemill_processor.detect.anomalies import parse_state
-from tidemill_processor.detect.detectors import COOLDOWN_WINDOWS, State, Verdict, judge, number, observe, severity
-from tidemill_processor.detect.detectors import moments as running
-from tidemill_processor.detect.detectors import rhythm as hours
-from tidemill_processor.detect.detectors import tail as tails
+from tidemill_processor.detect.detectors import COOLDOWN_WINDOWS, State, Verdict, judge, observe, severity
 
 TYPES = tuple(DETECTORS.by_name)
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
@@ -307,61 +301,6 @@ def test_a_threshold_can_change_without_forgetting() -> None:
     assert judge(DETECTORS.make(type="zscore", threshold=2), state, BASE, 100.0)[1]["n"] == 101
 
 
-def test_moments_without_forgetting_are_the_values_own() -> None:
-    values = noise(50)
-    known: running.Moments = []
-    for value in values:
-        known = running.learn(known, value)
-    mean = sum(values) / 50
-    assert known == [50, pytest.approx(mean), pytest.approx(sum((v - mean) ** 2 for v in values) / 50)]
-
-
-def test_a_tail_knows_how_rare_a_size_is() -> None:
-    """On sizes of which one in ten is ten times as large, the estimate at the next power of ten."""
-    generator = random.Random(7)
-    known: tails.Tail = []
-    for _ in range(4_000):
-        known = tails.learn(known, 1 / (1 - generator.random()))
-    assert [tails.surprise(known, 10**power) for power in (2, 3, 4)] == [
-        pytest.approx(power, rel=0.2) for power in (2, 3, 4)
-    ]
-    assert tails.surprise(known, 1.0) == 0.0
-    assert len(known[1]) == tails.KEPT
-
-
-def test_a_tail_forgets_a_surprise_after_its_memory() -> None:
-    known: tails.Tail = []
-    for size in (1_000.0, *(1 + (i % 97) / 97 for i in range(3 * tails.MEMORY))):
-        known = tails.learn(known, size)
-    assert known[1][-1] < 3
-    assert tails.surprise(known, 1_000.0) > 4
-
-
-def test_a_rhythm_knows_an_hour_after_two_days() -> None:
-    known = hours.start("day")
-    usual = []
-    for index in range(24 * 12 * 3):
-        at = BASE + index * 5 * MINUTE
-        if index % (24 * 12) == 12 * 6:
-            usual.append(hours.usual(known, at))
-        known = hours.learn(known, at, float(index // 12 % 24))
-    assert usual == [None, None, 6.0]
-
-
-def test_an_hour_is_one_occurrence_however_late_some_of_its_values_come() -> None:
-    """Events come out of order: at the turn of the hour, and a day's worth of them after a clock went wrong."""
-    in_order = out_of_order = hours.start("day")
-    for index in range(20):
-        at = BASE + index * HOUR
-        for known in range(3):
-            in_order = hours.learn(in_order, at + known * MINUTE, float(index))
-            out_of_order = hours.learn(out_of_order, at + known * MINUTE, float(index))
-            out_of_order = hours.learn(out_of_order, at - (1 + known * 7) * HOUR, 1e6)
-    assert out_of_order == in_order
-    future = hours.learn(in_order, BASE + 400 * DAY, 5.0)
-    assert hours.learn(future, BASE + 20 * HOUR, 7.0)["sum"] == 7.0
-
-
 GREAT = sys.float_info.max
 _numbers = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False),
@@ -416,30 +355,3 @@ def test_a_state_that_is_none_begins_anew(kind: str) -> None:
     damaged = {name: value if name in ("of", "n") else 5 for name, value in state.items()}
     verdict, following = judge(spec, damaged, BASE, 1.0)
     assert (verdict, following["n"]) == (None, 1)
-
-
-def test_an_integer_beyond_all_floats_is_the_greatest_of_them() -> None:
-    """Sums of integers have no bound."""
-    assert [number(10**400), number(-(10**400)), number(Decimal("2.5")), number(3)] == [GREAT, -GREAT, 2.5, 3.0]
-
-
-@pytest.mark.parametrize(
-    ("function", "field_type", "expected"),
-    [
-        ("count", None, (0.0, 0.0, 1.25)),  # there are no fewer than none
-        ("distinct", "string", (0.0, 0.0, 1.25)),
-        ("stddev", "number", (0.0, 0.0, 1.25)),
-        ("avg", "boolean", (0.0, 0.0, 1.0)),  # a share of all is at most all
-        ("sum", "boolean", (0.0, 0.0, 1.25)),
-        ("avg", "number", (-0.5, -0.75, 1.25)),  # may be anything
-        ("min", "number", (-0.5, -0.75, 1.25)),
-    ],
-)
-def test_nothing_is_expected_that_a_metric_cannot_be(
-    function: Any, field_type: str | None, expected: tuple[float, float, float]
-) -> None:
-    metric = METRICS.make(name="m", function=function, field=None if function == "count" else "f")
-    verdict = Verdict(0.9, 7.0, "warning", -0.5, -0.75, 1.25).within(*answer_range(metric, field_type))
-    assert (verdict.expected, verdict.lower, verdict.upper) == expected
-    unknown = Verdict(0.9, 7.0, "warning", None, None, None)
-    assert unknown.within(0.0, 1.0) == unknown
