@@ -1,4 +1,4 @@
-"""A pipeline of expressions over one field of each type, and what its transform derives from a row."""
+"""A pipeline with a field of each type, and the values that its transform derives from a row."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ BIG = 2**63 - 1
 
 
 def spec(*derives: str, where: str | None = None) -> PipelineSpec:
+    """Return a pipeline with these derives, `d0` and so on, and this filter."""
     return PipelineSpec.model_validate(
         {
             "source": {"fields": [{"name": name, "type": kind} for name, kind in TYPES.items()]},
@@ -38,5 +39,6 @@ def spec(*derives: str, where: str | None = None) -> PipelineSpec:
 
 
 def value(expression: str, **row: Any) -> Any:
+    """Return the value of an expression for ROW with some members replaced."""
     frame = pl.DataFrame([ROW | row], schema=SCHEMA, orient="row")
     return compile_transform(spec(expression)).apply(frame)["d0"].item()

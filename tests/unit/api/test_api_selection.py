@@ -1,4 +1,4 @@
-"""Tests of filters, orders and cursors as SQL conditions over the columns of any list."""
+"""Tests of filters, orders and cursors: how they become SQL conditions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Row = dict[str, Any]
 
 
 def _after(row: Row, order: list[tuple[str, bool]], other: Row) -> bool:
-    """Whether `row` comes after `other`; nulls last either way."""
+    """Return whether `row` comes after `other`, with nulls last in both directions."""
     for name, descending in order:
         mine, theirs = row[name], other[name]
         if mine == theirs:
@@ -33,10 +33,9 @@ def _after(row: Row, order: list[tuple[str, bool]], other: Row) -> bool:
     st.lists(st.tuples(st.sampled_from(["a", "b"]), st.booleans()), max_size=2, unique_by=lambda pair: pair[0]),
     st.integers(0, 11),
 )
-def test_the_keyset_condition_is_the_order(
+def test_the_keyset_condition_holds_for_exactly_the_rows_after_the_cursor(
     pairs: list[tuple[int | None, int | None]], wanted: list[tuple[str, bool]], at: int
 ) -> None:
-    """Evaluated over rows, it holds for exactly those after the cursor's row."""
     rows = [{"a": a, "b": b, "id": n} for n, (a, b) in enumerate(pairs)]
     if not rows:
         return
@@ -55,7 +54,7 @@ def test_the_keyset_condition_is_the_order(
 
 
 def _holds(sql: str, row: Row, values: dict[str, str]) -> bool:
-    """Evaluate a keyset condition: comparisons with null are false, as a WHERE takes them."""
+    """Evaluate a keyset condition. As in a WHERE clause, comparisons with null are false."""
     text = re.sub(r"%\((p\d+)\)s::\w+", lambda m: values[m.group(1)], sql)
     text = re.sub(r'"(\w+)" IS NULL', lambda m: str(row[m.group(1)] is None), text)
 
@@ -79,11 +78,11 @@ CONDITIONS = [
 
 @pytest.mark.parametrize(("text", "sql"), CONDITIONS)
 def test_each_filter_becomes_a_condition_with_a_parameter(text: str, sql: str) -> None:
-    (found,) = take_filters(Parameters.from_query(text.encode()), COLUMNS, ())
-    assert condition(found, Binder()) == sql
+    (filter_,) = take_filters(Parameters.from_query(text.encode()), COLUMNS, ())
+    assert condition(filter_, Binder()) == sql
 
 
-def test_a_column_called_like_a_filter_is_taken_by_its_name() -> None:
+def test_a_column_whose_name_looks_like_a_filter_is_found_by_its_name() -> None:
     columns = {**COLUMNS, "a__in": Column("a__in", "string")}
-    (found,) = take_filters(Parameters.from_query(b"a__in=1,2"), columns, ())
-    assert (found.column, found.operator, found.values) == ("a__in", "eq", ("1,2",))
+    (filter_,) = take_filters(Parameters.from_query(b"a__in=1,2"), columns, ())
+    assert (filter_.column, filter_.operator, filter_.values) == ("a__in", "eq", ("1,2",))

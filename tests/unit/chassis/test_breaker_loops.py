@@ -8,7 +8,7 @@ import threading
 from guards import Broken, Time, UserError, make
 
 
-def test_a_loop_may_ask_again_until_it_has_told() -> None:
+def test_the_loop_that_has_the_trial_is_allowed_until_it_reports_an_outcome() -> None:
     time = Time()
     guard = make(time)
     for _ in range(3):
@@ -26,7 +26,7 @@ def test_a_loop_may_ask_again_until_it_has_told() -> None:
     assert guard.state == "closed"
 
 
-def test_a_loops_error_is_judged_when_given() -> None:
+def test_an_error_of_the_caller_that_a_loop_reports_is_no_failure() -> None:
     guard = make(Time(), failures=1)
     assert guard.allow()
     guard.failure(UserError())
@@ -35,7 +35,7 @@ def test_a_loops_error_is_judged_when_given() -> None:
     assert guard.state == "open"
 
 
-def test_two_tasks_of_one_thread_are_two_loops() -> None:
+def test_only_one_of_two_tasks_in_a_thread_gets_the_trial() -> None:
     time = Time()
     guard = make(time, failures=1)
     guard.failure()

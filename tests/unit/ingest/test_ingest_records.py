@@ -1,4 +1,4 @@
-"""Tests of records: their keys, the marks of refused events, and records that are cut short."""
+"""Tests of records: keys, marks of invalid events, and records that are cut to be written."""
 
 from __future__ import annotations
 
@@ -45,36 +45,36 @@ def config(key: str | None, **source: Any) -> PipelineConfig:
         ("timestamp", b"1000", b"1000"),
     ],
 )
-def test_records_are_keyed_by_the_text_of_a_field(key: str | None, value: bytes, expected: bytes | None) -> None:
-    """Equal values have equal keys, however they are written."""
+def test_the_key_of_a_record_is_the_text_of_a_field(key: str | None, value: bytes, expected: bytes | None) -> None:
+    """Equal values have equal keys, independent of their notation."""
     raw = b'{"%s": %s}' % ((key or "string").encode(), value)
-    made = Judge(config(key)).judge([raw], 2_000_000)
-    assert (made.values, made.key(0), made.headers, made.invalid) == ([raw], expected, {}, {})
+    records = Judge(config(key)).judge([raw], 2_000_000)
+    assert (records.values, records.key(0), records.headers, records.invalid) == ([raw], expected, {}, {})
 
 
-def test_refused_events_are_marked_with_their_reason() -> None:
-    """Too large ones are cut; names that a sender made up are bounded and free of NUL."""
+def test_invalid_events_are_marked_with_their_reason() -> None:
+    """Events that are too large are cut. Field names of the sender are bounded and contain no NUL."""
     large = b'{"string": "' + b"x" * 1024 * 1024 + b'"}'
     name = b"\\u0000" * 300
     values = [b"\0x", b'{"integer": "1"}', large, b'{"%s": 1}' % name, b'{"integer": 1}']
-    made = Judge(config("integer", strict=True)).judge(values, 0)
-    assert list(made.invalid) == [0, 1, 2, 3]
-    assert made.values[0] == QUARANTINE_PREFIX + b"\0x"
-    assert made.values[2] == QUARANTINE_PREFIX + large[:KEPT_BYTES]
-    assert made.values[4] == values[4]
-    assert [made.key(i) for i in range(5)] == [None, None, None, None, b"1"]
-    assert [pair for pair in made.headers[0] if pair[0] != "detail"] == [("reason", b"not_json")]
-    assert made.headers[1] == [
+    records = Judge(config("integer", strict=True)).judge(values, 0)
+    assert list(records.invalid) == [0, 1, 2, 3]
+    assert records.values[0] == QUARANTINE_PREFIX + b"\0x"
+    assert records.values[2] == QUARANTINE_PREFIX + large[:KEPT_BYTES]
+    assert records.values[4] == values[4]
+    assert [records.key(i) for i in range(5)] == [None, None, None, None, b"1"]
+    assert [pair for pair in records.headers[0] if pair[0] != "detail"] == [("reason", b"not_json")]
+    assert records.headers[1] == [
         ("reason", b"mistyped"), ("field", b"integer"),
         ("detail", b'integer: expected integer, got string "1"; send the value without quotes'),
     ]  # fmt: skip
-    assert made.headers[2][0] == ("reason", b"too_large")
-    assert made.headers[3][:2] == [("reason", b"unknown_field"), ("field", b"\\0" * 200)]
-    assert all(0 < len(dict(headers)["detail"]) <= 500 for headers in made.headers.values())
+    assert records.headers[2][0] == ("reason", b"too_large")
+    assert records.headers[3][:2] == [("reason", b"unknown_field"), ("field", b"\\0" * 200)]
+    assert all(0 < len(dict(headers)["detail"]) <= 500 for headers in records.headers.values())
 
 
-def test_a_record_can_be_cut_short_as_a_refused_one() -> None:
-    """A marked one is not marked twice."""
+def test_a_record_is_cut_and_marked_as_too_large() -> None:
+    """A record that has the mark is not marked again."""
     verdict = InvalidEvent(Reason.TOO_LARGE)
     for value in (b"x" * 100_000, QUARANTINE_PREFIX + b"x" * 100_000):
         cut = Records([b"", value], [None, b"k"], {}, {}).shrunk(1, verdict)

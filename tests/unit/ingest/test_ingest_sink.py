@@ -1,4 +1,4 @@
-"""Records and their delivery reports: who failed, what the breaker hears, what is refused before anything is sent."""
+"""Tests of the Kafka sink: delivery reports, the breaker, refused requests, and the watch. No broker is running."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def producer_guard(*, clock: Callable[[], float] = time.monotonic, **settings: f
 
 
 class Message:
-    """A delivery report's message."""
+    """The message of a delivery report."""
 
     def __init__(self, value: bytes, partition: int = 0, offset: int = 0) -> None:
         self._value, self._at = value, (partition, offset)
@@ -67,8 +67,10 @@ class Message:
     st.lists(st.tuples(st.sampled_from([b"a", b"b", b"c"]), st.booleans()), min_size=1, max_size=12),
     st.randoms(use_true_random=False),
 )
-def test_as_many_records_fail_as_reports_say_in_whatever_order(outcomes: list[tuple[bytes, bool]], rnd: Any) -> None:
-    """Equal values may be taken for each other; different ones never."""
+def test_delivery_reports_in_any_order_fail_the_records_that_they_name(
+    outcomes: list[tuple[bytes, bool]], rnd: Any
+) -> None:
+    """Records with equal values may be exchanged, records with different values are not."""
 
     async def scenario() -> None:
         ends: list[Delivery] = []
@@ -87,8 +89,8 @@ def test_as_many_records_fail_as_reports_say_in_whatever_order(outcomes: list[tu
     run(scenario())
 
 
-def test_records_that_were_never_queued_count_and_places_are_kept() -> None:
-    """Every record is accounted for before the future is done."""
+def test_a_delivery_includes_unqueued_records_and_the_places_of_written_records() -> None:
+    """The future is done only when the outcome of every record is known."""
 
     async def scenario() -> None:
         pending = Pending(records(b"same", b"same", b"same"), lambda _: None)
@@ -106,8 +108,7 @@ def test_records_that_were_never_queued_count_and_places_are_kept() -> None:
     run(scenario())
 
 
-def test_a_request_that_was_given_up_still_settles() -> None:
-    """Reports after a cancelled wait reach the breaker's ticket and hurt nobody."""
+def test_reports_after_a_cancelled_request_complete_its_delivery() -> None:
 
     async def scenario() -> None:
         ends: list[Delivery] = []
@@ -119,8 +120,8 @@ def test_a_request_that_was_given_up_still_settles() -> None:
     run(scenario())
 
 
-def test_failed_requests_open_the_breaker_and_then_nothing_is_sent() -> None:
-    """With no Kafka: each request's records time out, rows and not exceptions; after five the breaker is open."""
+def test_requests_that_time_out_open_the_breaker_which_refuses_later_requests() -> None:
+    """Records that time out are failures in the delivery, not exceptions."""
 
     async def scenario() -> None:
         guard = producer_guard(clock=lambda: 0.0)
@@ -137,7 +138,7 @@ def test_failed_requests_open_the_breaker_and_then_nothing_is_sent() -> None:
         with pytest.raises(Problem) as refused:
             begin(sink, "t", records(b"3"), places=False)
         assert (refused.value.status, refused.value.extra["retry"]) == (503, 1)
-        assert guard.retry_after_seconds == 2, "the first pause, as no time goes by"
+        assert guard.retry_after_seconds == 2, "the clock stands still, therefore the whole first pause is left"
         assert 2 <= int(refused.value.headers["retry-after"]) <= math.ceil(2 * 1.2 + 2)
         assert sink.queued == 0
         assert await sink.close(1) == 0
@@ -145,8 +146,7 @@ def test_failed_requests_open_the_breaker_and_then_nothing_is_sent() -> None:
     run(scenario())
 
 
-def test_requests_are_refused_at_once_while_kafka_is_known_to_be_down() -> None:
-    """Each counts as a failed attempt."""
+def test_requests_are_refused_at_once_and_count_as_failures_while_kafka_is_down() -> None:
 
     async def scenario() -> None:
         guard = producer_guard()
@@ -160,8 +160,8 @@ def test_requests_are_refused_at_once_while_kafka_is_known_to_be_down() -> None:
     run(scenario())
 
 
-def test_a_full_queue_refuses_whole_requests_and_is_no_failure_of_kafka() -> None:
-    """Nothing of a refused request is queued."""
+def test_a_full_queue_refuses_requests_without_opening_the_breaker() -> None:
+    """No record of a refused request is queued."""
 
     async def scenario() -> None:
         guard = producer_guard(failures=1)
@@ -176,8 +176,8 @@ def test_a_full_queue_refuses_whole_requests_and_is_no_failure_of_kafka() -> Non
     run(scenario())
 
 
-def test_one_pipeline_takes_no_more_than_its_share_of_the_queue() -> None:
-    """Others go on; one request always has its turn; what is done makes room."""
+def test_a_topic_cannot_use_more_than_its_share_of_the_queue() -> None:
+    """Other topics are not affected. A topic without queued records always accepts a request."""
 
     async def scenario() -> None:
         guard = producer_guard(failures=1)
@@ -204,8 +204,8 @@ def test_one_pipeline_takes_no_more_than_its_share_of_the_queue() -> None:
     run(scenario())
 
 
-def test_records_of_a_key_are_not_given_up_but_the_breaker_hears_of_them() -> None:
-    """Their future is open after the publish timeout, which is one failure; the end of the process is unsure."""
+def test_the_publish_timeout_of_sure_records_is_a_failure_but_does_not_drop_them() -> None:
+    """If the sink closes, records that were never sent are certain not to be written."""
 
     async def scenario() -> None:
         guard = producer_guard(failures=1)
@@ -217,7 +217,7 @@ def test_records_of_a_key_are_not_given_up_but_the_breaker_hears_of_them() -> No
         assert await sink.close(0) == 2
         delivery = await asyncio.wait_for(pending.future, 5)
         assert {error.name() for error in delivery.failed.values()} == {"_PURGE_QUEUE"}
-        assert not delivery.unsure, "they never left"
+        assert not delivery.unsure, "the records were never sent"
 
     run(scenario())
 
@@ -236,19 +236,18 @@ def test_records_of_a_key_are_not_given_up_but_the_breaker_hears_of_them() -> No
         (KafkaError.REQUEST_TIMED_OUT, True),
     ],
 )
-def test_a_failure_is_unsure_unless_the_record_is_surely_not_in_kafka(code: int, unsure: bool) -> None:
+def test_a_delivery_is_unsure_unless_its_error_means_that_the_record_was_not_written(code: int, unsure: bool) -> None:
     async def scenario() -> None:
         for report in ("report", "reporter"):
             pending = Pending(records(b"a"), lambda _: None)
-            tell = pending.report if report == "report" else pending.reporter(0)
-            tell(KafkaError(code), Message(b"a"))
+            callback = pending.report if report == "report" else pending.reporter(0)
+            callback(KafkaError(code), Message(b"a"))
             assert (await pending.future).unsure is unsure
 
     run(scenario())
 
 
-def test_waiting_ends_at_the_deadline() -> None:
-    """Though the records' own time is not over."""
+def test_a_request_stops_waiting_at_its_deadline_before_its_records_time_out() -> None:
 
     async def scenario() -> None:
         sink = Sink(NOWHERE, producer_guard(), request_seconds=30)
@@ -263,8 +262,7 @@ def test_waiting_ends_at_the_deadline() -> None:
     run(scenario())
 
 
-def test_a_watch_without_kafka_says_so() -> None:
-    """Down after two failures, told by the dependency of /health."""
+def test_kafka_is_down_after_two_failed_probes_and_up_after_an_answer() -> None:
 
     async def scenario() -> None:
         guard = producer_guard()
@@ -282,8 +280,8 @@ def test_a_watch_without_kafka_says_so() -> None:
     run(scenario())
 
 
-def test_records_that_wait_long_are_told_though_brokers_answer_questions() -> None:
-    """Unhealthy if none is acknowledged meanwhile, degraded if others are; ready for requests all along."""
+def test_health_shows_records_that_wait_long_although_kafka_answers_probes() -> None:
+    """Health is unhealthy if no record is acknowledged meanwhile, and degraded if others are. Readiness is kept."""
 
     async def scenario() -> None:
         guard = producer_guard()
@@ -294,9 +292,9 @@ def test_records_that_wait_long_are_told_though_brokers_answer_questions() -> No
         pending = sink.submit("t", records(b"1"), places=False)
         assert watch.dependency().up
         sink._began[0] -= STUCK_SECONDS
-        told = watch.dependency()
-        assert (told.up, told.required, watch.up) == (False, True, True)
-        assert told.detail == "records have waited for 10 s to be acknowledged"
+        dependency = watch.dependency()
+        assert (dependency.up, dependency.required, watch.up) == (False, True, True)
+        assert dependency.detail == "records have waited for 10 s to be acknowledged"
         sink.acknowledged_at = time.monotonic()
         assert (watch.dependency().up, watch.dependency().required) == (False, False)
         await pending.future
@@ -305,8 +303,8 @@ def test_records_that_wait_long_are_told_though_brokers_answer_questions() -> No
     run(scenario())
 
 
-def test_a_kafka_that_answers_questions_and_takes_no_record_is_told_until_it_does() -> None:
-    """Though requests are given up again and again; once nobody sends any more, nothing is known against it."""
+def test_health_shows_a_kafka_that_answers_probes_but_acknowledges_no_record() -> None:
+    """Refused requests do not reset the time. Health recovers when no request was tried lately."""
 
     async def scenario() -> None:
         guard = producer_guard()
@@ -335,8 +333,8 @@ def test_a_kafka_that_answers_questions_and_takes_no_record_is_told_until_it_doe
     run(scenario())
 
 
-def test_other_producers_are_tried_where_records_wait_though_kafka_answers() -> None:
-    """What waits goes on, but records without a key are given up once Kafka acknowledges later ones."""
+def test_the_producer_is_replaced_if_records_wait_although_kafka_answers_probes() -> None:
+    """Waiting records are kept, but records without `sure` are dropped once Kafka acknowledges later records."""
 
     async def scenario() -> None:
         guard = producer_guard()
@@ -367,8 +365,8 @@ def test_other_producers_are_tried_where_records_wait_though_kafka_answers() -> 
     run(scenario())
 
 
-def test_a_trial_that_fails_just_before_kafka_answers_does_not_keep_the_breaker_open() -> None:
-    """What was asked before it says nothing against it; the next answer does, long before the pause is over."""
+def test_a_successful_probe_closes_the_breaker_before_its_pause_is_over() -> None:
+    """An answer to a probe from before the last failure does not close the breaker."""
 
     async def scenario() -> None:
         guard = producer_guard()

@@ -1,4 +1,4 @@
-"""Tests of expressions over batches: each event gets the result that SQL defines, whichever events are beside it."""
+"""Tests of expressions over batches: the result of an event does not depend on other events of its batch."""
 
 from __future__ import annotations
 
@@ -92,8 +92,10 @@ ROWS = st.fixed_dictionaries(
 )
 @example("f / 3", "TRUE", [{**NOTHING, "f": 5.0}, NOTHING])
 @example("i * j", "i / j > 2", [{**NOTHING, "i": BIG, "j": BIG}, {**ROW, "j": 0}])
-def test_an_events_result_does_not_depend_on_its_batch(expression: str, where: str, rows: list[dict[str, Any]]) -> None:
-    """Whatever the events hold, no expression fails, and row by row gives what the batch gives."""
+def test_random_expressions_give_each_event_the_same_result_alone_and_in_a_batch(
+    expression: str, where: str, rows: list[dict[str, Any]]
+) -> None:
+    """No values of events make an expression fail."""
     try:
         transform = compile_transform(spec(expression, where=where))
     except ExpressionError:
@@ -103,7 +105,7 @@ def test_an_events_result_does_not_depend_on_its_batch(expression: str, where: s
     single = pl.concat([transform.apply(frame.slice(i, 1)) for i in range(len(rows))])
     assert whole.rows() == single.rows()
     if whole.schema["d0"] == pl.Float64():
-        assert whole["d0"].is_finite().all(), "a number is finite or NULL"
+        assert whole["d0"].is_finite().all(), "a number must be finite or NULL"
 
 
 TEXT = st.text(st.sampled_from("ab%_!\\ÜüßK\n.*[]") | st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -115,10 +117,10 @@ WILD = {"%": ".*", "_": "."}
 @given(
     st.lists(st.tuples(st.sampled_from(["any", "one", "text"]), TEXT), max_size=5), st.sampled_from("!\\%_ü'^"), TEXT
 )
-def test_like_with_an_escape_is_what_a_regular_expression_says(
+def test_like_with_an_escape_matches_the_same_texts_as_a_regular_expression(
     parts: list[tuple[str, str]], escape: str, subject: str
 ) -> None:
-    """Texts that are escaped stand for themselves, wild cards for what they do; an escape hides every wild card."""
+    """Texts are escaped. A wild card that is the escape character is not used."""
     pattern, regex, matching = "", "", ""
     for kind, text in parts:
         wild = {"any": "%", "one": "_"}.get(kind)
@@ -126,13 +128,13 @@ def test_like_with_an_escape_is_what_a_regular_expression_says(
             pattern, regex = pattern + wild, regex + WILD[wild]
             matching += text if wild == "%" else "x"
         else:
-            pattern += re.sub(f"[%_{re.escape(escape)}]", lambda found: escape + found.group(), text)
+            pattern += re.sub(f"[%_{re.escape(escape)}]", lambda match: escape + match.group(), text)
             regex, matching = regex + re.escape(text), matching + text
     quoted = [f"'{text.replace(chr(39), chr(39) * 2)}'" for text in (pattern, escape)]
     transform = compile_transform(spec(f"s LIKE {quoted[0]} ESCAPE {quoted[1]}"))
     rows = [{**NOTHING, "s": subject}, {**NOTHING, "s": matching}, NOTHING]
-    found = transform.apply(pl.DataFrame(rows, schema=SCHEMA, orient="row"))["d0"].to_list()
-    assert found == [re.fullmatch(regex, subject, re.DOTALL) is not None, True, None]
+    results = transform.apply(pl.DataFrame(rows, schema=SCHEMA, orient="row"))["d0"].to_list()
+    assert results == [re.fullmatch(regex, subject, re.DOTALL) is not None, True, None]
 
 
 VALUES: dict[str, list[Any]] = {
@@ -146,15 +148,15 @@ VALUES: dict[str, list[Any]] = {
 
 
 def drawn_rows(rnd: random.Random) -> list[dict[str, Any]]:
-    """No row, one, several, equal ones, and nulls only: polars takes other ways for columns of one value."""
+    """Return no row, one row, several, equal, or empty rows, as polars handles columns of equal values differently."""
     rows = [{name: rnd.choice(values) for name, values in VALUES.items()} for _ in range(5)]
     return rnd.choice([[], rows[:1], rows, rows[:1] * 4, [NOTHING] * 3])
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 2**32))
-def test_what_validates_is_computed_as_row_by_row_in_python(seed: int) -> None:
-    """No batch makes a valid expression fail, and each event gets what SQL says; zero has no sign."""
+def test_random_valid_expressions_give_the_same_results_as_a_model_in_python(seed: int) -> None:
+    """The model computes row by row, and zero has no sign."""
     rnd = random.Random(seed)
     rows, types, texts = drawn_rows(rnd), dict(TYPES), list[str]()
     for number in range(2):
@@ -164,7 +166,7 @@ def test_what_validates_is_computed_as_row_by_row_in_python(seed: int) -> None:
     try:
         transform = compile_transform(spec(*texts, where=where))
     except ExpressionError:
-        reject()  # too large
+        reject()  # The expression is too large.
     expected = []
     for row in rows:
         derived = dict(row)
@@ -173,11 +175,11 @@ def test_what_validates_is_computed_as_row_by_row_in_python(seed: int) -> None:
         if compiled(where, types)[1](derived) is True:
             expected.append((derived["d0"], derived["d1"]))
     frame = transform.apply(pl.DataFrame(rows, schema=SCHEMA, orient="row"))
-    assert shown(frame.select("d0", "d1").rows()) == shown(expected), (texts, where)
+    assert comparable(frame.select("d0", "d1").rows()) == comparable(expected), (texts, where)
 
 
-def shown(rows: list[tuple[Any, ...]]) -> list[list[str]]:
-    """Texts, which tell 1 from 1.0, and 0.0 from -0.0."""
+def comparable(rows: list[tuple[Any, ...]]) -> list[list[str]]:
+    """Return the values as texts, which distinguish 1 from 1.0, and 0.0 from -0.0."""
     return [[repr(v.timestamp() if isinstance(v, dt.datetime) else v) for v in row] for row in rows]
 
 
@@ -189,7 +191,7 @@ def shown(rows: list[tuple[Any, ...]]) -> list[list[str]]:
         "'2013-01-01T00:00:00Z' < TRY_CAST(NULLIF(1770000000123, i) AS timestamp)",
     ],
 )  # fmt: skip
-def test_a_constant_is_compared_with_what_happens_to_be_one_value_in_a_batch(expression: str) -> None:
+def test_a_constant_is_compared_with_a_column_of_equal_values(expression: str) -> None:
     frame = pl.DataFrame([ROW] * 3, schema=SCHEMA, orient="row")
     transform = compile_transform(spec(expression, where=expression))
     assert transform.apply(frame)["d0"].to_list() == [True] * 3
@@ -197,8 +199,8 @@ def test_a_constant_is_compared_with_what_happens_to_be_one_value_in_a_batch(exp
     assert again.apply(frame)["d1"].to_list() == [True] * 3
 
 
-def test_one_value_for_many_rows_is_that_of_each() -> None:
-    """Whatever else polars computes as one value: no event is to blame, and none is looked for."""
+def test_a_single_result_of_polars_is_repeated_for_every_row() -> None:
+    """Polars may return a single value for an expression over many rows."""
     short = pl.lit(3) >= pl.coalesce(pl.lit(3), pl.col("i"))
     frame = pl.DataFrame([ROW] * 3, schema=SCHEMA, orient="row")
     assert Transform((("d0", "boolean", short.alias("d0")),), None).apply(frame)["d0"].to_list() == [True] * 3

@@ -1,4 +1,4 @@
-"""Tests of the values, errors and types of filter and derive expressions."""
+"""Tests of filter and derive expressions: values, types and errors."""
 
 from __future__ import annotations
 
@@ -120,33 +120,33 @@ def test_an_expression_has_this_value_of_this_type(expression: str, expected: An
     ("expression", "row", "expected", "reason"),
     [
         ("i / j", {"j": 0}, None, "division by zero"),
-        ("i / j > 3", {"j": 0}, None, "infinity must not pass for a large number"),
-        ("f / 0 * 0 > 3", {}, None, "nor NaN"),
+        ("i / j > 3", {"j": 0}, None, "infinity must not count as a large number"),
+        ("f / 0 * 0 > 3", {}, None, "NaN must not count as a large number"),
         ("i % j", {"j": 0}, None, "remainder of zero"),
         ("i * j", {"i": BIG}, None, "64-bit overflow does not wrap"),
         ("i + 1", {"i": BIG}, None, "64-bit overflow does not wrap"),
-        ("ABS(i)", {"i": -(2**63)}, None, "the least integer has no positive"),
-        ("i % j", {"i": -(2**63), "j": -1}, 0, "the least integer by -1"),
-        ("EXP(f)", {"f": 1e4}, None, "float overflow"),
-        ("SQRT(f)", {"f": -1.0}, None, "no real root"),
-        ("LN(f)", {"f": 0.0}, None, "minus infinity"),
-        ("POW(f, f)", {"f": -0.5}, None, "no real power"),
-        ("TRY_CAST(f AS integer)", {"f": 1e300}, None, "does not fit"),
-        ("TRY_CAST(i AS timestamp)", {"i": BIG}, None, "no year of four digits"),
-        ("TRY_CAST(s AS number)", {"s": "nan"}, None, "a text that names no finite number"),
-        ("s || 'x'", {"s": None}, None, "NULL spreads"),
+        ("ABS(i)", {"i": -(2**63)}, None, "the least integer has no positive counterpart"),
+        ("i % j", {"i": -(2**63), "j": -1}, 0, "the remainder of the least integer and -1 is 0"),
+        ("EXP(f)", {"f": 1e4}, None, "the result exceeds a float"),
+        ("SQRT(f)", {"f": -1.0}, None, "the root is not real"),
+        ("LN(f)", {"f": 0.0}, None, "the result is minus infinity"),
+        ("POW(f, f)", {"f": -0.5}, None, "the power is not real"),
+        ("TRY_CAST(f AS integer)", {"f": 1e300}, None, "the number does not fit 64 bits"),
+        ("TRY_CAST(i AS timestamp)", {"i": BIG}, None, "the year has more than four digits"),
+        ("TRY_CAST(s AS number)", {"s": "nan"}, None, "the text is no finite number"),
+        ("s || 'x'", {"s": None}, None, "NULL makes the result NULL"),
         ("b OR i > 0", {"b": None, "i": 1}, True, "three-valued OR"),
         ("b AND i > 0", {"b": None, "i": -1}, False, "three-valued AND"),
         ("NOT b", {"b": None}, None, "three-valued NOT"),
         ("b IS FALSE", {"b": None}, False, "IS is never NULL"),
-        ("s NOT IN ('a')", {"s": None}, None, "NULL is in no list and out of none"),
-        ("NULLIF(i, j)", {"j": None}, -7, "equal to nothing"),
-        ("LENGTH(s)", {"s": "🌊é"}, 2, "characters, not bytes"),
-        ("s LIKE '%x%'", {"s": "a\nx\n"}, True, "% spans lines"),
-        ("CONCAT(s, s)", {"s": "é" * MAX_DERIVED_BYTES}, None, "too long for a group column"),
+        ("s NOT IN ('a')", {"s": None}, None, "IN is NULL for NULL"),
+        ("NULLIF(i, j)", {"j": None}, -7, "NULL equals no value"),
+        ("LENGTH(s)", {"s": "🌊é"}, 2, "the length is in characters, not bytes"),
+        ("s LIKE '%x%'", {"s": "a\nx\n"}, True, "% matches line breaks"),
+        ("CONCAT(s, s)", {"s": "é" * MAX_DERIVED_BYTES}, None, "the text is too long for a group column"),
     ],
 )
-def test_an_expression_has_a_value_or_null_where_a_function_has_no_result(
+def test_an_expression_without_a_result_is_null(
     expression: str, row: dict[str, Any], expected: Any, reason: str
 ) -> None:
     assert value(expression, **row) == expected, reason
@@ -223,19 +223,19 @@ def test_an_expression_has_a_value_or_null_where_a_function_has_no_result(
     ],
     ids=lambda text: text[:24],
 )
-def test_refusals_say_what_and_what_to_do(expression: str, message: str) -> None:
+def test_an_invalid_expression_is_refused_with_the_reason(expression: str, message: str) -> None:
     with pytest.raises(ExpressionError) as caught:
         check(expression, TYPES)
     assert message in str(caught.value)
 
 
-def test_a_filter_is_a_condition() -> None:
+def test_a_filter_must_be_a_condition() -> None:
     assert check("i > 1", TYPES, as_filter=True) == "boolean"
     with pytest.raises(ExpressionError, match="is of type integer, not a condition"):
         check("i", TYPES, as_filter=True)
 
 
-def test_derives_build_on_each_other_and_the_filter_on_both() -> None:
+def test_a_derive_may_use_earlier_derives_and_the_filter_may_use_all() -> None:
     pipeline = spec("i + 1", "d0 * 2", "d1 > 0", where="d2 AND s IS NOT NULL")
     assert derived_types(pipeline) == {"d0": "integer", "d1": "integer", "d2": "boolean"}
     frame = pl.DataFrame([ROW, ROW | {"i": 1}, ROW | {"i": 1, "s": None}, NOTHING], schema=SCHEMA, orient="row")
@@ -244,30 +244,30 @@ def test_derives_build_on_each_other_and_the_filter_on_both() -> None:
     assert result.schema == SCHEMA | {"d0": pl.Int64(), "d1": pl.Int64(), "d2": pl.Boolean()}
 
 
-def test_a_derive_cannot_use_a_later_one() -> None:
+def test_a_derive_cannot_use_a_later_derive() -> None:
     with pytest.raises(ExpressionError, match="derive d0: unknown column 'd1'"):
         compile_transform(spec("d1 + 1", "i"))
 
 
-def test_a_broken_filter_is_named() -> None:
+def test_an_error_in_the_filter_names_the_filter() -> None:
     with pytest.raises(ExpressionError, match=r"^filter: unknown column 'x'"):
         compile_transform(spec(where="x > 1"))
 
 
-def test_constants_fill_the_rows_of_a_frame_and_an_empty_frame_stays_empty() -> None:
+def test_a_constant_is_repeated_for_every_row_and_adds_no_row_to_an_empty_frame() -> None:
     transform = compile_transform(spec("1", "'x'", "POW(2, 0.5)", where="TRUE"))
     empty = pl.DataFrame([], schema=SCHEMA)
     assert transform.apply(empty).shape == (0, len(SCHEMA) + 3)
     assert transform.apply(pl.DataFrame([ROW, ROW], schema=SCHEMA, orient="row")).shape == (2, len(SCHEMA) + 3)
 
 
-def test_the_columns_of_an_expression_are_those_it_reads() -> None:
+def test_the_columns_of_an_expression_are_the_columns_that_it_reads() -> None:
     assert columns("CASE WHEN i > 0 THEN UPPER(s) ELSE 'x' END") == {"i", "s"}
 
 
 @pytest.mark.parametrize("expression", ["f * -1", "-f", "ROUND(f - 0.2)", "CEIL(f - 0.5)", "-0.0", "SIGN(-f)", "f"])
-def test_zero_has_no_sign(expression: str) -> None:
-    """-0.0 and 0.0 are equal, so they must not be two groups, nor look like two values."""
+def test_the_result_zero_has_no_sign(expression: str) -> None:
+    """Otherwise -0.0 and 0.0, which are equal, would be two groups or two distinct values."""
     for zero in (0.0, -0.0):
         assert repr(value(expression, f=zero)) == "0.0"
         assert value(f"TRY_CAST({expression} AS string)", f=zero) == "0.0"
@@ -300,8 +300,8 @@ NEIGHBOUR, FLOAT = 2**53 + 1, 2.0**53
         ("t < '2013-01-01T00:00:07.9999999Z'", {"t": LATE}, False),
     ],
 )
-def test_what_the_reference_says_of_parts_remainders_and_big_integers(
+def test_parts_remainders_and_large_integers_follow_the_reference(
     expression: str, row: dict[str, Any], expected: Any
 ) -> None:
-    found = value(expression, **row)
-    assert (found, type(found)) == (expected, type(expected))
+    actual = value(expression, **row)
+    assert (actual, type(actual)) == (expected, type(expected))
