@@ -1,4 +1,4 @@
-"""What unit tests share: a world in memory, and a small valid resource."""
+"""Fixtures of unit tests: the systems of a cluster in memory, and a small valid resource."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tidemill_operator.testing import MemoryWorld
 
 @pytest.fixture
 def world() -> MemoryWorld:
-    """An empty world with one broker."""
+    """Return an empty world in memory with one broker."""
     return MemoryWorld()
 
 
@@ -46,5 +46,5 @@ def _document(**spec: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def document() -> dict[str, Any]:
-    """A small valid resource, to be edited: `shop/orders`."""
+    """Return the small valid resource `shop/orders`, which tests may change."""
     return _document()

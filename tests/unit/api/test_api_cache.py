@@ -1,4 +1,4 @@
-"""The answer cache: one computation however many ask, freshness, stale answers in place of an outage, bounds."""
+"""Tests of the answer cache: shared computations, freshness, stale answers during an outage, and bounds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def answer(text: str = "x", *, age: float = 0.0) -> Answer:
 
 
 class Source:
-    """What answers are computed by; counts, and fails when told to."""
+    """A computation of answers that counts its calls and raises the error that a test sets."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -59,14 +59,14 @@ async def ask(cache: AnswerCache, source: Source, key: str = "p\nq", ttl: float 
     return slot.answer.version, stale
 
 
-def test_many_askers_cost_one_computation() -> None:
+def test_concurrent_requests_share_a_computation() -> None:
     async def test() -> None:
         cache, source = make(), Source()
         source.gate.clear()
-        asking = [asyncio.create_task(ask(cache, source)) for _ in range(50)]
+        requests = [asyncio.create_task(ask(cache, source)) for _ in range(50)]
         await asyncio.sleep(0)
         source.gate.set()
-        assert set(await asyncio.gather(*asking)) == {("1", False)}
+        assert set(await asyncio.gather(*requests)) == {("1", False)}
         assert await ask(cache, source) == ("1", False)
         assert source.calls == 1
         assert await ask(cache, source, "p\nother") == ("2", False)
@@ -74,7 +74,7 @@ def test_many_askers_cost_one_computation() -> None:
     run(test)
 
 
-def test_an_asker_that_leaves_takes_nothing_from_the_others() -> None:
+def test_a_cancelled_request_does_not_cancel_the_computation_for_other_requests() -> None:
     async def test() -> None:
         cache, source = make(), Source()
         source.gate.clear()
@@ -89,8 +89,8 @@ def test_an_asker_that_leaves_takes_nothing_from_the_others() -> None:
     run(test)
 
 
-def test_an_answer_that_is_right_still_is_kept() -> None:
-    """None from the computation means: what is known is right; its time begins anew, in the same slot."""
+def test_an_unchanged_answer_becomes_fresh_again_in_the_same_slot() -> None:
+    """The computation returns None if the known answer has not changed."""
 
     async def test() -> None:
         cache, source = make(), Source()
@@ -105,7 +105,7 @@ def test_an_answer_that_is_right_still_is_kept() -> None:
 
 
 @pytest.mark.parametrize("error", [BreakerOpen("database", 3.0), ConnectionRefusedError(), TimeoutError()])
-def test_an_outage_brings_the_last_answer_marked_stale(error: Exception) -> None:
+def test_the_last_answer_is_returned_as_stale_during_an_outage(error: Exception) -> None:
     async def test() -> None:
         cache, source = make(), Source()
         assert await ask(cache, source, ttl=0.0) == ("1", False)
@@ -119,9 +119,7 @@ def test_an_outage_brings_the_last_answer_marked_stale(error: Exception) -> None
     run(test)
 
 
-def test_a_defect_is_no_outage() -> None:
-    """What is wrong with us is not hidden behind an old answer."""
-
+def test_an_error_that_is_no_outage_is_raised_instead_of_a_stale_answer() -> None:
     async def test() -> None:
         cache, source = make(), Source()
         await ask(cache, source, ttl=0.0)
@@ -133,7 +131,7 @@ def test_a_defect_is_no_outage() -> None:
 
 
 @pytest.mark.parametrize("stale_seconds", [0.0, 5.0])
-def test_answers_that_are_too_old_are_not_given(stale_seconds: float) -> None:
+def test_answers_that_are_too_old_are_not_returned_as_stale(stale_seconds: float) -> None:
     async def test() -> None:
         cache = make(stale_seconds=stale_seconds)
 
@@ -149,8 +147,8 @@ def test_answers_that_are_too_old_are_not_given(stale_seconds: float) -> None:
     run(test)
 
 
-def test_a_slow_database_is_not_waited_for_when_an_answer_is_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The computation goes on, and its answer is there for the next asker."""
+def test_a_stale_answer_is_returned_if_the_database_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The computation continues, and the next request gets its answer."""
     monkeypatch.setattr(cache_module, "SLOW_SECONDS", 0.05)
 
     async def test() -> None:
@@ -164,8 +162,8 @@ def test_a_slow_database_is_not_waited_for_when_an_answer_is_at_hand(monkeypatch
     run(test)
 
 
-def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By entries and by bytes; what was used last stays, what goes is not fresh any more."""
+def test_the_least_recently_used_answers_are_removed_if_memory_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bounds are entries and bytes. Removed answers are no longer fresh."""
 
     async def test() -> None:
         cache, source = make(max_entries=3), Source()
@@ -183,7 +181,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     run(test)
 
 
-def test_without_memory_every_answer_is_computed() -> None:
+def test_every_answer_is_computed_if_the_cache_has_no_entries() -> None:
     async def test() -> None:
         cache, source = make(max_entries=0), Source()
         assert [await ask(cache, source) for _ in range(2)] == [("1", False), ("2", False)]
@@ -191,7 +189,7 @@ def test_without_memory_every_answer_is_computed() -> None:
     run(test)
 
 
-def test_redis_away_is_noted_and_nothing_more() -> None:
+def test_an_unreachable_redis_is_reported_but_answers_are_computed() -> None:
     async def test() -> None:
         cache, source = make(url=NOBODY), Source()
         assert await ask(cache, source) == ("1", False)

@@ -1,4 +1,4 @@
-"""The dashboard's page and files: served rightly, under a strict policy, and asking only for what the API has."""
+"""Tests of the dashboard's page and files: how they are served, their security policy, and their requests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAGE = ASSETS["index.html"].body.decode()
 
 @pytest.fixture
 def ask(tmp_path: Path) -> Any:
-    """Asks the application, which has no pipelines and no servers."""
+    """Return a function that requests a path of the application, which has no pipelines and no servers."""
 
     def get(path: str, **headers: str) -> httpx.Response:
         async def once() -> httpx.Response:
@@ -45,8 +45,8 @@ def test_the_page_is_served_at_the_root(ask: Any) -> None:
     assert answer.text == PAGE
 
 
-def test_nothing_inline_and_nothing_from_elsewhere_may_run(ask: Any) -> None:
-    """The policy says so, and page and styles live within it."""
+def test_the_security_policy_forbids_inline_code_and_other_servers(ask: Any) -> None:
+    """The page, its styles and scripts follow the policy."""
     headers = ask("/").headers
     policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
     assert policy["default-src"] == "'none'"
@@ -55,13 +55,12 @@ def test_nothing_inline_and_nothing_from_elsewhere_may_run(ask: Any) -> None:
     assert headers["x-content-type-options"] == "nosniff"
     assert re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=|javascript:", PAGE) is None
     for text in (PAGE, ASSETS["dashboard.css"].body.decode(), *SCRIPTS.values()):
-        found = re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}[^\s\"'`]*", text)
-        assert [url for url in found if url != "http://www.w3.org/2000/svg"] == []
+        urls = re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}[^\s\"'`]*", text)
+        assert [url for url in urls if url != "http://www.w3.org/2000/svg"] == []
 
 
 @pytest.mark.parametrize("name", sorted(SCRIPTS))
-def test_what_data_says_is_never_markup(name: str) -> None:
-    """Values of pipelines reach the page as text only."""
+def test_scripts_never_insert_values_as_markup(name: str) -> None:
     assert (
         re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", SCRIPTS[name])
         is None
@@ -77,8 +76,8 @@ def test_what_data_says_is_never_markup(name: str) -> None:
         *((name, "text/javascript; charset=utf-8") for name in sorted(SCRIPTS) if name != "dashboard.js"),
     ],
 )
-def test_files_have_types_and_validators(ask: Any, name: str, media: str) -> None:
-    """A browser takes a module of the right type only, and loads nothing twice."""
+def test_files_have_a_media_type_and_an_etag(ask: Any, name: str, media: str) -> None:
+    """Browsers refuse scripts with another type. The etag avoids repeated downloads."""
     answer = ask(f"/static/{name}")
     assert (answer.status_code, answer.headers["content-type"]) == (200, media)
     assert answer.content == ASSETS[name].body
@@ -88,33 +87,34 @@ def test_files_have_types_and_validators(ask: Any, name: str, media: str) -> Non
 
 
 @pytest.mark.parametrize("path", ["/static/none.js", "/static/../app.py", "/static/%2e%2e%2fapp.py", "/static/"])
-def test_nothing_else_is_served(ask: Any, path: str) -> None:
+def test_other_paths_are_not_found(ask: Any, path: str) -> None:
     assert ask(path).status_code == 404
 
 
-def test_every_file_that_is_named_exists(ask: Any) -> None:
-    """Links of the page and imports of the scripts; each script is used."""
+def test_every_linked_file_exists_and_every_script_is_used(ask: Any) -> None:
     named = {path for path in re.findall(r'(?:href|src)="(/[^"]*)"', PAGE)}
     used = {f"/static/{name}" for text in SCRIPTS.values() for name in re.findall(r'from "\./([^"]+)"', text)}
     assert {path: 200 for path in named | used} == {path: ask(path).status_code for path in named | used}
     assert {f"/static/{name}" for name in SCRIPTS} == {path for path in named | used if path.endswith(".js")}
 
 
-def test_every_id_that_the_scripts_look_for_is_in_the_page() -> None:
+def test_every_element_id_in_the_scripts_exists_in_the_page() -> None:
     wanted = {name for text in SCRIPTS.values() for name in re.findall(r'\$\("([^"]+)"\)', text)}
     assert wanted - set(re.findall(r'id="([^"]+)"', PAGE)) == set()
 
 
-def test_every_path_that_the_scripts_ask_for_is_in_the_document(ask: Any) -> None:
-    """`paths` in api.js is the only place that knows addresses."""
+def test_every_path_that_scripts_request_is_in_the_openapi_document(ask: Any) -> None:
+    """Only `paths` in api.js contains addresses."""
     script = SCRIPTS["api.js"]
     base = re.search(r"pipelinePath = \(name\) => `([^`]+)`", script)
     assert base is not None
     block = script.partition("export const paths = {")[2].partition("};")[0]
-    found = re.findall(r"\w+: \([^)]*\) => (.+),", block)
-    called = [text.replace("${pipelinePath(name)}", base[1]).replace("pipelinePath(name)", base[1]) for text in found]
+    expressions = re.findall(r"\w+: \([^)]*\) => (.+),", block)
+    called = [
+        text.replace("${pipelinePath(name)}", base[1]).replace("pipelinePath(name)", base[1]) for text in expressions
+    ]
     named = {text.strip('`"').replace("encodeURIComponent(name)", "pipeline") for text in called}
-    asked = {re.sub(r"\$\{(?:encodeURIComponent\()?(\w+)\)?\}", r"{\1}", text) for text in named}
-    assert len(asked) == 6
-    assert asked - set(ask("/openapi.json").json()["paths"]) == set()
+    paths = {re.sub(r"\$\{(?:encodeURIComponent\()?(\w+)\)?\}", r"{\1}", text) for text in named}
+    assert len(paths) == 6
+    assert paths - set(ask("/openapi.json").json()["paths"]) == set()
     assert [name for name, text in SCRIPTS.items() if name != "api.js" and "/v1" in text] == []

@@ -1,4 +1,4 @@
-"""Decimals in requests and answers: filters by value, and every digit in each format."""
+"""Tests of decimals in requests and answers: filters by value, and all digits in each format."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def numbers() -> list[Column]:
     return [replace(column, numbers=True) for column in COLUMNS]
 
 
-def test_json_has_every_digit_as_a_text_or_as_a_number() -> None:
+def test_json_contains_every_digit_as_a_text_or_as_a_number() -> None:
     texts = NdjsonWriter(COLUMNS).batch(ROWS).splitlines()
     assert texts == [
         b'{"d":"-12.50","whole":"7","middle":"0.00000001","top":[{"value":"-0.50","count":2,"error":0}]}',
@@ -60,12 +60,12 @@ def test_json_has_every_digit_as_a_text_or_as_a_number() -> None:
     assert meta(COLUMNS)[0] == {"name": "d", "type": "decimal", "scale": 2}
 
 
-def test_a_negative_decimal_is_no_formula_of_a_spreadsheet() -> None:
+def test_a_negative_decimal_has_no_apostrophe_in_csv() -> None:
     lines = CsvWriter(COLUMNS[:3]).batch([row[:3] for row in ROWS]).splitlines()
     assert lines == [b"-12.50,7,0.00000001", b"123456789012345678901234567890.12,0,0.00000000", b",,"]
 
 
-def test_arrow_has_decimals_of_38_digits() -> None:
+def test_arrow_contains_decimals_of_up_to_38_digits() -> None:
     writer = ArrowWriter(COLUMNS)
     written = writer.head() + writer.batch(ROWS) + writer.tail()
     table = pa.ipc.open_stream(written).read_all()
@@ -87,9 +87,9 @@ def test_arrow_has_decimals_of_38_digits() -> None:
     ("text", "value"),
     [("12.5", "12.5"), ("-0.010", "-0.010"), ("1e3", "1000"), ("+7", "7"), (".5", "0.5"), ("9" * 40, "9" * 40)],
 )
-def test_values_of_requests_are_exact(text: str, value: str) -> None:
-    found = parse_value(text, "decimal(2)")
-    assert (type(found), to_text(found), cast(found, "decimal(2)")) == (Decimal, value, "numeric")
+def test_decimals_in_requests_are_exact(text: str, value: str) -> None:
+    parsed = parse_value(text, "decimal(2)")
+    assert (type(parsed), to_text(parsed), cast(parsed, "decimal(2)")) == (Decimal, value, "numeric")
 
 
 @pytest.mark.parametrize("text", ["", "x", "NaN", "inf", "1_000", "1,5", " 1"])
@@ -108,7 +108,9 @@ def test_a_text_that_is_no_decimal_is_refused_with_an_example(text: str) -> None
         ("ne", ["9"], None, True),
     ],
 )
-def test_live_filters_compare_by_value(operator: str, wanted: list[str], cell: str | None, *, fits: bool) -> None:
+def test_live_filters_compare_decimals_by_value(
+    operator: str, wanted: list[str], cell: str | None, *, fits: bool
+) -> None:
     values = tuple(parse_value(text, "decimal(2)") for text in wanted)
     assert RowFilter((Filter("c", "decimal(2)", operator, values),)).fits({"c": cell}) is fits
 
@@ -126,8 +128,7 @@ def query(text: str) -> AggregateQuery:
     return take_query(model, Parameters.from_query(text.encode()))
 
 
-def test_how_decimals_are_written_changes_the_answer_but_not_its_rows() -> None:
-    """A page in either form goes on with the same cursor."""
+def test_the_form_of_decimals_changes_the_answer_but_not_the_cursor() -> None:
     first, other = query(""), query("decimals=number")
     assert first.key == query("decimals=string").key != other.key
     assert first.page.fingerprint == other.page.fingerprint
@@ -137,7 +138,7 @@ def test_how_decimals_are_written_changes_the_answer_but_not_its_rows() -> None:
         query("decimals=float")
 
 
-def test_groups_and_sums_are_compared_as_numeric() -> None:
+def test_filters_on_decimal_groups_and_sums_compare_numerics() -> None:
     binder = Binder()
     sql = statement(query("price=12.5&total__gte=1e2"), binder, None)
     assert {"12.5", "100"} <= set(binder.values.values())

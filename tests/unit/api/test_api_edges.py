@@ -1,4 +1,4 @@
-"""What comes into the API and goes out as text: values, parameters, rows, content types, conditional requests."""
+"""Tests of texts that the API reads and writes: values, parameters, rows, media types and etags."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TIMES = [
     ("2013-01-01t05:00:00z", T),
     ("2013-01-01 00:00:00-05:00", T),
     ("2013-01-01T06:00:00+01:00", T),
-    ("2013-01-01T06:00:00 01:00", T),  # a plus that a URL turned into a blank
+    ("2013-01-01T06:00:00 01:00", T),  # A URL has turned the plus into a blank.
     ("2013-01-01T05:00:00.123456789Z", T.replace(microsecond=123456)),
     ("1357016400000", T),
     ("-1", dt.datetime(1969, 12, 31, 23, 59, 59, 999000, tzinfo=dt.UTC)),
@@ -47,7 +47,7 @@ TIMES = [
 
 
 @pytest.mark.parametrize(("text", "moment"), TIMES)
-def test_a_time_is_read_in_each_notation(text: str, moment: dt.datetime) -> None:
+def test_times_are_read_in_every_notation(text: str, moment: dt.datetime) -> None:
     assert parse_time(text) == moment
 
 
@@ -84,7 +84,7 @@ def test_a_value_is_read_as_the_type_of_its_column(text: str, kind: str, value: 
      ("inf", "number"), ("1_000", "number"), ("True", "boolean"), ("1", "boolean"), ("a\0b", "string"),
      ("\ud800", "string"), ("{}", "object")],
 )  # fmt: skip
-def test_a_text_that_is_no_value_of_its_type_is_refused_with_the_type(text: str, kind: str) -> None:
+def test_an_invalid_value_is_refused_with_the_type_of_its_column(text: str, kind: str) -> None:
     with pytest.raises(ValueError, match=kind):
         parse_value(text, kind)
 
@@ -95,20 +95,20 @@ def test_a_text_that_is_no_value_of_its_type_is_refused_with_the_type(text: str,
     | st.booleans().map(lambda v: ("boolean", v))
     | st.datetimes(timezones=st.just(dt.UTC)).map(lambda v: ("timestamp", v))
 )
-def test_text_and_value_are_inverse(pair: tuple[str, Any]) -> None:
-    """A cursor carries values as text and gets the same values back."""
+def test_a_value_that_is_written_as_text_is_read_as_the_same_value(pair: tuple[str, Any]) -> None:
+    """Cursors contain values as texts."""
     kind, value = pair
     assert parse_value(to_text(value), kind) == value
 
 
-def test_casts_keep_integers_exact() -> None:
+def test_integers_beyond_64_bits_are_cast_to_numeric() -> None:
     assert [cast(v, "integer") for v in (0, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1)] == [
         "bigint", "bigint", "numeric", "bigint", "numeric",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("value", [0, -(2**63), 2**63 - 1, 2**64, -(2**70), 10**30])
-def test_integers_beyond_64_bits_are_written_out(value: int) -> None:
+def test_json_contains_all_digits_of_integers_beyond_64_bits(value: int) -> None:
     convert = encoder("integer")
     assert convert is not None
     assert json.loads(msgspec.json.encode([convert(Decimal(value))])) == [value]
@@ -122,23 +122,25 @@ QUERIES: list[tuple[bytes, dict[str, list[str]]]] = [
 
 
 @pytest.mark.parametrize(("query", "given_values"), QUERIES)
-def test_query_strings_are_decoded_and_repeats_are_kept(query: bytes, given_values: dict[str, list[str]]) -> None:
+def test_query_strings_are_decoded_and_repeated_parameters_are_kept(
+    query: bytes, given_values: dict[str, list[str]]
+) -> None:
     assert Parameters.from_query(query).given == given_values
 
 
 @pytest.mark.parametrize("query", [b"a=%ff", b"\xff=1", b"&".join(b"a%d=1" % n for n in range(101))])
-def test_query_strings_that_are_refused(query: bytes) -> None:
+def test_a_query_string_that_is_no_utf8_or_has_too_many_parameters_is_refused(query: bytes) -> None:
     with pytest.raises(Problem, match="invalid_query_string"):
         Parameters.from_query(query)
 
 
 def test_lists_are_split_in_query_strings_only() -> None:
-    """A JSON list says itself where its items end."""
+    """In a JSON body, a list contains the values itself."""
     assert Parameters.from_query(b"x=a,b&x=c").many("x") == ["a", "b", "c"]
     body = b'{"x__in": ["a,b", 1, 2.5, true], "group_by": ["a,b"], "limit": 5.0}'
-    found = Parameters.from_json(body, MEMBERS)
-    assert (found.many("x__in"), found.many("group_by")) == (["a,b", "1", "2.5", "true"], ["a,b"])
-    assert (found.many("x"), found.one("limit")) == (None, "5")
+    parameters = Parameters.from_json(body, MEMBERS)
+    assert (parameters.many("x__in"), parameters.many("group_by")) == (["a,b", "1", "2.5", "true"], ["a,b"])
+    assert (parameters.many("x"), parameters.one("limit")) == (None, "5")
 
 
 @pytest.mark.parametrize(
@@ -149,13 +151,13 @@ def test_lists_are_split_in_query_strings_only() -> None:
         b'{"closed": "true"}', b'{"group_by": "k"}', b'{"group_by": [1]}', b'{"tz": 1}', b'{"from": false}',
     ],
 )  # fmt: skip
-def test_a_body_that_is_no_query_is_answered_with_400(body: bytes) -> None:
+def test_an_invalid_json_body_is_answered_with_400(body: bytes) -> None:
     with pytest.raises(Problem) as caught:
         Parameters.from_json(body, MEMBERS)
     assert caught.value.status == 400
 
 
-def test_each_parameter_is_taken_once() -> None:
+def test_a_parameter_is_taken_once_and_unknown_parameters_are_refused() -> None:
     parameters = Parameters.from_query(b"a=1&b=2&b=3&c=x&odd=1")
     assert parameters.one("a") == "1"
     assert parameters.one("a") is None
@@ -180,7 +182,7 @@ ROWS: list[tuple[Any, ...]] = [
 ]
 
 
-def test_ndjson_has_one_row_a_line_and_null_for_what_json_lacks() -> None:
+def test_ndjson_contains_one_row_per_line_and_null_for_nan() -> None:
     lines = NdjsonWriter(COLUMNS).batch(ROWS).splitlines()
     assert [json.loads(line) for line in lines] == [
         {"k": "a", "i": 1, "v": 1.5, "b": True, "t": "2013-01-01T05:00:00Z", "o": {"x": [1]}},
@@ -190,8 +192,7 @@ def test_ndjson_has_one_row_a_line_and_null_for_what_json_lacks() -> None:
     ]
 
 
-def test_rows_as_csv() -> None:
-    """RFC 4180, and a null is told from an empty text."""
+def test_csv_follows_rfc_4180_and_distinguishes_null_from_an_empty_text() -> None:
     writer = CsvWriter(COLUMNS)
     text = (writer.head() + writer.batch(ROWS)).decode()
     assert text.split("\r\n")[:4] == [
@@ -204,8 +205,8 @@ def test_rows_as_csv() -> None:
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=2, max_size=4))
-def test_any_text_survives_csv(texts: list[str]) -> None:
-    """What spreadsheets would run as a formula has an apostrophe before it."""
+def test_any_text_is_read_from_csv_as_it_was_written(texts: list[str]) -> None:
+    """Texts that look like formulas get an apostrophe."""
     columns = [Column(f"c{n}", "string") for n in range(len(texts))]
     written = CsvWriter(columns).batch([texts]).decode()
     (row,) = csv.reader(io.StringIO(written, newline=""))
@@ -213,7 +214,7 @@ def test_any_text_survives_csv(texts: list[str]) -> None:
     assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) for cell in row)
 
 
-def test_a_page_has_its_columns_rows_and_cursor() -> None:
+def test_a_page_contains_columns_rows_and_the_next_cursor() -> None:
     page = json.loads(page_body(COLUMNS[:1], [{"k": "a"}], "next", stats={"rows": 1}))
     assert page == {
         "meta": [{"name": "k", "type": "string"}], "data": [{"k": "a"}], "next_cursor": "next", "truncated": True,
@@ -251,24 +252,24 @@ def test_an_etag_matches_its_weak_and_its_strong_form(header: str | None, same: 
 
 
 @pytest.mark.parametrize(
-    ("value", "shown", "encoding"),
+    ("value", "text", "encoding"),
     [
         (b"text", "text", "utf-8"),
         (b"\xff\x00", "/wA=", "base64"),
         (None, None, None),
-        (("x" * 4_095 + "ä").encode()[:4_096], "x" * 4_095, "utf-8"),  # cut inside a character
-        (b"x\xc3", "eMM=", "base64"),  # not cut: it came so
+        (("x" * 4_095 + "ä").encode()[:4_096], "x" * 4_095, "utf-8"),  # The value was cut within a character.
+        (b"x\xc3", "eMM=", "base64"),  # The value was not cut.
     ],
 )
-def test_values_of_dead_letters_are_text_or_else_base64(
-    value: bytes | None, shown: str | None, encoding: str | None
+def test_values_of_dead_letters_are_text_if_possible_and_base64_otherwise(
+    value: bytes | None, text: str | None, encoding: str | None
 ) -> None:
-    assert DEAD_LETTERS.converters["value"](value) == shown
+    assert DEAD_LETTERS.converters["value"](value) == text
     assert DEAD_LETTERS.converters["value_encoding"](value) == encoding
 
 
-def test_more_than_postgres_puts_together_is_the_questions_fault() -> None:
-    """It says so when sketches beyond 1 GB are to be one answer; nothing is broken then."""
+def test_a_query_beyond_the_limits_of_postgres_is_answered_with_400() -> None:
+    """Postgres raises the error if the sketches of an answer exceed 1 GB."""
     problem = as_problem(psycopg.errors.ProgramLimitExceeded("out of memory"), "shop")
     assert problem is not None
     assert (problem.status, problem.code) == (400, "query_too_large")
@@ -279,19 +280,19 @@ SKETCHED = [Column("n", "integer"), Column("often", "array", decode=lambda value
 
 
 @pytest.mark.parametrize(
-    ("columns", "rows", "elsewhere"), [(SKETCHED[:1], 5, False), (SKETCHED[:1], 5_000, True), (SKETCHED, 1, True)]
+    ("columns", "rows", "in_thread"), [(SKETCHED[:1], 5, False), (SKETCHED[:1], 5_000, True), (SKETCHED, 1, True)]
 )
-def test_sketches_and_many_rows_are_encoded_beside_the_event_loop(
-    columns: list[Column], rows: int, elsewhere: bool
+def test_sketches_and_many_rows_are_encoded_outside_of_the_event_loop(
+    columns: list[Column], rows: int, in_thread: bool
 ) -> None:
     async def work() -> str:
         return await encoded(columns, [()] * rows, lambda: threading.current_thread().name)
 
-    assert (asyncio.run(work()) != threading.current_thread().name) is elsewhere
+    assert (asyncio.run(work()) != threading.current_thread().name) is in_thread
 
 
-def test_streams_decode_sketches_beside_the_event_loop() -> None:
-    """Requests are answered while a piece of a stream is made."""
+def test_streams_decode_sketches_outside_of_the_event_loop() -> None:
+    """The API answers other requests meanwhile."""
 
     async def batches() -> AsyncGenerator[list[tuple[Any, ...]], None]:
         yield [(1, b"")]

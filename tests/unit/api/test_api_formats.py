@@ -1,4 +1,4 @@
-"""The registry of formats, and Arrow streams as pyarrow and polars read them."""
+"""Tests of the registry of formats, and of Arrow streams, which pyarrow and polars read."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ READ = [
 
 
 def stream(columns: list[Column], *batches: list[tuple[Any, ...]]) -> bytes:
-    """What an answer with these batches of rows is."""
+    """Return the Arrow stream of these batches of rows."""
 
     async def rows() -> AsyncGenerator[list[tuple[Any, ...]], None]:
         for batch in batches:
@@ -76,7 +76,7 @@ def stream(columns: list[Column], *batches: list[tuple[Any, ...]]) -> bytes:
 
 
 def test_pyarrow_and_polars_read_an_arrow_stream() -> None:
-    """Each type of column, nulls, and a record batch for each batch of rows."""
+    """The stream contains every type of column, nulls, and a record batch for each batch of rows."""
     written = stream(COLUMNS, ROWS[:2], ROWS[2:])
     table = pa.ipc.open_stream(written).read_all()
     assert [batch.num_rows for batch in table.to_batches()] == [2, 2]
@@ -90,7 +90,7 @@ def test_pyarrow_and_polars_read_an_arrow_stream() -> None:
     assert pl.read_ipc_stream(io.BytesIO(written)).to_dicts() == READ
 
 
-def test_an_arrow_stream_without_rows_has_its_columns() -> None:
+def test_an_arrow_stream_without_rows_contains_its_columns() -> None:
     written = stream(COLUMNS)
     table = pa.ipc.open_stream(written).read_all()
     assert (table.num_rows, table.schema.names) == (0, [column.name for column in COLUMNS])
@@ -103,7 +103,7 @@ def test_an_arrow_stream_without_rows_has_its_columns() -> None:
         max_size=4,
     )
 )
-def test_any_batches_make_one_arrow_stream(batches: list[list[tuple[Any, ...]]]) -> None:
+def test_any_batches_are_read_from_an_arrow_stream_as_they_were_written(batches: list[list[tuple[Any, ...]]]) -> None:
     columns = [Column("s", "string"), Column("v", "number"), Column("b", "boolean")]
     table = pa.ipc.open_stream(stream(columns, *batches)).read_all()
     assert [batch.num_rows for batch in table.to_batches()] == [len(batch) for batch in batches]
@@ -111,7 +111,7 @@ def test_any_batches_make_one_arrow_stream(batches: list[list[tuple[Any, ...]]])
 
 
 def test_arrow_refuses_an_integer_beyond_64_bits() -> None:
-    """Rather than null or a rounded one; other formats have it."""
+    """Other formats contain such integers."""
     with pytest.raises(Problem, match="i: 9223372036854775808 does not fit Arrow's integers of 64 bits") as caught:
         stream(COLUMNS[:2], [("a", Decimal(2**63))])
     assert (caught.value.status, caught.value.code) == (400, "value_too_large")
@@ -125,8 +125,7 @@ def test_a_damaged_value_is_null_in_arrow_too() -> None:
     assert pa.ipc.open_stream(written).read_all().to_pylist() == [{"k": "a", "n": None}]
 
 
-def test_dead_letters_as_arrow() -> None:
-    """Keys and values that are no text are base64, as in all formats."""
+def test_arrow_contains_base64_for_keys_and_values_of_dead_letters_that_are_no_text() -> None:
     columns = list(DEAD_LETTERS.columns)
     row = (0, 1, 2, None, "", "not_json", None, None, b"k", b"\xff", b"\xff", 1, T, [0, 2**60], T)
     (read,) = (
@@ -150,7 +149,7 @@ def test_numbers_of_stored_events_keep_all_their_digits(writer: type[ArrowWriter
 
 
 @pytest.mark.parametrize("kind", ["string", "integer", "number", "boolean", "timestamp"])
-def test_frequent_values_have_their_fields_type(kind: str) -> None:
+def test_frequent_values_have_the_type_of_their_field(kind: str) -> None:
     spec = PipelineSpec.model_validate({
         "source": {
             "topic": {"partitions": 1},
@@ -172,7 +171,7 @@ def test_frequent_values_have_their_fields_type(kind: str) -> None:
     assert metrics["n"][0].members == ()
 
 
-def test_the_page_of_formats_is_what_the_generator_prints() -> None:
+def test_the_documentation_of_formats_is_up_to_date() -> None:
     assert reference.render() == (ROOT / "docs" / "reference" / "formats.md").read_text(), "run: make generate"
 
 
@@ -180,7 +179,7 @@ def test_every_format_is_described_by_openapi() -> None:
     path = "/v1/pipelines/{pipeline}/aggregates/{aggregation}"
     paths = openapi.document()["paths"]
     content = paths[path]["get"]["responses"]["200"]["content"]
-    assert set(content) == {found.media_type for found in FORMATS.values()}
+    assert set(content) == {format_.media_type for format_ in FORMATS.values()}
     for suffix, wanted in FORMATS.items():
         (media_type,) = paths[f"{path}.{suffix}"]["get"]["responses"]["200"]["content"]
         assert media_type == wanted.media_type

@@ -1,4 +1,4 @@
-"""What one caller may cost the others: clients that do not read, queries that take too long, breakers by pipeline."""
+"""Tests of limits that protect callers from each other: slow clients, long queries, and breakers by pipeline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tidemill_chassis.resilience.config import BreakerOpen, Guard, ResilienceCon
 
 
 class Export:
-    """An export whose client takes each part after `pause` seconds; None: never."""
+    """An export whose client takes each part after `pause` seconds, or never if `pause` is None."""
 
     def __init__(self, pause: float | None, parts: int = 8) -> None:
         self.pause, self.parts = pause, parts
@@ -62,13 +62,13 @@ def slow_readers() -> float:
     ("pause", "whole"),
     [
         (0.0, True),
-        (0.05, True),  # slower than the patience in all, but steady
-        (0.19, False),  # each part comes in time, but all of it too slowly
+        (0.05, True),  # The whole body takes longer than the patience, but the rate is high enough.
+        (0.19, False),  # Each part is taken within the patience, but the rate is too low.
         (None, False),
     ],
 )
-def test_a_client_has_to_read_at_a_rate(pause: float | None, whole: bool) -> None:
-    """One that does not sees a body without its end, and its place is free."""
+def test_an_export_ends_if_its_client_reads_below_the_minimum_rate(pause: float | None, whole: bool) -> None:
+    """The client gets a body without its end, and the resources of the export are released."""
     export, before = Export(pause), slow_readers()
     export.run()
     assert export.closed
@@ -77,7 +77,7 @@ def test_a_client_has_to_read_at_a_rate(pause: float | None, whole: bool) -> Non
 
 
 @pytest.mark.usefixtures("quick")
-def test_what_buffers_take_at_once_earns_no_more_than_the_patience() -> None:
+def test_data_that_buffers_accept_at_once_extends_the_allowance_only_to_the_patience() -> None:
     async def work() -> None:
         allowance = replies.Allowance()
         for _ in range(100):
@@ -89,8 +89,8 @@ def test_what_buffers_take_at_once_earns_no_more_than_the_patience() -> None:
 
 
 @pytest.mark.parametrize("error", [QueryTooLong(8.0), psycopg.errors.QueryCanceled("statement timeout")])
-def test_a_query_that_takes_too_long_is_to_blame_itself(error: Exception) -> None:
-    """It is neither repeated nor counted against Postgres; an older answer stands in, else it is 504 with advice."""
+def test_a_query_timeout_is_no_failure_of_postgres_and_is_not_retried(error: Exception) -> None:
+    """The cache may answer with a stale answer. Otherwise, the problem is 504 with advice."""
     assert (failed(error), retryable(error), outage(error)) == (False, False, True)
     problem = as_problem(error, "shop")
     assert problem is not None
@@ -112,33 +112,33 @@ async def fine() -> str:
     return "fine"
 
 
-def test_a_pipelines_failures_open_its_own_breaker() -> None:
+def test_failures_of_a_pipeline_open_only_its_breaker() -> None:
     async def work() -> None:
-        server, found = guards()
+        server, pipeline_guards = guards()
         for _ in range(server.policy.failures):
             with pytest.raises(psycopg.Error):
-                await found.of("broken").acall(broken)
+                await pipeline_guards.of("broken").acall(broken)
         with pytest.raises(BreakerOpen, match="database/broken"):
-            await found.of("broken").acall(fine)
-        assert await found.of("well").acall(fine) == "fine"
-        assert (server.state, found.of("broken").state) == ("closed", "open")
-        found.clear()
-        assert await found.of("broken").acall(fine) == "fine"
+            await pipeline_guards.of("broken").acall(fine)
+        assert await pipeline_guards.of("well").acall(fine) == "fine"
+        assert (server.state, pipeline_guards.of("broken").state) == ("closed", "open")
+        pipeline_guards.clear()
+        assert await pipeline_guards.of("broken").acall(fine) == "fine"
 
     asyncio.run(work())
 
 
-def test_nobody_asks_a_server_that_is_away() -> None:
-    server, found = guards()
+def test_the_open_breaker_of_the_server_refuses_queries_of_all_pipelines() -> None:
+    server, pipeline_guards = guards()
     for _ in range(server.policy.failures):
         server.failure()
     with pytest.raises(BreakerOpen, match="database:"):
-        found.of("any")
+        pipeline_guards.of("any")
 
 
-def test_the_breaker_of_a_pipeline_that_is_gone_is_no_series() -> None:
-    _, found = guards()
-    found.of("gone-soon")
+def test_the_metric_of_a_breaker_is_removed_with_its_pipeline() -> None:
+    _, pipeline_guards = guards()
+    pipeline_guards.of("gone-soon")
     assert REGISTRY.get_sample_value("tidemill_breaker_state", {"name": "database/gone-soon"}) == 0.0
-    found.forget("gone-soon")
+    pipeline_guards.forget("gone-soon")
     assert REGISTRY.get_sample_value("tidemill_breaker_state", {"name": "database/gone-soon"}) is None

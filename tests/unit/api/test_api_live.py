@@ -1,4 +1,4 @@
-"""Live connections without servers: filters, tokens, conflation, and clients that do not read."""
+"""Tests of live connections without servers: filters, tokens, conflation, and clients that do not read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tidemill_contract.runtime import AggregationRef, PipelineConfig
 
 
 def model() -> PipelineModel:
-    """Two aggregations that share one group column."""
+    """Return two aggregations that share a group column."""
     aggregations = [
         {"name": name, "groupBy": groups, "window": {"type": "tumbling", "size": "1m"},
          "metrics": [{"name": "n", "function": "count"}]}
@@ -58,12 +58,12 @@ def take(query: str, last_event_id: str | None = None) -> Any:
     return take_live(model(), Parameters.from_query(query.encode()), last_event_id)
 
 
-def test_all_aggregations_unless_some_are_named() -> None:
+def test_all_aggregations_are_sent_unless_the_request_names_some() -> None:
     assert list(take("").wanted) == ["by_both", "by_country"]
     assert list(take("aggregations=by_country,by_country").wanted) == ["by_country"]
 
 
-def test_a_filter_goes_where_its_column_is() -> None:
+def test_a_filter_applies_to_the_aggregations_that_have_its_column() -> None:
     wanted = take("device__in=1,2&country=NO").wanted
     country = Filter("country", "string", "eq", ("NO",))
     assert wanted["by_both"] == RowFilter((Filter("device", "integer", "in", (1, 2)), country))
@@ -77,17 +77,17 @@ def test_a_filter_goes_where_its_column_is() -> None:
         ("aggregations=", "invalid_parameter"),
         ("city=Oslo", "unknown_parameter"),
         ("device=two", "invalid_parameter"),
-        ("aggregations=by_country&device=1", "unknown_parameter"),  # no chosen aggregation has it
-        ("n__gte=3", "unknown_parameter"),  # metrics change, rows would come and go
+        ("aggregations=by_country&device=1", "unknown_parameter"),  # No chosen aggregation has the column.
+        ("n__gte=3", "unknown_parameter"),  # Metrics change, and rows would appear and disappear.
     ],
 )
-def test_what_cannot_be_meant_is_refused(query: str, code: str) -> None:
+def test_an_invalid_live_query_is_refused(query: str, code: str) -> None:
     with pytest.raises(Problem) as refused:
         take(query)
     assert refused.value.code == code
 
 
-def test_the_last_event_id_is_newer_than_the_address() -> None:
+def test_the_last_event_id_takes_precedence_over_the_resume_parameter() -> None:
     old, new = write_token({"by_country": Mark(1, 1)}), write_token({"by_country": Mark(1, 2)})
     assert take("").resume is None
     assert take(f"resume={old}").resume == {"by_country": Mark(1, 1)}
@@ -104,8 +104,8 @@ def test_tokens_are_read_as_they_were_written(marks: dict[str, Mark]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "æ", "A" * 9_000, "1700-0", write_token({})[:-1] + "!", "kgKA"])
-def test_what_is_no_token_is_a_gap(text: str) -> None:
-    """A client that repeats it must get on nevertheless."""
+def test_an_invalid_token_is_read_as_a_token_without_marks(text: str) -> None:
+    """A client that repeats its token must be able to continue."""
     assert read_token(text) == {}
 
 
@@ -116,15 +116,15 @@ _T = "2026-01-01T00:00:00Z"
     ("operator", "kind", "wanted", "value", "fits"),
     [
         ("eq", "string", ["NO"], "NO", True),
-        ("eq", "string", ["NO"], None, False),  # a null is equal to nothing
-        ("ne", "string", ["NO"], None, True),  # and unequal to everything
+        ("eq", "string", ["NO"], None, False),  # A null is equal to no value.
+        ("ne", "string", ["NO"], None, True),  # A null is unequal to every value.
         ("ne", "string", ["NO"], "NO", False),
         ("in", "integer", ["1", "2"], 2, True),
         ("in", "integer", ["1", "2"], None, False),
         ("gte", "integer", ["2"], 2, True),
         ("gt", "integer", ["2"], 2, False),
         ("lt", "number", ["0.5"], 0.25, True),
-        ("lte", "string", ["Z"], "a", False),  # by code point, as the database compares
+        ("lte", "string", ["Z"], "a", False),  # Texts are compared by code point, as in the database.
         ("gt", "integer", ["2"], None, False),
         ("eq", "timestamp", ["1767225600000"], _T, True),
         ("lt", "timestamp", [_T], "2025-12-31T23:59:59.999Z", True),
@@ -134,7 +134,7 @@ _T = "2026-01-01T00:00:00Z"
         ("isnull", "boolean", ["false"], "x", True),
     ],
 )
-def test_filters_decide_as_the_database_does(
+def test_filters_match_the_same_rows_as_in_the_database(
     operator: str, kind: str, wanted: list[str], value: Any, *, fits: bool
 ) -> None:
     values = tuple(parse_value(text, kind) for text in wanted)
@@ -147,13 +147,13 @@ def change(rev: int, versions: dict[str, int], *, label: int | None = None) -> C
 
 
 def sent(pending: Pending, wanted: RowFilter) -> dict[str, int]:
-    """The rows of the messages, as a client keeps them."""
-    found = {}
+    """Return the rows of the messages, as a client stores them."""
+    client_rows = {}
     for text in pending.messages("a", wanted):
         message = msgspec.json.decode(text)
         assert message["rev"] == pending.label
-        found.update({row["k"]: row["n"] for row in message["rows"]})
-    return found
+        client_rows.update({row["k"]: row["n"] for row in message["rows"]})
+    return client_rows
 
 
 _versions = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 99), max_size=4)
@@ -161,10 +161,10 @@ _versions = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 99), max_s
 
 @settings(deadline=None)
 @given(offered=st.lists(_versions, min_size=1, max_size=12), snapshot=st.integers(0, 12), filtered=st.booleans())
-def test_conflation_keeps_the_newest_of_each_window(
+def test_pending_changes_are_conflated_to_the_newest_row_of_each_window(
     *, offered: list[dict[str, int]], snapshot: int, filtered: bool
 ) -> None:
-    """However many changes wait, each window is sent once; what a snapshot holds is not sent again."""
+    """Rows that a snapshot contains are not sent again."""
     wanted = RowFilter((Filter("k", "string", "in", ("a", "b")),) if filtered else ())
     pending, expected = Pending(), {}
     for rev, versions in enumerate(offered, start=1):
@@ -176,28 +176,28 @@ def test_conflation_keeps_the_newest_of_each_window(
     assert sent(pending, wanted) == {k: n for k, (_, n) in expected.items()}
 
 
-def test_a_lone_change_is_not_encoded_for_each_listener() -> None:
-    only, pending, other = change(1, {"a": 1}), Pending(), Pending()
-    pending.add(only, RowFilter())
-    other.add(only, RowFilter())
+def test_listeners_share_the_encoded_messages_of_a_change() -> None:
+    single, pending, other = change(1, {"a": 1}), Pending(), Pending()
+    pending.add(single, RowFilter())
+    other.add(single, RowFilter())
     assert pending.messages("a", RowFilter()) is other.messages("a", RowFilter())
 
 
-def test_messages_stay_small() -> None:
-    """Common clients refuse messages of more than 1 MiB."""
+def test_rows_are_split_into_messages_of_bounded_size() -> None:
+    """Many clients refuse messages of more than 1 MiB."""
     rows = [b"x" * 1_000] * 1_000
-    found = pieces(rows)
-    assert [row for piece in found for row in piece] == rows
-    assert len(found) > 1
-    assert all(sum(map(len, piece)) <= MESSAGE_BYTES for piece in found)
+    messages = pieces(rows)
+    assert [row for piece in messages for row in piece] == rows
+    assert len(messages) > 1
+    assert all(sum(map(len, piece)) <= MESSAGE_BYTES for piece in messages)
     assert pieces([b"x" * (MESSAGE_BYTES + 1)] * 2) == [[b"x" * (MESSAGE_BYTES + 1)]] * 2
     assert pieces([]) == []
 
 
-def test_an_event_names_its_message_and_where_it_leads() -> None:
+def test_a_server_sent_event_contains_the_kind_of_message_and_the_resume_token() -> None:
     progress = Progress(1_000, {"a": None}, {"a": Mark(1, 2)}, degraded=True)
-    found = event(Message("progress", progress.message, progress.resume)).decode()
-    head, identity, data, *end = found.split("\n")
+    text = event(Message("progress", progress.message, progress.resume)).decode()
+    head, identity, data, *end = text.split("\n")
     assert (head, identity, end) == ("event: progress", f"id: {progress.resume}", ["", ""])
     assert msgspec.json.decode(data.removeprefix("data: ")) == {
         "type": "progress", "watermark": "1970-01-01T00:00:01Z", "closed_until": {"a": None},
@@ -208,7 +208,7 @@ def test_an_event_names_its_message_and_where_it_leads() -> None:
 @pytest.mark.parametrize(
     ("origin", "host", "allowed", "expected"),
     [
-        (None, "a.example", (), True),  # no browser's page
+        (None, "a.example", (), True),  # The client is not a page in a browser.
         ("https://a.example", "a.example", (), True),
         ("http://a.example:8081", "A.example:8081", (), True),
         ("https://a.example:444", "a.example", (), False),
@@ -220,14 +220,14 @@ def test_an_event_names_its_message_and_where_it_leads() -> None:
         ("https://b.example", None, (), False),
     ],
 )
-def test_only_pages_of_an_allowed_origin_may_listen(
+def test_only_pages_of_an_allowed_origin_may_connect(
     origin: str | None, host: str | None, allowed: tuple[str, ...], *, expected: bool
 ) -> None:
     assert origin_allowed(origin, host, allowed) is expected
 
 
 class Talker:
-    """In place of a listener: always has something to say, until it is ended."""
+    """A listener that always has a message until `end` is called."""
 
     def __init__(self) -> None:
         self.ended = asyncio.Event()
@@ -243,11 +243,11 @@ class Talker:
 
 
 class Client:
-    """In place of a connection: reads so many messages, then nothing; leaves when told."""
+    """A connection that reads this number of messages, then none, and disconnects when the test says."""
 
     def __init__(self, reads: int, *, breaks: bool = False) -> None:
         self.reads, self.breaks, self.got = reads, breaks, 0
-        self.leaves = asyncio.Event()
+        self.disconnects = asyncio.Event()
 
     async def put(self, message: Message) -> None:
         if self.got >= self.reads:
@@ -257,7 +257,7 @@ class Client:
         self.got += 1
 
     async def left(self) -> None:
-        await self.leaves.wait()
+        await self.disconnects.wait()
 
 
 QUICK = Patience(slow=0.05, last=0.05, auth=0.05, allowed=0.0)
@@ -271,42 +271,42 @@ def served(talker: Talker, client: Client, **options: Any) -> Ending | None:
     return asyncio.run(run())
 
 
-def test_a_client_that_does_not_read_is_sent_away() -> None:
+def test_a_client_that_does_not_read_is_disconnected() -> None:
     ending = served(Talker(), client := Client(reads=3))
     assert ending is not None
     assert (ending.code, ending.close_code, client.got) == ("slow_client", 1013, 3)
 
 
-def test_a_client_that_has_gone_is_no_fault() -> None:
+def test_a_client_that_has_disconnected_is_no_error() -> None:
     assert served(Talker(), Client(reads=3, breaks=True)) is None
 
 
-def test_a_client_that_leaves_is_noticed_while_it_does_not_read() -> None:
+def test_the_end_of_a_connection_is_detected_while_the_client_does_not_read() -> None:
     client = Client(reads=0)
-    client.leaves.set()
+    client.disconnects.set()
     assert served(Talker(), client, patience=Patience(slow=60)) is None
 
 
-def test_the_end_of_the_process_waits_for_no_client() -> None:
+def test_a_process_that_stops_does_not_wait_for_clients() -> None:
     talker = Talker()
     talker.end(STOPPING)
     assert served(talker, Client(reads=0), patience=Patience(slow=60, last=0.05)) == STOPPING
 
 
-def test_a_key_that_is_not_good_any_more_ends_it() -> None:
+def test_a_connection_ends_if_its_key_is_no_longer_allowed() -> None:
     refused = Ending("forbidden", "not any more", 4403)
     assert served(Talker(), Client(reads=10**9), allowed=lambda: refused) == refused
 
 
 @pytest.mark.parametrize(("version", "other"), [(1, False), (2, True), (None, False)])
-def test_what_processors_say_of_another_version_is_not_handed_on(version: int | None, other: bool) -> None:
-    """While a switch is rolled out, some still tell of the table of before; those of an older release do not say."""
+def test_entries_of_another_version_of_the_table_are_recognized(version: int | None, other: bool) -> None:
+    """During a rollout, some processors still publish the former version. Older releases publish no version."""
     entry = Entry(aggregation="by_country", rev=3, version=version)
     assert of_another_version(entry, model()) is other
 
 
-def test_entries_in_parts_are_put_together() -> None:
-    """Also if those of two processors come in turns; one whose part was missed stays truncated."""
+def test_an_entry_in_parts_is_joined() -> None:
+    """Entries of two processors may be interleaved. An entry whose part was missed is truncated."""
     parts = Parts()
     first = [Entry(part_of="a", version=1, rev=rev, rows=({"k": rev},)) for rev in (7, 8)]
     last = [
@@ -322,7 +322,7 @@ def test_entries_in_parts_are_put_together() -> None:
     assert parts.take(whole) == whole
 
 
-def test_parts_that_are_never_completed_are_forgotten() -> None:
+def test_the_number_of_incomplete_entries_is_bounded() -> None:
     parts = Parts()
     for rev in range(1_000):
         assert parts.take(Entry(part_of="a", version=1, rev=rev, rows=({"k": 1},))) is None
@@ -330,7 +330,7 @@ def test_parts_that_are_never_completed_are_forgotten() -> None:
 
 
 class Snapshots:
-    """Answers for one aggregation, refuses the other."""
+    """Snapshots that exist for one aggregation and raise an error for the other."""
 
     def __init__(self) -> None:
         self.error: Exception | None = psycopg.DataError("timestamp too large (after year 10K)")
@@ -342,7 +342,7 @@ class Snapshots:
 
 
 class Upstream:
-    """An upstream at rest."""
+    """An upstream without changes."""
 
     def __init__(self) -> None:
         self.snapshots = Snapshots()
@@ -355,12 +355,12 @@ class Upstream:
         return 3
 
 
-def test_an_aggregation_that_cannot_be_read_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is told once, is not in the token, and comes with a reset and a snapshot once it can be read."""
+def test_an_aggregation_that_cannot_be_read_does_not_end_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is sent once. The token omits the aggregation until it can be read again."""
     upstream = Upstream()
     listener = Listener(cast(Any, upstream), cast(Any, None), model(), take(""))
 
-    async def told() -> list[dict[str, Any]]:
+    async def next_messages() -> list[dict[str, Any]]:
         listener.advance(upstream.progress)
         messages = await listener.next()
         assert listener.ending is None
@@ -368,13 +368,13 @@ def test_an_aggregation_that_cannot_be_read_ends_nothing(monkeypatch: pytest.Mon
         return [{"kind": message.kind, **msgspec.json.decode(message.data)} for message in messages]
 
     async def run() -> None:
-        begun = await told()
-        assert [message["kind"] for message in begun] == ["hello", "error", "snapshot", "progress"]
-        assert (begun[1]["aggregation"], begun[1]["code"]) == ("by_both", "value_refused")
-        assert "other aggregations can" in begun[1]["detail"]
-        assert [message["kind"] for message in await told()] == ["progress"]  # tried again, and not told again
+        first = await next_messages()
+        assert [message["kind"] for message in first] == ["hello", "error", "snapshot", "progress"]
+        assert (first[1]["aggregation"], first[1]["code"]) == ("by_both", "value_refused")
+        assert "other aggregations can" in first[1]["detail"]
+        assert [message["kind"] for message in await next_messages()] == ["progress"]  # The error is not repeated.
         upstream.snapshots.error = None
-        assert [message["kind"] for message in await told()] == ["reset", "snapshot", "progress"]
+        assert [message["kind"] for message in await next_messages()] == ["reset", "snapshot", "progress"]
 
     tokens: list[set[str]] = []
     monkeypatch.setattr("tidemill_api.live.listener.UNREAD_SECONDS", 0.0)
@@ -382,16 +382,14 @@ def test_an_aggregation_that_cannot_be_read_ends_nothing(monkeypatch: pytest.Mon
     assert tokens == [{"by_country"}, {"by_country"}, {"by_both", "by_country"}]
 
 
-def test_a_value_that_cannot_be_decoded_is_null() -> None:
-    """A damaged sketch costs one value, not the answer."""
+def test_a_value_that_cannot_be_decoded_is_null_in_the_row() -> None:
     decode = {b"good": 3}.__getitem__
     encoder = RowEncoder([Column("k", "string"), Column("people", "integer", decode=decode)])
     assert encoder.record(("a", b"good")) == {"k": "a", "people": 3}
     assert encoder.record(("b", b"damaged")) == {"k": "b", "people": None}
 
 
-def test_both_zeros_are_one_group() -> None:
-    """A window that is told of with either is the same row."""
+def test_zeros_of_both_signs_are_the_same_group() -> None:
     positive, negative = ({"v": zero, "window_start": "2026-03-01T00:00:00Z", "n": 1} for zero in (0.0, -0.0))
     assert keyed([positive]).keys() == keyed([negative]).keys() == keyed([positive, negative]).keys()
     assert keyed([positive]).keys() != keyed([{**positive, "v": None}]).keys()

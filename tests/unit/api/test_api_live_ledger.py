@@ -1,4 +1,4 @@
-"""The ledger of revisions, against a model of processors that are late, out of order, or die before they publish."""
+"""Tests of the ledger of revisions, with a model of processors that are late, out of order, or stop unpublished."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ PROCESSORS = 2
 
 
 def rows(versions: dict[str, int]) -> dict[Key, Row]:
-    """Rows by key; each shows the revision that it is of."""
+    """Return rows by key. The metric of each row is its revision."""
     return keyed([{"k": key, "window_start": "t", "n": version} for key, version in versions.items()])
 
 
 @dataclass
 class World:
-    """Postgres, processors that commit and publish, the ledger, and a client that hears of its changes."""
+    """Postgres, processors that commit and publish, the ledger, and a client that receives its changes."""
 
     rev: int = BASE
     stored: dict[str, int] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class World:
     )
     ledger: Ledger = field(default_factory=lambda: Ledger("a", 1, BASE, None))
     client: dict[str, int] = field(default_factory=dict)
-    told: int = 0
+    client_rev: int = 0
 
     def commit(self, processor: int, keys: str) -> None:
         self.rev += 1
@@ -43,41 +43,41 @@ class World:
         self.noted[processor].append(self.rev)
 
     def prepare(self, processor: int) -> None:
-        """A processor reads the rows that it is to publish."""
+        """Let a processor read the rows that it will publish."""
         revs, self.noted[processor] = self.noted[processor], []
         if revs:
             self.read[processor].append((revs, {k: v for k, v in self.stored.items() if v in revs}))
 
     def publish(self, processor: int) -> None:
-        """It writes what it has read to the stream, perhaps long after others went on."""
+        """Let a processor publish the rows that it read earliest."""
         if self.read[processor]:
             revs, versions = self.read[processor].pop(0)
-            self.hear(self.ledger.take(revs, rows(versions)))
+            self.receive(self.ledger.take(revs, rows(versions)))
 
     def die(self, processor: int) -> None:
-        """What it has not published, nobody will."""
+        """Discard everything that a processor has not published."""
         self.noted[processor], self.read[processor] = [], []
 
     def look(self, *, urgent: bool) -> None:
-        """As the upstream looks at the database."""
+        """Read missing rows from the database, as the upstream does."""
         ledger = self.ledger
         if ledger.complete < (self.rev if urgent else ledger.expected):
             missing = {k: v for k, v in self.stored.items() if v > ledger.complete and v not in ledger.seen}
-            self.hear(ledger.fill(self.rev, rows(missing)))
+            self.receive(ledger.fill(self.rev, rows(missing)))
         ledger.look(self.rev, None)
 
-    def hear(self, change: Change | None) -> None:
-        """A client goes by the revision of messages, as the API says."""
+    def receive(self, change: Change | None) -> None:
+        """Let the client apply a change, and check that its revision and its rows never become older."""
         if change is None:
             return
-        assert change.label >= self.told, "told revisions never fall"
-        self.told = change.label
+        assert change.label >= self.client_rev, "the revision of messages became older"
+        self.client_rev = change.label
         for row in change.rows.values():
-            assert row["n"] >= self.client.get(row["k"], 0), "a row never becomes an older one"
+            assert row["n"] >= self.client.get(row["k"], 0), "a row became older"
             self.client[row["k"]] = row["n"]
 
     def check_mark(self) -> None:
-        """A client that resumes at the mark is given the rows beyond it; it must have all others as they are stored."""
+        """Check that the client has all rows up to the mark, as it resumes with the rows after the mark."""
         mark = self.ledger.mark.rev
         settled = {key: version for key, version in self.stored.items() if version <= mark}
         assert {key: self.client.get(key, 0) for key in settled} == settled
@@ -98,11 +98,11 @@ _CROSSED = [
 @given(st.lists(_steps, max_size=40))
 @example([*_CROSSED, ("publish", 0)])
 @example([*_CROSSED, ("look", True), ("publish", 0)])
-@example([("commit", 0, "a"), ("commit", 1, "a"), ("prepare", 0), ("publish", 0)])  # its row is of the other by now
+@example([("commit", 0, "a"), ("commit", 1, "a"), ("prepare", 0), ("publish", 0)])  # The row has a later revision.
 @example([("commit", 0, "a"), ("prepare", 0), ("commit", 1, "b"), ("prepare", 1), ("publish", 1), ("publish", 0)])
 @settings(max_examples=300, deadline=None)
-def test_listeners_end_with_what_is_stored(steps: list[tuple[object, ...]]) -> None:
-    """Whatever is late, lost or out of order: rows never go back, marks are true, and two looks complete them."""
+def test_clients_finally_have_the_stored_rows(steps: list[tuple[object, ...]]) -> None:
+    """Changes may be late, lost or out of order. Two looks at the database complete the rows."""
     world = World()
     for name, *arguments in steps:
         if name == "look":
@@ -116,8 +116,7 @@ def test_listeners_end_with_what_is_stored(steps: list[tuple[object, ...]]) -> N
     assert world.ledger.mark.rev == world.rev
 
 
-def test_nothing_is_read_again_when_the_stream_brings_all() -> None:
-    """In the usual case the database is not asked for rows: complete follows the stream."""
+def test_no_rows_are_read_from_the_database_if_the_stream_is_complete() -> None:
     world = World()
     for _ in range(3):
         world.commit(0, "ab")
@@ -128,8 +127,7 @@ def test_nothing_is_read_again_when_the_stream_brings_all() -> None:
         assert world.ledger.seen == []
 
 
-def test_the_time_of_a_mark_is_of_a_moment_when_all_was_known() -> None:
-    """Later commits find windows closed that were closed then; with something missing, it does not move."""
+def test_the_time_of_a_mark_advances_only_if_all_revisions_are_known() -> None:
     ledger = Ledger("a", 1, 3, 100)
     ledger.look(4, 200)
     assert ledger.mark == Mark(1, 3, 100)
@@ -138,21 +136,19 @@ def test_the_time_of_a_mark_is_of_a_moment_when_all_was_known() -> None:
     assert ledger.mark == Mark(1, 4, 300)
 
 
-def test_an_entry_without_its_revisions_counts_as_its_newest() -> None:
-    """Nothing breaks on it: what it does not name is read from the tables."""
+def test_an_entry_without_revisions_counts_as_its_newest_revision() -> None:
+    """The other revisions are read from the tables."""
     entry = read_entry(msgspec.json.encode({"aggregation": "a", "rev": 7, "rows": [{"k": 1, "window_start": "t"}]}))
     assert entry.revs == (7,)
 
 
-def test_rows_are_known_by_group_and_window() -> None:
-    """The metrics that follow are no part of it."""
+def test_the_key_of_a_row_is_its_group_and_window_without_metrics() -> None:
     row = {"k": "x", "window_start": "t", "window_end": "u", "n": 1}
     assert list(keyed([row])) == list(keyed([{**row, "n": 2, "window_end": "v"}]))
     assert list(keyed([row])) != list(keyed([{**row, "k": None}]))
 
 
-def test_a_change_is_encoded_once() -> None:
-    """Listeners with equal filters share one message."""
+def test_a_change_is_encoded_once_for_equal_filters() -> None:
     change = Change("a", 1, 1, rows({"a": 1}))
     assert change.messages(RowFilter()) is change.messages(RowFilter())
     (text,) = change.messages(RowFilter())

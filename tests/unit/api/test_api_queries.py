@@ -1,4 +1,4 @@
-"""Queries of the API: filters, orders, pages and cursors, roll-ups; what is refused and why; what the SQL holds."""
+"""Tests of API queries: parameters, roll-ups, cursors, SQL, and cache keys."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tidemill_api.catalog import AggregationModel
 from tidemill_api.http.openapi_parameters import GRANULARITY
 from tidemill_api.query.aggregate import AggregateQuery, take_query
 from tidemill_api.query.parameters import Parameters
-from tidemill_api.query.selection import Binder, Column, condition, take_filters, take_page
+from tidemill_api.query.selection import Binder
 from tidemill_api.query.sql import horizon_sql, narrowed, statement, within
 from tidemill_chassis.web.problems import Problem
 from tidemill_contract.calendars import MONDAY, Calendar
@@ -92,7 +90,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("text", "parameter", "reason"), REFUSED, ids=[case[0][:40] for case in REFUSED])
-def test_what_is_refused_names_the_parameter_and_the_remedy(text: str, parameter: str, reason: str) -> None:
+def test_a_refused_query_names_the_parameter_and_the_remedy(text: str, parameter: str, reason: str) -> None:
     with pytest.raises(Problem) as caught:
         query(text)
     assert caught.value.status == 400
@@ -118,13 +116,13 @@ BUCKETS: list[tuple[dict[str, Any] | None, str, Steps | Calendar]] = [
 
 
 @pytest.mark.parametrize(("window", "text", "grid"), BUCKETS)
-def test_windows_are_put_together_to_multiples_and_longer_units(
+def test_windows_are_rolled_up_to_multiples_and_longer_units(
     window: dict[str, Any] | None, text: str, grid: Steps | Calendar
 ) -> None:
-    found = query(text, model(window))
-    assert found.bucket is not None
-    assert found.bucket.grid == grid
-    statement(found, Binder(), DAY)
+    parsed = query(text, model(window))
+    assert parsed.bucket is not None
+    assert parsed.bucket.grid == grid
+    statement(parsed, Binder(), DAY)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +160,7 @@ def test_windows_are_put_together_to_multiples_and_longer_units(
         ({**OSLO, "size": "1mo"}, "tz=Europe/Oslo", "tz", "granularity"),
     ],
 )
-def test_windows_of_the_calendar_are_not_put_together_to_what_they_do_not_fit(
+def test_a_granularity_that_calendar_windows_do_not_divide_is_refused(
     window: dict[str, Any] | None, text: str, parameter: str, reason: str
 ) -> None:
     with pytest.raises(Problem) as caught:
@@ -192,12 +190,12 @@ def test_windows_of_the_calendar_are_not_put_together_to_what_they_do_not_fit(
         "0w",
     ],
 )
-def test_the_described_granularity_is_the_one_that_is_taken(text: str) -> None:
+def test_the_pattern_of_granularity_in_openapi_matches_exactly_the_accepted_texts(text: str) -> None:
     try:
-        taken = bool(least_ms(text))
+        accepted = bool(least_ms(text))
     except ValueError:
-        taken = False
-    assert bool(re.search(GRANULARITY["pattern"], text)) == taken
+        accepted = False
+    assert bool(re.search(GRANULARITY["pattern"], text)) == accepted
 
 
 SESSIONS = {"type": "session", "gap": "5m"}
@@ -206,37 +204,37 @@ SESSIONS = {"type": "session", "gap": "5m"}
 @pytest.mark.parametrize(
     "text", ["granularity=1d", "granularity=all", "tz=UTC", "group_by=k", "group_by=", "fill=null"]
 )
-def test_sessions_are_not_put_together(text: str) -> None:
+def test_roll_ups_of_session_windows_are_refused(text: str) -> None:
     with pytest.raises(Problem) as caught:
         query(text, model(SESSIONS))
     assert caught.value.extra["parameter"] == text.split("=")[0]
     assert "session windows" in caught.value.detail
 
 
-def test_what_sessions_can_be_asked() -> None:
-    found = query("k=a&n__gte=2&order=-window_end&group_by=k,i&fill=none&closed=true", model(SESSIONS))
-    text = statement(found, Binder(), DAY)
+def test_sessions_can_be_filtered_and_ordered() -> None:
+    parsed = query("k=a&n__gte=2&order=-window_end&group_by=k,i&fill=none&closed=true", model(SESSIONS))
+    text = statement(parsed, Binder(), DAY)
     assert "window_end > window_start" in text
     assert "interval" not in text.replace("interval '0 milliseconds'", "")
 
 
-def test_a_query_without_parameters_has_all_columns_in_the_natural_order() -> None:
-    found = query("")
-    assert [c.name for c in found.columns] == ["k", "i", "window_start", "window_end", "closed", "n", "mean", "top"]
-    assert [(o.column.name, o.descending) for o in found.page.order] == [
+def test_a_query_without_parameters_selects_all_columns_in_the_natural_order() -> None:
+    parsed = query("")
+    assert [c.name for c in parsed.columns] == ["k", "i", "window_start", "window_end", "closed", "n", "mean", "top"]
+    assert [(o.column.name, o.descending) for o in parsed.page.order] == [
         ("window_start", False),
         ("k", False),
         ("i", False),
     ]
-    assert (found.page.limit, found.natural) == (1_000, True)
+    assert (parsed.page.limit, parsed.natural) == (1_000, True)
 
 
-def test_what_makes_an_order_total_runs_the_way_of_its_last_column() -> None:
-    found = query("order=n,-window_start")
-    assert [(o.column.name, o.descending) for o in found.page.order] == [
+def test_columns_that_complete_an_order_have_the_direction_of_its_last_column() -> None:
+    parsed = query("order=n,-window_start")
+    assert [(o.column.name, o.descending) for o in parsed.page.order] == [
         ("n", False), ("window_start", True), ("k", True), ("i", True),
     ]  # fmt: skip
-    assert "NULLS LAST" in found.page.order[2].sql
+    assert "NULLS LAST" in parsed.page.order[2].sql
 
 
 @pytest.mark.parametrize(
@@ -244,8 +242,8 @@ def test_what_makes_an_order_total_runs_the_way_of_its_last_column() -> None:
     ["order=-window_start", "k=a", "metrics=n", "group_by=k", "granularity=1d", "closed=true", "from=0",
      "fill=null&from=0&to=9999999"],
 )  # fmt: skip
-def test_a_cursor_is_good_for_its_own_query_only(change: str) -> None:
-    """The limit may differ; whatever decides which rows there are, and in which order, may not."""
+def test_a_cursor_is_refused_in_another_query(change: str) -> None:
+    """The limit may differ. Parameters that change the rows or their order may not."""
     first = query("limit=5")
     cursor = first.page.cursor({"window_start": DAY, "k": None, "i": 7})
     again = query(f"cursor={cursor}&limit=9")
@@ -255,8 +253,7 @@ def test_a_cursor_is_good_for_its_own_query_only(change: str) -> None:
         query(f"cursor={cursor}&{change}")
 
 
-def test_a_forged_cursor_is_refused_or_harmless() -> None:
-    """Cursors are not secret: whoever makes one up gets a 400, or rows that he could have asked for."""
+def test_a_forged_cursor_is_refused_or_selects_rows_of_the_query() -> None:
     page = query("").page
     for values in ([], ["x", "a", "1"], ["9999-12-31T23:59:59.999999+00:00", "a", "b"], ["1", "2", "3", "4"]):
         packed = msgspec.msgpack.encode([1, page.fingerprint, values])
@@ -267,19 +264,19 @@ def test_a_forged_cursor_is_refused_or_harmless() -> None:
         narrowed(query(f"{order}cursor={edge}"))
 
 
-def test_values_never_become_sql() -> None:
+def test_values_are_bound_and_never_part_of_the_sql() -> None:
     evil = "'; DROP TABLE x; --"
-    found = query("k=%27%3B+DROP+TABLE+x%3B+--&k__in=%25s&order=-n&n__gte=5&n__lt=9&closed=true&from=0")
+    parsed = query("k=%27%3B+DROP+TABLE+x%3B+--&k__in=%25s&order=-n&n__gte=5&n__lt=9&closed=true&from=0")
     binder = Binder()
-    text = statement(found, binder, DAY)
+    text = statement(parsed, binder, DAY)
     assert "DROP" not in text
     assert evil in binder.values.values()
     assert re.sub(r"%\(p\d+\)s", "", text).count("%") == 0
-    assert text.count("_having_n") == 3, "selected once, compared twice"
+    assert text.count("_having_n") == 3, "the column is selected once and compared twice"
 
 
-def test_only_what_is_needed_is_read() -> None:
-    """A later page starts at its cursor; a page of hopping windows stops where it is surely full."""
+def test_a_page_reads_only_the_necessary_range() -> None:
+    """A later page starts at its cursor. A page of hopping windows ends where it is certainly full."""
     hops = model(HOPPING)
     plain = query("limit=10", hops)
     horizon = horizon_sql(plain, Binder())
@@ -304,97 +301,20 @@ FINAL = [
 
 
 @pytest.mark.parametrize(("text", "window", "closed_until", "reason"), FINAL, ids=[case[3] for case in FINAL])
-def test_when_no_event_can_change_an_answer(
+def test_an_answer_is_final_if_no_event_can_change_the_answer(
     text: str, window: dict[str, Any] | None, closed_until: int, reason: str
 ) -> None:
-    found = query(text, model(window))
-    assert found.final_by(closed_until), reason
-    assert not found.final_by(closed_until - 1)
-    assert not found.final_by(None)
-    assert not query("").final_by(closed_until * 2), "without `to` new windows come"
+    parsed = query(text, model(window))
+    assert parsed.final_by(closed_until), reason
+    assert not parsed.final_by(closed_until - 1)
+    assert not parsed.final_by(None)
+    assert not query("").final_by(closed_until * 2), "without `to`, new windows are added"
     reopened = query(text, model(window, latePolicy="reopen"))
     assert not reopened.final_by(closed_until * 2), "closed windows may be opened again"
 
 
-COLUMNS = {"a": Column("a", "integer"), "b": Column("b", "integer"), "id": Column("id", "integer", nullable=False)}
-Row = dict[str, Any]
-
-
-def _after(row: Row, order: list[tuple[str, bool]], other: Row) -> bool:
-    """Whether `row` comes after `other`; nulls last either way."""
-    for name, descending in order:
-        mine, theirs = row[name], other[name]
-        if mine == theirs:
-            continue
-        if mine is None or theirs is None:
-            return mine is None
-        return bool(mine < theirs) if descending else bool(mine > theirs)
-    return False
-
-
-@given(
-    st.lists(st.tuples(st.none() | st.integers(0, 2), st.none() | st.integers(0, 2)), max_size=12),
-    st.lists(st.tuples(st.sampled_from(["a", "b"]), st.booleans()), max_size=2, unique_by=lambda pair: pair[0]),
-    st.integers(0, 11),
-)
-def test_the_keyset_condition_is_the_order(
-    pairs: list[tuple[int | None, int | None]], wanted: list[tuple[str, bool]], at: int
-) -> None:
-    """Evaluated over rows, it holds for exactly those after the cursor's row."""
-    rows = [{"a": a, "b": b, "id": n} for n, (a, b) in enumerate(pairs)]
-    if not rows:
-        return
-    text = ",".join(f"-{name}" if down else name for name, down in wanted) or "id"
-    parameters = Parameters({"order": [text]}, split=True)
-    options: dict[str, Any] = {"unique": ["id"], "default_limit": 5, "max_limit": 10, "fingerprint": "x"}
-    page = take_page(parameters, COLUMNS, default_order=[], **options)
-    last = rows[at % len(rows)]
-    parameters = Parameters({"order": [text], "cursor": [page.cursor(last)]}, split=True)
-    page = take_page(parameters, COLUMNS, default_order=[], **options)
-    binder = Binder()
-    sql = page.keyset(binder)
-    order = [(o.column.name, o.descending) for o in page.order]
-    for row in rows:
-        assert _holds(sql, row, binder.values) == _after(row, order, last), sql
-
-
-def _holds(sql: str, row: Row, values: dict[str, str]) -> bool:
-    """Evaluate a keyset condition: comparisons with null are false, as a WHERE takes them."""
-    text = re.sub(r"%\((p\d+)\)s::\w+", lambda m: values[m.group(1)], sql)
-    text = re.sub(r'"(\w+)" IS NULL', lambda m: str(row[m.group(1)] is None), text)
-
-    def compared(match: re.Match[str]) -> str:
-        mine, operator, theirs = row[match.group(1)], match.group(2), int(match.group(3))
-        return str(mine is not None and {"<": mine < theirs, ">": mine > theirs, "=": mine == theirs}[operator])
-
-    text = re.sub(r'"(\w+)" ([<>=]) (-?\d+)', compared, text)
-    return bool(eval(text.replace("AND", "and").replace("OR", "or").replace("false", "False")))  # noqa: S307
-
-
-CONDITIONS = [
-    ("a=1", '"a" = %(p0)s::bigint'),
-    ("a__ne=1", '"a" IS DISTINCT FROM %(p0)s::bigint'),
-    ("a__in=1,2", '"a" IN (%(p0)s::bigint, %(p1)s::bigint)'),
-    ("a__gte=99999999999999999999", '"a" >= %(p0)s::numeric'),
-    ("a__isnull=true", '"a" IS NULL'),
-    ("a__isnull=false", '"a" IS NOT NULL'),
-]
-
-
-@pytest.mark.parametrize(("text", "sql"), CONDITIONS)
-def test_each_filter_becomes_a_condition_with_a_parameter(text: str, sql: str) -> None:
-    (found,) = take_filters(Parameters.from_query(text.encode()), COLUMNS, ())
-    assert condition(found, Binder()) == sql
-
-
-def test_a_column_called_like_a_filter_is_taken_by_its_name() -> None:
-    columns = {**COLUMNS, "a__in": Column("a__in", "string")}
-    (found,) = take_filters(Parameters.from_query(b"a__in=1,2"), columns, ())
-    assert (found.column, found.operator, found.values) == ("a__in", "eq", ("1,2",))
-
-
-def test_equal_queries_share_an_answer_and_others_do_not() -> None:
-    """Keys differ exactly when something that matters differs; the order of parameters does not."""
+def test_keys_of_queries_are_equal_exactly_if_the_queries_are() -> None:
+    """The order of parameters does not matter."""
     texts = [
         "", "limit=5", "k=a", "k=b", "k__ne=a", "i=1", "granularity=1d", "granularity=1d&tz=Europe/Berlin", "group_by=",
         "group_by=k", "metrics=n", "order=-window_start", "closed=true", "closed=false", "from=0", "to=0",

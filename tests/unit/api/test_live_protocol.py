@@ -1,4 +1,4 @@
-"""What a client of a WebSocket sees that does not read, when it is sent away."""
+"""Tests of WebSocket clients that do not read and are disconnected, with a real uvicorn server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PIECE = "x" * 100_000
 
 
 class Talker:
-    """Sends until it is not read any more, then closes with 1013."""
+    """An application that sends until the client no longer reads, and then closes with 1013."""
 
     def __init__(self) -> None:
         self.sent = 0
@@ -39,8 +39,10 @@ class Talker:
 
 
 @pytest.mark.parametrize("reads_on", [True, False])
-def test_who_does_not_read_is_closed_with_1013(reads_on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It hears so once it reads on; if it never does its connection is cut."""
+def test_a_client_that_does_not_read_gets_1013_when_it_reads_again(
+    reads_on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the client never reads again, its connection is cut."""
     monkeypatch.setattr(live_protocol, "LINGER_SECONDS", 20.0 if reads_on else 0.1)
 
     async def work() -> None:

@@ -1,3 +1,5 @@
+"""Tests of the ASGI layers: metrics of requests, the request timeout, and answers of problems."""
+
 from __future__ import annotations
 
 import asyncio
@@ -92,14 +94,16 @@ def count(method: str, template: str, status: int | str) -> float:
         "a made-up method makes no label of its own",
     ],
 )
-def test_requests_are_counted_by_template(tmp_path: Any, method: str, path: str, labels: tuple[str, str, int]) -> None:
+def test_requests_are_counted_by_the_template_of_their_route(
+    tmp_path: Any, method: str, path: str, labels: tuple[str, str, int]
+) -> None:
     app = HttpMetrics(build(tmp_path))
     before = count(*labels)
     request(app, method, path)
     assert count(*labels) == before + 1
 
 
-def test_time_is_measured_to_the_end_but_not_of_event_streams() -> None:
+def test_a_request_lasts_until_its_answer_ends_except_for_event_streams() -> None:
     now = [0.0]
 
     def app_of(kind: bytes) -> Any:
@@ -119,7 +123,7 @@ def test_time_is_measured_to_the_end_but_not_of_event_streams() -> None:
 
 
 @pytest.mark.parametrize(("begun", "status"), [(False, "499"), (True, "200")], ids=["no answer yet", "in mid-answer"])
-def test_a_client_that_leaves_is_no_server_error(begun: bool, status: str) -> None:
+def test_a_client_that_disconnects_is_not_counted_as_a_server_error(begun: bool, status: str) -> None:
     template = f"/left/{begun}"
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -186,18 +190,18 @@ def slow(*, begin: bool = False, swallow: bool = False) -> Any:
 
 
 @pytest.mark.parametrize("swallow", [False, True], ids=["cancelled", "answers its own cancellation"])
-def test_no_answer_in_time_is_a_504_problem(swallow: bool) -> None:
+def test_a_request_without_an_answer_in_time_gets_a_504_problem(swallow: bool) -> None:
     response = request(RequestTimeout(slow(swallow=swallow), 0.01), "GET", "/x")
     assert (response.status_code, response.headers["content-type"]) == (504, "application/problem+json")
     assert (response.json()["code"], response.json()["status"]) == ("request_timeout", 504)
 
 
-def test_an_answer_that_has_begun_may_take_its_time() -> None:
+def test_an_answer_that_has_begun_is_not_cut_by_the_timeout() -> None:
     response = request(RequestTimeout(slow(begin=True), 0.01), "GET", "/x")
     assert (response.status_code, response.content) == (200, b"ab")
 
 
-def test_an_apps_own_timeout_error_is_its_own() -> None:
+def test_a_timeout_error_of_the_app_is_passed_on() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise TimeoutError("database")
 
@@ -209,7 +213,7 @@ def test_an_apps_own_timeout_error_is_its_own() -> None:
 
 
 @pytest.mark.parametrize("kind", ["websocket", "lifespan"])
-def test_other_connections_are_left_alone(kind: str) -> None:
+def test_connections_other_than_http_are_neither_measured_nor_timed_out(kind: str) -> None:
     seen = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -223,7 +227,7 @@ def test_other_connections_are_left_alone(kind: str) -> None:
     assert seen == [{"type": kind}]
 
 
-def test_handlers_are_given_the_deadline() -> None:
+def test_a_handler_reads_the_deadline_of_its_request() -> None:
     app = FastAPI()
 
     @app.get("/left")
@@ -255,7 +259,7 @@ def test_a_problem_has_its_code_detail_and_members() -> None:
     assert "detail" not in json.loads(problem(404, "not_found"))
 
 
-def test_send_problem_is_a_whole_answer() -> None:
+def test_send_problem_sends_a_complete_response() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send_problem(send, 503, "kafka_unavailable", headers=[(b"retry-after", b"3")], retry=True)
 

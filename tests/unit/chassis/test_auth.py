@@ -1,3 +1,5 @@
+"""Tests of API keys: which headers and scopes pass, and when changes of the key file take effect."""
+
 from __future__ import annotations
 
 import hashlib
@@ -63,7 +65,7 @@ def authenticator(tmp_path: Path, time: Time) -> Authenticator:
     ],
     ids=["a secret may hold underscores", "the scheme's case and blanks do not matter", "another key"],
 )
-def test_a_key_with_the_scope_passes(authenticator: Authenticator, header: str, scope: str) -> None:
+def test_a_key_that_has_the_scope_is_accepted(authenticator: Authenticator, header: str, scope: str) -> None:
     assert authenticator.check(pipeline(), header, scope) is None
 
 
@@ -88,7 +90,7 @@ def test_a_key_with_the_scope_passes(authenticator: Authenticator, header: str, 
         "Bearer tm_w1_" + "x" * 10_000,
     ],
 )
-def test_a_header_without_a_known_key_is_unauthorized_and_not_repeated(
+def test_a_header_without_a_known_key_is_unauthorized_and_its_secret_is_not_repeated(
     authenticator: Authenticator, header: str | None
 ) -> None:
     with pytest.raises(Unauthorized, match="Authorization: Bearer") as raised:
@@ -96,39 +98,39 @@ def test_a_header_without_a_known_key_is_unauthorized_and_not_repeated(
     assert "s_e_c" not in str(raised.value)
 
 
-def test_another_scope_is_forbidden(authenticator: Authenticator) -> None:
+def test_a_key_without_the_scope_is_forbidden(authenticator: Authenticator) -> None:
     with pytest.raises(Forbidden, match=r"w1 lacks the scope query:read; it has events:append"):
         authenticator.check(pipeline(), "Bearer tm_w1_s_e_c-ret", "query:read")
 
 
-def test_another_pipelines_key_is_unknown(authenticator: Authenticator, tmp_path: Path) -> None:
+def test_a_key_of_another_pipeline_is_unauthorized(authenticator: Authenticator, tmp_path: Path) -> None:
     write(tmp_path, key("w1", "theirs", "events:append"), name="q")
     with pytest.raises(Unauthorized):
         authenticator.check(pipeline("q"), "Bearer tm_w1_s_e_c-ret", "events:append")
 
 
 @pytest.mark.parametrize("header", [None, "Bearer nonsense"])
-def test_no_key_is_asked_for_where_none_is_required(authenticator: Authenticator, header: str | None) -> None:
+def test_every_header_passes_if_no_key_is_required(authenticator: Authenticator, header: str | None) -> None:
     assert authenticator.check(pipeline(required=False), header, "events:append") is None
 
 
-def test_keys_are_required_if_the_config_does_not_say_so(authenticator: Authenticator) -> None:
+def test_keys_are_required_if_the_config_sets_nothing_else(authenticator: Authenticator) -> None:
     with pytest.raises(Unauthorized):
         authenticator.check(pipeline(required=None), None, "events:append")
 
 
-def test_without_a_file_of_keys_every_key_is_unauthorized(tmp_path: Path) -> None:
+def test_every_key_is_unauthorized_if_the_key_file_is_missing(tmp_path: Path) -> None:
     with pytest.raises(Unauthorized):
         Authenticator(WorkloadSettings(secrets_dir=tmp_path)).check(pipeline(), "Bearer tm_w1_x", "events:append")
 
 
-def test_the_placeholder_for_unknown_ids_is_no_key(authenticator: Authenticator) -> None:
-    """No secret hashes to zeros, but even then an unknown id stays unknown."""
+def test_an_unknown_key_id_without_a_scope_is_unauthorized(authenticator: Authenticator) -> None:
+    """Unknown ids are compared with a placeholder hash of zeros, which must never count as a key."""
     with pytest.raises(Unauthorized):
         authenticator.check(pipeline(), "Bearer tm_x_y", "")
 
 
-def test_rotation_is_noticed_within_a_second(authenticator: Authenticator, tmp_path: Path, time: Time) -> None:
+def test_changed_keys_take_effect_within_a_second(authenticator: Authenticator, tmp_path: Path, time: Time) -> None:
     old, new = "Bearer tm_w1_s_e_c-ret", "Bearer tm_w2_fresh"
     authenticator.check(pipeline(), old, "events:append")
     write(tmp_path, key("w2", "fresh", "events:append"))
@@ -140,7 +142,7 @@ def test_rotation_is_noticed_within_a_second(authenticator: Authenticator, tmp_p
         authenticator.check(pipeline(), old, "events:append")
 
 
-def test_a_removed_file_revokes_all(authenticator: Authenticator, tmp_path: Path, time: Time) -> None:
+def test_removing_the_key_file_revokes_all_keys(authenticator: Authenticator, tmp_path: Path, time: Time) -> None:
     authenticator.check(pipeline(), "Bearer tm_r1_other", "query:read")
     (tmp_path / "p" / "api-keys.json").unlink()
     time.now += 1
@@ -148,7 +150,7 @@ def test_a_removed_file_revokes_all(authenticator: Authenticator, tmp_path: Path
         authenticator.check(pipeline(), "Bearer tm_r1_other", "query:read")
 
 
-def test_a_broken_file_keeps_the_last_keys_and_logs_no_secret(
+def test_an_invalid_key_file_keeps_the_last_keys_and_its_secrets_are_not_logged(
     authenticator: Authenticator, tmp_path: Path, time: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     authenticator.check(pipeline(), "Bearer tm_r1_other", "query:read")

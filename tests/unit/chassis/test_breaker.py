@@ -1,4 +1,4 @@
-"""When a breaker opens, lets a trial through and closes again; each way of calling has to behave the same."""
+"""Tests of breakers: when they open, let a trial through and close, for synchronous and asynchronous calls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tidemill_chassis.resilience.guard import Guard
 
 
 @both
-def test_opens_after_consecutive_failures_and_refuses_at_once(mode: str) -> None:
+def test_a_breaker_opens_after_consecutive_failures_and_then_refuses_calls(mode: str) -> None:
     time = Time()
     guard = make(time)
     called = []
@@ -36,7 +36,7 @@ def test_opens_after_consecutive_failures_and_refuses_at_once(mode: str) -> None
 
 
 @both
-def test_a_success_forgets_earlier_failures(mode: str) -> None:
+def test_a_success_resets_the_count_of_failures(mode: str) -> None:
     guard = make(Time())
     for _ in range(5):
         for _ in range(2):
@@ -47,7 +47,7 @@ def test_a_success_forgets_earlier_failures(mode: str) -> None:
 
 
 @both
-def test_user_errors_never_open_it(mode: str) -> None:
+def test_errors_of_the_caller_never_open_the_breaker(mode: str) -> None:
     guard = make(Time())
     for _ in range(20):
         with pytest.raises(UserError):
@@ -56,7 +56,7 @@ def test_user_errors_never_open_it(mode: str) -> None:
 
 
 @both
-def test_a_user_error_between_failures_proves_nothing(mode: str) -> None:
+def test_an_error_of_the_caller_does_not_reset_the_count_of_failures(mode: str) -> None:
     guard = make(Time())
     for error in (Broken(), Broken(), UserError(), Broken()):
         with pytest.raises(type(error)):
@@ -92,7 +92,7 @@ def test_the_trials_outcome_decides_the_breakers_state(mode: str, outcome: Calla
         assert guard.state == "closed"
 
 
-def test_half_open_lets_exactly_one_of_many_threads_through() -> None:
+def test_a_half_open_breaker_lets_exactly_one_of_many_threads_through() -> None:
     time = Time()
     guard = make(time)
     break_open(guard)
@@ -127,7 +127,7 @@ def test_half_open_lets_exactly_one_of_many_threads_through() -> None:
     assert guard.state == "closed"
 
 
-def test_half_open_lets_exactly_one_of_many_tasks_through() -> None:
+def test_a_half_open_breaker_lets_exactly_one_of_many_tasks_through() -> None:
     time = Time()
     guard = make(time)
     break_open(guard)
@@ -151,8 +151,8 @@ def test_half_open_lets_exactly_one_of_many_tasks_through() -> None:
     assert guard.state == "closed"
 
 
-def test_a_call_begun_before_the_breaker_opened_decides_nothing() -> None:
-    """Slow answers from before the outage neither close a half-open breaker nor prolong the pause of an open one."""
+def test_a_call_that_began_before_the_breaker_opened_does_not_change_its_state() -> None:
+    """A late success does not close a half-open breaker, and a late failure does not prolong the pause."""
     time = Time()
     guard = make(time)
     old_good, old_bad = guard.admit(), guard.admit()
@@ -170,7 +170,7 @@ def test_a_call_begun_before_the_breaker_opened_decides_nothing() -> None:
     assert guard.state == "closed"
 
 
-def test_a_lost_trial_is_given_up_after_the_timeout() -> None:
+def test_another_trial_is_allowed_if_the_first_has_no_outcome_within_the_timeout() -> None:
     time = Time()
     guard = make(time)
     break_open(guard)
@@ -196,10 +196,12 @@ def test_a_lost_trial_is_given_up_after_the_timeout() -> None:
         (None, 60.0, [60, 60]),
     ],
 )
-def test_pauses_of_one_outage_grow_up_to_the_longest(first: float | None, longest: float, pauses: list[float]) -> None:
+def test_pauses_grow_during_an_outage_up_to_the_maximum(
+    first: float | None, longest: float, pauses: list[float]
+) -> None:
     time = Time()
     guard = make(time, failures=1, first_pause_seconds=first, open_seconds=longest)
-    for _ in range(2):  # the next outage begins anew
+    for _ in range(2):  # The second outage starts with the first pause again.
         break_open(guard)
         for pause in pauses:
             assert guard.retry_after_seconds == pytest.approx(pause)
@@ -222,7 +224,7 @@ def look(guard: Guard, mode: str, fn: Callable[[], Any]) -> Any:
 
 
 @both
-def test_a_look_closes_an_open_breaker_and_its_failure_prolongs_nothing(mode: str) -> None:
+def test_a_successful_look_closes_an_open_breaker_and_a_failed_look_prolongs_no_pause(mode: str) -> None:
     time = Time()
     guard = make(time)
     break_open(guard)
@@ -232,13 +234,13 @@ def test_a_look_closes_an_open_breaker_and_its_failure_prolongs_nothing(mode: st
     assert (guard.state, guard.retry_after_seconds) == ("open", 40.0)
     assert look(guard, mode, lambda: 7) == 7
     assert guard.state == "closed"
-    for _ in range(guard.policy.failures):  # of a closed one a look is a call
+    for _ in range(guard.policy.failures):  # While the breaker is closed, a look counts like a call.
         with pytest.raises(Broken):
             look(guard, mode, raising(Broken()))
     assert guard.state == "open"
 
 
-def test_a_look_ends_soon_while_the_breaker_is_open() -> None:
+def test_a_look_at_an_open_breakers_dependency_times_out() -> None:
     guard = make(Time(), timeout_seconds=0.05)
     break_open(guard)
     with pytest.raises(TimeoutError):
@@ -246,7 +248,7 @@ def test_a_look_ends_soon_while_the_breaker_is_open() -> None:
     assert guard.state == "open"
 
 
-def test_an_answer_to_what_was_asked_before_the_outage_ends_nothing() -> None:
+def test_an_answer_to_a_request_from_before_the_outage_does_not_close_the_breaker() -> None:
     time = Time()
     guard = make(time)
     before = time.now
@@ -259,10 +261,10 @@ def test_an_answer_to_what_was_asked_before_the_outage_ends_nothing() -> None:
     guard.recovered(time.now)
     assert guard.state == "closed"
     guard.settle(trial, Broken())
-    assert guard.call(lambda: 1) == 1, "the trial under way is of an outage that is over"
+    assert guard.call(lambda: 1) == 1, "the failed trial belongs to the outage that has ended"
 
 
-def test_cancellation_is_no_failure_and_frees_the_trial() -> None:
+def test_a_cancelled_trial_is_no_failure_and_allows_another_trial() -> None:
     time = Time()
     guard = make(time, failures=1)
     break_open(guard)
@@ -282,53 +284,7 @@ def test_cancellation_is_no_failure_and_frees_the_trial() -> None:
     assert guard.state == "closed"
 
 
-# Loops
-
-
-def test_a_loop_may_ask_again_until_it_has_told() -> None:
-    time = Time()
-    guard = make(time)
-    for _ in range(3):
-        assert guard.allow()
-        guard.failure()
-    assert not guard.allow()
-    time.now += 60
-    assert [guard.allow() for _ in range(3)] == [True] * 3
-    others: list[bool] = []
-    thread = threading.Thread(target=lambda: (others.append(guard.allow()), guard.success()))
-    thread.start()
-    thread.join(10)
-    assert (others, guard.state) == ([False], "half_open")
-    guard.success()
-    assert guard.state == "closed"
-
-
-def test_a_loops_error_is_judged_when_given() -> None:
-    guard = make(Time(), failures=1)
-    assert guard.allow()
-    guard.failure(UserError())
-    assert guard.state == "closed"
-    guard.failure(Broken())
-    assert guard.state == "open"
-
-
-def test_two_tasks_of_one_thread_are_two_loops() -> None:
-    time = Time()
-    guard = make(time, failures=1)
-    guard.failure()
-    time.now += 60
-
-    async def ask() -> bool:
-        return guard.allow()
-
-    async def scenario() -> list[bool]:
-        return list(await asyncio.gather(ask(), ask()))
-
-    assert asyncio.run(scenario()) == [True, False]
-
-
-def test_a_hundred_threads_see_a_consistent_breaker() -> None:
-    """Whatever the interleaving: after enough failures in a row it is open, and exactly one trial comes of it."""
+def test_failures_in_many_threads_open_the_breaker_exactly_once() -> None:
     time = Time()
     guard = make(time, failures=50)
     barrier = threading.Barrier(20)
@@ -352,7 +308,7 @@ def test_a_hundred_threads_see_a_consistent_breaker() -> None:
 
 @given(st.lists(st.sampled_from(["good", "bad", "user", "wait 30", "wait 60"]), max_size=60))
 @settings(max_examples=200, deadline=None)
-def test_the_breaker_is_the_textbooks(steps: list[str]) -> None:
+def test_random_outcomes_lead_to_the_same_states_as_a_model_of_a_breaker(steps: list[str]) -> None:
     time = Time()
     guard = make(time, failures=3)
     state, count, opened = "closed", 0, 0.0
@@ -382,7 +338,7 @@ def _sample(metric: str, **labels: str) -> float | None:
     return REGISTRY.get_sample_value(metric, labels)
 
 
-def test_states_and_retries_are_metrics() -> None:
+def test_states_transitions_and_retries_are_exported_as_metrics() -> None:
     time = Time()
     guard = make(time, retries=1, failures=2)
     assert _sample("tidemill_breaker_state", name=guard.name) == 0
@@ -399,7 +355,7 @@ def test_states_and_retries_are_metrics() -> None:
         assert _sample("tidemill_breaker_transitions_total", name=guard.name, state=state) == 1
 
 
-def test_a_breaker_that_alternates_between_open_and_half_open_is_shown_as_open() -> None:
+def test_the_metric_stays_open_while_trials_of_an_outage_fail() -> None:
     time = Time()
     guard = make(time, failures=1, first_pause_seconds=1.0)
     break_open(guard)

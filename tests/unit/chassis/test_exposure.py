@@ -1,4 +1,4 @@
-"""What nobody learns without a key, from which names a service may be called, and what a spreadsheet would run."""
+"""Tests of answers and connections without a key, of allowed host names, and of formulas in CSV."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ def config(name: str, *, auth: bool, **spec: Any) -> PipelineConfig:
         "auth": {"required": auth},
         **spec,
     }
-    made = PipelineSpec.model_validate(document)
+    parsed = PipelineSpec.model_validate(document)
     return PipelineConfig(
-        namespace="ns", name=name, generation=1, spec=made, aggregations=(AggregationRef(name="all"),)
+        namespace="ns", name=name, generation=1, spec=parsed, aggregations=(AggregationRef(name="all"),)
     )
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Callable[..., WorkloadSettings]:
     def make(*configs: PipelineConfig, hosts: str = "") -> WorkloadSettings:
-        for found in configs:
-            (tmp_path / f"{found.name}.json").write_text(found.to_json())
+        for pipeline in configs:
+            (tmp_path / f"{pipeline.name}.json").write_text(pipeline.to_json())
         return WorkloadSettings(
             config_dir=tmp_path, secrets_dir=tmp_path, kafka_brokers="127.0.0.1:1", postgres_port=1, allowed_hosts=hosts
         )
@@ -67,7 +67,7 @@ def settings(tmp_path: Path) -> Callable[..., WorkloadSettings]:
 
 @pytest.fixture(params=["api", "ingest"])
 def service(request: pytest.FixtureRequest) -> Callable[[WorkloadSettings], Any]:
-    """Makes the ASGI application of either service."""
+    """Return a function that creates the ASGI application of the API or of ingest."""
 
     def make(settings: WorkloadSettings) -> Any:
         if request.param == "api":
@@ -85,31 +85,31 @@ def ask(app: Any, method: str, path: str, **headers: str) -> httpx.Response:
     return asyncio.run(work())
 
 
-WAYS = [("GET", "/v1/pipelines/{}"), ("GET", "/v1/pipelines/{}/live"), ("POST", "/v1/pipelines/{}/events")]
+ENDPOINTS = [("GET", "/v1/pipelines/{}"), ("GET", "/v1/pipelines/{}/live"), ("POST", "/v1/pipelines/{}/events")]
 
 
-def test_a_locked_name_answers_as_one_that_does_not_exist(settings: Any, service: Any) -> None:
-    """With no key and with a wrong one; also where a locked pipeline takes no requests at all."""
+def test_a_pipeline_that_requires_keys_answers_like_a_name_that_does_not_exist(settings: Any, service: Any) -> None:
+    """The answers are equal without a key and with a wrong key, also if the pipeline takes no requests at all."""
     shut = config("shut", auth=True, ingest={"enabled": False}, api={"enabled": False})
     app = service(settings(config("locked", auth=True), config("open", auth=False), shut))
-    for method, path in WAYS:
+    for method, path in ENDPOINTS:
         for headers in ({}, {"Authorization": "Bearer tm_a_b"}, {"Authorization": "Basic x"}):
             answers = [ask(app, method, path.format(name), **headers) for name in ("locked", "shut", "nobodys")]
             if answers[0].status_code in (404, 405):
-                continue  # the other service's way
+                continue  # The endpoint belongs to the other service.
             assert {answer.status_code for answer in answers} == {401}, (path, headers)
             assert len({answer.content for answer in answers}) == 1, (path, headers)
 
 
-def test_where_all_is_open_a_name_that_is_wrong_is_not_found(settings: Any, service: Any) -> None:
+def test_a_wrong_name_is_not_found_if_no_pipeline_requires_keys(settings: Any, service: Any) -> None:
     app = service(settings(config("open", auth=False)))
-    found = [ask(app, method, path.format("opne")).status_code for method, path in WAYS]
-    assert 401 not in found
-    assert 404 in found
+    statuses = [ask(app, method, path.format("opne")).status_code for method, path in ENDPOINTS]
+    assert 401 not in statuses
+    assert 404 in statuses
 
 
 def listen(app: Any, path: str, *texts: str) -> list[dict[str, Any]]:
-    """What a WebSocket is sent that says these texts."""
+    """Return the messages that a WebSocket client receives after it has sent texts."""
     sent: list[dict[str, Any]] = []
     said = iter([{"type": "websocket.connect"}, *({"type": "websocket.receive", "text": text} for text in texts)])
 
@@ -129,8 +129,8 @@ def listen(app: Any, path: str, *texts: str) -> list[dict[str, Any]]:
     return sent
 
 
-def test_the_live_socket_tells_no_names_either(settings: Any) -> None:
-    """It waits for a key before it says anything."""
+def test_the_live_socket_answers_alike_for_names_that_require_keys_and_unknown_names(settings: Any) -> None:
+    """The socket accepts the connection and waits for a key before it refuses."""
     app = create_app(make_services(settings(config("locked", auth=True)), {}))
     locked, nobodys = (
         listen(app, f"/v1/pipelines/{name}/live", '{"type": "auth", "token": "tm_a_b"}')
@@ -141,8 +141,8 @@ def test_the_live_socket_tells_no_names_either(settings: Any) -> None:
     assert (json.loads(locked[1]["text"])["code"], locked[2]["code"]) == ("unauthorized", 4401)
 
 
-def test_health_for_everybody_says_statuses(settings: Any, service: Any) -> None:
-    """No names, counts, addresses; figures are nowhere on this port."""
+def test_public_health_shows_only_statuses_and_no_metrics(settings: Any, service: Any) -> None:
+    """Names, counts and addresses are left out."""
     app = service(settings(config("locked", auth=True)))
     body = ask(app, "GET", "/health").json()
     assert set(body) == {"status", "component", "dependencies"}
@@ -151,7 +151,7 @@ def test_health_for_everybody_says_statuses(settings: Any, service: Any) -> None
     assert "locked" not in ask(app, "GET", "/").text
 
 
-def test_what_is_left_of_a_report() -> None:
+def test_a_public_report_omits_details_and_names() -> None:
     row = Dependency("postgres", False, True, "connection to 10.0.0.5 refused", "open", 1.0)
     _, body = report("api", [row], {"pipelines": ["locked"]})
     assert public(body) == {
@@ -161,8 +161,8 @@ def test_what_is_left_of_a_report() -> None:
     }
 
 
-def test_no_redirect_follows_the_host(settings: Any, service: Any) -> None:
-    """A path with a slash too much is nowhere, whatever name the caller gives."""
+def test_a_path_with_a_trailing_slash_is_not_redirected(settings: Any, service: Any) -> None:
+    """A redirect would repeat the host name that the caller sent."""
     app = service(settings(config("open", auth=False)))
     for path in ("/health/", "/v1/pipelines/", "/v1/pipelines/open/events/"):
         answer = ask(app, "GET", path, Host="evil.example")
@@ -178,7 +178,7 @@ def test_no_redirect_follows_the_host(settings: Any, service: Any) -> None:
         ("localhost.", True),
         ("127.0.0.1:8081", True),
         ("[::1]:8081", True),
-        ("192.168.1.7", True),  # an address: no name could have been made to lead here
+        ("192.168.1.7", True),  # An address cannot be rebound as a name can.
         ("api.example.com", True),
         ("a.b.example.org:443", True),
         ("example.org", False),
@@ -186,26 +186,26 @@ def test_no_redirect_follows_the_host(settings: Any, service: Any) -> None:
         ("localhost.evil.example", False),
         ("evil.example:127.0.0.1", False),
         ("127.0.0.1.evil.example", False),
-        ("", True),  # HTTP/1.0: no browser
+        ("", True),  # Only HTTP/1.0 clients omit the host, and no browser does.
     ],
 )
-def test_names_that_a_service_is_called_by(header: str, taken: bool) -> None:
+def test_a_host_header_is_accepted_if_it_is_an_address_or_an_allowed_name(header: str, taken: bool) -> None:
     assert Hosts.parse("localhost, api.example.com,*.example.org").allow(header) is taken
 
 
 @pytest.mark.parametrize("text", ["", "*", "a.example,*"])
-def test_every_name_may_be_taken(text: str) -> None:
+def test_every_host_is_allowed_by_a_star_or_an_empty_setting(text: str) -> None:
     assert Hosts.parse(text).allow("evil.example")
 
 
 @pytest.mark.parametrize("text", ["http://a.example", "a b", "a.example:80", "*a.example"])
-def test_what_is_no_name_is_refused_with_its_setting(text: str) -> None:
+def test_an_invalid_host_name_in_the_setting_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"TIDEMILL_ALLOWED_HOSTS: .*write a name such as"):
         Hosts.parse(text)
 
 
-def test_other_names_are_misdirected(settings: Any, service: Any) -> None:
-    """A page whose name was made to lead here reads nothing, over HTTP and over WebSockets."""
+def test_a_request_for_another_host_name_is_refused(settings: Any, service: Any) -> None:
+    """DNS rebinding of a web page does not reach the service."""
     app = service(settings(config("open", auth=False), hosts="localhost"))
     answer = ask(app, "GET", "/health", Host="evil.example:8081")
     assert (answer.status_code, answer.json()["code"]) == (421, "host_refused")
@@ -213,9 +213,9 @@ def test_other_names_are_misdirected(settings: Any, service: Any) -> None:
     assert ask(app, "GET", "/livez", Host="localhost:8081").status_code in (200, 503)
 
 
-def test_a_socket_by_another_name_is_refused_before_it_opens() -> None:
+def test_a_websocket_for_another_host_name_is_refused_before_the_handshake() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        raise AssertionError("it must not get here")
+        raise AssertionError("the guard passed the request on")
 
     async def work() -> list[dict[str, Any]]:
         sent: list[dict[str, Any]] = []
@@ -235,31 +235,31 @@ FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1"]
 
 
 @pytest.mark.parametrize("text", FORMULAS)
-def test_no_cell_is_a_formula(text: str) -> None:
-    """It begins with an apostrophe; numbers and NDJSON stay as they are."""
+def test_a_text_that_looks_like_a_formula_gets_an_apostrophe_in_csv(text: str) -> None:
+    """Numbers in CSV, and all values in NDJSON, are unchanged."""
     columns = [Column("k", "string"), Column("n", "number")]
     (row,) = csv.reader(io.StringIO(CsvWriter(columns).batch([(text, -1.5)]).decode(), newline=""))
     assert row == ["'" + text, "-1.5"]
     assert json.loads(NdjsonWriter(columns).batch([(text, -1.5)])) == {"k": text, "n": -1.5}
 
 
-def test_connections_without_a_key_are_bounded() -> None:
-    """Of an address, which is told so, and in all; a place that is given back is there again."""
+def test_connections_without_a_key_are_bounded_per_address_and_in_total() -> None:
+    """A connection that ends frees its place."""
     places = Places(3, 2)
-    one, other = ("192.0.2.1", 1), ("192.0.2.2", 1)
-    with places.taken(one), places.taken(one):
-        with pytest.raises(Problem, match="TIDEMILL_API_KEYLESS_PER_ADDRESS") as refused, places.taken(one):
+    first, other = ("192.0.2.1", 1), ("192.0.2.2", 1)
+    with places.taken(first), places.taken(first):
+        with pytest.raises(Problem, match="TIDEMILL_API_KEYLESS_PER_ADDRESS") as refused, places.taken(first):
             pass
         assert refused.value.status == 429
         with places.taken(other):
             with pytest.raises(Problem, match="TIDEMILL_API_KEYLESS_CONNECTIONS") as refused, places.taken(other):
                 pass
             assert refused.value.status == 503
-    with places.taken(one), places.taken(one):
+    with places.taken(first), places.taken(first):
         pass
 
 
-def test_places_are_set_by_the_environment() -> None:
+def test_bounds_of_connections_are_read_from_the_environment() -> None:
     places = Places.from_env({"TIDEMILL_API_KEYLESS_CONNECTIONS": "0"})
     with pytest.raises(Problem), places.taken(None):
         pass
@@ -267,8 +267,8 @@ def test_places_are_set_by_the_environment() -> None:
         Places.from_env({"TIDEMILL_API_KEYLESS_PER_ADDRESS": "many"})
 
 
-def test_who_has_shown_no_key_yet_needs_a_place(settings: Any) -> None:
-    """Also where a key is asked for and waited for; the refusal comes in place of the handshake."""
+def test_a_connection_that_has_sent_no_key_yet_needs_a_place(settings: Any) -> None:
+    """The refusal replaces the handshake."""
     app = create_app(make_services(settings(config("locked", auth=True)), {}), places=Places(9, 0))
     start, _ = listen(app, "/v1/pipelines/locked/live")
     assert (start["type"], start["status"]) == ("websocket.http.response.start", 429)

@@ -1,4 +1,4 @@
-"""Which errors count against a dependency, and which calls are repeated."""
+"""Tests of error classification: which errors are failures of a dependency, and which calls are retried."""
 
 from __future__ import annotations
 
@@ -66,25 +66,27 @@ def _kafka(code: int, *, fatal: bool = False, retriable: bool = False) -> KafkaE
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
 )
-def test_what_counts_and_what_is_repeated(judge: str, error: Exception, failed: bool, repeat: bool) -> None:
+def test_an_error_is_a_failure_and_is_retried_as_its_kind_demands(
+    judge: str, error: Exception, failed: bool, repeat: bool
+) -> None:
     assert getattr(failures, f"{judge}_failed")(error) is failed
     assert getattr(failures, f"{judge}_retryable")(error) is repeat
 
 
 @pytest.mark.parametrize("code", [KafkaError._TRANSPORT, KafkaError.MSG_SIZE_TOO_LARGE])
 def test_a_delivery_callbacks_error_is_judged_like_the_exception(code: int) -> None:
-    """Delivery callbacks are handed a KafkaError, which is no exception: it is wrapped to be told."""
+    """Delivery callbacks get a KafkaError, which is no exception and is therefore wrapped."""
     assert failures.kafka_failed(KafkaException(KafkaError(code))) is (code == KafkaError._TRANSPORT)
 
 
 @pytest.mark.parametrize(
     ("error", "fatal", "reason"),
     [
-        (KafkaError(KafkaError.FENCED_INSTANCE_ID, "", True), True, "told as it happens"),
-        (KafkaError(KafkaError._FATAL), True, "all later calls name it, without the mark"),
-        (KafkaError(KafkaError._TRANSPORT), False, "comes back by itself"),
-        (ValueError("no client's"), False, "says nothing of a client"),
+        (KafkaError(KafkaError.FENCED_INSTANCE_ID, "", True), True, "the client reports the fatal error itself"),
+        (KafkaError(KafkaError._FATAL), True, "later calls report the code without the fatal mark"),
+        (KafkaError(KafkaError._TRANSPORT), False, "the client reconnects"),
+        (ValueError("no client's"), False, "the error does not come from the client"),
     ],
 )
-def test_what_ends_a_kafka_client(error: object, fatal: bool, reason: str) -> None:
+def test_a_kafka_client_is_lost_after_fatal_errors_only(error: object, fatal: bool, reason: str) -> None:
     assert failures.kafka_fatal(error) is fatal, reason

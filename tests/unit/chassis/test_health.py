@@ -1,3 +1,5 @@
+"""Tests of health reports: status, details of dependencies, and hidden credentials."""
+
 from __future__ import annotations
 
 import json
@@ -22,22 +24,22 @@ KAFKA, POSTGRES = Dependency("kafka", True, True), Dependency("postgres", True, 
         ([Dependency("postgres", True, True, breaker="half_open")], 200, "healthy"),
     ],
     ids=[
-        "nothing needed",
+        "no dependencies",
         "all up",
-        "an optional one down",
-        "a required one down",
-        "both: the worse counts",
-        "nobody calls a required one: it is of no use",
-        "nobody calls an optional one",
-        "the trial is under way, the last contact was good",
+        "an optional dependency is down",
+        "a required dependency is down",
+        "a required and an optional dependency are down",
+        "the breaker of a required dependency is open",
+        "the breaker of an optional dependency is open",
+        "the breaker is half-open and the last contact succeeded",
     ],
 )
 def test_the_worst_dependency_decides_the_status(dependencies: list[Dependency], code: int, status: str) -> None:
-    found, body = report("api", dependencies)
-    assert (found, body["status"], body["component"]) == (code, status, "api")
+    returned, body = report("api", dependencies)
+    assert (returned, body["status"], body["component"]) == (code, status, "api")
 
 
-def test_each_dependency_is_told() -> None:
+def test_a_report_describes_each_dependency() -> None:
     _, body = report(
         "processor",
         [
@@ -66,7 +68,7 @@ def test_each_dependency_is_told() -> None:
     ],
     ids=["open breaker", "no text", "too long"],
 )
-def test_what_is_down_always_has_a_detail(dependency: Dependency, detail: str) -> None:
+def test_a_dependency_that_is_down_always_has_a_detail(dependency: Dependency, detail: str) -> None:
     assert report("api", [dependency])[1]["dependencies"]["redis"]["detail"] == detail
 
 
@@ -87,6 +89,6 @@ def test_credentials_are_not_shown(text: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["status", "component", "dependencies"])
-def test_extra_cannot_hide_the_verdict(name: str) -> None:
+def test_extra_members_cannot_replace_members_of_the_report(name: str) -> None:
     with pytest.raises(ValueError, match=name):
         report("api", [], {name: "healthy"})

@@ -1,4 +1,4 @@
-"""What a client may cost before its request is one: connections, headers, and the time until they are there."""
+"""Tests of limits on connections and headers, with a real uvicorn server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    """Answers with the length of the body; a WebSocket with what it is told."""
+    """Answer HTTP with the length of the body, and WebSocket messages with the same text."""
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})
@@ -37,7 +37,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 
 def serve(test: Callable[[Callable[[], Awaitable[Connection]]], Awaitable[None]]) -> None:
-    """Run a test against a server; it is given what opens a connection."""
+    """Run a test against a server. The test gets a function that opens a connection."""
 
     async def work() -> None:
         async with uvicorn_up(app, http=bounded(LIMITS)) as (_, port):
@@ -60,7 +60,7 @@ def serve(test: Callable[[Callable[[], Awaitable[Connection]]], Awaitable[None]]
 
 
 async def say(connection: Connection, data: bytes) -> bytes:
-    """The status line of the answer; empty where the connection is closed without one."""
+    """Send data and return the status line of the answer, or nothing if the server closes the connection."""
     reader, writer = connection
     writer.write(data)
     try:
@@ -84,21 +84,21 @@ HEADS = [
     (request(b"x: " + b"v" * 3_900), b"HTTP/1.1 200 OK"),
     (request(b"x: " + b"v" * 4_100), TOO_LARGE),
     (request(path=b"/" + b"p" * 4_100), TOO_LARGE),
-    (request(body=b"b" * 1_000_000), b"HTTP/1.1 200 OK"),  # a body is no head
-    (b"POST / HTTP/1.1\r\nx: " + b"v" * 200_000, TOO_LARGE),  # not waited for to the end
+    (request(body=b"b" * 1_000_000), b"HTTP/1.1 200 OK"),  # The limit does not apply to the body.
+    (b"POST / HTTP/1.1\r\nx: " + b"v" * 200_000, TOO_LARGE),  # The server answers before the headers end.
     (b"nonsense\r\n\r\n", b"HTTP/1.1 400 Bad Request"),
 ]
 
 
 @pytest.mark.parametrize(("data", "answer"), HEADS, ids=range(len(HEADS)))
-def test_headers_are_bounded_by_number_and_size(data: bytes, answer: bytes) -> None:
+def test_headers_are_limited_in_number_and_size(data: bytes, answer: bytes) -> None:
     async def test(connect: Callable[[], Awaitable[Connection]]) -> None:
         assert await say(await connect(), data) == answer
 
     serve(test)
 
 
-def test_headers_in_pieces_are_bounded_too() -> None:
+def test_headers_that_arrive_in_pieces_are_limited() -> None:
     async def test(connect: Callable[[], Awaitable[Connection]]) -> None:
         reader, writer = await connect()
         writer.write(b"GET / HTTP/1.1\r\n")
@@ -115,8 +115,8 @@ def test_headers_in_pieces_are_bounded_too() -> None:
     serve(test)
 
 
-def test_headers_are_waited_for_a_while() -> None:
-    """A line now and then does not keep a connection, nor does saying nothing; later requests are no exception."""
+def test_a_connection_ends_if_its_headers_are_not_complete_in_time() -> None:
+    """Occasional header lines do not prolong the time, and the limit holds for later requests of a connection."""
 
     async def test(connect: Callable[[], Awaitable[Connection]]) -> None:
         loop = asyncio.get_running_loop()
@@ -126,7 +126,7 @@ def test_headers_are_waited_for_a_while() -> None:
         started, line = loop.time(), b""
         writer.write(b"GET / HTTP/1.1\r\n")
         while not line:
-            if loop.time() - started < 2 * LIMITS.header_seconds:  # what is written later may meet a closed socket
+            if loop.time() - started < 2 * LIMITS.header_seconds:  # Later writes may meet a closed socket.
                 writer.write(b"x: 1\r\n")
             try:
                 async with asyncio.timeout(0.05):
@@ -139,8 +139,7 @@ def test_headers_are_waited_for_a_while() -> None:
     serve(test)
 
 
-def test_a_body_may_take_its_time() -> None:
-    """The time of headers is not that of what follows; the request's own bounds that."""
+def test_the_time_limit_of_headers_does_not_apply_to_the_body() -> None:
 
     async def test(connect: Callable[[], Awaitable[Connection]]) -> None:
         reader, writer = await connect()
@@ -151,7 +150,7 @@ def test_a_body_may_take_its_time() -> None:
     serve(test)
 
 
-def test_a_socket_outlives_the_time_of_headers() -> None:
+def test_the_time_limit_of_headers_does_not_apply_to_websockets() -> None:
     async def test(connect: Callable[[], Awaitable[Connection]]) -> None:
         _, writer = await connect()
         port = writer.get_extra_info("peername")[1]
@@ -163,8 +162,7 @@ def test_a_socket_outlives_the_time_of_headers() -> None:
     serve(test)
 
 
-def test_connections_are_bounded() -> None:
-    """One too many is told so and closed; when one has gone there is a place again."""
+def test_connections_beyond_the_limit_are_refused_until_another_connection_closes() -> None:
 
     async def test(connect: Callable[[], Awaitable[Connection]]) -> None:
         open_now = [await connect() for _ in range(LIMITS.connections)]
@@ -180,7 +178,7 @@ def test_connections_are_bounded() -> None:
     serve(test)
 
 
-def test_the_number_of_connections_is_a_setting() -> None:
+def test_the_limit_of_connections_is_read_from_the_environment() -> None:
     assert HttpLimits.from_env({"TIDEMILL_HTTP_CONNECTIONS": "7"}).connections == 7
     with pytest.raises(ValueError, match="TIDEMILL_HTTP_CONNECTIONS: 'all'; write a whole number"):
         HttpLimits.from_env({"TIDEMILL_HTTP_CONNECTIONS": "all"})

@@ -1,3 +1,5 @@
+"""Tests of the directory of pipeline configs: when changes are read, and which faults are reported."""
+
 from __future__ import annotations
 
 import json
@@ -36,7 +38,7 @@ class World:
         self.root, self.time = root, Time()
         self.directory = PipelineDirectory(root, clock=self.time)
 
-    def put(self, name: str, content: str | None = None, generation: int = 1) -> None:
+    def write(self, name: str, content: str | None = None, generation: int = 1) -> None:
         new = self.root / f".{name}.new"
         new.write_text(text(name, generation) if content is None else content)
         os.replace(new, self.root / f"{name}.json")
@@ -53,19 +55,19 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-def test_reads_what_is_there_sorted(world: World) -> None:
+def test_configs_are_read_in_the_order_of_their_names(world: World) -> None:
     for name in ("b", "a", "c"):
-        world.put(name)
+        world.write(name)
     assert [config.name for config in world.directory.all()] == ["a", "b", "c"]
     assert world.directory.get("nobody") is None
     assert world.directory.faults == {}
 
 
 def test_added_changed_and_removed_files_are_noticed_after_a_second(world: World) -> None:
-    world.put("a")
+    world.write("a")
     assert world.generations() == {"a": 1}
-    world.put("a", generation=2)
-    world.put("b")
+    world.write("a", generation=2)
+    world.write("b")
     world.wait(0.9)
     assert world.generations() == {"a": 1}
     world.wait(0.1)
@@ -77,10 +79,10 @@ def test_added_changed_and_removed_files_are_noticed_after_a_second(world: World
 
 
 def test_an_unchanged_file_keeps_its_object(world: World) -> None:
-    world.put("a")
-    world.put("b")
+    world.write("a")
+    world.write("b")
     before = world.directory.get("a")
-    world.put("b", generation=2)
+    world.write("b", generation=2)
     world.wait()
     assert world.directory.get("a") is before
     assert world.generations() == {"a": 1, "b": 2}
@@ -95,19 +97,19 @@ def test_an_unchanged_file_keeps_its_object(world: World) -> None:
         (text("other"), "'other'"),
         ("\udcff".encode("utf-8", "surrogateescape").decode("latin-1"), "Invalid JSON"),
     ],
-    ids=["cut off", "empty", "incomplete", "another pipeline's", "not text"],
+    ids=["cut off", "empty", "incomplete", "config of another pipeline", "not text"],
 )
-def test_a_broken_file_keeps_the_last_good_one_and_is_told(world: World, content: str, fault: str) -> None:
-    world.put("a")
+def test_an_invalid_file_keeps_the_last_valid_config_and_is_a_fault(world: World, content: str, fault: str) -> None:
+    world.write("a")
     good = world.directory.get("a")
-    world.put("a", content)
-    world.put("never", content)
+    world.write("a", content)
+    world.write("never", content)
     world.wait()
     assert world.directory.get("a") is good
     assert world.directory.get("never") is None
     assert set(world.directory.faults) == {"a", "never"}
     assert fault in world.directory.faults["a"]
-    world.put("a", generation=3)
+    world.write("a", generation=3)
     (world.root / "never.json").unlink()
     world.wait()
     assert (world.generations(), world.directory.faults) == ({"a": 3}, {})
@@ -118,13 +120,13 @@ def test_a_missing_directory_is_a_fault_until_it_appears(tmp_path: Path) -> None
     assert world.directory.all() == ()
     assert "cannot be read" in world.directory.faults["."]
     world.root.mkdir()
-    world.put("a")
+    world.write("a")
     world.wait()
     assert (world.generations(), world.directory.faults) == ({"a": 1}, {})
 
 
-def test_a_directory_that_vanishes_takes_no_pipeline_with_it(world: World) -> None:
-    world.put("a")
+def test_pipelines_are_kept_while_their_directory_is_missing(world: World) -> None:
+    world.write("a")
     assert world.generations() == {"a": 1}
     shutil.rmtree(world.root)
     world.wait()
@@ -135,8 +137,8 @@ def test_a_directory_that_vanishes_takes_no_pipeline_with_it(world: World) -> No
     assert (world.generations(), world.directory.faults) == ({}, {})
 
 
-def test_mounted_config_maps_are_read_through_their_links(world: World) -> None:
-    """Kubernetes swaps a `..data` link; the files are links into it."""
+def test_config_maps_are_read_through_symbolic_links(world: World) -> None:
+    """Kubernetes replaces the link `..data`, and the files are links into it."""
     for generation in (1, 2):
         version = world.root / f"..version{generation}"
         version.mkdir()
@@ -150,16 +152,15 @@ def test_mounted_config_maps_are_read_through_their_links(world: World) -> None:
         world.wait()
 
 
-def test_other_files_are_left_alone(world: World) -> None:
+def test_files_that_are_no_configs_are_ignored(world: World) -> None:
     for name in (".hidden.json", "a.json.tmp", "notes.txt"):
         (world.root / name).write_text("x")
     assert (world.directory.all(), world.directory.faults) == ((), {})
 
 
-def test_threads_see_whole_states(world: World) -> None:
-    """Readers in many threads, while files change, never see half of a change nor an error."""
-    world.put("a")
-    world.put("b")
+def test_concurrent_readers_never_see_half_of_a_change(world: World) -> None:
+    world.write("a")
+    world.write("b")
     stop = threading.Event()
     seen: set[tuple[tuple[str, int], ...]] = set()
     errors: list[BaseException] = []
@@ -175,7 +176,7 @@ def test_threads_see_whole_states(world: World) -> None:
     for thread in threads:
         thread.start()
     for generation in range(2, 40):
-        world.put("a", generation=generation)
+        world.write("a", generation=generation)
         world.wait()
     stop.set()
     for thread in threads:

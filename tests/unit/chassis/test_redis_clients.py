@@ -1,4 +1,4 @@
-"""Clients of Redis: a lost connection is retried once, a timeout is not."""
+"""Tests of the Redis clients: a lost connection is retried once, a timeout is not retried."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def ask_async(settings: WorkloadSettings) -> bool:
 
 @contextmanager
 def server(serve: Callable[[int, socket.socket], None]) -> Iterator[tuple[WorkloadSettings, list[socket.socket]]]:
-    """A server, and the connections that it accepted. `serve` takes the number of the connection, from 0."""
+    """Start a server, and yield its settings and the accepted connections, which `serve` gets with numbers from 0."""
     accepted: list[socket.socket] = []
 
     def accept() -> None:
@@ -59,7 +59,7 @@ def server(serve: Callable[[int, socket.socket], None]) -> Iterator[tuple[Worklo
 
 
 @pytest.mark.parametrize("ask", [ask, ask_async])
-def test_a_server_that_hangs_costs_one_timeout(ask: Ask) -> None:
+def test_a_timeout_is_not_retried(ask: Ask) -> None:
     with server(lambda _number, _connection: None) as (settings, accepted):
         with pytest.raises(redis.TimeoutError):
             ask(settings)
@@ -68,14 +68,14 @@ def test_a_server_that_hangs_costs_one_timeout(ask: Ask) -> None:
 
 @pytest.mark.parametrize("ask", [ask, ask_async])
 def test_a_lost_connection_is_retried_once(ask: Ask) -> None:
-    """The first connection ends, as one does whose server has restarted."""
+    """The first connection ends, like the connection of a server that restarts."""
 
     def serve(number: int, connection: socket.socket) -> None:
         if number == 0:
             connection.close()
             return
-        while asked := connection.recv(4096):
-            commands = re.findall(rb"^\*\d+\r\n\$\d+\r\n(\w+)", asked, re.MULTILINE)
+        while request := connection.recv(4096):
+            commands = re.findall(rb"^\*\d+\r\n\$\d+\r\n(\w+)", request, re.MULTILINE)
             connection.sendall(b"".join(ANSWERS[command] for command in commands))
 
     with server(serve) as (settings, accepted):

@@ -1,4 +1,4 @@
-"""Settings of the guards: defaults, file, environment, and the page that documents them."""
+"""Tests of resilience settings: defaults, file, environment, and the documentation."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from tidemill_chassis.resilience.guard import Guard, Policy
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_the_shipped_file_names_every_value_and_is_the_defaults() -> None:
+def test_the_shipped_file_contains_every_default() -> None:
     path = ROOT / "config" / "resilience.yaml"
     document = yaml.safe_load(path.read_text())
     assert document == ResilienceConfig().model_dump()
     assert ResilienceConfig.load(path, {}) == ResilienceConfig.load(None, {}) == ResilienceConfig()
 
 
-def test_the_defaults_are_the_documented_ones() -> None:
+def test_guards_have_the_documented_defaults() -> None:
     guards = ResilienceConfig().guards()
-    found = {g.name: (g.policy.failures, g.policy.open_seconds, g.timeout_seconds, g.policy.retries) for g in guards}
-    assert found == {
+    values = {g.name: (g.policy.failures, g.policy.open_seconds, g.timeout_seconds, g.policy.retries) for g in guards}
+    assert values == {
         "kafka_producer": (5, 60, 30, 3),
         "kafka_consumer": (5, 60, 60, 3),
         "database": (5, 60, 10, 3),
         "redis": (3, 30, 5, 2),
     }
-    assert guards.states() == dict.fromkeys(found, "closed")
+    assert guards.states() == dict.fromkeys(values, "closed")
     assert ResilienceConfig().timeouts.api_request_seconds == 30
 
 
@@ -63,7 +63,7 @@ def _leaves(tree: dict[str, Any], path: tuple[str, ...] = ()) -> list[tuple[str,
 
 
 @pytest.mark.parametrize("path", _leaves(ResilienceConfig().model_dump()), ids=".".join)
-def test_each_value_can_be_set_by_its_variable_and_only_that_changes(path: tuple[str, ...]) -> None:
+def test_a_variable_sets_its_value_and_no_other(path: tuple[str, ...]) -> None:
     def at(config: ResilienceConfig) -> Any:
         value: Any = config
         for name in path:
@@ -85,7 +85,7 @@ def _dig(config: ResilienceConfig, path: tuple[str, ...]) -> Any:
     return value
 
 
-def test_environment_beats_file_beats_default(tmp_path: Path) -> None:
+def test_the_environment_overrides_the_file_which_overrides_defaults(tmp_path: Path) -> None:
     file = tmp_path / "resilience.yaml"
     file.write_text("breakers: {redis: {failures: 8, open_seconds: 9}}\nretries:\n")
     config = ResilienceConfig.load(
@@ -121,25 +121,25 @@ def test_environment_beats_file_beats_default(tmp_path: Path) -> None:
         ),
     ],
 )  # fmt: skip
-def test_faults_name_the_key_or_variable_and_the_remedy(
+def test_an_error_names_the_key_or_variable_and_the_remedy(
     tmp_path: Path, text: str, environ: dict[str, str], lines: list[list[str]]
 ) -> None:
     file = tmp_path / "resilience.yaml"
     file.write_text(text)
     with pytest.raises(ConfigError) as raised:
         ResilienceConfig.load(file, {f"TIDEMILL_RESILIENCE__{name}": value for name, value in environ.items()})
-    found = str(raised.value).split("\n")
-    assert len(found) == len(lines)
-    for line, parts in zip(found, lines, strict=True):
+    messages = str(raised.value).split("\n")
+    assert len(messages) == len(lines)
+    for line, parts in zip(messages, lines, strict=True):
         assert [part for part in parts if part not in line] == [], line
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_that_names_its_variable(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gone\.yaml: cannot be read.*TIDEMILL_RESILIENCE_FILE"):
         ResilienceConfig.load(tmp_path / "gone.yaml", {})
 
 
-def test_a_given_predicate_decides_what_opens_the_breaker() -> None:
+def test_a_custom_predicate_decides_which_errors_open_the_breaker() -> None:
     guards = ResilienceConfig().guards(is_failure={"database": lambda error: isinstance(error, KeyError)})
     for _ in range(5):
         with pytest.raises(KeyError):
@@ -147,8 +147,7 @@ def test_a_given_predicate_decides_what_opens_the_breaker() -> None:
     assert guards.states()["database"] == "open"
 
 
-def test_the_page_shows_the_defaults() -> None:
-    """The table of docs/resilience.md is the defaults, row by row."""
+def test_the_table_of_the_documentation_contains_the_defaults() -> None:
     text = (ROOT / "docs" / "resilience.md").read_text()
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")
@@ -163,7 +162,7 @@ def test_the_page_shows_the_defaults() -> None:
         assert numbers[title] == expected
 
 
-def test_the_page_names_every_metric_of_guards() -> None:
+def test_the_documentation_names_every_metric_of_guards() -> None:
     text = (ROOT / "docs" / "resilience.md").read_text()
     for name in (
         "tidemill_breaker_state{name}",

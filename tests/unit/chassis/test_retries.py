@@ -1,4 +1,4 @@
-"""When a call is repeated, how long it waits before, and where its deadline ends it."""
+"""Tests of retries: which calls are retried, how long they wait, and how a deadline ends them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,16 @@ from tidemill_chassis.resilience.config import BreakerOpen, Deadline, DeadlineEx
         (9, {"retries": 4, "factor": 3.0, "max_seconds": 5.0}, [1, 3, 5, 5], Broken),
         (9, {"retries": 0}, [], Broken),
     ],
-    ids=["once", "all", "one too many", "other start", "factor and maximum", "none wanted"],
+    ids=[
+        "one failure",
+        "as many failures as retries",
+        "one failure too many",
+        "other start",
+        "factor and maximum",
+        "no retries",
+    ],
 )
-def test_retries_wait_longer_each_time_up_to_the_maximum(
+def test_retries_wait_longer_each_time_up_to_a_maximum(
     mode: str, fails: int, policy: dict[str, Any], sleeps: list[float], raises: type | None
 ) -> None:
     time = Time()
@@ -48,9 +55,9 @@ def test_retries_wait_longer_each_time_up_to_the_maximum(
 @pytest.mark.parametrize(
     ("error", "options"),
     [(UserError(), {}), (Refused(), {}), (Broken(), {"retry": False})],
-    ids=["the caller's mistake", "repeating cannot help", "must not be done twice"],
+    ids=["the error is the caller's", "the error is not retryable", "retries are switched off"],
 )
-def test_a_call_that_must_not_be_repeated_runs_once(mode: str, error: Exception, options: dict[str, Any]) -> None:
+def test_a_call_that_must_not_be_retried_runs_once(mode: str, error: Exception, options: dict[str, Any]) -> None:
     time = Time()
     guard = make(time, retries=3, failures=100)
     calls = []
@@ -65,7 +72,7 @@ def test_a_call_that_must_not_be_repeated_runs_once(mode: str, error: Exception,
 
 
 @both
-def test_no_repeat_once_its_own_failures_have_opened_the_breaker(mode: str) -> None:
+def test_a_call_is_not_retried_after_its_failures_have_opened_the_breaker(mode: str) -> None:
     time = Time()
     guard = make(time, retries=9, failures=3)
     calls = []
@@ -80,7 +87,7 @@ def test_no_repeat_once_its_own_failures_have_opened_the_breaker(mode: str) -> N
 
 
 @both
-def test_no_repeat_when_another_has_opened_the_breaker_during_the_wait(mode: str) -> None:
+def test_a_call_is_not_retried_after_failures_of_other_calls_have_opened_the_breaker(mode: str) -> None:
     time = Time()
     guard = make(time, retries=9, failures=3)
     calls = []
@@ -88,7 +95,7 @@ def test_no_repeat_when_another_has_opened_the_breaker_during_the_wait(mode: str
     def fn() -> Any:
         calls.append(1)
         for _ in range(2):
-            guard.failure()  # somebody else's calls, meanwhile; the third is our own
+            guard.failure()  # Other calls fail meanwhile. This call is the third failure.
         raise Broken
 
     with pytest.raises(Broken):
@@ -114,7 +121,7 @@ def test_no_repeat_when_another_has_opened_the_breaker_during_the_wait(mode: str
     jitter=st.sampled_from([0.0, 0.7]),
 )
 @settings(max_examples=60, deadline=None)
-def test_no_repeat_begins_after_the_deadline(
+def test_no_retry_begins_after_the_deadline(
     mode: str, budget: float, cost: float, retries: int, factor: float, jitter: float
 ) -> None:
     time = Time()
@@ -135,16 +142,16 @@ def test_no_repeat_begins_after_the_deadline(
 
 
 @both
-def test_a_wait_that_the_deadline_does_not_leave_is_skipped(mode: str) -> None:
+def test_a_wait_that_would_exceed_the_deadline_is_skipped(mode: str) -> None:
     time = Time()
     guard = make(time, retries=3, failures=100)
     with pytest.raises(Broken):
         run(guard, mode, raising(Broken()), deadline=Deadline.after(6.9, time))
-    assert time.sleeps == [1, 2]  # 4 more seconds would end at 7
+    assert time.sleeps == [1, 2]  # The next wait of 4 seconds would end at 7.
 
 
 @both
-def test_nothing_is_called_when_the_deadline_is_over(mode: str) -> None:
+def test_the_function_is_not_called_after_the_deadline(mode: str) -> None:
     time = Time()
     guard = make(time, failures=1)
     called = []
@@ -153,14 +160,14 @@ def test_nothing_is_called_when_the_deadline_is_over(mode: str) -> None:
     assert (called, guard.state) == ([], "closed")
 
 
-def test_an_attempt_is_cut_after_the_timeout_and_counts() -> None:
+def test_an_attempt_that_exceeds_the_timeout_is_a_failure() -> None:
     guard = make(Time(), timeout_seconds=0.01, failures=1)
     with pytest.raises(TimeoutError):
         asyncio.run(guard.acall(lambda: asyncio.Event().wait()))
     assert guard.state == "open"
 
 
-def test_an_attempt_cut_by_the_deadline_does_not_count() -> None:
+def test_an_attempt_that_exceeds_the_deadline_is_no_failure() -> None:
     time = Time()
     guard = make(time, timeout_seconds=10, failures=1)
     with pytest.raises(DeadlineExceeded):
@@ -169,7 +176,7 @@ def test_an_attempt_cut_by_the_deadline_does_not_count() -> None:
 
 
 @both
-def test_arguments_and_traceback_reach_the_caller(mode: str) -> None:
+def test_a_call_passes_arguments_on_and_keeps_the_traceback(mode: str) -> None:
     guard = make(Time(), retries=1)
     assert guard.call(lambda a, b: a + b, 1, 2) == 3
     with pytest.raises(UserError) as raised:

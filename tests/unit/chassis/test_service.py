@@ -1,3 +1,5 @@
+"""Tests of running a service: its status server answers, and signals stop it."""
+
 from __future__ import annotations
 
 import logging
@@ -18,7 +20,7 @@ log = logging.getLogger("test_service")
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    """Put the signal handlers of the test runner back."""
+    """Restore the signal handlers of the test runner."""
     former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in former.items():
@@ -26,7 +28,7 @@ def handlers() -> Iterator[None]:
 
 
 class Working:
-    """A service that looks at its own status server, sends a signal to its process, and waits for `stop`."""
+    """A service that requests its status, sends a signal to its process, and waits for `stop`."""
 
     def __init__(self, number: signal.Signals, caplog: pytest.LogCaptureFixture) -> None:
         self._number, self._caplog = number, caplog
@@ -55,7 +57,7 @@ class Working:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 @pytest.mark.usefixtures("handlers")
-def test_a_service_is_served_while_it_runs_and_stops_at_a_signal(
+def test_a_running_service_answers_readyz_and_stops_at_a_signal(
     number: signal.Signals, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

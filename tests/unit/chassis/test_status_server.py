@@ -1,3 +1,5 @@
+"""Tests of the status server: health, readiness, liveness and metrics over HTTP."""
+
 from __future__ import annotations
 
 import json
@@ -55,16 +57,16 @@ def request(server: StatusServer, path: str, method: str = "GET") -> tuple[int, 
         ("/livez", {"live": lambda: False}, 503, {"ok": False}),
     ],
 )
-def test_each_path_answers_what_its_callback_tells(
+def test_each_path_answers_with_the_result_of_its_callback(
     path: str, callbacks: dict[str, Any], code: int, body: dict[str, Any]
 ) -> None:
     with serving(**callbacks) as server:
-        found, kind, text = request(server, path)
-    assert (found, kind, json.loads(text)) == (code, "application/json", body)
+        status, kind, text = request(server, path)
+    assert (status, kind, json.loads(text)) == (code, "application/json", body)
 
 
 @pytest.mark.parametrize(("path", "name"), [("/health", "health"), ("/readyz", "ready"), ("/livez", "live")])
-def test_a_callback_that_raises_is_503_with_its_text(path: str, name: str) -> None:
+def test_a_callback_that_raises_is_answered_with_503_and_the_error(path: str, name: str) -> None:
     with serving(**{name: _raise}) as server:
         for _ in range(2):
             code, _, text = request(server, path)
@@ -72,14 +74,14 @@ def test_a_callback_that_raises_is_503_with_its_text(path: str, name: str) -> No
 
 
 @pytest.mark.parametrize("answer", [None, 3, (200,), ("x", {}), (200, {1: {2, 3}})], ids=str)
-def test_a_callback_that_answers_nonsense_does_not_hang_the_client(answer: Any) -> None:
+def test_an_invalid_result_of_a_callback_gets_an_answer(answer: Any) -> None:
     with serving(health=lambda: answer) as server:
         code, _, text = request(server, "/health")
     assert code in (200, 503)
     assert json.loads(text)
 
 
-def test_a_callback_that_hangs_is_503_and_is_not_asked_again_meanwhile() -> None:
+def test_a_callback_that_hangs_is_answered_with_503_and_not_called_again_meanwhile() -> None:
     release, calls = threading.Event(), []
 
     def hang() -> bool:
@@ -96,7 +98,7 @@ def test_a_callback_that_hangs_is_503_and_is_not_asked_again_meanwhile() -> None
         release.set()
 
 
-def test_metrics_are_prometheus_text() -> None:
+def test_metrics_are_in_the_text_format_of_prometheus() -> None:
     with serving() as server:
         code, kind, text = request(server, "/metrics")
     names = {family.name for family in text_string_to_metric_families(text.decode())}
@@ -111,12 +113,12 @@ def test_metrics_are_prometheus_text() -> None:
 )
 def test_unknown_paths_and_methods_are_errors_and_head_has_no_body(method: str, path: str, code: int) -> None:
     with serving() as server:
-        found, _, text = request(server, path, method)
-    assert found == code
+        status, _, text = request(server, path, method)
+    assert status == code
     assert method != "HEAD" or text == b""
 
 
-def test_a_silent_client_keeps_nobody_else_waiting() -> None:
+def test_a_silent_client_does_not_delay_other_clients() -> None:
     with serving() as server, socket.create_connection(("127.0.0.1", server.port)):
         assert request(server, "/livez")[0] == 200
 
@@ -136,6 +138,6 @@ def test_stop_without_a_start_frees_the_port() -> None:
         socket.create_connection(("127.0.0.1", server.port), timeout=5)
 
 
-def test_a_taken_port_is_told_at_once() -> None:
+def test_a_port_in_use_is_an_error_at_once() -> None:
     with serving() as server, pytest.raises(OSError, match="in use"):
         StatusServer("127.0.0.1", server.port, lambda: (200, {}), lambda: True, lambda: True)

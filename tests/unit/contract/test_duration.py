@@ -1,4 +1,4 @@
-"""Durations: read exactly, written shortly, and refused with what to write."""
+"""Tests of durations: parsing, formatting, and refused texts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tidemill_contract.duration import MAX_MS, format_ms, parse_ms
         ("3650d", MAX_MS),
     ],
 )
-def test_a_duration_is_read_as_milliseconds(text: str, expected: int) -> None:
+def test_a_duration_is_parsed_to_milliseconds(text: str, expected: int) -> None:
     assert parse_ms(text) == expected
 
 
@@ -42,11 +42,11 @@ def test_a_duration_is_read_as_milliseconds(text: str, expected: int) -> None:
         ("9" * 12 + "d", "too many digits"),
     ],
 )
-def test_what_is_no_duration_is_refused(text: str, reason: str) -> None:
+def test_a_text_that_is_no_duration_is_refused(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match="duration"):
         parse_ms(text)
 
 
 @given(st.integers(0, 999_999_999))
-def test_what_is_written_is_read_back(value_ms: int) -> None:
+def test_a_formatted_duration_is_parsed_to_the_same_value(value_ms: int) -> None:
     assert parse_ms(format_ms(value_ms)) == value_ms

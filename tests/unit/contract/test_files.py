@@ -1,4 +1,4 @@
-"""No file is read without a bound, whatever its name stands for."""
+"""Tests of reading files: every file is read up to a limit of bytes, also devices and pipes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ ROOT = Path(__file__).resolve().parents[3]
 HOMES = [ROOT / "operator" / "tidemill_operator", *sorted(ROOT.glob("workloads/*/tidemill_*"))]
 VALID = (ROOT / "crds" / "examples" / "flights.yaml").read_bytes()
 HOLDS = f"has more than {MAX_BYTES:,} bytes; at most {MAX_BYTES:,} are allowed"
-# Of the process that is asked, so that a read without an end is a failure and not the end of this machine.
+# The limit of the command's memory. An endless read fails and does not use up the memory of this machine.
 _MEMORY = 2 * 1024**3
-# Devices of the kernel, and files that the distribution itself carries.
+# These modules read devices of the kernel, or files of the package itself.
 _UNBOUNDED = {
     "processes/child.py",
     "processes/ports.py",
@@ -39,33 +39,33 @@ def bounded() -> None:
 
 def tidemill(*arguments: str, stdin: bytes = b"") -> tuple[int, str]:
     command = [sys.executable, "-m", "tidemill_operator.cli", *arguments]
-    found = subprocess.run(command, input=stdin, capture_output=True, preexec_fn=bounded, timeout=120)
-    return found.returncode, (found.stdout + found.stderr).decode()
+    completed = subprocess.run(command, input=stdin, capture_output=True, preexec_fn=bounded, timeout=120)
+    return completed.returncode, (completed.stdout + completed.stderr).decode()
 
 
 @pytest.mark.parametrize("command", ["validate", "plan"])
-def test_a_device_without_an_end(command: str, tmp_path: Path) -> None:
-    """The message names the file, its size as far as it was read, and the limit."""
-    code, told = tidemill(command, "/dev/zero", *(["--data-dir", str(tmp_path)] if command == "plan" else []))
-    assert (code, "/dev/zero: " in told, HOLDS in told) == (2, True, True)
+def test_an_endless_device_is_refused(command: str, tmp_path: Path) -> None:
+    """The message names the file and the limit."""
+    code, output = tidemill(command, "/dev/zero", *(["--data-dir", str(tmp_path)] if command == "plan" else []))
+    assert (code, "/dev/zero: " in output, HOLDS in output) == (2, True, True)
 
 
-def test_standard_input_without_an_end() -> None:
-    code, told = tidemill("validate", "-", stdin=b"#" * (MAX_BYTES + 1))
-    assert (code, f"<stdin>: {HOLDS}" in told) == (2, True)
+def test_standard_input_beyond_the_limit_is_refused() -> None:
+    code, output = tidemill("validate", "-", stdin=b"#" * (MAX_BYTES + 1))
+    assert (code, f"<stdin>: {HOLDS}" in output) == (2, True)
 
 
-def test_a_large_file_is_not_read_at_all(tmp_path: Path) -> None:
+def test_a_file_beyond_the_limit_is_refused_by_its_size(tmp_path: Path) -> None:
     path = tmp_path / "huge.yaml"
     with open(path, "wb") as file:
         file.truncate(1 << 40)
-    code, told = tidemill("validate", str(path))
+    code, output = tidemill("validate", str(path))
     assert code == 2
-    assert f"huge.yaml: has {1 << 40:,} bytes; at most {MAX_BYTES:,} are allowed; split the file" in told
+    assert f"huge.yaml: has {1 << 40:,} bytes; at most {MAX_BYTES:,} are allowed; split the file" in output
 
 
-def test_a_pipe_is_read_up_to_the_bound(tmp_path: Path) -> None:
-    """As with `tidemill validate <(…)`."""
+def test_a_pipe_is_read_up_to_the_limit(tmp_path: Path) -> None:
+    """Shells pass pipes to commands such as `tidemill validate <(…)`."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_bytes, args=(VALID,))
@@ -75,7 +75,7 @@ def test_a_pipe_is_read_up_to_the_bound(tmp_path: Path) -> None:
     assert tidemill("validate", "-", stdin=VALID) == (0, "<stdin>: ok\n")
 
 
-def test_the_limit_itself_is_allowed(tmp_path: Path) -> None:
+def test_a_file_of_exactly_the_limit_is_read(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"#" * 100)
     assert len(read_bytes(path, 100)) == 100
@@ -83,23 +83,22 @@ def test_the_limit_itself_is_allowed(tmp_path: Path) -> None:
         read_bytes(path, 99)
 
 
-def test_a_file_that_grows_keeps_its_last_good_documents(tmp_path: Path) -> None:
+def test_the_last_valid_documents_are_kept_if_a_file_exceeds_the_limit(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_bytes(VALID)
     sources = Sources([path])
     assert sources.poll() is not None
     path.write_bytes(VALID + b"#" * MAX_BYTES)
-    found = sources.poll()
-    assert found is not None
-    assert (list(found.documents), "at most" in found.faults[0]) == (["analytics/flights"], True)
+    reading = sources.poll()
+    assert reading is not None
+    assert (list(reading.documents), "at most" in reading.faults[0]) == (["analytics/flights"], True)
 
 
 @pytest.mark.parametrize("home", HOMES, ids=lambda home: home.name)
-def test_files_are_read_by_the_bounded_functions(home: Path) -> None:
-    """Whoever reads one otherwise is told of these."""
-    found = [
+def test_modules_read_files_with_the_functions_that_have_a_limit(home: Path) -> None:
+    modules = [
         str(path.relative_to(home))
         for path in home.rglob("*.py")
         if re.search(r"\.read_(?:text|bytes)\(|\.buffer\.read\(\)", path.read_text())
     ]
-    assert set(found) - _UNBOUNDED == set()
+    assert set(modules) - _UNBOUNDED == set()

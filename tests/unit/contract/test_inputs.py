@@ -1,4 +1,4 @@
-"""Webhooks and MQTT in the spec: the examples, the defaults, the addresses."""
+"""Tests of webhooks and MQTT in the spec: examples, defaults and addresses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_every_example_of_inputs_passes_validation(example: Path) -> None:
         ("mqtt://[::1]:1884", ("::1", 1884, False)),
     ],
 )
-def test_an_address_has_a_port(broker: str, expected: tuple[Any, ...]) -> None:
+def test_the_address_of_a_broker_is_parsed_with_the_default_port(broker: str, expected: tuple[Any, ...]) -> None:
     spec = MqttSpec(broker=broker, topics=["#"])
     assert (spec.host, spec.port, spec.tls) == expected
     assert list(spec.faults("p")) == []
@@ -39,13 +39,13 @@ def test_an_address_has_a_port(broker: str, expected: tuple[Any, ...]) -> None:
 @pytest.mark.parametrize(
     "broker", ["", "host", "http://host", "mqtt://", "mqtt://host:0", "mqtt://host:x", "mqtt://[::1"]
 )
-def test_what_is_no_address_is_named(broker: str) -> None:
+def test_an_invalid_address_of_a_broker_is_refused(broker: str) -> None:
     spec = MqttSpec.model_construct(broker=broker, topics=["a"])
     (fault,) = spec.faults("p")
     assert (fault.path, fault.message) == ("p.broker", "is not the address of a broker")
 
 
-def test_the_signed_text_has_the_time_if_there_is_one() -> None:
+def test_the_signed_text_of_a_webhook_contains_the_time_if_a_header_is_configured_for_it() -> None:
     base = {"name": "a", "signature": "hmac", "header": "X", "secretRef": {"name": "s", "key": "k"}}
     assert WebhookSpec.model_validate(base).signed_text == "{body}"
     timed = WebhookSpec.model_validate({**base, "timestampHeader": "T", "tolerance": "90s"})
@@ -63,5 +63,7 @@ def test_the_signed_text_has_the_time_if_there_is_one() -> None:
         (["+/b", "#"], ("#",)),
     ],
 )
-def test_a_topic_that_another_includes_is_not_subscribed_to(topics: list[str], subscriptions: tuple[str, ...]) -> None:
+def test_a_topic_that_another_topic_includes_has_no_subscription(
+    topics: list[str], subscriptions: tuple[str, ...]
+) -> None:
     assert MqttSpec(broker="mqtt://b", topics=topics).subscriptions == subscriptions

@@ -1,4 +1,4 @@
-"""Client settings of Kafka from the keys of a Secret: what they become, and what is wrong with them."""
+"""Tests of Kafka's client settings from the keys of a Secret."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_keys_of_a_secret_become_client_settings(keys: dict[str, str], expected:
         ({"ca.crt": "abc"}, "ca.crt is no PEM text; write the text from -----BEGIN to the end"),
     ],
 )
-def test_a_wrong_secret_is_refused_with_its_key_and_without_its_password(keys: dict[str, str], text: str) -> None:
+def test_an_invalid_secret_is_refused_with_its_key_and_without_its_password(keys: dict[str, str], text: str) -> None:
     with pytest.raises(LoginError) as refused:
         client_settings(keys)
     assert str(refused.value).startswith(text)

@@ -1,4 +1,4 @@
-"""Kinds as types: what is read as which, what is dumped again, and what is made of the kinds."""
+"""Tests of kinds of windows, detectors and metrics: parsing, dumping, and forms that are derived from the kinds."""
 
 from __future__ import annotations
 
@@ -40,8 +40,10 @@ def aggregation(window: Any) -> AggregationSpec:
         ({"type": "session", "gap": "5m", "maxLength": "1h"}, SessionWindow),
     ],
 )
-def test_a_window_is_read_as_its_kind_and_dumped_as_it_was_written(members: dict[str, str], kind: type[Model]) -> None:
-    """A member of another kind is none of its attributes; what was not written is not dumped."""
+def test_a_window_is_parsed_to_its_kind_and_dumped_as_it_was_written(
+    members: dict[str, str], kind: type[Model]
+) -> None:
+    """The window lacks members of other kinds. A dump contains only members that were set."""
     window = aggregation(members).window
     assert type(window) is kind
     assert window.model_dump(by_alias=True, exclude_unset=True) == members
@@ -62,14 +64,14 @@ def test_a_window_is_read_as_its_kind_and_dumped_as_it_was_written(members: dict
         ({}, [("window", "type")]),
     ],
 )
-def test_errors_of_a_kind_are_at_its_members(members: dict[str, str], places: list[tuple[str, str]]) -> None:
-    """Not below the name of the kind, as pydantic's own unions have it."""
+def test_errors_of_a_kind_have_the_paths_of_its_members(members: dict[str, str], places: list[tuple[str, str]]) -> None:
+    """The paths of pydantic's unions would contain the name of the kind."""
     with pytest.raises(ValidationError) as caught:
         aggregation(members)
     assert [error["loc"] for error in caught.value.errors()] == places
 
 
-def test_as_written_all_kinds_have_all_members() -> None:
+def test_the_written_form_of_a_window_has_the_members_of_all_kinds() -> None:
     names = ["type", "size", "zone", "offset", "hop", "gap", "max_length", "grace"]
     assert list(WINDOWS.written.model_fields) == names
     assert list(dict(WINDOWS.widen(WINDOWS.make(**HOPPING)))) == names
@@ -78,22 +80,22 @@ def test_as_written_all_kinds_have_all_members() -> None:
     assert having.startswith("tumbling, hopping")
 
 
-def test_every_kind_of_window_is_drawn_and_has_words_on_the_dashboard() -> None:
+def test_every_kind_of_window_is_in_random_pipelines_and_has_a_name_on_the_dashboard() -> None:
     words = re.search(r"^const KINDS = \{\n(.*?)^\};$", FORMAT.read_text(), re.MULTILINE | re.DOTALL)
     assert words is not None
     assert re.findall(r"^  (\w+): \{", words[1], re.MULTILINE) == list(WINDOWS.by_name)
     assert list(DRAWN) == list(WINDOWS.by_name)
 
 
-def test_a_kind_that_lacks_what_it_needs_is_none() -> None:
+def test_a_written_window_without_a_required_member_has_no_kind() -> None:
     assert WINDOWS.narrow(WINDOWS.written(type="hopping", size="1h")) is None
     assert WINDOWS.narrow(WINDOWS.written(type="tumbling", size="1h", gap="1m")) == WINDOWS.make(
         type="tumbling", size="1h"
     )
 
 
-def test_a_detector_is_auto_unless_it_says_otherwise() -> None:
-    """What is written stays what is dumped; what is described has the settings of all kinds, as it always had."""
+def test_a_detector_without_a_type_is_auto() -> None:
+    """A dump contains only members that were set. The described form has the settings of all kinds."""
     rule = {"name": "r", "aggregation": "a", "metric": "n"}
     assert type(AnomalySpec.model_validate(rule).detector) is AutoDetector
     detector = AnomalySpec.model_validate(rule | {"detector": {"warmup": 9}}).detector
@@ -114,24 +116,26 @@ def test_a_detector_is_auto_unless_it_says_otherwise() -> None:
         ({"type": "seasonal", "period": "week"}, "seasonal week"),
     ],
 )
-def test_states_are_of_the_settings_that_they_depend_on(members: dict[str, Any], signature: str) -> None:
-    """It is stored with each state: under another text, all detectors would start anew."""
+def test_the_signature_of_a_detector_contains_the_settings_that_its_state_depends_on(
+    members: dict[str, Any], signature: str
+) -> None:
+    """The signature is stored with each state. If the signature changed, all states would be discarded."""
     assert DETECTORS.make(**members).signature == signature
 
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=list(FUNCTIONS))
-def test_a_metric_has_its_functions_parameters_and_no_others(function: Function) -> None:
-    """A parameter that is left out stays so: the default is the function's."""
+def test_the_kind_of_a_metric_has_exactly_the_parameters_of_its_function(function: Function) -> None:
+    """A parameter that is absent is not dumped, as the function has the default."""
     kind = METRICS.by_name[function.name]
     assert set(kind.model_fields) == {"name", "function", "field", "where", *function.parameters.model_fields}
     assert kind.model_fields["field"].is_required() is not function.alone
     written = {"name": "m", "function": function.name, "field": "v", **parameters_for(function.name, {"w": "integer"})}
-    made = METRICS.make(**written)
-    assert type(made) is kind
-    assert made.model_dump(by_alias=True, exclude_none=True) == written
+    parsed = METRICS.make(**written)
+    assert type(parsed) is kind
+    assert parsed.model_dump(by_alias=True, exclude_none=True) == written
 
 
-def test_topk_lists_ten_values_where_nothing_is_said() -> None:
+def test_topk_lists_ten_values_by_default() -> None:
     metric = METRICS.make(name="m", function="topk", field="v")
     assert metric.model_dump(exclude_none=True).keys() == {"name", "function", "field"}
     assert FUNCTIONS["topk"].parameters.of(metric).model_dump() == {"k": 10}
@@ -161,8 +165,8 @@ class Third(Model):
     type: Literal["third"]
 
 
-def test_a_member_means_the_same_in_every_kind() -> None:
-    """The CRD can say only one type and one range of it."""
+def test_a_member_must_have_the_same_type_and_bounds_in_every_kind() -> None:
+    """The CRD can describe only one type and one range of a member."""
     with pytest.raises(TypeError, match="shared has different types or bounds in the kinds first, second"):
         kinds_of(First, Second)
 
@@ -174,8 +178,8 @@ class Fourth(Model):
 
 @pytest.mark.parametrize("kind", ["first", "fourth", "third"])
 @pytest.mark.parametrize("given", [(), ("needed",), ("shared",), ("needed", "shared")])
-def test_model_and_crd_agree_on_where_a_member_belongs(kind: str, given: tuple[str, ...]) -> None:
-    """Some kinds need it, some may have it, others have it not."""
+def test_model_and_crd_agree_whether_a_member_belongs_to_a_kind(kind: str, given: tuple[str, ...]) -> None:
+    """The member is required in some kinds, optional in some, and absent in others."""
     kinds = kinds_of(First, Fourth, Third)
     item = {"type": kind, **dict.fromkeys(given, 1)}
     written = kinds.written.model_validate(item)

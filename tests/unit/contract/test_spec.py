@@ -1,4 +1,4 @@
-"""The model of the resource: defaults, strictness, and the way through JSON and back."""
+"""Tests of the resource's model: defaults, refused values, and serialization to JSON."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def test_every_committed_example_is_checked() -> None:
     assert [file.stem for file in EXAMPLES] == ["flights", "server-metrics", "web-traffic"]
 
 
-def test_what_a_spec_leaves_out_has_its_default() -> None:
+def test_absent_members_of_a_spec_have_their_defaults() -> None:
     spec = example("flights").spec
     assert spec.reclaim_policy == "Retain"
-    assert spec.source.topic.replication_factor is None, "the platform's"
+    assert spec.source.topic.replication_factor is None, "the platform sets the default"
     assert spec.source.event_time.max_future == "1h"
     assert spec.processor.replicas == 1
-    assert spec.auth.required is None, "the platform's"
+    assert spec.auth.required is None, "the platform sets the default"
     assert spec.aggregation("overall").group_by == []
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
-def test_through_a_config_file_and_back(file: Path) -> None:
+def test_a_config_is_read_from_json_as_it_was_written(file: Path) -> None:
     pipeline = example(file.stem)
     refs = tuple(AggregationRef(name=a.name) for a in pipeline.spec.aggregations)
     config = PipelineConfig(
@@ -59,11 +59,11 @@ def test_a_spec_cannot_be_altered() -> None:
 @pytest.mark.parametrize(
     ("member", "value", "reason"),
     [
-        ("suspend", "true", "a text is no boolean"),
-        ("suspend", 1, "nor is a number"),
+        ("suspend", "true", "a text is not a boolean"),
+        ("suspend", 1, "a number is not a boolean"),
         ("reclaimPolicy", "retain", "case matters"),
         ("extra", 1, "unknown members are refused"),
-        ("reclaim_policy", "Retain", "YAML has camel case only, once read by alias"),
+        ("reclaim_policy", "Retain", "names are in camel case"),
     ],
 )
 def test_values_of_another_type_and_unknown_members_are_refused(member: str, value: object, reason: str) -> None:
@@ -72,10 +72,10 @@ def test_values_of_another_type_and_unknown_members_are_refused(member: str, val
         PipelineSpec.model_validate(raw, by_alias=True, by_name=False)
 
 
-@pytest.mark.parametrize(("q", "taken"), [(0, False), (1, False), (-0.5, False), (1e-9, True), (0.999999, True)])
-def test_a_quantile_lies_between_min_and_max(q: float, taken: bool) -> None:
+@pytest.mark.parametrize(("q", "valid"), [(0, False), (1, False), (-0.5, False), (1e-9, True), (0.999999, True)])
+def test_a_quantile_lies_between_min_and_max(q: float, valid: bool) -> None:
     document = {"name": "p", "function": "quantile", "field": "v", "q": q}
-    if taken:
+    if valid:
         assert METRICS.make(**document).q == q
     else:
         with pytest.raises(ValidationError, match="q"):

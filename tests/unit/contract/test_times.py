@@ -1,4 +1,4 @@
-"""Times as texts: read as events' times are, and cut rather than rounded."""
+"""Tests of times as texts in specs and requests: they are read like times in events, and truncated."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ Reader = Callable[[str], dt.datetime]
         ("0001-01-01T00:00:00Z", dt.datetime(1, 1, 1, tzinfo=UTC)),
     ],
 )
-def test_a_text_with_a_date_is_read_as_its_instant(read: Reader, text: str, moment: dt.datetime) -> None:
+def test_a_text_is_read_as_its_instant(read: Reader, text: str, moment: dt.datetime) -> None:
     assert read(text) == moment
 
 
 LENIENT = ("2026-01-01T00:00:00.Z", "0001-01-01T00:00:00+00:01", "9999-12-31T23:59:59-00:01")
-"""Specs may have more: forms that earlier versions took."""
+"""Texts that are also read in specs, as earlier versions accepted them."""
 
 
 @pytest.mark.parametrize("read", READERS)
@@ -58,7 +58,7 @@ def test_a_text_that_is_no_instant_is_refused(read: Reader, text: str) -> None:
 
 @pytest.mark.parametrize("read", READERS)
 @given(st.datetimes(dt.datetime(1970, 1, 1), dt.datetime(2100, 1, 1)), st.text("0123456789", max_size=30))
-def test_fractions_are_cut_at_every_number_of_digits(read: Reader, second: dt.datetime, digits: str) -> None:
+def test_a_fraction_of_any_number_of_digits_is_truncated(read: Reader, second: dt.datetime, digits: str) -> None:
     second = second.replace(microsecond=0, tzinfo=UTC)
     text = f"{second.isoformat()[:19]}.{digits or '0'}Z"
     micros = int(digits[:6].ljust(6, "0"))
@@ -67,8 +67,8 @@ def test_fractions_are_cut_at_every_number_of_digits(read: Reader, second: dt.da
     assert rfc3339(read(text))[:19] == text[:19]
 
 
-def test_a_request_may_give_milliseconds_but_no_seconds() -> None:
-    """In milliseconds the seconds of our time are weeks of 1970: no event has such a time, nor do events take it."""
+def test_a_request_may_contain_milliseconds_but_no_seconds() -> None:
+    """Seconds of current times would be milliseconds of 1970, and events with such times are refused too."""
     assert parse_time("1767225600000") == dt.datetime(2026, 1, 1, tzinfo=UTC)
     assert parse_time("-1") == dt.datetime(1970, 1, 1, tzinfo=UTC) - dt.timedelta(milliseconds=1)
     assert parse_time("631151999") < parse_time("4102444801")
@@ -78,10 +78,10 @@ def test_a_request_may_give_milliseconds_but_no_seconds() -> None:
 
 
 @pytest.mark.parametrize("text", ["2026-01-01T00:00:00 01:00", "2026-01-01 00:00:00.25 0100"])
-def test_a_plus_that_a_url_made_a_blank_is_a_plus(text: str) -> None:
+def test_a_blank_before_the_offset_is_read_as_a_plus(text: str) -> None:
     assert parse_time(text) == read_time(text[:19].replace(" ", "T") + text[19:].replace(" ", "+"))
 
 
 @pytest.mark.parametrize("text", ["2026-01-01T00:00Z", "20260101T000000Z", "2026-01-01T00+00"])
-def test_a_spec_may_write_a_time_in_other_iso_forms(text: str) -> None:
+def test_a_spec_may_contain_times_in_other_iso_forms(text: str) -> None:
     assert read_start(text) == dt.datetime(2026, 1, 1, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""Patterns of topics: what is valid, and which names match."""
+"""Tests of topic patterns: which are valid, and which topics match."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tidemill_contract.resource.rules import Limits
         ("größe", "the expression has a character that is not allowed in topic names"),
     ],
 )
-def test_what_a_pattern_may_be(pattern: str, error: str) -> None:
+def test_a_pattern_is_valid_or_refused_with_the_reason(pattern: str, error: str) -> None:
     assert pattern_error(pattern) == error
 
 
@@ -35,7 +35,7 @@ def test_a_pattern_matches_whole_names() -> None:
     assert matching("shop", names) == matching(".*", []) == []
 
 
-def test_a_pattern_that_backtracks_elsewhere_is_fast() -> None:
+def test_a_pattern_never_backtracks() -> None:
     assert matching("(.*a)*(.*b)*c" * 8, ["a" * 249] * 1000 + ["a" * n for n in range(200)]) == []
 
 
@@ -57,7 +57,7 @@ def test_only_topics_that_the_pipeline_may_read_can_match() -> None:
     ]  # fmt: skip
 
 
-def test_a_new_topic_never_takes_the_place_of_a_known_one() -> None:
+def test_known_topics_take_precedence_over_new_topics_beyond_the_limit() -> None:
     assert chosen(".*", ["a", "b", "z"], ["z", "gone"], most=9) == (["a", "b", "gone", "z"], [])
     assert chosen(".*", ["a", "b", "z"], ["z", "gone"], most=3) == (["a", "b", "z"], [])
     assert chosen(".*", ["a", "b", "z"], ["z", "gone"], most=2) == (["a", "z"], ["b"])

@@ -1,4 +1,4 @@
-"""Every broken file names its faults, all of them and no others; nothing that is thrown at `check` makes it raise."""
+"""Tests of validation: each broken file has exactly the expected errors, and `check` never raises."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def run(*files: str | Path) -> int:
     return int(arguments.run(arguments))
 
 
-def put(path: str, value: Any) -> dict[str, Any]:
-    """The flights example with one member replaced."""
+def flights_with(path: str, value: Any) -> dict[str, Any]:
+    """Return the flights example with one member replaced."""
     document: Any = copy.deepcopy(FLIGHTS)
     *steps, last = [int(s) if s.isdigit() else s for s in path.split(".")]
     target = document
@@ -46,7 +46,7 @@ def put(path: str, value: Any) -> dict[str, Any]:
 
 
 def _patched(replace: dict[str, str]) -> str:
-    """The good document with some texts replaced; each of them is there once."""
+    """Return the valid document with some texts replaced. Each text must occur once."""
     text = BASE
     for old, new in replace.items():
         assert BASE.count(old) == 1, old
@@ -82,13 +82,13 @@ def test_there_are_enough_broken_files() -> None:
     ],
 )
 def test_there_are_enough_broken_files_about_each_group_of_members(members: str, least: int) -> None:
-    found = [name for name, (_, expected) in BROKEN.items() if re.search(rf"(?m)^spec\.{members}", "\n".join(expected))]
-    assert len(found) >= least
+    names = [name for name, (_, expected) in BROKEN.items() if re.search(rf"(?m)^spec\.{members}", "\n".join(expected))]
+    assert len(names) >= least
 
 
 def _patterns(schema: dict[str, Any], path: str) -> Iterator[str]:
-    """Paths of texts that have a pattern."""
-    if "pattern" in schema and "ms|s|m" not in schema["pattern"]:  # durations have an error of their own
+    """Yield the paths of texts that have a pattern."""
+    if "pattern" in schema and "ms|s|m" not in schema["pattern"]:  # Durations have a separate error.
         yield path
     for name, member in schema.get("properties", {}).items():
         yield from _patterns(member, f"{path}.{name}")
@@ -98,7 +98,7 @@ def _patterns(schema: dict[str, Any], path: str) -> Iterator[str]:
         yield from _patterns(schema["additionalProperties"], f"{path}.any")
 
 
-def test_each_member_with_a_pattern_has_a_remedy_of_its_own() -> None:
+def test_each_member_with_a_pattern_has_a_specific_remedy() -> None:
     crd = yaml.safe_load((ROOT / "crds" / "analyticspipelines.yaml").read_text())
     schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     paths = list(_patterns(schema, "spec"))
@@ -106,12 +106,14 @@ def test_each_member_with_a_pattern_has_a_remedy_of_its_own() -> None:
     assert [path for path in paths if not _remedy(path, "")] == []
 
 
-def test_the_document_that_is_broken_is_a_good_one() -> None:
+def test_the_document_before_it_is_broken_is_valid() -> None:
     assert run(FOLDER / "base.yaml") == 0
 
 
 @pytest.mark.parametrize("name", sorted(BROKEN))
-def test_a_broken_file_gets_one_line_a_fault(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_validation_prints_a_line_for_each_error_of_a_broken_file(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text, expected = BROKEN[name]
     file = tmp_path / f"{name}.yaml"
     file.write_text(text)
@@ -122,14 +124,14 @@ def test_a_broken_file_gets_one_line_a_fault(name: str, tmp_path: Path, capsys: 
     assert len(lines) == len(expected), lines
     for wanted in expected:
         assert [line for line in lines if line.startswith(wanted)], (wanted, lines)
-    assert all("; " in line for line in lines), "every fault has a remedy"
+    assert all("; " in line for line in lines), "every error has a remedy"
 
 
 @pytest.mark.parametrize(("length", "faults"), [(1024, 0), (1025, 1)])
-def test_the_default_of_a_group_column_is_as_short_as_what_events_may_have(length: int, faults: int) -> None:
+def test_the_default_of_a_group_column_has_the_limit_of_values_in_events(length: int, faults: int) -> None:
     text = _patched({"{name: customer, type: string, required: true}": "{name: customer, type: string, default: '@'}"})
-    _, found = check(load_documents(text.replace("@", "é" * (length // 2) + "x" * (length % 2)))[0])
-    assert [fault.message for fault in found] == [
+    _, errors = check(load_documents(text.replace("@", "é" * (length // 2) + "x" * (length % 2)))[0])
+    assert [fault.message for fault in errors] == [
         f"has {length} bytes, and a group column can hold at most 1024"
     ] * faults
 
@@ -141,7 +143,7 @@ def test_an_example_is_valid_and_runnable(file: Path, capsys: pytest.CaptureFixt
     assert (out.out, out.err) == (f"{file}: ok\n", "")
 
 
-def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     latin = tmp_path / "latin.yaml"
     latin.write_bytes(b"name: caf\xe9\n")
     assert run(tmp_path / "nothing.yaml", latin, tmp_path) == 2
@@ -187,40 +189,40 @@ def test_scalars_are_read_as_kubectl_reads_them(text: str, expected: Any) -> Non
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("a: [", "flow not closed"),
-        ("\t a: 1", "tab"),
-        ("a: *b", "unknown alias"),
-        ("a: !!python/object:os.system x", "foreign tag"),
-        ("a: !!int x", "tag that does not fit"),
-        ("a: !!bool x", "tag that does not fit"),
-        ("a: !!timestamp 2013-99-99", "tag that does not fit"),
-        ("? [a]\n: b", "a list as a key"),
-        ("a: &a [*a]", "a list in itself"),
-        ("[" * 5000, "too deep"),
-        ("a: " + "9" * 5000, "an integer that Python will not read"),
-        ("a: \x00", "a NUL"),
+        ("a: [", "the flow is not closed"),
+        ("\t a: 1", "a tab is used for indentation"),
+        ("a: *b", "the alias is unknown"),
+        ("a: !!python/object:os.system x", "the tag is not allowed"),
+        ("a: !!int x", "the tag does not fit the value"),
+        ("a: !!bool x", "the tag does not fit the value"),
+        ("a: !!timestamp 2013-99-99", "the tag does not fit the value"),
+        ("? [a]\n: b", "the key is a list"),
+        ("a: &a [*a]", "the list contains itself"),
+        ("[" * 5000, "the nesting is too deep"),
+        ("a: " + "9" * 5000, "the integer is too long for Python"),
+        ("a: \x00", "the text contains a NUL"),
         (
             "a0: &a0 [1,1,1,1,1,1,1,1]\n"
             + "\n".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)),
-            "aliases that multiply",
+            "the aliases multiply",
         ),
         (
             "a0: &a0 {k: 1}\n"
             + "\n".join(f"a{i}: &a{i} {{<<: [{','.join([f'*a{i - 1}'] * 10)}]}}" for i in range(1, 9)),
-            "merges that multiply",
+            "the merges multiply",
         ),
-        ("a: 1\n" * 300_000, "too long"),
+        ("a: 1\n" * 300_000, "the text is too long"),
     ],
     ids=lambda value: value[:12],
 )
-def test_texts_that_are_no_documents(text: str, reason: str) -> None:
+def test_a_text_that_is_no_document_is_refused(text: str, reason: str) -> None:
     with pytest.raises(DocumentError) as caught:
         load_documents(text)
     assert caught.value.faults, reason
 
 
-def test_a_platform_may_allow_more_topics() -> None:
-    document = put("spec.source.topic.name", "legacy.flights")
+def test_a_platform_may_allow_further_topic_prefixes() -> None:
+    document = flights_with("spec.source.topic.name", "legacy.flights")
     assert [fault.path for fault in check(document)[1]] == ["spec.source.topic.name"]
     assert check(document, Limits(topic_prefixes=("legacy.",)))[1] == []
 
@@ -234,40 +236,42 @@ def test_a_platform_may_allow_more_topics() -> None:
         ("analytics.flights.events", True, None),
         ("crm.orders", True, "the platform allows reading this topic, but not managing it"),
         ("erp.orders", False, "add the topic to the platform's list of readable topics, TIDEMILL_READABLE_TOPICS"),
-        # A pattern opens no results of pipelines. The name itself does.
+        # A pattern does not include results of pipelines. Their names must be listed.
         ("crm.orders.results", False, "add the topic to the platform's list of readable topics"),
         ("bank.loans.anomalies", False, None),
         ("analytics.tidemill-connect-1a-configs", False, "the topic belongs to Kafka Connect workers"),
         ("crm.tidemill-connect-1a-offsets", True, "the topic belongs to Kafka Connect workers"),
     ],
 )
-def test_topics_of_others_are_readable_if_the_platform_lists_them(topic: str, managed: bool, fault: str | None) -> None:
+def test_topics_of_other_owners_are_readable_if_the_platform_lists_them(
+    topic: str, managed: bool, fault: str | None
+) -> None:
     limits = Limits(("legacy.",), ("crm.*", "clicks", "bank.loans.anomalies"))
-    document = put("spec.source.topic.name", topic)
+    document = flights_with("spec.source.topic.name", topic)
     document["spec"]["source"]["topic"]["managed"] = managed
     faults = [str(found) for found in check(document, limits)[1]]
     assert (faults == []) if fault is None else (len(faults) == 1 and fault in faults[0])
 
 
-def test_the_list_of_the_platform_is_not_about_other_clusters() -> None:
-    document = put("spec.source.topic.name", "bank.loans.results")
+def test_the_list_of_readable_topics_does_not_apply_to_other_clusters() -> None:
+    document = flights_with("spec.source.topic.name", "bank.loans.results")
     document["spec"]["source"] |= {"kafka": {"bootstrapServers": "other:9092"}}
     document["spec"]["source"]["topic"]["managed"] = False
     assert check(document)[1] == []
 
 
 @pytest.mark.parametrize("kafka", [{}, {"bootstrapServers": ""}, {"bootstrapServers": "other:9092", "secretRef": "x"}])
-def test_a_cluster_that_cannot_be_read_is_still_another_cluster(kafka: dict[str, Any]) -> None:
-    document = put("spec.source.topic.name", "crm.orders")
+def test_an_invalid_cluster_causes_no_error_of_the_topic(kafka: dict[str, Any]) -> None:
+    document = flights_with("spec.source.topic.name", "crm.orders")
     document["spec"]["source"] |= {"kafka": kafka}
     document["spec"]["source"]["topic"]["managed"] = False
     assert [fault.path.startswith("spec.source.kafka") for fault in check(document)[1]] == [True]
 
 
-def test_null_members_are_as_good_as_absent() -> None:
-    """Kubernetes drops them."""
-    assert check(put("spec.processor", None))[1] == []
-    assert [fault.path for fault in check(put("spec.aggregations", None))[1]] == ["spec.aggregations"]
+def test_null_members_count_as_absent() -> None:
+    """Kubernetes removes null members."""
+    assert check(flights_with("spec.processor", None))[1] == []
+    assert [fault.path for fault in check(flights_with("spec.aggregations", None))[1]] == ["spec.aggregations"]
 
 
 @pytest.mark.parametrize(
@@ -277,33 +281,33 @@ def test_null_members_are_as_good_as_absent() -> None:
             "spec.source.fields.5.type",
             "nmber",
             ["spec.source.fields[5].type"],
-            "the field's type is unknown: uses are not judged",
+            "the field's type is unknown, and its uses are not checked",
         ),
         (
             "spec.source.fields.5.name",
             True,
             ["spec.source.fields[5].name"],
-            "its name is unreadable: references may mean it",
+            "the field's name is unreadable, and references may mean it",
         ),
-        ("spec.source.fields", "none", ["spec.source.fields"], "no fields at all: no reference can be judged"),
+        ("spec.source.fields", "none", ["spec.source.fields"], "there are no fields, and references are not checked"),
         (
             "spec.transform.derive.0.expression",
             "dep_delay >",
             ["spec.transform.derive[0].expression"],
-            "its uses are not judged",
+            "the uses of an invalid expression are not checked",
         ),
-        ("spec.aggregations.0.name", 7, ["spec.aggregations[0].name"], "the anomaly may mean it"),
+        ("spec.aggregations.0.name", 7, ["spec.aggregations[0].name"], "the anomaly rule may mean this aggregation"),
         (
             "spec.aggregations.0.metrics.1.function",
             "x",
             ["spec.aggregations[0].metrics[1].function"],
-            "the anomaly's metric is there",
+            "the metric of the anomaly rule exists",
         ),
-        ("spec.aggregations.0.window.size", "x", ["spec.aggregations[0].window.size"], "retention cannot be compared"),
+        ("spec.aggregations.0.window.size", "x", ["spec.aggregations[0].window.size"], "retention is not compared"),
     ],
 )
-def test_one_fault_is_told_once(path: str, value: Any, expected: list[str], reason: str) -> None:
-    assert [fault.path for fault in check(put(path, value))[1]] == expected, reason
+def test_an_error_causes_no_further_errors(path: str, value: Any, expected: list[str], reason: str) -> None:
+    assert [fault.path for fault in check(flights_with(path, value))[1]] == expected, reason
 
 
 SCALARS = st.one_of(
@@ -327,11 +331,11 @@ VALUES = st.recursive(
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    found = [at] if at else []
+    all_places = [at] if at else []
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, member in items:
-        found += places(member, (*at, key))
-    return found
+        all_places += places(member, (*at, key))
+    return all_places
 
 
 @settings(max_examples=300, deadline=None)
@@ -342,7 +346,7 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         max_size=4,
     )
 )
-def test_a_mutated_document_never_raises(changes: list[tuple[tuple[Any, ...], str, Any]]) -> None:
+def test_checking_a_mutated_document_never_raises(changes: list[tuple[tuple[Any, ...], str, Any]]) -> None:
     document: Any = copy.deepcopy(FLIGHTS)
     for place, how, value in changes:
         target = document
@@ -368,7 +372,7 @@ def test_a_mutated_document_never_raises(changes: list[tuple[tuple[Any, ...], st
 
 
 @given(VALUES)
-def test_any_value_at_all_never_raises(value: Any) -> None:
+def test_checking_any_value_never_raises(value: Any) -> None:
     pipeline, faults = check(value)
     assert pipeline is None
     assert faults

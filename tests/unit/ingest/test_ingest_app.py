@@ -1,4 +1,4 @@
-"""Answers, replays, quota, options, and an OpenAPI document in which every route is described."""
+"""Tests of the ingest application: answers, quotas, settings, errors and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def outcome(count: int, *, invalid: tuple[int, ...] = (), failed: tuple[int, ...
         ((), (0, 1, 2), True, 503, (0, 0, 3), False),
     ],
     ids=[
-        "all accepted", "all queued", "mixed", "mixed, queued", "some to be sent again", "some were not even queued",
-        "a refused event that was not written", "nothing accepted, something to be sent again", "none valid",
-        "none valid, queued", "none valid and none written", "none written",
+        "all accepted", "all queued", "some invalid", "some invalid, queued", "some to be sent again",
+        "some not even queued", "an invalid event that was not written", "none accepted, one to be sent again",
+        "none valid", "none valid, queued", "none valid and none written", "none written",
     ],
 )  # fmt: skip
-def test_the_status_code_follows_from_what_became_of_the_events(
+def test_the_status_code_depends_on_the_outcome_of_each_event(
     invalid: tuple[int, ...],
     failed: tuple[int, ...],
     wait: bool,
@@ -65,46 +65,46 @@ def test_the_status_code_follows_from_what_became_of_the_events(
     counts: tuple[int, int, int],
     final: bool,
 ) -> None:
-    found = answer(outcome(3, invalid=invalid, failed=failed), wait=wait, everything=False)
-    body = json.loads(found.body)
-    assert (found.status, found.final) == (status, final)
+    response = answer(outcome(3, invalid=invalid, failed=failed), wait=wait, everything=False)
+    body = json.loads(response.body)
+    assert (response.status, response.final) == (status, final)
     assert (body["accepted"], body["quarantined"], body["retry"]) == counts
     assert [row["index"] for row in body["results"]] == sorted({*invalid, *failed})
-    assert ("retry-after" in found.headers) == bool(failed)
-    assert found.media_type == ("application/problem+json" if status >= 400 else "application/json")
+    assert ("retry-after" in response.headers) == bool(failed)
+    assert response.media_type == ("application/problem+json" if status >= 400 else "application/json")
 
 
-def test_rows_say_what_where_and_why() -> None:
-    """Members that do not apply are left out."""
+def test_each_row_of_the_results_has_status_place_and_reason() -> None:
+    """Members that do not apply are absent."""
     records = Records([b"x"] * 3, None, {}, {1: BAD})
-    found = Outcome(records, Delivery({2: TIMED_OUT}, {0: (1, 5), 1: (0, 9)}), ["a", None, "c"])
-    assert json.loads(answer(found, wait=True, everything=True).body)["results"] == [
+    result = Outcome(records, Delivery({2: TIMED_OUT}, {0: (1, 5), 1: (0, 9)}), ["a", None, "c"])
+    assert json.loads(answer(result, wait=True, everything=True).body)["results"] == [
         {"index": 0, "id": "a", "status": "accepted", "partition": 1, "offset": 5},
         {"index": 1, "status": "quarantined", "code": "mistyped", "field": "amount", "partition": 0, "offset": 9},
         {"index": 2, "id": "c", "status": "retry", "code": "kafka_msg_timed_out"},
     ]
 
 
-def test_all_or_nothing_names_the_invalid_events_only() -> None:
-    found = refusal(outcome(3, invalid=(1,)))
-    body = json.loads(found.body)
-    assert (found.status, body["code"], body["accepted"], body["quarantined"]) == (422, "batch_rejected", 0, 0)
+def test_a_refused_batch_names_only_its_invalid_events() -> None:
+    response = refusal(outcome(3, invalid=(1,)))
+    body = json.loads(response.body)
+    assert (response.status, body["code"], body["accepted"], body["quarantined"]) == (422, "batch_rejected", 0, 0)
     assert body["results"] == [{"index": 1, "status": "rejected", "code": "mistyped", "field": "amount"}]
 
 
-def test_retry_after_is_jittered_and_never_sooner() -> None:
-    found = {int(retry_after(30)["retry-after"]) for _ in range(200)}
-    assert min(found) >= 30
-    assert max(found) <= 38
-    assert len(found) > 3
+def test_retry_after_has_jitter_and_is_never_shorter_than_requested() -> None:
+    seconds = {int(retry_after(30)["retry-after"]) for _ in range(200)}
+    assert min(seconds) >= 30
+    assert max(seconds) <= 38
+    assert len(seconds) > 3
 
 
 def events_quota(rate: float, clock: Any) -> Quota:
     return Quota(Limits(events_per_second=rate, bytes_per_second=0), clock=clock)
 
 
-def test_a_quota_is_kept_in_the_long_run() -> None:
-    """A batch may overdraw; then nothing passes until the debt is paid; pipelines do not pay for each other."""
+def test_a_batch_that_exceeds_the_quota_delays_later_batches_of_its_pipeline() -> None:
+    """Other pipelines are not affected."""
     now = [0.0]
     quota = events_quota(100, lambda: now[0])
     assert quota.take("p", 40, 1)["ratelimit"] == '"events";r=60;t=1'
@@ -119,11 +119,11 @@ def test_a_quota_is_kept_in_the_long_run() -> None:
     now[0] = 5.1
     quota.take("p", 1, 1)
     now[0] = 1000.0
-    assert quota.take("p", 1, 1)["ratelimit"] == '"events";r=99;t=1', "no more than a second's worth is saved up"
+    assert quota.take("p", 1, 1)["ratelimit"] == '"events";r=99;t=1', "at most the quota of one second is saved"
 
 
-def test_the_answer_names_the_limit_that_was_reached() -> None:
-    """Events and bytes are limited each by itself; a refused request is charged with neither."""
+def test_a_refusal_names_the_limit_that_was_reached() -> None:
+    """Events and bytes are limited separately. A refused request is not charged."""
     now = [0.0]
     quota = Quota(Limits(events_per_second=100, bytes_per_second=1000), clock=lambda: now[0])
     assert quota.take("p", 10, 3000) == {
@@ -140,7 +140,7 @@ def test_the_answer_names_the_limit_that_was_reached() -> None:
 
 @pytest.mark.parametrize("variable", [VARIABLE, BYTES_VARIABLE, IN_FLIGHT_VARIABLE])
 @pytest.mark.parametrize("text", ["-1", "many", "nan", "inf"])
-def test_a_wrong_quota_is_told(variable: str, text: str) -> None:
+def test_an_invalid_quota_in_the_environment_is_an_error(variable: str, text: str) -> None:
     with pytest.raises(ValueError, match=f"{variable}: '{text}' is not a number of"):
         Limits.from_env({variable: text})
 
@@ -152,12 +152,12 @@ def test_limits_have_defaults_and_can_be_switched_off() -> None:
     assert Quota(off).take("p", 10**9, 10**12) == {}
 
 
-def test_a_wrong_environment_ends_the_process_with_what_to_do() -> None:
+def test_the_process_exits_with_the_variables_name_if_the_environment_is_invalid() -> None:
     env = {**os.environ, VARIABLE: "many"}
-    ended = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "tidemill_ingest"], env=env, capture_output=True, text=True, timeout=60, check=False
     )
-    assert (ended.returncode, "Traceback" in ended.stderr, VARIABLE in ended.stderr) == (2, False, True)
+    assert (process.returncode, "Traceback" in process.stderr, VARIABLE in process.stderr) == (2, False, True)
 
 
 def service(folder: Path) -> Ingest:
@@ -188,22 +188,22 @@ def request(app: Any, method: str, path: str, **options: Any) -> httpx.Response:
     ],
 )
 def test_every_error_is_a_problem(tmp_path: Path, method: str, path: str, status: int, code: str) -> None:
-    found = request(service(tmp_path).app(), method, path)
-    assert (found.status_code, found.json()["code"], found.json()["status"]) == (status, code, status)
-    assert found.headers["content-type"] == "application/problem+json"
+    response = request(service(tmp_path).app(), method, path)
+    assert (response.status_code, response.json()["code"], response.json()["status"]) == (status, code, status)
+    assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_a_bug_is_a_problem_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_exception_is_a_problem_without_its_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("secret")
 
     broken = service(tmp_path)
     monkeypatch.setattr(broken.pipelines, "open", fail)
-    found = request(broken.app(), "POST", "/v1/pipelines/p/events")
-    assert (found.status_code, found.json()["code"], "secret" in found.text) == (500, "internal_error", False)
+    response = request(broken.app(), "POST", "/v1/pipelines/p/events")
+    assert (response.status_code, response.json()["code"], "secret" in response.text) == (500, "internal_error", False)
 
 
-def test_before_kafka_has_answered_it_is_alive_but_not_ready(tmp_path: Path) -> None:
+def test_ingest_is_alive_but_not_ready_until_kafka_has_answered(tmp_path: Path) -> None:
     app = service(tmp_path).app()
     assert [request(app, "GET", path).status_code for path in ("/livez", "/readyz", "/health")] == [200, 503, 503]
     health = request(app, "GET", "/health").json()
@@ -211,10 +211,10 @@ def test_before_kafka_has_answered_it_is_alive_but_not_ready(tmp_path: Path) -> 
     assert health["dependencies"]["kafka"]["required"] is True
 
 
-def test_openapi_describes_every_route_completely(tmp_path: Path) -> None:
-    """Every operation has a summary, its parameters, and a schema for each body; and what it says is so."""
-    found = service(tmp_path)
-    app = found.app()
+def test_openapi_describes_the_parameters_and_answers_of_every_route(tmp_path: Path) -> None:
+    """Real answers match the schemas."""
+    ingest = service(tmp_path)
+    app = ingest.app()
     document = request(app, "GET", "/openapi.json").json()
     assert document["openapi"].startswith("3.1")
     assert sorted(document["paths"]) == sorted(["/", "/health", "/livez", "/readyz", EVENTS_PATH, WEBHOOK_PATH])
@@ -237,8 +237,8 @@ def test_openapi_describes_every_route_completely(tmp_path: Path) -> None:
     }  # fmt: skip
     schemas = {"components": document["components"]}
     for path in ("/", "/health", "/readyz"):
-        answered = request(app, "GET", path)
-        content = document["paths"][path]["get"]["responses"][str(answered.status_code)]["content"]
-        jsonschema.validate(answered.json(), {**content["application/json"]["schema"], **schemas})
+        response = request(app, "GET", path)
+        content = document["paths"][path]["get"]["responses"][str(response.status_code)]["content"]
+        jsonschema.validate(response.json(), {**content["application/json"]["schema"], **schemas})
     rows = json.loads(answer(outcome(3, invalid=(1,), failed=(2,)), wait=True, everything=True).body)
     jsonschema.validate(rows, {"$ref": "#/components/schemas/EventResults", **schemas})

@@ -1,4 +1,4 @@
-"""Bodies of requests: every media type, compression, damage, bombs, limits."""
+"""Tests of request bodies: media types, compression, damaged bodies, decompression bombs and limits."""
 
 from __future__ import annotations
 
@@ -56,13 +56,15 @@ def encoded(**members: Any) -> bytes:
         (BINARY, b'{"a": 1}', Events([b'{"a": 1}'], ["7"])),
     ],
     ids=[
-        "lines", "blank lines and white space around events", "a byte order mark", "what is no event is judged later",
-        "the media type's letter case and charset", "an array's elements keep their bytes", "one object",
-        "a broken object is one broken event", "structured", "structured, base64", "structured, another JSON type",
+        "lines", "blank lines and white space around events", "a byte order mark", "invalid events are split off too",
+        "the media type's letter case and charset", "an array's elements keep their bytes", "a single object",
+        "an incomplete object is one event", "structured", "structured, base64", "structured, another JSON type",
         "structured, no data", "batch", "binary",
     ],
 )  # fmt: skip
-def test_events_leave_as_they_came(headers: dict[str, str], body: bytes, events: Events) -> None:
+def test_a_body_is_split_into_events_whose_bytes_are_unchanged(
+    headers: dict[str, str], body: bytes, events: Events
+) -> None:
     assert split(body, headers) == events
 
 
@@ -96,13 +98,13 @@ def test_events_leave_as_they_came(headers: dict[str, str], body: bytes, events:
         ({**BINARY, "ce-specversion": "2"}, b"{}", 400, "unsupported_specversion"),
     ],
 )
-def test_what_is_no_body_is_refused(headers: dict[str, str], body: bytes, status: int, code: str) -> None:
+def test_a_body_that_cannot_be_split_is_refused(headers: dict[str, str], body: bytes, status: int, code: str) -> None:
     with pytest.raises(Problem) as refused:
         split(body, headers)
     assert (refused.value.status, refused.value.code) == (status, code)
 
 
-def test_the_greatest_number_of_events_is_taken() -> None:
+def test_a_body_may_have_the_maximum_number_of_events() -> None:
     assert len(split(b"{}\n" * MAX_EVENTS, NDJSON).values) == MAX_EVENTS
     assert len(split(b"[" + b",".join([b"{}"] * MAX_EVENTS) + b"]", JSON).values) == MAX_EVENTS
 
@@ -115,8 +117,7 @@ json_values = st.recursive(
 
 
 @given(st.lists(json_values, min_size=1, max_size=8))
-def test_an_array_and_its_lines_hold_the_same_events(values: list[Any]) -> None:
-    """Whatever the values: same events, same bytes, in order."""
+def test_an_array_and_lines_of_the_same_values_give_the_same_events(values: list[Any]) -> None:
     lines = [msgspec.json.encode(value) for value in values]
     assert split(b"[" + b",".join(lines) + b"]", JSON).values == lines
     assert split(b"\n".join(lines), NDJSON).values == lines
@@ -127,14 +128,14 @@ COMPRESS = {"gzip": gzip.compress, "x-gzip": gzip.compress, "zstd": zstandard.co
 
 @pytest.mark.parametrize("encoding", list(COMPRESS))
 @given(st.lists(st.binary(max_size=5000), min_size=1, max_size=4))
-def test_what_was_compressed_comes_back(encoding: str, parts: list[bytes]) -> None:
-    """Several members or frames in a row as well."""
+def test_a_compressed_body_is_decompressed(encoding: str, parts: list[bytes]) -> None:
+    """A body may have several gzip members or zstd frames."""
     assert decompress(b"".join(map(COMPRESS[encoding], parts)), encoding.upper()) == b"".join(parts)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
 @given(data=st.data())
-def test_a_body_cut_anywhere_is_refused_and_not_taken_for_a_shorter_one(encoding: str, data: st.DataObject) -> None:
+def test_a_body_that_is_truncated_anywhere_is_refused(encoding: str, data: st.DataObject) -> None:
     whole = COMPRESS[encoding](random.Random(1).randbytes(3000))
     cut = data.draw(st.integers(1, len(whole) - 1))
     with pytest.raises(Problem) as refused:
@@ -144,7 +145,7 @@ def test_a_body_cut_anywhere_is_refused_and_not_taken_for_a_shorter_one(encoding
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
 @given(st.binary(min_size=1, max_size=200))
-def test_noise_raises_nothing_but_a_refusal(encoding: str, noise: bytes) -> None:
+def test_random_bytes_are_decompressed_or_refused(encoding: str, noise: bytes) -> None:
     with contextlib.suppress(Problem):
         assert len(decompress(noise, encoding)) <= MAX_BODY_BYTES
 
@@ -166,7 +167,9 @@ def wide_window() -> bytes:
         pytest.param(wide_window, "zstd", 400, id="zstd, a window of 128 MiB"),
     ],
 )
-def test_bombs_are_refused_before_they_are_large(make: Callable[[], bytes], encoding: str, status: int) -> None:
+def test_a_decompression_bomb_is_refused_before_it_takes_much_memory(
+    make: Callable[[], bytes], encoding: str, status: int
+) -> None:
     body = make()
     tracemalloc.start()
     try:
@@ -179,7 +182,7 @@ def test_bombs_are_refused_before_they_are_large(make: Callable[[], bytes], enco
     assert peak < 6 * MAX_BODY_BYTES
 
 
-def test_the_greatest_body_is_taken() -> None:
+def test_a_body_may_have_the_maximum_size() -> None:
     assert len(decompress(gzip.compress(bytes(MAX_BODY_BYTES)), "gzip")) == MAX_BODY_BYTES
     assert len(decompress(bytes(MAX_BODY_BYTES), "")) == MAX_BODY_BYTES
 
@@ -191,16 +194,18 @@ def test_an_unknown_encoding_is_refused() -> None:
         assert refused.value.status == 415
 
 
-def read(chunks: list[bytes], headers: dict[str, str], memory: Memory, *, leaves: bool = False) -> tuple[bytes, int]:
-    """What is read of a request, and how many chunks were asked for."""
-    asked = 0
+def read(
+    chunks: list[bytes], headers: dict[str, str], memory: Memory, *, disconnects: bool = False
+) -> tuple[bytes, int]:
+    """Return the body that is read from a request, and the number of chunks that were received."""
+    received = 0
 
     async def receive() -> dict[str, Any]:
-        nonlocal asked
-        asked += 1
-        if asked > len(chunks) or (leaves and asked == len(chunks)):
+        nonlocal received
+        received += 1
+        if received > len(chunks) or (disconnects and received == len(chunks)):
             return {"type": "http.disconnect"}
-        return {"type": "http.request", "body": chunks[asked - 1], "more_body": asked < len(chunks)}
+        return {"type": "http.request", "body": chunks[received - 1], "more_body": received < len(chunks)}
 
     async def scenario() -> bytes:
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
@@ -209,41 +214,41 @@ def read(chunks: list[bytes], headers: dict[str, str], memory: Memory, *, leaves
             return await read_body(request, held)
 
     try:
-        return asyncio.run(scenario()), asked
+        return asyncio.run(scenario()), received
     except Problem as refused:
-        refused.extra["asked"] = asked
+        refused.extra["received"] = received
         raise
 
 
-def test_a_body_is_put_together_of_its_chunks() -> None:
+def test_the_chunks_of_a_body_are_joined() -> None:
     assert read([b"ab", b"", b"cd"], {}, Memory()) == (b"abcd", 3)
     packed = gzip.compress(random.Random(1).randbytes(200_000))
     assert read([packed[:99], packed[99:]], {"content-encoding": "gzip"}, Memory())[0] == gzip.decompress(packed)
 
 
 @pytest.mark.parametrize(
-    ("chunks", "headers", "asked"),
+    ("chunks", "headers", "received"),
     [
         ([CHUNK] * 11, {}, 11),
         ([CHUNK] * 1000, {}, 41),
         ([CHUNK] * 11, {"content-length": "11534336", "expect": "100-continue"}, 0),
     ],
     ids=[
-        "is read to its end, so that the sender hears of it",
-        "but not without end",
-        "unread if the sender asks first",
+        "the rest is read, to let the sender receive the answer",
+        "the rest is not read without end",
+        "nothing is read if the sender asks first",
     ],
 )
-def test_a_body_that_is_too_large_is_not_kept(chunks: list[bytes], headers: dict[str, str], asked: int) -> None:
+def test_a_body_that_is_too_large_is_refused(chunks: list[bytes], headers: dict[str, str], received: int) -> None:
     memory = Memory(11 * MIB)
     with pytest.raises(Problem) as refused:
         read(chunks, headers, memory)
     assert (refused.value.status, refused.value.headers["connection"]) == (413, "close")
-    assert refused.value.extra["asked"] == asked
-    assert read([CHUNK] * 10, {}, memory)[0] == CHUNK * 10, "what was held is given back"
+    assert refused.value.extra["received"] == received
+    assert read([CHUNK] * 10, {}, memory)[0] == CHUNK * 10, "the memory of the refused body is released"
 
 
-def test_all_bodies_together_are_bounded() -> None:
+def test_the_memory_of_all_bodies_is_bounded() -> None:
     memory = Memory(3 * MIB)
     with memory.hold() as held:
         held.add(2 * MIB)
@@ -253,11 +258,11 @@ def test_all_bodies_together_are_bounded() -> None:
         assert read([CHUNK], {}, memory)[0] == CHUNK
 
 
-def test_a_client_that_leaves_in_the_middle_gives_back_what_it_held() -> None:
+def test_memory_is_released_if_the_client_disconnects_within_a_body() -> None:
     memory = Memory(3 * MIB)
     for _ in range(5):
         with pytest.raises(ClientDisconnect):
-            read([CHUNK, CHUNK, b""], {}, memory, leaves=True)
+            read([CHUNK, CHUNK, b""], {}, memory, disconnects=True)
 
 
 WHOLE = [
@@ -274,10 +279,10 @@ WHOLE = [
 
 
 @pytest.mark.parametrize(("headers", "body", "events"), WHOLE)
-def test_cloud_events_can_keep_their_attributes(
+def test_cloud_events_keep_their_attributes_if_the_pipeline_reads_envelopes(
     headers: dict[str, str], body: bytes, events: list[dict[str, Any]]
 ) -> None:
-    """A pipeline with `envelope: cloudevents` reads them; whichever mode they come in, they are written in one."""
-    found = split(body, headers, whole=True)
-    assert [json.loads(value) for value in found.values] == events
-    assert found.ids == split(body, headers).ids
+    """Events of every mode are written in structured mode."""
+    result = split(body, headers, whole=True)
+    assert [json.loads(value) for value in result.values] == events
+    assert result.ids == split(body, headers).ids

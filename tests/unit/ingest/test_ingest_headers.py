@@ -1,4 +1,4 @@
-"""What ingest passes on of a request's headers, and how it judges fields beside events."""
+"""Tests of the headers that ingest writes to records, and of fields that are read from headers and keys."""
 
 from __future__ import annotations
 
@@ -40,35 +40,35 @@ def config(fields: list[dict[str, Any]], key: str | None = None) -> PipelineConf
 JUDGE = Judge(config(FIELDS, "shop"))
 
 
-def test_the_headers_that_fields_are_read_from_are_passed_on() -> None:
+def test_only_headers_that_fields_are_read_from_are_written_to_records() -> None:
     sent = Headers({"x-region": "Ã¶st", "tries": "2", "authorization": "Bearer x", "accept": "*/*"})
     assert JUDGE.passed_on(sent) == [("X-Region", "öst".encode()), ("tries", b"2")]
     assert JUDGE.passed_on(Headers({})) == []
     assert Judge(config(FIELDS[:1])).passed_on(sent) == []
 
 
-def test_each_record_gets_them_and_an_invalid_one_its_verdict_too() -> None:
+def test_each_record_has_the_headers_and_an_invalid_record_also_its_reason() -> None:
     headers = [("X-Region", b"eu")]
-    made = JUDGE.judge([b'{"shop": "a"}', b"{", b'{"shop": null}'], NOW, headers)
-    assert list(made.invalid) == [1]
-    assert made.headers == {0: headers, 1: [*headers, *quarantine.headers(made.invalid[1])], 2: headers}
-    assert made.keys == [b"a", None, None]
+    records = JUDGE.judge([b'{"shop": "a"}', b"{", b'{"shop": null}'], NOW, headers)
+    assert list(records.invalid) == [1]
+    assert records.headers == {0: headers, 1: [*headers, *quarantine.headers(records.invalid[1])], 2: headers}
+    assert records.keys == [b"a", None, None]
 
 
-def test_a_header_that_is_missing_or_wrong_makes_events_invalid() -> None:
+def test_a_missing_or_mistyped_header_makes_events_invalid() -> None:
     for headers, field in ((None, "region"), ([("X-Region", b"eu"), ("tries", b"two")], "tries")):
-        made = JUDGE.judge([b'{"shop": "a"}'], NOW, headers)
-        assert made.invalid[0].field == field
-        assert made.keys == [b"a"]
+        records = JUDGE.judge([b'{"shop": "a"}'], NOW, headers)
+        assert records.invalid[0].field == field
+        assert records.keys == [b"a"]
 
 
-def test_without_such_fields_records_have_no_headers() -> None:
-    made = Judge(config(FIELDS[:1])).judge([b'{"shop": "a"}'], NOW, [])
-    assert made.headers == {}
+def test_records_have_no_headers_if_no_field_is_read_from_headers() -> None:
+    records = Judge(config(FIELDS[:1])).judge([b'{"shop": "a"}'], NOW, [])
+    assert records.headers == {}
 
 
 class _Written:
-    """A record as the processor gets it."""
+    """A record as the processor reads it."""
 
     def __init__(self, key: bytes | None, headers: quarantine.Headers) -> None:
         self._key, self._headers = key, headers
@@ -92,38 +92,39 @@ class _Written:
         return 1, NOW
 
 
-def test_the_processor_agrees() -> None:
-    """What ingest accepts is valid with the key and the headers that it wrote; its refusals are the processor's."""
+def test_ingest_and_the_processor_refuse_the_same_events_for_the_same_reasons() -> None:
     decoder = RecordDecoder(config(FIELDS, "shop").spec)
     for headers in ([], [("X-Region", b"eu")], [("X-Region", b"eu"), ("tries", b"x")], [("X-Region", b"\xff")]):
         raw = b'{"shop": "a"}'
-        made = JUDGE.judge([raw], NOW, headers)
-        written = _Written(made.key(0), made.headers.get(0, []))
-        refusal = decoder.refusal(raw, NOW, written)
-        mine = made.invalid.get(0)
-        assert (refusal and refusal.detail) == (mine and mine.detail)
+        records = JUDGE.judge([raw], NOW, headers)
+        written = _Written(records.key(0), records.headers.get(0, []))
+        refused_by_processor = decoder.refusal(raw, NOW, written)
+        refused_by_ingest = records.invalid.get(0)
+        assert (refused_by_processor and refused_by_processor.detail) == (
+            refused_by_ingest and refused_by_ingest.detail
+        )
 
 
-def test_what_is_in_an_envelope_has_the_key_of_its_event() -> None:
-    """A delete that is left out is written like an event, as only the processor counts."""
+def test_an_event_in_an_envelope_has_the_key_of_its_content() -> None:
+    """A delete that the pipeline ignores is written without a key, as only the processor ignores events."""
     plain = config([{"name": "shop", "type": "string"}], "shop")
     source = plain.spec.source.model_copy(update={"format": FormatSpec(envelope="debezium", deletes="ignore")})
     judge = Judge(plain.model_copy(update={"spec": plain.spec.model_copy(update={"source": source})}))
     raws = [b'{"op": "c", "after": {"shop": "a"}}', b'{"op": "d", "before": {"shop": "a"}}', b'{"shop": "a"}']
-    made = judge.judge(raws, NOW)
-    assert made.keys == [b"a", None, None]
-    assert {index: str(verdict.reason) for index, verdict in made.invalid.items()} == {2: "not_an_envelope"}
-    assert made.values[:2] == raws[:2]
+    records = judge.judge(raws, NOW)
+    assert records.keys == [b"a", None, None]
+    assert {index: str(verdict.reason) for index, verdict in records.invalid.items()} == {2: "not_an_envelope"}
+    assert records.values[:2] == raws[:2]
 
 
-def test_ingest_writes_neither_to_other_clusters_nor_to_topics_of_others(tmp_path: Path) -> None:
+def test_ingest_refuses_topics_of_other_clusters_and_of_other_owners(tmp_path: Path) -> None:
     plain = config(FIELDS[:1])
     topic, kafka = TopicSpec(name="crm.orders", managed=False), KafkaSpec(bootstrap_servers="crm:9092")
     for name, members in (("far", {"topic": topic, "kafka": kafka}), ("listed", {"topic": topic})):
         source = plain.spec.source.model_copy(update=members)
         spec = plain.spec.model_copy(update={"source": source, "auth": AuthSpec(required=False)})
-        told = {"name": name, "spec": spec, "only_read": True if name == "listed" else None}
-        (tmp_path / f"{name}.json").write_text(plain.model_copy(update=told).to_json())
+        changes = {"name": name, "spec": spec, "only_read": True if name == "listed" else None}
+        (tmp_path / f"{name}.json").write_text(plain.model_copy(update=changes).to_json())
     pipelines = Pipelines(WorkloadSettings(config_dir=tmp_path, namespace="n"))
     assert pipelines.names() == []
     for name, code, detail in (
@@ -145,7 +146,7 @@ def test_ingest_writes_neither_to_other_clusters_nor_to_topics_of_others(tmp_pat
 
 
 @pytest.mark.parametrize("written", ["csv", "jsonSchema"])
-def test_a_pipeline_of_another_format_than_json_takes_nothing_over_http(written: Any, tmp_path: Path) -> None:
+def test_a_pipeline_whose_format_is_not_json_is_refused(written: Any, tmp_path: Path) -> None:
     plain = config(FIELDS[:1])
     open_to_all = AuthSpec(required=False)
     other = plain.spec.source.model_copy(update={"format": FormatSpec(type=written)})

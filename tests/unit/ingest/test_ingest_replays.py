@@ -1,4 +1,4 @@
-"""Batches with an Idempotency-Key: each event is written once, whatever becomes of the requests that bring it."""
+"""Tests of batches with an Idempotency-Key: each event is written once, however often the batch is sent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DONE = Known(3)
 
 
 def alone(**options: Any) -> Replays:
-    """Without Redis."""
+    """Return the replays of an ingest process without Redis."""
     shared = SharedKeys(None, ResilienceConfig().guards().redis, namespace="n", owner="o")
     return Replays(shared, **options)
 
@@ -37,7 +37,7 @@ def batch(key: str = "k", body: bytes = b"x", pipeline: str = "p", total: int = 
 
 
 class Kafka:
-    """What a test lets happen to the attempts that are begun."""
+    """A Kafka whose attempts end when the test says."""
 
     def __init__(self) -> None:
         self.begun: list[tuple[Known | None, asyncio.Future[Known]]] = []
@@ -61,7 +61,7 @@ class Kafka:
 
 
 def at_once(known: Known) -> Callable[[Known | None], Attempt]:
-    """What begins an attempt that ends so."""
+    """Return a function that begins an attempt with this immediate result."""
 
     def begin(before: Known | None) -> Attempt:
         async def end() -> Known:
@@ -84,7 +84,7 @@ def later() -> Deadline:
     return Deadline.after(20)
 
 
-def test_what_is_done_is_answered_again_and_a_key_is_of_one_request_of_one_pipeline() -> None:
+def test_a_repeated_request_gets_the_first_answer_and_another_body_with_its_key_is_refused() -> None:
     async def scenario() -> None:
         replays = alone()
         assert await replays.answer(batch(), at_once(DONE), later()) == Found(DONE, False)
@@ -96,8 +96,8 @@ def test_what_is_done_is_answered_again_and_a_key_is_of_one_request_of_one_pipel
     run(scenario())
 
 
-def test_a_batch_is_not_begun_again_while_its_first_delivery_is_open() -> None:
-    """The first request and those after it end at their deadlines with 503; the delivery's end is found by the next."""
+def test_a_batch_is_not_sent_again_while_its_first_delivery_is_pending() -> None:
+    """Requests meanwhile end with 503 at their deadlines. A later request gets the outcome of the delivery."""
 
     async def scenario() -> None:
         replays, kafka = alone(), Kafka()
@@ -115,8 +115,7 @@ def test_a_batch_is_not_begun_again_while_its_first_delivery_is_open() -> None:
     run(scenario())
 
 
-def test_a_request_that_was_given_up_leaves_its_answer() -> None:
-    """The client's next attempt waits for the delivery and finds what came of it."""
+def test_a_retry_of_a_cancelled_request_gets_the_outcome_of_its_delivery() -> None:
 
     async def scenario() -> None:
         replays, kafka = alone(), Kafka()
@@ -132,8 +131,8 @@ def test_a_request_that_was_given_up_leaves_its_answer() -> None:
     run(scenario())
 
 
-def test_only_what_failed_is_sent_again() -> None:
-    """A refusal meanwhile changes nothing; what is done in the end is answered from all attempts together."""
+def test_only_the_failed_events_of_a_batch_are_sent_again() -> None:
+    """A refused attempt changes nothing. The final answer combines all attempts."""
 
     async def scenario() -> None:
         replays, kafka = alone(), Kafka()
@@ -154,8 +153,8 @@ def test_only_what_failed_is_sent_again() -> None:
     run(scenario())
 
 
-def test_a_batch_of_which_nothing_was_written_frees_its_key() -> None:
-    """Unless that is not sure: then it stays known that it may be there twice."""
+def test_a_batch_that_wrote_nothing_releases_its_key() -> None:
+    """If it is uncertain whether events were written, the key is kept."""
 
     async def scenario() -> None:
         replays, kafka = alone(), Kafka()
@@ -173,8 +172,8 @@ def test_a_batch_of_which_nothing_was_written_frees_its_key() -> None:
     run(scenario())
 
 
-def test_concurrent_requests_of_a_key_are_one() -> None:
-    """One is done at a time; if it fails, the next is done, and the rest get its answer."""
+def test_concurrent_requests_with_the_same_key_run_in_turn() -> None:
+    """Requests run until a request succeeds. All later requests get the answer of that request."""
 
     async def scenario() -> None:
         replays, begun, running = alone(), 0, 0
@@ -195,18 +194,18 @@ def test_concurrent_requests_of_a_key_are_one() -> None:
 
             return Attempt(DONE, end())
 
-        asked = [replays.answer(batch(), begin, later()) for _ in range(10)]
-        answers = await asyncio.gather(*asked, return_exceptions=True)
+        requests = [replays.answer(batch(), begin, later()) for _ in range(10)]
+        answers = await asyncio.gather(*requests, return_exceptions=True)
         assert begun == 3
         assert sum(isinstance(a, Problem) for a in answers) == 1
-        found = [a for a in answers if isinstance(a, Found)]
-        assert [bool(f.known.failed) for f in found] == [True] + [False] * 8
-        assert [f.replayed for f in found] == [False, False] + [True] * 7
+        results = [a for a in answers if isinstance(a, Found)]
+        assert [bool(f.known.failed) for f in results] == [True] + [False] * 8
+        assert [f.replayed for f in results] == [False, False] + [True] * 7
 
     run(scenario())
 
 
-def test_who_does_not_wait_is_answered_when_the_events_are_queued() -> None:
+def test_a_request_that_does_not_wait_is_answered_when_its_events_are_queued() -> None:
     async def scenario() -> None:
         replays, kafka = alone(), Kafka()
         assert await replays.answer(batch(), kafka.begin, later(), wait=False) == Found(Known(3), False)
@@ -222,7 +221,7 @@ def test_who_does_not_wait_is_answered_when_the_events_are_queued() -> None:
 
 
 @pytest.mark.parametrize("key", ["", "k" * 256])
-def test_a_key_has_a_length(key: str) -> None:
+def test_an_empty_or_too_long_key_is_refused(key: str) -> None:
     async def scenario() -> None:
         with pytest.raises(Problem, match="invalid_idempotency_key"):
             await alone().answer(batch(key), at_once(DONE), later())
@@ -230,8 +229,8 @@ def test_a_key_has_a_length(key: str) -> None:
     run(scenario())
 
 
-def test_memory_is_bounded_and_the_oldest_goes_first() -> None:
-    """But nothing that is under way."""
+def test_the_oldest_answers_are_deleted_if_memory_is_full() -> None:
+    """Batches under way are kept."""
 
     async def scenario() -> None:
         replays, kafka = alone(max_bytes=10_000), Kafka()
@@ -260,8 +259,8 @@ def test_keys_are_forgotten_after_a_day() -> None:
     run(scenario())
 
 
-def test_what_is_known_of_one_batch_is_bounded() -> None:
-    """However many events it has and however long the names that its sender made up are."""
+def test_the_stored_outcome_of_a_batch_is_bounded() -> None:
+    """The bound holds for many events and for long field names of the sender."""
     large = Known(
         10_000,
         invalid={i: ("unknown_field", "f" * 5_000, "d" * 5_000) for i in range(100)},
@@ -277,8 +276,8 @@ def test_what_is_known_of_one_batch_is_bounded() -> None:
 
 @settings(max_examples=200)
 @given(st.integers(1, 30), st.randoms(use_true_random=False))
-def test_attempts_add_up(total: int, rnd: random.Random) -> None:
-    """Whatever fails in whichever attempt, each event is acknowledged by one alone, and told as that one had it."""
+def test_merged_attempts_contain_each_event_once(total: int, rnd: random.Random) -> None:
+    """Each event keeps the place and the reason of the attempt that wrote the event."""
     known: Known | None = None
     verdicts: dict[int, tuple[str, str | None, str]] = {}
     places: dict[int, tuple[int, int]] = {}
@@ -290,9 +289,9 @@ def test_attempts_add_up(total: int, rnd: random.Random) -> None:
         }
         records = Records([b""] * len(indexes), None, {}, dict(invalid))
         failed = {i: KafkaError(TOO_LARGE) for i in range(len(indexes)) if rnd.random() < 0.5}
-        found = {i: (0, attempt * 100 + i) for i in range(len(indexes)) if i not in failed}
-        known = merge(known, indexes, records, Delivery(failed, dict(found)))
-        places |= {indexes[i]: place for i, place in found.items()}
+        written = {i: (0, attempt * 100 + i) for i in range(len(indexes)) if i not in failed}
+        known = merge(known, indexes, records, Delivery(failed, dict(written)))
+        places |= {indexes[i]: place for i, place in written.items()}
         verdicts |= {indexes[i]: ("mistyped", f"f{attempt}", "d") for i in invalid if i not in failed}
         assert known.places == places
         assert {i: row for i, row in known.invalid.items() if i not in known.failed} == verdicts

@@ -1,4 +1,4 @@
-"""Records and their delivery reports: who failed, what the breaker hears, what is refused before anything is sent."""
+"""Tests of the Kafka sink: delivery reports, the breaker, refused requests, and the watch. No broker is running."""
 
 from __future__ import annotations
 
@@ -17,16 +17,14 @@ from tidemill_chassis.resilience.breaker import BreakerOpen
 from tidemill_chassis.resilience.config import ResilienceConfig
 from tidemill_chassis.resilience.guard import Deadline, Guard
 from tidemill_chassis.web.problems import Problem
-from tidemill_contract.events.decoder import QUARANTINE_PREFIX, InvalidEvent, Reason
-from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
+from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.kafka.delivery import begin, finish
 from tidemill_ingest.kafka.outcomes import Delivery, Pending
 from tidemill_ingest.kafka.producers import QUEUE_MESSAGES
 from tidemill_ingest.kafka.queue import QueueFullError, TopicFullError
 from tidemill_ingest.kafka.sink import LATELY_SECONDS, KafkaDownError, Sink
 from tidemill_ingest.kafka.watch import FAILURES, PAUSE_SECONDS, REPLACE_SECONDS, STUCK_SECONDS, Watch
-from tidemill_ingest.records import KEPT_BYTES, Judge, Records
+from tidemill_ingest.records import Records
 from waiting import eventually_async
 
 NOWHERE = WorkloadSettings(kafka_brokers="127.0.0.1:1")
@@ -50,7 +48,7 @@ def producer_guard(*, clock: Callable[[], float] = time.monotonic, **settings: f
 
 
 class Message:
-    """A delivery report's message."""
+    """The message of a delivery report."""
 
     def __init__(self, value: bytes, partition: int = 0, offset: int = 0) -> None:
         self._value, self._at = value, (partition, offset)
@@ -69,8 +67,10 @@ class Message:
     st.lists(st.tuples(st.sampled_from([b"a", b"b", b"c"]), st.booleans()), min_size=1, max_size=12),
     st.randoms(use_true_random=False),
 )
-def test_as_many_records_fail_as_reports_say_in_whatever_order(outcomes: list[tuple[bytes, bool]], rnd: Any) -> None:
-    """Equal values may be taken for each other; different ones never."""
+def test_delivery_reports_in_any_order_fail_the_records_that_they_name(
+    outcomes: list[tuple[bytes, bool]], rnd: Any
+) -> None:
+    """Records with equal values may be exchanged, records with different values are not."""
 
     async def scenario() -> None:
         ends: list[Delivery] = []
@@ -89,8 +89,8 @@ def test_as_many_records_fail_as_reports_say_in_whatever_order(outcomes: list[tu
     run(scenario())
 
 
-def test_records_that_were_never_queued_count_and_places_are_kept() -> None:
-    """Every record is accounted for before the future is done."""
+def test_a_delivery_includes_unqueued_records_and_the_places_of_written_records() -> None:
+    """The future is done only when the outcome of every record is known."""
 
     async def scenario() -> None:
         pending = Pending(records(b"same", b"same", b"same"), lambda _: None)
@@ -108,8 +108,7 @@ def test_records_that_were_never_queued_count_and_places_are_kept() -> None:
     run(scenario())
 
 
-def test_a_request_that_was_given_up_still_settles() -> None:
-    """Reports after a cancelled wait reach the breaker's ticket and hurt nobody."""
+def test_reports_after_a_cancelled_request_complete_its_delivery() -> None:
 
     async def scenario() -> None:
         ends: list[Delivery] = []
@@ -121,8 +120,8 @@ def test_a_request_that_was_given_up_still_settles() -> None:
     run(scenario())
 
 
-def test_failed_requests_open_the_breaker_and_then_nothing_is_sent() -> None:
-    """With no Kafka: each request's records time out, rows and not exceptions; after five the breaker is open."""
+def test_requests_that_time_out_open_the_breaker_which_refuses_later_requests() -> None:
+    """Records that time out are failures in the delivery, not exceptions."""
 
     async def scenario() -> None:
         guard = producer_guard(clock=lambda: 0.0)
@@ -139,7 +138,7 @@ def test_failed_requests_open_the_breaker_and_then_nothing_is_sent() -> None:
         with pytest.raises(Problem) as refused:
             begin(sink, "t", records(b"3"), places=False)
         assert (refused.value.status, refused.value.extra["retry"]) == (503, 1)
-        assert guard.retry_after_seconds == 2, "the first pause, as no time goes by"
+        assert guard.retry_after_seconds == 2, "the clock stands still, therefore the whole first pause is left"
         assert 2 <= int(refused.value.headers["retry-after"]) <= math.ceil(2 * 1.2 + 2)
         assert sink.queued == 0
         assert await sink.close(1) == 0
@@ -147,8 +146,7 @@ def test_failed_requests_open_the_breaker_and_then_nothing_is_sent() -> None:
     run(scenario())
 
 
-def test_requests_are_refused_at_once_while_kafka_is_known_to_be_down() -> None:
-    """Each counts as a failed attempt."""
+def test_requests_are_refused_at_once_and_count_as_failures_while_kafka_is_down() -> None:
 
     async def scenario() -> None:
         guard = producer_guard()
@@ -162,8 +160,8 @@ def test_requests_are_refused_at_once_while_kafka_is_known_to_be_down() -> None:
     run(scenario())
 
 
-def test_a_full_queue_refuses_whole_requests_and_is_no_failure_of_kafka() -> None:
-    """Nothing of a refused request is queued."""
+def test_a_full_queue_refuses_requests_without_opening_the_breaker() -> None:
+    """No record of a refused request is queued."""
 
     async def scenario() -> None:
         guard = producer_guard(failures=1)
@@ -178,8 +176,8 @@ def test_a_full_queue_refuses_whole_requests_and_is_no_failure_of_kafka() -> Non
     run(scenario())
 
 
-def test_one_pipeline_takes_no_more_than_its_share_of_the_queue() -> None:
-    """Others go on; one request always has its turn; what is done makes room."""
+def test_a_topic_cannot_use_more_than_its_share_of_the_queue() -> None:
+    """Other topics are not affected. A topic without queued records always accepts a request."""
 
     async def scenario() -> None:
         guard = producer_guard(failures=1)
@@ -206,8 +204,8 @@ def test_one_pipeline_takes_no_more_than_its_share_of_the_queue() -> None:
     run(scenario())
 
 
-def test_records_of_a_key_are_not_given_up_but_the_breaker_hears_of_them() -> None:
-    """Their future is open after the publish timeout, which is one failure; the end of the process is unsure."""
+def test_the_publish_timeout_of_sure_records_is_a_failure_but_does_not_drop_them() -> None:
+    """If the sink closes, records that were never sent are certain not to be written."""
 
     async def scenario() -> None:
         guard = producer_guard(failures=1)
@@ -219,7 +217,7 @@ def test_records_of_a_key_are_not_given_up_but_the_breaker_hears_of_them() -> No
         assert await sink.close(0) == 2
         delivery = await asyncio.wait_for(pending.future, 5)
         assert {error.name() for error in delivery.failed.values()} == {"_PURGE_QUEUE"}
-        assert not delivery.unsure, "they never left"
+        assert not delivery.unsure, "the records were never sent"
 
     run(scenario())
 
@@ -238,19 +236,18 @@ def test_records_of_a_key_are_not_given_up_but_the_breaker_hears_of_them() -> No
         (KafkaError.REQUEST_TIMED_OUT, True),
     ],
 )
-def test_a_failure_is_unsure_unless_the_record_is_surely_not_in_kafka(code: int, unsure: bool) -> None:
+def test_a_delivery_is_unsure_unless_its_error_means_that_the_record_was_not_written(code: int, unsure: bool) -> None:
     async def scenario() -> None:
         for report in ("report", "reporter"):
             pending = Pending(records(b"a"), lambda _: None)
-            tell = pending.report if report == "report" else pending.reporter(0)
-            tell(KafkaError(code), Message(b"a"))
+            callback = pending.report if report == "report" else pending.reporter(0)
+            callback(KafkaError(code), Message(b"a"))
             assert (await pending.future).unsure is unsure
 
     run(scenario())
 
 
-def test_waiting_ends_at_the_deadline() -> None:
-    """Though the records' own time is not over."""
+def test_a_request_stops_waiting_at_its_deadline_before_its_records_time_out() -> None:
 
     async def scenario() -> None:
         sink = Sink(NOWHERE, producer_guard(), request_seconds=30)
@@ -265,8 +262,7 @@ def test_waiting_ends_at_the_deadline() -> None:
     run(scenario())
 
 
-def test_a_watch_without_kafka_says_so() -> None:
-    """Down after two failures, told by the dependency of /health."""
+def test_kafka_is_down_after_two_failed_probes_and_up_after_an_answer() -> None:
 
     async def scenario() -> None:
         guard = producer_guard()
@@ -284,8 +280,8 @@ def test_a_watch_without_kafka_says_so() -> None:
     run(scenario())
 
 
-def test_records_that_wait_long_are_told_though_brokers_answer_questions() -> None:
-    """Unhealthy if none is acknowledged meanwhile, degraded if others are; ready for requests all along."""
+def test_health_shows_records_that_wait_long_although_kafka_answers_probes() -> None:
+    """Health is unhealthy if no record is acknowledged meanwhile, and degraded if others are. Readiness is kept."""
 
     async def scenario() -> None:
         guard = producer_guard()
@@ -296,9 +292,9 @@ def test_records_that_wait_long_are_told_though_brokers_answer_questions() -> No
         pending = sink.submit("t", records(b"1"), places=False)
         assert watch.dependency().up
         sink._began[0] -= STUCK_SECONDS
-        told = watch.dependency()
-        assert (told.up, told.required, watch.up) == (False, True, True)
-        assert told.detail == "records have waited for 10 s to be acknowledged"
+        dependency = watch.dependency()
+        assert (dependency.up, dependency.required, watch.up) == (False, True, True)
+        assert dependency.detail == "records have waited for 10 s to be acknowledged"
         sink.acknowledged_at = time.monotonic()
         assert (watch.dependency().up, watch.dependency().required) == (False, False)
         await pending.future
@@ -307,8 +303,8 @@ def test_records_that_wait_long_are_told_though_brokers_answer_questions() -> No
     run(scenario())
 
 
-def test_a_kafka_that_answers_questions_and_takes_no_record_is_told_until_it_does() -> None:
-    """Though requests are given up again and again; once nobody sends any more, nothing is known against it."""
+def test_health_shows_a_kafka_that_answers_probes_but_acknowledges_no_record() -> None:
+    """Refused requests do not reset the time. Health recovers when no request was tried lately."""
 
     async def scenario() -> None:
         guard = producer_guard()
@@ -337,8 +333,8 @@ def test_a_kafka_that_answers_questions_and_takes_no_record_is_told_until_it_doe
     run(scenario())
 
 
-def test_other_producers_are_tried_where_records_wait_though_kafka_answers() -> None:
-    """What waits goes on, but records without a key are given up once Kafka acknowledges later ones."""
+def test_the_producer_is_replaced_if_records_wait_although_kafka_answers_probes() -> None:
+    """Waiting records are kept, but records without `sure` are dropped once Kafka acknowledges later records."""
 
     async def scenario() -> None:
         guard = producer_guard()
@@ -369,8 +365,8 @@ def test_other_producers_are_tried_where_records_wait_though_kafka_answers() -> 
     run(scenario())
 
 
-def test_a_trial_that_fails_just_before_kafka_answers_does_not_keep_the_breaker_open() -> None:
-    """What was asked before it says nothing against it; the next answer does, long before the pause is over."""
+def test_a_successful_probe_closes_the_breaker_before_its_pause_is_over() -> None:
+    """An answer to a probe from before the last failure does not close the breaker."""
 
     async def scenario() -> None:
         guard = producer_guard()
@@ -387,73 +383,3 @@ def test_a_trial_that_fails_just_before_kafka_answers_does_not_keep_the_breaker_
         assert guard.state == "closed"
 
     run(scenario())
-
-
-def config(key: str | None, **source: Any) -> PipelineConfig:
-    fields = [{"name": name, "type": name} for name in ("string", "integer", "number", "boolean", "timestamp")]
-    spec = PipelineSpec.model_validate(
-        {
-            "source": {"fields": fields, "key": key, **source},
-            "aggregations": [
-                {
-                    "name": "a",
-                    "window": {"type": "tumbling", "size": "1m"},
-                    "metrics": [{"name": "m", "function": "count"}],
-                }
-            ],
-        }
-    )
-    return PipelineConfig(namespace="n", name="p", generation=1, spec=spec, aggregations=())
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "expected"),
-    [
-        (None, b'"x"', None),
-        ("string", b'"\\u00f8/x"', "ø/x".encode()),
-        ("string", b'""', b""),
-        ("string", b"null", None),
-        ("integer", b"-7", b"-7"),
-        ("number", b"1", b"1.0"),
-        ("number", b"1e300", b"1e+300"),
-        ("boolean", b"true", b"true"),
-        ("boolean", b"false", b"false"),
-        ("timestamp", b'"1970-01-01T00:00:01Z"', b"1000"),
-        ("timestamp", b"1000", b"1000"),
-    ],
-)
-def test_records_are_keyed_by_the_text_of_a_field(key: str | None, value: bytes, expected: bytes | None) -> None:
-    """Equal values have equal keys, however they are written."""
-    raw = b'{"%s": %s}' % ((key or "string").encode(), value)
-    made = Judge(config(key)).judge([raw], 2_000_000)
-    assert (made.values, made.key(0), made.headers, made.invalid) == ([raw], expected, {}, {})
-
-
-def test_refused_events_are_marked_with_their_reason() -> None:
-    """Too large ones are cut; names that a sender made up are bounded and free of NUL."""
-    large = b'{"string": "' + b"x" * 1024 * 1024 + b'"}'
-    name = b"\\u0000" * 300
-    values = [b"\0x", b'{"integer": "1"}', large, b'{"%s": 1}' % name, b'{"integer": 1}']
-    made = Judge(config("integer", strict=True)).judge(values, 0)
-    assert list(made.invalid) == [0, 1, 2, 3]
-    assert made.values[0] == QUARANTINE_PREFIX + b"\0x"
-    assert made.values[2] == QUARANTINE_PREFIX + large[:KEPT_BYTES]
-    assert made.values[4] == values[4]
-    assert [made.key(i) for i in range(5)] == [None, None, None, None, b"1"]
-    assert [pair for pair in made.headers[0] if pair[0] != "detail"] == [("reason", b"not_json")]
-    assert made.headers[1] == [
-        ("reason", b"mistyped"), ("field", b"integer"),
-        ("detail", b'integer: expected integer, got string "1"; send the value without quotes'),
-    ]  # fmt: skip
-    assert made.headers[2][0] == ("reason", b"too_large")
-    assert made.headers[3][:2] == [("reason", b"unknown_field"), ("field", b"\\0" * 200)]
-    assert all(0 < len(dict(headers)["detail"]) <= 500 for headers in made.headers.values())
-
-
-def test_a_record_can_be_cut_short_as_a_refused_one() -> None:
-    """A marked one is not marked twice."""
-    verdict = InvalidEvent(Reason.TOO_LARGE)
-    for value in (b"x" * 100_000, QUARANTINE_PREFIX + b"x" * 100_000):
-        cut = Records([b"", value], [None, b"k"], {}, {}).shrunk(1, verdict)
-        assert cut.values == [QUARANTINE_PREFIX + b"x" * KEPT_BYTES]
-        assert (cut.headers, cut.invalid, cut.key(0)) == ({0: [("reason", b"too_large")]}, {0: verdict}, None)

@@ -1,4 +1,4 @@
-"""Signatures of webhooks: those of the services' own documentation, and everything that is refused."""
+"""Tests of webhook signatures: the examples of the services' documentation, and all signatures that are refused."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def refusal(webhook: WebhookSpec, headers: dict[str, str], body: bytes = BODY, *
     return problem
 
 
-def test_githubs_own_example_is_right() -> None:
+def test_the_example_of_githubs_documentation_is_accepted() -> None:
     check(hook("github"), {"x-hub-signature-256": GITHUB})
 
 
-def test_each_of_several_secrets_is_valid() -> None:
+def test_a_signature_with_any_of_several_secrets_is_accepted() -> None:
     check(hook("github"), {"x-hub-signature-256": GITHUB}, secrets=(b"new", SECRET))
     assert refusal(hook("github"), {"x-hub-signature-256": GITHUB}, BODY, b"new", b"newer").code == "wrong_signature"
 
@@ -77,7 +77,9 @@ def test_each_of_several_secrets_is_valid() -> None:
         ({"x-hub-signature-256": GITHUB[:-1] + "8"}, "wrong_signature", "does not belong to this body"),
     ],
 )
-def test_what_github_does_not_send_is_refused(headers: dict[str, str], code: str, detail: str) -> None:
+def test_a_missing_malformed_or_wrong_github_signature_is_refused(
+    headers: dict[str, str], code: str, detail: str
+) -> None:
     problem = refusal(hook("github"), headers)
     assert (problem.code, detail in problem.detail) == (code, True), problem.detail
 
@@ -91,9 +93,9 @@ def test_stripe_signs_the_time_with_the_body() -> None:
         check(hook("stripe"), {"stripe-signature": stripe(at=at)})
     both = f"{stripe(secret=b'old')},v0=12,{stripe().partition(',')[2]}"
     check(hook("stripe"), {"stripe-signature": both})
-    for at, told in ((NOW - 301, "was signed 301 s ago"), (NOW + 302, "has a time 302 s ahead")):
+    for at, message in ((NOW - 301, "was signed 301 s ago"), (NOW + 302, "has a time 302 s ahead")):
         problem = refusal(hook("stripe"), {"stripe-signature": stripe(at=at)})
-        assert (problem.code, told in problem.detail) == ("stale_signature", True), problem.detail
+        assert (problem.code, message in problem.detail) == ("stale_signature", True), problem.detail
     late = stripe(at=NOW - 301).replace(f"{NOW - 301:.0f}", f"{NOW:.0f}")
     assert refusal(hook("stripe"), {"stripe-signature": late}).code == "wrong_signature", "the time is signed"
     check(hook("stripe", tolerance="10m"), {"stripe-signature": stripe(at=NOW - 599)})
@@ -102,17 +104,17 @@ def test_stripe_signs_the_time_with_the_body() -> None:
 @pytest.mark.parametrize(
     "text", ["", "t=1", "v1=00", "t=1,t=2,v1=00", "t=x,v1=" + "0" * 64, "t=1,v1=zz", ",,,=", "t=1,v0=1"]
 )
-def test_what_stripe_does_not_send_is_refused(text: str) -> None:
+def test_a_missing_or_malformed_stripe_signature_is_refused(text: str) -> None:
     code = "malformed_signature" if text else "missing_signature"
     assert refusal(hook("stripe"), {"stripe-signature": text}).code == code
 
 
 @pytest.mark.parametrize("algorithm", ["sha1", "sha256", "sha512"])
 @pytest.mark.parametrize("encoding", ["hex", "base64"])
-def test_hmac_in_all_its_forms(algorithm: str, encoding: str) -> None:
+def test_hmac_signatures_are_verified_in_every_algorithm_and_encoding(algorithm: str, encoding: str) -> None:
     webhook = hook("hmac", header="X-Sign", algorithm=algorithm, encoding=encoding, prefix="v1=")
-    made = mac(BODY, algorithm)
-    text = made.hex() if encoding == "hex" else base64.b64encode(made).decode()
+    digest = mac(BODY, algorithm)
+    text = digest.hex() if encoding == "hex" else base64.b64encode(digest).decode()
     check(webhook, {"x-sign": f"v1={text}"})
     check(webhook, {"x-sign": f"v1=AAAA v1={text}".replace("AAAA", text[::1])})
     check(webhook, {"x-sign": f"v1=00 v1={text}"})
@@ -120,7 +122,7 @@ def test_hmac_in_all_its_forms(algorithm: str, encoding: str) -> None:
     assert refusal(webhook, {"x-sign": f"v1={text}"}, b"other").code == "wrong_signature"
 
 
-def test_slack_and_standard_webhooks_can_be_described() -> None:
+def test_settings_of_hmac_can_describe_slack_and_standard_webhooks() -> None:
     slack = hook(
         "hmac", header="X-Slack-Signature", prefix="v0=", timestampHeader="X-Slack-Request-Timestamp",
         signed="v0:{timestamp}:{body}",
@@ -146,8 +148,8 @@ def test_slack_and_standard_webhooks_can_be_described() -> None:
     assert refusal(standard, sent).code == "missing_signature"
 
 
-def test_the_time_and_the_body_cannot_be_shifted_into_each_other() -> None:
-    """The text 1.7… with the time 1 is not the text 7… with the time 1.1…: times are digits only."""
+def test_a_signed_time_that_is_not_only_digits_is_refused() -> None:
+    """Otherwise digits could move from the body to the time without a change of the signed text."""
     webhook = hook("hmac", header="X-Sign", timestampHeader="X-Time")
     sign = {"x-sign": mac(b"1700000000.5." + BODY).hex()}
     check(webhook, {**sign, "x-time": "1700000000"}, b"5." + BODY)
@@ -181,7 +183,7 @@ def test_a_delivery_has_the_idempotency_key_of_its_sender_or_none() -> None:
         ("stripe", "let the service send application/json"),
     ],
 )
-def test_a_form_is_refused_with_what_to_set_at_the_service(kind: str, remedy: str) -> None:
+def test_a_form_is_refused_with_the_setting_to_change_at_the_service(kind: str, remedy: str) -> None:
     refuse_form(hook(kind), Headers({"Content-Type": "application/json"}))
     with pytest.raises(Problem) as refused:
         refuse_form(hook(kind), Headers({"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}))
@@ -189,7 +191,7 @@ def test_a_form_is_refused_with_what_to_set_at_the_service(kind: str, remedy: st
     assert refused.value.detail == f"Content-Type application/x-www-form-urlencoded; {remedy}"
 
 
-def test_secrets_are_lines_and_are_read_again(tmp_path: Path) -> None:
+def test_each_line_of_a_file_is_a_secret_and_changes_are_read_after_a_second(tmp_path: Path) -> None:
     now = [0.0]
     secrets = Secrets(WorkloadSettings(secrets_dir=tmp_path), clock=lambda: now[0])
     webhook = hook("github")
@@ -197,7 +199,7 @@ def test_secrets_are_lines_and_are_read_again(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
     file = tmp_path / "p" / "webhook-w"
     file.write_bytes(b"one\r\n\n  two \n")
-    assert secrets.of("p", webhook) == (), "read again after a second"
+    assert secrets.of("p", webhook) == (), "the file is not read again within a second"
     now[0] = 1.0
     assert secrets.of("p", webhook) == (b"one", b"two")
     file.write_bytes(b"\n" * 20 + b"x\n" * 20)

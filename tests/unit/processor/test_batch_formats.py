@@ -1,4 +1,4 @@
-"""Batches of records in other formats than plain JSON: what is counted, left out, and a dead letter."""
+"""Tests of batches with Debezium envelopes: which records are events, filtered, or dead letters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOW = 1_770_000_000_000
 
 @dataclass(frozen=True)
 class Record(KafkaRecord):
-    """A record; its value None: a tombstone."""
+    """A record. With the value None, it is a tombstone."""
 
     sent: Any
     o: int
@@ -65,7 +65,7 @@ SENT = [
         ("event", ["a", "b", "c"], 1, [(4, "missing_field")]),
     ],
 )
-def test_every_record_is_counted_left_out_or_a_dead_letter(
+def test_every_record_is_an_event_filtered_or_a_dead_letter(
     deletes: str, kept: list[str], filtered: int, dead: list[Any], time: bool
 ) -> None:
     records = [Record(sent, offset) for offset, sent in enumerate(SENT)]
@@ -77,7 +77,7 @@ def test_every_record_is_counted_left_out_or_a_dead_letter(
     assert batch.times.height == len(kept)
 
 
-def test_what_the_filter_takes_out_is_added_to_what_is_left_out() -> None:
+def test_ignored_deletes_and_events_that_the_filter_drops_are_counted_together() -> None:
     records = [Record(sent, offset) for offset, sent in enumerate(SENT[:4])]
     of = reader(deletes="ignore", time=True, where="k <> 'a'")
     batch = of.join([of.decode(records, NOW), of.decode([Record(SENT[1], 9, p=1)], NOW, 4)])

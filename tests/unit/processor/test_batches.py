@@ -1,4 +1,4 @@
-"""What a batch of records is read as."""
+"""Tests of the batches that records are read into."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SPEC = PipelineSpec.model_validate(
 
 @dataclass(frozen=True)
 class Record(KafkaRecord):
-    """One number."""
+    """A record with a number."""
 
     z: float | None
     o: int
@@ -45,7 +45,7 @@ class Record(KafkaRecord):
 
 @dataclass(frozen=True)
 class Tagged(KafkaRecord):
-    """An array of strings."""
+    """A record with an array of strings."""
 
     tags: object
     o: int
@@ -55,8 +55,8 @@ class Tagged(KafkaRecord):
         return json.dumps({"ts": 1_770_000_000_000, "k": self.o % 2, "more": {"tags": self.tags}}).encode()
 
 
-def test_each_string_of_an_array_counts() -> None:
-    """Nulls and arrays without strings count nothing; an array of something else is no event."""
+def test_metrics_of_an_array_count_each_of_its_strings() -> None:
+    """Nulls and empty arrays count nothing. Arrays with other elements are dead letters."""
     fields = [{"name": "ts", "type": "timestamp"}, {"name": "k", "type": "integer"}]
     fields.append({"name": "tags", "type": "strings", "path": "more.tags"})
     metrics: list[dict[str, object]] = [{"name": "n", "function": "count"}]
@@ -73,30 +73,32 @@ def test_each_string_of_an_array_counts() -> None:
     plan = layout(spec.aggregations[0], field_types(spec, {}))
     rows = aggregate(batch.frame, plan, closed_until=None, epochs={0: 0}).rows.sort("k")
     read = decoders(plan)
-    found = [
+    frequent = [
         [(item["value"], item["count"]) for item in read["topk"](stored) or []] for stored in rows["_frequent_tags"]
     ]
-    assert found == [[("a", 3), ("b", 3)], [("x", 2), ("y", 1)]]
+    assert frequent == [[("a", 3), ("b", 3)], [("x", 2), ("y", 1)]]
     assert [read["distinct"](stored) for stored in rows["_uniques_tags"]] == [2, 2]
     assert rows["_count"].to_list() == [4, 4]
 
 
 @pytest.mark.parametrize("at", [-1, -(2**63) + 1_770_000_000_000])
-def test_a_record_with_a_negative_timestamp_arrives_now(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Postgres subtracts the arrival from its clock, which would overflow."""
+def test_a_record_with_a_negative_timestamp_gets_the_current_time_as_arrival(
+    at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postgres would overflow when it subtracts the arrival from its clock."""
     monkeypatch.setattr(Record, "timestamp", lambda _: (1, at))
     arrived = BatchReader(SPEC).read([Record(0.0, 7)], 1_770_000_000_000).arrived
     assert arrived[0] > 1_770_000_000_000
 
 
-def test_both_zeros_are_one_group_sent_or_derived() -> None:
+def test_zeros_of_both_signs_are_one_group() -> None:
     records = [Record(z, offset) for offset, z in enumerate([-0.0, 0.0, None, 1.5])]
     frame = BatchReader(SPEC).read(records, 1_770_000_000_000).frame
     types = field_types(SPEC, {"d": "number"})
     for aggregation in SPEC.aggregations:
         rows = aggregate(frame, layout(aggregation, types), closed_until=None, epochs={}).rows
-        found = {repr(group): (count, repr(low)) for group, count, low in rows.select(
+        groups = {repr(group): (count, repr(low)) for group, count, low in rows.select(
             aggregation.name, "_count", rows.columns[-1]
         ).rows()}  # fmt: skip
         other = "1.5" if aggregation.name == "z" else "-1.5"
-        assert found == {"0.0": (2, "0.0"), "None": (1, "None"), other: (1, "1.5")}
+        assert groups == {"0.0": (2, "0.0"), "None": (1, "None"), other: (1, "1.5")}

@@ -1,4 +1,4 @@
-"""Metrics with a condition (`where`): their columns, what they count, and that others pay nothing for them."""
+"""Tests of metrics with a condition (`where`): their columns, and the events that they count."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TYPES = {"v": "number", "w": "integer", "ok": "boolean", "s": "string", "t": "ti
 
 @dataclass(frozen=True)
 class Record(KafkaRecord):
-    """An event in its place."""
+    """An event with an offset."""
 
     o: int
     members: dict[str, Any]
@@ -77,30 +77,30 @@ EVENTS = (
 def test_every_function_counts_only_events_for_which_the_condition_is_true(
     function: str, window: dict[str, str]
 ) -> None:
-    """Its columns hold what those of the same metric hold over these events alone."""
+    """The columns hold the same values as without a condition over only these events."""
     chosen = [event for event in EVENTS if event["ok"] is True]
     kind = next(kind for kind in ("number", "string") if function in functions_for(kind))
-    field = next(name for name, found in TYPES.items() if found == kind)
+    field = next(name for name, kind_of_field in TYPES.items() if kind_of_field == kind)
     plain = metric(function, field=field, **parameters_for(function, {"w": "integer"}))
     wanted = spec(plain | {"where": "ok"}, window=window)
-    found, expected = row(wanted, *EVENTS), row(spec(plain, window=window), *chosen)
+    actual, expected = row(wanted, *EVENTS), row(spec(plain, window=window), *chosen)
     columns = needed_columns(wanted.aggregations[0].metrics[0])
     others = needed_columns(spec(plain).aggregations[0].metrics[0])
     pairs = list(zip(columns, others, strict=True))
     assert pairs
-    # An event's place in the topic is not that of the event among the chosen.
-    assert [found[a] for a, b in pairs if "_at" not in b] == [expected[b] for _, b in pairs if "_at" not in b]
+    # The offset of an event differs between all events and the chosen events.
+    assert [actual[a] for a, b in pairs if "_at" not in b] == [expected[b] for _, b in pairs if "_at" not in b]
 
 
-def test_a_count_of_events_is_zero_where_none_fulfils_the_condition() -> None:
+def test_a_count_is_zero_if_no_event_fulfils_the_condition() -> None:
     (column,) = needed_columns(spec(metric("count", where="w > 5")).aggregations[0].metrics[0])
     assert row(spec(metric("count", where="w > 5")), {"w": 1}, {"w": None})[column] == 0
     assert row(spec(metric("count", where="w > 5")), {"w": 6}, {"w": None})[column] == 1
     assert row(spec(metric("count", where="w > 5")), {"w": 6}, {"w": None})["_count"] == 2
 
 
-def test_conditions_of_one_meaning_share_a_column() -> None:
-    """Blanks, brackets and letter case make no other column; another condition, field or function does."""
+def test_equal_conditions_share_a_column() -> None:
+    """White space, parentheses and letter case make no difference. Another condition, field or function does."""
     same = ["w>=5", "(W >= 5)", "w >= (5)"]
     wanted = [metric("sum", field="v", where=text) | {"name": f"m{n}"} for n, text in enumerate(same)]
     plan = layout(spec(*wanted).aggregations[0], TYPES)
@@ -110,8 +110,8 @@ def test_conditions_of_one_meaning_share_a_column() -> None:
     assert len(plan.partials) == len({p.column for p in plan.partials}) == 5
 
 
-def test_names_of_columns_are_those_that_tables_have() -> None:
-    """They are made of the condition: another name for it would lose what is stored."""
+def test_the_names_of_columns_with_conditions_do_not_change_between_versions() -> None:
+    """The name is derived from the condition. With another name, stored values would be lost."""
     text = "status >= 500 AND NOT (path LIKE '/a''%' OR flag IS NULL) OR CASE WHEN x THEN 1.5 ELSE NULL END > -1"
     assert normal_form(text) == (
         'OR(AND(>=("status",500),NOT(OR(LIKE("path",\'/a\'\'%\'),IS NULL("flag")))),>(CASE("x":1.5;NULL),-1))'
@@ -124,7 +124,7 @@ def test_names_of_columns_are_those_that_tables_have() -> None:
     ]  # fmt: skip
 
 
-def test_a_condition_reads_fields_and_derives_that_nothing_else_reads() -> None:
+def test_a_condition_may_read_fields_and_derives_that_nothing_else_reads() -> None:
     pipeline = spec(metric("count", where="large AND s = 'a'"), derive=[{"name": "large", "expression": "v > 2"}])
     (column,) = needed_columns(pipeline.aggregations[0].metrics[0])
     assert row(pipeline, *EVENTS)[column] == 1
@@ -132,14 +132,16 @@ def test_a_condition_reads_fields_and_derives_that_nothing_else_reads() -> None:
     assert row(plain, *EVENTS)[needed_columns(plain.aggregations[0].metrics[0])[0]] == 2
 
 
-def test_frames_without_conditions_have_no_further_columns() -> None:
+def test_frames_have_additional_columns_only_for_conditions() -> None:
     frame = BatchReader(spec(metric("sum", field="v"))).read([Record(0, {"v": 1.0})], NOW).frame
     assert [name for name in frame.columns if not name.startswith("_")] == ["v"]
-    asked = [metric("sum", field="v", where="w > 1"), metric("avg", field="v", where="w > 1") | {"name": "x"}]
-    frame = BatchReader(spec(*asked)).read([Record(0, {"v": 1.0})], NOW).frame
-    assert len([name for name in frame.columns if "?" in name]) == 2, "the condition, and the field under it"
+    metrics = [metric("sum", field="v", where="w > 1"), metric("avg", field="v", where="w > 1") | {"name": "x"}]
+    frame = BatchReader(spec(*metrics)).read([Record(0, {"v": 1.0})], NOW).frame
+    assert len([name for name in frame.columns if "?" in name]) == 2, (
+        "there must be a column of the condition, and a column of the field"
+    )
 
 
-def test_the_model_of_the_tests_knows_conditions() -> None:
+def test_the_model_of_the_tests_applies_conditions() -> None:
     wanted = metric("sum", field="w", where="w < 10 AND ok")
     assert metric_cell(wanted, TYPES, EVENTS, 1000).fits(4)

@@ -1,4 +1,4 @@
-"""What a processor tells of a Postgres that accepts connections, and refuses to write."""
+"""Tests of the link to a Postgres that accepts connections but refuses writes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Link:
         assert self.link.is_open()
 
     def refuse(self, error: Exception) -> None:
-        """A write fails, and a second later there is another connection."""
+        """Fail a write, and open another connection a second later."""
         self.link.lose(error)
         self.now += 1.0
         self.link.answers()
@@ -46,7 +46,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("error", REFUSED, ids=lambda error: type(error).__name__)
-def test_a_new_connection_does_not_hide_that_writes_are_refused(link: Link, error: Exception) -> None:
+def test_refused_writes_are_reported_until_results_are_stored(link: Link, error: Exception) -> None:
     for _ in range(3):
         link.refuse(error)
         assert link.link.error == str(error)
@@ -54,7 +54,7 @@ def test_a_new_connection_does_not_hide_that_writes_are_refused(link: Link, erro
     assert link.link.error == ""
 
 
-def test_with_nothing_to_write_the_refusal_is_forgotten_after_a_while(link: Link) -> None:
+def test_the_report_of_refused_writes_expires_if_there_is_nothing_to_write(link: Link) -> None:
     link.refuse(REFUSED[0])
     link.link.turned()
     assert link.link.error
@@ -63,6 +63,6 @@ def test_with_nothing_to_write_the_refusal_is_forgotten_after_a_while(link: Link
     assert link.link.error == ""
 
 
-def test_after_a_lost_connection_a_new_one_is_good(link: Link) -> None:
+def test_a_lost_connection_is_not_reported_after_a_new_connection(link: Link) -> None:
     link.refuse(psycopg.OperationalError("server closed the connection unexpectedly"))
     assert link.link.error == ""

@@ -1,4 +1,4 @@
-"""Detectors read decimals as numbers; groups have them as texts, as in answers."""
+"""Tests of anomaly rules on decimals: detectors read numbers, and groups contain texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tidemill_processor.detect.detectors import number
 TYPES = {"amount": "decimal(2)", "rate": "decimal(3)", "items": "integer"}
 
 
-def test_rules_about_events_read_decimals_as_numbers() -> None:
+def test_rules_on_events_read_decimals_as_numbers_and_groups_as_texts() -> None:
     rule = AnomalySpec.model_validate({"name": "r", "field": "amount", "groupBy": ["rate", "items"]})
     columns = {
         PARTITION: [0, 0, 0],
@@ -31,5 +31,5 @@ def test_rules_about_events_read_decimals_as_numbers() -> None:
     ]  # fmt: skip
 
 
-def test_rules_about_metrics_read_their_texts() -> None:
+def test_rules_on_metrics_read_the_texts_of_decimals_as_numbers() -> None:
     assert [number(value) for value in ("12.50", "-0.000001", "1" * 400)] == [12.5, -1e-06, float("inf")]

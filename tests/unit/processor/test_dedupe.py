@@ -1,4 +1,4 @@
-"""Which events of a batch are duplicates, held against a model that remembers every event."""
+"""Tests of dedupe: which events of a batch are duplicates, by a model that remembers every event."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ KNOWN = st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 60)), max
 
 
 @given(KNOWN, EVENTS)
-def test_the_first_event_within_the_window_counts(
+def test_only_the_first_event_of_an_id_within_the_window_counts(
     known: list[tuple[str, int]], events: list[tuple[str | None, int]]
 ) -> None:
     counted, first = list(known), []
@@ -49,31 +49,31 @@ def test_the_first_event_within_the_window_counts(
             first.append(n)
             if id_ is not None:
                 counted.append((id_, time))
-    found = JUDGE.judge(batch(events), [memory(*known)])
-    assert found.batch.frame[INDEX].to_list() == first
-    assert sum(found.duplicates.values()) == len(events) - len(first)
-    assert found.new["live"].select(ID, TIME).rows() == [events[n] for n in first if events[n][0] is not None]
+    result = JUDGE.judge(batch(events), [memory(*known)])
+    assert result.batch.frame[INDEX].to_list() == first
+    assert sum(result.duplicates.values()) == len(events) - len(first)
+    assert result.new["live"].select(ID, TIME).rows() == [events[n] for n in first if events[n][0] is not None]
 
 
-def test_each_reader_has_its_own_memory() -> None:
-    """A replay counts what live processors have counted; only handed-over partitions (here 1) count for both."""
+def test_live_events_and_replays_have_separate_memories() -> None:
+    """Only a partition that was handed over (here 1) counts for both."""
     events = [("a", 0), ("b", 0), ("c", 0), ("d", 0)]
     other = memory(("d", 5), reader="replay", partitions=frozenset({1}))
-    found = JUDGE.judge(batch(events), [memory(("a", 5)), other])
-    assert found.frame("live")["id"].to_list() == ["b", "c", "d"]
-    assert found.frame("replay").filter(pl.col(PARTITION) == 1)["id"].to_list() == ["b"]
-    assert found.new["replay"][ID].to_list() == ["b"]
-    assert found.duplicates == {0: 1}
+    result = JUDGE.judge(batch(events), [memory(("a", 5)), other])
+    assert result.frame("live")["id"].to_list() == ["b", "c", "d"]
+    assert result.frame("replay").filter(pl.col(PARTITION) == 1)["id"].to_list() == ["b"]
+    assert result.new["replay"][ID].to_list() == ["b"]
+    assert result.duplicates == {0: 1}
 
 
-def test_a_part_of_a_batch_is_judged_again() -> None:
-    """The first event is cut off, so the second one counts."""
+def test_duplicates_are_found_again_if_a_batch_is_cut() -> None:
+    """The cut removes the first event, and the second event counts."""
     whole = batch([("a", 0), ("a", 1), ("a", 2)])
     part = replace(whole, frame=whole.frame[1:])
     assert JUDGE.judge(whole, [memory()]).cut(part).frame("live")[INDEX].to_list() == [1]
 
 
-def test_long_ids_are_told_apart_and_never_equal_a_short_one() -> None:
+def test_long_ids_are_shortened_and_stay_different() -> None:
     ids = ["x" * LONGEST, "x" * (LONGEST + 1), "x" * 4000 + "a", "x" * 4000 + "b", "ø" * 40]
     stored = JUDGE.ids(batch([(id_, 0) for id_ in ids]).frame)[ID].to_list()
     assert stored[0] == ids[0]
@@ -109,14 +109,14 @@ def exploded(path: str) -> tuple[Batch, Judge]:
     return batch_reader(spec).read(records(order, order, other), NOW_MS), Judge("id", field.array is None, 3_600_000)
 
 
-def test_elements_of_a_record_are_not_duplicates_of_each_other() -> None:
-    """They have the record's id, so the place in the array is a part of the identity."""
+def test_elements_of_an_array_with_the_records_id_are_no_duplicates() -> None:
+    """The index in the array is part of the identity."""
     events, judge = exploded("id")
-    found = judge.judge(events, [memory()])
-    assert found.frame("live")["id"].to_list() == [7, 7, 7, 8, 8]
-    assert found.new["live"][ID].to_list() == ["0 7", "1 7", "2 7", "0 8", "1 8"]
+    result = judge.judge(events, [memory()])
+    assert result.frame("live")["id"].to_list() == [7, 7, 7, 8, 8]
+    assert result.new["live"][ID].to_list() == ["0 7", "1 7", "2 7", "0 8", "1 8"]
 
 
-def test_elements_with_ids_of_their_own_are_duplicates_wherever_they_are() -> None:
+def test_elements_with_equal_ids_are_duplicates_in_all_records() -> None:
     events, judge = exploded("items[].id")
     assert judge.judge(events, [memory()]).frame("live")["id"].to_list() == [1, 2, 3]

@@ -1,4 +1,4 @@
-"""Batches of exploded arrays: a row for each element, which knows its record; records are in or out as a whole."""
+"""Tests of batches with exploded arrays: each element of an array becomes a row with the fields of its record."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_pipeline_without_an_array_has_the_plain_reader() -> None:
 
 
 def test_each_element_is_a_row_with_the_fields_of_its_record() -> None:
-    """With the fields of its record; a record without elements is consumed and gives none."""
+    """A record without elements is consumed and gives no rows."""
     sent = records(
         {"id": 1, "items": [{"sku": "a", "price": 2}, {"sku": "b"}]}, {"id": 2}, {"id": 3, "items": []},
         {"id": 4, "items": [{"sku": "c", "price": 0.5}]},
@@ -75,8 +75,8 @@ def test_each_element_is_a_row_with_the_fields_of_its_record() -> None:
     assert [batch.message(index).offset() for index in range(3)] == [0, 0, 3]
 
 
-def test_dead_letters_are_of_elements_or_of_records() -> None:
-    """An element's has its place and its own text; the others of the record count."""
+def test_an_invalid_element_is_a_dead_letter_and_the_other_elements_count() -> None:
+    """The dead letter contains the element's index and text. An invalid record is a single dead letter."""
     sent = records(
         {"id": 1, "items": [{"sku": "a"}, {"sku": 5}, {"sku": "b"}]}, b"nonsense", {"id": "x", "items": [{"sku": "c"}]},
         {"id": 2, "items": [7]},
@@ -91,7 +91,7 @@ def test_dead_letters_are_of_elements_or_of_records() -> None:
     assert batch.invalid == {0: 4}
 
 
-def test_what_is_refused_later_is_a_single_element() -> None:
+def test_a_row_that_the_database_refuses_is_a_dead_letter_of_its_element() -> None:
     sent = records({"id": 1, "items": []}, {"id": 1, "items": [{"sku": "a"}, {"sku": "b"}, {"sku": "c"}]})
     batch = batch_reader(spec()).read(sent, NOW).refuse([1, 2], Reason.REFUSED_BY_DATABASE, "why")
     assert places(batch.dead) == [(1, 1, "refused_by_database"), (1, 2, "refused_by_database")]
@@ -99,8 +99,7 @@ def test_what_is_refused_later_is_a_single_element() -> None:
     assert batch.frame[INDEX].to_list() == [0]
 
 
-def test_ingests_verdict_on_a_record_stands() -> None:
-    """A record that ingest has marked is one dead letter, whatever its elements are."""
+def test_a_record_that_ingest_refused_is_a_single_dead_letter() -> None:
     raw = b'{"id": "x", "items": [{"sku": 5}, {"sku": 6}]}'
 
     @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def test_ingests_verdict_on_a_record_stands() -> None:
     assert (letter.element, letter.reason, letter.detail, letter.value) == (None, "mistyped", "as ingest said", raw)
 
 
-def test_kept_events_have_the_fields_of_the_record_too() -> None:
+def test_stored_events_of_elements_have_the_fields_of_the_record() -> None:
     sent = records({"id": 1, "items": [{"sku": "a", "price": 1}, {}]})
     batch = batch_reader(spec(events={"store": True})).read(sent, NOW)
     assert [json.loads(text) for (text,) in rows(batch, DATA)] == [
@@ -121,8 +120,8 @@ def test_kept_events_have_the_fields_of_the_record_too() -> None:
     ]  # fmt: skip
 
 
-def test_times_of_elements_do_not_confirm_each_other() -> None:
-    """A jump of event time is believed after three events beyond it: the elements of one record are one of them."""
+def test_the_elements_of_a_record_count_as_a_single_time() -> None:
+    """A jump of event time counts only after three events, and elements of a record must not suffice."""
     fields = [{"name": "at", "type": "timestamp", "path": "points[].at"}]
     sent = records({"points": [{"at": NOW - 5}, {"at": NOW - 9}]}, {"points": [{"at": NOW - 7}]}, {"points": []})
     batch = batch_reader(spec(fields, time="at")).read(sent, NOW)
@@ -131,26 +130,25 @@ def test_times_of_elements_do_not_confirm_each_other() -> None:
     assert batch.latest_times() == {0: NOW - 5}
 
 
-def test_without_a_time_field_the_records_time_counts() -> None:
+def test_elements_have_the_time_of_their_record_if_there_is_no_time_field() -> None:
     batch = batch_reader(spec()).read(records({"id": 1, "items": [{}, {}]}), NOW)
     assert [row[0] for row in rows(batch, TIME)] == [ARRIVED_MS, ARRIVED_MS]
 
 
-def test_elements_of_one_record_are_in_order() -> None:
-    """`first` and `last` of the same time, partition and offset: by the place in the array."""
+def test_first_and_last_order_the_elements_of_a_record_by_index() -> None:
     wanted = [{"name": name, "function": name, "field": "sku"} for name in ("first", "last")]
     of = spec(metrics=wanted)
     sent = records({"id": 1, "items": [{"sku": sku} for sku in "mzaq"]}, {"id": 1, "items": [{"sku": "b"}]})
     batch = batch_reader(of).read(sent, NOW)
     plan = layout(of.aggregations[0], field_types(of, {}))
     (row,) = aggregate(batch.frame, plan, closed_until=None, epochs={0: 3}).rows.rows(named=True)
-    found = {name: value for name, value in row.items() if "first" in name or "last" in name}
-    assert sorted(map(str, found.values())) == sorted(
+    values = {name: value for name, value in row.items() if "first" in name or "last" in name}
+    assert sorted(map(str, values.values())) == sorted(
         ["m", "b", f"{{{ARRIVED_MS},0,3,0,0,0}}", f"{{{ARRIVED_MS},0,3,0,1,0}}"]
     )
 
 
-def test_a_replay_takes_whole_records() -> None:
+def test_a_batch_is_cut_between_records() -> None:
     sent = records(*({"id": n, "items": [{"sku": str(i)} for i in range(n)]} for n in (2, 0, 3, 1)), b"[]")
     batch = batch_reader(spec(transform={"filter": "sku <> '1'"})).read(sent, NOW)
     cut = batch.until({0: 3})
@@ -178,8 +176,10 @@ WRITTEN: list[tuple[Any, Callable[[bytes], bytes]]] = [
 
 @pytest.mark.parametrize(("form", "write"), WRITTEN)
 @pytest.mark.parametrize("keeps", [False, True])
-def test_arrays_of_events_that_are_opened(form: Any, write: Callable[[bytes], bytes], keeps: bool) -> None:
-    """As those of plain JSON: in framed records and in envelopes, the array is that of the event."""
+def test_arrays_in_envelopes_and_frames_are_exploded_like_arrays_of_plain_json(
+    form: Any, write: Callable[[bytes], bytes], keeps: bool
+) -> None:
+    """The array of the event is exploded, not an array of the envelope."""
     sent = [
         json.dumps(event).encode()
         for event in (
@@ -199,7 +199,7 @@ def test_arrays_of_events_that_are_opened(form: Any, write: Callable[[bytes], by
     assert [letter.value for letter in later] == [b'{"sku": "b"}', b'{"sku": "\\u00e9"}']
 
 
-def test_what_the_format_leaves_out_has_no_elements() -> None:
+def test_ignored_deletes_have_no_elements() -> None:
     fields = [*FIELDS, {"name": "op", "type": "string", "from": "envelope"}]
     of = spec(fields, group=["op", "sku"], format={"envelope": "debezium", "deletes": "ignore"})
     row = {"id": 1, "items": [{"sku": "a"}, {"sku": "b"}]}
@@ -218,8 +218,8 @@ SIZES = st.lists(st.integers(0, 30), min_size=1, max_size=25)
 
 @settings(max_examples=50, deadline=None)
 @given(SIZES, st.booleans())
-def test_records_with_very_many_elements_are_read_bit_by_bit(sizes: list[int], keeps: bool) -> None:
-    """Bounded pieces of whole records, in order; together they are what one reading would give."""
+def test_records_with_many_elements_are_read_in_bounded_pieces(sizes: list[int], keeps: bool) -> None:
+    """Pieces consist of whole records, and give the same batch as one reading."""
     of = spec(events={"store": keeps})
     sent = records(*({"id": n, "items": [{"sku": f"{n}.{i}"} for i in range(size)]} for n, size in enumerate(sizes)))
     reader, pieces, rest = batch_reader(of), [], sent
@@ -241,11 +241,13 @@ def test_records_with_very_many_elements_are_read_bit_by_bit(sizes: list[int], k
 
 
 @pytest.mark.parametrize(
-    ("ready", "stopping", "goes_on"),
+    ("ready", "stopping", "continues"),
     [({0, 1}, False, True), ({0}, False, False), (set(), False, False), ({0, 1}, True, False)],
 )
-def test_what_is_left_of_a_call_is_read_again_after_a_failure(ready: set[int], stopping: bool, goes_on: bool) -> None:
-    """A commit that failed stops its partitions; records beyond it must not be stored, of whichever partition."""
+def test_the_rest_of_a_call_is_dropped_if_the_processor_or_a_partition_stops(
+    ready: set[int], stopping: bool, continues: bool
+) -> None:
+    """After a failed commit, later records of the call must not be stored, and are read again."""
 
     class Source:
         def __init__(self) -> None:
@@ -261,10 +263,10 @@ def test_what_is_left_of_a_call_is_read_again_after_a_failure(ready: set[int], s
         _side_inputs=SideInputs(),
     )  # fmt: skip
     loop._process_rest(frozenset({0, 1}))
-    assert (len(processed), source.stopped, len(loop._rest)) == (goes_on, not goes_on, 0)
+    assert (len(processed), source.stopped, len(loop._rest)) == (continues, not continues, 0)
 
 
-def test_a_record_with_a_million_elements_does_not_stop_the_others() -> None:
+def test_a_record_with_too_many_elements_is_a_dead_letter() -> None:
     sent = records({"id": 1, "items": [{"sku": "a"}]}, b'{"id": 2, "items": [' + b"1," * 400_000 + b"1]}")
     batch = batch_reader(spec()).read([*sent, RawRecord(0, 2, b'{"id": 3, "items": [{"sku": "b"}]}')], NOW)
     assert (batch.frame.height, places(batch.dead)) == (2, [(1, None, "too_large")])

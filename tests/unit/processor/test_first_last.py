@@ -1,4 +1,4 @@
-"""`first` and `last`: which event counts as such, to the microsecond."""
+"""Tests of `first` and `last`: which event they choose, by the microsecond."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def row(function: str, *records: Record) -> dict[str, Any]:
     pipeline = spec(function)
     frame = BatchReader(pipeline).read(records, NOW).frame
     plan = layout(pipeline.aggregations[0], field_types(pipeline, derived_types(pipeline)))
-    (found,) = aggregate(frame, plan, closed_until=None, epochs={0: 3, 1: 3}).rows.rows(named=True)
-    return found
+    (values,) = aggregate(frame, plan, closed_until=None, epochs={0: 3, 1: 3}).rows.rows(named=True)
+    return values
 
 
 RECORDS = (
@@ -59,15 +59,15 @@ RECORDS = (
 )
 
 
-def test_events_are_ordered_by_microseconds_then_by_their_place() -> None:
-    """A number of milliseconds has no microseconds; what is finer than one is cut."""
+def test_events_are_ordered_by_microseconds_and_then_by_partition_and_offset() -> None:
+    """A time in milliseconds has 0 microseconds. Digits after the microseconds are ignored."""
     first = row("first", *RECORDS)
     assert (first["_first_v"], first["_first_at_v"]) == (4, "{1795773600100,0,3,0,6}")
     last = row("last", *RECORDS)
     assert (last["_last_v"], last["_last_at_v"]) == (3, "{1795773600100,999,3,1,1}")
 
 
-def test_other_functions_do_without_microseconds() -> None:
+def test_batches_contain_microseconds_only_for_first_and_last() -> None:
     frame = BatchReader(spec("sum")).read(RECORDS, NOW).frame
     assert MICROS not in frame.columns
     assert BatchReader(spec("last")).read(RECORDS, NOW).frame.schema[MICROS] == pl.Int64

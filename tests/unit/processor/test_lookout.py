@@ -1,4 +1,4 @@
-"""What a processor tells of a Kafka of which a part is away."""
+"""Tests of the lookout: which partly unavailable Kafka a processor reports."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tidemill_processor.lookout import Checked, Lookout
 
 
 class Kafka:
-    """Three partitions and a clock."""
+    """A Kafka with three partitions, and a clock."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now, self.told = 100.0, {0: 7, 1: 7, 2: 7}
+        self.now, self.reported = 100.0, {0: 7, 1: 7, 2: 7}
         self.lost_at: float | None = None
         monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
         nothing: Any = SimpleNamespace(
@@ -28,18 +28,18 @@ class Kafka:
         self.lookout = Lookout(nothing, None, Checked(self, nothing), Guards(*[nothing] * 4))  # type: ignore[arg-type]
 
     def ends(self) -> dict[int, int]:
-        if not self.told:
+        if not self.reported:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-        return dict(self.told)
+        return dict(self.reported)
 
     def follow_login(self) -> None:
-        """The login does not change."""
+        """Accept the call. The login does not change."""
 
     def untold(self, ends: dict[int, int]) -> frozenset[int]:
         return frozenset({0, 1, 2}) - ends.keys()
 
     def after(self, seconds: float) -> str:
-        """Look every second for so long; what is told then."""
+        """Look every second for this time, and return the last report."""
         for _ in range(int(seconds)):
             self.now += 1.0
             with suppress(KafkaException):
@@ -52,32 +52,31 @@ def kafka(monkeypatch: pytest.MonkeyPatch) -> Kafka:
     return Kafka(monkeypatch)
 
 
-def test_silent_leaders_are_named_once_new_ones_could_have_been_chosen(kafka: Kafka) -> None:
-    """The brokers that are left answer all along."""
-    kafka.told = {0: 7}
+def test_silent_leaders_are_reported_after_the_time_of_an_election(kafka: Kafka) -> None:
+    """The other brokers answer."""
+    kafka.reported = {0: 7}
     assert kafka.after(15) == ""
     assert kafka.after(1) == "leaders of partitions 1, 2 do not answer"
-    kafka.told = {0: 7, 1: 7, 2: 7}
+    kafka.reported = {0: 7, 1: 7, 2: 7}
     assert kafka.after(1) == ""
 
 
-def test_first_nobody_answers_then_some(kafka: Kafka) -> None:
-    """Those that stay silent were so from the beginning."""
-    kafka.told = {}
+def test_the_time_of_silent_leaders_includes_the_time_when_no_broker_answered(kafka: Kafka) -> None:
+    kafka.reported = {}
     assert kafka.after(10) == ""
-    kafka.told = {0: 7}
+    kafka.reported = {0: 7}
     assert kafka.after(6) == "leaders of partitions 1, 2 do not answer"
 
 
-def test_a_new_leader_is_no_news(kafka: Kafka) -> None:
+def test_leaders_that_are_silent_for_a_short_time_are_not_reported(kafka: Kafka) -> None:
     for _ in range(5):
-        kafka.told = {0: 7}
+        kafka.reported = {0: 7}
         assert kafka.after(10) == ""
-        kafka.told = {0: 7, 1: 7, 2: 7}
+        kafka.reported = {0: 7, 1: 7, 2: 7}
         assert kafka.after(1) == ""
 
 
-def test_who_does_not_reach_the_coordinator_says_so(kafka: Kafka) -> None:
+def test_a_silent_coordinator_is_reported(kafka: Kafka) -> None:
     kafka.lost_at = kafka.now
     assert kafka.after(14) == ""
     assert kafka.after(1) == "the coordinator of the consumer group does not answer"

@@ -1,4 +1,4 @@
-"""The way of a refused event from ingest to its dead letter, and what a forged mark can do: nothing."""
+"""Tests of refused events: ingest and the processor give the same reasons, and forged marks have no effect."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ READER = BatchReader(SPEC)
 
 
 class Record:
-    """A record as Kafka has it."""
+    """A Kafka record."""
 
     def __init__(self, value: bytes | None, headers: Sequence[tuple[str, bytes]] = (), at: int = NOW) -> None:
         self._value, self._headers, self._at = value, list(headers), at
@@ -87,12 +87,12 @@ RAWS = [
 
 
 @given(st.lists(st.sampled_from(RAWS) | st.binary(max_size=20), min_size=1, max_size=6))
-def test_the_processor_says_of_an_event_what_ingest_said(raws: list[bytes]) -> None:
-    """Reason, field, detail and bytes, also when the processor comes to it a day later."""
-    made = Judge(CONFIG).judge(raws, NOW)
+def test_a_dead_letter_has_the_reason_that_ingest_gave(raws: list[bytes]) -> None:
+    """Field, detail and bytes are equal too, also if the processor reads the event a day later."""
+    judged = Judge(CONFIG).judge(raws, NOW)
     for index, raw in enumerate(raws):
-        batch = read(Record(made.values[index], made.headers.get(index, ())), now=NOW + 86_400_000)
-        verdict = made.invalid.get(index)
+        batch = read(Record(judged.values[index], judged.headers.get(index, ())), now=NOW + 86_400_000)
+        verdict = judged.invalid.get(index)
         assert batch.frame.height == (verdict is None)
         if verdict is None:
             assert batch.dead == ()
@@ -104,31 +104,31 @@ def test_the_processor_says_of_an_event_what_ingest_said(raws: list[bytes]) -> N
 
 
 @given(st.lists(st.sampled_from(RAWS) | st.binary(max_size=20), min_size=1, max_size=6))
-def test_an_event_gets_one_verdict_over_http_and_from_the_topic(raws: list[bytes]) -> None:
-    made = Judge(CONFIG).judge(raws, NOW)
+def test_ingest_and_the_processor_refuse_events_for_the_same_reasons(raws: list[bytes]) -> None:
+    judged = Judge(CONFIG).judge(raws, NOW)
     batch = read(*map(Record, raws))
     direct = [(letter.reason, letter.field, letter.detail) for letter in batch.dead]
-    assert direct == [(v.reason, v.field, v.detail.replace("\0", "\\0")) for v in made.invalid.values()]
+    assert direct == [(v.reason, v.field, v.detail.replace("\0", "\\0")) for v in judged.invalid.values()]
 
 
 FORGED = [
     ("no headers", event(), [], "not_json", "schema"),
-    ("a reason that there is not", event(), [("reason", b"evil")], "not_json", "schema"),
-    ("a reason that no decoder gives", b"{", [("reason", b"late")], "not_json", ""),
-    ("a refusal of what is valid", event(), [("reason", b"mistyped")], "not_json", "valid event follows"),
-    ("too early then", event(), [("reason", b"too_far_in_the_future")], "too_far_in_the_future", "refused by ingest"),
-    ("of what is invalid", event(v="1"), [("reason", b"mistyped"), ("field", b"v")], "mistyped", "got string"),
-    ("of an older ingest", b"{", [("reason", b"too_large")], "too_large", "refused by ingest"),
-    ("bytes that are no text", b"{", [("reason", b"\xff"), ("field", b"\0")], "not_json", ""),
+    ("an unknown reason", event(), [("reason", b"evil")], "not_json", "schema"),
+    ("a reason that decoders never give", b"{", [("reason", b"late")], "not_json", ""),
+    ("a valid event", event(), [("reason", b"mistyped")], "not_json", "valid event follows"),
+    ("too early", event(), [("reason", b"too_far_in_the_future")], "too_far_in_the_future", "refused by ingest"),
+    ("an invalid event", event(v="1"), [("reason", b"mistyped"), ("field", b"v")], "mistyped", "got string"),
+    ("an older ingest", b"{", [("reason", b"too_large")], "too_large", "refused by ingest"),
+    ("headers that are no text", b"{", [("reason", b"\xff"), ("field", b"\0")], "not_json", ""),
     ("a header without a value", b"{", [("reason", None)], "not_json", ""),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("what", "value", "headers", "reason", "detail"), FORGED, ids=[row[0] for row in FORGED])
+@pytest.mark.parametrize(("case", "value", "headers", "reason", "detail"), FORGED, ids=[row[0] for row in FORGED])
 def test_a_forged_mark_gives_a_dead_letter_of_its_own_record(
-    what: str, value: bytes, headers: list[Any], reason: str, detail: str
+    case: str, value: bytes, headers: list[Any], reason: str, detail: str
 ) -> None:
-    """Its neighbours count, and no text becomes a reason."""
+    """Other records of the batch count, and the reason is always a known reason."""
     batch = read(Record(event()), Record(QUARANTINE_PREFIX + value, headers), Record(event()))
     assert batch.frame.height == 2
     (letter,) = batch.dead
@@ -140,14 +140,14 @@ def test_a_forged_mark_gives_a_dead_letter_of_its_own_record(
     st.binary(max_size=30).map(lambda b: QUARANTINE_PREFIX + b) | st.just(QUARANTINE_PREFIX + event()),
     st.lists(st.tuples(st.sampled_from(["reason", "field", "detail"]), st.none() | st.binary(max_size=600))),
 )
-def test_reasons_are_a_closed_set_whatever_headers_say(value: bytes, headers: list[Any]) -> None:
+def test_any_headers_give_a_known_reason_and_a_bounded_detail(value: bytes, headers: list[Any]) -> None:
     (letter,) = read(Record(value, headers)).dead
     assert letter.reason in set(Reason)
     assert "\0" not in f"{letter.field}{letter.detail}"
     assert len(letter.detail or "") <= 1000
 
 
-def test_a_tombstone_is_told_as_such() -> None:
+def test_the_dead_letter_of_a_tombstone_names_the_tombstone() -> None:
     batch = read(Record(event()), Record(None), Record(b""))
     assert batch.frame.height == 1
     assert [letter.reason for letter in batch.dead] == ["not_json", "not_json"]
@@ -155,10 +155,10 @@ def test_a_tombstone_is_told_as_such() -> None:
     assert "tombstone" not in str(batch.dead[1].detail)
 
 
-def test_the_verdict_on_a_record_is_that_of_its_time() -> None:
-    """What was too far in the future when it came is no valid event a day later."""
+def test_an_event_that_was_too_early_at_its_arrival_stays_refused() -> None:
+    """A day later, the time of the event is no longer in the future."""
     early = event(ts=NOW + 7_200_000)
-    made = Judge(CONFIG).judge([early], NOW)
-    (letter,) = read(Record(made.values[0], made.headers[0]), now=NOW + 86_400_000).dead
+    judged = Judge(CONFIG).judge([early], NOW)
+    (letter,) = read(Record(judged.values[0], judged.headers[0]), now=NOW + 86_400_000).dead
     assert letter.reason == "too_far_in_the_future"
     assert EventDecoder(SPEC).refusal(early, NOW + 86_400_000) is None

@@ -1,4 +1,4 @@
-"""What of a batch a replay may store, and at which pace it reads."""
+"""Tests of replays: which events of a batch they store, and at which rate they read."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ SPEC = PipelineSpec.model_validate({
 
 
 def batch() -> Batch:
-    """Offsets 10 to 15 of two partitions: counted, filtered and invalid ones in turn."""
+    """Return offsets 10 to 15 of two partitions: valid, filtered and invalid events in turn."""
     bodies = [b'{"ts": %d, "n": 1}' % NOW, b'{"ts": %d, "n": -1}' % NOW, b"no JSON"]
     records = [RawRecord(p, offset, bodies[offset % 3]) for offset in range(10, 16) for p in (0, 1)]
     return BatchReader(SPEC, offsets=True).read(records, NOW)
 
 
-def places(found: Batch) -> list[tuple[int, int]]:
-    return sorted(found.frame.select(PARTITION, OFFSET).iter_rows())
+def offsets(batch: Batch) -> list[tuple[int, int]]:
+    return sorted(batch.frame.select(PARTITION, OFFSET).iter_rows())
 
 
-def test_a_batch_that_ends_before_the_limits_is_left_whole() -> None:
+def test_a_batch_that_ends_before_the_limits_is_not_cut() -> None:
     whole = batch()
     assert whole.until({0: 16, 1: 16}) is whole
-    assert places(whole) == [(0, 12), (0, 15), (1, 12), (1, 15)]
+    assert offsets(whole) == [(0, 12), (0, 15), (1, 12), (1, 15)]
 
 
 CUTS: list[tuple[int, list[int], int, int, int]] = [
@@ -51,19 +51,19 @@ CUTS: list[tuple[int, list[int], int, int, int]] = [
 
 
 @pytest.mark.parametrize(("end", "kept", "consumed", "filtered", "invalid"), CUTS)
-def test_what_lies_beyond_is_as_if_never_read(
+def test_events_after_the_limit_of_a_partition_do_not_count(
     end: int, kept: list[int], consumed: int, filtered: int, invalid: int
 ) -> None:
-    """Of one partition; the other is whole."""
+    """The other partition is not cut."""
     cut = batch().until({0: end, 1: 16})
-    assert places(cut) == [(0, offset) for offset in kept] + [(1, 12), (1, 15)]
+    assert offsets(cut) == [(0, offset) for offset in kept] + [(1, 12), (1, 15)]
     assert cut.next_offsets == {0: end, 1: 16}
     assert (cut.consumed, cut.filtered) == ({0: consumed, 1: 6}, {0: filtered, 1: 2})
     assert dict(cut.invalid) == {p: n for p, n in ((0, invalid), (1, 2)) if n}
 
 
-def test_a_rate_bounds_the_events_of_a_batch_and_rests_after_them() -> None:
-    """Half a second's events at once, and a rest after them; without a rate neither."""
+def test_a_rate_limits_the_events_of_a_batch_and_pauses_after_each_batch() -> None:
+    """A batch contains at most the events of half a second. Without a rate, there is no limit."""
     pace = Pace(1_000)
     assert (pace.limit(50_000), Pace(1).limit(50_000), Pace(0).limit(50_000)) == (500, 1, 50_000)
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""How a processor knows the partitions of a list of topics: each by its slot."""
+"""Tests of slots: the numbers of partitions in a pipeline that reads several topics."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ class Message:
         return self._error
 
 
-def test_slots_are_found_both_ways() -> None:
+def test_a_slot_is_found_by_its_place_and_a_place_by_its_slot() -> None:
     assert (AB.of("b", 1), AB.of("a", 1), AB.place(4), AB.place(2)) == (4, None, ("b", 1), None)
     assert (AB.topics, AB.added(4), AB.added(0)) == (("a", "b"), True, False)
 
 
-def test_only_slots_of_existing_topics_have_an_id() -> None:
+def test_only_slots_of_existing_topics_have_a_topic_id() -> None:
     assert AB.numbers({"b": ("B", 2)}) == {1: "B", 4: "B"}
     assert AB.numbers({"a": ("A", 1), "b": ("B", 1), "c": ("C", 9)}) == {0: "A", 1: "B"}
 
 
-def test_errors_of_missing_topics_stop_nothing() -> None:
-    gone = [KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART), KafkaError(KafkaError._UNKNOWN_TOPIC)]
+def test_errors_of_missing_topics_are_dropped_and_other_errors_are_kept() -> None:
+    missing = [KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART), KafkaError(KafkaError._UNKNOWN_TOPIC)]
     down = KafkaError(KafkaError._ALL_BROKERS_DOWN)
-    found = slotted([Message("a", 0, gone[0]), Message("c", None, gone[1]), Message(None, None, down)], AB)
-    assert [message.error() for message in found] == [down]
+    remaining = slotted([Message("a", 0, missing[0]), Message("c", None, missing[1]), Message(None, None, down)], AB)
+    assert [message.error() for message in remaining] == [down]
 
 
-def test_a_field_from_partition_is_the_partition_in_the_topic() -> None:
+def test_a_field_read_from_partition_is_the_partition_within_the_topic() -> None:
     fields = [{"name": "part", "type": "integer", "from": "partition"}]
     metrics = [{"name": "events", "function": "count"}]
     window = {"type": "tumbling", "size": "1h"}
@@ -78,7 +78,7 @@ def test_a_field_from_partition_is_the_partition_in_the_topic() -> None:
 
 
 class Consumer:
-    """Notes what it is asked for."""
+    """A consumer that records its calls."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, list[Any]]] = []
@@ -101,40 +101,40 @@ class Consumer:
 
 
 def source(slots: Slots) -> tuple[Source, Consumer]:
-    """A member of the group that reads nothing yet."""
-    made, consumer = Source.__new__(Source), Consumer()
-    made.slots, made.assigned, made.generation, made.lost_at = slots, frozenset(), 1, None
-    made.__dict__ |= {"_consumer": consumer, "_held": [], "_had": frozenset(), "_several": True}
-    made.__dict__ |= {"_ready": set(), "_ends_read": {}, "_seeks": Seeks()}
-    return made, consumer
+    """Return a member of the group that has not read any record."""
+    reader, consumer = Source.__new__(Source), Consumer()
+    reader.slots, reader.assigned, reader.generation, reader.lost_at = slots, frozenset(), 1, None
+    reader.__dict__ |= {"_consumer": consumer, "_held": [], "_had": frozenset(), "_several": True}
+    reader.__dict__ |= {"_ready": set(), "_ends_read": {}, "_seeks": Seeks()}
+    return reader, consumer
 
 
-def test_new_slots_are_read_after_all_positions_are_read_again() -> None:
-    one, consumer = source(AB)
-    one._on_assign(consumer, [TopicPartition("a", 0), TopicPartition("b", 2)])
-    assert one.assigned == {0}  # the partition without a slot stays paused
-    one._ready.add(0)
-    before, consumer.calls = one.generation, []
-    one.learn(SeveralTopics({**AB.places, 5: ("b", 2)}))
-    assert (one.assigned, one.ready, one.generation > before) == ({0, 5}, frozenset(), True)
+def test_a_partition_with_a_new_slot_waits_until_all_positions_are_read_again() -> None:
+    reader, consumer = source(AB)
+    reader._on_assign(consumer, [TopicPartition("a", 0), TopicPartition("b", 2)])
+    assert reader.assigned == {0}  # The partition without a slot is paused.
+    reader._ready.add(0)
+    before, consumer.calls = reader.generation, []
+    reader.learn(SeveralTopics({**AB.places, 5: ("b", 2)}))
+    assert (reader.assigned, reader.ready, reader.generation > before) == ({0, 5}, frozenset(), True)
     assert consumer.calls == [("pause", [("a", 0)])]
-    one.learn(SeveralTopics({**AB.places, 5: ("b", 2)}))
+    reader.learn(SeveralTopics({**AB.places, 5: ("b", 2)}))
     assert len(consumer.calls) == 1
 
 
-def test_other_topics_are_subscribed_to() -> None:
-    one, consumer = source(SeveralTopics())
-    one.subscribe()
-    one.learn(AB)
-    one.learn(SeveralTopics({0: ("a", 0)}))
-    one.learn(SeveralTopics())
+def test_the_subscription_follows_the_topics_of_the_slots() -> None:
+    reader, consumer = source(SeveralTopics())
+    reader.subscribe()
+    reader.learn(AB)
+    reader.learn(SeveralTopics({0: ("a", 0)}))
+    reader.learn(SeveralTopics())
     assert consumer.calls == [("unsubscribe", []), ("subscribe", ["a", "b"]), ("subscribe", ["a"]), ("unsubscribe", [])]
 
 
-def test_topics_that_could_not_be_subscribed_to_are_tried_again() -> None:
-    one, consumer = source(SeveralTopics({0: ("a", 0)}))
+def test_a_failed_subscription_is_retried() -> None:
+    reader, consumer = source(SeveralTopics({0: ("a", 0)}))
     consumer.failures = 1
     with pytest.raises(KafkaException):
-        one.learn(AB)
-    one.learn(AB)
-    assert (consumer.calls, one.slots) == ([("subscribe", ["a", "b"])], AB)
+        reader.learn(AB)
+    reader.learn(AB)
+    assert (consumer.calls, reader.slots) == ([("subscribe", ["a", "b"])], AB)

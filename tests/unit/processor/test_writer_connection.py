@@ -1,4 +1,4 @@
-"""What a processor's connection tells of a Postgres that answers in time, but slowly."""
+"""Tests of the writer's connection: it reports a Postgres that answers within deadlines, but slowly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tidemill_processor.connection import WriterConnection
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], str]:
-    """Has a statement take so long; what was told just before its answer."""
+    """Return a function that runs a statement of this duration, and returns the report just before its answer."""
     now = [100.0]
     connection = WriterConnection.__new__(WriterConnection)
 
@@ -32,8 +32,8 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], str]:
     return wait
 
 
-def test_many_slow_answers_are_told_before_the_last_one(waits: Any) -> None:
-    """Each is within its own deadline, and yet nothing gets done."""
+def test_several_slow_answers_in_a_row_are_reported(waits: Any) -> None:
+    """Each answer is within its deadline."""
     assert [waits(4.0) for _ in range(4)] == [
         "",
         "",
@@ -42,7 +42,7 @@ def test_many_slow_answers_are_told_before_the_last_one(waits: Any) -> None:
     ]
 
 
-def test_what_is_done_is_not_waited_for(waits: Any) -> None:
+def test_a_commit_resets_the_waiting_time(waits: Any) -> None:
     for _ in range(10):
         assert waits(4.0) == ""
         waits.connection.done()

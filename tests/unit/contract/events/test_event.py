@@ -1,4 +1,4 @@
-"""Which bytes are an event: verdicts by reason, and the batch reader's agreement with the single one."""
+"""Tests of plain JSON events: which are valid, the reasons of those that are not, and decoding in batches."""
 
 from __future__ import annotations
 
@@ -57,25 +57,25 @@ def event(**members: Any) -> bytes:
 
 VALID = [
     ("a plain event", event(k="a", i=1, x=1.5, b=True)),
-    ("absent and null optional fields are alike", event(k=None, i=None)),
-    ("an integer is a number", event(x=3)),
+    ("optional fields are absent or null", event(k=None, i=None)),
+    ("an integer as a number", event(x=3)),
     ("unknown members are ignored", event(other={"deep": [1]})),
-    ("the greatest and least 64-bit integers", event(i=2**63 - 1)),
+    ("the greatest 64-bit integer", event(i=2**63 - 1)),
     ("the least 64-bit integer", event(i=-(2**63))),
     ("an RFC 3339 time with an offset", event(ts="2023-11-14T23:13:20+01:00")),
-    ("as far ahead as maxFuture allows", event(ts=NOW + 3_600_000)),
+    ("a time at the limit of maxFuture", event(ts=NOW + 3_600_000)),
     ("a long string outside the group columns", event(note="x" * 5000)),
     ("a group key of exactly 1 KiB", event(k="x" * 1024)),
     ("an escaped backslash before u0000 is no NUL", b'{"ts": 1700000000000, "must": "a\\\\u0000"}'),
     ("text beyond ASCII", event(k="Zürich ✈")),
-    ("a float that is whole, for an integer", event(i=200.0)),
-    ("an exponent for an integer", b'{"ts": 1700000000000, "must": "m", "i": 2e2}'),
-    ("a float that is whole, for a time", event(ts=float(NOW))),
+    ("a whole float as an integer", event(i=200.0)),
+    ("an exponent as an integer", b'{"ts": 1700000000000, "must": "m", "i": 2e2}'),
+    ("a whole float as a time", event(ts=float(NOW))),
     ("a date alone", event(ts="2023-11-14", seen="2023-11-14")),
     ("more digits than microseconds", event(ts="2023-11-14T22:13:20.123456789Z")),
-    ("the last moment of all years", event(seen="9999-12-31T23:59:59.9999999Z")),
-    ("a time of long ago in milliseconds", event(seen=-631_152_000_000)),
-    ("seconds as a text's time", event(seen="1970-01-21T10:00:00Z")),
+    ("the last moment of the year 9999", event(seen="9999-12-31T23:59:59.9999999Z")),
+    ("milliseconds before 1970", event(seen=-631_152_000_000)),
+    ("a text as a time in 1970", event(seen="1970-01-21T10:00:00Z")),
 ]
 
 INVALID = [
@@ -86,7 +86,7 @@ INVALID = [
     ("a lone surrogate", b'{"ts": 1700000000000, "must": "m", "k": "\\ud800"}', Reason.NOT_JSON, None),
     ("bytes that are not UTF-8", b'{"ts": 1700000000000, "must": "m", "k": "\xff"}', Reason.NOT_JSON, None),
     ("nested beyond reason", b'{"ts": 1, "must": "m", "o": ' + b"[" * 9000 + b"]" * 9000 + b"}", Reason.NOT_JSON, None),
-    ("what ingest has refused", QUARANTINE_PREFIX + event(), Reason.NOT_JSON, None),
+    ("an event that ingest refused", QUARANTINE_PREFIX + event(), Reason.NOT_JSON, None),
     ("an array", b"[1]", Reason.NOT_AN_OBJECT, None),
     ("null", b"null", Reason.NOT_AN_OBJECT, None),
     ("a required field is missing", b'{"ts": 1700000000000}', Reason.MISSING_FIELD, "must"),
@@ -103,30 +103,30 @@ INVALID = [
         Reason.OUT_OF_RANGE,
         "i",
     ),
-    ("broken behind a value of another type", b'{"ts": 1700000000000, "i": "x", "must": "m"', Reason.NOT_JSON, None),
-    ("a word for a time", event(ts="now"), Reason.MISTYPED, "ts"),
+    ("no JSON after a mistyped value", b'{"ts": 1700000000000, "i": "x", "must": "m"', Reason.NOT_JSON, None),
+    ("a word as a time", event(ts="now"), Reason.MISTYPED, "ts"),
     ("a fraction of a millisecond as a number", event(ts=NOW + 0.5), Reason.MISTYPED, "ts"),
     ("the event time is missing", b'{"must": "m"}', Reason.MISSING_FIELD, "ts"),
-    ("a number for a string", event(k=3), Reason.MISTYPED, "k"),
-    ("a string for a number", event(x="3"), Reason.MISTYPED, "x"),
-    ("a fraction for an integer", event(i=1.5), Reason.MISTYPED, "i"),
-    ("a string for a boolean", event(b="true"), Reason.MISTYPED, "b"),
+    ("a number as a string", event(k=3), Reason.MISTYPED, "k"),
+    ("a string as a number", event(x="3"), Reason.MISTYPED, "x"),
+    ("a fraction as an integer", event(i=1.5), Reason.MISTYPED, "i"),
+    ("a string as a boolean", event(b="true"), Reason.MISTYPED, "b"),
     ("an integer beyond 64 bits", event(i=2**63), Reason.OUT_OF_RANGE, "i"),
     ("a number beyond a double", b'{"ts": 1700000000000, "must": "m", "x": 1e999}', Reason.OUT_OF_RANGE, "x"),
     ("a NUL character", event(k="a\0b"), Reason.BAD_STRING, "k"),
     ("a group key of 3 kB", event(k="x" * 3000), Reason.KEY_TOO_LONG, "k"),
-    ("a group of 3 kB that only an anomaly rule has", event(shop="x" * 3000), Reason.KEY_TOO_LONG, "shop"),
+    ("a group key of 3 kB in an anomaly rule", event(shop="x" * 3000), Reason.KEY_TOO_LONG, "shop"),
     ("a time without an offset", event(ts="2023-11-14T22:13:20"), Reason.MISTYPED, "ts"),
     ("the year 10000", event(ts="10000-01-01T00:00:00Z"), Reason.OUT_OF_RANGE, "ts"),
     ("the year 10000 in another field", event(seen=253_402_300_800_000), Reason.OUT_OF_RANGE, "seen"),
     ("before 1970", event(ts=-1), Reason.TOO_OLD, "ts"),
     ("beyond maxFuture", event(ts=NOW + 3_600_001), Reason.TOO_FAR_IN_THE_FUTURE, "ts"),
-    ("larger than an event may be", event(note="x" * MAX_EVENT_BYTES), Reason.TOO_LARGE, None),
+    ("larger than the limit of an event", event(note="x" * MAX_EVENT_BYTES), Reason.TOO_LARGE, None),
 ]
 
 
 @pytest.mark.parametrize(("reason", "raw"), VALID, ids=[reason for reason, _ in VALID])
-def test_a_valid_event_is_decoded_alike_alone_and_in_a_batch(reason: str, raw: bytes) -> None:
+def test_a_valid_event_is_decoded_equally_alone_and_in_a_batch(reason: str, raw: bytes) -> None:
     decoded = DECODER.decode(raw, NOW)
     assert decoded.must in ("m", "a\\u0000")
     assert isinstance(decoded.ts, int)
@@ -134,7 +134,7 @@ def test_a_valid_event_is_decoded_alike_alone_and_in_a_batch(reason: str, raw: b
 
 
 @pytest.mark.parametrize(("reason", "raw", "expected", "field"), INVALID, ids=[row[0] for row in INVALID])
-def test_invalid_events_are_told_by_reason_and_field(
+def test_an_invalid_event_is_refused_with_its_reason_and_field(
     reason: str, raw: bytes, expected: Reason, field: str | None
 ) -> None:
     with pytest.raises(InvalidEvent) as caught:
@@ -143,13 +143,13 @@ def test_invalid_events_are_told_by_reason_and_field(
     assert caught.value.detail
 
 
-def test_strict_refuses_unknown_members_by_name() -> None:
+def test_a_strict_source_refuses_unknown_members_by_name() -> None:
     with pytest.raises(InvalidEvent) as caught:
         EventDecoder(spec(strict=True)).decode(event(stray=1), NOW)
     assert (caught.value.reason, caught.value.field) == (Reason.UNKNOWN_FIELD, "stray")
 
 
-def test_times_are_epoch_milliseconds_however_written() -> None:
+def test_times_in_every_notation_become_epoch_milliseconds() -> None:
     assert DECODER.decode(event(ts="2023-11-14T22:13:20Z"), NOW).ts == NOW
     assert DECODER.decode(event(ts="2023-11-14T23:13:20.250+01:00"), NOW).ts == NOW + 250
 
@@ -185,8 +185,7 @@ MEMBERS = st.dictionaries(
     | st.lists(MEMBERS.map(lambda m: event(**{k: v for k, v in m.items() if k in ("ts", "seen")})), max_size=4),
     st.booleans(),
 )
-def test_a_batch_is_judged_as_its_events_one_by_one(raws: list[bytes], exact: bool) -> None:
-    """However events are split into batches, each gets the same verdict and the same values."""
+def test_random_events_get_the_same_values_and_reasons_alone_and_in_a_batch(raws: list[bytes], exact: bool) -> None:
     decoder = EXACT if exact else DECODER
     decoded = decoder.decode_all(raws, NOW)
     events, verdicts = decoded.events, decoded.invalid
@@ -205,8 +204,8 @@ def test_a_batch_is_judged_as_its_events_one_by_one(raws: list[bytes], exact: bo
             assert decoder.decode(raw, NOW) == events[index]
 
 
-def test_large_batches_are_judged_as_their_events_one_by_one() -> None:
-    """Groups of a batch that hold nothing unusual are read at once: before, between and behind those that do."""
+def test_events_of_large_batches_get_the_same_values_and_reasons_as_alone() -> None:
+    """Groups of usual events in a batch are read together, before, between and after unusual events."""
     rnd = random.Random(5)
     hostile = [raw for _, raw in VALID] + [raw for _, raw, _, _ in INVALID if len(raw) < 20_000]
     texts = [event(ts=f"2023-11-14T22:13:20.{digits}Z") for digits in ("5", "123456", "1239999", "9999999")]
@@ -216,7 +215,7 @@ def test_large_batches_are_judged_as_their_events_one_by_one() -> None:
         for _ in range(odd):
             raws[rnd.randrange(300)] = rnd.choice(hostile)
         decoded, single = EXACT.decode_all(raws, NOW), [EXACT.decode_all([raw], NOW) for raw in raws]
-        assert decoded.events == [one.events[0] for one in single]
-        verdicts = {i: str(one.invalid[0]) for i, one in enumerate(single) if one.invalid}
+        assert decoded.events == [separate.events[0] for separate in single]
+        verdicts = {i: str(separate.invalid[0]) for i, separate in enumerate(single) if separate.invalid}
         assert {i: str(verdict) for i, verdict in decoded.invalid.items()} == verdicts
-        assert decoded.micros == [(one.micros or [0])[0] for one in single]
+        assert decoded.micros == [(separate.micros or [0])[0] for separate in single]

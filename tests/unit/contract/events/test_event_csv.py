@@ -1,4 +1,4 @@
-"""Lines of CSV that are read a column at a time have the same values and verdicts as lines that are written as JSON."""
+"""Tests of CSV: reading by column gives the same values and verdicts as reading line by line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ USUAL: dict[str, list[str]] = {
     "plan": ["pro"],
 }
 BREAKS = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
-"""Characters at which Python's `splitlines` splits, and CSV does not."""
+"""Python's `splitlines` splits at these characters, but they do not end lines of CSV."""
 ODD = [
     "", " ", "1.", ".5", "01", "+1", "1_0", "1.0", "1e400", "-", "nan", "null", "true", "True",
     '"a"', '"a,b"', '""', "x\0",
@@ -67,8 +67,8 @@ COLUMNS = st.tuples(
 )
 
 
-def found(reader: OpenedReader, raws: list[bytes]) -> Any:
-    """Values, verdicts and microseconds, as texts: so that 0.0 is not -0.0, and 1 is not True."""
+def decoded_by(reader: OpenedReader, raws: list[bytes]) -> Any:
+    """Return values, verdicts and microseconds as texts, which distinguish 0.0 from -0.0, and 1 from True."""
     decoded = reader.read(raws, NOW_MS, ())
     valid = [event for event in decoded.events if event is not None]
     values = {field["name"]: repr(reader.values(valid, field["name"])) for field in FIELDS}
@@ -78,35 +78,35 @@ def found(reader: OpenedReader, raws: list[bytes]) -> Any:
 
 @settings(max_examples=300)
 @given(st.data())
-def test_both_ways_agree(data: st.DataObject) -> None:
+def test_reading_by_column_agrees_with_reading_line_by_line(data: st.DataObject) -> None:
     columns = data.draw(COLUMNS)
     row = st.tuples(*(st.sampled_from(cells) for cells in columns))
     rows = data.draw(st.lists(row, min_size=1, max_size=5))
     ends = data.draw(st.sampled_from(["", "\n", ",", "\r\n"]))
     raws = [(",".join(row) + (ends if index == 1 else "")).encode() for index, row in enumerate(rows)]
-    assert found(AT_ONCE, raws) == found(ONE_BY_ONE, raws)
+    assert decoded_by(AT_ONCE, raws) == decoded_by(ONE_BY_ONE, raws)
 
 
-def test_usual_lines_are_read_at_once_and_an_unusual_one_only_slows_its_neighbours(
+def test_an_unusual_line_makes_only_its_group_of_lines_be_read_line_by_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     usual = ",".join(cells[0] for cells in USUAL.values()).encode()
     raws = [usual] * 200
     raws[70] = b"nothing"
-    asked: list[int] = []
+    line_counts: list[int] = []
     slow = OpenedReader.read
     monkeypatch.setattr(
-        OpenedReader, "read", lambda self, some, *rest: asked.append(len(some)) or slow(self, some, *rest)
+        OpenedReader, "read", lambda self, some, *rest: line_counts.append(len(some)) or slow(self, some, *rest)
     )
     decoded = AT_ONCE.read(raws, NOW_MS, ())
-    assert asked == [64]
+    assert line_counts == [64]
     assert list(decoded.invalid) == [70]
     assert [event is None for event in decoded.events] == [index == 70 for index in range(200)]
 
 
 @pytest.mark.parametrize("each", BREAKS)
-def test_only_line_feeds_and_carriage_returns_end_lines(each: str) -> None:
-    """Also if another line of the batch cannot be read."""
+def test_lines_end_only_at_line_feeds_and_carriage_returns(each: str) -> None:
+    """Another line of the batch may be unreadable."""
     usual = [cells[0] for cells in USUAL.values()]
     usual[list(USUAL).index("shop")] = f"a{each}b"
     raw = ",".join(usual).encode()
@@ -121,6 +121,6 @@ def test_columns_may_be_skipped_reordered_and_absent() -> None:
     written = {"type": "csv", "columns": ["x", *reversed(USUAL), "y"], "delimiter": ";"}
     spec = spec_of(written)
     line = ";".join(["1", *(cells[0] for cells in reversed(USUAL.values())), "2"]).encode()
-    at_once = found(CsvReader(spec, exact=True), [line, line])
-    assert at_once == found(OpenedReader(flat(spec), CsvLines(spec), exact=True), [line, line])
+    at_once = decoded_by(CsvReader(spec, exact=True), [line, line])
+    assert at_once == decoded_by(OpenedReader(flat(spec), CsvLines(spec), exact=True), [line, line])
     assert at_once[2] == {}

@@ -1,4 +1,4 @@
-"""Decimals of events: which texts are accepted, and that no float is in between."""
+"""Tests of decimals in events: which texts are accepted, and that no digit is lost."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ def decoded(decoder: EventDecoder, text: str) -> Any:
 @pytest.mark.parametrize(
     ("text", "scaled", "reason"),
     [
-        ("12.5", 1250, "fewer digits than the scale"),
-        ('"12.50"', 1250, "a text"),
-        ("12", 1200, "a whole number"),
-        ("12.500", 1250, "zeros after the last digit"),
-        ("1.25e1", 1250, "an exponent"),
-        ('"+12.50"', 1250, "a sign"),
+        ("12.5", 1250, "fewer digits than the scale are accepted"),
+        ('"12.50"', 1250, "a text is accepted"),
+        ("12", 1200, "a whole number is accepted"),
+        ("12.500", 1250, "zeros after the last digit are accepted"),
+        ("1.25e1", 1250, "an exponent is accepted"),
+        ('"+12.50"', 1250, "a sign is accepted"),
         ("-0.00", 0, "zero has no sign"),
-        ("99999999.99", 9_999_999_999, "all digits"),
-        ("-99999999.99", -9_999_999_999, "all digits, negative"),
-        ("0.1", 10, "no double is 0.1"),
-        ("null", None, "no value"),
+        ("99999999.99", 9_999_999_999, "all digits of the precision are accepted"),
+        ("-99999999.99", -9_999_999_999, "all digits of a negative number are accepted"),
+        ("0.1", 10, "0.1 is exact, although no double equals 0.1"),
+        ("null", None, "null is no value"),
     ],
 )
-def test_values_are_read_as_scaled_integers(text: str, scaled: int | None, reason: str) -> None:
+def test_decimals_are_read_as_scaled_integers(text: str, scaled: int | None, reason: str) -> None:
     assert decoded(EventDecoder(spec(amount(precision=10))), text) == scaled, reason
 
 
@@ -86,8 +86,8 @@ def test_values_are_read_as_scaled_integers(text: str, scaled: int | None, reaso
         ("[1]", "mistyped: amount: expected decimal(10,2), got array; send one value"),
     ],
 )
-def test_other_values_are_refused_by_name(text: str, verdict: str) -> None:
-    """Nothing is rounded: an amount with more digits is one that somebody else will sum otherwise."""
+def test_a_value_that_is_no_decimal_is_refused_with_its_field(text: str, verdict: str) -> None:
+    """Values with too many digits are not rounded, as sums would differ from the sums of the sender."""
     decoder = EventDecoder(spec(amount(precision=10)))
     with pytest.raises(InvalidEvent) as refused:
         decoded(decoder, text)
@@ -108,8 +108,10 @@ PLACES: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("field", "event"), PLACES, ids=[event for _, event in PLACES])
 @pytest.mark.parametrize("text", ["1_000", "1_0.5", "٣", "1\\u0663", "१.५"])
-def test_underscores_and_other_digits_are_refused_everywhere(field: dict[str, Any], event: str, text: str) -> None:
-    """Python reads them as digits. They are found alone and among others, whatever is beside."""
+def test_underscores_and_digits_beyond_ascii_are_refused_in_every_kind_of_path(
+    field: dict[str, Any], event: str, text: str
+) -> None:
+    """Python reads such texts as numbers. Such events are refused alone and among other events."""
     reader = batch_reader(spec(field, {"name": "city", "type": "string"}))
     good = [(event % value).encode() for value in ('"12.5"', '"+1"', "7", "null")]
     good.append('{"city": "Ås_1", '.encode() + good[0][1:])
@@ -121,7 +123,7 @@ def test_underscores_and_other_digits_are_refused_everywhere(field: dict[str, An
 
 
 @pytest.mark.parametrize("text", ["1_000", "१२", "٣"])
-def test_other_formats_and_defaults_refuse_them_too(text: str) -> None:
+def test_csv_headers_and_defaults_refuse_underscores_and_digits_beyond_ascii(text: str) -> None:
     csv = spec(amount(), {"name": "city", "type": "string"}, format="csv")
     (letter,) = batch_reader(csv).read(records(f"{text},a_b".encode(), b"1.5,c"), NOW).dead
     assert (letter.offset, letter.reason, letter.field) == (0, "mistyped", "amount")
@@ -135,7 +137,7 @@ def test_other_formats_and_defaults_refuse_them_too(text: str) -> None:
 
 @st.composite
 def drawn(draw: st.DrawFn) -> tuple[int, int, list[Decimal], list[str]]:
-    """Precision, scale, values, and texts of JSON for them."""
+    """Return precision, scale, values, and JSON texts of the values."""
     precision = draw(st.integers(1, 18))
     scale = draw(st.integers(0, precision))
     values, texts = [], []
@@ -148,24 +150,25 @@ def drawn(draw: st.DrawFn) -> tuple[int, int, list[Decimal], list[str]]:
 
 
 @given(drawn())
-def test_drawn_values_are_those_of_the_decimal_module(given: tuple[int, int, list[Decimal], list[str]]) -> None:
-    """Alone, in a batch, and as kept events and record keys have them."""
+def test_random_decimals_equal_those_of_pythons_decimal_module(
+    given: tuple[int, int, list[Decimal], list[str]],
+) -> None:
+    """Events are decoded alone and in a batch, and their values are equal in stored events and record keys."""
     precision, scale, values, texts = given
     field = amount(scale, precision=precision)
     decoder = EventDecoder(spec(field))
     raws = [f'{{"amount": {text}}}'.encode() for text in texts]
-    found = decoder.decode_all(raws, NOW)
-    assert found.invalid == {}
-    scaled = decoder.values(found.events, "amount")
+    batch = decoder.decode_all(raws, NOW)
+    assert batch.invalid == {}
+    scaled = decoder.values(batch.events, "amount")
     assert [Decimal(each).scaleb(-scale) for each in scaled] == values
     assert [decoded(decoder, text) for text in texts] == scaled
-    kept = [json.loads(text)["amount"] for text in decoder.as_json(found.events, raws)]
+    kept = [json.loads(text)["amount"] for text in decoder.as_json(batch.events, raws)]
     assert [(Decimal(text), Decimal(text).as_tuple().exponent) for text in kept] == [(v, -scale) for v in values]
     assert [_encoder(f"decimal({scale})")(each).decode() for each in scaled] == kept
 
 
-def test_a_default_is_a_decimal_too() -> None:
-    """Of absent members and of null; also where a path leads to the field."""
+def test_a_default_applies_to_absent_and_null_decimals() -> None:
     decoder = EventDecoder(spec(amount(3, default="1.5", path="x.y")))
     for raw in (b"{}", b'{"x": {"y": null}}', b'{"x": null}', b'{"x": {"y": 1.5}}'):
         event = decoder.decode(raw, NOW)
@@ -183,7 +186,7 @@ class Sent(KafkaRecord):
         return [("x-price", self._price.encode())]
 
 
-def test_headers_are_read_as_decimals() -> None:
+def test_decimals_are_read_from_headers() -> None:
     price = {"name": "price", "type": "decimal", "scale": 2, "from": "header", "path": "x-price"}
     decoder = RecordDecoder(spec(amount(), price))
     (event,) = decoder.decode_all([b'{"amount": 3}'], NOW, records=[Sent("12.5")]).events

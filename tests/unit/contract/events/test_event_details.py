@@ -1,4 +1,4 @@
-"""What dead letters say: what came, what was expected, what to do."""
+"""Tests of the details of dead letters: the value, the expected type, and the remedy."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def event(**members: Any) -> bytes:
 
 CHANGE = {"before": None, "after": {"k": "a"}, "op": "c", "source": {"table": "t"}}
 ENVELOPE = {"schema": {"type": "struct"}, "payload": {"k": "a"}}
-TOLD = [
+DETAILS = [
     (event(amount="12,5"), Reason.MISTYPED, "amount", 'amount: expected number, got string "12,5"; send a number'),
     (event(amount="12.5"), Reason.MISTYPED, "amount", 'got string "12.5"; send the value without quotes'),
     (event(amount="lots"), Reason.MISTYPED, "amount", "send a number, or declare the field as string"),
@@ -81,8 +81,8 @@ TOLD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("raw", "reason", "field", "detail"), TOLD)
-def test_a_dead_letter_says_what_came_and_what_to_do(
+@pytest.mark.parametrize(("raw", "reason", "field", "detail"), DETAILS)
+def test_the_detail_of_a_dead_letter_names_the_value_and_the_remedy(
     raw: bytes, reason: Reason, field: str | None, detail: str
 ) -> None:
     with pytest.raises(InvalidEvent) as caught:
@@ -96,14 +96,14 @@ def test_a_dead_letter_says_what_came_and_what_to_do(
 
 
 @pytest.mark.parametrize("raw", [json.dumps(ENVELOPE).encode(), json.dumps(CHANGE).encode()])
-def test_envelopes_are_told_where_no_field_is_required_too(raw: bytes) -> None:
-    """They would count as events without a value otherwise."""
+def test_an_envelope_is_refused_even_if_no_field_is_required(raw: bytes) -> None:
+    """Otherwise the envelope would count as an event without values."""
     for verdicts in (OPTIONAL.decode_batch([raw], NOW)[1], OPTIONAL.decode_batch([b'{"k": "a"}', raw], NOW)[1]):
         assert [verdict.reason for verdict in verdicts.values()] == [Reason.MISSING_FIELD]
     assert OPTIONAL.decode_batch([b"{}", b'{"op": "c", "k": "a"}', b'{"payload": 1}'], NOW)[1] == {}
 
 
-def test_strict_names_the_fields_that_there_are() -> None:
+def test_the_detail_of_an_unknown_member_lists_the_declared_fields() -> None:
     verdict = STRICT.refusal(event(amuont=1), NOW)
     assert verdict is not None
     assert verdict.detail == "amuont is not declared; fields are ts, k, amount, count, paid"
@@ -117,8 +117,8 @@ def test_strict_names_the_fields_that_there_are() -> None:
         ("9223372036854775807.000", 2**63 - 1), ("-9.223372036854775808e18", -(2**63)),
     ],
 )  # fmt: skip
-def test_integers_are_exact_however_they_are_written(text: str, value: int | None) -> None:
-    """A float would have no room for 2^53 + 1."""
+def test_integers_are_exact_in_every_notation(text: str, value: int | None) -> None:
+    """A float cannot represent 2^53 + 1."""
     raw = b'{"ts": 1795800000000, "k": "a", "count": %s}' % text.encode()
     assert whole_number(text) == value
     verdict = DECODER.refusal(raw, NOW)
@@ -130,23 +130,23 @@ def test_integers_are_exact_however_they_are_written(text: str, value: int | Non
 @pytest.mark.parametrize(
     "text", ["1e19", "1e999999999999999999", "-1e999999", "9223372036854775808.0", "1e" + "9" * 400]
 )
-def test_what_is_beyond_64_bits_is_out_of_range_at_once(text: str) -> None:
-    """Without computing the digits of 10^999999."""
+def test_a_number_with_a_huge_exponent_is_out_of_range(text: str) -> None:
+    """The check does not compute the digits of 10^999999."""
     verdict = DECODER.refusal(b'{"ts": 1795800000000, "k": "a", "count": %s}' % text.encode(), NOW)
     assert verdict is not None
     assert (verdict.reason, verdict.field) == (Reason.OUT_OF_RANGE, "count")
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 25), st.integers(-25, 25))
-def test_an_integer_is_the_same_in_every_notation(value: int, zeros: int, shift: int) -> None:
-    """With further zeros, and with the point moved by an exponent."""
+def test_random_integers_are_equal_in_every_notation(value: int, zeros: int, shift: int) -> None:
+    """Notations have additional zeros, and a point that is moved by an exponent."""
     digits = f"{abs(value)}{'0' * zeros}"
     place = len(digits) - zeros - shift
     padded = digits.rjust(len(digits) - place + 1, "0") if place < 1 else digits.ljust(place + 1, "0")
     point = max(place, 1)
     text = f"{'-' * (value < 0)}{padded[:point]}.{padded[point:]}e{shift}"
     if text.lstrip("-").startswith("0") and point > 1:
-        return  # no JSON number
+        return  # The text is not valid JSON.
     raw = b'{"ts": 1795800000000, "k": "a", "count": %s}' % text.encode()
     assert DECODER.decode(raw, NOW).count == value
 

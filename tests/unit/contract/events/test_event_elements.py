@@ -1,4 +1,4 @@
-"""Exploded arrays: an event for each element, with the fields of its record; each is judged by itself."""
+"""Tests of exploded arrays: each element becomes an event with the fields of its record."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ POINTS: list[dict[str, Any]] = [
 
 
 class Pipeline:
-    """Both decoders of a pipeline, and its events as dictionaries."""
+    """The decoders of a pipeline for records and elements, and events as dictionaries."""
 
     def __init__(self, fields: list[dict[str, Any]], *, time: str | None = None, **rest: Any) -> None:
         strict, key = rest.pop("strict", False), {"groupBy": [rest.pop("group")]} if "group" in rest else {}
@@ -48,80 +48,82 @@ class Pipeline:
         self.inside = [f.name for f in spec.source.fields if f.array is not None and f.type != "json"]
 
     def read(self, *records: Any) -> list[Any]:
-        """For each record its verdict, or a list with a dictionary or a verdict for each element."""
+        """Return the verdict of each record, or a list with a dictionary or a verdict for each element."""
         raws = [each if isinstance(each, bytes) else json.dumps(each).encode() for each in records]
         decoded = self.records.decode_all(raws, NOW)
         at = [index for index, event in enumerate(decoded.events) if event is not None]
         valid = [decoded.events[index] for index in at]
         arrays = self.records.values(valid, LIST)
-        found = self.elements.decode(arrays, NOW)
-        assert found.counts == [len(array or ()) for array in arrays]
+        elements = self.elements.decode(arrays, NOW)
+        assert elements.counts == [len(array or ()) for array in arrays]
         answers: list[Any] = [decoded.invalid.get(index, []) for index in range(len(raws))]
         own = {name: dict(zip(at, self.records.values(valid, name), strict=True)) for name in self.outside}
-        of = [record for record, count in zip(at, found.counts, strict=True) for _ in range(count)]
+        of = [record for record, count in zip(at, elements.counts, strict=True) for _ in range(count)]
         for index, record in enumerate(of):
-            event = found.events[index]
-            assert (event is None) == (index in found.invalid)
+            event = elements.events[index]
+            assert (event is None) == (index in elements.invalid)
             values = {name: values[record] for name, values in own.items()}
             values |= {name: self.elements.values([event], name)[0] for name in self.inside if event is not None}
-            answers[record].append(found.invalid.get(index, values))
+            answers[record].append(elements.invalid.get(index, values))
         return answers
 
 
-def told(answers: list[Any]) -> list[str]:
+def refusals(answers: list[Any]) -> list[str]:
     return [str(each) for each in answers if isinstance(each, InvalidEvent)]
 
 
 def test_each_element_is_an_event_with_the_fields_of_its_record() -> None:
-    """Fields of the record are repeated; what an element lacks is null or the default, also in an element of null."""
+    """Members that an element lacks are null or the default. An element may be null."""
     items = [{"sku": "a", "price": {"amount": 2}, "colors": ["red", "blue"]}, {}, None]
-    both = Pipeline(ITEMS, time="ts")
-    first, second = both.read({"id": 7, "ts": NOW, "order": {"items": items}}, {"ts": NOW, "order": {"items": [{}]}})
+    pipeline = Pipeline(ITEMS, time="ts")
+    first, second = pipeline.read(
+        {"id": 7, "ts": NOW, "order": {"items": items}}, {"ts": NOW, "order": {"items": [{}]}}
+    )
     empty = {"id": 7, "ts": NOW, "sku": None, "price": 1.0, "color": None}
     assert first == [empty | {"sku": "a", "price": 2.0, "color": "red"}, empty, empty]
     assert second == [empty | {"id": None}]
 
 
-def test_single_values_of_an_array_are_events_too() -> None:
+def test_elements_that_are_single_values_are_events() -> None:
     assert Pipeline(TAGS).read({"id": 1, "tags": ["a", None, "b"]}) == [
         [{"id": 1, "tag": "a"}, {"id": 1, "tag": None}, {"id": 1, "tag": "b"}]
     ]
 
 
-def test_decimals_of_elements_are_as_exact_as_those_of_events() -> None:
-    """Both as a member of an element and as the element itself; one that does not fit is refused alone."""
+def test_decimals_in_elements_are_exact() -> None:
+    """Decimals are members of elements, or the elements. A decimal that does not fit is refused alone."""
     cents = {"name": "cents", "type": "decimal", "scale": 2}
     inside, itself = Pipeline([cents | {"path": "items[].cents"}]), Pipeline([cents | {"path": "cents[]"}])
-    for both, record in (
+    for pipeline, record in (
         (inside, b'{"items": [{"cents": 0.07}, {"cents": "9007199254740993.11"}, {"cents": 0.001}, {}]}'),
         (itself, b'{"cents": [0.07, "9007199254740993.11", 0.001, null]}'),
     ):
-        (answers,) = both.read(record)
+        (answers,) = pipeline.read(record)
         assert answers[:2] + answers[3:] == [{"cents": 7}, {"cents": 900719925474099311}, {"cents": None}]
         assert "0.001 has more than 2 digits after the point; round the number before sending" in str(answers[2])
 
 
 @pytest.mark.parametrize("path", ["tags[]", "tags[].name"])
 @pytest.mark.parametrize("required", [False, True])
-def test_elements_too_may_be_read_by_two_fields(path: str, required: bool) -> None:
-    one = {"name": "one", "type": "string", "path": path}
-    pipeline = Pipeline([{"name": "id", "type": "integer"}, one, {**one, "name": "two", "required": required}])
+def test_two_fields_may_read_the_same_part_of_elements(path: str, required: bool) -> None:
+    first = {"name": "one", "type": "string", "path": path}
+    pipeline = Pipeline([{"name": "id", "type": "integer"}, first, {**first, "name": "two", "required": required}])
     texts = ["a", None, 5]
-    found = pipeline.read({"id": 1, "tags": [text if path == "tags[]" else {"name": text} for text in texts]})[0]
-    assert found[0] == {"id": 1, "one": "a", "two": "a"}
-    assert isinstance(found[1], InvalidEvent) if required else found[1] == {"id": 1, "one": None, "two": None}
-    assert isinstance(found[2], InvalidEvent)
+    events = pipeline.read({"id": 1, "tags": [text if path == "tags[]" else {"name": text} for text in texts]})[0]
+    assert events[0] == {"id": 1, "one": "a", "two": "a"}
+    assert isinstance(events[1], InvalidEvent) if required else events[1] == {"id": 1, "one": None, "two": None}
+    assert isinstance(events[2], InvalidEvent)
 
 
 @pytest.mark.parametrize("order", [{}, {"items": None}, {"items": []}, None, "absent"])
-def test_without_elements_there_is_no_event(order: Any) -> None:
+def test_a_record_without_elements_gives_no_event(order: Any) -> None:
     record = {"ts": NOW} if order == "absent" else {"ts": NOW, "order": order}
     assert Pipeline(ITEMS, time="ts").read(record) == [[]]
 
 
-def test_a_required_field_of_elements_needs_the_array_not_an_element() -> None:
-    both = Pipeline(POINTS, time="at")
-    missing, empty = both.read({"host": "a"}, {"points": []})
+def test_a_required_field_of_elements_requires_the_array_but_no_element() -> None:
+    pipeline = Pipeline(POINTS, time="at")
+    missing, empty = pipeline.read({"host": "a"}, {"points": []})
     assert (str(missing), empty) == (
         "missing_field: points is missing or null, but its elements need the field value; send the array",
         [],
@@ -140,24 +142,23 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("record", "expected"), REFUSED)
-def test_a_record_is_refused_as_a_whole(record: Any, expected: str) -> None:
-    """Before its elements are looked at, and not because of them."""
+def test_an_invalid_record_is_refused_without_decoding_its_elements(record: Any, expected: str) -> None:
     (verdict,) = Pipeline(ITEMS, time="ts").read(record)
     assert str(verdict).startswith(expected)
 
 
-def test_a_record_whose_only_fields_are_in_its_array_may_look_like_an_envelope() -> None:
-    (found,) = Pipeline(TAGS).read({"op": "c", "before": None, "tags": ["a"]})
-    assert [event["tag"] for event in found] == ["a"]
+def test_a_record_that_looks_like_an_envelope_is_accepted_if_it_has_the_array() -> None:
+    (events,) = Pipeline(TAGS).read({"op": "c", "before": None, "tags": ["a"]})
+    assert [event["tag"] for event in events] == ["a"]
     (verdict,) = Pipeline(TAGS).read({"op": "c", "before": None, "after": {"tags": ["a"]}})
     assert "this is a Debezium change event" in str(verdict)
 
 
-def test_elements_are_refused_one_by_one() -> None:
+def test_an_invalid_element_is_refused_and_the_other_elements_are_events() -> None:
     items = [{"sku": "a"}, {"sku": 7}, 5, [1], {"price": 3}, {"sku": "b\0"}, {"sku": "z"}]
     (answers,) = Pipeline(ITEMS, time="ts").read({"ts": NOW, "order": {"items": items}})
     assert [answer["sku"] for answer in answers if isinstance(answer, dict)] == ["a", "z"]
-    assert told(answers) == [
+    assert refusals(answers) == [
         "mistyped: element 1 of order.items: sku: expected string, got number 7; send the value in quotes, or declare"
         " the field as number",
         "mistyped: order.items[2]: expected object, got number 5; the path of sku leads through it: correct the path,"
@@ -170,42 +171,42 @@ def test_elements_are_refused_one_by_one() -> None:
     ]
 
 
-def test_elements_have_times_of_their_own() -> None:
-    """Each is judged against the clock, and written like any time."""
+def test_each_element_may_have_an_event_time() -> None:
+    """Every notation of times is read, and each time is compared with the clock."""
     points = [
         {"at": NOW, "value": 1}, {"at": "2023-11-14T22:13:20.1239Z", "value": 2.0}, {"at": NOW + 10**8, "value": 3},
         {"value": 4}, {"at": NOW},
     ]  # fmt: skip
     (answers,) = Pipeline(POINTS, time="at").read({"host": "a", "points": points})
     assert answers[:2] == [{"host": "a", "at": NOW, "value": 1}, {"host": "a", "at": NOW + 123, "value": 2}]
-    assert [text.split(" of points: ")[0] for text in told(answers)] == [
+    assert [text.split(" of points: ")[0] for text in refusals(answers)] == [
         "too_far_in_the_future: element 2", "missing_field: element 3", "missing_field: element 4",
     ]  # fmt: skip
 
 
 def test_strict_refuses_undeclared_members_of_records_and_of_elements() -> None:
-    both = Pipeline(ITEMS, time="ts", strict=True)
-    fine, elements, record = both.read(
+    pipeline = Pipeline(ITEMS, time="ts", strict=True)
+    fine, elements, record = pipeline.read(
         {"ts": NOW, "order": {"items": [{"sku": "a"}]}},
         {"ts": NOW, "order": {"items": [{"sku": "a", "size": 3}, {"sku": "b"}]}},
         {"ts": NOW, "order": {"items": [], "note": ""}},
     )
     assert len(fine) == 1
     assert [isinstance(each, dict) for each in elements] == [False, True]
-    assert told(elements)[0].startswith("unknown_field: element 0 of order.items: size is not declared")
+    assert refusals(elements)[0].startswith("unknown_field: element 0 of order.items: size is not declared")
     assert str(record).startswith("unknown_field: order.note is not declared; fields are read from id, ts, order.items")
 
 
-def test_an_array_has_a_bound() -> None:
-    """A megabyte of tiny elements is one dead letter that says how many are allowed."""
+def test_an_array_with_too_many_elements_is_refused() -> None:
+    """The record becomes a single dead letter."""
     many, most = ({"id": 1, "tags": ["a"] * number} for number in (MAX_ELEMENTS + 1, MAX_ELEMENTS))
     refused, allowed = Pipeline(TAGS).read(many, most)
     assert str(refused) == "too_large: tags has 10001 elements; at most 10000 are allowed: send several records"
     assert len(allowed) == MAX_ELEMENTS
 
 
-def test_what_is_kept_is_bounded() -> None:
-    """Each kept event has the fields of its record, so long ones times many elements are too much."""
+def test_the_stored_bytes_of_a_record_are_bounded() -> None:
+    """Each stored event repeats the fields of its record, and long fields of many elements are too large."""
     record = {"note": "x" * 300_000, "tags": ["a"] * 1_000}
     fields = [{"name": "note", "type": "string"}, *TAGS]
     (counted,), (refused,) = (Pipeline(fields, events={"store": keep}).read(record) for keep in (False, True))
@@ -216,23 +217,23 @@ def test_what_is_kept_is_bounded() -> None:
     assert len(allowed) == MAX_ELEMENTS
 
 
-def test_json_of_elements_is_kept_as_it_came() -> None:
+def test_json_of_elements_is_stored_unchanged() -> None:
     fields = [*TAGS[:1], {"name": "whole", "type": "json", "path": "items[]"},
               {"name": "part", "type": "json", "path": "items[].part"},
               {"name": "sku", "type": "string", "path": "items[].sku"}]  # fmt: skip
-    both = Pipeline(fields, events={"store": True})
+    pipeline = Pipeline(fields, events={"store": True})
     raw = b'{"id": 1, "items": [ {"sku": "a", "part": {"n": 1.00}} , {}]}'
-    decoded = both.records.decode_all([raw], NOW)
-    found = both.elements.decode(both.records.values(decoded.events, LIST), NOW)
-    assert not found.invalid
-    assert both.elements.as_json(found.events, found.raws) == [
+    decoded = pipeline.records.decode_all([raw], NOW)
+    elements = pipeline.elements.decode(pipeline.records.values(decoded.events, LIST), NOW)
+    assert not elements.invalid
+    assert pipeline.elements.as_json(elements.events, elements.raws) == [
         '{"sku":"a","whole":{"sku": "a", "part": {"n": 1.00}},"part":{"n": 1.00}}',
         '{"sku":null,"whole":{},"part":null}',
     ]
-    assert both.records.as_json(decoded.events, [raw]) == ['{"id":1}']
+    assert pipeline.records.as_json(decoded.events, [raw]) == ['{"id":1}']
 
 
-def test_an_element_is_found_by_its_place_as_it_was_written() -> None:
+def test_the_text_of_an_element_is_found_by_its_index() -> None:
     raw = b'{"a": {"b": [1, {"c": [ 2 ]}, "x"]}}'
     assert [Origins([0, 3], ("a", "b"), bytes).text(raw, place) for place in range(3)] == [
         b"1",
@@ -242,16 +243,16 @@ def test_an_element_is_found_by_its_place_as_it_was_written() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "steps", "shown"),
+    ("path", "steps", "text"),
     [
         ("tags[]", ("tags", ()), "tags[]"),
         ("a.b[].c[0].d", ("a", "b", (), "c", 0, "d"), "a.b[].c[0].d"),
         (["x.y", [], "z"], ("x.y", (), "z"), "'x.y'[].z"),
     ],
 )
-def test_a_path_through_each_element_is_read_and_shown_as_written(path: Any, steps: Any, shown: str) -> None:
+def test_a_path_through_each_element_is_parsed_and_formatted(path: Any, steps: Any, text: str) -> None:
     field = FieldSpec(name="f", type="string", path=path)
-    assert (field.steps, show_path(field.steps), field.array) == (steps, shown, steps[: steps.index(())])
+    assert (field.steps, show_path(field.steps), field.array) == (steps, text, steps[: steps.index(())])
     assert FieldSpec.model_validate_json(field.model_dump_json(exclude_none=True)).steps == steps
 
 
@@ -264,7 +265,7 @@ def test_a_path_through_each_element_is_read_and_shown_as_written(path: Any, ste
         ([[], "a"], "does not begin with the name of a member"),
     ],
 )
-def test_what_is_no_path_is_refused_with_the_reason(path: Any, message: str) -> None:
+def test_an_invalid_path_is_refused_with_the_reason(path: Any, message: str) -> None:
     with pytest.raises(ValueError) as error:
         read_path(path)
     assert str(error.value).startswith(message)
@@ -293,14 +294,14 @@ RECORD = st.fixed_dictionaries(
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(RECORD, max_size=6))
-def test_each_element_is_what_a_record_of_it_alone_would_be(records: list[dict[str, Any]]) -> None:
-    """A naive model: each element as an event by itself, with the members of its record."""
+def test_random_elements_give_the_same_events_as_records_with_one_element(records: list[dict[str, Any]]) -> None:
+    """The model decodes each element as a record with the other members of its record."""
     fields = [*ITEMS, {"name": "at", "type": "timestamp", "path": "order.items[].at"}]
     flat = [
         {**field, "path": f"order.{field['path'].split('[].')[1]}"} if "path" in field else field for field in fields
     ]
-    both, alone = Pipeline(fields, time="ts", group="sku"), RecordDecoder(_spec(flat), exact=True)
-    for record, answer in zip(records, both.read(*records), strict=True):
+    pipeline, alone = Pipeline(fields, time="ts", group="sku"), RecordDecoder(_spec(flat), exact=True)
+    for record, answer in zip(records, pipeline.read(*records), strict=True):
         outer = {name: value for name, value in record.items() if name != "order"}
         if isinstance(answer, InvalidEvent):
             refusal = alone.refusal(json.dumps(outer).encode(), NOW)
@@ -308,17 +309,17 @@ def test_each_element_is_what_a_record_of_it_alone_would_be(records: list[dict[s
             continue
         elements = (record.get("order") or {}).get("items") or []
         assert len(elements) == len(answer)
-        for element, found in zip(elements, answer, strict=True):
+        for element, event in zip(elements, answer, strict=True):
             raw = json.dumps({**outer, "order": element}).encode()
             decoded = alone.decode_all([raw], NOW)
             if decoded.invalid:
-                assert isinstance(found, InvalidEvent)
-                if found.detail.startswith("element"):
+                assert isinstance(event, InvalidEvent)
+                if event.detail.startswith("element"):
                     expected = decoded.invalid[0]
-                    assert (found.reason, found.field) == (expected.reason, expected.field)
+                    assert (event.reason, event.field) == (expected.reason, expected.field)
                 continue
             names = [field["name"] for field in fields]
-            assert found == {name: alone.values(decoded.events, name)[0] for name in names}
+            assert event == {name: alone.values(decoded.events, name)[0] for name in names}
 
 
 def _spec(fields: list[dict[str, Any]]) -> PipelineSpec:

@@ -1,4 +1,4 @@
-"""Envelopes around events: which event is in them, what is read from around it, and what becomes of deletes."""
+"""Tests of envelopes: the events in them, fields that are read from envelopes, and deletes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def decoder(
     time: str | None = "at",
     **fields: Any,
 ) -> RecordDecoder:
-    """A decoder of an envelope; `further` fields, and members of the fields by their names."""
+    """Return a decoder of an envelope, with `further` fields, and `fields` as members of fields by name."""
     plain: list[dict[str, Any]] = [
         {"name": "id", "type": "integer", "required": True},
         {"name": "amount", "type": "number"},
@@ -73,22 +73,22 @@ def decoder(
 
 
 def read(of: RecordDecoder, *values: Any) -> list[Any]:
-    """Of each record its fields, the verdict on it, or None if it is left out."""
+    """Return the fields of each record, its verdict, or None if the record is ignored."""
     raws = [value if value is None or isinstance(value, bytes) else json.dumps(value).encode() for value in values]
     records = [Sent(raw) for raw in raws]
     plain = [raw or b"" for raw in raws]
     decoded = of.decode_all(plain, NOW, records=records)
-    found: list[Any] = []
+    results: list[Any] = []
     for index, event in enumerate(decoded.events):
         verdict = decoded.invalid.get(index)
         alone = of.refusal(plain[index], NOW, records[index])
         assert (verdict and verdict.detail) == (alone and alone.detail)
         assert (event is None) == (verdict is not None or index in decoded.ignored)
-        found.append(verdict)
+        results.append(verdict)
         if event is not None:
-            found[-1] = json.loads(of.as_json([event], [plain[index]])[0])
-            assert found[-1] == {name: of.values([event], name)[0] for name in found[-1]}
-    return found
+            results[-1] = json.loads(of.as_json([event], [plain[index]])[0])
+            assert results[-1] == {name: of.values([event], name)[0] for name in results[-1]}
+    return results
 
 
 def change(op: str | None, before: Any = None, after: Any = None, **further: Any) -> dict[str, Any]:
@@ -100,7 +100,7 @@ DEBEZIUM = decoder("debezium", OP, COMMITTED)
 
 @pytest.mark.parametrize("op", ["c", "u", "r"])
 @pytest.mark.parametrize("with_schema", [False, True])
-def test_a_written_row_is_an_event(op: str, with_schema: bool) -> None:
+def test_a_created_updated_or_read_row_is_an_event(op: str, with_schema: bool) -> None:
     sent = change(op, {"id": 1}, ROW)
     whole = {"schema": {"type": "struct", "op": "c"}, "payload": sent} if with_schema else sent
     expected = {**READ, "op": op, "committed": NOW}
@@ -108,8 +108,8 @@ def test_a_written_row_is_an_event(op: str, with_schema: bool) -> None:
     assert read(DEBEZIUM, whole, sent, whole) == [expected] * 3
 
 
-def test_the_microseconds_of_an_event_time_in_an_envelope_are_kept() -> None:
-    """`first` and `last` order events by them, whether the event or its envelope has the time."""
+def test_the_microseconds_of_event_times_in_rows_and_envelopes_are_kept() -> None:
+    """The metrics `first` and `last` order events by microseconds."""
     raw = json.dumps(change("c", None, ROW, at="2026-11-01T10:00:00.000789Z")).encode()
     assert DEBEZIUM.decode_all([raw], NOW).micros == [456]
     of = decoder("debezium", at={"from": "envelope"})
@@ -136,23 +136,23 @@ DELETES = [
 
 
 @pytest.mark.parametrize(("policy", "sent", "expected"), DELETES)
-def test_deletes_are_what_the_policy_says(policy: str, sent: Any, expected: Any) -> None:
+def test_deletes_and_tombstones_are_handled_as_the_policy_says(policy: str, sent: Any, expected: Any) -> None:
     of = decoder("debezium", OP, COMMITTED, deletes=policy)
     written = change("c", None, ROW)
     alone, among = read(of, sent), read(of, written, sent, written)
     counted = {**READ, "op": "c", "committed": NOW}
     assert [among[0], among[2]] == [counted, counted]
-    for found in (alone[0], among[1]):
+    for result in (alone[0], among[1]):
         if isinstance(expected, str):
-            assert found.reason is Reason.DELETED
-            assert expected in found.detail
+            assert result.reason is Reason.DELETED
+            assert expected in result.detail
         else:
-            assert found == expected
+            assert result == expected
 
 
 @pytest.mark.parametrize("policy", ["ignore", "deadLetter"])
-def test_tombstones_of_events_without_an_envelope_follow_the_policy(policy: str) -> None:
-    """An empty value is no tombstone, and is told as what it is."""
+def test_tombstones_without_an_envelope_follow_the_policy(policy: str) -> None:
+    """An empty value is not a tombstone."""
     event, tombstone, empty = read(decoder(deletes=policy), ROW, None, b"")
     assert event == READ
     assert (tombstone is None) == (policy == "ignore")
@@ -163,12 +163,12 @@ def test_the_payload_of_kafka_connect_is_the_event() -> None:
     schema = {"type": "struct", "fields": [], "optional": False}
     of = decoder("connect", {"name": "kind", "type": "string", "from": "envelope", "path": "schema.type"})
     kinds = [ROW, None, {"id": "x"}]
-    found = read(of, *({"schema": schema, "payload": payload} for payload in kinds))
-    assert found[0] == {**READ, "kind": "struct"}
-    assert (found[1].reason, found[1].detail.partition(";")[0]) == (
+    results = read(of, *({"schema": schema, "payload": payload} for payload in kinds))
+    assert results[0] == {**READ, "kind": "struct"}
+    assert (results[1].reason, results[1].detail.partition(";")[0]) == (
         Reason.DELETED, "the payload is null, which deletes a key",
     )  # fmt: skip
-    assert (found[2].reason, found[2].field) == (Reason.MISTYPED, "id")
+    assert (results[2].reason, results[2].field) == (Reason.MISTYPED, "id")
     assert read(decoder("connect", deletes="ignore"), {"schema": None, "payload": None}) == [None]
 
 
@@ -183,7 +183,7 @@ CLOUD = decoder(
 ABOUT = {"kind": "paid", "tenant": "none", "at": 1_793_527_200_000}
 
 
-def test_the_data_of_a_cloud_event_is_the_event_and_its_attributes_are_around_it() -> None:
+def test_the_data_of_a_cloud_event_is_the_event_and_fields_may_read_its_attributes() -> None:
     coded = base64.b64encode(json.dumps({"id": 3}).encode()).decode()
     sent = [
         {**ATTRIBUTES, "data": {"id": 1, "amount": 2}, "tenant": "acme"},
@@ -219,20 +219,22 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("envelope", "sent", "reason", "detail"), REFUSED)
-def test_what_cannot_be_opened_says_why(envelope: str, sent: Any, reason: Reason, detail: str) -> None:
+def test_an_envelope_that_cannot_be_opened_is_refused_with_the_reason(
+    envelope: str, sent: Any, reason: Reason, detail: str
+) -> None:
     of = decoder(envelope)
-    (found,) = read(of, sent)
-    assert isinstance(found, InvalidEvent)
-    assert found.reason is reason
-    assert detail in found.detail
-    assert len(found.detail) < 400
+    (verdict,) = read(of, sent)
+    assert isinstance(verdict, InvalidEvent)
+    assert verdict.reason is reason
+    assert detail in verdict.detail
+    assert len(verdict.detail) < 400
 
 
-def test_a_wrong_member_of_an_envelope_names_its_field_and_path() -> None:
-    (found,) = read(DEBEZIUM, change("c", None, ROW) | {"source": {"ts_ms": "soon"}})
-    assert (found.reason, found.field) == (Reason.MISTYPED, "committed")
-    assert found.detail.endswith("; the field is read from the envelope's source.ts_ms")
-    assert found.detail.count("the field is read from") == 1
+def test_the_detail_of_an_invalid_member_of_an_envelope_names_field_and_path() -> None:
+    (verdict,) = read(DEBEZIUM, change("c", None, ROW) | {"source": {"ts_ms": "soon"}})
+    assert (verdict.reason, verdict.field) == (Reason.MISTYPED, "committed")
+    assert verdict.detail.endswith("; the field is read from the envelope's source.ts_ms")
+    assert verdict.detail.count("the field is read from") == 1
 
 
 @pytest.mark.parametrize(
@@ -244,18 +246,18 @@ def test_a_wrong_member_of_an_envelope_names_its_field_and_path() -> None:
         ("cloudevents", "subject", {**ATTRIBUTES, "data": {**ROW, "op": "x", "before": 1}}),
     ],
 )
-def test_an_event_is_valid_if_its_envelope_lacks_all_fields(envelope: str, path: str, sent: Any) -> None:
+def test_an_event_is_valid_if_its_envelope_lacks_an_optional_field(envelope: str, path: str, sent: Any) -> None:
     of = decoder(envelope, {"name": "extra", "type": "string", "from": "envelope", "path": path})
     assert read(of, sent) == [{**READ, "extra": None}]
 
 
-def test_no_envelope_is_suggested_where_one_is_opened() -> None:
+def test_the_detail_suggests_no_envelope_if_the_source_has_an_envelope() -> None:
     of = decoder("debezium", at={"from": "envelope", "path": "source.at"})
-    (found,) = read(of, change("c", None, ROW))
-    assert found.detail == "at is missing; send it; the field is read from the envelope's source.at"
+    (verdict,) = read(of, change("c", None, ROW))
+    assert verdict.detail == "at is missing; send it; the field is read from the envelope's source.at"
 
 
-def test_json_is_kept_from_the_row() -> None:
+def test_json_of_the_row_is_stored() -> None:
     spec = {
         "source": {
             "format": {"envelope": "debezium"},
@@ -275,9 +277,9 @@ def test_json_is_kept_from_the_row() -> None:
 @given(
     st.lists(st.sampled_from([change("c", None, ROW), DELETE, None, ROW, change("u", None, {"id": None})]), max_size=9)
 )
-def test_a_record_is_judged_alike_alone_and_among_others(sent: list[Any]) -> None:
+def test_a_record_gets_the_same_result_alone_and_in_a_batch(sent: list[Any]) -> None:
     for policy in ("ignore", "event"):
         of = decoder("debezium", OP, deletes=policy)
         alone = [read(of, each)[0] for each in sent]
-        for one, many in zip(alone, read(of, *sent), strict=True):
-            assert str(one) == str(many)
+        for single, in_batch in zip(alone, read(of, *sent), strict=True):
+            assert str(single) == str(in_batch)

@@ -1,4 +1,4 @@
-"""The examples of events from elsewhere read the events that they are about."""
+"""Tests of the example pipelines for events of other systems: each reads a sample event."""
 
 from __future__ import annotations
 
@@ -216,26 +216,26 @@ ITEMS: list[dict[str, Any]] = [
     {"sku": "IPOD2008GREEN", "quantity": 2, "price": 199.5, "gift": False},
     {"sku": "GIFT", "quantity": 1, "price": None, "gift": True},
 ]
-"""What the elements of an order have."""
+"""The fields of the elements of ORDER."""
 
 
 def test_each_example_has_a_sample() -> None:
     assert {path.stem for path in FOLDER.glob("*.yaml")} == {name for name, _, _ in SAMPLES}
 
 
-def test_an_example_explodes_its_events() -> None:
+def test_the_example_of_shop_orders_gives_an_event_for_each_element() -> None:
     (document,) = load_documents((FOLDER / "shop-orders.yaml").read_text())
     pipeline, _ = check(document)
     assert pipeline is not None
     records, elements = RecordDecoder(pipeline.spec), ElementDecoder(pipeline.spec)
     arrays = records.values(records.decode_all([json.dumps(ORDER).encode()], NOW).events, LIST)
-    found = elements.decode(arrays, NOW)
-    assert found.invalid == {}
-    assert [json.loads(text) for text in elements.as_json(found.events, found.raws)] == ITEMS
+    events = elements.decode(arrays, NOW)
+    assert events.invalid == {}
+    assert [json.loads(text) for text in elements.as_json(events.events, events.raws)] == ITEMS
 
 
 @pytest.mark.parametrize(("name", "event", "expected"), SAMPLES)
-def test_an_example_reads_its_events(name: str, event: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_an_example_reads_its_sample_event(name: str, event: dict[str, Any], expected: dict[str, Any]) -> None:
     (document,) = load_documents((FOLDER / f"{name}.yaml").read_text())
     pipeline, faults = check(document)
     assert faults == []

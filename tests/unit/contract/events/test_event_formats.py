@@ -1,4 +1,4 @@
-"""Timestamps as they are written elsewhere: counts of units, patterns, times of a zone."""
+"""Tests of timestamps in other formats: counts of units, patterns, and local times of a zone."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def decoder(time: dict[str, Any], *, exact: bool = False, own: bool = False) -> 
 
 
 def read(of: EventDecoder, text: str) -> int | InvalidEvent | None:
-    """What `at` is of this JSON text: alone, in a batch, and beside others."""
+    """Return `at` of this JSON text, or its verdict. Check that the event is decoded equally alone and in a batch."""
     raw = b'{"at": ' + text.encode() + b', "plain": "2023-11-14T22:13:20Z"}'
     batch = of.decode_all([raw], NOW)
     verdict = of.refusal(raw, NOW)
@@ -44,10 +44,10 @@ def read(of: EventDecoder, text: str) -> int | InvalidEvent | None:
         return verdict
     assert not batch.invalid
     event = of.decode(raw, NOW)
-    found, plain = (of.values([event], name)[0] for name in ("at", "plain"))
-    assert [of.values(batch.events, name) for name in ("at", "plain")] == [[found], [plain]]
+    value, plain = (of.values([event], name)[0] for name in ("at", "plain"))
+    assert [of.values(batch.events, name) for name in ("at", "plain")] == [[value], [plain]]
     assert plain == NOW
-    return found
+    return value
 
 
 def ms(text: str) -> int:
@@ -87,14 +87,14 @@ READ: list[tuple[dict[str, Any], str, int | None]] = [
     ({"zone": BERLIN}, '"2023-11-14T22:13:19.9999999Z"', NOW - 1),
     ({"zone": BERLIN}, '"2023-11-14"', ms("2023-11-13T23:00:00Z")),
     ({"zone": BERLIN}, "1700000000000", NOW),
-    # A clock change gives an hour twice: its first is meant. What it skips is read with the offset before it.
+    # An hour that a clock change repeats means its first occurrence. Skipped times have the offset before the change.
     ({"zone": BERLIN}, '"2023-10-29T02:30:00"', ms("2023-10-29T00:30:00Z")),
     ({"zone": BERLIN}, '"2023-03-26T02:30:00"', ms("2023-03-26T01:30:00Z")),
 ]
 
 
 @pytest.mark.parametrize(("time", "text", "expected"), READ)
-def test_a_time_is_read_as_its_field_says(time: dict[str, Any], text: str, expected: int | None) -> None:
+def test_a_time_is_read_in_the_format_of_its_field(time: dict[str, Any], text: str, expected: int | None) -> None:
     assert read(decoder(time), text) == expected
 
 
@@ -132,9 +132,7 @@ REFUSED: list[tuple[dict[str, Any], str, Reason, str]] = [
 
 
 @pytest.mark.parametrize(("time", "text", "reason", "detail"), REFUSED)
-def test_a_time_that_is_written_otherwise_is_refused(
-    time: dict[str, Any], text: str, reason: Reason, detail: str
-) -> None:
+def test_a_time_in_another_format_is_refused(time: dict[str, Any], text: str, reason: Reason, detail: str) -> None:
     verdict = read(decoder(time), text)
     assert isinstance(verdict, InvalidEvent)
     assert (verdict.reason, verdict.field) == (reason, "at")
@@ -157,7 +155,7 @@ VALUES += [(time, json.loads(text), False) for time, text, *_ in REFUSED]
         ({"from": "header"}, 1_700_000_000, False),
     ],
 )
-def test_a_default_is_valid_exactly_if_an_event_with_this_value_is(
+def test_a_default_is_valid_exactly_if_an_event_with_the_value_is_valid(
     time: dict[str, Any], value: Any, valid: bool
 ) -> None:
     written = {name: member for name, member in time.items() if name != "default"}
@@ -166,7 +164,7 @@ def test_a_default_is_valid_exactly_if_an_event_with_this_value_is(
         check_default(field)
 
 
-def test_an_event_time_has_a_format_too() -> None:
+def test_the_event_time_is_read_in_the_format_of_its_field() -> None:
     of = decoder({"format": "us"}, exact=True, own=True)
     raws = [b'{"at": %d}' % (NOW * 1000 + 1234), b'{"at": "%d.7"}' % (NOW * 1000 + 5)]
     batch = of.decode_all(raws, NOW)
@@ -187,19 +185,18 @@ def test_an_event_time_has_a_format_too() -> None:
     st.sampled_from(["s", "ms", "us", "ns"]),
     st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**12), max_value=10**12, places=12),
 )
-def test_a_fraction_is_cut_exactly(unit: str, number: Decimal) -> None:
-    """As it is written, however many digits it has."""
+def test_a_fraction_of_any_number_of_digits_is_truncated_exactly(unit: str, number: Decimal) -> None:
     scale = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
     of = decoder({"format": unit})
     expected = math.floor(Fraction(number) * 1000 / scale)
-    found = read(of, f"{number:f}")
+    value = read(of, f"{number:f}")
     if -62_135_596_800_000 <= expected <= 253_402_300_799_999:
-        assert found == expected
+        assert value == expected
     else:
-        assert isinstance(found, InvalidEvent)
+        assert isinstance(value, InvalidEvent)
 
 
-def test_many_times_are_read_as_each_alone() -> None:
+def test_times_in_a_batch_are_read_as_each_time_alone() -> None:
     of = decoder({"format": "%Y-%m-%dT%H:%M", "zone": BERLIN, "path": "meta.at"})
     texts = [
         f"2023-{month:02}-{day:02}T{hour:02}:30" for month in (3, 10) for day in range(20, 32) for hour in range(24)
@@ -208,12 +205,12 @@ def test_many_times_are_read_as_each_alone() -> None:
     batch = of.decode_all(raws, NOW)
     alone = [of.decode_all([raw], NOW) for raw in raws]
     assert of.values([e for e in batch.events if e is not None], "at") == [
-        of.values(one.events, "at")[0] for one in alone if not one.invalid
+        of.values(single.events, "at")[0] for single in alone if not single.invalid
     ]
     assert list(batch.invalid) == [len(texts)]
 
 
-def test_long_texts_are_not_kept_in_memory() -> None:
+def test_long_texts_are_not_cached() -> None:
     time_format = TimeFormat("rfc3339", BERLIN)
     texts = [f"2026-03-01T10:00:00.{number}{'0' * 100_000}" for number in range(100)]
     tracemalloc.start()

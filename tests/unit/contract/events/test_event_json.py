@@ -1,4 +1,4 @@
-"""Fields of type json: kept with the event as they came."""
+"""Tests of fields of type json, which are stored with the event as they were sent."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def decoder(fields: list[dict[str, Any]] = FIELDS, *, strict: bool = False) -> E
     )
 
 
-def kept(raw: bytes, of: EventDecoder | None = None) -> Any:
-    """The text that is kept of an event, or the verdict on it."""
+def stored(raw: bytes, of: EventDecoder | None = None) -> Any:
+    """Return the stored text of an event, or its verdict."""
     of = of or decoder()
     batch = of.decode_all([raw, b"{}"], NOW)
     beside = of.decode_all([raw, b'{"k": "\\u0000"}'], NOW).invalid.get(0)
@@ -43,9 +43,9 @@ def kept(raw: bytes, of: EventDecoder | None = None) -> Any:
     return alone[0]
 
 
-KEPT: list[tuple[str, str, str]] = [
-    ("an object, of which a field is read too", '{"size": 3, "b": [1.50, 1e5]}', '{"size": 3, "b": [1.50, 1e5]}'),
-    ("digits that no float has", '{"n": 12345678901234567890.123456789}', '{"n": 12345678901234567890.123456789}'),
+STORED: list[tuple[str, str, str]] = [
+    ("an object that another field reads too", '{"size": 3, "b": [1.50, 1e5]}', '{"size": 3, "b": [1.50, 1e5]}'),
+    ("more digits than a float", '{"n": 12345678901234567890.123456789}', '{"n": 12345678901234567890.123456789}'),
     ("numbers beyond a double", '{"n": [1e400, -1e400]}', '{"n": [1e400, -1e400]}'),
     ("null", "null", "null"),
     ("text beyond ASCII", '{"a": "Süd"}', '{"a": "Süd"}'),
@@ -53,23 +53,23 @@ KEPT: list[tuple[str, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("reason", "sent", "found"), KEPT, ids=[row[0] for row in KEPT])
-def test_json_is_kept_as_it_came(reason: str, sent: str, found: str) -> None:
-    text = kept(b'{"k": "a", "payload": ' + sent.encode() + b', "list": [0, {"x": false}]}')
+@pytest.mark.parametrize(("reason", "sent", "expected"), STORED, ids=[row[0] for row in STORED])
+def test_json_is_stored_as_it_was_sent(reason: str, sent: str, expected: str) -> None:
+    text = stored(b'{"k": "a", "payload": ' + sent.encode() + b', "list": [0, {"x": false}]}')
     size = json.loads(sent)["size"] if "size" in sent else None
     size_text = "null" if size is None else str(size)
-    assert text == f'{{"k":"a","size":{size_text},"payload":{found},"second":false}}'
+    assert text == f'{{"k":"a","size":{size_text},"payload":{expected},"second":false}}'
 
 
-def test_what_is_not_there_is_null() -> None:
+def test_an_absent_json_member_is_stored_as_null() -> None:
     nothing = {"k": None, "size": None, "payload": None, "second": None}
     for raw in (b"{}", b'{"list": [0]}', b'{"list": [0, 5]}', b'{"list": "x"}', b'{"list": {"x": 1}}'):
-        assert json.loads(kept(raw)) == nothing
+        assert json.loads(stored(raw)) == nothing
 
 
 REFUSED = [
     ("a NUL", b'{"payload": {"a": "x\\u0000"}}', Reason.BAD_STRING, "payload", "contains a NUL"),
-    ("no UTF-8", b'{"payload": {"a": "\xff"}}', Reason.NOT_JSON, None, "is binary, such as"),
+    ("a value that is not UTF-8", b'{"payload": {"a": "\xff"}}', Reason.NOT_JSON, None, "is binary, such as"),
     ("a name that is not UTF-8", b'{"\xff": 1, "payload": 2}', Reason.NOT_JSON, None, "is binary, such as"),
     ("half a surrogate pair", b'{"payload": {"a": "\\ud83c"}}', Reason.NOT_JSON, None, "contains half a surrogate"),
 ]
@@ -79,22 +79,22 @@ REFUSED = [
 def test_json_that_postgres_cannot_store_is_refused(
     name: str, raw: bytes, reason: Reason, field: str | None, detail: str
 ) -> None:
-    verdict = kept(raw)
+    verdict = stored(raw)
     assert isinstance(verdict, InvalidEvent)
     assert (verdict.reason, verdict.field) == (reason, field)
     assert verdict.detail.startswith(detail)
 
 
-def test_only_what_is_kept_has_to_be_storable() -> None:
-    assert json.loads(kept(b'{"k": "a", "other": ["\\u0000"]}'))["k"] == "a"
+def test_members_that_are_not_stored_may_contain_a_nul() -> None:
+    assert json.loads(stored(b'{"k": "a", "other": ["\\u0000"]}'))["k"] == "a"
 
 
-def test_a_pipeline_may_have_json_fields_alone() -> None:
+def test_a_pipeline_may_have_only_json_fields() -> None:
     of = decoder([{"name": "payload", "type": "json", "path": "a"}])
-    assert kept(b'{"a": [1, 2]}', of) == '{"payload":[1, 2]}'
+    assert stored(b'{"a": [1, 2]}', of) == '{"payload":[1, 2]}'
 
 
-def test_strict_events_may_have_json_fields() -> None:
+def test_a_strict_source_may_have_json_fields() -> None:
     of = decoder([{"name": "k", "type": "string"}, {"name": "payload", "type": "json", "path": "a.b"}], strict=True)
-    assert kept(b'{"k": "x", "a": {"b": {"c": 1}}}', of) == '{"k":"x","payload":{"c": 1}}'
-    assert kept(b'{"a": {"c": 1}}', of).reason is Reason.UNKNOWN_FIELD
+    assert stored(b'{"k": "x", "a": {"b": {"c": 1}}}', of) == '{"k":"x","payload":{"c": 1}}'
+    assert stored(b'{"a": {"c": 1}}', of).reason is Reason.UNKNOWN_FIELD

@@ -1,4 +1,4 @@
-"""Events as they come: members within members, in arrays and of any name, and defaults."""
+"""Tests of paths and defaults: members in objects and arrays, and members of any name."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def values(event: Any, of: EventDecoder = DECODER) -> dict[str, Any]:
     return {name: of.values([event], name)[0] for name in of.names}
 
 
-def both(raw: bytes, of: EventDecoder = DECODER) -> Any:
-    """An event's values, or the verdict on it, decoded alone and in a batch, which are the same."""
+def values_or_verdict(raw: bytes, of: EventDecoder = DECODER) -> Any:
+    """Return an event's values or its verdict. Check that the event is decoded equally alone and in a batch."""
     batch = of.decode_all([raw], NOW)
     verdict = of.refusal(raw, NOW)
     if verdict is not None:
-        found = batch.invalid[0]
-        assert (found.reason, found.field, found.detail) == (verdict.reason, verdict.field, verdict.detail)
+        refused = batch.invalid[0]
+        assert (refused.reason, refused.field, refused.detail) == (verdict.reason, verdict.field, verdict.detail)
         return verdict
     assert not batch.invalid
     alone = values(of.decode(raw, NOW), of)
@@ -83,13 +83,13 @@ def both(raw: bytes, of: EventDecoder = DECODER) -> Any:
     return alone
 
 
-def test_members_are_read_where_they_are() -> None:
-    assert both(json.dumps(WHOLE).encode()) == NESTED
-    assert both(json.dumps(WHOLE, ensure_ascii=False).encode()) == NESTED
+def test_members_are_read_by_their_paths() -> None:
+    assert values_or_verdict(json.dumps(WHOLE).encode()) == NESTED
+    assert values_or_verdict(json.dumps(WHOLE, ensure_ascii=False).encode()) == NESTED
 
 
 NULLS: list[tuple[str, dict[str, Any]]] = [
-    ("all that is optional is absent", LEAST),
+    ("all optional members are absent", LEAST),
     ("objects on a path are null", {**LEAST, "headers": None, "order": None, "tags": None, "flag": None, "x": None}),
     ("objects within them are null", {**LEAST, "user": {"id": 7, "account": None}, "headers": {"User-Agent": None}}),
     ("values are null", {**LEAST, "user": {"id": 7, "account": {"plan": None, "seen": None}}, "order": {}}),
@@ -100,11 +100,11 @@ NULLS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("reason", "members"), NULLS, ids=[reason for reason, _ in NULLS])
-def test_what_is_not_there_is_null_or_the_default(reason: str, members: dict[str, Any]) -> None:
-    assert both(json.dumps(members).encode()) == DEFAULTS
+def test_an_absent_or_null_member_is_null_or_the_default(reason: str, members: dict[str, Any]) -> None:
+    assert values_or_verdict(json.dumps(members).encode()) == DEFAULTS
 
 
-def test_defaults_of_some_events_are_not_those_of_others() -> None:
+def test_defaults_apply_only_to_the_events_that_lack_the_member() -> None:
     raws = [json.dumps(each).encode() for each in (LEAST, WHOLE, LEAST)]
     assert [values(event) for event in DECODER.decode_all(raws, NOW).events] == [DEFAULTS, NESTED, DEFAULTS]
 
@@ -116,10 +116,10 @@ def test_an_array_that_is_too_short_for_a_required_item_is_refused() -> None:
         {"name": "b", "type": "integer", "path": "row[3]", "default": 5},
     ]
     of = decoder(fields, time=None)
-    assert both(b'{"row": [0, 1, {"login": "x"}]}', of) == {"login": "x", "a": 1, "b": 5}
-    assert both(b'{"row": [0, null, {"login": "x"}, null]}', of) == {"login": "x", "a": None, "b": 5}
+    assert values_or_verdict(b'{"row": [0, 1, {"login": "x"}]}', of) == {"login": "x", "a": 1, "b": 5}
+    assert values_or_verdict(b'{"row": [0, null, {"login": "x"}, null]}', of) == {"login": "x", "a": None, "b": 5}
     for raw in (b'{"row": [0, 1]}', b'{"row": [0, 1, null]}', b'{"row": [0, 1, {}]}', b'{"row": null}', b"{}"):
-        verdict = both(raw, of)
+        verdict = values_or_verdict(raw, of)
         assert (verdict.reason, verdict.field) == (Reason.MISSING_FIELD, "login")
         assert "the field is read from row[2].login" in verdict.detail
 
@@ -142,13 +142,13 @@ REFUSED: list[tuple[str, bytes, Reason, str | None, str]] = [
         Reason.MISSING_FIELD, "user_id", "user_id is missing; send it; the field is read from user.id",
     ),
     (
-        "no object where a path leads",
+        "no object at a path",
         json.dumps({**LEAST, "headers": "none"}).encode(),
         Reason.MISTYPED, "agent", 'headers: expected object, got string "none"; the path of agent leads through it:'
         " correct the path, or the event",
     ),
     (
-        "no array where a path leads",
+        "no array at a path",
         json.dumps({**LEAST, "tags": {"a": 1}}).encode(),
         Reason.MISTYPED, "first_tag", "tags: expected array, got object; the path of first_tag leads through it:"
         " correct the path, or the event",
@@ -180,15 +180,15 @@ REFUSED: list[tuple[str, bytes, Reason, str | None, str]] = [
 
 
 @pytest.mark.parametrize(("reason", "raw", "code", "field", "detail"), REFUSED, ids=[row[0] for row in REFUSED])
-def test_a_refusal_names_the_field_and_where_it_is(
+def test_a_refusal_names_the_field_and_its_path(
     reason: str, raw: bytes, code: Reason, field: str | None, detail: str
 ) -> None:
-    verdict = both(raw)
+    verdict = values_or_verdict(raw)
     assert (verdict.reason, verdict.field) == (code, field)
     assert verdict.detail.startswith(detail)
 
 
-MENDED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+CONVERTED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("a whole number with a point", {**LEAST, "user": {"id": 7.0}}, {}),
     ("a date alone", {**LEAST, "meta": {"createdAt": "2023-11-14"}}, {"ts": 1_699_920_000_000}),
     (
@@ -196,43 +196,46 @@ MENDED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {**LEAST, "meta": {"createdAt": "2023-11-14T22:13:20.1239999Z"}},
         {"ts": NOW + 123},
     ),
-    ("rounded up otherwise", {**LEAST, "meta": {"createdAt": "2023-11-14T22:13:19.9999999Z"}}, {"ts": NOW - 1}),
+    ("digits that would round up", {**LEAST, "meta": {"createdAt": "2023-11-14T22:13:19.9999999Z"}}, {"ts": NOW - 1}),
 ]
 
 
-@pytest.mark.parametrize(("reason", "members", "changed"), MENDED, ids=[row[0] for row in MENDED])
-def test_values_are_mended_within_objects_too(reason: str, members: dict[str, Any], changed: dict[str, Any]) -> None:
-    assert both(json.dumps(members).encode()) == {**DEFAULTS, **changed}
+@pytest.mark.parametrize(("reason", "members", "changed"), CONVERTED, ids=[row[0] for row in CONVERTED])
+def test_values_within_objects_are_converted(reason: str, members: dict[str, Any], changed: dict[str, Any]) -> None:
+    assert values_or_verdict(json.dumps(members).encode()) == {**DEFAULTS, **changed}
 
 
-def test_strict_holds_within_objects() -> None:
+def test_a_strict_source_refuses_undeclared_members_of_objects() -> None:
     fields = [
         {"name": "login", "type": "string", "path": "user.login"},
         {"name": "tag", "type": "string", "path": "tags[1]"},
     ]
     of = decoder(fields, strict=True, time=None)
-    assert both(b'{"user": {"login": "x"}, "tags": [{"any": 1}, "y", 3]}', of) == {"login": "x", "tag": "y"}
+    assert values_or_verdict(b'{"user": {"login": "x"}, "tags": [{"any": 1}, "y", 3]}', of) == {
+        "login": "x",
+        "tag": "y",
+    }
     for raw, name in ((b'{"user": {"id": 1}}', "user.id"), (b'{"a.b": 1}', "'a.b'")):
-        verdict = both(raw, of)
+        verdict = values_or_verdict(raw, of)
         assert (verdict.reason, verdict.field) == (Reason.UNKNOWN_FIELD, name)
         assert verdict.detail == f"{name} is not declared; fields are read from user.login, tags[1]"
 
 
-def test_an_envelope_can_be_read_through() -> None:
+def test_paths_may_lead_through_an_envelope() -> None:
     fields = [
         {"name": "login", "type": "string", "path": "payload.after.login"},
         {"name": "op", "type": "string", "path": "payload.op"},
     ]
     of = decoder(fields, time=None)
     raw = b'{"schema": {}, "payload": {"before": null, "after": {"login": "x"}, "op": "c"}}'
-    assert both(raw, of) == {"login": "x", "op": "c"}
-    assert both(b'{"schema": {}, "payload": {}}', of) == {"login": None, "op": None}
+    assert values_or_verdict(raw, of) == {"login": "x", "op": "c"}
+    assert values_or_verdict(b'{"schema": {}, "payload": {}}', of) == {"login": None, "op": None}
 
 
-def test_an_envelope_around_optional_members_is_told() -> None:
+def test_an_envelope_around_optional_members_is_refused() -> None:
     of = decoder([{"name": "login", "type": "string", "path": "user.login"}], time=None)
-    assert both(b'{"user": null}', of) == {"login": None}
-    verdict = both(b'{"schema": {}, "payload": {"user": {"login": "x"}}}', of)
+    assert values_or_verdict(b'{"user": null}', of) == {"login": None}
+    verdict = values_or_verdict(b'{"schema": {}, "payload": {"user": {"login": "x"}}}', of)
     assert verdict.reason is Reason.MISSING_FIELD
     assert "Kafka Connect envelope" in verdict.detail
 
@@ -262,28 +265,28 @@ SENT: dict[str, list[Any]] = {
 @pytest.mark.parametrize("kind", TWICE)
 @pytest.mark.parametrize("paths", [("m", "a.b[0]"), ("a.b[0]", "m")], ids=["flat", "nested"])
 @pytest.mark.parametrize("strict", [False, True])
-def test_fields_of_one_member_have_the_value_or_the_verdict_of_one_field(
+def test_two_fields_of_a_member_have_the_same_value_or_verdict_as_a_single_field(
     kind: str, paths: tuple[str, str], strict: bool
 ) -> None:
-    """In every format, alone and in a batch, mended or as sent; as JSON too."""
+    """Events have every format, are decoded alone and in a batch, and may need conversion."""
     path, other = paths
     single = {"name": "one", "path": path, **TWICE[kind]}
     beside = {"name": "x", "type": "integer", "path": other}
-    of_one = decoder([single, beside], strict=strict, group="one", time=None)
-    twice = decoder([single, {**single, "name": "two"}, beside], strict=strict, group="two", time=None)
+    with_single = decoder([single, beside], strict=strict, group="one", time=None)
+    with_two = decoder([single, {**single, "name": "two"}, beside], strict=strict, group="two", time=None)
     for sent in SENT[kind]:
         event = {"m": sent, "a": {"b": [1]}} if path == "m" else {"m": 1, "a": {"b": [sent]}}
         raw = json.dumps(event).encode()
-        alone, found = both(raw, of_one), both(raw, twice)
+        alone, result = values_or_verdict(raw, with_single), values_or_verdict(raw, with_two)
         if isinstance(alone, InvalidEvent):
-            assert (found.reason, found.field, found.detail) == (alone.reason, alone.field, alone.detail)
+            assert (result.reason, result.field, result.detail) == (alone.reason, alone.field, alone.detail)
             continue
-        assert found == {**alone, "two": alone["one"]}
-        kept = json.loads(twice.as_json([twice.decode(raw, NOW)], [raw])[0])
-        assert kept == {**json.loads(of_one.as_json([of_one.decode(raw, NOW)], [raw])[0]), "two": kept["one"]}
+        assert result == {**alone, "two": alone["one"]}
+        kept = json.loads(with_two.as_json([with_two.decode(raw, NOW)], [raw])[0])
+        assert kept == {**json.loads(with_single.as_json([with_single.decode(raw, NOW)], [raw])[0]), "two": kept["one"]}
 
 
-def test_a_member_is_required_and_the_event_time_by_any_of_its_fields() -> None:
+def test_any_field_of_a_member_may_be_required_or_the_event_time() -> None:
     time = [{"name": name, "type": "timestamp", "path": "at"} for name in ("one", "two")]
     fields = [*time, {"name": "x", "type": "string"}]
     of_time = decoder(fields, group="x", time="two")
@@ -296,13 +299,13 @@ def test_a_member_is_required_and_the_event_time_by_any_of_its_fields() -> None:
     assert (refusal.reason, refusal.field) == (Reason.MISSING_FIELD, "one")
 
 
-def test_a_group_key_that_is_too_long_is_refused_by_whatever_name() -> None:
+def test_a_group_key_of_a_member_with_two_fields_has_the_limit_of_length() -> None:
     fields = [{"name": name, "type": "string", "path": "m"} for name in ("one", "two")]
-    refusal = both(json.dumps({"m": "x" * 1025}).encode(), decoder(fields, group="two", time=None))
+    refusal = values_or_verdict(json.dumps({"m": "x" * 1025}).encode(), decoder(fields, group="two", time=None))
     assert (refusal.reason, refusal.field) == (Reason.KEY_TOO_LONG, "one")
 
 
-def test_strict_events_may_have_json_within_json() -> None:
+def test_a_strict_source_may_have_json_fields_within_json_fields() -> None:
     fields = [
         {"name": "whole", "type": "json", "path": "a"}, {"name": "part", "type": "json", "path": "a.b"},
         {"name": "again", "type": "json", "path": "a"}, {"name": "x", "type": "string"},
@@ -313,18 +316,18 @@ def test_strict_events_may_have_json_within_json() -> None:
     }  # fmt: skip
 
 
-def test_a_flat_event_is_one_struct() -> None:
-    """Without paths, events are laid out as their fields are: no object within another."""
+def test_an_event_without_paths_is_decoded_to_a_single_struct() -> None:
+    """The struct has the fields in their order, and no object within another."""
     of = decoder([{"name": "login", "type": "string"}, {"name": "n", "type": "integer", "default": 3}], time=None)
     assert of.type.__struct_fields__ == ("login", "n")
-    assert both(b'{"login": "x"}', of) == {"login": "x", "n": 3}
-    assert both(b'{"login": "x", "n": null}', of) == {"login": "x", "n": 3}
-    assert both(b'{"login": "x", "n": 2e2}', of) == {"login": "x", "n": 200}
-    assert both(b'{"login": "x", "n": "2"}', of).detail.endswith("send the value without quotes")
+    assert values_or_verdict(b'{"login": "x"}', of) == {"login": "x", "n": 3}
+    assert values_or_verdict(b'{"login": "x", "n": null}', of) == {"login": "x", "n": 3}
+    assert values_or_verdict(b'{"login": "x", "n": 2e2}', of) == {"login": "x", "n": 200}
+    assert values_or_verdict(b'{"login": "x", "n": "2"}', of).detail.endswith("send the value without quotes")
 
 
 @pytest.mark.parametrize(
-    ("path", "steps", "shown"),
+    ("path", "steps", "text"),
     [
         ("a", ("a",), "a"),
         ("User-Agent", ("User-Agent",), "User-Agent"),
@@ -333,10 +336,10 @@ def test_a_flat_event_is_one_struct() -> None:
         (None, ("f",), "f"),
     ],
 )
-def test_a_path_is_read_from_a_text_or_a_list(path: Any, steps: tuple[Any, ...], shown: str) -> None:
+def test_a_path_is_parsed_from_a_text_or_a_list(path: Any, steps: tuple[Any, ...], text: str) -> None:
     field = FieldSpec(name="f", type="string", path=path)
     assert field.steps == steps
-    assert show_path(field.steps) == shown
+    assert show_path(field.steps) == text
     assert FieldSpec.model_validate_json(field.model_dump_json(exclude_none=True)).steps == steps
 
 
@@ -349,7 +352,7 @@ JSON = st.recursive(
 
 @st.composite
 def disturbed(draw: st.DrawFn) -> bytes:
-    """The whole event with a part replaced, or taken out."""
+    """Return the event WHOLE with a part replaced or deleted."""
     event = json.loads(json.dumps(WHOLE))
     holder, key = event, draw(st.sampled_from(list(event)))
     while isinstance(holder[key], dict | list) and holder[key] and draw(st.booleans()):
@@ -364,8 +367,8 @@ def disturbed(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=300)
 @given(st.lists(disturbed(), min_size=1, max_size=4))
-def test_a_batch_has_the_verdicts_of_its_events_alone(raws: list[bytes]) -> None:
-    alone = [both(raw) for raw in raws]
+def test_random_events_get_the_same_values_and_verdicts_alone_and_in_a_batch(raws: list[bytes]) -> None:
+    alone = [values_or_verdict(raw) for raw in raws]
     batch = DECODER.decode_all(raws, NOW)
     for index, expected in enumerate(alone):
         if isinstance(expected, InvalidEvent):

@@ -1,4 +1,4 @@
-"""Fields beside events: the record's key, headers, time and place."""
+"""Tests of fields that are read from records: the key, headers, timestamp, partition and offset."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ DECODER = decoder()
 
 
 def read(record: Sent, raw: bytes = b'{"order": {"n": 5}}', of: RecordDecoder = DECODER) -> Any:
-    """A record's values by name, or the verdict on it."""
+    """Return a record's values by name, or its verdict."""
     decoded = of.decode_all([raw], NOW, records=[record])
     verdict = of.refusal(raw, NOW, record)
     if verdict is not None:
@@ -79,16 +79,16 @@ def read(record: Sent, raw: bytes = b'{"order": {"n": 5}}', of: RecordDecoder = 
         assert decoded.events == [None]
         return verdict
     assert decoded.invalid == {}
-    found = json.loads(of.as_json(decoded.events, [raw])[0])
-    assert {name: of.values(decoded.events, name)[0] for name in found} == found
-    return found
+    values = json.loads(of.as_json(decoded.events, [raw])[0])
+    assert {name: of.values(decoded.events, name)[0] for name in values} == values
+    return values
 
 
 LEAST = {
     "n": 5, "shop": None, "region": "eu", "tries": 1, "sent": None, "came": NOW, "part": 3, "place": 70,
 }  # fmt: skip
 READ: list[tuple[str, Sent, dict[str, Any]]] = [
-    ("what is optional is absent", Sent(), {}),
+    ("optional parts are absent", Sent(), {}),
     ("a key", Sent(b"S\xc3\xbcd"), {"shop": "Süd"}),
     ("a key that looks like JSON", Sent(b'{"a": "b"}'), {"shop": '{"a": "b"}'}),
     ("an empty key is no null", Sent(b""), {"shop": ""}),
@@ -108,7 +108,7 @@ READ: list[tuple[str, Sent, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("reason", "record", "changed"), READ, ids=[row[0] for row in READ])
-def test_fields_are_read_beside_the_event(reason: str, record: Sent, changed: dict[str, Any]) -> None:
+def test_fields_are_read_from_parts_of_the_record(reason: str, record: Sent, changed: dict[str, Any]) -> None:
     assert read(record) == {**LEAST, **changed}
 
 
@@ -134,17 +134,17 @@ def test_a_refusal_names_the_part_of_the_record(record: Sent, reason: Reason, fi
     assert verdict.detail.startswith(detail)
 
 
-def test_an_event_is_judged_before_what_is_beside_it() -> None:
+def test_an_invalid_event_is_refused_before_its_record_is_read() -> None:
     verdict = read(Sent(None, None), b'{"order": 5}')
     assert (verdict.reason, verdict.field) == (Reason.MISTYPED, "n")
 
 
-def test_a_member_cannot_stand_for_what_is_beside_events() -> None:
+def test_members_of_the_event_cannot_replace_parts_of_the_record() -> None:
     raw = json.dumps({"order": {"n": 5}, "region": "us", "part": 9, "<header> region": "us", "<key> shop": 1})
     assert read(Sent(), raw.encode()) == LEAST
 
 
-def test_some_records_of_many_are_refused() -> None:
+def test_only_invalid_records_of_a_batch_are_refused() -> None:
     raws = [b'{"order": {"n": %d}}' % n for n in range(4)]
     raws[1] = b"{"
     records = [Sent(b"a"), Sent(b"b"), Sent(b"c", None), Sent(b"d")]
@@ -156,7 +156,7 @@ def test_some_records_of_many_are_refused() -> None:
     assert (DECODER.values(events, "n"), DECODER.values(events, "shop")) == ([0, 3], ["a", "d"])
 
 
-def test_a_header_may_have_the_time_of_the_event() -> None:
+def test_the_event_time_may_be_read_from_a_header() -> None:
     of = decoder(time="sent")
     sent = Sent(None, [("X-Region", b"eu"), ("ce.time", b"2023-11-14T22:13:19.123456Z")])
     decoded = of.decode_all([b"{}", b"[]", b"{}"], NOW, records=[sent, sent, Sent()])
@@ -169,20 +169,20 @@ def test_a_header_may_have_the_time_of_the_event() -> None:
     assert read(future, b"{}", of).reason is Reason.TOO_FAR_IN_THE_FUTURE
 
 
-def test_a_long_group_key_beside_the_event_is_refused() -> None:
+def test_a_group_key_that_is_read_from_the_record_has_the_limit_of_length() -> None:
     of = decoder(group="shop")
     assert read(Sent(b"x" * 1024), of=of)["shop"] == "x" * 1024
     assert read(Sent(b"x" * 1025), of=of).reason is Reason.KEY_TOO_LONG
 
 
-def test_without_such_fields_records_are_not_looked_at() -> None:
+def test_records_are_not_read_if_no_field_needs_them() -> None:
     of = decoder([{"name": "n", "type": "integer"}])
     decoded = of.decode_all([b'{"n": 1}'], NOW, records=[None])  # type: ignore[list-item]
     assert (of.beside, of.values(decoded.events, "n")) == (False, [1])
 
 
 def fails_with(word: str, real: Any) -> Any:
-    """A function that fails if an argument has this word in it."""
+    """Return a function that fails if an argument contains this word."""
 
     def failing(*arguments: Any, **named: Any) -> Any:
         if any(word in str(each) for each in arguments):
@@ -202,7 +202,7 @@ PLACES: list[tuple[str, Any, str, str]] = [
 
 
 @pytest.mark.parametrize(("written", "owner", "function", "origin"), PLACES)
-def test_an_event_on_which_tidemill_fails_is_a_dead_letter_and_the_others_count(
+def test_an_event_that_causes_an_internal_error_is_a_dead_letter_and_the_others_count(
     written: str, owner: Any, function: str, origin: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(EventTimes, "surely", fails_with("", EventTimes.surely))

@@ -1,4 +1,4 @@
-"""Values of records that are no plain JSON and need no schema: lines of CSV, and JSON behind a registry's framing."""
+"""Tests of CSV records, and of JSON records with the framing of a schema registry."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def decoder(written: Any, fields: list[dict[str, Any]] = FIELDS, time: str | Non
 
 
 def read(of: RecordDecoder, *raws: bytes) -> list[Any]:
-    """Of each record its fields, or the verdict on it: the same alone and among others."""
+    """Return the fields of each record or its verdict. Check that records are decoded equally alone and in a batch."""
     decoded = of.decode_all(list(raws), NOW)
-    found: list[Any] = []
+    results: list[Any] = []
     for index, (event, raw) in enumerate(zip(decoded.events, raws, strict=True)):
         alone = of.decode_all([raw], NOW)
         verdict = decoded.invalid.get(index)
         assert (verdict and verdict.detail) == (alone.invalid[0].detail if alone.invalid else None)
         if verdict is not None:
-            found.append(verdict)
+            results.append(verdict)
             continue
-        found.append(json.loads(of.as_json([event], [raw])[0]))
-        assert found[-1] == json.loads(of.as_json(alone.events, [raw])[0])
-    return found
+        results.append(json.loads(of.as_json([event], [raw])[0]))
+        assert results[-1] == json.loads(of.as_json(alone.events, [raw])[0])
+    return results
 
 
 CSV = decoder("csv")
@@ -64,13 +64,13 @@ LINES = [
 
 
 @pytest.mark.parametrize(("line", "expected"), LINES)
-def test_the_cells_of_a_line_are_the_fields_in_their_order(line: bytes, expected: dict[str, Any]) -> None:
+def test_the_cells_of_a_line_are_the_values_of_fields_in_order(line: bytes, expected: dict[str, Any]) -> None:
     plain = LINES[0][0]
     assert read(CSV, line) == [EMPTY | expected]
     assert read(CSV, plain, line, plain)[1] == EMPTY | expected
 
 
-def test_columns_can_be_named_in_another_order_and_be_more() -> None:
+def test_columns_may_have_another_order_than_the_fields_and_may_be_unused() -> None:
     fields = [{**FIELDS[0], "path": "Shop name"}, FIELDS[1]]
     of = decoder({"type": "csv", "columns": ["id", "amount", "Shop name"], "delimiter": ";"}, fields, time=None)
     assert read(of, b"7;1,5;a")[0].detail.startswith('amount: expected number, got string "1,5"')
@@ -78,7 +78,7 @@ def test_columns_can_be_named_in_another_order_and_be_more() -> None:
     assert read(of, b"7;1.5;a", b";;b") == [{"shop": "a", "amount": 1.5}, {"shop": "b", "amount": None}]
 
 
-def test_cells_are_decimals_too_and_several_fields_may_read_one_column() -> None:
+def test_several_fields_may_read_a_column_of_decimals() -> None:
     fields = [
         {"name": "shop", "type": "string"},
         {"name": "cents", "type": "decimal", "scale": 2, "path": "price"},
@@ -108,16 +108,18 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("line", "reason", "field", "detail"), BROKEN)
-def test_a_broken_line_says_why(line: bytes, reason: Reason, field: str | None, detail: str) -> None:
-    found = read(CSV, LINES[0][0], line)[1]
-    assert isinstance(found, InvalidEvent)
-    assert (found.reason, found.field) == (reason, field)
-    assert detail in found.detail
-    assert len(found.detail) < 400
+def test_an_invalid_line_is_refused_with_the_reason(
+    line: bytes, reason: Reason, field: str | None, detail: str
+) -> None:
+    verdict = read(CSV, LINES[0][0], line)[1]
+    assert isinstance(verdict, InvalidEvent)
+    assert (verdict.reason, verdict.field) == (reason, field)
+    assert detail in verdict.detail
+    assert len(verdict.detail) < 400
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1), min_size=1))
-def test_every_text_that_is_written_as_csv_is_read_as_it_was(texts: list[str]) -> None:
+def test_any_text_that_is_written_as_csv_is_read_unchanged(texts: list[str]) -> None:
     of = decoder("csv", [{"name": "text", "type": "string"}], time=None)
     raws = []
     for text in texts:
@@ -127,13 +129,13 @@ def test_every_text_that_is_written_as_csv_is_read_as_it_was(texts: list[str]) -
     assert [event["text"] for event in read(of, *raws)] == texts
 
 
-def test_json_behind_the_framing_of_a_registry_is_read_without_asking_it() -> None:
+def test_json_with_the_framing_of_a_registry_is_read_without_a_request_to_it() -> None:
     of = decoder({"type": "jsonSchema", "envelope": "connect"}, FIELDS[:2], time=None)
     plain = b'{"payload": {"shop": "a"}}'
-    good, bare, short, wrong = read(of, b"\0\0\0\0\7" + plain, plain, b"\0\0\0", b"\0\0\0\0\x08[]")
+    good, unframed, short, wrong = read(of, b"\0\0\0\0\7" + plain, plain, b"\0\0\0", b"\0\0\0\0\x08[]")
     assert good == {"shop": "a", "amount": None}
-    assert (bare.reason, short.reason, wrong.reason) == (
+    assert (unframed.reason, short.reason, wrong.reason) == (
         Reason.UNREADABLE, Reason.UNREADABLE, Reason.NOT_AN_OBJECT,
     )  # fmt: skip
-    assert "got what looks like JSON, {" in bare.detail
+    assert "got what looks like JSON, {" in unframed.detail
     assert read(of, b"\0\0\0\0\7" + plain, b"\0\0\0\0\x08" + plain) == [good, good]

@@ -1,4 +1,4 @@
-"""Times of events: what texts and numbers mean, how fractions are cut, which units are told apart."""
+"""Tests of times in events: notations, truncated fractions, and the detection of other units."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def ms(text: str) -> int:
     return (dt.datetime.fromisoformat(text) - EPOCH) // dt.timedelta(milliseconds=1)
 
 
-TAKEN = [
+ACCEPTED = [
     ("2026-11-27T10:00:59Z", "2026-11-27T10:00:59+00:00"),
     ("2026-11-27t10:00:59z", "2026-11-27T10:00:59+00:00"),
     ("2026-11-27 10:00:59Z", "2026-11-27T10:00:59+00:00"),
@@ -105,8 +105,8 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("text", "meant"), TAKEN)
-def test_an_event_time_is_read_as_one_instant_by_either_decoder(text: str, meant: str) -> None:
+@pytest.mark.parametrize(("text", "meant"), ACCEPTED)
+def test_a_time_in_every_notation_is_read_alone_and_in_a_batch(text: str, meant: str) -> None:
     raw = json.dumps({"ts": text, "seen": text}).encode()
     event = DECODER.decode(raw, NOW)
     assert (event.ts, event.seen) == (ms(meant), ms(meant))
@@ -114,8 +114,8 @@ def test_an_event_time_is_read_as_one_instant_by_either_decoder(text: str, meant
 
 
 @pytest.mark.parametrize(("value", "meant"), OTHER)
-def test_a_timestamp_field_may_lie_in_the_years_1_to_9999(value: Any, meant: int) -> None:
-    """Other fields than the event time may lie anywhere in the years 1 to 9999."""
+def test_a_field_other_than_the_event_time_may_be_in_the_years_1_to_9999(value: Any, meant: int) -> None:
+    """The event time must not be before 1970."""
     raw = json.dumps({"ts": NOW, "seen": value}).encode()
     event = DECODER.decode(raw, NOW)
     assert event.seen == meant
@@ -124,8 +124,8 @@ def test_a_timestamp_field_may_lie_in_the_years_1_to_9999(value: Any, meant: int
 
 @pytest.mark.parametrize("field", ["ts", "seen"])
 @pytest.mark.parametrize(("value", "reason", "detail"), REFUSED)
-def test_a_time_is_refused_with_the_remedy(field: str, value: Any, reason: Reason, detail: str) -> None:
-    """Alike for the event time and for other timestamps, alone and among valid events."""
+def test_an_invalid_time_is_refused_with_the_remedy(field: str, value: Any, reason: Reason, detail: str) -> None:
+    """The event time and other timestamps are treated equally, alone and in a batch."""
     raw = json.dumps({"ts": NOW, field: value}).encode()
     with pytest.raises(InvalidEvent) as caught:
         DECODER.decode(raw, NOW)
@@ -136,7 +136,7 @@ def test_a_time_is_refused_with_the_remedy(field: str, value: Any, reason: Reaso
     assert {i: str(v) for i, v in verdicts.items()} == {1: str(caught.value)}
 
 
-def test_a_records_own_time_is_told_in_its_unit_too() -> None:
+def test_the_refusal_of_a_records_time_names_the_unit_that_it_may_have() -> None:
     with pytest.raises(InvalidEvent, match="in microseconds, the value means 2026-11-27"):
         DECODER.times.check_record(1_795_773_600_000_000, NOW)
     with pytest.raises(InvalidEvent, match="in seconds, the value means 2026-11-27"):
@@ -149,17 +149,17 @@ ZONES = st.sampled_from([("Z", 0), ("z", 0), ("+01:00", 60), ("-0830", -510), ("
 
 
 def escaped(text: str, which: str) -> str:
-    """JSON text with these characters written as escapes."""
-    return re.sub(f"[{which}]", lambda found: f"\\u{ord(found.group()):04x}", text) if which else text
+    """Return the JSON text with these characters as escapes."""
+    return re.sub(f"[{which}]", lambda match: f"\\u{ord(match.group()):04x}", text) if which else text
 
 
 @given(st.lists(st.tuples(MOMENTS, DIGITS, ZONES, st.sampled_from(["", "9", ".", ":", "0-9.:+"])), min_size=1))
 @example([(dt.datetime(2026, 11, 27, 10, 0, 59), "9999999", ("Z", 0), "")])
 @example([(dt.datetime(2026, 11, 27, 10, 0, 59), "9999999", ("Z", 0), "9")])
-def test_fractions_are_cut_at_every_number_of_digits(
+def test_fractions_of_any_number_of_digits_are_truncated(
     times: list[tuple[dt.datetime, str, tuple[str, int], str]],
 ) -> None:
-    """Written in any way and with any zone: milliseconds and microseconds are those of the text, in both paths."""
+    """Both decoders truncate to milliseconds and microseconds, for every zone and for escaped characters."""
     raws, expected = [], []
     for moment, digits, (zone, minutes), which in times:
         text = moment.isoformat(timespec="seconds") + (f".{digits}" if digits else "") + zone
@@ -179,8 +179,7 @@ def test_fractions_are_cut_at_every_number_of_digits(
 
 
 @given(st.integers(631_152_000, 4_102_444_800), st.sampled_from(["ts", "seen"]))
-def test_seconds_never_count_as_milliseconds(seconds: int, field: str) -> None:
-    """Whatever else is in the batch."""
+def test_a_time_in_seconds_is_never_read_as_milliseconds(seconds: int, field: str) -> None:
     raws = [json.dumps({"ts": NOW}).encode(), json.dumps({"ts": "2026-11-27", field: seconds}).encode()]
     events, verdicts = DECODER.decode_batch(raws, NOW)
     assert events[1] is None
@@ -188,8 +187,8 @@ def test_seconds_never_count_as_milliseconds(seconds: int, field: str) -> None:
     assert f"{seconds} means 1970-0" in verdicts[1].detail
 
 
-def test_a_long_text_is_refused_without_trying_its_remedies() -> None:
-    """The patterns of the remedies would take hours for this text, during which nothing else could run."""
+def test_a_long_text_is_refused_without_a_search_for_remedies() -> None:
+    """The patterns of the search would run for hours on this text."""
     refusal = DECODER.refusal(json.dumps({"ts": "T24:60+" * 100_000 + "\n"}).encode(), NOW)
     assert refusal is not None
     assert "send RFC 3339" in refusal.detail

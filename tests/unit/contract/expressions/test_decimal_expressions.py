@@ -1,4 +1,4 @@
-"""Expressions over decimals against Python's decimal module."""
+"""Tests of expressions over decimals, by comparison with Python's decimal module."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def spec(*derives: str, a: int = 2, b: int = 3) -> PipelineSpec:
 
 
 def results(transform: Transform, **columns: list[Any]) -> list[list[Any]]:
-    """The derives' values by row; decimals with as many digits as their type has."""
+    """Return the values of the derives by row, with decimals that have all digits of their type."""
     schema = {"i": pl.Int64(), "f": pl.Float64(), "s": pl.String(), "a": pl.Int64(), "b": pl.Int64()}
     height = len(next(iter(columns.values())))
     data = {name: columns.get(name, [None] * height) for name in schema}
     frame = transform.apply(pl.DataFrame(data, schema=schema))
-    found = []
+    columns_of_values = []
     for name, kind, _ in transform.derives:
         scale = scale_of(kind)
         values = frame[name].to_list()
-        found.append([v if v is None or scale is None else value_of(v, scale) for v in values])
-    return [list(row) for row in zip(*found, strict=True)]
+        columns_of_values.append([v if v is None or scale is None else value_of(v, scale) for v in values])
+    return [list(row) for row in zip(*columns_of_values, strict=True)]
 
 
 def _to(digits: int, rounding: str) -> Callable[[Decimal], Decimal]:
@@ -89,7 +89,7 @@ SCALED = st.sampled_from([-1250, -15, -5, -1, 0, 1, 5, 10, 15, 50, 1250]) | st.i
 
 
 def fits(value: Any, kind: str) -> Any:
-    """A result, or NULL where its integer has more than 64 bits."""
+    """Return a result, or None if its scaled integer has more than 64 bits."""
     if value is None or isinstance(value, bool):
         return value
     return value if abs(int(WIDE.scaleb(value, scale_of(kind) or 0))) < 2**63 else None
@@ -99,12 +99,12 @@ def fits(value: Any, kind: str) -> Any:
     st.tuples(st.integers(0, 9), st.integers(0, 9)),
     st.lists(st.tuples(SCALED, SCALED, st.integers(-(10**6), 10**6) | st.just(2**63 - 1)), min_size=1, max_size=12),
 )
-def test_what_is_exact_is_what_the_decimal_module_computes(scales: tuple[int, int], rows: list[Any]) -> None:
+def test_exact_expressions_equal_the_results_of_the_decimal_module(scales: tuple[int, int], rows: list[Any]) -> None:
     transform = compile_transform(spec(*EXACT, a=scales[0], b=scales[1]))
     kinds = [kind for _, kind, _ in transform.derives]
     a, b, i = (list(column) for column in zip(*rows, strict=True))
-    found = results(transform, a=a, b=b, i=i)
-    for (x, y, n), actual in zip(rows, found, strict=True):
+    actual_rows = results(transform, a=a, b=b, i=i)
+    for (x, y, n), actual in zip(rows, actual_rows, strict=True):
         given = value_of(x, scales[0]), value_of(y, scales[1]), n
         for text, kind, value in zip(EXACT, kinds, actual, strict=True):
             assert value == _expected(text, kind, *given), (text, kind, given)
@@ -143,7 +143,7 @@ def _expected(text: str, kind: str, a: Decimal, b: Decimal, i: int) -> Any:
         ("CASE WHEN f > 1 THEN a END", "decimal(2)", None),
     ],
 )
-def test_what_becomes_a_number_or_a_text(text: str, kind: str, value: Any) -> None:
+def test_expressions_over_decimals_have_this_type_and_value(text: str, kind: str, value: Any) -> None:
     assert check(text, TYPES) == kind
     row = results(compile_transform(spec(text)), a=[1250], b=[70], f=[0.5], s=[" 1234.565 "])
     assert row == [[value]]
@@ -166,13 +166,12 @@ def test_what_becomes_a_number_or_a_text(text: str, kind: str, value: Any) -> No
         ("a AND TRUE", "AND takes a condition, not a decimal"),
     ],
 )
-def test_an_expression_that_mixes_types_is_refused_with_the_type_decimal(text: str, message: str) -> None:
+def test_an_expression_that_mixes_decimals_with_other_types_is_refused(text: str, message: str) -> None:
     with pytest.raises(ExpressionError) as refused:
         check(text, TYPES)
     assert message in str(refused.value)
 
 
-def test_many_digits_of_products_become_a_number() -> None:
-    """A type has at most 18 digits after the point."""
+def test_a_product_with_more_than_18_digits_after_the_point_is_a_number() -> None:
     assert check("a * a * a * a * a * a * a * a * a", TYPES) == decimal_type(18)
     assert check("a * a * a * a * a * a * a * a * a * a", TYPES) == "number"

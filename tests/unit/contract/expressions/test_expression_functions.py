@@ -1,4 +1,4 @@
-"""Functions of texts and timestamps in expressions: regular expressions, parts, JSON, hashes, units of time."""
+"""Tests of functions over texts and timestamps in expressions: regular expressions, JSON, hashes and units of time."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _spec(text: str) -> PipelineSpec:
 
 
 def values(text: str, *rows: dict[str, Any]) -> list[Any]:
-    """What an expression gives of rows, one batch each and all in one: the same."""
+    """Return the results of an expression for rows, which are equal for each row alone and in a batch."""
     frame = pl.DataFrame([dict.fromkeys(TYPES) | row for row in rows], schema=SCHEMA)
     transform = compile_transform(_spec(text))
     together = transform.apply(frame)["x"].to_list()
@@ -95,12 +95,12 @@ def values(text: str, *rows: dict[str, Any]) -> list[Any]:
         ("TO_TIMESTAMP(s, '%Y-%m-%d %I %p')", {"s": "2026-02-01 01 PM"}, utc(2026, 2, 1, 13)),
     ],
 )  # fmt: skip
-def test_a_function_gives_its_value_and_null_of_null(text: str, row: dict[str, Any], expected: Any) -> None:
+def test_a_function_has_this_result_and_null_for_null(text: str, row: dict[str, Any], expected: Any) -> None:
     assert values(text, row, {}) == [expected, None]
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (
             "REGEXP_LIKE(s, '(a')",
@@ -126,19 +126,19 @@ def test_a_function_gives_its_value_and_null_of_null(text: str, row: dict[str, A
         ("TO_TIMESTAMP(s, '%Y-%m-%d %z', 'UTC')", "TO_TIMESTAMP: the text has its own offset"),
     ],
 )
-def test_what_is_refused_says_what_to_write(text: str, told: str) -> None:
+def test_an_invalid_call_of_a_function_is_refused_with_the_remedy(text: str, message: str) -> None:
     with pytest.raises(ExpressionError) as caught:
         check(text, TYPES)
-    assert str(caught.value).startswith(told)
+    assert str(caught.value).startswith(message)
 
 
-def test_functions_of_constants_are_constant() -> None:
-    """So that they may be an operand of IN and of comparisons, whatever the batch."""
+def test_a_function_of_constants_is_constant() -> None:
+    """Constants may be operands of IN and of comparisons in every batch."""
     assert apply_function("INITCAP", [literal("a")]).fixed
     assert not apply_function("INITCAP", [column("s", "string")]).fixed
 
 
-def test_the_model_of_the_tests_computes_them_too() -> None:
+def test_functions_give_the_same_results_as_the_model_of_the_tests() -> None:
     for text, row in (
         ("SPLIT_PART(s, ',', -2)", {"s": "a,b,c"}),
         ("REGEXP_EXTRACT(s, '([a-z]),([a-z])', 2)", {"s": "1a,b"}),

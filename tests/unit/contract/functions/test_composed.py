@@ -1,4 +1,4 @@
-"""Metrics by expression: types, what they need, what is refused, and that they store nothing."""
+"""Tests of metrics by expression: types, operands, refused expressions, and the absence of stored columns."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def faults(*metrics: dict[str, Any], **spec: Any) -> list[str]:
     return [str(fault).removeprefix("spec.aggregations[0].metrics") for fault in check(document)[1]]
 
 
-def test_it_is_read_without_a_function_and_dumped_as_it_was_written() -> None:
+def test_a_metric_by_expression_is_parsed_and_dumped_without_a_function() -> None:
     metric = METRICS.make(**BASKET)
     assert type(metric) is ExpressionMetric
     assert (metric.field, metric.where) == (None, None)
@@ -50,7 +50,7 @@ def test_it_is_read_without_a_function_and_dumped_as_it_was_written() -> None:
     assert METRICS.make(**metric.model_dump()) == metric
 
 
-def test_it_stores_nothing_and_reads_nothing_of_events() -> None:
+def test_a_metric_by_expression_has_no_columns_and_reads_no_fields() -> None:
     plan = layout(aggregation(BASKET, ORDERS, REVENUE), TYPES)
     assert [p.column for p in plan.partials] == ["_count", "_sum_v"]
     metric = plan.metrics[0][0]
@@ -71,14 +71,14 @@ def test_it_stores_nothing_and_reads_nothing_of_events() -> None:
         ("GREATEST(items, revenue)", "number"),
     ],
 )
-def test_the_type_is_that_of_the_expression(expression: str, kind: str) -> None:
+def test_the_type_of_the_metric_is_the_type_of_the_expression(expression: str, kind: str) -> None:
     plan = layout(aggregation({"name": "x", "expression": expression}, ORDERS, REVENUE, ITEMS), TYPES)
-    (name, found, _), *_ = answer_columns(plan)
-    assert (name, found) == ("x", kind)
+    (name, actual, _), *_ = answer_columns(plan)
+    assert (name, actual) == ("x", kind)
 
 
-def test_expressions_over_expressions_grow_with_their_number_only() -> None:
-    """Each is computed once, however often others name it: written out, these would be a million terms."""
+def test_the_sql_of_nested_expressions_grows_linearly() -> None:
+    """Each expression is computed once. If operands were repeated, the SQL would have a million terms."""
     chain = [{"name": f"x{n}", "expression": f"x{n - 1} * x{n - 1}" if n else "revenue"} for n in range(20, -1, -1)]
     plan = layout(aggregation(REVENUE, *chain), TYPES)
     texts = {name: sql for name, _, sql in answer_columns(plan)}
@@ -86,18 +86,18 @@ def test_expressions_over_expressions_grow_with_their_number_only() -> None:
     assert in_order({m.name: m for m, _ in plan.metrics}, "x2") == ["revenue", "x0", "x1", "x2"]
 
 
-def test_it_is_null_where_an_operand_lacks_events() -> None:
-    """Also where the expression would answer something else for null."""
+def test_a_metric_is_null_in_windows_for_which_an_operand_lacks_events() -> None:
+    """The expression itself may have another result for null."""
     total = {"name": "total", "expression": "COALESCE(basket, 0)"}
     plan = layout(aggregation(total, BASKET, ORDERS, REVENUE), TYPES)
-    found = guarded(plan, Feeds(1, {"_sum_v": Feed(1)}))
-    assert dict(found.whole) == dict.fromkeys(("total", "basket", "revenue"), "(_since >= 1)")
+    guarded_plan = guarded(plan, Feeds(1, {"_sum_v": Feed(1)}))
+    assert dict(guarded_plan.whole) == dict.fromkeys(("total", "basket", "revenue"), "(_since >= 1)")
     assert [m.name for m in function_operands([m for m, _ in plan.metrics], "total")] == ["orders", "revenue"]
-    assert '"_whole_total"' in answer_columns(found)[0][2]
+    assert '"_whole_total"' in answer_columns(guarded_plan)[0][2]
 
 
 @pytest.mark.parametrize(
-    ("metric", "told"),
+    ("metric", "message"),
     [
         (
             {"expression": "revenue / order"},
@@ -116,13 +116,13 @@ def test_it_is_null_where_an_operand_lacks_events() -> None:
         ({"expression": "orders", "function": "sum", "field": "v"}, "[2].expression: sum takes no expression"),
     ],
 )
-def test_what_is_refused_names_the_field_the_value_and_the_remedy(metric: dict[str, Any], told: str) -> None:
+def test_an_invalid_expression_is_refused_with_field_and_remedy(metric: dict[str, Any], message: str) -> None:
     (fault,) = faults(ORDERS, REVENUE, {"name": "x", **metric})
-    assert fault.startswith(told)
+    assert fault.startswith(message)
     assert "; " in fault
 
 
-def test_metrics_that_need_each_other_are_refused() -> None:
+def test_expressions_that_need_each_other_are_refused() -> None:
     pair = [{"name": "x", "expression": "y + orders"}, {"name": "y", "expression": "x - 1"}]
     assert [fault.partition(" (got")[0] for fault in faults(ORDERS, *pair)] == [
         "[1].expression: the metric is computed from itself (x → y → x)",
@@ -131,12 +131,12 @@ def test_metrics_that_need_each_other_are_refused() -> None:
 
 
 @pytest.mark.parametrize("metric", [{"function": "distinct"}, {"function": "topk"}, {"function": "quantile", "q": 0.5}])
-def test_values_that_are_decoded_after_the_query_are_refused(metric: dict[str, Any]) -> None:
+def test_metrics_that_are_decoded_after_the_query_are_refused_as_operands(metric: dict[str, Any]) -> None:
     (fault,) = faults(ORDERS, {"name": "d", "field": "v", **metric}, {"name": "x", "expression": "orders / d"})
     assert fault.startswith(f"[2].expression: metric d ({metric['function']}) cannot be used in an expression")
 
 
-def test_a_broken_operand_is_the_only_fault() -> None:
+def test_an_error_of_an_operand_is_reported_once() -> None:
     (fault,) = faults(
         ORDERS, {"name": "t", "function": "sum", "field": "none"}, {"name": "x", "expression": "t / orders"}
     )
@@ -145,7 +145,7 @@ def test_a_broken_operand_is_the_only_fault() -> None:
     assert fault.startswith("[1].name: ")
 
 
-def test_an_anomaly_rule_watches_it_if_it_is_a_number() -> None:
+def test_an_anomaly_rule_may_watch_only_expressions_that_are_numbers() -> None:
     rule = {"name": "r", "aggregation": "a", "metric": "x"}
     assert faults(ORDERS, REVENUE, {"name": "x", "expression": "revenue / orders"}, anomalies=[rule]) == []
     (fault,) = faults(ORDERS, REVENUE, {"name": "x", "expression": "revenue > orders"}, anomalies=[rule])

@@ -1,4 +1,4 @@
-"""Which partial columns are fed since when: the bookkeeping, and the SQL that tells whole rows from others."""
+"""Tests of feeds: since when partial columns are filled, and the SQL that finds rows with all events."""
 
 from __future__ import annotations
 
@@ -34,84 +34,84 @@ def aggregation(hopping: bool = False, functions: str = "count sum avg variance"
 
 
 CONDITIONS: list[tuple[Feed, str | None, str]] = [
-    (Feed(), None, "fed from the first row on: nothing to ask"),
-    (Feed(2), "(_since >= 2)", "came later"),
-    (Feed(None), "false", "left, and nothing was closed until then"),
+    (Feed(), None, "filled from the first row on"),
+    (Feed(2), "(_since >= 2)", "added later"),
+    (Feed(None), "false", "removed before any window was closed"),
     (
         Feed(None, ((0, NOON),)),
         "((_since >= 0 AND window_start + interval '3600000 milliseconds' <= timestamptz '2026-03-01T12:00:00Z'))",
-        "left: what was closed by then stays right",
+        "removed, but closed windows have all events",
     ),
     (
         Feed(5, ((0, NOON), (3, NOON + HOUR))),
         "(_since >= 5"
         " OR (_since >= 3 AND window_start + interval '3600000 milliseconds' <= timestamptz '2026-03-01T13:00:00Z')"
         " OR (_since >= 0 AND window_start + interval '3600000 milliseconds' <= timestamptz '2026-03-01T12:00:00Z'))",
-        "came back twice",
+        "removed and added again twice",
     ),
 ]
 
 
 @pytest.mark.parametrize(("feed", "expected", "reason"), CONDITIONS, ids=[reason for *_, reason in CONDITIONS])
-def test_which_rows_hold_all_events(feed: Feed, expected: str | None, reason: str) -> None:
+def test_the_condition_of_a_feed_selects_rows_with_all_events(feed: Feed, expected: str | None, reason: str) -> None:
     assert feed.condition(END) == expected, reason
 
 
 CHANGES: list[tuple[Feeds, str, str, str, int | None, Feeds, str]] = [
-    (Feeds(), "a b", "a b", "a b", NOON, Feeds(), "nothing changes"),
-    (Feeds(), "a", "a b", "a", NOON, Feeds(1, {"b": Feed(1)}), "b comes"),
-    (Feeds(), "a b", "a", "a b", NOON, Feeds(1, {"b": Feed(None, ((0, NOON),))}), "b leaves"),
-    (Feeds(), "a b", "a", "a b", None, Feeds(1, {"b": Feed(None)}), "b leaves, nothing was closed: no row is whole"),
+    (Feeds(), "a b", "a b", "a b", NOON, Feeds(), "no change"),
+    (Feeds(), "a", "a b", "a", NOON, Feeds(1, {"b": Feed(1)}), "b is added"),
+    (Feeds(), "a b", "a", "a b", NOON, Feeds(1, {"b": Feed(None, ((0, NOON),))}), "b is removed"),
+    (Feeds(), "a b", "a", "a b", None, Feeds(1, {"b": Feed(None)}), "b is removed before any window was closed"),
     (
         Feeds(1, {"b": Feed(None, ((0, NOON),))}), "a", "a b", "a b", NOON + HOUR,
-        Feeds(2, {"b": Feed(2, ((0, NOON),))}), "b comes back, and knows what it held before",
+        Feeds(2, {"b": Feed(2, ((0, NOON),))}), "b is added again and keeps its closed windows",
     ),
     (
         Feeds(2, {"b": Feed(2, ((0, NOON),))}), "a b", "a", "a b", NOON + HOUR,
-        Feeds(3, {"b": Feed(None, ((0, NOON), (2, NOON + HOUR)))}), "b leaves again",
+        Feeds(3, {"b": Feed(None, ((0, NOON), (2, NOON + HOUR)))}), "b is removed again",
     ),
-    (Feeds(), "a b", "", "a b", NOON, Feeds(1, {c: Feed(None, ((0, NOON),)) for c in "ab"}), "the aggregation leaves"),
+    (Feeds(), "a b", "", "a b", NOON, Feeds(1, {c: Feed(None, ((0, NOON),)) for c in "ab"}), "all columns are removed"),
     (
         Feeds(1, {c: Feed(None, ((0, NOON),)) for c in "ab"}), "a b", "", "a b", NOON + HOUR,
-        Feeds(1, {c: Feed(None, ((0, NOON),)) for c in "ab"}), "it is still away",
+        Feeds(1, {c: Feed(None, ((0, NOON),)) for c in "ab"}), "all columns are still removed",
     ),
     (
         Feeds(1, {c: Feed(None, ((0, NOON),)) for c in "ab"}), "a b", "a b", "a b", NOON,
-        Feeds(2, {c: Feed(2, ((0, NOON),)) for c in "ab"}), "it comes back",
+        Feeds(2, {c: Feed(2, ((0, NOON),)) for c in "ab"}), "all columns are added again",
     ),
-    (Feeds(), "a b", "a b", "a", NOON, Feeds(1, {"b": Feed(1)}), "somebody dropped b: what it held is gone"),
+    (Feeds(), "a b", "a b", "a", NOON, Feeds(1, {"b": Feed(1)}), "b was dropped from the table"),
     (
         Feeds(1, {"b": Feed(None, ((0, NOON),))}), "a", "a b", "a", NOON,
-        Feeds(2, {"b": Feed(2)}), "somebody dropped b while it was not fed",
+        Feeds(2, {"b": Feed(2)}), "b was dropped from the table while it was removed",
     ),
-    (Feeds(4), "a", "b", "a", NOON, Feeds(5, {"a": Feed(None, ((0, NOON),)), "b": Feed(5)}), "one for another"),
+    (Feeds(4), "a", "b", "a", NOON, Feeds(5, {"a": Feed(None, ((0, NOON),)), "b": Feed(5)}), "b replaces a"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("before", "known", "wanted", "there", "closed", "after", "reason"), CHANGES, ids=[row[-1] for row in CHANGES]
+    ("before", "known", "wanted", "existing", "closed", "after", "reason"), CHANGES, ids=[row[-1] for row in CHANGES]
 )
-def test_columns_that_come_or_leave_change_the_feeds_once(
-    before: Feeds, known: str, wanted: str, there: str, closed: int | None, after: Feeds, reason: str
+def test_added_and_removed_columns_change_the_feeds_once(
+    before: Feeds, known: str, wanted: str, existing: str, closed: int | None, after: Feeds, reason: str
 ) -> None:
-    """The known columns and the wanted ones, those of the table, and what was closed."""
-    changed = before.changed(known.split(), wanted.split(), there=there.split(), closed_until=closed)
+    """`known` are the former columns, `wanted` the new columns, and `existing` the columns of the table."""
+    changed = before.changed(known.split(), wanted.split(), there=existing.split(), closed_until=closed)
     assert changed == after, reason
     again = changed.changed(wanted.split() or known.split(), wanted.split(), there=known + wanted, closed_until=NOON)
     assert again is changed
 
 
 WRITERS: list[tuple[Feeds, str, int, str]] = [
-    (Feeds(), "a", 0, "a table that never changed"),
-    (Feeds(3, {"b": Feed(3)}), "a b", 3, "it feeds all"),
-    (Feeds(3, {"b": Feed(3)}), "a", 2, "an older spec: not as if it fed b"),
-    (Feeds(5, {"b": Feed(2), "c": Feed(5)}), "a c", 1, "before the first that it lacks"),
-    (Feeds(5, {"b": Feed(None, ((0, NOON),))}), "a", 5, "nobody feeds b"),
+    (Feeds(), "a", 0, "the table never changed"),
+    (Feeds(3, {"b": Feed(3)}), "a b", 3, "the writer fills all columns"),
+    (Feeds(3, {"b": Feed(3)}), "a", 2, "the writer has an older spec without b"),
+    (Feeds(5, {"b": Feed(2), "c": Feed(5)}), "a c", 1, "the writer lacks a column that was added at 2"),
+    (Feeds(5, {"b": Feed(None, ((0, NOON),))}), "a", 5, "no writer fills b"),
 ]
 
 
 @pytest.mark.parametrize(("feeds", "columns", "since", "reason"), WRITERS, ids=[row[-1] for row in WRITERS])
-def test_a_writer_notes_the_feed_of_the_columns_it_has(feeds: Feeds, columns: str, since: int, reason: str) -> None:
+def test_a_writer_marks_rows_with_the_feed_of_its_columns(feeds: Feeds, columns: str, since: int, reason: str) -> None:
     assert feeds.of_writer(columns.split()) == since, reason
 
 
@@ -123,16 +123,15 @@ FEEDS = st.builds(
 
 
 @given(st.builds(Feeds, st.integers(0, 99), st.dictionaries(st.sampled_from(["_count", "_sum_v", "_n_v"]), FEEDS)))
-def test_what_is_stored_reads_back(feeds: Feeds) -> None:
+def test_feeds_are_read_as_they_were_stored(feeds: Feeds) -> None:
     assert Feeds.read(feeds.layout, json.loads(feeds.fed)) == feeds
 
 
-def test_a_schema_from_before_counts_as_fed_all_along() -> None:
+def test_a_schema_without_feeds_counts_as_filled_from_the_first_row_on() -> None:
     assert Feeds.read(None, None) == Feeds()
 
 
-def test_usual_sql_stays_as_it_is() -> None:
-    """Where no column came later, nothing is asked."""
+def test_the_sql_is_unchanged_if_no_column_was_added_later() -> None:
     plan = layout(aggregation(), TYPES)
     assert guarded(plan, Feeds(7)) is plan
     assert guarded(plan, Feeds(7, {"_max_v": Feed(7)})) is plan
@@ -140,16 +139,18 @@ def test_usual_sql_stays_as_it_is() -> None:
 
 
 REUSED: list[tuple[str, list[str], str]] = [
-    ("_sum_v", ["sum", "avg"], "whatever is made of the sum"),
-    ("_n_v", ["avg", "variance"], "whatever divides by the number"),
-    ("_m2_v", ["variance"], "the sum and the average were there already"),
-    ("_low_v", [], "it only makes the variance more exact"),
-    ("_count", ["count"], "all events"),
+    ("_sum_v", ["sum", "avg"], "all metrics that need the sum"),
+    ("_n_v", ["avg", "variance"], "all metrics that divide by the number of values"),
+    ("_m2_v", ["variance"], "only the variance, as the sum and the number existed before"),
+    ("_low_v", [], "no metric, as the column only makes the variance more exact"),
+    ("_count", ["count"], "only the count of all events"),
 ]
 
 
 @pytest.mark.parametrize(("column", "waiting", "reason"), REUSED, ids=[row[0] for row in REUSED])
-def test_only_metrics_that_need_the_column_wait(column: str, waiting: list[str], reason: str) -> None:
+def test_only_metrics_that_need_an_added_column_are_null_in_older_rows(
+    column: str, waiting: list[str], reason: str
+) -> None:
     plan = guarded(layout(aggregation(), TYPES), Feeds(1, {column: Feed(1)}))
     assert [name for name, _ in plan.whole] == waiting, reason
     answers = {name: expression for name, _, expression in answer_columns(plan)}
@@ -161,12 +162,12 @@ QUERIES = ["", "group_by=", "granularity=6h", "granularity=all", "granularity=6h
 
 @pytest.mark.parametrize("hopping", [False, True])
 @pytest.mark.parametrize("text", QUERIES)
-def test_roll_ups_and_filters_ask_too(text: str, hopping: bool) -> None:
-    """Every row that is merged must be whole, and a filter on a metric sees what the answer would be."""
+def test_roll_ups_and_filters_use_only_rows_with_all_events(text: str, hopping: bool) -> None:
+    """A roll-up is null if a merged row lacks events. A filter on a metric uses the same value as the answer."""
     spec = aggregation(hopping)
     feeds = Feeds(2, {"_sum_v": Feed(2)})
     model: Any = AggregationModel(spec, 1, layout(spec, TYPES), "t").fed(feeds)
-    found = statement(take_query(model, Parameters.from_query(text.encode())), Binder(), None)
-    assert '(_since >= 2) AS "_whole_sum"' in found
-    assert 'CASE WHEN "_whole_sum" THEN ' in found
-    assert ("bool_and" in found) == (hopping or "group_by" in text or "granularity" in text)
+    sql = statement(take_query(model, Parameters.from_query(text.encode())), Binder(), None)
+    assert '(_since >= 2) AS "_whole_sum"' in sql
+    assert 'CASE WHEN "_whole_sum" THEN ' in sql
+    assert ("bool_and" in sql) == (hopping or "group_by" in text or "granularity" in text)

@@ -1,4 +1,4 @@
-"""The registry of aggregate functions: what every function and every kind of column has to answer for."""
+"""Tests of the registry of aggregate functions: rules for every function, and functions with parameters."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tidemill_processor.merge import aggregate
 
 TYPES = {"v": "number", "w": "integer"}
 NOW = 1_795_800_000_000
-# Filled for each row, not by an expression over a field.
+# These kinds are filled for each row, not by an expression over a field.
 ROWS = {"count", "revision", "whole"}
 
 
 class Record(KafkaRecord):
-    """An event in its place; `w` decides, the first two are tied."""
+    """An event with an offset. `w` is compared, and is equal in the first two events."""
 
     p = 0
 
@@ -40,8 +40,8 @@ class Record(KafkaRecord):
 
 
 def metric(function: str, field: str | None = "v") -> dict[str, Any]:
-    found = {"name": "m", "function": function, "field": field, **parameters_for(function, {"w": "integer"})}
-    return {name: value for name, value in found.items() if value is not None}
+    members = {"name": "m", "function": function, "field": field, **parameters_for(function, {"w": "integer"})}
+    return {name: value for name, value in members.items() if value is not None}
 
 
 def spec(*metrics: dict[str, Any]) -> PipelineSpec:
@@ -59,24 +59,23 @@ def rows(pipeline: PipelineSpec, *members: str) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=list(FUNCTIONS))
-def test_a_function_answers_for_all_that_is_asked_of_it(function: Function) -> None:
-    """Its page, its parameters, its columns, and an answer for each type of field that it takes."""
+def test_every_function_has_documentation_parameters_columns_and_an_answer(function: Function) -> None:
     assert function.value
     assert function.error
     assert set(function.takes) <= set(WITH_STRINGS)
-    found = metric(function.name)
-    METRICS.make(**found)
-    mine = [p for p in PARAMETERS.values() if function.name in p.functions]
-    assert {p.alias for p in mine if p.needed} <= set(found)
+    arguments = metric(function.name)
+    METRICS.make(**arguments)
+    parameters = [p for p in PARAMETERS.values() if function.name in p.functions]
+    assert {p.alias for p in parameters if p.needed} <= set(arguments)
     for kind in function.takes:
-        low, high = answer_range(METRICS.make(**found), kind)
+        low, high = answer_range(METRICS.make(**arguments), kind)
         assert low < high
-    plan = layout(spec(found).aggregations[0], TYPES)
+    plan = layout(spec(arguments).aggregations[0], TYPES)
     ((_, answered, sql),) = answer_columns(plan)
     assert answered in (*ANY, "array")
-    assert {need.kind.name for need in function.needs(METRICS.make(**found))} <= set(KINDS)
+    assert {need.kind.name for need in function.needs(METRICS.make(**arguments))} <= set(KINDS)
     assert all(p.quoted in sql or len(plan.partials) > 2 for p in plan.partials[1:])
-    assert columns_of(found), "the model that drawn pipelines are held to knows it"
+    assert columns_of(arguments), "the model of the tests must implement the function"
 
 
 def test_processors_fill_every_kind_of_column() -> None:
@@ -92,8 +91,8 @@ EVENTS = (
 )
 
 
-def test_the_value_where_another_field_is_least_is_that_of_the_earliest_event() -> None:
-    """Events without either are skipped; the other field's value and the place are of the same event."""
+def test_min_by_and_max_by_take_the_value_of_the_earliest_event() -> None:
+    """Events without a value in either field are skipped. All columns are of the same event."""
     (row,) = rows(spec(metric("min_by"), metric("max_by") | {"name": "x"}), *EVENTS).rows(named=True)
     place = 1_795_773_600_000
     assert {name: value for name, value in row.items() if "." in name} == {
@@ -113,15 +112,15 @@ def test_a_histogram_counts_values_from_each_bound_to_the_next() -> None:
     assert metric_cell(wanted, TYPES, [{"v": v} for v in (5.0, 1.5, -0.5, 7.0)], 60_000).fits(decode([0, 1, 2, 1]))
 
 
-def test_a_histogram_of_integers_that_are_no_doubles_is_exact() -> None:
-    """2^54 + 3 is less than 2^54 + 4, and as a double it is not."""
+def test_a_histogram_of_integers_beyond_doubles_is_exact() -> None:
+    """2^54 + 3 is less than 2^54 + 4, but both are the same double."""
     wanted = metric("histogram", "w") | {"bounds": [-1e300, float(2**54 + 4), 1e300]}
     (row,) = rows(spec(wanted), f'{{"ts": "2026-11-27T10:00:00Z", "w": {2**54 + 3}}}').rows(named=True)
     assert [value for name, value in row.items() if name.startswith("_histogram")] == ["{0,1,0,0}"]
 
 
-def test_long_names_of_two_fields_have_columns_of_their_own() -> None:
-    """Postgres takes 63 bytes: what is longer is told apart by a digest."""
+def test_metrics_of_fields_with_long_names_have_different_columns() -> None:
+    """Postgres allows 63 bytes. A digest replaces the end of longer names."""
     long = ["x" * 40 + "a", "x" * 40 + "b"]
     wanted = [
         {"name": f"m{n}", "function": function, "field": field, "by": by}

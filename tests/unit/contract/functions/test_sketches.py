@@ -1,4 +1,4 @@
-"""Sketches: exact while small, within the stated error when large, the same however they were split and merged."""
+"""Tests of sketches: small sketches are exact, and large sketches are within the documented error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DISTINCT = evaluator(METRICS.make(name="d", function="distinct", field="v"), "st
 
 
 def rank(values: list[float], value: float | int | None) -> float:
-    """The share of values that are at most `value`."""
+    """Return the share of values that are at most `value`."""
     assert value is not None
     return sum(v <= value for v in values) / len(values)
 
@@ -63,29 +63,29 @@ def test_large_distinct_counts_are_within_two_percent(count: int) -> None:
     for start in range(0, count, 10_000):
         stored += build(UNIQUES, list(range(start, min(count, start + 10_000)))) or b""
     stored = compact(UNIQUES, stored)
-    found = DISTINCT(stored)
-    assert found is not None
-    assert abs(found - count) < 0.02 * count
+    estimate = DISTINCT(stored)
+    assert estimate is not None
+    assert abs(estimate - count) < 0.02 * count
     assert len(stored) < 6_000
 
 
-def test_nothing_is_null_and_what_is_filled_in_is_zero() -> None:
+def test_a_missing_sketch_is_null_and_an_empty_sketch_is_zero() -> None:
     assert build(QUANTILES, []) is None
     assert (MEDIAN(None), MEDIAN(b""), DISTINCT(None), DISTINCT(b"")) == (None, 0, None, 0)
 
 
-def test_an_empty_text_is_a_value() -> None:
+def test_an_empty_text_counts_as_a_value() -> None:
     assert DISTINCT(build(UNIQUES, ["", "="])) == 2
 
 
 def top(stored: bytes | None, kind: str = "string", k: int = 10) -> list[tuple[Any, int, int]] | None:
-    """Value, count and error of each value that is listed."""
-    found = evaluator(METRICS.make(name="t", function="topk", field="v", k=k), kind)(stored)
-    return None if found is None else [(item["value"], item["count"], item["error"]) for item in found]
+    """Return value, count and error of each listed value."""
+    listed = evaluator(METRICS.make(name="t", function="topk", field="v", k=k), kind)(stored)
+    return None if listed is None else [(item["value"], item["count"], item["error"]) for item in listed]
 
 
 def ranked(values: list[Any], k: int = 10) -> list[tuple[Any, int, int]]:
-    """What the list must be while the sketch is exact."""
+    """Return the list of an exact sketch."""
     counts = sorted((-count, value) for value, count in Counter(values).items())
     return [(value, -count, 0) for count, value in counts[:k]]
 
@@ -100,8 +100,8 @@ VALUES = {
 
 @pytest.mark.parametrize("kind", VALUES)
 @given(st.data())
-def test_few_values_are_listed_exactly(kind: str, data: st.DataObject) -> None:
-    """However they are split, put in order, repeated and merged: the most frequent first, equals in their own order."""
+def test_topk_of_few_values_is_exact(kind: str, data: st.DataObject) -> None:
+    """The order and the batches of values make no difference. Values of equal count are sorted."""
     values = data.draw(st.lists(VALUES[kind], min_size=1, max_size=200))
     k, pieces = data.draw(st.integers(1, 100)), data.draw(st.integers(1, 5))
     shuffled = data.draw(st.permutations(values))
@@ -111,7 +111,7 @@ def test_few_values_are_listed_exactly(kind: str, data: st.DataObject) -> None:
     assert top(stored, kind, k) == top(compact(FREQUENT, stored), kind, k) == ranked(values, k)
 
 
-def test_times_are_listed_as_answers_write_them() -> None:
+def test_topk_lists_times_as_rfc3339() -> None:
     assert top(build(FREQUENT, [1_772_366_400_250, 0, 0]), "timestamp") == [
         ("1970-01-01T00:00:00Z", 2, 0),
         ("2026-03-01T12:00:00.250Z", 1, 0),
@@ -125,8 +125,10 @@ def test_times_are_listed_as_answers_write_them() -> None:
     st.sampled_from([0.0, 0.7, 1.0, 1.5]),
     st.lists(st.tuples(st.integers(1, 4_000), st.booleans()), min_size=1, max_size=12),
 )
-def test_frequent_values_are_found_among_many(seed: int, k: int, skew: float, batches: list[tuple[int, bool]]) -> None:
-    """Counts are within the stated bounds, and whatever is more frequent than the last that is listed is listed."""
+def test_topk_of_many_values_is_within_the_documented_bounds(
+    seed: int, k: int, skew: float, batches: list[tuple[int, bool]]
+) -> None:
+    """Every value that is more frequent than the last listed value is listed."""
     rnd, partial = random.Random(seed), Partial("frequent", "v", "bytea", k)
     names = [f"/page/{number}" for number in range(5_000)]
     rnd.shuffle(names)
@@ -152,8 +154,8 @@ def test_frequent_values_are_found_among_many(seed: int, k: int, skew: float, ba
 
 
 @pytest.mark.parametrize(("k", "exact"), [(10, 384), (64, 768), (100, 1_536)])
-def test_lists_are_exact_up_to_three_quarters_of_the_slots(k: int, exact: int) -> None:
-    """One value more, and of values that occur once each none stands out."""
+def test_topk_is_exact_up_to_three_quarters_of_the_slots(k: int, exact: int) -> None:
+    """With one more value, no value is listed, as all occur once."""
     partial = Partial("frequent", "v", "bytea", k)
     halves = [list(range(0, exact, 2)), list(range(1, exact, 2))]
     stored = b"".join(compact(partial, build(partial, half) or b"") for half in halves)
@@ -161,15 +163,15 @@ def test_lists_are_exact_up_to_three_quarters_of_the_slots(k: int, exact: int) -
     assert top(stored + (build(partial, [exact]) or b""), "integer", k) == []
 
 
-def test_frames_that_sql_puts_together_in_another_order_answer_the_same() -> None:
+def test_topk_does_not_depend_on_the_order_of_frames() -> None:
     rnd = random.Random(5)
     frames = [build(FREQUENT, rnd.choices(range(3_000), k=2_000)) or b"" for _ in range(6)]
     answers = [top(b"".join(rnd.sample(frames, 6)), "integer") for _ in range(10)]
     assert answers == answers[:1] * 10
 
 
-def test_a_spec_that_asks_for_more_or_fewer_goes_on_with_what_is_stored() -> None:
-    """Frames of other sizes merge: the larger one holds what both had, exactly while it fits."""
+def test_topk_merges_frames_of_specs_with_another_k() -> None:
+    """The larger sketch contains the values of both, exactly if they fit."""
     few, many = Partial("frequent", "v", "bytea", 10), Partial("frequent", "v", "bytea", 100)
     assert (slots_lg(10), slots_lg(32), slots_lg(33), slots_lg(100)) == (9, 9, 10, 11)
     values = [number for number in range(1_000) for _ in range(1 + number % 3)]
@@ -177,7 +179,7 @@ def test_a_spec_that_asks_for_more_or_fewer_goes_on_with_what_is_stored() -> Non
     assert top(stored, "integer", 100) == top(compact(few, stored), "integer", 100) == ranked(values, 100)
 
 
-def test_long_texts_are_cut_and_stay_different() -> None:
+def test_long_texts_are_shortened_and_stay_different() -> None:
     kept, a, b = "ü" * (VALUE_BYTES // 2), "ü" * 100_000, "ü" * 99_999 + "x"
     listed = top(build(FREQUENT, [kept, a, a, a, b, b]))
     assert listed is not None
@@ -191,8 +193,8 @@ def test_topk_of_no_values_is_null() -> None:
     assert top(None) is None
 
 
-def test_the_ten_most_frequent_of_a_hundred_thousand_values() -> None:
-    """By Zipf's law, in twenty batches: all ten are listed, in their order, with a third of the error that may be."""
+def test_topk_lists_the_ten_most_frequent_of_a_hundred_thousand_values() -> None:
+    """Frequencies follow Zipf's law, in twenty batches. The error is at most a third of the allowed error."""
     rnd = random.Random(11)
     weights = list(accumulate(1 / rank for rank in range(1, 100_001)))
     true, stored = Counter[int](), b""
@@ -205,13 +207,13 @@ def test_the_ten_most_frequent_of_a_hundred_thousand_values() -> None:
     assert [value for value, _, _ in listed] == [value for value, _, _ in ranked(list(true.elements()))]
     assert max(count - true[value] for value, count, _ in listed) <= listed[0][2] <= 0.0023 * 200_000
     assert len(stored) < 9_000
-    # Frequent ones first, each batch would throw out half of them: 50 of the 100 were left then.
+    # If frequent values were added first, each batch would evict half of them, and 50 of the 100 would be left.
     many = {value for value, _, _ in top(stored, "integer", 100) or []}
     assert len(many & {value for value, _ in true.most_common(100)}) >= 95
 
 
-def test_equal_batches_give_equal_sketches() -> None:
-    """In whatever order their events come: so a batch that is committed again stores the same."""
+def test_a_sketch_does_not_depend_on_the_order_of_values_in_a_batch() -> None:
+    """A batch that is committed again stores the same sketch."""
     rnd = random.Random(2)
     values = rnd.choices(range(3_000), k=5_000)
     assert build(FREQUENT, values) == build(FREQUENT, rnd.sample(values, len(values)))
@@ -223,21 +225,21 @@ BIG = st.sampled_from([0, 2**53, -(2**53), 2**63 - 5, -(2**63) + 5]).flatmap(
 
 
 @given(st.lists(BIG, min_size=1, max_size=200), st.integers(1, 5), st.floats(0.000001, 0.999999))
-def test_quantiles_of_integers_that_are_no_doubles_are_exact(values: list[int], pieces: int, q: float) -> None:
-    """However they fall into batches, some of which are as doubles: an answer is one of the values."""
+def test_quantiles_of_integers_beyond_doubles_are_exact(values: list[int], pieces: int, q: float) -> None:
+    """The result is one of the values, although some batches are stored as doubles."""
     quantile = evaluator(METRICS.make(name="m", function="quantile", field="v", q=q), "integer")
     stored = b"".join(build(QUANTILES, values[i::pieces]) or b"" for i in range(pieces))
     expected = sorted(values)[math.ceil(q * len(values)) - 1]
     assert quantile(stored) == quantile(compact(QUANTILES, stored)) == expected
 
 
-def test_many_integers_that_are_no_doubles_are_within_one_percent_of_rank() -> None:
+def test_quantiles_of_many_integers_beyond_doubles_are_within_one_percent_of_rank() -> None:
     rnd, stored = random.Random(7), b""
     values = [rnd.randrange(2**62) if rnd.random() < 0.5 else rnd.randrange(10**6) for _ in range(20_000)]
     for start in range(0, len(values), 500):
         stored = compact(QUANTILES, stored + (build(QUANTILES, values[start : start + 500]) or b""))
         stored = compact(QUANTILES, stored + (build(QUANTILES, [float(start)]) or b""))
-    found = evaluator(METRICS.make(name="m", function="quantile", field="v", q=0.9), "integer")(stored)
-    assert found in values
-    assert abs(rank(values, found) - 0.9) < 0.01
+    estimate = evaluator(METRICS.make(name="m", function="quantile", field="v", q=0.9), "integer")(stored)
+    assert estimate in values
+    assert abs(rank(values, estimate) - 0.9) < 0.01
     assert len(stored) < 24_000

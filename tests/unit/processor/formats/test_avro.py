@@ -1,4 +1,4 @@
-"""Avro with a registry, written by the official serializer: valid, evolved, broken, and while the registry is away."""
+"""Tests of Avro records that the official serializer writes with schemas of a real registry."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ CONTEXT = SerializationContext("shop.orders", MessageField.VALUE)
 
 @pytest.fixture(scope="module")
 def registry() -> Iterator[SchemaRegistry]:
-    with running_registry() as found:
-        yield found
+    with running_registry() as server:
+        yield server
 
 
 class Writer:
-    """The official serializer."""
+    """The official serializer of a schema."""
 
     def __init__(self, registry: SchemaRegistry, fields: list[Any], *references: SchemaReference) -> None:
         document = {"type": "record", "name": "Order", "namespace": "shop", "fields": fields}
@@ -65,11 +65,11 @@ def spec_of(registry: SchemaRegistry, fields: list[Any], *, time: str | None = N
 
 def decoder(registry: SchemaRegistry, fields: list[Any], **further: Any) -> RecordDecoder:
     spec = spec_of(registry, fields, **further)
-    asked = Registry(RegistrySpec(url=registry.url))
-    return RecordDecoder(spec, exact=True, reader=AvroReader(spec, asked, exact=True))
+    client = Registry(RegistrySpec(url=registry.url))
+    return RecordDecoder(spec, exact=True, reader=AvroReader(spec, client, exact=True))
 
 
-def test_members_of_all_types_are_values_of_fields(registry: SchemaRegistry) -> None:
+def test_members_of_every_type_become_values_of_fields(registry: SchemaRegistry) -> None:
     def logical(kind: str, name: str) -> dict[str, Any]:
         return {"type": kind, "logicalType": name}
 
@@ -133,15 +133,15 @@ def test_a_value_beyond_its_logical_type_is_refused_only_if_a_field_reads_it(reg
     for kind, per_millisecond in kinds.items():
         typed = [{"name": "id", "type": "long"}, {"name": "at", "type": {"type": "long", "logicalType": kind}}]
         write = Writer(registry, typed)
-        far = 253_402_300_800_000  # the year 10000
+        far = 253_402_300_800_000  # The year is 10000.
         raw = write(id=1, at=far * per_millisecond)
         assert read_alike(decoder(registry, [{"name": "id", "type": "integer"}]), raw) == [{"id": 1}]
         (verdict,) = read_alike(decoder(registry, [{"name": "at", "type": "timestamp"}]), raw)
         assert (str(verdict.reason), verdict.field) == ("out_of_range", "at")
 
 
-def test_decimals_of_avro_keep_every_digit(registry: SchemaRegistry) -> None:
-    """The logical type decimal, and numbers and texts; one with more digits than the field is refused."""
+def test_decimal_fields_keep_every_digit_of_avro_members(registry: SchemaRegistry) -> None:
+    """The digits of the logical type decimal, of numbers and of texts are kept, or the record is refused."""
     money = {"type": "bytes", "logicalType": "decimal", "precision": 18, "scale": 4}
     write = Writer(registry, [{"name": "amount", "type": money}, {"name": "fee", "type": ["null", "string", "double"]}])
     scaled = [{"name": name, "type": "decimal", "scale": 2} for name in ("amount", "fee")]
@@ -154,7 +154,7 @@ def test_decimals_of_avro_keep_every_digit(registry: SchemaRegistry) -> None:
     assert "amount: 0.1250 has more than 2 digits after the point" in str(decoded.invalid[2])
 
 
-def test_a_field_is_read_from_whichever_schema_a_record_was_written_with(registry: SchemaRegistry) -> None:
+def test_a_field_is_read_by_the_schema_that_its_record_was_written_with(registry: SchemaRegistry) -> None:
     at = {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}}
     old = Writer(registry, [{"name": "id", "type": "int"}, at])
     new = Writer(
@@ -175,7 +175,7 @@ def test_a_field_is_read_from_whichever_schema_a_record_was_written_with(registr
     ]
 
 
-def test_what_cannot_be_read_is_a_dead_letter_that_says_so(registry: SchemaRegistry) -> None:
+def test_a_record_that_cannot_be_read_is_refused_with_its_reason(registry: SchemaRegistry) -> None:
     write = Writer(registry, [{"name": "id", "type": "long"}, {"name": "v", "type": ["null", "double"]}])
     good = write(id=1, v=1.5)
     number = int.from_bytes(good[1:5])
@@ -195,9 +195,9 @@ def test_what_cannot_be_read_is_a_dead_letter_that_says_so(registry: SchemaRegis
         b"": ("unreadable", "got an empty record"),
         write(id=1, v=math.nan): ("out_of_range", "v: nan is not a finite number"),
     }
-    found = read_alike(of, good, *broken, good)
-    assert (found[0], found[-1]) == ({"id": 1, "v": 1.5}, {"id": 1, "v": 1.5})
-    for verdict, (reason, detail) in zip(found[1:-1], broken.values(), strict=True):
+    results = read_alike(of, good, *broken, good)
+    assert (results[0], results[-1]) == ({"id": 1, "v": 1.5}, {"id": 1, "v": 1.5})
+    for verdict, (reason, detail) in zip(results[1:-1], broken.values(), strict=True):
         assert (str(verdict.reason), detail in verdict.detail) == (reason, True), verdict.detail
         assert len(verdict.detail) < 450
     plain = decoder(registry, [{"name": "id", "type": "string"}, {"name": "w", "type": "string", "path": "v.w"}])
@@ -207,7 +207,7 @@ def test_what_cannot_be_read_is_a_dead_letter_that_says_so(registry: SchemaRegis
     assert verdict.detail.startswith("id: expected string, got number 1")
 
 
-def test_a_member_that_no_field_reads_is_not_checked_whatever_is_read_with_it(registry: SchemaRegistry) -> None:
+def test_a_member_that_no_field_reads_is_not_checked(registry: SchemaRegistry) -> None:
     date = {"type": "int", "logicalType": "date"}
     write = Writer(
         registry, [{"name": "id", "type": "long"}, {"name": "note", "type": "string"}, {"name": "day", "type": date}]
@@ -215,12 +215,12 @@ def test_a_member_that_no_field_reads_is_not_checked_whatever_is_read_with_it(re
     good = write(id=1, note="ab", day=AT.date())
     no_text, no_date = good.replace(b"ab", b"\xff\xfe"), good[:9] + b"\xfe\xff\xff\xff\x0f"
     of = decoder(registry, [{"name": "id", "type": "integer"}])
-    found = read_alike(of, no_text, good[:-1], no_date, good)
-    assert [found[0], found[2], found[3]] == [{"id": 1}] * 3
-    assert str(found[1].reason) == "unreadable"
+    results = read_alike(of, no_text, good[:-1], no_date, good)
+    assert [results[0], results[2], results[3]] == [{"id": 1}] * 3
+    assert str(results[1].reason) == "unreadable"
 
 
-def test_strict_refuses_a_schema_with_members_that_no_field_reads(registry: SchemaRegistry) -> None:
+def test_a_strict_source_refuses_a_schema_with_undeclared_members(registry: SchemaRegistry) -> None:
     write = Writer(registry, [{"name": "id", "type": "long"}, {"name": "extra", "type": "int"}])
     fields = [{"name": "id", "type": "integer"}]
     spec = spec_of(registry, fields)
@@ -257,21 +257,21 @@ def test_a_change_of_debezium_is_an_event_of_its_row(registry: SchemaRegistry, p
         write(before=row, after={"id": 1, "amount": None}, source=source, op="u"),
         write(before=None, after=None, source=source, op="u"),
     ]
-    found = read_alike(of, *sent)
+    results = read_alike(of, *sent)
     counted = {"id": 1, "amount": 2.5, "op": "c", "at": AT_MS}
     assert read_alike(of, sent[0], sent[0]) == [counted, counted]
-    assert (found[0], found[3]) == (counted, {**counted, "amount": None, "op": "u"})
-    assert str(found[4].reason) == "not_an_envelope"
+    assert (results[0], results[3]) == (counted, {**counted, "amount": None, "op": "u"})
+    assert str(results[4].reason) == "not_an_envelope"
     match policy:
         case "ignore":
-            assert found[1:3] == [None, None]
+            assert results[1:3] == [None, None]
         case "event":
-            assert found[1:3] == [{**counted, "op": "d"}, None]
+            assert results[1:3] == [{**counted, "op": "d"}, None]
         case "deadLetter":
-            assert [str(each.reason) for each in found[1:3]] == ["deleted", "deleted"]
+            assert [str(each.reason) for each in results[1:3]] == ["deleted", "deleted"]
 
 
-def test_schemas_may_refer_to_others(registry: SchemaRegistry) -> None:
+def test_a_schema_may_refer_to_another_schema(registry: SchemaRegistry) -> None:
     registry.register("money", {"schema": json.dumps({"type": "record", "name": "shop.Money", "fields": [
         {"name": "amount", "type": "double"}]})})  # fmt: skip
     write = Writer(registry, [{"name": "total", "type": "shop.Money"}], SchemaReference("shop.Money", "money", 1))
@@ -279,19 +279,18 @@ def test_schemas_may_refer_to_others(registry: SchemaRegistry) -> None:
     assert read_alike(decoder(registry, fields), write(total={"amount": 2.5})) == [{"total": 2.5}]
 
 
-def test_only_what_is_needed_is_read_in_a_batch(registry: SchemaRegistry) -> None:
-    """Fields that nothing reads are skipped, unless they are required or events are kept."""
+def test_fields_that_nothing_reads_are_skipped_unless_they_are_required(registry: SchemaRegistry) -> None:
     write = Writer(registry, [{"name": "k", "type": "string"}, {"name": "v", "type": ["null", "double"]}])
     for required, dead in ((False, 0), (True, 1)):
         fields = [{"name": "k", "type": "string"}, {"name": "v", "type": "number", "required": required}]
-        asked = Registry(RegistrySpec(url=registry.url))
-        batch = BatchReader(spec_of(registry, fields), registry=asked).read(
+        client = Registry(RegistrySpec(url=registry.url))
+        batch = BatchReader(spec_of(registry, fields), registry=client).read(
             [Record(write(k="a", v=None), 0), Record(write(k="b", v=1.0), 1)], NOW_MS
         )
         assert (len(batch.dead), batch.frame.height) == (dead, 2 - dead)
 
 
-def test_each_schema_is_asked_for_once(registry: SchemaRegistry) -> None:
+def test_each_schema_is_requested_once(registry: SchemaRegistry) -> None:
     write = Writer(registry, [{"name": "once", "type": "long"}])
     of = decoder(registry, [{"name": "once", "type": "integer"}])
     registry.asked.clear()
@@ -299,29 +298,29 @@ def test_each_schema_is_asked_for_once(registry: SchemaRegistry) -> None:
     assert len(registry.asked) == 1
 
 
-def test_requests_for_unknown_schemas_are_spread_over_turns_of_the_loop(
+def test_requests_for_unknown_schemas_are_limited_per_turn_of_the_loop(
     registry: SchemaRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise, a few thousand records with random ids would keep the loop from ever committing."""
+    """Without the limit, thousands of records with random ids would prevent every commit."""
     monkeypatch.setattr(registry_client, "TURN_SECONDS", 1e-9)
-    asked = Registry(RegistrySpec(url=registry.url))
+    client = Registry(RegistrySpec(url=registry.url))
     for number in (1_001, 1_003):
-        asked.begin_turn()
+        client.begin_turn()
         with pytest.raises(UnknownSchemaError):
-            asked.schema(number)
+            client.schema(number)
         with pytest.raises(RegistryAwayError):
-            asked.schema(number + 1)
-        assert not asked.error
-        assert not asked.missing
+            client.schema(number + 1)
+        assert not client.error
+        assert not client.missing
 
 
-def test_records_wait_while_the_registry_is_away() -> None:
-    """Schemas that are known are read meanwhile; the loop asks once, and then `look` does until there is an answer."""
+def test_records_of_unknown_schemas_wait_while_the_registry_is_unavailable() -> None:
+    """Records of known schemas are read meanwhile. After one failure, only `look` asks the registry again."""
     with running_registry() as registry:
         known, unknown = (Writer(registry, [{"name": name, "type": "long"}]) for name in ("a", "b"))
         spec = spec_of(registry, [{"name": "a", "type": "integer"}, {"name": "b", "type": "integer"}])
-        asked = Registry(RegistrySpec(url=registry.url))
-        reader = BatchReader(spec, registry=asked)
+        client = Registry(RegistrySpec(url=registry.url))
+        reader = BatchReader(spec, registry=client)
         first, second = known(a=1), unknown(b=2)
         assert reader.read([Record(first, 4)], NOW_MS).dead == ()
         registry.stop()
@@ -329,22 +328,22 @@ def test_records_wait_while_the_registry_is_away() -> None:
         with pytest.raises(RegistryAwayError):
             reader.decode(records, NOW_MS)
         assert reader.waiting(records) == {0: 6, 1: 3}
-        assert asked.missing
-        assert asked.error.startswith(f"{registry.url}: ")
+        assert client.missing
+        assert client.error.startswith(f"{registry.url}: ")
         assert reader.read(records[:1], NOW_MS).consumed == {0: 1}
         with pytest.raises(RegistryAwayError):
-            asked.look()
+            client.look()
         registry.start()
         with pytest.raises(RegistryAwayError):
             reader.decode(records, NOW_MS)
-        asked.look()
-        assert (asked.error, asked.missing, reader.waiting(records)) == ("", False, {})
+        client.look()
+        assert (client.error, client.missing, reader.waiting(records)) == ("", False, {})
         assert reader.read(records, NOW_MS).consumed == {0: 3, 1: 1}
 
 
 @pytest.mark.parametrize("status", [500, 401, 404])
-def test_other_errors_than_an_unknown_schema_are_waited_for(status: int) -> None:
-    """A wrong path or password must not make dead letters of all that is written."""
+def test_records_wait_if_the_registry_answers_with_another_error_than_an_unknown_schema(status: int) -> None:
+    """A wrong path or password must not turn all records into dead letters."""
     with running_registry() as registry:
         write = Writer(registry, [{"name": "a", "type": "long"}])
         raw = write(a=1)
@@ -354,31 +353,31 @@ def test_other_errors_than_an_unknown_schema_are_waited_for(status: int) -> None
             of.decode_all([raw], NOW_MS)
 
 
-def test_credentials_are_read_from_the_files_of_the_secret_as_they_are(registry: SchemaRegistry, tmp_path: Any) -> None:
+def test_changed_credentials_of_the_secret_are_used_at_the_next_look(registry: SchemaRegistry, tmp_path: Any) -> None:
     with running_registry() as guarded:
         number = guarded.register("a-value", {"schema": '{"type": "record", "name": "A", "fields": []}'})
         guarded.login = ("reader", "pass:word")
-        asked = Registry(RegistrySpec(url=guarded.url), tmp_path)
+        client = Registry(RegistrySpec(url=guarded.url), tmp_path)
         with pytest.raises(RegistryAwayError, match="401"):
-            asked.schema(number)
+            client.schema(number)
         (tmp_path / "username").write_text("reader\n")
         (tmp_path / "password").write_text("pass:word")
         with pytest.raises(RegistryAwayError, match="401") as caught:
-            asked.schema(number)
-        asked.look()
-        assert asked.schema(number).text == guarded.schemas[number]["schema"]
+            client.schema(number)
+        client.look()
+        assert client.schema(number).text == guarded.schemas[number]["schema"]
         assert "pass:word" not in str(caught.value)
 
 
 @pytest.mark.parametrize("together", [["1793527200"], [None], ["1793527200", None, "2026-11-01T10:00:00Z"]])
 @pytest.mark.parametrize("text", ["2026-11-01T10:00:00", "2026-11-01T10:00:00Z", "yesterday"])
-def test_a_text_that_is_no_number_is_no_time_in_seconds(
+def test_a_text_that_is_no_number_is_refused_as_a_time_in_seconds(
     registry: SchemaRegistry, text: str, together: list[str | None]
 ) -> None:
-    """JSON accepts a number as a text, and refuses others. A string of Avro is read alike, whatever is read with it."""
+    """JSON refuses such texts too. Other records of the batch make no difference."""
     write = Writer(registry, [{"name": "at", "type": ["null", "string"]}])
     read = decoder(registry, [{"name": "at", "type": "timestamp", "format": "s"}])
     texts = [text, *together]
     raws = [write(at=each) for each in texts]
-    found = read.decode_all(raws, NOW_MS, records=[Record(raw) for raw in raws])
-    assert sorted(found.invalid) == [index for index, each in enumerate(texts) if each not in ("1793527200", None)]
+    decoded = read.decode_all(raws, NOW_MS, records=[Record(raw) for raw in raws])
+    assert sorted(decoded.invalid) == [index for index, each in enumerate(texts) if each not in ("1793527200", None)]

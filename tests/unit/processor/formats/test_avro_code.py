@@ -1,4 +1,4 @@
-"""The generated reader of Avro agrees with fastavro on everything that it reads, and raises where fastavro does."""
+"""Tests of the generated Avro reader: it reads the same values as fastavro, and raises where fastavro raises."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ def at(value: Any, path: Steps) -> Any:
 
 
 def general(raw: bytes) -> Any:
-    """What fastavro reads; None if it does not. Texts need not be UTF-8, as those that are skipped are not decoded."""
+    """Return the values that fastavro reads, or None. Skipped texts are not decoded and may not be UTF-8."""
     stream = io.BytesIO(raw[5:])
     try:
-        found = fastavro.schemaless_reader(stream, SCHEMA.parsed, None, handle_unicode_errors="replace")
+        value = fastavro.schemaless_reader(stream, SCHEMA.parsed, None, handle_unicode_errors="replace")
     except Exception:
         return None
-    return found if stream.read() == b"" else None
+    return value if stream.read() == b"" else None
 
 
 def generated(raw: bytes) -> Any:
@@ -95,23 +95,22 @@ def generated(raw: bytes) -> Any:
 
 
 def shown(value: Any) -> str:
-    return repr(value)  # of NaN too
+    return repr(value)  # Equal for NaN too.
 
 
 @given(st.lists(VALUES, min_size=1, max_size=4))
-def test_it_reads_what_was_written(values: list[Any]) -> None:
+def test_the_generated_reader_reads_the_same_values_as_fastavro(values: list[Any]) -> None:
     raws = [written(SCHEMA, value) for value in values]
     rows, _ = READ(raws)
-    found = [general(raw) for raw in raws]
+    expected = [general(raw) for raw in raws]
     assert shown([msgspec.structs.astuple(row) for row in rows]) == shown(
-        [tuple(at(value, path) for path in PATHS) for value in found]
+        [tuple(at(value, path) for path in PATHS) for value in expected]
     )
 
 
 @settings(max_examples=400)
 @given(VALUES, st.data())
-def test_broken_bytes_are_never_read_as_something_else(value: Any, data: st.DataObject) -> None:
-    """Whatever the generated reader accepts, fastavro reads as the same values."""
+def test_changed_bytes_are_read_like_fastavro_reads_them_or_refused(value: Any, data: st.DataObject) -> None:
     raw = bytearray(written(SCHEMA, value))
     kind = data.draw(st.sampled_from(["cut", "add", "change"]))
     place = data.draw(st.integers(5, len(raw) - 1))
@@ -121,11 +120,11 @@ def test_broken_bytes_are_never_read_as_something_else(value: Any, data: st.Data
         raw[place:place] = data.draw(st.binary(min_size=1, max_size=3))
     else:
         raw[place] = data.draw(st.integers(0, 255))
-    found = generated(bytes(raw))
-    if found is not None:
+    values = generated(bytes(raw))
+    if values is not None:
         expected = general(bytes(raw))
         assert expected is not None
-        assert shown(found) == shown(tuple(at(expected, path) for path in PATHS))
+        assert shown(values) == shown(tuple(at(expected, path) for path in PATHS))
 
 
 @given(LONGS)
@@ -135,7 +134,7 @@ def test_a_long_of_any_length_is_read_as_it_was_written(number: int) -> None:
     assert msgspec.structs.astuple(read([written(schema, {"n": number})])[0][0]) == (number,)
 
 
-def test_a_change_tells_its_op_and_whether_it_has_a_row() -> None:
+def test_the_operation_of_a_change_is_read_only_if_the_change_has_a_row() -> None:
     fields = [{"name": "before", "type": ["null", INNER]}, {"name": "after", "type": ["null", "Inner"]}]
     fields.append({"name": "op", "type": "string"})
     schema = schema_of({"type": "record", "name": "Envelope", "fields": fields})
@@ -158,15 +157,15 @@ UNSUPPORTED: list[tuple[Any, Steps, str]] = [
 
 
 @pytest.mark.parametrize(("kind", "path", "wanted"), UNSUPPORTED)
-def test_what_it_does_not_read_it_refuses_when_it_is_made(kind: Any, path: Steps, wanted: str) -> None:
+def test_generating_a_reader_of_an_unsupported_type_is_an_error(kind: Any, path: Steps, wanted: str) -> None:
     fields = [{"name": "f", "type": kind}, {"name": "g", "type": "string"}]
     schema = schema_of({"type": "record", "name": "R", "fields": fields})
     with pytest.raises(UnsupportedError):
         generate(schema, [Wanted(path, wanted)], row_of(1))
 
 
-def test_a_schema_that_would_be_written_out_a_million_times_is_refused_at_once() -> None:
-    """Each level holds the one below ten times, so six levels have a million leaves."""
+def test_a_schema_that_would_generate_too_much_code_is_refused() -> None:
+    """Each level contains the previous level ten times. Six levels have a million leaves."""
     kind: Any = "int"
     for level in range(6):
         named = {"type": "record", "name": f"L{level}", "fields": [{"name": "f0", "type": kind}]}

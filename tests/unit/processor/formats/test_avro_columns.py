@@ -1,4 +1,4 @@
-"""Reading a member of many Avro records at once agrees with fastavro on everything that it reads."""
+"""Tests of the Avro reader for batches: it reads the same values as fastavro."""
 
 from __future__ import annotations
 
@@ -83,17 +83,17 @@ def at(value: Any, path: Steps) -> Any:
 
 
 def general(raw: bytes) -> str | None:
-    """What fastavro reads; None if it does not. Texts need not be UTF-8, as those that are skipped are not decoded."""
+    """Return the values that fastavro reads, or None. Skipped texts are not decoded and may not be UTF-8."""
     stream = io.BytesIO(raw[5:])
     try:
-        found = fastavro.schemaless_reader(stream, SCHEMA.parsed, None, handle_unicode_errors="replace")
+        value = fastavro.schemaless_reader(stream, SCHEMA.parsed, None, handle_unicode_errors="replace")
     except Exception:
         return None
-    return repr(tuple(at(found, path) for path in PATHS)) if stream.read() == b"" else None
+    return repr(tuple(at(value, path) for path in PATHS)) if stream.read() == b"" else None
 
 
 def shown(rows: list[Any]) -> list[str]:
-    return [repr(msgspec.structs.astuple(row)) for row in rows]  # of NaN too
+    return [repr(msgspec.structs.astuple(row)) for row in rows]  # Equal for NaN too.
 
 
 def accepted(read: Any, raws: list[bytes]) -> list[str] | None:
@@ -104,15 +104,15 @@ def accepted(read: Any, raws: list[bytes]) -> list[str] | None:
 
 
 @given(st.lists(VALUES, min_size=1, max_size=6))
-def test_it_reads_what_was_written(values: list[Any]) -> None:
+def test_the_batch_reader_reads_the_same_values_as_fastavro(values: list[Any]) -> None:
     raws = [written(SCHEMA, value) for value in values]
     assert shown(READ(raws)[0]) == shown(ONE_BY_ONE(raws)[0]) == [general(raw) for raw in raws]
 
 
 @settings(max_examples=200)
 @given(st.lists(VALUES, min_size=1, max_size=4), st.data())
-def test_broken_bytes_are_never_read_as_something_else(values: list[Any], data: st.DataObject) -> None:
-    """Whatever is accepted, fastavro reads as the same values, also if a record goes on into the next one."""
+def test_changed_bytes_are_read_like_fastavro_reads_them_or_refused(values: list[Any], data: st.DataObject) -> None:
+    """A change may make a record run into the next record."""
     raws = [bytearray(written(SCHEMA, value)) for value in values]
     for raw in data.draw(st.lists(st.sampled_from(raws), min_size=1, max_size=2)):
         kind = data.draw(st.sampled_from(["cut", "add", "change"]))
@@ -124,12 +124,12 @@ def test_broken_bytes_are_never_read_as_something_else(values: list[Any], data: 
         else:
             raw[place : place + 1] = bytes([data.draw(st.integers(0, 255))])
     broken = list(map(bytes, raws))
-    for found in (accepted(READ, broken), accepted(ONE_BY_ONE, broken)):
-        assert found in (None, [general(raw) for raw in broken])
+    for rows in (accepted(READ, broken), accepted(ONE_BY_ONE, broken)):
+        assert rows in (None, [general(raw) for raw in broken])
 
 
 @given(st.lists(LONGS, min_size=1, max_size=9))
-def test_numbers_of_all_lengths(numbers: list[int]) -> None:
+def test_a_long_of_any_length_is_read_as_it_was_written(numbers: list[int]) -> None:
     schema = schema_of({"type": "record", "name": "R", "fields": [{"name": "n", "type": "long"}]})
     read = columns_reader(schema, [Wanted(("n",), "integer")], row_of(1))
     rows, _ = read([written(schema, {"n": number}) for number in numbers])
@@ -137,14 +137,14 @@ def test_numbers_of_all_lengths(numbers: list[int]) -> None:
 
 
 @pytest.mark.parametrize("number", ["\x80" * 9 + "\x02", "\x80" * 10 + "\x01", "\x80" * 3])
-def test_a_number_of_more_than_64_bits_is_broken(number: str) -> None:
+def test_a_number_of_more_than_64_bits_is_refused(number: str) -> None:
     schema = schema_of({"type": "record", "name": "R", "fields": [{"name": "n", "type": "long"}]})
     read = columns_reader(schema, [Wanted(("n",), "integer")], row_of(1))
-    with pytest.raises(Exception):  # noqa: B017 - any error makes the caller read one by one
+    with pytest.raises(Exception):  # noqa: B017 - after any error, the caller reads the records separately
         read([FRAME + number.encode("latin-1"), FRAME + b"\2"])
 
 
-def test_a_change_tells_its_op_and_whether_it_has_a_row() -> None:
+def test_the_operations_of_changes_are_read_as_by_the_generated_reader() -> None:
     fields = [{"name": "before", "type": ["null", INNER]}, {"name": "after", "type": ["null", "Inner"]}]
     fields.append({"name": "op", "type": "string"})
     schema = schema_of({"type": "record", "name": "Envelope", "fields": fields})
@@ -168,7 +168,7 @@ def test_a_change_tells_its_op_and_whether_it_has_a_row() -> None:
         ({"type": "bytes", **MONEY, "scale": 4}, ("f",), "decimal"),
     ],
 )
-def test_what_it_does_not_read_it_refuses_when_it_is_made(kind: Any, path: Steps, wanted: str) -> None:
+def test_creating_a_reader_of_an_unsupported_type_is_an_error(kind: Any, path: Steps, wanted: str) -> None:
     fields = [{"name": "f", "type": kind}, {"name": "g", "type": "string"}]
     schema = schema_of({"type": "record", "name": "R", "fields": fields})
     with pytest.raises(UnsupportedError):

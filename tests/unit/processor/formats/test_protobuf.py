@@ -1,4 +1,4 @@
-"""Protobuf with a registry, written by the official serializer: valid, evolved, broken, and without its schema."""
+"""Tests of Protobuf records that the official serializer writes with schemas of a real registry."""
 
 from __future__ import annotations
 
@@ -31,32 +31,32 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def registry() -> Iterator[SchemaRegistry]:
-    with running_registry() as found:
-        yield found
+    with running_registry() as server:
+        yield server
 
 
 def field(number: int, name: str, kind: str, *, of: str = "", label: str = "", optional: bool = False) -> Any:
-    """A member; `label`: repeated, or none."""
-    made = descriptor_pb2.FieldDescriptorProto(
+    """Return the descriptor of a member."""
+    descriptor = descriptor_pb2.FieldDescriptorProto(
         name=name, number=number, type=KINDS[kind], label=3 if label == "repeated" else 1, type_name=of or None
     )
     if optional:
-        made.proto3_optional = True
-    return made
+        descriptor.proto3_optional = True
+    return descriptor
 
 
 def message(name: str, *members: Any) -> descriptor_pb2.DescriptorProto:
-    made = descriptor_pb2.DescriptorProto(name=name, field=members)
+    descriptor = descriptor_pb2.DescriptorProto(name=name, field=members)
     for each in members:
         if each.proto3_optional:
-            each.oneof_index = len(made.oneof_decl)
-            made.oneof_decl.add(name=f"_{each.name}")
-            next(own for own in made.field if own.name == each.name).oneof_index = each.oneof_index
-    return made
+            each.oneof_index = len(descriptor.oneof_decl)
+            descriptor.oneof_decl.add(name=f"_{each.name}")
+            next(own for own in descriptor.field if own.name == each.name).oneof_index = each.oneof_index
+    return descriptor
 
 
 class Writer:
-    """The official serializer of one message of a file."""
+    """The official serializer of a message of a file."""
 
     def __init__(self, registry: SchemaRegistry, name: str, *messages: Any, file: str = "order.proto") -> None:
         pool = descriptor_pool.DescriptorPool()
@@ -94,8 +94,8 @@ def decoder(
         {"name": "a", "window": {"type": "tumbling", "size": "1m"}, "metrics": [{"name": "n", "function": "count"}]}
     ]
     spec = PipelineSpec.model_validate({"source": source, "aggregations": aggregations})
-    asked = Registry(RegistrySpec(url=registry.url), form="serialized")
-    return RecordDecoder(spec, exact=True, reader=ProtobufReader(spec, asked, exact=True))
+    client = Registry(RegistrySpec(url=registry.url), form="serialized")
+    return RecordDecoder(spec, exact=True, reader=ProtobufReader(spec, client, exact=True))
 
 
 INNER = message("Inner", field(1, "code", "string"), field(2, "note", "string", optional=True))
@@ -121,7 +121,7 @@ UNSET = {
 }  # fmt: skip
 
 
-def test_members_of_all_types_are_values_of_fields(registry: SchemaRegistry) -> None:
+def test_members_of_every_type_become_values_of_fields(registry: SchemaRegistry) -> None:
     write = Writer(registry, "Order", ORDER, INNER)
     raw = write(
         id=2**62, shop="a", paid=True, amount=0.5, kind=1, at=AT, inner={"code": "x", "note": ""}, tags=["s", "t"],
@@ -152,7 +152,7 @@ def test_members_of_all_types_are_values_of_fields(registry: SchemaRegistry) -> 
     assert (str(verdict.reason), verdict.field) == ("out_of_range", "big")
 
 
-def test_a_field_is_read_from_whichever_schema_a_record_was_written_with(registry: SchemaRegistry) -> None:
+def test_a_field_is_read_by_the_schema_that_its_record_was_written_with(registry: SchemaRegistry) -> None:
     old = Writer(registry, "Order", message("Order", field(1, "id", "int32")), file="evolving.proto")
     new = Writer(
         registry, "Order",
@@ -161,13 +161,13 @@ def test_a_field_is_read_from_whichever_schema_a_record_was_written_with(registr
     )  # fmt: skip
     fields = [{"name": "id", "type": "integer"}, {"name": "shop", "type": "string", "default": "none"}]
     before, after = old(id=1), new(id=2, shop="a")
-    assert after[5:7] == b"\x02\x02"  # a list of one place, 1 in zigzag form
+    assert after[5:7] == b"\x02\x02"  # The path of the message is a list with the element 1, in zigzag form.
     assert read_alike(decoder(registry, fields), before, after, before) == [
         {"id": 1, "shop": "none"}, {"id": 2, "shop": "a"}, {"id": 1, "shop": "none"},
     ]  # fmt: skip
 
 
-def test_what_cannot_be_read_is_a_dead_letter_that_says_so(registry: SchemaRegistry) -> None:
+def test_a_record_that_cannot_be_read_is_refused_with_its_reason(registry: SchemaRegistry) -> None:
     write = Writer(registry, "Order", ORDER, INNER)
     good = write(id=1, amount=1.5)
     number = int.from_bytes(good[1:5])
@@ -183,9 +183,9 @@ def test_what_cannot_be_read_is_a_dead_letter_that_says_so(registry: SchemaRegis
         b"\0" + text.to_bytes(4) + b"\0": ("unknown_schema", "the registry gives the text of the .proto file"),
         write(amount=math.inf): ("out_of_range", "amount: inf is not a finite number"),
     }
-    found = read_alike(of, good, *broken, good)
-    assert (found[0], found[-1]) == ({"id": 1, "amount": 1.5}, {"id": 1, "amount": 1.5})
-    for verdict, (reason, detail) in zip(found[1:-1], broken.values(), strict=True):
+    results = read_alike(of, good, *broken, good)
+    assert (results[0], results[-1]) == ({"id": 1, "amount": 1.5}, {"id": 1, "amount": 1.5})
+    for verdict, (reason, detail) in zip(results[1:-1], broken.values(), strict=True):
         assert (str(verdict.reason), detail in verdict.detail) == (reason, True), verdict.detail
     (verdict,) = read_alike(decoder(registry, [{"name": "w", "type": "string", "path": "shop.w"}]), good)
     assert verdict.detail.startswith('shop: expected object, got string ""; the path of w leads through it')

@@ -1,4 +1,4 @@
-"""Duties that fail: each by itself, tried more and more seldom, told; and unreadable windows, found by halves."""
+"""Tests of the keeper: failing duties are retried and reported, and unreadable windows are found by bisection."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ EPOCH, MS = dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.timedelta(milliseconds=1)
 
 
 class Connection:
-    """Postgres' connection, as far as trials and searches use it."""
+    """A Postgres connection that records the statements of trials and searches."""
 
     def __init__(self) -> None:
         self.closed = False
-        self.told: list[tuple[str, Any]] = []
+        self.executed: list[tuple[str, Any]] = []
 
     def execute(self, text: str, values: Any = ()) -> None:
-        self.told.append((text.split()[0], values))
+        self.executed.append((text.split()[0], values))
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -73,9 +73,9 @@ def connection() -> Any:
     [
         (psycopg.errors.NumericValueOutOfRange("overflow"), True),
         (psycopg.errors.UndefinedColumn("no such column"), True),
-        (psycopg.errors.ProgramLimitExceeded("too long"), True),  # an OperationalError, to psycopg
+        (psycopg.errors.ProgramLimitExceeded("too long"), True),  # The error is an OperationalError of psycopg.
         (psycopg.errors.DataCorrupted("bad page"), True),
-        (psycopg.DataError("timestamp too large"), True),  # of psycopg itself
+        (psycopg.DataError("timestamp too large"), True),  # The error comes from psycopg, not from Postgres.
         (OverflowError("int too large"), True),
         (KeyError("n"), True),
         (psycopg.errors.AdminShutdown("bye"), False),
@@ -89,14 +89,14 @@ def connection() -> Any:
         (ConnectionRefusedError(), False),
     ],
 )
-def test_whose_fault_an_error_is(error: Exception, fault: bool) -> None:
+def test_an_error_of_data_or_code_is_a_fault_and_an_unavailable_server_is_none(error: Exception, fault: bool) -> None:
     assert is_fault(error) == fault
     assert "\n" not in reason(error)
     assert reason(error)
 
 
 class Stage:
-    """Trials by a clock of their own."""
+    """Trials with a manual clock."""
 
     def __init__(self) -> None:
         self.now, self.connection = 0.0, connection()
@@ -111,17 +111,17 @@ class Stage:
         return self.trials.run(self.connection, duty, work)
 
 
-def test_what_fails_holds_up_nothing_else() -> None:
+def test_a_failing_duty_does_not_stop_another_duty() -> None:
     stage = Stage()
     assert stage.run(SCAN, OverflowError("int too large")) == 0
     assert stage.run(PUBLISH) == 7
     assert list(stage.trials.troubles) == [SCAN]
-    assert stage.connection.told[0] == ("INSERT", ("sales", 1, "scan", "OverflowError: int too large"))
+    assert stage.connection.executed[0] == ("INSERT", ("sales", 1, "scan", "OverflowError: int too large"))
 
 
 @pytest.mark.parametrize(("error", "most"), [(ValueError("x"), 30.0), (psycopg.errors.QueryCanceled("slow"), 4.0)])
-def test_it_is_tried_again_more_and_more_seldom(error: Exception, most: float) -> None:
-    """Never at once; a server that comes back is not kept waiting long."""
+def test_a_failing_duty_is_retried_after_growing_pauses(error: Exception, most: float) -> None:
+    """The first retry waits too. If the server is unavailable, pauses stay short."""
     stage, waits, last = Stage(), [], 0.0
     for _ in range(12):
         stage.run(SCAN, error)
@@ -137,19 +137,19 @@ def test_it_is_tried_again_more_and_more_seldom(error: Exception, most: float) -
     assert (waits[0], last) == (0.5, most)
     assert stage.run(SCAN) == 7
     assert stage.trials.troubles == {}
-    assert stage.connection.told[-1] == ("DELETE", ("sales", 1, "scan"))
+    assert stage.connection.executed[-1] == ("DELETE", ("sales", 1, "scan"))
 
 
-def test_a_server_that_is_away_for_a_moment_is_told_only_later() -> None:
+def test_an_unavailable_server_is_reported_only_after_a_minute() -> None:
     stage = Stage()
     stage.run(SCAN, psycopg.errors.LockNotAvailable("lock"))
-    assert stage.connection.told == []
+    assert stage.connection.executed == []
     stage.now = 61.0
     stage.run(SCAN, psycopg.errors.LockNotAvailable("lock"))
-    assert [kind for kind, _ in stage.connection.told] == ["INSERT"]
+    assert [kind for kind, _ in stage.connection.executed] == ["INSERT"]
 
 
-def test_a_connection_that_is_gone_ends_the_pass() -> None:
+def test_a_lost_connection_ends_the_pass() -> None:
     stage = Stage()
     stage.connection.closed = True
     with pytest.raises(psycopg.OperationalError):
@@ -158,8 +158,8 @@ def test_a_connection_that_is_gone_ends_the_pass() -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a defect"), OverflowError("x"), psycopg.OperationalError("away")])
-def test_no_error_ends_the_thread(error: Exception) -> None:
-    """Whatever a pass ends by: it is told, and the next one may work."""
+def test_no_error_ends_the_thread_of_the_keeper(error: Exception) -> None:
+    """The error is reported, and the next pass runs."""
     raised, worked, seen = threading.Event(), threading.Event(), []
 
     def duties(_: Any) -> Duties:
@@ -177,7 +177,7 @@ def test_no_error_ends_the_thread(error: Exception) -> None:
     keeper.stop()
     assert seen[0].fields["keeper"] == reason(error)
     assert seen[0].degraded
-    # Its end shows, too.
+    # Health also reports that the thread has ended.
     keeper.error = ""
     assert "has ended" in standing(keeper).fields["keeper"]
 
@@ -187,14 +187,14 @@ def test_health_names_the_aggregation_and_the_reason() -> None:
     assert standing(keeper).fields == dict.fromkeys(("keeper", "closing", "scanning", "publishing", "live"), "ok")
     assert not standing(keeper).degraded
     keeper.trials.run(connection(), PUBLISH, lambda: 1 // 0)
-    found = standing(keeper)
-    assert found.degraded
-    assert found.fields["publishing"].startswith("visits: ZeroDivisionError: ")
-    assert found.fields["scanning"] == "ok"
+    report = standing(keeper)
+    assert report.degraded
+    assert report.fields["publishing"].startswith("visits: ZeroDivisionError: ")
+    assert report.fields["scanning"] == "ok"
 
 
 class Reader:
-    """Windows in memory: (group, start) → metrics, of which some raise when they are selected."""
+    """Windows in memory, from (group, start) to metrics. Some metrics raise when they are selected."""
 
     groups, metrics = ["k"], ["a", "b", "c"]
 
@@ -215,8 +215,10 @@ class Reader:
                 continue
             if any((group, start, name) in self.bad for name in self.metrics if name not in cut.without):
                 raise psycopg.errors.NumericValueOutOfRange("value out of range: overflow")
-            found = [None if name in cut.without else value for name, value in zip(self.metrics, values, strict=True)]
-            yield (group, EPOCH + start * MS, *found)
+            values_read = [
+                None if name in cut.without else value for name, value in zip(self.metrics, values, strict=True)
+            ]
+            yield (group, EPOCH + start * MS, *values_read)
 
     def window(self, row: tuple[Any, ...], unread: dict[str, str] | None = None) -> list[Any]:
         values = list(row)
@@ -238,8 +240,8 @@ def salvaged(
 ) -> tuple[dict[tuple[str, str], list[Any]], Salvage, int]:
     reader = Reader(rows, bad, broken)
     salvage = Salvage(connection(), cast(WindowReader, reader), cast(Callable[[Cut], Any], reader.query))
-    found = {(row[0], row[1]): row[3:] for row in salvage.rows()}
-    return found, salvage, reader.queries
+    windows = {(row[0], row[1]): row[3:] for row in salvage.rows()}
+    return windows, salvage, reader.queries
 
 
 def grid(groups: int, starts: int) -> dict[tuple[str, int], Any]:
@@ -250,43 +252,43 @@ _places = st.sets(st.tuples(st.integers(0, 11), st.integers(0, 7), st.sampled_fr
 
 
 @given(_places, _places)
-def test_all_is_read_but_what_cannot_be(raising: set[Any], damaged: set[Any]) -> None:
-    """Exactly those values are null, whether Postgres refuses them or they cannot be decoded; each is named."""
+def test_only_unreadable_values_are_null_and_each_is_named(raising: set[Any], damaged: set[Any]) -> None:
+    """Values are unreadable if Postgres refuses them or if they cannot be decoded."""
     rows = grid(12, 8)
     at = {(f"g{g}", BASE + s * 60_000, name) for g, s, name in raising}
     for g, s, name in damaged - raising:
         rows[f"g{g}", BASE + s * 60_000]["abc".index(name)] = "damaged"
-    found, salvage, _ = salvaged(rows, at)
+    windows, salvage, _ = salvaged(rows, at)
     expected = {(group, rfc3339_ms(start)): [1, 2.0, "x"] for group, start in rows}
     for g, s, name in raising | damaged:
         expected[f"g{g}", rfc3339_ms(BASE + s * 60_000)]["abc".index(name)] = None
-    assert found == expected
+    assert windows == expected
     named = {(msgspec.json.decode(skip.group or "{}")["k"], skip.start, *skip.metrics) for skip in salvage.skips}
     assert named == {(f"g{g}", rfc3339_ms(BASE + s * 60_000), name) for g, s, name in raising | damaged}
 
 
-def test_one_bad_row_among_many_costs_few_queries() -> None:
-    found, _, queries = salvaged(grid(100, 20), {("g77", BASE + 11 * 60_000, "b")})
-    assert len(found) == 2_000
+def test_a_single_unreadable_row_is_found_with_few_queries() -> None:
+    windows, _, queries = salvaged(grid(100, 20), {("g77", BASE + 11 * 60_000, "b")})
+    assert len(windows) == 2_000
     assert queries < 100
 
 
-def test_very_many_bad_rows_do_not_take_for_ever() -> None:
-    """The search ends, and what is left has null for that metric."""
+def test_the_search_for_many_unreadable_rows_has_a_bound() -> None:
+    """The search gives up, and the metric is null in all rows that are left."""
     rows = grid(60, 10)
-    found, salvage, queries = salvaged(rows, {(group, start, "b") for group, start in rows})
-    assert {tuple(values) for values in found.values()} == {(1, None, "x")}
-    assert len(found) == len(salvage.skips) == 600
+    windows, salvage, queries = salvaged(rows, {(group, start, "b") for group, start in rows})
+    assert {tuple(values) for values in windows.values()} == {(1, None, "x")}
+    assert len(windows) == len(salvage.skips) == 600
     assert queries < 1_200
 
 
-def test_a_table_that_cannot_be_read_at_all_is_no_windows_fault() -> None:
+def test_an_error_of_the_whole_table_is_raised() -> None:
     with pytest.raises(psycopg.errors.UndefinedColumn):
         salvaged(grid(2, 2), set(), broken=True)
 
 
-def test_a_change_is_cut_into_entries_of_bounded_size() -> None:
-    """All rows are in one of them, in their order; one that is far too large is only told of."""
+def test_a_change_is_split_into_entries_of_bounded_size() -> None:
+    """All rows are kept in order. A change that is far too large has no entries."""
     rows = [b"x" * 1_000 for _ in range(600)]
     cut = _pieces(rows)
     assert cut is not None
@@ -300,7 +302,7 @@ def test_a_change_is_cut_into_entries_of_bounded_size() -> None:
 
 
 class Redis:
-    """Counts what a stream holds."""
+    """A Redis that records the sizes of a stream's entries."""
 
     def __init__(self) -> None:
         self.entries: deque[tuple[int, int]] = deque()
@@ -315,15 +317,14 @@ class Redis:
         return self.entries[-1][0]
 
 
-def test_the_stream_is_bounded_by_bytes_and_by_entries() -> None:
-    """Whatever is written to it."""
-    names, made = SimpleNamespace(namespace="n", name="p"), Redis()
+def test_a_stream_is_bounded_in_bytes_and_entries() -> None:
+    names, stream = SimpleNamespace(namespace="n", name="p"), Redis()
     database, config = cast(Database, None), cast(PipelineConfig, names)
-    live = Live(database, [], config, cast(redis.Redis, made), lambda call, *a, **k: call(*a, **k))
+    live = Live(database, [], config, cast(redis.Redis, stream), lambda call, *a, **k: call(*a, **k))
     for size in (10, 200_000):
         for _ in range(STREAM_LENGTH + 1_000 if size == 10 else 2 * STREAM_BYTES // size):
             live._send({"rows": "x" * size})
-            if len(made.entries) % 997 == 0 or size > 10:
-                assert sum(size for _, size in made.entries) <= STREAM_BYTES + 200_100
-        assert len(made.entries) <= STREAM_LENGTH + 1
-    assert sum(size for _, size in made.entries) > STREAM_BYTES / 2
+            if len(stream.entries) % 997 == 0 or size > 10:
+                assert sum(size for _, size in stream.entries) <= STREAM_BYTES + 200_100
+        assert len(stream.entries) <= STREAM_LENGTH + 1
+    assert sum(size for _, size in stream.entries) > STREAM_BYTES / 2

@@ -1,4 +1,4 @@
-"""What is kept of dead letters: chosen within a room, all accounted for; and what quotas took is told in words."""
+"""Tests of quotas: which dead letters are stored, which are only counted, and how the status reports this."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AMOUNTS = [
 
 
 @pytest.mark.parametrize(("text", "number"), AMOUNTS)
-def test_an_amount_is_read_as_bytes(text: str, number: int) -> None:
+def test_an_amount_is_parsed_to_bytes(text: str, number: int) -> None:
     assert parse_bytes(text) == number
 
 
@@ -33,29 +33,29 @@ def letter(offset: int, value: bytes | None, *, partition: int = 0, key: bytes |
     return DeadLetter(partition, offset, "not_json", detail="bad", key=key, value=value, value_bytes=size)
 
 
-def test_everything_is_kept_as_it_is_while_there_is_room() -> None:
+def test_all_dead_letters_are_stored_unchanged_if_they_fit() -> None:
     letters = [letter(number, b"x" * number) for number in range(10)]
-    found = fit(letters, room=1_000_000, spare=0)
-    assert [kept for kept, _ in found.stored] == letters
-    assert (found.bare, found.counted, found.full) == ({}, {}, False)
+    fitted = fit(letters, room=1_000_000, spare=0)
+    assert [kept for kept, _ in fitted.stored] == letters
+    assert (fitted.bare, fitted.counted, fitted.full) == ({}, {}, False)
 
 
-def test_values_go_first_and_then_the_rest_is_counted() -> None:
+def test_dead_letters_beyond_the_quota_lose_their_values_and_then_are_only_counted() -> None:
     letters = [letter(number, b"x" * 1_000, key=b"k" * 2_000) for number in range(9)]
-    found = fit(letters, room=2 * LETTER_BYTES + 7_000, spare=600)
-    assert [len(kept.value or b"") for kept, _ in found.stored] == [1_000, 1_000, 0, 0, 0, 0]
-    assert {kept.detail for kept, _ in found.stored[2:]} == {"bad (value left out: spec.deadLetters.quota is used up)"}
-    assert [(kept.key, kept.value_bytes) for kept, _ in found.stored[2:]] == [(None, 1_000)] * 4
-    assert (found.bare, found.counted, found.full) == ({0: 4}, {0: 3}, True)
+    fitted = fit(letters, room=2 * LETTER_BYTES + 7_000, spare=600)
+    assert [len(kept.value or b"") for kept, _ in fitted.stored] == [1_000, 1_000, 0, 0, 0, 0]
+    assert {kept.detail for kept, _ in fitted.stored[2:]} == {"bad (value left out: spec.deadLetters.quota is used up)"}
+    assert [(kept.key, kept.value_bytes) for kept, _ in fitted.stored[2:]] == [(None, 1_000)] * 4
+    assert (fitted.bare, fitted.counted, fitted.full) == ({0: 4}, {0: 3}, True)
 
 
-def test_a_batch_keeps_so_many_bytes_of_values_whatever_the_quota() -> None:
-    """A small body may unpack to thousands of refused events."""
+def test_a_batch_stores_a_bounded_number_of_bytes_of_values_under_any_quota() -> None:
+    """A small compressed body may contain thousands of invalid events."""
     number = MAX_BATCH_VALUES // 65_536
-    found = fit([letter(at, b"x" * 65_536) for at in range(number + 5)], room=10**12, spare=0)
-    assert sum(len(kept.value or b"") for kept, _ in found.stored) == MAX_BATCH_VALUES
-    assert (found.bare, found.counted, found.full) == ({0: 5}, {}, False)
-    assert found.stored[-1][0].detail == f"bad (value left out: a batch keeps {MAX_BATCH_VALUES} bytes of values)"
+    fitted = fit([letter(at, b"x" * 65_536) for at in range(number + 5)], room=10**12, spare=0)
+    assert sum(len(kept.value or b"") for kept, _ in fitted.stored) == MAX_BATCH_VALUES
+    assert (fitted.bare, fitted.counted, fitted.full) == ({0: 5}, {}, False)
+    assert fitted.stored[-1][0].detail == f"bad (value left out: a batch keeps {MAX_BATCH_VALUES} bytes of values)"
 
 
 @given(
@@ -63,24 +63,24 @@ def test_a_batch_keeps_so_many_bytes_of_values_whatever_the_quota() -> None:
     st.integers(-10_000, 100_000),
     st.integers(0, 20_000),
 )
-def test_each_is_kept_or_counted_and_the_room_suffices(
+def test_each_dead_letter_is_stored_or_counted_within_the_quota(
     drawn: list[tuple[int, int, int]], room: int, spare: int
 ) -> None:
     letters = [
         letter(at, b"v" * value, partition=partition, key=b"k" * key)
         for at, (partition, value, key) in enumerate(drawn)
     ]
-    found = fit(letters, room, spare)
-    assert len(found.stored) + found.counted.total() == len(letters)
-    assert found.bare.total() == sum(kept.value is None for kept, _ in found.stored)
-    assert sum(size for _, size in found.stored) <= max(0, room + spare)
-    assert found.full == bool(found.bare or found.counted)
+    fitted = fit(letters, room, spare)
+    assert len(fitted.stored) + fitted.counted.total() == len(letters)
+    assert fitted.bare.total() == sum(kept.value is None for kept, _ in fitted.stored)
+    assert sum(size for _, size in fitted.stored) <= max(0, room + spare)
+    assert fitted.full == bool(fitted.bare or fitted.counted)
     for partition in range(4):
-        of_it = [kept for kept, _ in found.stored if kept.partition == partition]
-        assert len(of_it) + found.counted[partition] == sum(p == partition for p, _, _ in drawn)
+        of_partition = [kept for kept, _ in fitted.stored if kept.partition == partition]
+        assert len(of_partition) + fitted.counted[partition] == sum(p == partition for p, _, _ in drawn)
 
 
-def test_what_a_quota_took_is_told_with_the_remedy() -> None:
+def test_the_status_reports_losses_by_the_quota_and_the_remedy() -> None:
     kept = Kept(DEAD_LETTERS, 10, bare=5, counted=12_345, expired=3, evicted=0, full=True)
     assert told(kept, "1Gi") == (
         "spec.deadLetters.quota of 1Gi is used up: of the dead letters so far 12,345 were only counted, 5 kept without"
@@ -91,5 +91,5 @@ def test_what_a_quota_took_is_told_with_the_remedy() -> None:
     assert text == "spec.anomalyHistory.quota of 2Mi is used up: of the anomalies so far 7 removed early"
 
 
-def test_nothing_is_told_a_day_later() -> None:
+def test_the_status_reports_no_losses_if_the_quota_is_not_full() -> None:
     assert told(Kept(DEAD_LETTERS, 10, bare=5, counted=1, expired=3, evicted=0, full=False), "1Gi") == ("", "")

@@ -1,4 +1,4 @@
-"""Lookups without servers: how rows are read, joined and bounded, and what is said about those that cannot be read."""
+"""Tests of lookups without servers: rows that are read, joined and bounded, and messages of errors."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ def spec(source: dict[str, Any], fields: list[dict[str, Any]] = FIELDS, on: str 
 
 
 def loaded(folder: Path, text: str, file: str = "plans.csv") -> Table:
-    """What a file with this text is read to."""
+    """Return the table that is loaded from a file with this text."""
     (folder / file).write_text(text)
     of = spec({**FILE, "file": file})
     assert of.lookups is not None
-    found = FileSource(of, of.lookups[0], folder).load()
-    assert found is not None
-    return found
+    table = FileSource(of, of.lookups[0], folder).load()
+    assert table is not None
+    return table
 
 
 def rows(table: Table) -> set[tuple[Any, ...]]:
-    """The rows, with seconds in place of times."""
+    """Return the rows, with times as seconds."""
     return set(table.rows.with_columns(pl.col("since").dt.epoch("s")).rows())
 
 
@@ -83,8 +83,8 @@ ROWS = {("free", 0, None, None), ("pro", 999, 1_767_225_600, "Pro, yearly")}
         ),
     ],
 )
-def test_files_are_read_like_events(tmp_path: Path, file: str, text: str) -> None:
-    """In each form; a row without a key is left out."""
+def test_rows_of_files_in_every_format_are_read_like_events(tmp_path: Path, file: str, text: str) -> None:
+    """A row without a key is skipped."""
     with_keys = text if "null" not in text else text.replace('{"plan": null}', "")
     assert rows(loaded(tmp_path, with_keys, file)) == ROWS
 
@@ -95,7 +95,7 @@ def test_a_line_of_json_ends_at_a_line_break_only(tmp_path: Path) -> None:
     assert {row[-1] for row in loaded(tmp_path, lines, "p.ndjson").rows.rows()} == set(texts)
 
 
-def test_a_field_whose_name_ends_like_the_internal_key_is_named_as_it_is(tmp_path: Path) -> None:
+def test_an_error_names_a_field_that_ends_like_the_internal_key_column(tmp_path: Path) -> None:
     of = spec({**FILE, "file": "p.ndjson"}, [{"name": "shop_key", "type": "string"}])
     assert of.lookups is not None
     (tmp_path / "p.ndjson").write_text('{"plan": "a", "shop_key": 5}')
@@ -124,13 +124,13 @@ HEADER = "plan,price,since,name\n"
         ("p.ndjson", '{"plan": "a"}\r\n\n\n[]', "line 4: "),
     ],
 )
-def test_a_file_that_cannot_be_read_says_where_and_why(tmp_path: Path, file: str, text: str, words: str) -> None:
-    with pytest.raises(LookupFault) as told:
+def test_an_error_in_a_file_names_its_place_and_reason(tmp_path: Path, file: str, text: str, words: str) -> None:
+    with pytest.raises(LookupFault) as error:
         loaded(tmp_path, text, file)
-    assert words in str(told.value)
+    assert words in str(error.value)
 
 
-def test_a_file_is_read_when_it_has_changed_and_settled(tmp_path: Path) -> None:
+def test_a_changed_file_is_read_when_it_no_longer_changes(tmp_path: Path) -> None:
     of = spec(FILE)
     assert of.lookups is not None
     source = FileSource(of, of.lookups[0], tmp_path)
@@ -173,8 +173,8 @@ class Sent:
         return self._offset
 
 
-def test_records_of_a_topic_replace_and_delete_rows() -> None:
-    """The last record of a key counts; one that cannot be read leaves the key without a row, and is remembered."""
+def test_the_last_record_of_a_key_in_a_topic_sets_or_deletes_its_row() -> None:
+    """An unreadable record deletes the row of its key, and its error is kept."""
     of = spec({"topic": "default.plans"}, [{"name": "label", "type": "string"}], on="id")
     assert of.lookups is not None
     reader = TopicReader(of, of.lookups[0])
@@ -195,8 +195,7 @@ def test_records_of_a_topic_replace_and_delete_rows() -> None:
     assert b"2" not in reader.unreadable
 
 
-def test_changes_are_merged_into_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A join gives the same beside and after merging, and to few or many rows."""
+def test_a_join_sees_changes_before_and_after_they_are_merged_into_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "_LARGE", 100)
     monkeypatch.setattr(tables, "_CHANGES", 300)
     contents = Contents(pl.Schema({KEY: pl.Int64(), "v": pl.Int64()}))
@@ -204,10 +203,10 @@ def test_changes_are_merged_into_many_rows(monkeypatch: pytest.MonkeyPatch) -> N
     events = pl.DataFrame({"id": [*range(0, 1_000, 3), None], "v0": range(335)})
     for turn in range(40):
         keys = [(turn * 97 + i * 31) % 1_000 for i in range(60)]
-        gone = [key % 7 == turn % 7 for key in keys]
-        contents.apply(pl.DataFrame({KEY: keys, "v": [turn] * 60, GONE: gone}))
+        deletions = [key % 7 == turn % 7 for key in keys]
+        contents.apply(pl.DataFrame({KEY: keys, "v": [turn] * 60, GONE: deletions}))
         expected |= dict.fromkeys(keys, turn)
-        for key, deleted in zip(keys, gone, strict=True):
+        for key, deleted in zip(keys, deletions, strict=True):
             if deleted:
                 expected.pop(key, None)
         joined = contents.table().join(events, "id")
@@ -215,7 +214,7 @@ def test_changes_are_merged_into_many_rows(monkeypatch: pytest.MonkeyPatch) -> N
         assert joined["v"].to_list() == [expected.get(key) for key in events["id"]]
 
 
-def test_a_lookup_with_too_many_rows_or_bytes_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lookup_with_too_many_rows_or_bytes_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "MOST_ROWS", 2)
     with pytest.raises(LookupFault, match="has more than 2 rows \\(the limit of a lookup\\); load fewer rows"):
         loaded(tmp_path, f"{HEADER}a,1,,\nb,1,,\nc,1,,\n")
@@ -247,81 +246,82 @@ def test_a_lookup_with_too_many_rows_or_bytes_is_a_fault(tmp_path: Path, monkeyp
         ),
     ],
 )  # fmt: skip
-def test_a_login_is_read_from_a_secret(tmp_path: Path, keys: dict[str, str], expected: Any) -> None:
+def test_the_login_of_postgres_is_read_from_a_secret(tmp_path: Path, keys: dict[str, str], expected: Any) -> None:
     for name, text in keys.items():
         (tmp_path / name).write_text(text)
     source = postgres(tmp_path)
     if isinstance(expected, dict):
-        found = {name: str(value).replace(str(tmp_path), "@") for name, value in source._login().items()}
-        assert found == expected
+        login = {name: str(value).replace(str(tmp_path), "@") for name, value in source._login().items()}
+        assert login == expected
         return
-    with pytest.raises(LookupFault) as told:
+    with pytest.raises(LookupFault) as error:
         source.load()
-    assert expected in str(told.value).replace(str(tmp_path), "@")
+    assert expected in str(error.value).replace(str(tmp_path), "@")
 
 
 def postgres(folder: Path, **source: str) -> PostgresSource:
-    what = source or {"table": "Shop.plans"}
+    relation = source or {"table": "Shop.plans"}
     of = spec(
-        {**what, "key": "Plan of 2026", "secretRef": {"name": "shop"}}, [{"name": "v", "type": "string", "path": "a.b"}]
+        {**relation, "key": "Plan of 2026", "secretRef": {"name": "shop"}},
+        [{"name": "v", "type": "string", "path": "a.b"}],
     )
     assert of.lookups is not None
     return PostgresSource(of, of.lookups[0], folder)
 
 
-def test_only_the_needed_columns_are_read(tmp_path: Path) -> None:
+def test_only_the_needed_columns_are_selected_from_postgres(tmp_path: Path) -> None:
     inner = 'row_to_json(r)::text AS j FROM (SELECT "Plan of 2026", "a" FROM {}) AS r LIMIT 1000001'
     assert inner.format('"Shop"."plans"') in postgres(tmp_path)._statement().as_string()
     query = postgres(tmp_path, query="SELECT 1; -- one; \n;")._statement().as_string()
     assert inner.format("(SELECT 1; -- one; \n\n) AS q") in query
 
 
-def test_no_server_is_an_error_with_its_address(tmp_path: Path) -> None:
+def test_an_unreachable_postgres_is_an_error_with_its_address_and_without_its_password(tmp_path: Path) -> None:
     (tmp_path / "uri").write_text("postgresql://me:secret@127.0.0.1:9/shop")
     source = postgres(tmp_path)
-    with pytest.raises(LookupFault, match="refused") as told:
+    with pytest.raises(LookupFault, match="refused") as error:
         source.load()
-    assert not isinstance(told.value.__cause__, psycopg.Error)
+    assert not isinstance(error.value.__cause__, psycopg.Error)
     assert source.place == "Postgres 127.0.0.1:9/shop, table Shop.plans"
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(error.value)
 
 
 def config(of: PipelineSpec) -> PipelineConfig:
     return PipelineConfig(namespace="default", name="p", generation=1, spec=of, aggregations=())
 
 
-def test_health_names_a_lookup_that_was_not_read(tmp_path: Path) -> None:
+def test_health_reports_a_lookup_that_is_not_loaded_or_outdated(tmp_path: Path) -> None:
     of = spec(FILE)
-    found = Lookups(config(of), WorkloadSettings(lookup_dirs=f'{{"plans": "{tmp_path}"}}'))
+    lookups = Lookups(config(of), WorkloadSettings(lookup_dirs=f'{{"plans": "{tmp_path}"}}'))
     frame = pl.DataFrame({"plan": ["a", "b"]})
-    assert not found.ready
+    assert not lookups.ready
     with pytest.raises(RuntimeError, match="the lookup plans was not read yet"):
-        found.join(frame)
-    (row,) = found.dependencies()
+        lookups.join(frame)
+    (row,) = lookups.dependencies()
     assert (row.name, row.ok, row.required) == ("lookup plans", False, True)
     assert f"file plans.csv of the ConfigMap plans ({tmp_path}/plans.csv): is being read" in row.detail
-    assert found.troubles() == {"plans": None}
+    assert lookups.troubles() == {"plans": None}
     (tmp_path / "plans.csv").write_text(f"{HEADER}a,1,,x\n")
-    source = found._lookups[0].source
+    source = lookups._lookups[0].source
     assert isinstance(source, PolledLookup)
     stopped = threading.Event()
     source._source.load = lambda load=source._source.load: (stopped.set(), load())[1]  # type: ignore[method-assign]
     source.run(stopped)
-    assert found.ready
-    assert found.join(frame)["label"].to_list() == ["x", None]
-    assert found.dependencies()[0].ok
-    assert found.troubles() == {"plans": {}}
+    assert lookups.ready
+    assert lookups.join(frame)["label"].to_list() == ["x", None]
+    assert lookups.dependencies()[0].ok
+    assert lookups.troubles() == {"plans": {}}
     source.confirmed_at -= 60
     source.error = "gone"
-    (row,) = found.dependencies()
+    (row,) = lookups.dependencies()
     assert (row.ok, row.required) == (False, False)
     assert "gone; outdated: events get rows that are 60 s old" in row.detail
-    assert found.troubles() == {"plans": {"stale lookup": row.detail}}
+    assert lookups.troubles() == {"plans": {"stale lookup": row.detail}}
     assert lookups_of(config(of.model_copy(update={"lookups": None})), WorkloadSettings()) is None
 
 
 @pytest.mark.parametrize("snippet", re.findall("```yaml\n(.*?)```", (ROOT / "docs/lookups.md").read_text(), re.DOTALL))
-def test_the_examples_of_the_page_are_valid(snippet: str) -> None:
+def test_the_examples_of_the_documentation_are_valid(snippet: str) -> None:
     kinds = [("customer_id", "string"), ("sku", "string"), ("plan", "string")]
     fields = ", ".join(f"{{name: {name}, type: {kind}}}" for name, kind in kinds if f"name: {name}," not in snippet)
     text = f"""

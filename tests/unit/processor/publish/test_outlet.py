@@ -1,4 +1,4 @@
-"""Which producer results go to: another one, if the one of now does not deliver."""
+"""Tests of the outlet: a producer that does not deliver results is replaced."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REFUSED, FATAL = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), KafkaError(K
 
 
 class Message:
-    """What a report is about."""
+    """The message of a delivery report."""
 
     def topic(self) -> str:
         return "t"
@@ -28,7 +28,7 @@ class Message:
 
 
 class Client:
-    """A producer of which a test says what becomes of its records; None: it is not known yet."""
+    """A producer whose records have the outcome that a test sets. With None, no report arrives."""
 
     def __init__(self) -> None:
         self.outcome: KafkaError | str | None = "acknowledged"
@@ -44,75 +44,75 @@ class Client:
         if self.outcome is None:
             return len(self.waiting)
         waiting, self.waiting = self.waiting, []
-        for told in waiting if isinstance(self.outcome, KafkaError) else ():
-            told(self.outcome, Message())
+        for callback in waiting if isinstance(self.outcome, KafkaError) else ():
+            callback(self.outcome, Message())
         return 0
 
     def purge(self, *, in_flight: bool) -> None:
-        """They are told of later."""
+        """Accept the call. Reports arrive at a later flush."""
 
     def poll(self, _: float) -> int:
         return 0
 
 
 class World:
-    """An outlet, the producers that it has made, and the time."""
+    """An outlet, the producers that it created, and a clock."""
 
     def __init__(self) -> None:
-        self.now, self.made = 0.0, list[Client]()
+        self.now, self.clients = 0.0, list[Client]()
         self.outlet = Outlet(self._make, clock=lambda: self.now)
 
     def _make(self) -> Any:
-        self.made.append(Client())
-        return self.made[-1]
+        self.clients.append(Client())
+        return self.clients[-1]
 
-    def sends(self) -> None:
-        """One record."""
+    def send(self) -> None:
+        """Send a record and wait for its report."""
         self.outlet.send("t", b"k", b"v", {"id": "1"})
         assert self.outlet.settle() == []
 
 
 @pytest.mark.parametrize("outcome", [None, REFUSED])
 def test_a_producer_that_does_not_deliver_is_replaced(outcome: KafkaError | None) -> None:
-    """It may believe for as long as it lives in leaders that are none."""
+    """A producer may use an outdated leader for as long as it lives."""
     world = World()
-    world.sends()
-    world.now, world.made[0].outcome = RENEW_SECONDS, outcome
+    world.send()
+    world.now, world.clients[0].outcome = RENEW_SECONDS, outcome
     with pytest.raises(PublishFailed):
-        world.sends()
-    world.sends()
-    assert [len(client.waiting) for client in world.made] == [outcome is None, 0]
+        world.send()
+    world.send()
+    assert [len(client.waiting) for client in world.clients] == [outcome is None, 0]
 
 
-def test_one_that_takes_no_records_is_replaced() -> None:
+def test_a_producer_that_accepts_no_records_is_replaced() -> None:
     world = World()
-    world.now, world.made[0].raises = RENEW_SECONDS, KafkaError(KafkaError._UNKNOWN_TOPIC)
+    world.now, world.clients[0].raises = RENEW_SECONDS, KafkaError(KafkaError._UNKNOWN_TOPIC)
     with pytest.raises(PublishFailed):
-        world.sends()
-    world.sends()
-    assert len(world.made) == 2
+        world.send()
+    world.send()
+    assert len(world.clients) == 2
 
 
-def test_a_producer_is_tried_for_a_while_unless_it_cannot_go_on() -> None:
-    """While Kafka is away many duties fail, one after the other."""
+def test_a_failing_producer_is_kept_for_a_while_unless_its_error_is_fatal() -> None:
+    """While Kafka is unavailable, many duties fail in a row."""
     world = World()
-    world.made[0].outcome = REFUSED
+    world.clients[0].outcome = REFUSED
     for world.now in (0.0, 1.0, RENEW_SECONDS - 0.1):
         with pytest.raises(PublishFailed):
-            world.sends()
-    assert len(world.made) == 1
-    world.made[0].raises = FATAL
+            world.send()
+    assert len(world.clients) == 1
+    world.clients[0].raises = FATAL
     with pytest.raises(PublishFailed):
-        world.sends()
-    world.sends()
-    assert len(world.made) == 2
+        world.send()
+    world.send()
+    assert len(world.clients) == 2
 
 
-def test_what_is_too_large_or_was_given_up_says_nothing_against_a_producer() -> None:
+def test_a_producer_is_kept_if_records_are_too_large_or_purged() -> None:
     world = World()
-    world.now, world.made[0].outcome = RENEW_SECONDS, TOO_LARGE
+    world.now, world.clients[0].outcome = RENEW_SECONDS, TOO_LARGE
     world.outlet.send("t", b"k", b"v", {"id": "1"})
     assert [refused.value for refused in world.outlet.settle()] == [b"v"]
-    world.made[0].outcome = PURGED
-    world.sends()
-    assert len(world.made) == 1
+    world.clients[0].outcome = PURGED
+    world.send()
+    assert len(world.clients) == 1

@@ -1,4 +1,4 @@
-"""How far partitions are behind: told while nothing can be stored, and not at all while it is not known."""
+"""Tests of the backlog: how many events partitions are behind, also while no results can be stored."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _partitions = itertools.count(1_000_000)
 
 
 class Topic(SimpleNamespace):
-    """The source, as far as the backlog asks it."""
+    """The attributes of the source that the backlog reads."""
 
     def end_read(self, partition: int) -> int:
         return int(self.read.get(partition, -1))
 
 
-def shown(partition: int) -> float | None:
+def lag(partition: int) -> float | None:
     return REGISTRY.get_sample_value("tidemill_lag_events", {"partition": str(partition)})
 
 
@@ -34,29 +34,29 @@ def make(*next_offsets: int) -> tuple[list[int], Topic, dict[int, Position], Bac
     return partitions, topic, positions, Backlog(cast(Any, topic), positions)
 
 
-def test_it_is_from_what_was_committed_to_where_the_log_ends_now() -> None:
+def test_the_backlog_is_the_distance_from_the_committed_position_to_the_end() -> None:
     (a, b), topic, positions, backlog = make(10, 20)
-    assert backlog.events is None, "nobody has asked yet"
+    assert backlog.events is None, "nothing was measured yet"
     backlog.measure({a: 15, b: 20}, 1.0)
-    assert (backlog.events, shown(a), shown(b)) == (5, 5, 0)
-    backlog.measure({a: 500, b: 700}, 2.0)  # nothing was committed since
-    assert (backlog.events, shown(a), shown(b)) == (1170, 490, 680)
+    assert (backlog.events, lag(a), lag(b)) == (5, 5, 0)
+    backlog.measure({a: 500, b: 700}, 2.0)  # The committed positions have not changed.
+    assert (backlog.events, lag(a), lag(b)) == (1170, 490, 680)
     assert (backlog.news(), backlog.news()) == (({a: 500, b: 700}, 2.0), None)
     positions[a] = Position(500, 1)
     topic.assigned = frozenset([a])
     backlog.measure({a: 500}, 3.0)
-    assert (backlog.events, shown(a), shown(b)) == (0, 0, None)
+    assert (backlog.events, lag(a), lag(b)) == (0, 0, None)
 
 
-def test_a_partition_without_a_known_position_has_no_figure() -> None:
+def test_a_partition_without_a_known_position_has_no_lag() -> None:
     (a, b), _, positions, backlog = make(10, 20)
     positions.clear()
     positions[a] = Position(10, 1)
     backlog.measure({a: 10, b: 30}, 1.0)
-    assert (backlog.events, shown(a), shown(b)) == (None, 0, None)
+    assert (backlog.events, lag(a), lag(b)) == (None, 0, None)
 
 
-def test_markers_at_the_end_are_no_events_also_once_reading_has_stopped() -> None:
+def test_transaction_markers_at_the_end_do_not_count_as_events() -> None:
     (a,), topic, positions, backlog = make(10)
     topic.read = {a: 12}
     backlog.measure({a: 12}, 1.0)
@@ -68,14 +68,14 @@ def test_markers_at_the_end_are_no_events_also_once_reading_has_stopped() -> Non
     assert backlog.events == 9
 
 
-def test_old_figures_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_measurements_expire(monkeypatch: pytest.MonkeyPatch) -> None:
     (a,), _, _, backlog = make(10)
     now = 100.0
     monkeypatch.setattr(backlog_module, "time", SimpleNamespace(monotonic=lambda: now))
     backlog.measure({a: 12}, now)
     now += FRESH_SECONDS
     backlog.expire()
-    assert (backlog.events, shown(a)) == (2, 2)
+    assert (backlog.events, lag(a)) == (2, 2)
     now += 1
     backlog.expire()
-    assert (backlog.events, shown(a)) == (None, None)
+    assert (backlog.events, lag(a)) == (None, None)

@@ -1,4 +1,4 @@
-"""When a member joins its group again because partitions stay with nobody."""
+"""Tests of group coverage: a member rejoins its group if no member is assigned some partitions."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from tidemill_processor.source import coverage as module
 from tidemill_processor.source.coverage import MAX_PATIENCE_SECONDS, Coverage
 
 
-def joined_at(monkeypatch: pytest.MonkeyPatch, looks: Iterable[tuple[float, set[int]]]) -> list[float]:
-    """The seconds at which a member joins again that sees these partitions untaken at these seconds."""
+def rejoin_times(monkeypatch: pytest.MonkeyPatch, looks: Iterable[tuple[float, set[int]]]) -> list[float]:
+    """Return the seconds at which a member rejoins that sees these unassigned partitions at these seconds."""
     now, joins = 0.0, list[float]()
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
     coverage = Coverage(lambda: joins.append(now))
-    for at, untaken in looks:
+    for at, unassigned in looks:
         now = at
-        coverage.note(frozenset(untaken))
+        coverage.note(frozenset(unassigned))
     return joins
 
 
-def test_partitions_that_stay_with_nobody_make_a_member_join_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert joined_at(monkeypatch, [(0, {3}), (10, {3}), (20, set()), (30, set())]) == [10]
+def test_a_member_rejoins_if_partitions_stay_unassigned(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rejoin_times(monkeypatch, [(0, {3}), (10, {3}), (20, set()), (30, set())]) == [10]
 
 
-def test_partitions_that_are_taken_up_by_the_next_look_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert joined_at(monkeypatch, [(0, {3}), (10, set()), (20, {4}), (30, set())]) == []
+def test_a_member_does_not_rejoin_if_partitions_are_assigned_at_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rejoin_times(monkeypatch, [(0, {3}), (10, set()), (20, {4}), (30, set())]) == []
 
 
-def test_pauses_grow_while_joining_again_is_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever keeps partitions from being taken up, the group is not kept from reading the others."""
-    joins = joined_at(monkeypatch, [(at, {3}) for at in range(0, 7200, 10)])
+def test_pauses_between_rejoins_grow_while_partitions_stay_unassigned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each rejoin interrupts the reading of all partitions."""
+    joins = rejoin_times(monkeypatch, [(at, {3}) for at in range(0, 7200, 10)])
     assert joins[:4] == [10, 30, 70, 140]
     assert max(later - former for former, later in pairwise(joins)) == MAX_PATIENCE_SECONDS
 
 
-def test_the_pause_is_short_again_once_all_partitions_were_taken_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_pause_applies_again_after_all_partitions_were_assigned(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = [*((at, {3}) for at in range(0, 100, 10)), (100, set[int]()), (110, {4}), (120, {4})]
-    assert joined_at(monkeypatch, looks) == [10, 30, 70, 120]
+    assert rejoin_times(monkeypatch, looks) == [10, 30, 70, 120]

@@ -1,4 +1,4 @@
-"""What a processor takes for the ends of its partitions: nothing that Kafka did not tell."""
+"""Tests of the ends of partitions: only ends that Kafka reported are used."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ FENCED = KafkaException(KafkaError(KafkaError.FENCED_LEADER_EPOCH))
 
 
 class Admin:
-    """Answers for each partition in turn."""
+    """An admin client with one answer for each partition."""
 
     def __init__(self, answers: tuple[int | KafkaException, ...]) -> None:
         self._answers = answers
 
     def list_offsets(self, asked: dict[TopicPartition, Any], **_: Any) -> dict[TopicPartition, Future[Any]]:
-        return {place: told(self._answers[place.partition]) for place in asked}
+        return {place: future_of(self._answers[place.partition]) for place in asked}
 
 
-def told(answer: int | KafkaException) -> Future[Any]:
+def future_of(answer: int | KafkaException) -> Future[Any]:
     future: Future[Any] = Future()
     if isinstance(answer, KafkaException):
         future.set_exception(answer)
@@ -34,28 +34,28 @@ def told(answer: int | KafkaException) -> Future[Any]:
 
 
 def topic(*answers: int | KafkaException) -> tuple[TopicAdmin, Any]:
-    """Return a topic whose leaders answer like this, and its client."""
-    made, client = TopicAdmin({"bootstrap.servers": "127.0.0.1:1", "log_level": 0}), Admin(answers)
-    made.__dict__ |= {"_admin": client}
-    return made, client
+    """Return a topic whose leaders give these answers, and its client."""
+    topic_admin, client = TopicAdmin({"bootstrap.servers": "127.0.0.1:1", "log_level": 0}), Admin(answers)
+    topic_admin.__dict__ |= {"_admin": client}
+    return topic_admin, client
 
 
 @pytest.mark.parametrize("fault", [-1001, FENCED], ids=["no answer", "another leader"])
-def test_a_partition_whose_leader_does_not_tell_has_no_end(fault: int | KafkaException) -> None:
-    """It must not look read to its end; and the leaders are looked for anew."""
-    one, client = topic(10, fault)
-    assert one.ends({("t", 0): 0, ("t", 1): 1}) == {0: 10}
-    assert one._admin is not client
+def test_a_partition_whose_leader_does_not_answer_has_no_end(fault: int | KafkaException) -> None:
+    """The partition must not count as read to its end. A new client looks up the leaders again."""
+    topic_admin, client = topic(10, fault)
+    assert topic_admin.ends({("t", 0): 0, ("t", 1): 1}) == {0: 10}
+    assert topic_admin._admin is not client
 
 
 @pytest.mark.parametrize("answers", [(-1001, FENCED), (FENCED, -1001)], ids=["no answer first", "a refusal first"])
-def test_no_end_at_all_is_an_error(answers: tuple[int | KafkaException, ...]) -> None:
-    one, _ = topic(*answers)
+def test_an_error_is_raised_if_no_partition_has_an_end(answers: tuple[int | KafkaException, ...]) -> None:
+    topic_admin, _ = topic(*answers)
     with pytest.raises(KafkaException):
-        one.ends({("t", 0): 0, ("t", 1): 1})
+        topic_admin.ends({("t", 0): 0, ("t", 1): 1})
 
 
-def test_ends_that_are_told_need_no_other_client() -> None:
-    one, client = topic(10, 0)
-    assert one.ends({("t", 0): 0, ("t", 1): 1}) == {0: 10, 1: 0}
-    assert one._admin is client
+def test_the_client_is_kept_if_all_leaders_answer() -> None:
+    topic_admin, client = topic(10, 0)
+    assert topic_admin.ends({("t", 0): 0, ("t", 1): 1}) == {0: 10, 1: 0}
+    assert topic_admin._admin is client

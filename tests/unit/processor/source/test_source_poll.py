@@ -1,4 +1,4 @@
-"""What a processor makes of one consume call: errors among records, and partitions that are taken away meanwhile."""
+"""Tests of polling: errors among records, and partitions that are lost during the call."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class Message:
 
 
 def source(messages: list[Message], meanwhile: Callable[[Source], None] = lambda _: None) -> Source:
-    """One whose next call brings this."""
-    made = Source.__new__(Source)
+    """Return a source whose next call returns these messages, and runs `meanwhile` during the call."""
+    polling = Source.__new__(Source)
 
     class Consumer:
         def consume(self, *_: Any) -> list[Message]:
-            meanwhile(made)
+            meanwhile(polling)
             return messages
 
-    made.topic, made.assigned, made.generation, made.lost_at = "t", frozenset({0}), 1, None
-    made.__dict__ |= {
+    polling.topic, polling.assigned, polling.generation, polling.lost_at = "t", frozenset({0}), 1, None
+    polling.__dict__ |= {
         "_consumer": Consumer(),
         "_ready": {0},
         "_ends_read": {},
@@ -48,33 +48,33 @@ def source(messages: list[Message], meanwhile: Callable[[Source], None] = lambda
         "_several": False,
         "_outdated": False,
     }
-    return made
+    return polling
 
 
-def lose(one: Source) -> None:
-    """The group counts it out."""
-    one._on_lost(None, [TopicPartition("t", 0)])
+def lose(polling: Source) -> None:
+    """Report that the group has excluded the member."""
+    polling._on_lost(None, [TopicPartition("t", 0)])
 
 
-def test_records_of_partitions_that_are_lost_meanwhile_come_again() -> None:
-    one = source([Message(), Message(AWAY)], lose)
-    polled = one.poll(10, 0.0)
-    assert (polled.messages, polled.failed, one.assigned) == ([], None, frozenset())
+def test_records_of_partitions_that_are_lost_during_the_call_are_dropped() -> None:
+    polling = source([Message(), Message(AWAY)], lose)
+    polled = polling.poll(10, 0.0)
+    assert (polled.messages, polled.failed, polling.assigned) == ([], None, frozenset())
 
 
-def test_what_ends_the_consumer_is_told_though_partitions_are_lost_with_it() -> None:
-    """It is told once only: who misses it never reads again."""
+def test_a_fatal_error_is_reported_although_partitions_are_lost() -> None:
+    """Kafka's client reports a fatal error only once."""
     polled = source([Message(), Message(FATAL)], lose).poll(10, 0.0)
     assert (polled.messages, polled.failed) == ([], FATAL)
 
 
-def test_what_ends_the_consumer_counts_more_than_other_errors() -> None:
+def test_a_fatal_error_takes_precedence_over_other_errors() -> None:
     polled = source([Message(AWAY), Message(FATAL), Message(AWAY)]).poll(10, 0.0)
     assert polled.failed == FATAL
 
 
-def test_a_topic_that_was_made_anew_is_read_by_another_consumer() -> None:
-    """The one of now believes in the former topic's leaders. The first topic that is seen is no other one."""
+def test_a_topic_that_was_created_again_is_read_by_a_new_consumer() -> None:
+    """The old consumer would use the leaders of the deleted topic. The first topic needs no new consumer."""
     renewed, assignment = list[str](), Assignment.__new__(Assignment)
     ids = iter(["a", "a", "b", "b"])
     nothing: Any = SimpleNamespace(answered=lambda _: None, note=lambda _: None, untaken=lambda *_: frozenset())

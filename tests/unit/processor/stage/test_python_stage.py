@@ -1,4 +1,4 @@
-"""The Python stage without servers: the user's file and function, and the records that a record becomes."""
+"""Tests of the Python stage without servers: the user's file and function, and the records that it writes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ CONFIG = PipelineConfig(
     ),
     aggregations=(AggregationRef(name="all"),),
 )
-ORIGIN = Origin("tW/f+1/x", 7, 1_700_000_000_000)  # base64 has slashes
+ORIGIN = Origin("tW/f+1/x", 7, 1_700_000_000_000)  # The id is base64 with slashes.
 
 
 def loaded(folder: Path, text: str, name: str = "enrich") -> UserFunction:
@@ -68,7 +68,7 @@ def returning(folder: Path, expression: str) -> UserFunction:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("def enrich(event):\nreturn event", "enrich.py is no Python: IndentationError: expected an indented block"),
         ("\nx = (", "enrich.py is no Python: SyntaxError: '(' was never closed (enrich.py, line 2)"),
@@ -83,18 +83,18 @@ def returning(folder: Path, expression: str) -> UserFunction:
         ("x = '\0'", "enrich.py is no Python"),
     ],
 )
-def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, text: str, told: str) -> None:
+def test_an_error_says_why_a_file_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(LoadError) as error:
         loaded(tmp_path, text)
-    assert str(error.value).startswith(told)
+    assert str(error.value).startswith(message)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_an_error_names_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match=r"there is no file enrich\.py in .*; add it, or correct spec\.transform\.py"):
         UserFunction(tmp_path / "enrich.py", "enrich").load()
 
 
-def test_a_file_imports_its_neighbours_and_cannot_hide_a_module_of_python(tmp_path: Path) -> None:
+def test_a_file_may_import_neighbouring_modules_which_never_replace_pythons_modules(tmp_path: Path) -> None:
     (tmp_path / "shop_names.py").write_text("NAMES = {1: 'north'}")
     (tmp_path / "json.py").write_text("raise ValueError('not this one')")
     function = loaded(
@@ -120,7 +120,7 @@ def test_each_event_that_a_function_returns_becomes_a_record(
 
 
 @pytest.mark.parametrize(
-    ("expression", "told"),
+    ("expression", "detail"),
     [
         ("event['shop']", "KeyError: 'shop' (enrich.py, line 2)"),
         ("exit()", "SystemExit: None (enrich.py, line 2)"),
@@ -139,15 +139,15 @@ def test_each_event_that_a_function_returns_becomes_a_record(
         (f"{{'a': 'x' * {MAX_EVENT_BYTES}}}", "enrich of enrich.py returned an event of 1,048,584 bytes; at most"),
     ],
 )
-def test_a_failure_is_a_verdict_with_the_last_line_of_the_trace(tmp_path: Path, expression: str, told: str) -> None:
+def test_a_failed_call_gives_the_last_line_of_its_trace(tmp_path: Path, expression: str, detail: str) -> None:
     function = returning(tmp_path, expression)
     with pytest.raises(InvalidEvent) as verdict:
         function.results(b"{}")
     assert (str(verdict.value.reason), verdict.value.field) == ("transform_failed", None)
-    assert verdict.value.detail.startswith(told)
+    assert verdict.value.detail.startswith(detail)
 
 
-def test_the_line_of_the_users_file_is_named_not_that_of_a_library(tmp_path: Path) -> None:
+def test_a_failed_call_names_the_line_of_the_users_file_not_of_a_library(tmp_path: Path) -> None:
     function = loaded(tmp_path, "import json\n\ndef enrich(event):\n    return json.loads(event['body'])\n")
     with pytest.raises(InvalidEvent) as verdict:
         function.results(b'{"body": "{"}')
@@ -164,23 +164,21 @@ NOT_EVENTS = {
     b'{"a": NaN}': "not_json",
     b"[" * 100_000: "not_json",
     b"\xef\xbb\xbf{}": "not_json",
-    # Processors skip members that no field reads, so they would count these two.
+    # Processors skip members that no field reads, and would count these two events.
     b'{"a": 1, "x": "\xff"}': "not_json",
     b'{"a": 1, "x": %b}' % (b"9" * 5_000): "transform_failed",
 }
 
 
 @pytest.mark.parametrize(("raw", "reason"), NOT_EVENTS.items(), ids=range(len(NOT_EVENTS)))
-def test_a_record_that_python_cannot_read_is_refused_and_never_passed_on(
-    tmp_path: Path, raw: bytes, reason: str
-) -> None:
+def test_a_record_that_python_cannot_read_is_refused(tmp_path: Path, raw: bytes, reason: str) -> None:
     (written,) = Rewriter(returning(tmp_path, "1 / 0")).rewrite(raw, b"key", None, ORIGIN).records
     assert written.value == QUARANTINE_PREFIX + raw
     assert dict(written.headers)["reason"] == reason.encode()
 
 
 @pytest.mark.parametrize("returned", ["Odd(a=1)", "[Odd(a=1)]", "Many([event])"])
-def test_objects_whose_own_code_fails_are_dead_letters(tmp_path: Path, returned: str) -> None:
+def test_a_returned_object_whose_methods_fail_is_refused(tmp_path: Path, returned: str) -> None:
     code = (
         "class Odd(dict):\n    def items(self):\n        raise KeyError('items')\n"
         "class Many(list):\n    def __iter__(self):\n        raise KeyError('iter')\n"
@@ -190,16 +188,16 @@ def test_objects_whose_own_code_fails_are_dead_letters(tmp_path: Path, returned:
         loaded(tmp_path, code).results(b'{"a": 1}')
 
 
-def test_records_keep_key_and_headers(tmp_path: Path) -> None:
+def test_written_records_keep_key_and_headers(tmp_path: Path) -> None:
     rewriter = Rewriter(returning(tmp_path, "[event, event]"))
-    found = rewriter.rewrite(b'{"a":1}', b"key", [("h", b"1"), ("n", None)], ORIGIN)
-    assert found.outcome == "staged"
+    written = rewriter.rewrite(b'{"a":1}', b"key", [("h", b"1"), ("n", None)], ORIGIN)
+    assert written.outcome == "staged"
     kept = [("h", b"1"), ("n", None), (ORIGIN_HEADER, ORIGIN.encode())]
-    assert [(one.value, one.key, one.headers) for one in found.records] == [(b'{"a":1}', b"key", kept)] * 2
+    assert [(r.value, r.key, r.headers) for r in written.records] == [(b'{"a":1}', b"key", kept)] * 2
     assert read_origin(kept) == ORIGIN
 
 
-def test_what_fails_is_marked_and_what_ingest_refused_is_passed_on(tmp_path: Path) -> None:
+def test_failed_records_are_marked_and_records_that_ingest_refused_are_passed_on(tmp_path: Path) -> None:
     rewriter = Rewriter(returning(tmp_path, "1 / 0"))
     (failed,) = rewriter.rewrite(b'{"a":1}', None, None, ORIGIN).records
     assert failed.value == QUARANTINE_PREFIX + b'{"a":1}'
@@ -211,7 +209,7 @@ def test_what_fails_is_marked_and_what_ingest_refused_is_passed_on(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("value", "headers"), [(b"x" * (3 * MAX_EVENT_BYTES), []), (b"{}", [("h", b"x" * 2_300_000)])])
-def test_a_record_that_kafka_would_refuse_is_cut(
+def test_a_record_that_is_too_large_for_kafka_is_cut(
     tmp_path: Path, value: bytes, headers: list[tuple[str, bytes | None]]
 ) -> None:
     (cut,) = Rewriter(returning(tmp_path, "event")).rewrite(value, None, headers, ORIGIN).records
@@ -221,7 +219,7 @@ def test_a_record_that_kafka_would_refuse_is_cut(
     assert dict(cut.headers)["reason"] in (b"too_large", b"transform_failed")
 
 
-def test_a_processor_sees_the_time_and_the_headers_of_the_source(tmp_path: Path) -> None:
+def test_a_processor_reads_the_time_and_headers_of_the_source_record(tmp_path: Path) -> None:
     def message(headers: Any) -> StagedMessage:
         parts = {"key": b"k", "value": b"{}", "partition": 2, "offset": 9, "timestamp": (1, 5), "headers": headers}
         return StagedMessage(SimpleNamespace(**{name: lambda part=part: part for name, part in parts.items()}))
@@ -232,26 +230,26 @@ def test_a_processor_sees_the_time_and_the_headers_of_the_source(tmp_path: Path)
         assert message(headers).timestamp() == (1, 5)
 
 
-def test_the_example_enriches_each_item_of_an_order() -> None:
+def test_the_example_function_enriches_each_item_of_an_order() -> None:
     folder = Path(__file__).parents[4] / "crds" / "examples" / "events"
     function = UserFunction(folder / "enrich.py", "enrich")
     function.load()
     order = {"order_id": "o1", "at": "2026-03-01T12:00:00Z", "country": "SE"}
     items = [{"sku": "a", "quantity": 2, "price": 1.5}, {"sku": "b", "quantity": 1, "price": 4}]
-    found = [json.loads(raw) for raw in function.results(json.dumps({**order, "items": items}).encode())]
-    assert [(one["region"], one["sku"], one["turnover"]) for one in found] == [("north", "a", 3.0), ("north", "b", 4)]
+    events = [json.loads(raw) for raw in function.results(json.dumps({**order, "items": items}).encode())]
+    assert [(e["region"], e["sku"], e["turnover"]) for e in events] == [("north", "a", 3.0), ("north", "b", 4)]
     assert function.results(b'{"test": true}') == []
 
 
-def test_a_record_that_is_given_up_is_a_dead_letter(tmp_path: Path) -> None:
+def test_a_record_that_the_stage_gives_up_is_refused_with_the_reason(tmp_path: Path) -> None:
     rewriter = Rewriter(returning(tmp_path, "1 / 0"))
     (record,) = rewriter.refuse(b'{"a":1}', b"k", [("h", b"1")], ORIGIN, why="enrich of enrich.py ran for 30 s").records
     assert (record.value, record.key) == (QUARANTINE_PREFIX + b'{"a":1}', b"k")
-    told = dict(record.headers)
-    assert (told["reason"], told["detail"]) == (b"transform_failed", b"enrich of enrich.py ran for 30 s")
+    headers = dict(record.headers)
+    assert (headers["reason"], headers["detail"]) == (b"transform_failed", b"enrich of enrich.py ran for 30 s")
 
 
-def test_a_call_in_shared_memory_is_seen_by_another_process() -> None:
+def test_a_call_in_shared_memory_is_visible_through_another_descriptor() -> None:
     stage = CallMemory()
     worker = CallMemory(os.dup(stage.descriptor))
     assert (stage.call.runs, stage.call.imports) == (False, True)
@@ -263,17 +261,17 @@ def test_a_call_in_shared_memory_is_seen_by_another_process() -> None:
     stage.close()
 
 
-def test_a_call_gets_older_only_while_the_stage_looks() -> None:
+def test_the_age_of_a_call_grows_by_at_most_a_second_between_looks() -> None:
     clock = CallClock(1.0)
     first, ended, second = Call(1, 0, 7), Call(2, 0, 7), Call(3, 0, 8)
     seen = [(first, 10.0), (first, 10.5), (first, 900.0), (ended, 900.5), (second, 901.0), (second, 901.5)]
     assert [clock.seconds(call, now) for call, now in seen] == [0.0, 0.5, 1.5, 0.0, 0.0, 0.5]
 
 
-def test_a_record_is_given_up_after_three_attempts_and_tried_again_after_an_edit() -> None:
+def test_a_record_is_given_up_after_three_attempts_and_retried_after_an_edit() -> None:
     attempts, place, other = Attempts(), Place("t", 3, 1042), Place("t", 3, 1043)
-    told = [attempts.failed(at, "it ran for 30 s") for at in (place, other, place, place)]
-    assert [text.partition(";")[0] for text in told] == ["attempt 1 of 3", "attempt 1 of 3"] + [
+    messages = [attempts.failed(at, "it ran for 30 s") for at in (place, other, place, place)]
+    assert [text.partition(";")[0] for text in messages] == ["attempt 1 of 3", "attempt 1 of 3"] + [
         f"attempt {number} of 3" for number in (2, 3)
     ]
     assert attempts.given_up == {place: "it ran for 30 s, as in 2 attempts before"}
@@ -283,8 +281,8 @@ def test_a_record_is_given_up_after_three_attempts_and_tried_again_after_an_edit
 
 
 @pytest.mark.parametrize(("partitions", "each"), [(1, 300), (150, 2)])
-def test_however_many_records_hang_each_is_given_up_after_three_attempts(partitions: int, each: int) -> None:
-    """All are in one transaction, which each hang aborts. A record that is given up is committed at once."""
+def test_each_of_many_hanging_records_is_given_up_after_three_attempts(partitions: int, each: int) -> None:
+    """All records are in one transaction, which each hang aborts. A record that is given up is committed at once."""
     attempts, committed, ended = Attempts(), dict.fromkeys(range(partitions), 0), 0
     while min(committed.values()) < each:
         stage, at = object.__new__(StageApplication), dict(committed)
@@ -306,11 +304,11 @@ def test_however_many_records_hang_each_is_given_up_after_three_attempts(partiti
     "text",
     [
         pytest.param("while True:\n    pass\n", id="python"),
-        # The regular expression keeps Python's lock, so that no other thread of the process runs.
+        # The regular expression holds Python's lock, which stops all other threads of the process.
         pytest.param("import re\nre.match('(a+)+$', 'a' * 64 + 'b')\n", id="holding-the-lock"),
     ],
 )
-def test_an_import_that_does_not_end_is_reported_and_ended(
+def test_an_import_that_hangs_is_reported_and_killed(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "enrich.py").write_text(text)
@@ -322,9 +320,9 @@ def test_an_import_that_does_not_end_is_reported_and_ended(
     thread = threading.Thread(target=stage.run)
     thread.start()
     try:
-        told = eventually(lambda: stage.waits, what="the import is reported", seconds=60)
+        message = eventually(lambda: stage.waits, what="the import is reported", seconds=60)
         assert re.fullmatch(
-            r"the import of enrich\.py ran for 1 s \(enrich\.py, line [12]\); it is imported again", told
+            r"the import of enrich\.py ran for 1 s \(enrich\.py, line [12]\); it is imported again", message
         )
         assert (stage.health()[0], stage.ready(), stage.live()) == (503, False, True)
         (tmp_path / "enrich.py").write_text("def enrich(event):\n    return event\n")
@@ -341,7 +339,7 @@ import multiprocessing, os, pathlib, subprocess, time
 ended = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
 ended.start()
 ended.terminate()
-ended.join()  # SIGTERM ends it, and does not only stop a copy of the worker
+ended.join()  # SIGTERM must end the process. A copied handler of the worker would ignore it.
 pids = [subprocess.Popen(["sleep", "600"]).pid, os.fork()]
 if not pids[-1]:
     time.sleep(600)
@@ -350,7 +348,7 @@ pathlib.Path(__file__).with_name("pids").write_text(" ".join(map(str, pids)) + "
 
 
 @pytest.mark.parametrize("last", ["while True: pass", "os._exit(3)"])
-def test_the_processes_that_a_function_starts_end_with_the_worker(
+def test_processes_that_a_function_starts_are_killed_with_the_worker(
     last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "enrich.py").write_text(FORKS + last)
@@ -360,15 +358,17 @@ def test_the_processes_that_a_function_starts_end_with_the_worker(
         monkeypatch.setenv(f"TIDEMILL_{name}", str(value))
     child, pids = Child({}, lambda _: None), tmp_path / "pids"
     try:
-        eventually(lambda: pids.exists() and pids.read_text().endswith("end"), what="it has forked", seconds=30)
-        eventually(lambda: child.exit_code == 3 or child.call.runs, what="it hangs or has ended")
+        eventually(
+            lambda: pids.exists() and pids.read_text().endswith("end"), what="the function has forked", seconds=30
+        )
+        eventually(lambda: child.exit_code == 3 or child.call.runs, what="the worker hangs or has ended")
         began = time.monotonic()
     finally:
         child.kill()
-    assert time.monotonic() - began < 3  # a process that lives on does not keep the reader of the reports
+    assert time.monotonic() - began < 3  # A process that lives on does not block the reader of the reports.
     assert not child._reader.is_alive()
     for pid in pids.read_text().split()[:-1]:
-        eventually(lambda pid=pid: start_time(int(pid)) is None, what=f"{pid} is gone", seconds=3)
+        eventually(lambda pid=pid: start_time(int(pid)) is None, what=f"process {pid} has ended", seconds=3)
 
 
 def watched(file: Path, changes: Counter[str]) -> Watch:
@@ -376,7 +376,7 @@ def watched(file: Path, changes: Counter[str]) -> Watch:
     return Watch(file, none, none, waits=str, changed=lambda: changes.update(["changed"]))
 
 
-def test_a_changed_file_is_noticed_and_one_that_is_gone_for_a_moment_is_not(tmp_path: Path) -> None:
+def test_a_changed_file_is_detected_and_a_missing_file_is_ignored(tmp_path: Path) -> None:
     function, changes = returning(tmp_path, "event"), Counter[str]()
     watch = watched(function.path, changes)
     for text, seen in ((None, 0), (b"def enrich(event):\n    return event\n", 0), (b"", 1)):
@@ -385,7 +385,7 @@ def test_a_changed_file_is_noticed_and_one_that_is_gone_for_a_moment_is_not(tmp_
         assert changes.total() == seen
 
 
-def test_a_changed_file_that_was_imported_is_noticed(tmp_path: Path) -> None:
+def test_a_change_of_an_imported_module_is_detected(tmp_path: Path) -> None:
     helper, changes = tmp_path / "shop_regions.py", Counter[str]()
     helper.write_text("NAMES = {1: 'north'}")
     (tmp_path / "other_shops.py").write_text("")

@@ -1,4 +1,4 @@
-"""Event time: what a partition's maximum believes, when partitions are idle, how far the watermark goes."""
+"""Tests of event time: the maxima of partitions, idle partitions, and the watermark."""
 
 from __future__ import annotations
 
@@ -32,38 +32,38 @@ def step(reader: ReaderTime, *partitions: PartitionTime, now: int) -> ReaderTime
 
 OBSERVATIONS = [
     ("ordinary events raise the maximum", 100, [50, 200, 150], 200, ()),
-    ("a lone jump is held", 100, [100 + 2 * DAY], 100, (100 + 2 * DAY,)),
+    ("a single jump is suspect", 100, [100 + 2 * DAY], 100, (100 + 2 * DAY,)),
     ("an ordinary event clears a suspect", 100, [100 + 2 * DAY, 120], 120, ()),
-    ("three in a row beyond are believed", 100, [3 * DAY, 3 * DAY + 1, 3 * DAY + 2], 3 * DAY + 2, ()),
+    ("three jumps in a row count", 100, [3 * DAY, 3 * DAY + 1, 3 * DAY + 2], 3 * DAY + 2, ()),
     (
-        "what is believed is the least of them, and what follows from it",
+        "the least of three suspects counts, and times within reach of it",
         100,
         [9 * DAY, 3 * DAY, 3 * DAY + 5],
         3 * DAY + 5,
         (9 * DAY,),
     ),
-    ("a first event has nothing to be measured against", None, [T0], None, (T0,)),
-    ("a first batch confirms itself", None, [T0, T0 + 5, T0 + 3], T0 + 5, ()),
-    ("a first outlier does not set the time", None, [50 * DAY, 5, 6, 7], 7, ()),
+    ("a first event alone is suspect", None, [T0], None, (T0,)),
+    ("three first events confirm each other", None, [T0, T0 + 5, T0 + 3], T0 + 5, ()),
+    ("a first outlier does not set the maximum", None, [50 * DAY, 5, 6, 7], 7, ()),
 ]
 
 
 @pytest.mark.parametrize(
     ("reason", "before", "times", "maximum", "suspects"), OBSERVATIONS, ids=[o[0] for o in OBSERVATIONS]
 )
-def test_observed_times_move_the_maximum_but_for_suspects(
+def test_observed_times_raise_the_maximum_unless_they_are_suspect(
     reason: str, before: int | None, times: list[int], maximum: int | None, suspects: tuple[int, ...]
 ) -> None:
     after = observe(PartitionTime(0, before), *times)
     assert (maximum, suspects) == (after.maximum, after.suspects)
 
 
-def test_a_jump_that_the_wall_clock_made_too_is_believed() -> None:
+def test_a_jump_of_event_time_counts_if_the_wall_clock_advanced_as_far() -> None:
     partition = seen(0, T0, last=T0)
     assert observe(partition, T0 + 3 * DAY, now=T0 + 3 * DAY).maximum == T0 + 3 * DAY
 
 
-def test_suspects_are_carried_from_batch_to_batch() -> None:
+def test_suspects_are_kept_between_batches() -> None:
     partition = PartitionTime(0, 100)
     for time in (3 * DAY, 3 * DAY + 1, 3 * DAY + 2):
         partition = observe(partition, time)
@@ -71,8 +71,8 @@ def test_suspects_are_carried_from_batch_to_batch() -> None:
 
 
 @given(st.lists(st.integers(0, 10 * DAY), min_size=1, max_size=30), st.data())
-def test_the_maximum_never_falls_and_splits_do_not_matter(times: list[int], data: st.DataObject) -> None:
-    """However events are split into batches, the same is believed (the wall clock standing still)."""
+def test_the_maximum_never_falls_and_does_not_depend_on_batches(times: list[int], data: st.DataObject) -> None:
+    """The wall clock stands still in this test."""
     start = PartitionTime(0, None, (), T0)
     whole = observe(start, *times)
     cut = data.draw(st.integers(0, len(times)))
@@ -82,12 +82,12 @@ def test_the_maximum_never_falls_and_splits_do_not_matter(times: list[int], data
     assert (first.maximum or 0) <= (halves.maximum or 0)
 
 
-def test_the_watermark_is_the_least_of_the_active_maxima() -> None:
+def test_the_watermark_is_the_least_maximum_of_active_partitions() -> None:
     reader = step(ReaderTime(), seen(0, 5_000), seen(1, 3_000), now=T0 + 1)
     assert reader.watermark == 3_000
 
 
-def test_disorder_is_taken_off() -> None:
+def test_maxdisorder_is_subtracted_from_the_watermark() -> None:
     reader = advance(ReaderTime(), [seen(0, 9_000)], max_disorder_ms=5_000, idle_timeout_ms=IDLE, now_ms=T0)
     assert reader.watermark == 4_000
 
@@ -100,8 +100,8 @@ def test_the_watermark_never_falls() -> None:
 IDLE_ROWS = [
     ("read to its end and silent", 0, IDLE, True),
     ("silent, but not for long enough", 0, IDLE - 1, False),
-    ("never read to its end: a backlog may wait there", None, IDLE, False),
-    ("confirmed too long ago: its owner may be gone", -STALE_MS - 1, IDLE, False),
+    ("never read to its end: events may wait", None, IDLE, False),
+    ("confirmed too long ago: its processor may have stopped", -STALE_MS - 1, IDLE, False),
 ]
 
 
@@ -114,12 +114,12 @@ def test_a_partition_is_idle_if_read_to_its_end_and_silent(
     assert expected is is_idle(partition, ReaderTime(active_since=T0 - 1), idle_timeout_ms=IDLE, now_ms=now)
 
 
-def test_an_end_confirmed_before_the_last_event_is_no_confirmation() -> None:
+def test_a_partition_is_not_idle_if_its_end_was_confirmed_before_its_last_event() -> None:
     partition = seen(0, 1, last=T0, confirmed=T0 - 1)
     assert not is_idle(partition, ReaderTime(active_since=0), idle_timeout_ms=0, now_ms=T0 + 1)
 
 
-def test_a_partition_with_a_backlog_holds_time_back_for_ever() -> None:
+def test_a_partition_with_a_backlog_holds_the_watermark_back() -> None:
     reader = ReaderTime(active_since=T0)
     for minute in range(1, 600):
         now = T0 + minute * 60_000
@@ -127,8 +127,8 @@ def test_a_partition_with_a_backlog_holds_time_back_for_ever() -> None:
     assert reader.watermark == 500
 
 
-def test_silence_counts_from_the_start_of_activity() -> None:
-    """A partition that was empty for hours before a replay begins still has idleTimeout to bring its first event."""
+def test_the_idle_timeout_begins_when_the_reader_becomes_active() -> None:
+    """A partition that was empty for hours before a replay has the whole idleTimeout for its first event."""
     empty = PartitionTime(1, None, (), None, T0 + 1_000)
     reader = step(ReaderTime(), seen(0, 7_000, last=T0, confirmed=None), empty, now=T0 + 1_000)
     assert reader.watermark is None
@@ -137,19 +137,19 @@ def test_silence_counts_from_the_start_of_activity() -> None:
     assert (reader.watermark, reader.candidate) == (None, 9_000)
 
 
-def test_idle_partitions_confirm_a_candidate_before_it_counts() -> None:
+def test_a_candidate_counts_after_idle_partitions_were_confirmed_again() -> None:
     later = T0 + IDLE + 1_000
     quiet = seen(1, 100, last=T0, confirmed=later)
     busy = seen(0, 9_000, last=later)
     reader = step(ReaderTime(active_since=T0), busy, quiet, now=later)
     assert reader.watermark is None
     reader = step(reader, busy, quiet, now=later + 10)
-    assert reader.watermark is None, "the quiet partition was confirmed before the candidate was taken"
+    assert reader.watermark is None, "the idle partition was confirmed before the candidate was chosen"
     reader = step(reader, busy, replace(quiet, end_confirmed_at=later + 500), now=later + 600)
     assert reader.watermark == 9_000
 
 
-def test_a_partition_that_wakes_withdraws_the_candidate() -> None:
+def test_events_of_an_idle_partition_withdraw_the_candidate() -> None:
     later = T0 + IDLE + 1_000
     busy = seen(0, 9_000, last=later)
     reader = step(ReaderTime(active_since=T0), busy, seen(1, 100, last=T0, confirmed=later), now=later)
@@ -157,7 +157,7 @@ def test_a_partition_that_wakes_withdraws_the_candidate() -> None:
     assert step(reader, busy, woken, now=later + 200).watermark == 200
 
 
-def test_when_all_are_idle_time_goes_on_with_the_wall_clock_and_does_not_jump() -> None:
+def test_the_watermark_advances_with_the_wall_clock_while_all_partitions_are_idle() -> None:
     def quiet(now: int) -> tuple[PartitionTime, PartitionTime]:
         return seen(0, 5_000, last=T0, confirmed=now), seen(1, 2_000, last=T0, confirmed=now)
 
@@ -168,7 +168,7 @@ def test_when_all_are_idle_time_goes_on_with_the_wall_clock_and_does_not_jump() 
     assert reader.watermark == 65_000
 
 
-def test_waking_up_restarts_every_partitions_patience() -> None:
+def test_the_idle_timeout_of_all_partitions_restarts_when_one_partition_gets_events() -> None:
     at = T0 + IDLE
     reader = step(ReaderTime(active_since=T0), seen(0, 5_000, confirmed=at), seen(1, 2_000, confirmed=at), now=at)
     woken = at + 100_000
@@ -178,30 +178,30 @@ def test_waking_up_restarts_every_partitions_patience() -> None:
         seen(1, 2_000, last=T0, confirmed=woken + 1),
         now=woken + 1,
     )
-    assert reader.watermark == 5_000, "the other partition may be about to bring its share"
+    assert reader.watermark == 5_000, "events of the other partition may follow soon"
 
 
-def test_silence_confirms_a_single_first_event() -> None:
+def test_a_single_first_event_counts_after_the_idle_timeout() -> None:
     at = T0 + IDLE
     lone = PartitionTime(0, None, (4_000,), T0, at)
     reader = step(ReaderTime(active_since=T0), lone, now=at)
     assert reader.watermark == 4_000
 
 
-def test_nothing_seen_moves_nothing() -> None:
+def test_a_partition_without_events_does_not_change_the_watermark() -> None:
     assert ReaderTime() == step(ReaderTime(), PartitionTime(0), now=T0)
 
 
 CLOSINGS = [
     ("a window ends at the watermark", 120_000, 0, 120_000),
-    ("one millisecond short", 119_999, 0, 60_000),
-    ("grace holds it open", 120_000, 1, 60_000),
-    ("grace over", 125_000, 5_000, 120_000),
+    ("the watermark is one millisecond short", 119_999, 0, 60_000),
+    ("grace keeps the window open", 120_000, 1, 60_000),
+    ("grace has passed", 125_000, 5_000, 120_000),
 ]
 
 
 @pytest.mark.parametrize(("reason", "watermark", "grace", "expected"), CLOSINGS, ids=[c[0] for c in CLOSINGS])
-def test_windows_are_closed_up_to_the_watermark_less_grace(
+def test_windows_close_if_they_end_before_the_watermark_minus_grace(
     reason: str, watermark: int, grace: int, expected: int
 ) -> None:
     assert expected == closed_until(watermark, grace_ms=grace, grid=Steps(60_000))
@@ -221,10 +221,10 @@ MAX_DISORDER_MS = parse_ms(EventTimeSpec().max_disorder)
     data=st.data(),
 )
 @settings(max_examples=60)
-def test_a_sender_that_buffers_loses_nothing_under_default_settings(
+def test_a_sender_that_buffers_loses_no_events_with_default_settings(
     period: int, first: int, delay: int, spacing: int, partitions: int, data: st.DataObject
 ) -> None:
-    """In-order uploads with pauses up to 15 minutes: no event lies before the watermark, however short the first is."""
+    """Uploads are in order, with pauses of up to 15 minutes. The first upload may be short."""
     rows = [PartitionTime(number) for number in range(partitions)]
     reader, sent, wall = ReaderTime(), T0 - delay, T0
     for upload in range(4):
@@ -245,7 +245,7 @@ def test_a_sender_that_buffers_loses_nothing_under_default_settings(
 
 
 def test_the_last_windows_of_a_replay_close_within_the_documented_bound() -> None:
-    """After the last event: idleTimeout, maxDisorder, the window's length and its grace, and a second for a pass."""
+    """The bound is idleTimeout, maxDisorder, the window's length, its grace, and a second for a pass."""
     last, size, grace = 1_400_000_000_000, 3_600_000, MINUTE
     row = PartitionTime(0).observe([last - 2, last - 1, last], max_advance_ms=DAY, now_ms=T0)
     reader, wall = ReaderTime(), T0
