@@ -115,7 +115,7 @@ FORGED = [
     ("no headers", event(), [], "not_json", "schema"),
     ("an unknown reason", event(), [("reason", b"evil")], "not_json", "schema"),
     ("a reason that decoders never give", b"{", [("reason", b"late")], "not_json", ""),
-    ("a valid event", event(), [("reason", b"mistyped")], "not_json", "valid event follows"),
+    ("a valid event", event(), [("reason", b"mistyped")], "not_json", "are a valid event"),
     ("too early", event(), [("reason", b"too_far_in_the_future")], "too_far_in_the_future", "refused by ingest"),
     ("an invalid event", event(v="1"), [("reason", b"mistyped"), ("field", b"v")], "mistyped", "got string"),
     ("an older ingest", b"{", [("reason", b"too_large")], "too_large", "refused by ingest"),
