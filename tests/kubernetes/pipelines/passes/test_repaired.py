@@ -1,0 +1,144 @@
+"""Passes repair what others edit or delete."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import psycopg
+import pytest
+
+from tidemill_operator.actuators.kubernetes.api import DEPLOYMENT, KINDS, SECRET, SERVICE, Document
+from tidemill_operator.cluster.queue import Result
+from tidemill_operator.keys import Key
+
+pytestmark = [pytest.mark.kubernetes, pytest.mark.integration]
+
+
+def strategic(cluster: Any, kind: Any, namespace: str, name: str, patch: Document) -> None:
+    """As `kubectl edit` would: by another manager, without apply."""
+    root = "/apis/" if "/" in kind.api_version else "/api/"
+    path = f"{root}{kind.api_version}/namespaces/{namespace}/{kind.plural}/{name}"
+    content = "application/strategic-merge-patch+json"
+    cluster.api._call("PATCH", path, body=patch, query={"fieldManager": "somebody"}, content=content)
+
+
+def in_container(name: str, **members: Any) -> Document:
+    return {"spec": {"template": {"spec": {"containers": [{"name": name, **members}]}}}}
+
+
+EDITS: dict[str, tuple[Any, str, Document]] = {
+    "a container is added": (
+        DEPLOYMENT,
+        "orders-processor",
+        {"spec": {"template": {"spec": {"containers": [{"name": "spy", "image": "spy:1"}]}}}},
+    ),
+    "an environment variable is added": (
+        DEPLOYMENT,
+        "orders-processor",
+        in_container("processor", env=[{"name": "EVIL", "value": "1"}]),
+    ),
+    "a port is added": (
+        DEPLOYMENT,
+        "tidemill-ingest",
+        in_container("ingest", ports=[{"name": "more", "containerPort": 9999}]),
+    ),
+    "the image is changed": (DEPLOYMENT, "tidemill-api", in_container("api", image="other:1")),
+    "replicas are changed": (DEPLOYMENT, "orders-processor", {"spec": {"replicas": 5}}),
+    "a node selector is added": (
+        DEPLOYMENT,
+        "orders-processor",
+        {"spec": {"template": {"spec": {"nodeSelector": {"disk": "ssd"}}}}},
+    ),
+    "a Service gets a port": (
+        SERVICE,
+        "orders-api",
+        {"spec": {"ports": [{"name": "x", "port": 9, "protocol": "TCP"}]}},
+    ),
+    "a Service leads elsewhere": (SERVICE, "orders-api", {"spec": {"selector": {"more": "x"}}}),
+    "a label is taken away": (
+        DEPLOYMENT,
+        "orders-processor",
+        {"metadata": {"labels": {"tidemill.dev/owner-uid": None}}},
+    ),
+    "owners are taken away": (DEPLOYMENT, "orders-processor", {"metadata": {"ownerReferences": None}}),
+    "a file is added to the shared configs": (KINDS["ConfigMap"], "tidemill-pipelines", {"data": {"evil.json": "{}"}}),
+    "a config is changed": (KINDS["ConfigMap"], "orders-config", {"data": {"orders.json": "{}"}}),
+    "a budget is loosened": (KINDS["PodDisruptionBudget"], "tidemill-api", {"spec": {"maxUnavailable": 9}}),
+    "a policy is opened": (
+        KINDS["NetworkPolicy"],
+        "orders-processor",
+        {"spec": {"egress": [{}]}},
+    ),
+}
+
+
+def content(child: Document) -> Document:
+    """What was wanted of an object, without what the server notes about it."""
+    metadata = child["metadata"]
+    kept = {name: metadata.get(name) for name in ("labels", "ownerReferences")}
+    return {"metadata": kept, "spec": child.get("spec"), "data": child.get("data")}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.fault("child-edited", "as it was after a pass")
+def test_what_somebody_edits_is_as_it_was_after_a_pass(
+    cluster: Any, passes: Any, orders: Key, namespace: str, edit: str
+) -> None:
+    kind, name, patch = EDITS[edit]
+    if name == "tidemill-pipelines":
+        name = next(found for _, found in cluster.children(namespace) if found.startswith(name))
+    before = cluster.child(namespace, kind.kind, name)
+    strategic(cluster, kind, namespace, name, patch)
+    assert content(cluster.child(namespace, kind.kind, name)) != content(before), "the edit does nothing"
+    passes.until(orders, Result.SETTLED)
+    after = cluster.child(namespace, kind.kind, name)
+    assert content(after) == content(before)
+    assert after["metadata"]["uid"] == before["metadata"]["uid"], "it was changed, not made anew"
+    managers = {entry["manager"] for entry in after["metadata"]["managedFields"] if "f:spec" in entry["fieldsV1"]}
+    assert "somebody" not in managers
+    passes.until(orders, Result.SETTLED)
+    passes.api.written.clear()
+    passes.until(orders, Result.SETTLED)
+    assert passes.api.written == [], "it is repaired once"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("Deployment", "orders-processor"),
+        ("Deployment", "tidemill-api"),
+        ("Service", "orders-ingest"),
+        ("ServiceAccount", "orders-processor"),
+        ("ConfigMap", "orders-config"),
+        ("PodDisruptionBudget", "orders-processor"),
+        ("NetworkPolicy", "orders-processor"),
+        ("Secret", "tidemill-api-secrets"),
+        ("Secret", "orders-credentials"),
+    ],
+)
+@pytest.mark.fault("child-deleted", "back after a pass")
+def test_what_is_deleted_comes_back(
+    cluster: Any, passes: Any, orders: Key, namespace: str, kind: str, name: str
+) -> None:
+    cluster.api.delete(KINDS[kind], namespace, name)
+    passes.until(orders, Result.SETTLED)
+    assert cluster.child(namespace, kind, name)
+
+
+def test_a_lost_password_is_replaced_everywhere(cluster: Any, passes: Any, servers: Any, orders: Key) -> None:
+    """The new login works, and the processors are started anew with it."""
+    namespace = orders.namespace
+    before = cluster.child(namespace, "Deployment", "orders-processor")
+    cluster.api.delete(SECRET, namespace, "orders-credentials")
+    passes.until(orders, Result.SETTLED)
+    data = cluster.child(namespace, "Secret", "orders-credentials")["data"]
+    at = servers.postgres
+    for file in ("writer.json", "reader.json"):
+        login = json.loads(base64.b64decode(data[file]))
+        psycopg.connect(
+            host=at.host, port=at.port, dbname=at.database, user=login["user"], password=login["password"]
+        ).close()
+    after = cluster.child(namespace, "Deployment", "orders-processor")
+    assert after["spec"]["template"]["metadata"]["annotations"] != before["spec"]["template"]["metadata"]["annotations"]

@@ -1,0 +1,49 @@
+"""An operator as a process."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class Process:
+    """An operator as a process."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    status_port: int
+    webhook_port: int
+
+    def ask(self, path: str) -> tuple[int, str]:
+        """What its status server answers; 0: nothing."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.status_port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def leads(self) -> bool:
+        """Whether it leads."""
+        return '"leader": true' in self.ask("/health")[1]
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End it with a signal; its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.send_signal(number)
+        return self.process.wait(40.0)
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
