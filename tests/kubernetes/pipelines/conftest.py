@@ -1,6 +1,7 @@
-"""The operator against a real API server, Kafka and Postgres: single passes in this process, or the process itself.
+"""Fixtures for tests of the operator with a real API server, Kafka and Postgres.
 
-No node runs pods: a thread says that each pod is ready, so that Deployments roll out.
+The operator runs as single passes in the test's process, or as a separate process. No node runs pods: a thread marks
+each pod as ready, and Deployments roll out.
 """
 
 from __future__ import annotations
@@ -31,20 +32,20 @@ from tidemill_operator.keys import Key
 
 @pytest.fixture(scope="session")
 def cluster(control_plane: ControlPlane) -> Iterator[Cluster]:
-    """The control plane with the CRD, the operator's namespace, account and rights; pods become ready."""
+    """Install the CRD and the operator's namespace, account and rights. A thread marks each pod as ready."""
     api = standin.install(control_plane)
     stopping = threading.Event()
-    found = Cluster(control_plane, api)
-    kubelet = threading.Thread(target=standin.run_pods, args=(api, stopping), kwargs={"held": found.held}, daemon=True)
+    access = Cluster(control_plane, api)
+    kubelet = threading.Thread(target=standin.run_pods, args=(api, stopping), kwargs={"held": access.held}, daemon=True)
     kubelet.start()
-    yield found
+    yield access
     stopping.set()
     kubelet.join(10.0)
 
 
 @pytest.fixture
 def namespace(cluster: Cluster) -> Iterator[str]:
-    """A namespace of this test that takes restricted pods only; deleted after it."""
+    """Create a namespace that admits only restricted pods, and delete it after the test."""
     name = f"test-{secrets.token_hex(4)}"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     cluster.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
@@ -56,37 +57,37 @@ def namespace(cluster: Cluster) -> Iterator[str]:
 
 @pytest.fixture
 def make(cluster: Cluster) -> Callable[..., Key]:
-    """Makes a small pipeline: `make("orders", namespace, suspend=True)`."""
+    """Return a function that creates a small pipeline: `make("orders", namespace, suspend=True)`."""
     return lambda name, namespace, **spec: cluster.create(pipeline(name, namespace, **spec))
 
 
 @pytest.fixture(name="eventually")
 def _eventually() -> Callable[..., Any]:
-    """Waits for a condition with a deadline."""
+    """Return the function that waits for a condition with a deadline."""
     return eventually
 
 
 @pytest.fixture(scope="session")
 def account(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kubeconfig of the operator's account, which has the operator's rights and no others."""
+    """Return a kubeconfig of an account that has only the operator's rights."""
     return standin.account(cluster.plane, cluster.api, tmp_path_factory.mktemp("account"))
 
 
 @pytest.fixture
 def data(servers: Any) -> Data:
-    """Topics and schemas of the test's servers."""
+    """Return the queries for topics and schemas of pipelines."""
     return Data(servers)
 
 
 @pytest.fixture
 def passes(servers: Any, account: Path) -> Passes:
-    """Passes with the operator's own rights."""
+    """Return passes that have only the operator's rights."""
     return Passes(servers, RecordingApi(account))
 
 
 @pytest.fixture
 def start_operator(servers: Any, account: Path, tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    """Starts operators with the operator's own rights; they are ended after the test."""
+    """Return a function that starts an operator with only its own rights. The fixture stops it after the test."""
     started: list[Process] = []
 
     def start(*program: str, **further: str) -> Process:
@@ -97,8 +98,8 @@ def start_operator(servers: Any, account: Path, tmp_path: Path) -> Iterator[Call
             "TIDEMILL_POSTGRES_URL": servers.postgres.url,
             "TIDEMILL_REDIS_URL": servers.redis,
         }
-        told = standin.environment(account, addresses, pod=f"operator-{number}", ports=ports)
-        environment = {**inherited, **told, **further}
+        variables = standin.environment(account, addresses, pod=f"operator-{number}", ports=ports)
+        environment = {**inherited, **variables, **further}
         log = tmp_path / f"operator-{number}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
@@ -108,24 +109,24 @@ def start_operator(servers: Any, account: Path, tmp_path: Path) -> Iterator[Call
         return started[-1]
 
     yield start
-    for one in started:
-        one.stop(signal.SIGKILL if one.process.poll() is None else signal.SIGTERM)
-        text = one.log.read_text()
-        print(f"--- {one.log.name}\n{text[-6000:]}", file=sys.stderr)
-        # The rights that `rbac` names are all that it needs.
-        assert "is forbidden: User" not in text
+    for operator in started:
+        operator.stop(signal.SIGKILL if operator.process.poll() is None else signal.SIGTERM)
+        text = operator.log.read_text()
+        print(f"--- {operator.log.name}\n{text[-6000:]}", file=sys.stderr)
+        # The operator needs no right that `rbac` does not grant.
+        assert "is forbidden: User" not in text, "the operator lacks a right"
 
 
 @pytest.fixture
 def loaded(cluster: Cluster, servers: Any) -> Iterator[Callable[..., Consumers]]:
-    """Gives a pipeline processors, or processes of a Python stage."""
+    """Return a function that starts consumers in place of the processors or stages of a pipeline."""
     stopping, threads = threading.Event(), []
 
     def load(key: Key, partitions: int = 4, component: str = "processor") -> Consumers:
-        found = Consumers(cluster, servers, key, partitions, component)
-        threads.append(threading.Thread(target=found.run, args=(stopping,), daemon=True))
+        consumers = Consumers(cluster, servers, key, partitions, component)
+        threads.append(threading.Thread(target=consumers.run, args=(stopping,), daemon=True))
         threads[-1].start()
-        return found
+        return consumers
 
     yield load
     stopping.set()

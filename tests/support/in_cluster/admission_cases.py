@@ -1,4 +1,4 @@
-"""Specs, changes and names that break a rule of the CRD, each with the message of the rule."""
+"""Specs, changes and names that break a rule of the CRD, each with the message of that rule."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNKNOWN = "is neither in source.fields nor in transform.derive"
 OF_METRIC = {"name": "a", "aggregation": "by_country", "metric": "orders"}
 LOOKUP = {"name": "c", "on": "country", "from": {"topic": "t"}, "fields": [{"name": "region", "type": "string"}]}
 ADDS = {"name": "m", "function": "sum", "field": "amount"}
-# What is refused when it is made: the member that is set, to what, the member that is named, and the words.
+# Refused on creation: the member that is set, its value, the member that the message names, and part of the message.
 REFUSED: list[tuple[str, Any, str, str]] = [
     (
         "source.key",
@@ -304,7 +304,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         "minReplicas 0 needs scaleToZeroAfter; add scaleToZeroAfter: 10m, or write at least 1",
     ),
 ]
-# What is refused when it is changed: the spec before, the member, its new value, the words.
+# Refused on update: members of the spec before, the changed member, its new value, and part of the message.
 CHANGES: list[tuple[Document, str, Any, str]] = [
     (
         {"source.topic.name": "x.y"},
@@ -340,6 +340,7 @@ CHANGES: list[tuple[Document, str, Any, str]] = [
         "replicas cannot change while scaling is set; write 1 again and change scaling, or remove scaling first",
     ),
 ]
+# Refused names, each with part of the message.
 NAMES = [
     (
         "a" * 41,

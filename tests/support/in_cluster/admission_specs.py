@@ -1,4 +1,4 @@
-"""Specs for the tests of the rules of the CRD."""
+"""A valid spec, and functions that change it, for tests of the CRD's rules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tidemill_operator.actuators.kubernetes.api import PIPELINE, Document
 
 
 def base() -> Document:
-    """A spec that every rule lets pass."""
+    """Return a spec that breaks no rule."""
     return {
         "source": {
             "topic": {"partitions": 4},
@@ -36,8 +36,8 @@ def resource(spec: Document, namespace: str, name: str = "orders") -> Document:
     return {"apiVersion": PIPELINE.api_version, "kind": PIPELINE.kind, "metadata": metadata, "spec": spec}
 
 
-def put(spec: Document, path: str, value: Any) -> Document:
-    """A copy with one member set; numbers in the path are places in lists."""
+def with_member(spec: Document, path: str, value: Any) -> Document:
+    """Return a copy with one member set, or removed if `value` is None. Numbers in the path are list indexes."""
     changed = copy.deepcopy(spec)
     place: Any = changed
     *steps, last = [int(step) if step.isdigit() else step for step in path.split(".")]

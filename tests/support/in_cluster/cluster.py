@@ -1,4 +1,4 @@
-"""The cluster of the tests as its administrator sees it, and a small pipeline for it."""
+"""A cluster with an administrator's rights, and a small pipeline for tests."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tidemill_operator.errors import TidemillError
 from tidemill_operator.keys import Key
 from tidemill_operator.plan.render import marks
 
-# A server that is away is asked again.
+# Waiting repeats a call while a server does not answer.
 eventually = functools.partial(waiting.eventually, seconds=60.0, retry_on=(TidemillError,))
 CHILDREN = ("Deployment", "Service", "ConfigMap", "ServiceAccount", "PodDisruptionBudget", "NetworkPolicy", "Secret")
 
 
 def pipeline(name: str, namespace: str, **spec: Any) -> Document:
-    """A small pipeline."""
+    """Return the resource of a pipeline that counts orders by country; `spec` replaces members of the spec."""
     return {
         "apiVersion": PIPELINE.api_version,
         "kind": PIPELINE.kind,
@@ -44,10 +44,10 @@ def pipeline(name: str, namespace: str, **spec: Any) -> Document:
 
 @dataclass
 class Cluster:
-    """The cluster as its administrator sees it.
+    """Access to the cluster with an administrator's rights.
 
     Attributes:
-        held: namespaces whose pods find no node.
+        held: namespaces whose pods are not scheduled.
     """
 
     plane: ControlPlane
@@ -55,26 +55,26 @@ class Cluster:
     held: set[str] = field(default_factory=set)
 
     def create(self, document: Document) -> Key:
-        """Make a pipeline."""
+        """Create a pipeline and return its key."""
         metadata = self.api.create(document)["metadata"]
         return Key(metadata["namespace"], metadata["name"], metadata["uid"])
 
     def get(self, key: Key) -> Document:
-        """A pipeline as it is; empty: it is gone."""
+        """Return the resource of a pipeline, or an empty document if it does not exist."""
         return self.api.get(PIPELINE, key.namespace, key.name) or {}
 
     def patch(self, key: Key, **members: Any) -> None:
-        """Change members of a pipeline."""
+        """Merge members into the resource of a pipeline."""
         self.api.merge(PIPELINE, key.namespace, key.name, members)
 
     def condition(self, key: Key, kind: str) -> tuple[str, str]:
-        """Status and reason of a condition; empty strings: it is not there."""
+        """Return status and reason of a condition, or empty strings if the condition is missing."""
         conditions = self.get(key).get("status", {}).get("conditions", ())
-        found = next((item for item in conditions if item["type"] == kind), {"status": "", "reason": ""})
-        return found["status"], found["reason"]
+        condition = next((item for item in conditions if item["type"] == kind), {"status": "", "reason": ""})
+        return condition["status"], condition["reason"]
 
     def await_ready(self, key: Key, *, generation: int | None = None, seconds: float = 90.0) -> None:
-        """Wait until a pipeline is ready and nothing is on its way, as of a generation."""
+        """Wait until a pipeline is ready and not progressing, and its status is of this generation if one is given."""
 
         def ready() -> bool:
             status = self.get(key).get("status", {})
@@ -85,7 +85,7 @@ class Cluster:
         eventually(ready, seconds=seconds, what=f"{key} is ready: {self.get(key).get('status')}")
 
     def children(self, namespace: str) -> dict[tuple[str, str], Document]:
-        """What the operator has made in a namespace."""
+        """Return all objects that the operator has created in a namespace, by kind and name."""
         selector = f"{marks.MANAGED_BY}={marks.MANAGER}"
         return {
             (kind, item["metadata"]["name"]): item
@@ -94,11 +94,14 @@ class Cluster:
         }
 
     def child(self, namespace: str, kind: str, name: str) -> Document:
-        """One of them; empty: it is not there."""
+        """Return one of these objects, or an empty document if it does not exist."""
         return self.api.get(KINDS[kind], namespace, name) or {}
 
     def versions(self, namespace: str) -> dict[tuple[str, str], str]:
-        """The versions of all of them and of all pipelines: equal twice means that nothing was written between."""
+        """Return the resource versions of these objects and of all pipelines.
+
+        If two calls return the same, nothing was written in between.
+        """
         items = {**self.children(namespace)}
         items |= {(PIPELINE.kind, item["metadata"]["name"]): item for item in self.api.list(PIPELINE, namespace)}
         return {name: item["metadata"]["resourceVersion"] for name, item in items.items()}

@@ -1,4 +1,4 @@
-"""Consumers that stand for the processors or stages of a pipeline."""
+"""Consumers that replace the processors or stages of a pipeline in tests without nodes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tidemill_operator.keys import Key
 
 @dataclass
 class Consumers:
-    """What processors or stages would do: as many members of the group as pods are ready.
+    """Members of the consumer group of a pipeline: one for each ready pod of the component.
 
-    Positions move on `work_off`.
+    Positions move only in `work_off`.
     """
 
     cluster: Cluster
@@ -37,7 +37,7 @@ class Consumers:
         return f"{self.key.namespace}.{self.key.name}.events"
 
     def run(self, stopping: threading.Event) -> None:
-        """Until a test ends."""
+        """Adjust the number of consumers to the number of ready pods until `stopping` is set."""
         while not stopping.is_set():
             try:
                 live = self.cluster.child(self.key.namespace, "Deployment", f"{self.key.name}-{self.component}")
@@ -63,14 +63,14 @@ class Consumers:
         return consumer
 
     def send(self, count: int) -> None:
-        """So many events to each partition."""
+        """Send `count` events to each partition."""
         producer = Producer({"bootstrap.servers": self.servers.kafka})
         for number in range(count * self.partitions):
             producer.produce(self.topic, b"{}", partition=number % self.partitions)
         assert producer.flush(30.0) == 0
 
     def work_off(self) -> None:
-        """All that there is."""
+        """Move the position of each partition to its end."""
         places = [(self.topic, partition) for partition in range(self.partitions)]
         ends = KafkaLog(self.servers.kafka).offsets(places, LATEST).at
         if self.component == "stage":

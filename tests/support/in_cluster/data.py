@@ -1,4 +1,4 @@
-"""What a pipeline has outside of the cluster."""
+"""The data of pipelines in Kafka and Postgres."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from tidemill_contract import names
 
 @dataclass
 class Data:
-    """What a pipeline has outside of the cluster."""
+    """Queries for the topics and schemas of pipelines."""
 
     servers: Any
 
     def topics(self, namespace: str) -> set[str]:
-        """All of a namespace's pipelines."""
+        """Return the topics of all pipelines of a namespace."""
         found = AdminClient({"bootstrap.servers": self.servers.kafka}).list_topics(timeout=20).topics
         return {name for name in found if name.startswith(f"{namespace}.")}
 
     def has_schema(self, namespace: str, name: str) -> bool:
-        """Whether its tables are there."""
+        """Return whether the schema of a pipeline exists in Postgres."""
         with psycopg.connect(self.servers.postgres.url) as session:
-            wanted = names.schema(namespace, name)
-            return session.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (wanted,)).fetchone() is not None
+            schema = names.schema(namespace, name)
+            return session.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone() is not None

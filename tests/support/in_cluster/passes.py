@@ -1,4 +1,4 @@
-"""Single passes of the operator, in the process of the test."""
+"""Single passes of the operator in the process of a test."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tidemill_operator.settings import Platform
 
 
 def platform(servers: Any) -> Platform:
-    """The platform of the test's servers."""
+    """Return the settings of a platform that uses these servers."""
     return Platform(
         runtime="kubernetes",
         cluster_id="test",
@@ -44,7 +44,11 @@ def platform(servers: Any) -> Platform:
 
 
 class RecordingApi(Api):
-    """Notes every request that changes something, or would."""
+    """A client that records every request except GET.
+
+    Attributes:
+        written: method and path of each recorded request.
+    """
 
     def __init__(self, kubeconfig: Path) -> None:
         super().__init__(load({"KUBECONFIG": str(kubeconfig)}))
@@ -58,12 +62,12 @@ class RecordingApi(Api):
 
 @dataclass
 class Passes:
-    """The operator's passes in this process, as often as a test wants, without watches.
+    """Runs passes of the operator in this process. A test starts each pass; nothing watches resources.
 
     Attributes:
-        connect: the connectors of a Kafka Connect that all pipelines share.
-        workers: the clients of the operator's own Connect workers.
-        settings: members of the platform that differ from those of the other tests.
+        connect: connectors of a Kafka Connect that all pipelines share.
+        workers: clients of the Connect workers that the operator deploys.
+        settings: members of the platform that differ from `platform`.
     """
 
     servers: Any
@@ -74,41 +78,41 @@ class Passes:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def controller(self, api: Api | None = None, scaling: ClusterScaling | None = None) -> Controller:
-        """One that knows nothing of earlier passes."""
-        told, servers = api or self.api, self.servers
+        """Return a new controller, without memory of earlier passes."""
+        client, servers = api or self.api, self.servers
         world = World(
-            api=told,
+            api=client,
             kafka=KafkaTopics(servers.kafka),
             postgres=PostgresSchemas(servers.postgres),
             platform=replace(platform(servers), **self.settings),
             placement=self.placement,
-            clusters=Clusters(keys_in_cluster(told)),
+            clusters=Clusters(keys_in_cluster(client)),
             connect=self.connect,
             workers=self.workers,
         )
         return Controller(
             world,
-            recorder=Recorder(told, "test"),
-            observer=self.observer(told),
+            recorder=Recorder(client, "test"),
+            observer=self.observer(client),
             measures=Measures(),
-            scaling=scaling or self.scaling(told),
+            scaling=scaling or self.scaling(client),
         )
 
     def observer(self, api: Api | None = None) -> Observers:
-        """One that looks when a test asks it to."""
-        told, servers = api or self.api, self.servers
-        clusters, show = Clusters(keys_in_cluster(told)), ObservedStatus(told, Recorder(told, "test")).show
+        """Return an observer that reads figures only when a test calls it."""
+        client, servers = api or self.api, self.servers
+        clusters, show = Clusters(keys_in_cluster(client)), ObservedStatus(client, Recorder(client, "test")).show
         return Observers(KafkaLog(servers.kafka), clusters, servers.postgres, show)
 
     def scaling(self, api: Api | None = None, wake: Callable[[Key], None] = lambda _: None) -> ClusterScaling:
-        """Decisions that know nothing of earlier ones, made when a test polls."""
-        told, reader = api or self.api, FiguresReader(self.servers.kafka, self.servers.postgres)
-        return ClusterScaling(told, reader, recorder=Recorder(told, "test"), measures=Measures(), wake=wake)
+        """Return a new scaler, without memory of earlier decisions. It decides only when a test polls it."""
+        client, reader = api or self.api, FiguresReader(self.servers.kafka, self.servers.postgres)
+        return ClusterScaling(client, reader, recorder=Recorder(client, "test"), measures=Measures(), wake=wake)
 
     def once(self, key: Key) -> Result:
-        """One pass."""
+        """Run one pass with a new controller and return its result."""
         return self.controller().work(key)
 
     def until(self, key: Key, result: Result, *, seconds: float = 60.0) -> None:
-        """Passes until one ends so."""
+        """Run passes until one has this result."""
         eventually(lambda: self.once(key) is result, seconds=seconds, what=f"a pass of {key} ends {result.value}")

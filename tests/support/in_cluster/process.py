@@ -1,4 +1,4 @@
-"""An operator as a process."""
+"""An operator that runs as a process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 @dataclass
 class Process:
-    """An operator as a process."""
+    """A running operator: its log file, and the ports of its status server and its webhook."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -21,7 +21,7 @@ class Process:
     webhook_port: int
 
     def ask(self, path: str) -> tuple[int, str]:
-        """What its status server answers; 0: nothing."""
+        """Return status code and body of a GET from the status server; 0 and no body if nothing answers."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.status_port}{path}", timeout=5) as answer:
                 return answer.status, answer.read().decode()
@@ -31,11 +31,11 @@ class Process:
             return 0, ""
 
     def leads(self) -> bool:
-        """Whether it leads."""
+        """Return whether this operator is the leader."""
         return '"leader": true' in self.ask("/health")[1]
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """End it with a signal; its exit code."""
+        """Send a signal if the process still runs, wait for its end and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
             self.process.send_signal(number)
@@ -43,7 +43,7 @@ class Process:
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
+    """Return a port without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

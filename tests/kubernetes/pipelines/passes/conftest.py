@@ -1,4 +1,4 @@
-"""The pipeline of the tests of single passes."""
+"""The pipeline for tests of single passes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tidemill_operator.keys import Key
 
 @pytest.fixture
 def orders(cluster: Any, passes: Any, namespace: str, make: Callable[..., Key]) -> Key:
-    """A pipeline that is ready."""
+    """Create a small pipeline and run passes until it is ready."""
     key = make("orders", namespace)
     passes.until(key, Result.SETTLED)
     return key

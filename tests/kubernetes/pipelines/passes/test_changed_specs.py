@@ -1,4 +1,4 @@
-"""Passes after the spec of a pipeline has changed."""
+"""Tests of passes after the spec or an annotation of a pipeline has changed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from tidemill_operator.keys import Key
 pytestmark = [pytest.mark.kubernetes, pytest.mark.integration]
 
 
-def test_what_the_spec_asks_for_no_more_is_taken_away(cluster: Any, passes: Any, orders: Key, namespace: str) -> None:
+def test_objects_that_the_spec_no_longer_needs_are_deleted(
+    cluster: Any, passes: Any, orders: Key, namespace: str
+) -> None:
     cluster.patch(orders, spec={"api": {"enabled": False}})
     passes.until(orders, Result.SETTLED)
     assert ("Service", "orders-api") not in cluster.children(namespace)
@@ -26,7 +28,7 @@ def test_what_the_spec_asks_for_no_more_is_taken_away(cluster: Any, passes: Any,
     assert ("Deployment", "tidemill-api") not in cluster.children(namespace)
 
 
-def test_a_changed_spec_rolls_out_while_what_runs_serves(
+def test_a_pipeline_remains_ready_while_a_changed_spec_rolls_out(
     cluster: Any, passes: Any, orders: Key, namespace: str
 ) -> None:
     cluster.patch(orders, spec={"processor": {"replicas": 2}})
@@ -40,7 +42,9 @@ def test_a_changed_spec_rolls_out_while_what_runs_serves(
     assert cluster.get(orders)["status"]["observedGeneration"] == 2
 
 
-def test_suspended_processors_end_and_the_rest_stays(cluster: Any, passes: Any, orders: Key, namespace: str) -> None:
+def test_suspending_stops_the_processors_and_keeps_the_api(
+    cluster: Any, passes: Any, orders: Key, namespace: str
+) -> None:
     cluster.patch(orders, spec={"suspend": True})
     passes.until(orders, Result.SETTLED)
     assert cluster.child(namespace, "Deployment", "orders-processor")["spec"]["replicas"] == 0
@@ -48,10 +52,10 @@ def test_suspended_processors_end_and_the_rest_stays(cluster: Any, passes: Any, 
     assert cluster.condition(orders, "Suspended")[0] == "True"
 
 
-def test_replicas_are_handed_over_to_an_autoscaler_and_taken_back(
+def test_an_external_autoscaler_takes_over_the_replicas_until_scaling_is_removed(
     cluster: Any, passes: Any, orders: Key, namespace: str
 ) -> None:
-    """The number does not fall to one when we stop saying it, and what the autoscaler says stays."""
+    """The operator stops setting replicas without a drop to one, and keeps the autoscaler's number."""
     cluster.patch(orders, spec={"processor": {"replicas": 2}})
     passes.until(orders, Result.SETTLED)
     cluster.patch(orders, spec={"processor": {"scaling": {"mode": "external"}}})
@@ -67,7 +71,7 @@ def test_replicas_are_handed_over_to_an_autoscaler_and_taken_back(
     assert cluster.child(namespace, "Deployment", "orders-processor")["spec"]["replicas"] == 2
 
 
-def test_a_paused_resource_is_left_alone(cluster: Any, passes: Any, orders: Key, namespace: str) -> None:
+def test_a_paused_pipeline_is_not_repaired(cluster: Any, passes: Any, orders: Key, namespace: str) -> None:
     cluster.patch(orders, metadata={"annotations": {"tidemill.dev/paused": "true"}})
     cluster.api.delete(DEPLOYMENT, namespace, "orders-processor")
     assert passes.once(orders) is Result.SETTLED

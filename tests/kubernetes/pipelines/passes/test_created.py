@@ -1,4 +1,4 @@
-"""Passes over a new pipeline: what they create, and that a second pass writes nothing."""
+"""Tests of passes over a new pipeline: which objects they create, and what they report in the status."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tidemill_operator.observer.figures import Figures, Observation
 pytestmark = [pytest.mark.kubernetes, pytest.mark.integration]
 
 
-def test_a_new_pipeline_gets_all_it_needs_and_becomes_ready(
+def test_a_new_pipeline_gets_all_its_objects_and_becomes_ready(
     cluster: Any, data: Any, orders: Key, namespace: str
 ) -> None:
     (configs,) = [name for _, name in cluster.children(namespace) if name.startswith("tidemill-pipelines")]
@@ -57,7 +57,7 @@ def test_a_new_pipeline_gets_all_it_needs_and_becomes_ready(
 
 
 def test_a_second_pass_writes_nothing(cluster: Any, passes: Any, orders: Key, namespace: str) -> None:
-    passes.once(orders)  # may note that the last Deployment has rolled out
+    passes.once(orders)  # the status may still lack the rollout of the last Deployment
     before = cluster.versions(namespace)
     passes.api.written.clear()
     assert passes.once(orders) is Result.SETTLED
@@ -65,8 +65,10 @@ def test_a_second_pass_writes_nothing(cluster: Any, passes: Any, orders: Key, na
     assert cluster.versions(namespace) == before
 
 
-def test_figures_are_written_beside_what_passes_write(cluster: Any, passes: Any, orders: Key, namespace: str) -> None:
-    """With the operator's rights; a pass leaves them as they are, and a second look has nothing to write."""
+def test_figures_of_the_observer_and_conditions_of_passes_share_the_status(
+    cluster: Any, passes: Any, orders: Key, namespace: str
+) -> None:
+    """A pass keeps the observer's figures, and a second look of the observer writes nothing."""
     observer = passes.observer()
     observer.watch(orders, cluster.get(orders)["status"])
     observer.look()
@@ -82,10 +84,10 @@ def test_figures_are_written_beside_what_passes_write(cluster: Any, passes: Any,
 
 
 @pytest.mark.fault("figures-unreadable", "FiguresUnavailable, and blank columns")
-def test_figures_that_cannot_be_read_are_a_condition_of_their_own(
+def test_figures_that_cannot_be_read_are_reported_in_a_separate_condition(
     cluster: Any, passes: Any, orders: Key, namespace: str
 ) -> None:
-    """A pass keeps it; it goes when they are known again. One Event each way."""
+    """A pass keeps the condition. Readable figures remove it. Each change creates one Event."""
     seen = Observation(None, "Kafka does not tell", 1.8e9)
     shown = ObservedStatus(passes.api, Recorder(passes.api, "test"))
     shown.show(orders, seen)
@@ -99,10 +101,10 @@ def test_figures_that_cannot_be_read_are_a_condition_of_their_own(
     assert (reasons.count("FiguresUnavailable"), reasons.count("FiguresAvailable")) == (1, 1)
 
 
-def test_a_source_on_another_cluster_with_a_secret_of_the_users(
+def test_a_source_on_another_kafka_uses_the_login_of_a_secret(
     cluster: Any, passes: Any, data: Any, namespace: str, make: Callable[..., Key]
 ) -> None:
-    """The pass reads the Secret with the operator's rights, and the processors mount it."""
+    """The operator may read the Secret, and the processors mount it. A missing Secret is named in the status."""
     topic = f"crm.{namespace}"
     KafkaAdmin(data.servers.kafka).create(topic, 3)
     source = {
@@ -113,8 +115,8 @@ def test_a_source_on_another_cluster_with_a_secret_of_the_users(
     key = make("far", namespace, source=source)
     passes.once(key)
     assert cluster.condition(key, "TopicsReady") == ("False", "InvalidSpec")
-    told = str(cluster.get(key)["status"]["conditions"])
-    assert f"Secret {namespace}/crm: there is no such Secret; create it in the pipeline's namespace" in told
+    conditions = str(cluster.get(key)["status"]["conditions"])
+    assert f"Secret {namespace}/crm: there is no such Secret; create it in the pipeline's namespace" in conditions
     login = {"security.protocol": base64.b64encode(b"PLAINTEXT\n").decode()}
     metadata = {"name": "crm", "namespace": namespace}
     cluster.api.create({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": login})
@@ -130,7 +132,7 @@ def test_a_source_on_another_cluster_with_a_secret_of_the_users(
     assert cluster.get(key)["status"]["lag"] == 0
 
 
-def test_the_scale_subresource_reads_the_processors(cluster: Any, orders: Key, namespace: str) -> None:
+def test_the_scale_subresource_counts_and_selects_the_processors(cluster: Any, orders: Key, namespace: str) -> None:
     path = f"/apis/tidemill.dev/v1alpha1/namespaces/{namespace}/analyticspipelines/orders/scale"
     scale = cluster.api._call("GET", path)
     assert (scale["spec"]["replicas"], scale["status"]["replicas"]) == (1, 1)
@@ -138,21 +140,21 @@ def test_the_scale_subresource_reads_the_processors(cluster: Any, orders: Key, n
     assert [pod["metadata"]["labels"]["app.kubernetes.io/component"] for pod in pods] == ["processor"]
 
 
-def test_secrets_are_only_in_secrets(cluster: Any, orders: Key, namespace: str) -> None:
-    """No status, event, annotation or config shows a password."""
+def test_passwords_are_only_in_secrets(cluster: Any, orders: Key, namespace: str) -> None:
+    """No status, Event, annotation or config contains a password."""
     secret = cluster.child(namespace, "Secret", "orders-credentials")
     passwords = [
         json.loads(base64.b64decode(secret["data"][file]))["password"] for file in ("writer.json", "reader.json")
     ]
     others = [item for (kind, _), item in cluster.children(namespace).items() if kind != "Secret"]
-    told = json.dumps([cluster.get(orders), others, cluster.api.list(EVENT, namespace)])
-    assert not any(password in told for password in passwords)
+    text = json.dumps([cluster.get(orders), others, cluster.api.list(EVENT, namespace)])
+    assert not any(password in text for password in passwords)
 
 
-def test_shared_workloads_find_their_secrets_in_flat_files(
+def test_shared_workloads_read_their_secrets_from_flat_files(
     cluster: Any, orders: Key, namespace: str, tmp_path: Any
 ) -> None:
-    """The files of the aggregated Secrets, as a kubelet writes them, are what the contract's readers look for."""
+    """The contract's readers find keys and credentials in the files that a kubelet writes from the shared Secrets."""
     own = cluster.child(namespace, "Secret", "orders-credentials")["data"]
     for component, role in (("api", True), ("ingest", False)):
         folder = tmp_path / component
@@ -169,7 +171,7 @@ def test_shared_workloads_find_their_secrets_in_flat_files(
     )
 
 
-def test_a_foreign_object_in_the_way_is_told_and_left_alone(
+def test_an_object_of_another_owner_is_reported_and_not_changed(
     cluster: Any, passes: Any, namespace: str, make: Callable[..., Key]
 ) -> None:
     metadata = {"name": "orders-api", "namespace": namespace}
@@ -185,13 +187,15 @@ def test_a_foreign_object_in_the_way_is_told_and_left_alone(
     assert cluster.child(namespace, "Service", "orders-api")["metadata"]["resourceVersion"] == version
 
 
-def test_events_tell_what_has_changed(cluster: Any, passes: Any, orders: Key, namespace: str) -> None:
-    found = [
+def test_an_event_is_created_when_a_condition_changes_and_not_again(
+    cluster: Any, passes: Any, orders: Key, namespace: str
+) -> None:
+    events = [
         (event["type"], event["reason"], event["message"])
         for event in cluster.api.list(EVENT, namespace)
         if event["involvedObject"].get("uid") == orders.uid
     ]
-    assert ("Normal", "Applied", "Ready is True") in found
-    count = len(found)
+    assert ("Normal", "Applied", "Ready is True") in events
+    count = len(events)
     passes.once(orders)
     assert len([e for e in cluster.api.list(EVENT, namespace) if e["involvedObject"].get("uid") == orders.uid]) == count

@@ -1,4 +1,4 @@
-"""Passes repair what others edit or delete."""
+"""Tests that a pass repairs objects which others have edited or deleted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.integration]
 
 
 def strategic(cluster: Any, kind: Any, namespace: str, name: str, patch: Document) -> None:
-    """As `kubectl edit` would: by another manager, without apply."""
+    """Patch an object as `kubectl edit` does: as another field manager, without apply."""
     root = "/apis/" if "/" in kind.api_version else "/api/"
     path = f"{root}{kind.api_version}/namespaces/{namespace}/{kind.plural}/{name}"
     content = "application/strategic-merge-patch+json"
@@ -75,7 +75,7 @@ EDITS: dict[str, tuple[Any, str, Document]] = {
 
 
 def content(child: Document) -> Document:
-    """What was wanted of an object, without what the server notes about it."""
+    """Return the parts of an object that the operator sets."""
     metadata = child["metadata"]
     kept = {name: metadata.get(name) for name in ("labels", "ownerReferences")}
     return {"metadata": kept, "spec": child.get("spec"), "data": child.get("data")}
@@ -83,25 +83,25 @@ def content(child: Document) -> Document:
 
 @pytest.mark.parametrize("edit", EDITS)
 @pytest.mark.fault("child-edited", "as it was after a pass")
-def test_what_somebody_edits_is_as_it_was_after_a_pass(
+def test_a_pass_reverts_edits_of_others_in_place(
     cluster: Any, passes: Any, orders: Key, namespace: str, edit: str
 ) -> None:
     kind, name, patch = EDITS[edit]
     if name == "tidemill-pipelines":
-        name = next(found for _, found in cluster.children(namespace) if found.startswith(name))
+        name = next(child for _, child in cluster.children(namespace) if child.startswith(name))
     before = cluster.child(namespace, kind.kind, name)
     strategic(cluster, kind, namespace, name, patch)
-    assert content(cluster.child(namespace, kind.kind, name)) != content(before), "the edit does nothing"
+    assert content(cluster.child(namespace, kind.kind, name)) != content(before), "the edit has changed nothing"
     passes.until(orders, Result.SETTLED)
     after = cluster.child(namespace, kind.kind, name)
     assert content(after) == content(before)
-    assert after["metadata"]["uid"] == before["metadata"]["uid"], "it was changed, not made anew"
+    assert after["metadata"]["uid"] == before["metadata"]["uid"], "the object was recreated, not changed"
     managers = {entry["manager"] for entry in after["metadata"]["managedFields"] if "f:spec" in entry["fieldsV1"]}
     assert "somebody" not in managers
     passes.until(orders, Result.SETTLED)
     passes.api.written.clear()
     passes.until(orders, Result.SETTLED)
-    assert passes.api.written == [], "it is repaired once"
+    assert passes.api.written == [], "another pass has written again"
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_what_somebody_edits_is_as_it_was_after_a_pass(
     ],
 )
 @pytest.mark.fault("child-deleted", "back after a pass")
-def test_what_is_deleted_comes_back(
+def test_a_pass_recreates_a_deleted_object(
     cluster: Any, passes: Any, orders: Key, namespace: str, kind: str, name: str
 ) -> None:
     cluster.api.delete(KINDS[kind], namespace, name)
@@ -127,8 +127,10 @@ def test_what_is_deleted_comes_back(
     assert cluster.child(namespace, kind, name)
 
 
-def test_a_lost_password_is_replaced_everywhere(cluster: Any, passes: Any, servers: Any, orders: Key) -> None:
-    """The new login works, and the processors are started anew with it."""
+def test_a_deleted_login_is_replaced_in_postgres_and_in_the_processors(
+    cluster: Any, passes: Any, servers: Any, orders: Key
+) -> None:
+    """The new logins work in Postgres, and the processors restart with them."""
     namespace = orders.namespace
     before = cluster.child(namespace, "Deployment", "orders-processor")
     cluster.api.delete(SECRET, namespace, "orders-credentials")

@@ -1,4 +1,4 @@
-"""Passes over pipelines that share workloads, and over pipelines that are deleted."""
+"""Tests of passes over pipelines that share workloads, and over deleted pipelines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tidemill_operator.keys import Key
 pytestmark = [pytest.mark.kubernetes, pytest.mark.integration]
 
 
-def test_another_pipeline_restarts_nothing_of_the_first(
+def test_a_second_pipeline_does_not_restart_the_shared_workloads(
     cluster: Any, passes: Any, orders: Key, namespace: str, make: Callable[..., Key]
 ) -> None:
     before = {name: cluster.child(namespace, "Deployment", name) for name in ("tidemill-ingest", "tidemill-api")}
@@ -34,15 +34,15 @@ def test_another_pipeline_restarts_nothing_of_the_first(
     }
     selector = "tidemill.dev/workload=tidemill-api"
     (pod,) = cluster.api.list(KINDS["Pod"], namespace, selector=selector)
-    assert pod["metadata"]["annotations"]["tidemill.dev/files"] != shown, "its node is told to renew its files"
+    assert pod["metadata"]["annotations"]["tidemill.dev/files"] != shown, "the pod's node keeps old files"
     versions = cluster.versions(namespace)
     passes.once(orders)
     assert {name: versions[name] for name in versions if name[0] != PIPELINE.kind} == {
         name: version for name, version in cluster.versions(namespace).items() if name[0] != PIPELINE.kind
-    }, "a pass of the first changes nothing either"
+    }, "a pass over the first pipeline has changed an object"
 
 
-def test_what_is_shared_stays_for_the_others_and_goes_with_the_last(
+def test_shared_objects_are_deleted_with_the_last_pipeline(
     cluster: Any, passes: Any, orders: Key, namespace: str, make: Callable[..., Key], eventually: Any
 ) -> None:
     clicks = make("clicks", namespace)
@@ -55,20 +55,20 @@ def test_what_is_shared_stays_for_the_others_and_goes_with_the_last(
     assert [file for item in configs for file in item["data"]] == ["clicks.json"]
     cluster.api.delete(PIPELINE, namespace, "clicks")
     passes.until(clicks, Result.GONE)
-    eventually(lambda: cluster.children(namespace) == {}, what="nothing is left")
+    eventually(lambda: cluster.children(namespace) == {}, what="all objects are deleted")
 
 
-def test_retained_data_stay_when_the_resource_goes(
+def test_data_are_kept_when_the_resource_is_deleted(
     cluster: Any, passes: Any, data: Any, orders: Key, namespace: str, eventually: Any
 ) -> None:
     cluster.api.delete(PIPELINE, namespace, "orders")
     passes.until(orders, Result.GONE)
-    eventually(lambda: cluster.children(namespace) == {}, what="the cluster's objects are gone")
+    eventually(lambda: cluster.children(namespace) == {}, what="all objects are deleted")
     assert len(data.topics(namespace)) == 3
     assert data.has_schema(namespace, "orders")
 
 
-def test_data_go_with_the_resource_if_it_says_so(
+def test_data_are_deleted_with_the_resource_if_the_reclaim_policy_is_delete(
     cluster: Any, passes: Any, data: Any, namespace: str, make: Callable[..., Key], eventually: Any
 ) -> None:
     key = make("orders", namespace, reclaimPolicy="Delete")
@@ -78,10 +78,10 @@ def test_data_go_with_the_resource_if_it_says_so(
     passes.until(key, Result.GONE)
     assert data.topics(namespace) == set()
     assert not data.has_schema(namespace, "orders")
-    eventually(lambda: cluster.children(namespace) == {}, what="the cluster's objects are gone")
+    eventually(lambda: cluster.children(namespace) == {}, what="all objects are deleted")
 
 
-def test_the_finalizer_is_there_only_while_data_are_to_be_deleted(cluster: Any, passes: Any, orders: Key) -> None:
+def test_the_finalizer_is_set_only_while_the_reclaim_policy_is_delete(cluster: Any, passes: Any, orders: Key) -> None:
     for policy, expected in (("Delete", [FINALIZER]), ("Retain", [])):
         cluster.patch(orders, spec={"reclaimPolicy": policy})
         passes.until(orders, Result.SETTLED)
