@@ -183,7 +183,7 @@ def test_changes_of_a_table_count_once_although_the_worker_is_killed(server_fold
             ).json()
             assert letters["data"] == []
 
-            # Without the connector in the spec, Connect has no connector. The replication slot remains for its owner to drop.
+            # Connect deletes a connector that the spec no longer has. The database keeps its replication slot.
             text = (server_folder / "a.yaml").read_text()
             start, end = text.index("    connectors:"), text.index("  aggregations:")
             (server_folder / "a.yaml").write_text(text[:start] + text[end:])
