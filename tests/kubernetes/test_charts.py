@@ -161,12 +161,14 @@ def test_uninstalling_removes_finalizers_webhooks_and_the_operators_objects(
     names = [name for name in _pods(installed) if name.startswith("pod/tidemill")]
     assert names == []
     left = installed("kubectl", "get", "analyticspipelines", "--namespace", PIPELINES, "--output", "json")
-    found = {item["metadata"]["name"]: item["metadata"].get("finalizers") for item in json.loads(left)["items"]}
-    assert found == {"both": ["example.com/x"], "none": None}
+    finalizers = {item["metadata"]["name"]: item["metadata"].get("finalizers") for item in json.loads(left)["items"]}
+    assert finalizers == {"both": ["example.com/x"], "none": None}
     kinds = "mutatingwebhookconfigurations,validatingwebhookconfigurations"
     assert CLUSTER_NAME not in installed("kubectl", "get", kinds, "--output", "name")
-    own = installed("kubectl", "get", "leases,secrets,configmaps", "--namespace", HOME, "--output", "name").split()
-    assert not {"lease.coordination.k8s.io/tidemill", "secret/tidemill-webhook", "configmap/tidemill-watchdog"} & {*own}
+    objects = installed("kubectl", "get", "leases,secrets,configmaps", "--namespace", HOME, "--output", "name").split()
+    assert not {"lease.coordination.k8s.io/tidemill", "secret/tidemill-webhook", "configmap/tidemill-watchdog"} & {
+        *objects
+    }
     assert uninstall.uninstall(api, installation) == []
 
 

@@ -151,8 +151,8 @@ def test_a_connector_is_created_repaired_paused_and_deleted(
     settled(actuator, wanted)
     assert stored(worker, wanted.name)["status"]["connector"]["state"] == "RUNNING"
 
-    (gone,) = actuator.ensure([], owner=OWNER)
-    assert (gone.name, gone.changed) == (wanted.name, 1)
+    (deleted,) = actuator.ensure([], owner=OWNER)
+    assert (deleted.name, deleted.changed) == (wanted.name, 1)
     eventually(lambda: not stored(worker, wanted.name), what="the connector is deleted", seconds=30)
     assert actuator.ensure([], owner=OWNER) == []
 
@@ -214,17 +214,17 @@ def test_connectors_of_another_pipeline_are_not_changed_unless_adopted(
     """Without adoption, such a connector is a conflict, and it is not deleted with this pipeline."""
     file = folder / "foreign.txt"
     file.write_text("")
-    theirs = connector(str(file), "theirs", Owner("shop", "lines", "u-2", "test"))
-    client.create(theirs.name, theirs.config, paused=False)
-    eventually(lambda: stored(worker, theirs.name), what="the connector of the other pipeline", seconds=30)
-    wanted = connector(str(file), "theirs")
+    foreign = connector(str(file), "foreign", Owner("shop", "lines", "u-2", "test"))
+    client.create(foreign.name, foreign.config, paused=False)
+    eventually(lambda: stored(worker, foreign.name), what="the connector of the other pipeline", seconds=30)
+    wanted = connector(str(file), "foreign")
     (outcome,) = actuator.ensure([wanted], owner=OWNER)
     assert (outcome.rank, outcome.reason) == (Rank.FAILED, Reason.RESOURCE_CONFLICT)
     assert "belongs to the pipeline test/shop/lines/u-2" in outcome.message
     assert actuator.ensure([], owner=OWNER) == actuator.remove(owner=OWNER) == []
-    assert stored(worker, theirs.name)["config"] == theirs.config
+    assert stored(worker, foreign.name)["config"] == foreign.config
     settled(actuator, wanted, adopt=True)
-    assert stored(worker, theirs.name)["config"] == wanted.config
+    assert stored(worker, foreign.name)["config"] == wanted.config
     assert [outcome.name for outcome in actuator.remove(owner=OWNER)] == [wanted.name]
 
 

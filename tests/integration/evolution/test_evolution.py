@@ -131,9 +131,9 @@ def test_a_cancelled_replay_leaves_no_version_and_an_edit_restarts_a_replay(
     assert evolving.stored("by_shop_v2") == counted(load.events, 10)
 
 
-@pytest.mark.parametrize("asked", [True, False], ids=["by the spec", "behind our back"])
+@pytest.mark.parametrize("by_spec", [True, False], ids=["by the spec", "in Kafka"])
 def test_a_partition_that_is_added_later_is_read_from_its_beginning(
-    asked: bool, make_local: Callable[..., Any], orders: Callable[[], Any], make_load: Callable[..., Any],
+    by_spec: bool, make_local: Callable[..., Any], orders: Callable[[], Any], make_load: Callable[..., Any],
     make_evolving: Callable[..., Any], servers: Any, counted: Callable[..., Any],
 ) -> None:  # fmt: skip
     """`startFrom: latest` skips only events before the pipeline. No processor runs when the events arrive."""
@@ -146,7 +146,7 @@ def test_a_partition_that_is_added_later_is_read_from_its_beginning(
     evolving.edit(lambda spec: spec.update(suspend=True))
     evolving.local.settle()
     topic = "evolve.orders.events"
-    if asked:
+    if by_spec:
         evolving.edit(lambda spec: spec["source"]["topic"].update(partitions=5))
         evolving.local.settle()
     else:

@@ -130,10 +130,10 @@ def test_a_request_that_is_removed_and_repeated_is_a_new_replay(
 ) -> None:
     """The repeated annotation has the same text."""
     begin(evolving, load)
-    asked = evolving.local.document["metadata"]["annotations"]
+    annotations = evolving.local.document["metadata"]["annotations"]
     evolving.annotate()
     evolving.local.reconcile()
-    evolving.annotate(**asked)
+    evolving.annotate(**annotations)
     load.start()
     evolving.local.eventually(lambda: evolving.replay().get("phase") == DONE, seconds=90, what="the replay is done")
     evolving.local.settle()
@@ -165,8 +165,8 @@ def test_a_replay_does_not_switch_versions_while_reconciliation_is_paused(
 ) -> None:
     """Its processes continue and hand over their partitions. The versions switch after the pause."""
     reader = begin(evolving, load)["reader"]
-    asked = evolving.local.document["metadata"]["annotations"]
-    evolving.annotate(**asked, **{PAUSE: "true"})
+    annotations = evolving.local.document["metadata"]["annotations"]
+    evolving.annotate(**annotations, **{PAUSE: "true"})
     load.start()
 
     def handed() -> bool:
@@ -176,7 +176,7 @@ def test_a_replay_does_not_switch_versions_while_reconciliation_is_paused(
 
     evolving.local.eventually(handed, seconds=90, what="all partitions are handed over")
     assert evolving.versions() == {"by_shop": 1}
-    evolving.annotate(**asked)
+    evolving.annotate(**annotations)
     evolving.until_switched(2)
     load.finish()
     evolving.await_events(load)
@@ -226,8 +226,8 @@ def test_a_replay_leaves_no_committed_offsets_in_kafka(evolving: Any, load: Any,
     evolving.until_switched(2)
     admin = AdminClient({"bootstrap.servers": servers.kafka})
     group = names.consumer_group("evolve", "orders", reader)
-    (found,) = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
-    assert found.result(30).topic_partitions == []
+    (future,) = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
+    assert future.result(30).topic_partitions == []
 
 
 def test_a_replay_invalidates_cached_answers_of_final_windows(

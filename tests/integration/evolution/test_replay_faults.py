@@ -1,6 +1,6 @@
 """Tests that a replay under live traffic is exact although servers, processes and `tidemill up` are killed.
 
-The status is true meanwhile: the replay is done only when its version has every event.
+During a fault, the status says that the replay is under way. It is done only when its version has every event.
 """
 
 from __future__ import annotations
@@ -128,13 +128,13 @@ def test_a_replay_is_exact_through_outages_and_kills(
         time.sleep(AWAY_SECONDS)
         assert faulty.replay()["phase"] == REPLAYING
         server.start()
-        faulty.await_progress(f"{name} was away")
+        faulty.await_progress(f"an outage of {name}")
     for _ in range(3):
         faulty.kill("replay-0")
     faulty.kill("processor-0")
-    faulty.await_progress("processes were killed")
+    faulty.await_progress("kills of processes")
     faulty.kill_up()
-    faulty.await_progress("up was killed")
+    faulty.await_progress("the kill of up")
     until(lambda: faulty.replay().get("phase") == DONE, seconds=180, what="the replay is done")
     load.finish()
     until(lambda: faulty.consumed("live") == len(load.events), seconds=60, what="all events are counted")

@@ -280,7 +280,7 @@ def test_ingest_that_starts_before_kafka_becomes_ready_with_it(own_kafka: Any, m
 def test_a_fatal_error_of_the_producer_creates_a_new_producer(
     servers: Any, make_ingest: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """Ingest is not up until the new producer has reached Kafka. Records of the old producer get an outcome."""
+    """`Watch` is not up until the new producer has reached Kafka. Each record of the old producer gets an outcome."""
     config = make_ingest(servers.kafka).add(make_ingest(servers.kafka).pipeline_config("fatal"))
     guard = ResilienceConfig().guards().kafka_producer
     records = Records([b"1", b"2"], None, {}, {})

@@ -221,7 +221,9 @@ def test_a_process_writes_its_claims_again_when_redis_has_lost_its_data(servers:
 
 
 def test_a_process_works_without_redis_and_writes_its_keys_after_a_restart(own_servers: Callable[..., Any]) -> None:
-    """Without Redis, it claims keys alone and reports Redis as down. Later it writes open and settled batches.
+    """Without Redis, a process claims keys alone and reports Redis as down.
+
+    After the restart, it writes its open and settled batches.
 
     Redis has lost all data at the restart.
     """

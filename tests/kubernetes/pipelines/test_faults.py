@@ -161,7 +161,7 @@ def crash_looping(cluster: Any, key: Key) -> Iterator[None]:
 def test_processors_that_do_not_run_make_the_pipeline_unready_and_its_lag_grow(
     cluster: Any, orders: Key, work: Work, eventually: Any, record_property: Callable[[str, object], None], fault: Any
 ) -> None:
-    """`kubectl get` shows current figures of lag and freshness meanwhile."""
+    """During the fault, `kubectl get` shows current figures of lag and freshness."""
     eventually(lambda: columns(cluster, orders)["LAG"] == "0", what="all events are counted")
     work.working.clear()
     counted = work.sent
@@ -193,8 +193,10 @@ def test_processors_that_do_not_run_make_the_pipeline_unready_and_its_lag_grow(
 @pytest.mark.parametrize(
     ("server", "named"),
     [
-        pytest.param("postgres", "Postgres", marks=pytest.mark.fault("postgres-frozen", "Ready is false and names it")),
-        pytest.param("kafka", "Kafka", marks=pytest.mark.fault("kafka-frozen", "Ready is false and names it")),
+        pytest.param(
+            "postgres", "Postgres", marks=pytest.mark.fault("postgres-frozen", "Ready is false and names Postgres")
+        ),
+        pytest.param("kafka", "Kafka", marks=pytest.mark.fault("kafka-frozen", "Ready is false and names Kafka")),
     ],
 )
 def test_a_server_that_hangs_is_named_in_the_condition(

@@ -45,7 +45,9 @@ def source(partitions: int) -> dict[str, Any]:
         pytest.param("kubernetes", 1, marks=pytest.mark.matrix),  # after the first of three Deployments
     ],
 )
-@pytest.mark.fault("leader-frozen-in-mid-pass", "the successor passes its locks; no template is taken back")
+@pytest.mark.fault(
+    "leader-frozen-in-mid-pass", "the successor applies its spec in spite of locks; no template is reverted"
+)
 def test_a_leader_that_wakes_in_mid_pass_reverts_nothing_of_its_successor(
     cluster: Any,
     servers: Servers,

@@ -1,8 +1,8 @@
 """Tests that operators killed after each single write reach the same state as one that is never killed.
 
-Writes are those to a real API server, Kafka and Postgres. After a write that lasts, the next pass starts behind it.
-Statements inside a transaction are rolled back. Passes are therefore killed after its first statement, after its
-second, and on to the commit. Each write kills exactly one operator.
+Writes are those to a real API server, Kafka and Postgres. Most writes last, and the next pass continues after them.
+Statements inside a transaction are rolled back. Therefore passes are killed after the first statement, then after the
+second, and so on to the commit. Each write kills exactly one operator.
 """
 
 from __future__ import annotations
@@ -285,7 +285,9 @@ EDIT = {
 }
 
 
-@pytest.mark.fault("operator-killed-after-each-write", "each write kills one operator; same end, nothing made twice")
+@pytest.mark.fault(
+    "operator-killed-after-each-write", "each write kills one operator; same final state, nothing created twice"
+)
 def test_passes_killed_after_each_write_reach_the_state_of_one_that_is_not_killed(
     cluster: Any,
     servers: Servers,

@@ -141,7 +141,7 @@ def test_another_replica_takes_over_from_a_killed_leader(
 
 
 @pytest.mark.matrix
-@pytest.mark.fault("leader-frozen", "another replica leads; the frozen one ends when it wakes, and has changed nothing")
+@pytest.mark.fault("leader-frozen", "another replica leads; the frozen leader ends when it wakes, and changes nothing")
 def test_a_frozen_leader_ends_when_it_wakes_and_its_successor_leads(
     cluster: Any,
     lead: Callable[..., Any],
@@ -171,7 +171,7 @@ def test_a_leader_that_stops_releases_the_lease(cluster: Any, lead: Callable[...
     assert cluster.api.get(LEASE, HOME, "tidemill-operator")["spec"]["holderIdentity"] == ""
 
 
-@pytest.mark.fault("apiserver-restarted", "what was deleted during the restart is repaired within 2 min")
+@pytest.mark.fault("apiserver-restarted", "a Deployment deleted after the restart is recreated within 2 min")
 def test_the_operator_repairs_after_a_restart_of_the_api_server(
     cluster: Any,
     lead: Callable[..., Any],
@@ -200,7 +200,7 @@ def test_the_operator_repairs_after_a_restart_of_the_api_server(
     cluster.await_ready(key)
 
 
-@pytest.mark.fault("namespace-deleted", "nothing is stuck; nothing is created in it again")
+@pytest.mark.fault("namespace-deleted", "the namespace disappears; nothing is created in it again")
 def test_a_deleted_namespace_disappears_with_its_pipelines(
     cluster: Any, lead: Callable[..., Any], namespace: str, make: Callable[..., Key], eventually: Any
 ) -> None:
@@ -308,7 +308,7 @@ def test_the_webhook_refuses_with_the_message_of_validate(
     cluster.await_ready(key)
 
 
-@pytest.mark.fault("new-operator-without-its-crd", "it ends and says what to do")
+@pytest.mark.fault("new-operator-without-its-crd", "the operator ends and names the remedy")
 def test_an_operator_without_its_crd_ends_with_a_remedy(start_operator: Callable[..., Any], tmp_path: Path) -> None:
     with ControlPlane(tmp_path / "plane") as plane:
         api = Api(load({"KUBECONFIG": str(plane.kubeconfig)}))

@@ -28,7 +28,7 @@ def run_job(start_operator: Callable[..., Any]) -> str:
     return str(process.log.read_text())
 
 
-@pytest.mark.fault("operator-gone-while-deleting", "data that are to go go; nothing is stuck")
+@pytest.mark.fault("operator-gone-while-deleting", "the CronJob deletes the data; nothing is blocked")
 def test_the_job_deletes_data_of_deleted_pipelines_when_the_operator_is_gone(
     cluster: Any,
     start_operator: Callable[..., Any],

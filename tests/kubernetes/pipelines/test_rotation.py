@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.integration]
 ROTATE = "tidemill.dev/rotate-credentials"
 
 
-@pytest.mark.fault("secrets-rotated", "rolling restart; former logins end once nobody uses them")
+@pytest.mark.fault("secrets-rotated", "rolling restart; former logins are revoked after the rollout")
 def test_a_rotation_revokes_the_former_logins_two_minutes_after_the_rollout(
     cluster: Any, passes: Any, servers: Any, namespace: str, make: Any, eventually: Any
 ) -> None:
@@ -94,7 +94,7 @@ def test_a_rotation_revokes_the_former_logins_two_minutes_after_the_rollout(
     assert cluster.versions(namespace) == before
 
 
-@pytest.mark.fault("secrets-rotated-rollout-stuck", "the former login goes on")
+@pytest.mark.fault("secrets-rotated-rollout-stuck", "the former login remains valid")
 def test_the_former_login_works_while_the_rollout_is_stuck(
     cluster: Any, passes: Any, servers: Any, namespace: str, make: Any
 ) -> None:

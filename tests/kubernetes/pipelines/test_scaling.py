@@ -223,7 +223,7 @@ def test_a_dry_run_reports_a_decision_and_keeps_the_replicas(make_bench: Any, ev
     assert bench.seen == [1]
 
 
-@pytest.mark.fault("figures-unreadable-while-scaling", "replicas stay as they are")
+@pytest.mark.fault("figures-unreadable-while-scaling", "replicas do not change")
 def test_missing_figures_keep_the_replicas(make_bench: Any, eventually: Any) -> None:
     """An operator without memory of decisions keeps them too, although the minimum is lower."""
     bench = make_bench()

@@ -19,8 +19,8 @@ class Data:
 
     def topics(self, namespace: str) -> set[str]:
         """Return the topics of all pipelines of a namespace."""
-        found = AdminClient({"bootstrap.servers": self.servers.kafka}).list_topics(timeout=20).topics
-        return {name for name in found if name.startswith(f"{namespace}.")}
+        topics = AdminClient({"bootstrap.servers": self.servers.kafka}).list_topics(timeout=20).topics
+        return {name for name in topics if name.startswith(f"{namespace}.")}
 
     def has_schema(self, namespace: str, name: str) -> bool:
         """Return whether the schema of a pipeline exists in Postgres."""

@@ -83,12 +83,12 @@ def test_figures_of_the_observer_and_conditions_of_passes_share_the_status(
     assert cluster.get(orders)["status"]["lag"] == 0
 
 
-@pytest.mark.fault("figures-unreadable", "FiguresUnavailable, and blank columns")
+@pytest.mark.fault("figures-unreadable", "condition FiguresUnavailable, and blank columns")
 def test_figures_that_cannot_be_read_are_reported_in_a_separate_condition(
     cluster: Any, passes: Any, orders: Key, namespace: str
 ) -> None:
     """A pass keeps the condition. Readable figures remove it. Each change creates one Event."""
-    seen = Observation(None, "Kafka does not tell", 1.8e9)
+    seen = Observation(None, "Kafka does not answer", 1.8e9)
     shown = ObservedStatus(passes.api, Recorder(passes.api, "test"))
     shown.show(orders, seen)
     passes.once(orders)
@@ -155,7 +155,7 @@ def test_shared_workloads_read_their_secrets_from_flat_files(
     cluster: Any, orders: Key, namespace: str, tmp_path: Any
 ) -> None:
     """The contract's readers find keys and credentials in the files that a kubelet writes from the shared Secrets."""
-    own = cluster.child(namespace, "Secret", "orders-credentials")["data"]
+    credentials = cluster.child(namespace, "Secret", "orders-credentials")["data"]
     for component, role in (("api", True), ("ingest", False)):
         folder = tmp_path / component
         folder.mkdir()
@@ -166,7 +166,7 @@ def test_shared_workloads_read_their_secrets_from_flat_files(
         assert (folder / "orders.writer.json").exists() is False
         assert (folder / "orders.reader.json").exists() is role
     assert (
-        json.loads(base64.b64decode(own["reader.json"]))
+        json.loads(base64.b64decode(credentials["reader.json"]))
         == WorkloadSettings(secrets_dir=tmp_path / "api").credentials("orders", "reader").model_dump()
     )
 

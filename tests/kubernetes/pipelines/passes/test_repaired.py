@@ -56,13 +56,13 @@ EDITS: dict[str, tuple[Any, str, Document]] = {
         "orders-api",
         {"spec": {"ports": [{"name": "x", "port": 9, "protocol": "TCP"}]}},
     ),
-    "a Service leads elsewhere": (SERVICE, "orders-api", {"spec": {"selector": {"more": "x"}}}),
-    "a label is taken away": (
+    "a Service selects other pods": (SERVICE, "orders-api", {"spec": {"selector": {"more": "x"}}}),
+    "a label is removed": (
         DEPLOYMENT,
         "orders-processor",
         {"metadata": {"labels": {"tidemill.dev/owner-uid": None}}},
     ),
-    "owners are taken away": (DEPLOYMENT, "orders-processor", {"metadata": {"ownerReferences": None}}),
+    "owners are removed": (DEPLOYMENT, "orders-processor", {"metadata": {"ownerReferences": None}}),
     "a file is added to the shared configs": (KINDS["ConfigMap"], "tidemill-pipelines", {"data": {"evil.json": "{}"}}),
     "a config is changed": (KINDS["ConfigMap"], "orders-config", {"data": {"orders.json": "{}"}}),
     "a budget is loosened": (KINDS["PodDisruptionBudget"], "tidemill-api", {"spec": {"maxUnavailable": 9}}),
@@ -82,7 +82,7 @@ def content(child: Document) -> Document:
 
 
 @pytest.mark.parametrize("edit", EDITS)
-@pytest.mark.fault("child-edited", "as it was after a pass")
+@pytest.mark.fault("child-edited", "the next pass reverts the edit")
 def test_a_pass_reverts_edits_of_others_in_place(
     cluster: Any, passes: Any, orders: Key, namespace: str, edit: str
 ) -> None:
@@ -118,7 +118,7 @@ def test_a_pass_reverts_edits_of_others_in_place(
         ("Secret", "orders-credentials"),
     ],
 )
-@pytest.mark.fault("child-deleted", "back after a pass")
+@pytest.mark.fault("child-deleted", "the next pass recreates the object")
 def test_a_pass_recreates_a_deleted_object(
     cluster: Any, passes: Any, orders: Key, namespace: str, kind: str, name: str
 ) -> None:
