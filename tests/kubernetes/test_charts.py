@@ -1,4 +1,4 @@
-"""Tests of both charts on a real API server that enforces Pod Security `restricted`, and of their removal.
+"""Tests of both charts, and of their removal, on a real API server that enforces Pod Security `restricted`.
 
 No node runs pods. A pod that exists was admitted.
 """
@@ -149,7 +149,7 @@ def test_the_built_in_roles_grant_rights_to_pipelines(role: str, installed: Run)
 def test_uninstalling_removes_finalizers_webhooks_and_the_operators_objects(
     installed: Run, control_plane: ControlPlane
 ) -> None:
-    """It needs only the operator's rights, keeps finalizers of others, and finds no work in a second run."""
+    """The removal needs only the operator's rights and keeps finalizers of others. A second run does nothing."""
     installed("kubectl", "create", "--filename", "-", stdin=_pipeline("ours", "tidemill.dev/reclaim"))
     installed("kubectl", "create", "--filename", "-", stdin=_pipeline("both", "tidemill.dev/reclaim", "example.com/x"))
     installed("kubectl", "create", "--filename", "-", stdin=_pipeline("none"))

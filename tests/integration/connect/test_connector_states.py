@@ -89,7 +89,7 @@ def actuator(client: ConnectClient) -> Iterator[KafkaConnect]:
 
 
 def stored(worker: Server, name: str) -> dict[str, Any]:
-    """Return a connector as Connect has stored it, with its status, or an empty dict if it does not exist."""
+    """Return Connect's stored config and status of a connector, or an empty dict without this connector."""
     url = f"http://127.0.0.1:{worker.port}/connectors/{name}"
     info, status = (httpx.get(f"{url}{path}", timeout=10, trust_env=False) for path in ("", "/status"))
     return {**info.json(), "status": status.json()} if info.is_success else {}

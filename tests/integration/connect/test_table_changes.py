@@ -1,4 +1,4 @@
-"""Tests that `tidemill up` counts the changes of a table exactly, also if the Connect worker is killed.
+"""Tests that `tidemill up` counts the changes of a table exactly while Connect workers are killed.
 
 Debezium reads the table of a real Postgres.
 """

@@ -127,7 +127,7 @@ class Load(threading.Thread):
 def counted(
     events: list[dict[str, Any]], minutes: int, group: Callable[[dict[str, Any]], str] = lambda e: str(e["shop"])
 ) -> Expected:
-    """Return number and sum of amounts of events by group and window start, for windows of this many minutes."""
+    """Return number and sum of amounts of events by group and start of a window of `minutes`."""
     number: Counter[tuple[str, int]] = Counter()
     total: Counter[tuple[str, int]] = Counter()
     for event in events:

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.exhaustive]
 
 @pytest.mark.matrix
 def test_events_during_a_change_of_the_window_count_in_one_version(evolving: Any, load: Any) -> None:
-    """Each event is in exactly one of the two versions, and the API answers from the new version."""
+    """Each event is in exactly one of the two versions. The API answers from the new version."""
     load.start()
     evolving.local.eventually(lambda: evolving.stored("by_shop_v1"), what="version 1 has windows")
     evolving.edit(lambda spec: spec["aggregations"][0]["window"].update(size="20m"))

@@ -1,4 +1,4 @@
-"""Tests of changes to a pipeline, its topic or its request while a replay runs, on real servers.
+"""Tests of changes to a pipeline, its topic or its request during a replay, on real servers.
 
 A replay that completes is exact. A replay that is dropped leaves nothing.
 """

@@ -69,7 +69,7 @@ class Faulty:
         return int(consumed)
 
     def await_progress(self, what: str, *, seconds: float = 90.0) -> None:
-        """Wait until both the replay and live processors have counted more events, and the replay is not done yet."""
+        """Wait until both the replay and live processors have counted more events. The replay must still run then."""
         reader = self.replay()["reader"]
         waiting = {who: self.consumed(who) for who in (reader, "live")}
 

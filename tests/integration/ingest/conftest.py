@@ -1,4 +1,4 @@
-"""Ingest as a process on a real Kafka, and a reader of the records that it has written."""
+"""An ingest process on a real Kafka, and a reader of its records."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAMESPACE = "tests"
 
 
 def pipeline_config(name: str, **spec: Any) -> PipelineConfig:
-    """Return the config of a pipeline of orders with the key country; `spec` replaces members of the spec."""
+    """Return the config of a pipeline of orders with the key country. `spec` replaces members."""
     fields = [
         {"name": "country", "type": "string", "required": True},
         {"name": "amount", "type": "number"},
@@ -74,7 +74,7 @@ class Ingest:
         return (self.folder / "ingest.log").read_text()
 
     def add(self, config: PipelineConfig, *, topic: bool = True, **settings: str) -> PipelineConfig:
-        """Write the config of a pipeline, create its topic, and wait until a running process serves the pipeline."""
+        """Create config and topic of a pipeline, and wait until a running process serves the pipeline."""
         if topic:
             KafkaAdmin(self.brokers).create(config.events_topic, 2, config={"max.message.bytes": "2300000", **settings})
         (self.folder / f"{config.name}.json").write_text(config.to_json())
@@ -191,7 +191,7 @@ def make_ingest(tmp_path: Path) -> Iterator[Callable[..., Ingest]]:
 
 @pytest.fixture(scope="module")
 def ingest(servers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingest]:
-    """Start one ingest for all tests of a module that do not stop it or change its settings."""
+    """Start one ingest for all tests of a module that need neither a stop nor other settings."""
     shared = Ingest(servers.kafka, tmp_path_factory.mktemp("ingest"))
     shared.start()
     yield shared

@@ -1,6 +1,6 @@
-"""Tests of ingest while a real Kafka is killed, frozen or not started, and after a fatal error of the producer.
+"""Tests of ingest while a real Kafka is killed, frozen or not started.
 
-They check answers and health, and that no acknowledged event is lost.
+They check answers and health, and that no acknowledged event is lost. One test makes the producer fail.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Flow:
 class Retrying:
     """Sends batches from four threads until the context ends.
 
-    Each batch has an Idempotency-Key, and is sent to the two processes in turn until one of them accepts it.
+    Each batch has an Idempotency-Key. The two processes receive the batch in turn until one of them accepts.
 
     Attributes:
         acknowledged: events of accepted batches.

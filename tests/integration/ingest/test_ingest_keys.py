@@ -70,7 +70,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_key_has_one_owner_until_its_batch_is_settled(servers: Any) -> None:
-    """Another process waits until the deadline of its request, and then gets the outcome of the first process."""
+    """Another process waits, at most until the deadline of its request, and gets the outcome of the first."""
 
     async def scenario() -> None:
         async with process(servers.redis, "one", "a") as a, process(servers.redis, "one", "b") as b:

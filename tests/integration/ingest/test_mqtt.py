@@ -1,4 +1,4 @@
-"""Tests of the bridge from a real MQTT broker to a real Kafka, also while either of them is down."""
+"""Tests of the bridge from a real MQTT broker to a real Kafka, also during outages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An operator that stops its own process with SIGSTOP after its n-th write to one system, in the middle of a pass.
+"""An operator that stops itself with SIGSTOP after its n-th write to one system, in mid-pass.
 
     python freezing_operator.py (kubernetes|kafka|postgres) N
 

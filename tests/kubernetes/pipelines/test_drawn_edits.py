@@ -1,7 +1,7 @@
-"""Tests of random edits of a resource, with an operator as a process on a real API server, Kafka and Postgres.
+"""Tests of random edits of a resource on a real API server, Kafka and Postgres.
 
-MINUTES and SEED select more edits or others. `drawn.resources` draws them, also for a test in memory. Here the API
-server may refuse or prune an edit first, so the test compares with the stored resource.
+The operator is a process. MINUTES and SEED select more edits or others. `drawn.resources` draws them, also for a test
+in memory. The API server may refuse or prune an edit. Therefore the test compares with the stored resource.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Tests that the operator reports processors that do not run and servers that hang, and their recovery, in time.
+"""Tests that the operator reports faults of processors and servers, and their recovery, in time.
 
-They are rows of the fault matrix, on a real API server, Kafka and Postgres. Events arrive during each fault. Positions
-move while the consumers that replace processors work.
+Processors do not run, or servers hang. The tests are rows of the fault matrix, on a real API server, Kafka and
+Postgres. Events arrive during each fault. Positions move while the consumers that replace processors work.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tests of a leader that freezes in the middle of a pass and wakes during a pass of its successor.
+"""Tests of a leader that freezes in mid-pass and wakes during a pass of its successor.
 
 The operators are processes on a real API server, Kafka and Postgres.
 """

@@ -1,7 +1,7 @@
-"""Tests that operators killed after each single write reach the same state as one that is never killed.
+"""Tests that operators killed after each write reach the same state as an operator without kills.
 
 Writes are those to a real API server, Kafka and Postgres. Most writes last, and the next pass continues after them.
-Statements inside a transaction are rolled back. Therefore passes are killed after the first statement, then after the
+Statements inside a transaction are rolled back. Therefore passes are killed after the first statement, after the
 second, and so on to the commit. Each write kills exactly one operator.
 """
 
@@ -259,7 +259,7 @@ def identities(servers: Servers, key: Key) -> dict[str, str]:
 
 @pytest.fixture
 def other_namespace(cluster: Any, namespace: str) -> Any:
-    # Both names have the same length, and names that contain them are cut at the same place.
+    # Both names have the same length. Longer names that contain them are cut at the same place.
     name = f"{namespace[:-1]}{'0' if namespace[-1] != '0' else '1'}"
     cluster.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     yield name

@@ -277,7 +277,7 @@ def test_the_webhook_refuses_with_the_message_of_validate(
     make: Callable[..., Key],
     eventually: Any,
 ) -> None:
-    """The webhook covers faults that no rule of the CRD finds, and faults that the API server explains badly."""
+    """No rule of the CRD finds the first fault. The API server's own message for the second fault is unclear."""
     operator = lead()
     admission(operator.webhook_port)
     spec = {"transform": {"filter": "amount + 1"}}

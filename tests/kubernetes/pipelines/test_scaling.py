@@ -1,6 +1,7 @@
-"""Tests of scaling on a real API server, Kafka and Postgres, by passes and polls that the test starts.
+"""Tests of scaling on a real API server, Kafka and Postgres.
 
-Consumers replace processors, and positions move when a test says so.
+The tests start each pass and each poll of the operator, except for one test with processes. Consumers replace
+processors, and positions move when a test says so.
 """
 
 from __future__ import annotations

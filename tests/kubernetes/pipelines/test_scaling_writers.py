@@ -101,13 +101,13 @@ class Scene:
         self.eventually(reached, seconds=120.0, what=f"{replicas} replicas, {self.status.get('scaling')}")
 
     def wait_for_applies(self) -> None:
-        """Wait until the GitOps tool has applied four more times, which takes longer than a poll of the operator."""
+        """Wait for four more applies of the GitOps tool, which take longer than a poll of the operator."""
         until = self.applied + 4
         self.eventually(lambda: self.applied >= until, seconds=60.0, what="the resource is applied four more times")
 
     @contextmanager
     def others(self) -> Iterator[None]:
-        """Let a GitOps tool apply the resource again and again, and record the replicas, until the context ends."""
+        """Apply the resource again and again as a GitOps tool, and record the replicas, in this context."""
         document = self.cluster.get(self.key)
         metadata = {name: document["metadata"][name] for name in ("name", "namespace")}
         again = {**{name: document[name] for name in ("apiVersion", "kind", "spec")}, "metadata": metadata}

@@ -1,4 +1,4 @@
-"""Specs, changes and names that break a rule of the CRD, each with the message of that rule."""
+"""Specs, changes and names that break a rule of the CRD, with the messages of these rules."""
 
 from __future__ import annotations
 

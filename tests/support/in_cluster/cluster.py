@@ -74,7 +74,7 @@ class Cluster:
         return condition["status"], condition["reason"]
 
     def await_ready(self, key: Key, *, generation: int | None = None, seconds: float = 90.0) -> None:
-        """Wait until a pipeline is ready and not progressing, and its status is of this generation if one is given."""
+        """Wait until a pipeline is ready and not progressing, at this generation if `generation` is given."""
 
         def ready() -> bool:
             status = self.get(key).get("status", {})

@@ -21,7 +21,7 @@ class Process:
     webhook_port: int
 
     def ask(self, path: str) -> tuple[int, str]:
-        """Return status code and body of a GET from the status server; 0 and no body if nothing answers."""
+        """Return status code and body of a GET from the status server, or 0 and no body without an answer."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.status_port}{path}", timeout=5) as answer:
                 return answer.status, answer.read().decode()

@@ -154,7 +154,7 @@ def test_passwords_are_only_in_secrets(cluster: Any, orders: Key, namespace: str
 def test_shared_workloads_read_their_secrets_from_flat_files(
     cluster: Any, orders: Key, namespace: str, tmp_path: Any
 ) -> None:
-    """The contract's readers find keys and credentials in the files that a kubelet writes from the shared Secrets."""
+    """A kubelet writes the shared Secrets to files, where the contract's readers find keys and credentials."""
     credentials = cluster.child(namespace, "Secret", "orders-credentials")["data"]
     for component, role in (("api", True), ("ingest", False)):
         folder = tmp_path / component
