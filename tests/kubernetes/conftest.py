@@ -1,4 +1,4 @@
-"""A real API server for the tests of this folder, started once; skipped where the cluster's programs are not built."""
+"""A real API server for the tests of this folder. Without the cluster's programs, the tests are skipped."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from kube.controlplane import ControlPlane
 
 
 def require_programs() -> None:
-    """Skip where the cluster's programs are not built."""
+    """Skip the test if the cluster's programs are not built."""
     if binaries.find() is None:
         pytest.skip(binaries.NOT_BUILT)
 
 
 @pytest.fixture(scope="session")
 def control_plane() -> Iterator[ControlPlane]:
-    """etcd, API server and controller manager of this test session, without nodes."""
+    """Start etcd, an API server and a controller manager for the test session, without nodes."""
     require_programs()
     folder = Path(tempfile.mkdtemp(prefix="tidemill-control-plane-"))
     try:

@@ -1,6 +1,6 @@
-"""Both charts on a real API server that enforces Pod Security `restricted`; and what is left when they are removed.
+"""Tests of both charts, and of their removal, on a real API server that enforces Pod Security `restricted`.
 
-No node runs pods: that they are made at all says that they are admitted.
+No node runs pods. A pod that exists was admitted.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Run = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """One of this module's own: a chart's CRD is the release's, and goes with it here."""
+    """Start a control plane for this module only: the CRD belongs to a Helm release here."""
     if binaries.find() is None:
         pytest.skip(binaries.NOT_BUILT)
     with ControlPlane(tmp_path_factory.mktemp("control-plane"), controllers=True) as started:
@@ -43,7 +43,7 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
 
 @pytest.fixture(scope="module")
 def run(control_plane: ControlPlane) -> Run:
-    """Runs one of the cluster's programs with the administrator's rights; what it printed."""
+    """Return a function that runs `kubectl` or `helm` with an administrator's rights and returns the output."""
 
     def call(program: str, *arguments: str | Path, stdin: str | None = None) -> str:
         command = [str(binaries.FOLDER / program), "--kubeconfig", str(control_plane.kubeconfig), *map(str, arguments)]
@@ -56,7 +56,7 @@ def run(control_plane: ControlPlane) -> Run:
 
 @pytest.fixture(scope="module")
 def installed(run: Run) -> Run:
-    """Both charts, in a namespace that admits nothing but restricted pods."""
+    """Install both charts in a namespace that admits only restricted pods."""
     for name in (HOME, PIPELINES):
         run("kubectl", "create", "namespace", name)
         run("kubectl", "label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
@@ -67,13 +67,13 @@ def installed(run: Run) -> Run:
 
 
 def _pods(run: Run) -> list[str]:
-    """By name; those of the job that comes every two minutes are left out."""
+    """Return the sorted names of the pods, without those of the job that runs every two minutes."""
     lasting = "app.kubernetes.io/component!=reclaim"
     return sorted(run("kubectl", "get", "pods", "--namespace", HOME, "--selector", lasting, "--output", "name").split())
 
 
 def _account(run: Run, control_plane: ControlPlane) -> Api:
-    """The API as the operator's pods reach it: with their account's rights alone."""
+    """Return a client that has only the rights of the operator's service account."""
     token = run("kubectl", "create", "token", "tidemill", "--namespace", HOME).strip()
     admin = load({"KUBECONFIG": str(control_plane.kubeconfig)})
     configuration = client.Configuration(host=admin.host)
@@ -90,21 +90,21 @@ def _pipeline(name: str, *finalizers: str) -> str:
 
 
 def test_every_pod_is_admitted_as_restricted(installed: Run) -> None:
-    """Deployments and StatefulSets get their pods."""
+    """The API server creates each pod of the Deployments and StatefulSets."""
     expected = ["dev-stack-kafka-0", "dev-stack-kafka-1", "dev-stack-kafka-2", "dev-stack-postgres-0"]
     expected += ["dev-stack-prometheus", "dev-stack-redis", "tidemill", "tidemill"]
 
-    def all_there() -> bool:
+    def all_created() -> bool:
         names = [name.removeprefix("pod/") for name in _pods(installed)]
         return len(names) == len(expected) and all(
             name.startswith(wanted) for name, wanted in zip(names, expected, strict=True)
         )
 
-    eventually(all_there, what=f"pods {expected}")
+    eventually(all_created, what=f"pods {expected}")
 
 
 def test_an_upgrade_keeps_the_password_and_the_webhooks_certificate(installed: Run) -> None:
-    """Neither is in the values: the one was made at random, the other by the leader."""
+    """The values contain neither: the chart draws the password, and the leader writes the certificate."""
 
     def password() -> str:
         return installed(
@@ -125,8 +125,8 @@ def test_an_upgrade_keeps_the_password_and_the_webhooks_certificate(installed: R
 
 
 @pytest.mark.parametrize("role", ["view", "edit"])
-def test_users_of_a_namespace_may_do_with_pipelines_what_their_role_says(role: str, installed: Run) -> None:
-    """The built-in roles include pipelines; nobody but the operator writes their status."""
+def test_the_built_in_roles_grant_rights_to_pipelines(role: str, installed: Run) -> None:
+    """`view` may read pipelines, and `edit` may change them. Neither may write their status."""
     account = f"system:serviceaccount:{PIPELINES}:{role}"
     installed(
         "kubectl", "create", "rolebinding", role, "--namespace", PIPELINES, f"--clusterrole={role}", f"--user={account}"
@@ -146,8 +146,10 @@ def test_users_of_a_namespace_may_do_with_pipelines_what_their_role_says(role: s
 
 
 @pytest.mark.fault("chart-uninstalled-no-nodes", "no finalizer, no webhook, no Lease, Secret or ConfigMap is left")
-def test_removing_leaves_no_finalizer_and_no_webhook(installed: Run, control_plane: ControlPlane) -> None:
-    """With the account's own rights; another's finalizer is not ours to take; doing it twice does no harm."""
+def test_uninstalling_removes_finalizers_webhooks_and_the_operators_objects(
+    installed: Run, control_plane: ControlPlane
+) -> None:
+    """The removal needs only the operator's rights and keeps finalizers of others. A second run does nothing."""
     installed("kubectl", "create", "--filename", "-", stdin=_pipeline("ours", "tidemill.dev/reclaim"))
     installed("kubectl", "create", "--filename", "-", stdin=_pipeline("both", "tidemill.dev/reclaim", "example.com/x"))
     installed("kubectl", "create", "--filename", "-", stdin=_pipeline("none"))
@@ -159,17 +161,19 @@ def test_removing_leaves_no_finalizer_and_no_webhook(installed: Run, control_pla
     names = [name for name in _pods(installed) if name.startswith("pod/tidemill")]
     assert names == []
     left = installed("kubectl", "get", "analyticspipelines", "--namespace", PIPELINES, "--output", "json")
-    found = {item["metadata"]["name"]: item["metadata"].get("finalizers") for item in json.loads(left)["items"]}
-    assert found == {"both": ["example.com/x"], "none": None}
+    finalizers = {item["metadata"]["name"]: item["metadata"].get("finalizers") for item in json.loads(left)["items"]}
+    assert finalizers == {"both": ["example.com/x"], "none": None}
     kinds = "mutatingwebhookconfigurations,validatingwebhookconfigurations"
     assert CLUSTER_NAME not in installed("kubectl", "get", kinds, "--output", "name")
-    own = installed("kubectl", "get", "leases,secrets,configmaps", "--namespace", HOME, "--output", "name").split()
-    assert not {"lease.coordination.k8s.io/tidemill", "secret/tidemill-webhook", "configmap/tidemill-watchdog"} & {*own}
+    objects = installed("kubectl", "get", "leases,secrets,configmaps", "--namespace", HOME, "--output", "name").split()
+    assert not {"lease.coordination.k8s.io/tidemill", "secret/tidemill-webhook", "configmap/tidemill-watchdog"} & {
+        *objects
+    }
     assert uninstall.uninstall(api, installation) == []
 
 
-def test_pods_that_do_not_end_are_named(installed: Run, control_plane: ControlPlane) -> None:
-    """A running operator would set its finalizers again: nothing is taken off before it has ended."""
+def test_uninstalling_fails_and_names_pods_that_do_not_end(installed: Run, control_plane: ControlPlane) -> None:
+    """Finalizers are removed only after the operator has ended: a running operator would set them again."""
     labels = "app.kubernetes.io/name=tidemill-operator,app.kubernetes.io/instance=tidemill"
     overrides = {"spec": {"automountServiceAccountToken": False, **_restricted()}}
     installed(
@@ -203,7 +207,6 @@ def _restricted() -> dict[str, Any]:
         ({"TIDEMILL_OPERATOR_NAMESPACE": "x"}, "TIDEMILL_OPERATOR_DEPLOYMENT"),
     ],
 )
-def test_what_is_missing_in_the_environment_is_named(environ: dict[str, str], named: str) -> None:
-    """Nothing is removed by a guess."""
+def test_a_variable_that_is_missing_in_the_environment_is_named(environ: dict[str, str], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         uninstall.Installation.from_env(environ)

@@ -1,4 +1,4 @@
-"""A control plane of one's own: takes the CRD and the examples, refuses what the CRD forbids, ends with its parent."""
+"""Tests of the control plane that `hack/kube` starts: a real API server with the CRD, without nodes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def succeed(plane: ControlPlane, *arguments: str, stdin: str | None = None) -> s
 
 @pytest.fixture(scope="module")
 def plane(control_plane: ControlPlane) -> ControlPlane:
-    """The control plane, knowing the resource."""
+    """Return the control plane with the CRD installed."""
     succeed(control_plane, "apply", "--server-side", "--force-conflicts", "-f", str(CRD))
     succeed(control_plane, "wait", "--for=condition=Established", "--timeout=60s", f"-f={CRD}")
     return control_plane
@@ -45,15 +45,15 @@ def plane(control_plane: ControlPlane) -> ControlPlane:
 
 @pytest.fixture
 def namespace(plane: ControlPlane) -> str:
-    """A namespace of this test."""
+    """Create a namespace for the test and return its name."""
     name = f"test-{secrets.token_hex(4)}"
     succeed(plane, "create", "namespace", name)
     return name
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_examples_are_taken_as_they_are(plane: ControlPlane, namespace: str, example: Path) -> None:
-    """The API server stores each example; what it gives back has every field that was sent."""
+def test_examples_are_stored_with_every_field(plane: ControlPlane, namespace: str, example: Path) -> None:
+    """The API server accepts each example with strict validation and prunes no field."""
     document = yaml.safe_load(example.read_text())
     document["metadata"]["namespace"] = namespace
     succeed(plane, "create", "--validate=strict", "-f", "-", stdin=json.dumps(document))
@@ -68,12 +68,11 @@ def _missing(sent: object, got: object, path: str = "spec") -> list[str]:
         return [fault for name, value in sent.items() for fault in _missing(value, got.get(name), f"{path}.{name}")]
     if isinstance(sent, list) and isinstance(got, list) and len(sent) == len(got):
         pairs = enumerate(zip(sent, got, strict=True))
-        return [fault for n, (one, other) in pairs for fault in _missing(one, other, f"{path}[{n}]")]
+        return [fault for n, (left, right) in pairs for fault in _missing(left, right, f"{path}[{n}]")]
     return [] if sent == got else [f"{path}: sent {sent!r}, got {got!r}"]
 
 
-def test_what_the_crd_forbids_is_refused(plane: ControlPlane, namespace: str) -> None:
-    """A window without a size never reaches the operator."""
+def test_a_window_without_a_size_is_refused(plane: ControlPlane, namespace: str) -> None:
     document = yaml.safe_load(EXAMPLES[0].read_text())
     document["metadata"]["namespace"] = namespace
     del document["spec"]["aggregations"][0]["window"]["size"]
@@ -82,8 +81,8 @@ def test_what_the_crd_forbids_is_refused(plane: ControlPlane, namespace: str) ->
     assert "spec.aggregations[0].window" in done.stderr
 
 
-def test_controllers_run(plane: ControlPlane, namespace: str) -> None:
-    """A namespace's service account appears, a Deployment gets its pods, a deleted namespace ends."""
+def test_controllers_manage_accounts_pods_and_namespaces(plane: ControlPlane, namespace: str) -> None:
+    """A namespace gets its service account, a Deployment gets its pods, and a deleted namespace disappears."""
     succeed(plane, "wait", "-n", namespace, "--for=create", "--timeout=60s", "serviceaccount/default")
     succeed(plane, "create", "-n", namespace, "deployment", "web", "--image=none")
     succeed(plane, "wait", "-n", namespace, "--for=create", "--timeout=60s", "pod", "-l", "app=web")
@@ -92,7 +91,7 @@ def test_controllers_run(plane: ControlPlane, namespace: str) -> None:
 
 
 def test_data_survives_a_restart_of_the_api_server(plane: ControlPlane, namespace: str) -> None:
-    """It comes back at the same address with what it had; meanwhile nobody answers."""
+    """A stopped API server does not answer. A restarted one has the same address and the same data."""
     succeed(plane, "create", "-n", namespace, "configmap", "kept", "--from-literal=a=1")
     plane.stop_apiserver()
     assert kubectl(plane, "get", "namespaces", "--request-timeout=5s").returncode != 0
@@ -110,8 +109,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_it_ends_with_its_parent(tmp_path: Path) -> None:
-    """A test session that is killed leaves nothing running."""
+def test_a_control_plane_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    """A killed test session leaves no process behind."""
     if binaries.find() is None:
         pytest.skip(binaries.NOT_BUILT)
     parent = subprocess.run(

@@ -1,4 +1,4 @@
-"""Connectors on a real Kafka Connect worker: made, repaired, paused, restarted, left alone, deleted, away."""
+"""Tests of the connector actuator on a real Kafka Connect worker and a real Kafka."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def worker(servers: Servers, folder: Path) -> Iterator[Server]:
-    """A worker of this module, with the connectors that read files."""
+    """Start a Connect worker for this module, with the plugin that reads files."""
     plugins = find_plugins([FILES], os.environ)
     server = connect_worker(folder, Ports(folder / "ports.json"), brokers=servers.kafka, plugins=plugins)
     server.start()
@@ -54,10 +54,10 @@ def worker(servers: Servers, folder: Path) -> Iterator[Server]:
 
 
 def connector(file: str, name: str = "files", owner: Owner = OWNER, **config: str) -> Connector:
-    """A connector that writes the lines of a file to TOPIC."""
-    called = f"shop.lines.{name}"
+    """Return a connector that writes the lines of a file to TOPIC."""
+    full_name = f"shop.lines.{name}"
     configs = {
-        "name": called,
+        "name": full_name,
         "connector.class": FILES,
         "tasks.max": "1",
         "tidemill.owner": owner_text(owner),
@@ -70,67 +70,67 @@ def connector(file: str, name: str = "files", owner: Owner = OWNER, **config: st
         f"{ROUTE}.replacement": TOPIC,
         **config,
     }
-    return Connector(called, name, dict(sorted(configs.items())))
+    return Connector(full_name, name, dict(sorted(configs.items())))
 
 
 @pytest.fixture
 def client(worker: Server) -> Iterator[ConnectClient]:
-    # A busy machine is slow, which is no failure of Connect.
-    found = ConnectClient(f"http://127.0.0.1:{worker.port}", seconds=60)
-    yield found
-    found.close()
+    # The long timeout is for a busy machine.
+    rest = ConnectClient(f"http://127.0.0.1:{worker.port}", seconds=60)
+    yield rest
+    rest.close()
 
 
 @pytest.fixture
 def actuator(client: ConnectClient) -> Iterator[KafkaConnect]:
-    found = KafkaConnect(client)
-    yield found
-    found.remove(owner=OWNER)
+    connectors = KafkaConnect(client)
+    yield connectors
+    connectors.remove(owner=OWNER)
 
 
 def stored(worker: Server, name: str) -> dict[str, Any]:
-    """A connector as Connect has stored it, with its state."""
+    """Return Connect's stored config and status of a connector, or an empty dict without this connector."""
     url = f"http://127.0.0.1:{worker.port}/connectors/{name}"
     info, status = (httpx.get(f"{url}{path}", timeout=10, trust_env=False) for path in ("", "/status"))
     return {**info.json(), "status": status.json()} if info.is_success else {}
 
 
 def settled(actuator: KafkaConnect, *wanted: Connector, adopt: bool = False) -> list[Outcome]:
-    """The outcomes when all are as they should be; the last pass of these changes nothing."""
+    """Run passes until one changes nothing and all connectors are done. Return its outcomes."""
 
     def done() -> list[Outcome]:
-        found = actuator.ensure(wanted, owner=OWNER, adopt=adopt)
-        return found if all(outcome.rank == Rank.DONE and not outcome.changed for outcome in found) else []
+        outcomes = actuator.ensure(wanted, owner=OWNER, adopt=adopt)
+        return outcomes if all(outcome.rank == Rank.DONE and not outcome.changed for outcome in outcomes) else []
 
     return eventually(done, what="connectors as specified", seconds=60)
 
 
 def read(servers: Servers, *wanted: str) -> None:
-    """Read the topic from its start until all these values were there."""
+    """Read the topic from its start until it has contained all these values."""
     settings = {
         "bootstrap.servers": servers.kafka,
         "group.id": f"t-{time.monotonic()}",
         "auto.offset.reset": "earliest",
     }
-    consumer, found = Consumer(settings), set()
+    consumer, values = Consumer(settings), set()
     consumer.subscribe([TOPIC])
     try:
 
-        def all_there() -> bool:
+        def all_read() -> bool:
             message = consumer.poll(1.0)
             if message is not None and not message.error():
-                found.add((message.value() or b"").decode())
-            return found >= set(wanted)
+                values.add((message.value() or b"").decode())
+            return values >= set(wanted)
 
-        eventually(all_there, what=lambda: f"{wanted}; found {found}", seconds=60)
+        eventually(all_read, what=lambda: f"{wanted}; read {values}", seconds=60)
     finally:
         consumer.close()
 
 
-def test_a_connector_is_made_repaired_paused_and_deleted(
+def test_a_connector_is_created_repaired_paused_and_deleted(
     servers: Servers, worker: Server, folder: Path, actuator: KafkaConnect
 ) -> None:
-    """Its records are in the pipeline's topic. A change by others is reverted. A second pass writes nothing."""
+    """Its records arrive in the pipeline's topic. A change by others is reverted. A second pass writes nothing."""
     file = folder / "lines.txt"
     file.write_text("one\ntwo\n")
     wanted = connector(str(file))
@@ -151,14 +151,14 @@ def test_a_connector_is_made_repaired_paused_and_deleted(
     settled(actuator, wanted)
     assert stored(worker, wanted.name)["status"]["connector"]["state"] == "RUNNING"
 
-    (gone,) = actuator.ensure([], owner=OWNER)
-    assert (gone.name, gone.changed) == (wanted.name, 1)
-    eventually(lambda: not stored(worker, wanted.name), what="the connector is gone", seconds=30)
+    (deleted,) = actuator.ensure([], owner=OWNER)
+    assert (deleted.name, deleted.changed) == (wanted.name, 1)
+    eventually(lambda: not stored(worker, wanted.name), what="the connector is deleted", seconds=30)
     assert actuator.ensure([], owner=OWNER) == []
 
 
-def test_a_paused_connector_never_runs(folder: Path, actuator: KafkaConnect) -> None:
-    """A pipeline that is created suspended reads nothing."""
+def test_a_connector_that_is_created_paused_never_runs(folder: Path, actuator: KafkaConnect) -> None:
+    """Thus a pipeline that is created suspended reads nothing."""
     file = folder / "unread.txt"
     file.write_text("unread\n")
     wanted = replace(connector(str(file), "halted"), paused=True)
@@ -169,7 +169,7 @@ def test_a_paused_connector_never_runs(folder: Path, actuator: KafkaConnect) -> 
 def test_a_failed_task_is_named_and_restarted_with_growing_delays(
     folder: Path, client: ConnectClient, actuator: KafkaConnect
 ) -> None:
-    """The message has connector, task and cause; a spec that is repaired runs at once."""
+    """The message names connector, task and cause. A corrected connector runs at once."""
     now = [1_000.0]
     restarts = Restarts(lambda: now[0])
     file = folder / "failing.txt"
@@ -196,39 +196,42 @@ def test_a_failed_task_is_named_and_restarted_with_growing_delays(
     assert "restarted once, again at 1970-01-01T00:16:50Z" in outcome.message
     assert outcome.observed["tasks"] == [{"id": 0, "state": "FAILED"}]
 
-    # It was restarted, so that it runs again until it fails again; then it waits for its turn.
-    again = eventually(failing, what="failed again", seconds=60)
+    # The restarted task fails again, and the next restart waits for its delay.
+    again = eventually(failing, what="the task failed again", seconds=60)
     assert "restarted once" in again.message
     now[0] += 10
-    assert "restarted 2 times, again at 1970-01-01T00:17:10Z" in eventually(failing, what="again", seconds=60).message
+    assert (
+        "restarted 2 times, again at 1970-01-01T00:17:10Z"
+        in eventually(failing, what="the task failed a third time", seconds=60).message
+    )
 
     settled(counting, connector(str(file), "broken"))
 
 
-def test_connectors_of_others_are_left_alone_unless_adopted(
+def test_connectors_of_another_pipeline_are_not_changed_unless_adopted(
     worker: Server, folder: Path, client: ConnectClient, actuator: KafkaConnect
 ) -> None:
-    """A connector of another pipeline is not changed, and not deleted with this one."""
+    """Without adoption, such a connector is a conflict, and it is not deleted with this pipeline."""
     file = folder / "foreign.txt"
     file.write_text("")
-    theirs = connector(str(file), "theirs", Owner("shop", "lines", "u-2", "test"))
-    client.create(theirs.name, theirs.config, paused=False)
-    eventually(lambda: stored(worker, theirs.name), what="theirs", seconds=30)
-    wanted = connector(str(file), "theirs")
+    foreign = connector(str(file), "foreign", Owner("shop", "lines", "u-2", "test"))
+    client.create(foreign.name, foreign.config, paused=False)
+    eventually(lambda: stored(worker, foreign.name), what="the connector of the other pipeline", seconds=30)
+    wanted = connector(str(file), "foreign")
     (outcome,) = actuator.ensure([wanted], owner=OWNER)
     assert (outcome.rank, outcome.reason) == (Rank.FAILED, Reason.RESOURCE_CONFLICT)
     assert "belongs to the pipeline test/shop/lines/u-2" in outcome.message
     assert actuator.ensure([], owner=OWNER) == actuator.remove(owner=OWNER) == []
-    assert stored(worker, theirs.name)["config"] == theirs.config
+    assert stored(worker, foreign.name)["config"] == foreign.config
     settled(actuator, wanted, adopt=True)
-    assert stored(worker, theirs.name)["config"] == wanted.config
+    assert stored(worker, foreign.name)["config"] == wanted.config
     assert [outcome.name for outcome in actuator.remove(owner=OWNER)] == [wanted.name]
 
 
-def test_the_worker_reads_secrets_that_connect_does_not_store(
+def test_connect_stores_a_reference_to_a_secret_instead_of_its_value(
     servers: Servers, worker: Server, folder: Path, actuator: KafkaConnect
 ) -> None:
-    """Connect's stored config has the reference, as the topic of configs has; the connector has the value."""
+    """The worker resolves the reference, and the connector uses the value."""
     file = folder / "behind-a-secret.txt"
     file.write_text("from the secret file\n")
     write_atomic(secrets_folder(folder) / "shop" / "place" / "path", str(file), mode=0o600)
@@ -243,7 +246,7 @@ def test_the_worker_reads_secrets_that_connect_does_not_store(
 
 
 def test_an_unknown_class_is_refused_with_a_remedy(worker: Server, actuator: KafkaConnect) -> None:
-    """The message says what to install, and nothing is created."""
+    """The remedy is to install the plugin, and no connector is created."""
     wanted = connector("/none", "unknown", **{"connector.class": "com.example.NoConnector"})
     (outcome,) = actuator.ensure([wanted], owner=OWNER)
     assert (outcome.rank, outcome.reason) == (Rank.FAILED, Reason.REFUSED)
@@ -252,8 +255,10 @@ def test_an_unknown_class_is_refused_with_a_remedy(worker: Server, actuator: Kaf
     assert stored(worker, wanted.name) == {}
 
 
-def test_a_worker_that_is_away_is_said_soon(worker: Server, folder: Path, actuator: KafkaConnect) -> None:
-    """Calls end with an error, also if the worker hangs. When it is back, the connector runs again."""
+def test_a_worker_that_is_unreachable_is_reported_within_ten_seconds(
+    worker: Server, folder: Path, actuator: KafkaConnect
+) -> None:
+    """Calls also end with an error if the worker hangs. After a restart, the connector runs again."""
     file = folder / "away.txt"
     file.write_text("")
     wanted = connector(str(file), "away")

@@ -1,4 +1,7 @@
-"""Debezium reads a table of a real Postgres for `tidemill up`: counts are the table's, also if the worker is killed."""
+"""Tests that `tidemill up` counts the changes of a table exactly while Connect workers are killed.
+
+Debezium reads the table of a real Postgres.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +71,7 @@ spec:
 
 @contextmanager
 def shop(folder: Path) -> Iterator[PostgresAddress]:
-    """A Postgres whose changes can be read, with a table of orders that has some rows."""
+    """Start a Postgres with logical replication and a table of 200 orders."""
     folder.mkdir()
     folder.chmod(0o755)
     settings = {"wal_level": "logical", "max_wal_senders": "4"}
@@ -91,7 +94,7 @@ def shop(folder: Path) -> Iterator[PostgresAddress]:
 
 
 class Truth:
-    """What the table has been through: the number and the sum of amounts of each operation, as Debezium names them."""
+    """The expected counts: number of changes and sum of amounts by operation, as Debezium names operations."""
 
     def __init__(self) -> None:
         self.changes: Counter[str] = Counter()
@@ -103,7 +106,7 @@ class Truth:
         self.totals[op] = self.totals.get(op, Decimal(0)) + amount
 
     def round(self, connection: psycopg.Connection[Any]) -> None:
-        """Insert, update and delete a few rows, each statement for itself."""
+        """Insert, update and delete a few rows, each statement in its own transaction."""
         for _ in range(20):
             amount = Decimal(self._random.randrange(1, 100_000)) / 100
             match self._random.choice("ccuud"):
@@ -123,7 +126,7 @@ class Truth:
 
 
 def answered(running: Up) -> tuple[dict[str, int], dict[str, Decimal]]:
-    """What the API answers: the number of changes and the sum of amounts by operation, over all windows."""
+    """Return the API's number of changes and sum of amounts by operation, over all windows."""
     url = running.ready_file["pipelines"]["orders"]["api"]
     answer = httpx.get(f"{url}/v1/pipelines/orders/aggregates/by_op.json", timeout=10, trust_env=False).json()
     changes: Counter[str] = Counter()
@@ -134,8 +137,8 @@ def answered(running: Up) -> tuple[dict[str, int], dict[str, Decimal]]:
     return dict(changes), totals
 
 
-def test_changes_of_a_table_count_once_though_the_worker_is_killed(server_folder: Path) -> None:
-    """Snapshot, inserts, updates and deletes; inserts less deletes are the table's rows; the password is nowhere."""
+def test_changes_of_a_table_count_once_although_the_worker_is_killed(server_folder: Path) -> None:
+    """Snapshot, inserts, updates and deletes are counted. The password is only in the files of secrets."""
     truth = Truth()
     with shop(server_folder / "shop") as address, psycopg.connect(address.url, autocommit=True) as connection:
         (total,) = connection.execute("SELECT sum(amount) FROM orders").fetchone() or (0,)
@@ -180,13 +183,15 @@ def test_changes_of_a_table_count_once_though_the_worker_is_killed(server_folder
             ).json()
             assert letters["data"] == []
 
-            # Without the connector in the spec, Connect has none, and the slot is left for its owner to drop.
+            # Connect deletes a connector that the spec no longer has. The database keeps its replication slot.
             text = (server_folder / "a.yaml").read_text()
             start, end = text.index("    connectors:"), text.index("  aggregations:")
             (server_folder / "a.yaml").write_text(text[:start] + text[end:])
             names = f"http://127.0.0.1:{port}/connectors"
             eventually(
-                lambda: httpx.get(names, timeout=10, trust_env=False).json() == [], what="deleted", seconds=SECONDS
+                lambda: httpx.get(names, timeout=10, trust_env=False).json() == [],
+                what="the connector is deleted",
+                seconds=SECONDS,
             )
         written = [path for path in (server_folder / ".tidemill").rglob("*") if path.is_file()]
         holding = [path for path in written if PASSWORD.encode() in path.read_bytes()]

@@ -1,4 +1,4 @@
-"""A pipeline that runs, is edited and replayed, events for it, and what a plain count over them says."""
+"""A running pipeline that tests edit and replay, its events, and the expected counts of these events."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DOCUMENT: dict[str, Any] = {
                 {"name": "shop", "type": "string"},
                 {"name": "amount", "type": "integer"},
             ],
-            # Whatever comes is in time: all the load spans an hour.
+            # No event is late: the timestamps of all events span an hour.
             "eventTime": {"field": "ts", "maxDisorder": "2h"},
         },
         "aggregations": [
@@ -55,11 +55,15 @@ Expected = dict[tuple[str, int], tuple[int, int]]
 
 
 class Load(threading.Thread):
-    """Events into all partitions until told to stop; all that were acknowledged are remembered.
+    """Sends random events to all partitions until `finish`.
 
     Args:
-        kafka: brokers.
-        rate: events a second.
+        kafka: the brokers.
+        topic: where events are sent.
+        rate: events per second.
+
+    Attributes:
+        events: all events that were sent.
     """
 
     def __init__(self, kafka: str, topic: str, rate: int = 2_000) -> None:
@@ -73,7 +77,7 @@ class Load(threading.Thread):
         self._refused: list[str] = []
 
     def send(self, number: int) -> None:
-        """So many events at once."""
+        """Send `number` events at once."""
         for _ in range(number):
             event = {
                 "ts": BASE + self._random.randrange(60 * MINUTE),
@@ -94,13 +98,13 @@ class Load(threading.Thread):
             self._refused.append(f"partition {record.partition()}: {error}")
 
     def spread_over(self, partitions: int) -> None:
-        """Send to so many partitions, once they can be sent to."""
+        """Wait until the topic has this many partitions, and send to all of them from now on."""
 
-        def there() -> bool:
+        def grown() -> bool:
             metadata = self._producer.list_topics(self._topic, timeout=10)
             return len(metadata.topics[self._topic].partitions) >= partitions
 
-        eventually(there, what=f"{self._topic} has {partitions} partitions", seconds=30)
+        eventually(grown, what=f"{self._topic} has {partitions} partitions", seconds=30)
         self._partitions = partitions
 
     def run(self) -> None:
@@ -108,14 +112,14 @@ class Load(threading.Thread):
             self.send(self.rate // 20)
 
     def finish(self) -> None:
-        """Stop, and wait until all is acknowledged."""
+        """Stop, and wait until all events are acknowledged."""
         self._stopping.set()
         if self.ident is not None:
             self.join(10)
         self.flush()
 
     def flush(self) -> None:
-        """Wait until all that was sent is acknowledged."""
+        """Wait until all events are acknowledged."""
         assert self._producer.flush(30) == 0
         assert self._refused == []
 
@@ -123,7 +127,7 @@ class Load(threading.Thread):
 def counted(
     events: list[dict[str, Any]], minutes: int, group: Callable[[dict[str, Any]], str] = lambda e: str(e["shop"])
 ) -> Expected:
-    """Events and their sum by group and window start."""
+    """Return number and sum of amounts of events by group and start of a window of `minutes`."""
     number: Counter[tuple[str, int]] = Counter()
     total: Counter[tuple[str, int]] = Counter()
     for event in events:
@@ -134,7 +138,7 @@ def counted(
 
 
 class Evolving:
-    """A pipeline under the local runtime that is edited and replayed."""
+    """A pipeline under the local runtime, with functions to edit and replay it."""
 
     def __init__(self, local: Any) -> None:
         self.local = local
@@ -149,18 +153,18 @@ class Evolving:
         self.annotate(**{REPLAY: json.dumps(request)})
 
     def annotate(self, **annotations: str) -> None:
-        """These annotations in place of those it has."""
+        """Replace all annotations by these."""
         document = copy.deepcopy(self.local.document)
         document["metadata"]["annotations"] = annotations
         self.local.document = document
 
     def replay(self) -> dict[str, Any]:
-        """How far the replay is, after another pass."""
+        """Run a pass and return the status of the replay."""
         self.local.reconcile()
         return dict(self.local.status["replay"])
 
     def replaying(self) -> bool:
-        """Whether it is not done, after another pass."""
+        """Run a pass and return whether the replay is still under way."""
         return bool(self.replay()["phase"] == REPLAYING)
 
     def versions(self) -> dict[str, int]:
@@ -175,7 +179,7 @@ class Evolving:
         self.local.settle()
 
     def stored(self, table: str, *, group: str = "shop") -> Expected:
-        """What a table holds."""
+        """Return number and sum of amounts of a table by group and window start."""
         start = "(extract(epoch FROM window_start) * 1000)::bigint"
         rows = self.local.query(f"SELECT coalesce({group}, ''), {start}, _count, _sum_amount FROM {{s}}.{table}")
         return {(key, at): (number, int(total)) for key, at, number, total in rows}
@@ -188,7 +192,7 @@ class Evolving:
         self.local.eventually(all_counted, seconds=90, what=f"{len(load.events)} events are counted")
 
     def answers(self, minutes: int) -> int:
-        """Events that the API's windows of this size add up to."""
+        """Return the number of events in all windows of the API, which must have this size."""
         answer = httpx.get(
             f"{self.local.url('api')}/aggregates/by_shop", params={"limit": 1000}, timeout=30, trust_env=False
         )
@@ -200,39 +204,39 @@ class Evolving:
 
 @pytest.fixture
 def evolving(make_local: Callable[..., Any]) -> Evolving:
-    """A pipeline that is ready."""
-    found = Evolving(make_local(DOCUMENT))
-    found.local.settle()
-    return found
+    """Create the pipeline and wait until it is ready."""
+    pipeline = Evolving(make_local(DOCUMENT))
+    pipeline.local.settle()
+    return pipeline
 
 
 @pytest.fixture
 def load(evolving: Evolving, servers: Any) -> Any:
-    """Events; the test starts and finishes the stream."""
-    made = Load(servers.kafka, "evolve.orders.events")
-    yield made
-    made.finish()
+    """Return the source of events, which the test starts and finishes."""
+    events = Load(servers.kafka, "evolve.orders.events")
+    yield events
+    events.finish()
 
 
 @pytest.fixture(name="counted", scope="session")
 def _counted() -> Callable[..., Expected]:
-    """The plain count."""
+    """Return the function that computes the expected windows."""
     return counted
 
 
 @pytest.fixture(name="make_load", scope="session")
 def _make_load() -> Callable[..., Load]:
-    """Makes loads of events."""
+    """Return the class of sources of events: `make_load(kafka, topic, rate)`."""
     return Load
 
 
 @pytest.fixture(name="orders", scope="session")
 def _orders() -> Callable[[], dict[str, Any]]:
-    """The pipeline's document, to be edited."""
+    """Return a function that copies the pipeline's document."""
     return lambda: copy.deepcopy(DOCUMENT)
 
 
 @pytest.fixture(name="make_evolving", scope="session")
 def _make_evolving() -> Callable[..., Evolving]:
-    """Edits and replays another pipeline: `make_evolving(local)`."""
+    """Return the class that edits and replays a pipeline: `make_evolving(local)`."""
     return Evolving

@@ -1,6 +1,6 @@
-"""Aggregations of a pipeline that runs get another shape, or are filled from the topic, while events arrive.
+"""Tests of edits and replays of a running pipeline while events arrive, on real servers.
 
-What stands in a table is compared with what a plain count over all events sent says.
+Each test compares tables with a plain count over all events that it has sent.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.exhaustive]
 
 
 @pytest.mark.matrix
-def test_another_window_under_load(evolving: Any, load: Any) -> None:
-    """Every event is in exactly one of the two versions, and the API answers from the new one."""
+def test_events_during_a_change_of_the_window_count_in_one_version(evolving: Any, load: Any) -> None:
+    """Each event is in exactly one of the two versions. The API answers from the new version."""
     load.start()
-    evolving.local.eventually(lambda: evolving.stored("by_shop_v1"), what="windows of version 1")
+    evolving.local.eventually(lambda: evolving.stored("by_shop_v1"), what="version 1 has windows")
     evolving.edit(lambda spec: spec["aggregations"][0]["window"].update(size="20m"))
     evolving.local.settle()
     assert evolving.versions() == {"by_shop": 2}
-    evolving.local.eventually(lambda: evolving.stored("by_shop_v2"), what="windows of version 2")
+    evolving.local.eventually(lambda: evolving.stored("by_shop_v2"), what="version 2 has windows")
     load.finish()
     evolving.await_events(load)
     first, second = evolving.stored("by_shop_v1"), evolving.stored("by_shop_v2")
@@ -40,8 +40,8 @@ def test_another_window_under_load(evolving: Any, load: Any) -> None:
 
 
 @pytest.mark.matrix
-def test_a_replay_under_load(evolving: Any, load: Any, counted: Callable[..., Any]) -> None:
-    """The version that a replay has filled has every event once, those that came while it ran as well."""
+def test_a_replay_under_load_counts_every_event_once(evolving: Any, load: Any, counted: Callable[..., Any]) -> None:
+    """The new version also has the events that arrived during the replay."""
     load.send(100_000)
     load.start()
     evolving.edit(lambda spec: spec["aggregations"][0].update(groupBy=[]))
@@ -57,13 +57,15 @@ def test_a_replay_under_load(evolving: Any, load: Any, counted: Callable[..., An
     assert evolving.stored("by_shop_v3", group="NULL::text") == whole
     assert evolving.answers(10) == len(load.events)
     assert "replay-0" not in evolving.local.pids()
-    # Asked once, done once.
+    # One request causes one replay.
     evolving.local.reconcile()
     assert evolving.versions() == {"by_shop": 3}
 
 
-def test_a_replay_whose_processes_are_killed(evolving: Any, load: Any, counted: Callable[..., Any]) -> None:
-    """Replay and live processors die at random moments, several times: no event is lost or counted twice."""
+def test_a_replay_with_killed_processes_counts_every_event_once(
+    evolving: Any, load: Any, counted: Callable[..., Any]
+) -> None:
+    """Processes of the replay and live processors are killed several times, at random moments."""
     load.send(150_000)
     load.start()
     chance = random.Random(11)
@@ -89,8 +91,10 @@ def test_a_replay_whose_processes_are_killed(evolving: Any, load: Any, counted: 
     assert evolving.stored("by_shop_v1").keys() == counted(load.events, 10).keys()
 
 
-def test_a_replay_with_another_filter(evolving: Any, load: Any, counted: Callable[..., Any]) -> None:
-    """A filter applies from its edit on; a replay applies it to all that the topic holds."""
+def test_a_replay_applies_a_new_filter_to_all_events_of_the_topic(
+    evolving: Any, load: Any, counted: Callable[..., Any]
+) -> None:
+    """Without a replay, a filter applies only to events after its edit."""
     load.send(20_000)
     load.finish()
     evolving.await_events(load)
@@ -102,8 +106,9 @@ def test_a_replay_with_another_filter(evolving: Any, load: Any, counted: Callabl
     assert evolving.stored("by_shop_v2") == counted([e for e in load.events if e["amount"] >= 50], 10)
 
 
-def test_a_replay_that_is_given_up(evolving: Any, load: Any, counted: Callable[..., Any]) -> None:
-    """Taken back, its version goes; an edit meanwhile begins it anew."""
+def test_a_cancelled_replay_leaves_no_version_and_an_edit_restarts_a_replay(
+    evolving: Any, load: Any, counted: Callable[..., Any]
+) -> None:
     load.send(30_000)
     load.finish()
     evolving.await_events(load)
@@ -126,22 +131,22 @@ def test_a_replay_that_is_given_up(evolving: Any, load: Any, counted: Callable[.
     assert evolving.stored("by_shop_v2") == counted(load.events, 10)
 
 
-@pytest.mark.parametrize("asked", [True, False], ids=["by the spec", "behind our back"])
-def test_a_partition_that_comes_later_is_read_from_its_beginning(
-    asked: bool, make_local: Callable[..., Any], orders: Callable[[], Any], make_load: Callable[..., Any],
+@pytest.mark.parametrize("by_spec", [True, False], ids=["by the spec", "in Kafka"])
+def test_a_partition_that_is_added_later_is_read_from_its_beginning(
+    by_spec: bool, make_local: Callable[..., Any], orders: Callable[[], Any], make_load: Callable[..., Any],
     make_evolving: Callable[..., Any], servers: Any, counted: Callable[..., Any],
 ) -> None:  # fmt: skip
-    """`startFrom: latest` is about what was there before the pipeline; no processor runs when the events come."""
+    """`startFrom: latest` skips only events before the pipeline. No processor runs when the events arrive."""
     document = orders()
     document["spec"]["source"]["topic"]["startFrom"] = "latest"
     evolving = make_evolving(make_local(document))
     evolving.local.settle()
     begun = "SELECT count(next_offset) FROM {s}._offsets"
-    evolving.local.eventually(lambda: evolving.local.query(begun) == [(3,)], what="all partitions are begun")
+    evolving.local.eventually(lambda: evolving.local.query(begun) == [(3,)], what="all partitions have a position")
     evolving.edit(lambda spec: spec.update(suspend=True))
     evolving.local.settle()
     topic = "evolve.orders.events"
-    if asked:
+    if by_spec:
         evolving.edit(lambda spec: spec["source"]["topic"].update(partitions=5))
         evolving.local.settle()
     else:

@@ -1,6 +1,6 @@
-"""Servers, processes and `tidemill up` itself die while a replay runs under live traffic: it ends, and ends exact.
+"""Tests that a replay under live traffic is exact although servers, processes and `tidemill up` are killed.
 
-What is told meanwhile is true: the replay is under way, and done only when its versions answer with every event.
+During a fault, the status says that the replay is under way. It is done only when its version has every event.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.exhaustive,
 
 EVENTS, REPLAYED_A_SECOND, ARRIVE_A_SECOND = 80_000, 2_000, 400
 AWAY_SECONDS = 3.0
-# A breaker that opens while a server is away tries again this soon.
+# A breaker that has opened during an outage retries after two seconds.
 QUICK = {
     f"TIDEMILL_RESILIENCE__BREAKERS__{name}__OPEN_SECONDS": "2"
     for name in ("DATABASE", "KAFKA_CONSUMER", "KAFKA_PRODUCER", "REDIS")
@@ -33,7 +33,7 @@ QUICK = {
 
 
 class Faulty:
-    """One `up` on servers of its own, all of which may be killed."""
+    """A `tidemill up` with servers that a test may kill."""
 
     def __init__(self, own: Any, folder: Path, document: dict[str, Any]) -> None:
         document["metadata"] = {name: document["metadata"][name] for name in ("name", "namespace")}
@@ -49,73 +49,75 @@ class Faulty:
         self.up.start()
 
     def tidemill(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Another command on the same data folder."""
+        """Run a command on the same data folder."""
         command = [sys.executable, "-m", "tidemill_operator.cli", *arguments, "--data-dir", str(self.up.data_dir)]
         return subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False, timeout=120)
 
     def replay(self) -> dict[str, Any]:
-        """How far the replay is, as `up` tells it."""
+        """Return the status of the replay from `up`."""
         (pipeline,) = self.up.status()["pipelines"].values()
         return dict(pipeline["replay"])
 
     def query(self, text: str) -> list[tuple[Any, ...]]:
-        """Rows of a query over the pipeline's schema."""
+        """Return the rows of a query over the pipeline's schema."""
         with psycopg.connect(self.own.postgres.url, options="-c search_path=evolve__orders") as connection:
             return connection.execute(text.encode()).fetchall()
 
     def consumed(self, reader: str) -> int:
-        """Events that a reader has accounted for."""
-        ((found,),) = self.query(f"SELECT coalesce(sum(consumed), 0) FROM _offsets WHERE reader = '{reader}'")
-        return int(found)
+        """Return the number of events that a reader has processed."""
+        ((consumed,),) = self.query(f"SELECT coalesce(sum(consumed), 0) FROM _offsets WHERE reader = '{reader}'")
+        return int(consumed)
 
-    def goes_on(self, what: str, *, seconds: float = 90.0) -> None:
-        """Wait until both the replay and live traffic have counted more; the replay must not be done by then."""
+    def await_progress(self, what: str, *, seconds: float = 90.0) -> None:
+        """Wait until both the replay and live processors have counted more events. The replay must still run then."""
         reader = self.replay()["reader"]
         waiting = {who: self.consumed(who) for who in (reader, "live")}
 
         def both() -> bool:
-            # Who has counted more need not be asked again: the replay may be done before live traffic goes on.
+            # A reader with progress is not queried again: the replay may end before live processors have progress.
             for who in [who for who, number in waiting.items() if self.consumed(who) > number]:
                 del waiting[who]
             return not waiting
 
-        until(both, seconds=seconds, what=f"both go on after {what}")
-        assert self.replay()["phase"] == REPLAYING, f"too short a replay for {what}"
+        until(both, seconds=seconds, what=f"replay and live processors count more after {what}")
+        assert self.replay()["phase"] == REPLAYING, f"the replay was too short to test {what}"
 
     def kill(self, process: str) -> None:
-        """Kill a process of the pipeline; it comes again as another one."""
+        """Kill a process of the pipeline and wait until `up` has started another."""
         pid = self._pid(process)
         os.kill(pid, signal.SIGKILL)
-        until(lambda: self._pid(process) not in (0, pid), seconds=30, what=f"{process} is there again")
+        until(lambda: self._pid(process) not in (0, pid), seconds=30, what=f"{process} runs again")
 
     def _pid(self, process: str) -> int:
         return int(self.up.status()["workloads"].get(f"evolve.orders-{process}", {}).get("pid") or 0)
 
     def kill_up(self) -> None:
-        """Kill `up`, with which all its processes end, and start it again."""
+        """Kill `up`, whose processes end with it, and start it again."""
         state = self.up.status()
         os.kill(int(state["pid"]), signal.SIGKILL)
-        until(lambda: "nothing runs" in self.tidemill("replay", "orders").stderr, seconds=30, what="up is gone")
+        until(lambda: "nothing runs" in self.tidemill("replay", "orders").stderr, seconds=30, what="up has ended")
         (self.up.folder / "ready.json").unlink()
-        # What ran stays asked for; the servers are not of this `up`.
+        # The request for the replay remains, and the servers do not belong to this `up`.
         self.up.stop()
         self.up.start()
 
 
 @pytest.fixture
 def faulty(own_servers: Any, server_folder: Path, orders: Callable[[], Any]) -> Iterator[Faulty]:
-    """One that is ready."""
-    found = Faulty(own_servers(durable=True), server_folder, orders())
-    yield found
-    found.up.stop()
+    """Start `tidemill up` with durable servers, and stop it after the test."""
+    running = Faulty(own_servers(durable=True), server_folder, orders())
+    yield running
+    running.up.stop()
 
 
-def test_all_that_can_die(faulty: Faulty, make_load: Callable[..., Any], counted: Callable[..., Any]) -> None:
-    """Kafka, Postgres and Redis are away for a while; the replay, a processor and `up` are killed."""
+def test_a_replay_is_exact_through_outages_and_kills(
+    faulty: Faulty, make_load: Callable[..., Any], counted: Callable[..., Any]
+) -> None:
+    """Kafka, Postgres and Redis are killed and restarted. The replay, a processor and `up` are killed."""
     load = make_load(faulty.own.kafka, "evolve.orders.events", ARRIVE_A_SECOND)
     load.send(EVENTS)
-    # A replay that begins where live processors are has nothing to read.
-    until(lambda: faulty.consumed("live") == EVENTS, seconds=60, what="live processors have counted what is there")
+    # The replay reads up to the positions of live processors, which must not be zero.
+    until(lambda: faulty.consumed("live") == EVENTS, seconds=60, what="live processors have counted all events")
     load.start()
     asked = faulty.tidemill("replay", "orders", "--rate", str(REPLAYED_A_SECOND), "--no-wait")
     assert asked.returncode == 0, asked.stderr
@@ -126,16 +128,16 @@ def test_all_that_can_die(faulty: Faulty, make_load: Callable[..., Any], counted
         time.sleep(AWAY_SECONDS)
         assert faulty.replay()["phase"] == REPLAYING
         server.start()
-        faulty.goes_on(f"{name} was away")
+        faulty.await_progress(f"an outage of {name}")
     for _ in range(3):
         faulty.kill("replay-0")
     faulty.kill("processor-0")
-    faulty.goes_on("processes were killed")
+    faulty.await_progress("kills of processes")
     faulty.kill_up()
-    faulty.goes_on("up was killed")
+    faulty.await_progress("the kill of up")
     until(lambda: faulty.replay().get("phase") == DONE, seconds=180, what="the replay is done")
     load.finish()
-    until(lambda: faulty.consumed("live") == len(load.events), seconds=60, what="all is counted")
+    until(lambda: faulty.consumed("live") == len(load.events), seconds=60, what="all events are counted")
     start = "(extract(epoch FROM window_start) * 1000)::bigint"
     rows = faulty.query(f"SELECT shop, {start}, _count, _sum_amount FROM by_shop_v2")
     assert {(shop, at): (number, int(total)) for shop, at, number, total in rows} == counted(load.events, 10)

@@ -1,4 +1,4 @@
-"""`source.dedupe` and a replay under the local runtime: versions keep the ids of the events that counted for them."""
+"""Tests of `source.dedupe` with replays under the local runtime: later versions share the ids of counted events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ def test_copies_are_duplicates_after_a_replay_and_in_later_versions(
     make_evolving: Callable[..., Any],
     servers: Any,
 ) -> None:
-    """Events count twice without dedupe, once after a replay with it, and not again in the version after that."""
+    """Repeated events count twice without dedupe, and once after a replay with it.
+
+    They do not count again in the version after that.
+    """
     document = orders()
     document["spec"]["source"]["fields"].append({"name": "id", "type": "string"})
     evolving = make_evolving(make_local(document))

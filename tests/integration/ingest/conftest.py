@@ -1,4 +1,4 @@
-"""Ingest as a process of its own on real Kafka, and what it has written there."""
+"""An ingest process on a real Kafka, and a reader of its records."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAMESPACE = "tests"
 
 
 def pipeline_config(name: str, **spec: Any) -> PipelineConfig:
-    """A pipeline of orders, keyed by country."""
+    """Return the config of a pipeline of orders with the key country. `spec` replaces members."""
     fields = [
         {"name": "country", "type": "string", "required": True},
         {"name": "amount", "type": "number"},
@@ -49,7 +49,12 @@ def pipeline_config(name: str, **spec: Any) -> PipelineConfig:
 
 @dataclass
 class Ingest:
-    """An ingest process, the pipelines it is told of and its Kafka."""
+    """An ingest process, the configs of its pipelines and its Kafka.
+
+    Attributes:
+        folder: contains configs, secrets and the log.
+        environment: variables for the process.
+    """
 
     brokers: str
     folder: Path
@@ -69,12 +74,12 @@ class Ingest:
         return (self.folder / "ingest.log").read_text()
 
     def add(self, config: PipelineConfig, *, topic: bool = True, **settings: str) -> PipelineConfig:
-        """Make a pipeline, with its topic, and wait until the process knows it."""
+        """Create config and topic of a pipeline, and wait until a running process serves the pipeline."""
         if topic:
             KafkaAdmin(self.brokers).create(config.events_topic, 2, config={"max.message.bytes": "2300000", **settings})
         (self.folder / f"{config.name}.json").write_text(config.to_json())
         if self.process is not None and config.spec.ingest.enabled:
-            eventually(lambda: config.name in self.health()["pipelines"], seconds=10, what=f"{config.name} is known")
+            eventually(lambda: config.name in self.health()["pipelines"], seconds=10, what=f"{config.name} is served")
         return config
 
     def start(self, **environment: str) -> None:
@@ -83,11 +88,11 @@ class Ingest:
         eventually(lambda: self.get("/readyz") == 200, seconds=30, what=f"ingest is ready:\n{self.log}")
 
     def spawn(self, **environment: str) -> None:
-        """Start the process."""
-        with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            two.bind(("127.0.0.1", 0))
-            self.port, self.status_port = one.getsockname()[1], two.getsockname()[1]
+        """Start the process with new ports, without waiting."""
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            second.bind(("127.0.0.1", 0))
+            self.port, self.status_port = first.getsockname()[1], second.getsockname()[1]
         env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")},
             "TIDEMILL_NAMESPACE": NAMESPACE,
@@ -103,14 +108,14 @@ class Ingest:
             self.process = subprocess.Popen([sys.executable, "-m", "tidemill_ingest"], env=env, stdout=log, stderr=log)
 
     def get(self, path: str) -> int:
-        """The status code of a GET; 0 while nobody answers."""
+        """Return the status code of a GET, or 0 if nothing answers."""
         try:
             return httpx.get(self.url + path, timeout=10).status_code
         except httpx.TransportError:
             return 0
 
     def health(self) -> dict[str, Any]:
-        """/health with all it says; an empty dict while nobody answers."""
+        """Return the body of `/health`, or an empty dict if nothing answers."""
         try:
             return dict(httpx.get(f"http://127.0.0.1:{self.status_port}/health", timeout=10).json())
         except httpx.TransportError:
@@ -122,14 +127,14 @@ class Ingest:
     def post(
         self, pipeline: str, body: bytes, query: str = "", *, kind: str = "application/x-ndjson", **headers: str
     ) -> httpx.Response:
-        """Send a body; underscores in header names stand for hyphens."""
+        """Send a body. Underscores in header names become hyphens."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         if kind:
             named["content-type"] = kind
         return httpx.post(self.events_url(pipeline, query), content=body, headers=named, timeout=60)
 
     def written(self, topic: str) -> list[Any]:
-        """All records of a topic, by partition and offset."""
+        """Return all records of a topic, ordered by partition and offset."""
         consumer = Consumer(
             {"bootstrap.servers": self.brokers, "group.id": "ingest-tests", "enable.auto.commit": False}
         )
@@ -141,19 +146,21 @@ class Ingest:
                 if low == high:
                     continue
                 consumer.assign([at])
-                found: list[Any] = []
-                while not found or found[-1].offset() < high - 1:
+                of_partition: list[Any] = []
+                while not of_partition or of_partition[-1].offset() < high - 1:
                     message = consumer.poll(10)
-                    assert message is not None, f"{topic}/{partition}: {len(found)} of {high} records within 10 s"
+                    assert message is not None, (
+                        f"{topic}/{partition}: {len(of_partition)} of {high} records within 10 s"
+                    )
                     assert message.error() is None, message.error()
-                    found.append(message)
-                records += found
+                    of_partition.append(message)
+                records += of_partition
         finally:
             consumer.close()
         return records
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """End the process; its exit status."""
+        """Send a signal if the process still runs, wait for its end and return its exit status."""
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(number)
@@ -167,24 +174,24 @@ class Ingest:
 
 @pytest.fixture
 def make_ingest(tmp_path: Path) -> Iterator[Callable[..., Ingest]]:
-    """Makes an ingest that a test starts, and may stop; it is ended after the test."""
-    made: list[Ingest] = []
+    """Return a function that prepares an ingest. A test starts it, and the fixture stops it after the test."""
+    prepared: list[Ingest] = []
 
     def make(brokers: str, **environment: str) -> Ingest:
-        folder = tmp_path / str(len(made))
+        folder = tmp_path / str(len(prepared))
         folder.mkdir()
-        made.append(Ingest(brokers, folder, environment))
-        return made[-1]
+        prepared.append(Ingest(brokers, folder, environment))
+        return prepared[-1]
 
     yield make
-    for ingest in made:
+    for ingest in prepared:
         if ingest.process is not None:
             ingest.stop()
 
 
 @pytest.fixture(scope="module")
 def ingest(servers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingest]:
-    """One ingest for the tests of a module that leave it as it is."""
+    """Start one ingest for all tests of a module that need neither a stop nor other settings."""
     shared = Ingest(servers.kafka, tmp_path_factory.mktemp("ingest"))
     shared.start()
     yield shared

@@ -1,4 +1,4 @@
-"""Events over HTTP into real Kafka: answers, records, dead letters, keys."""
+"""Tests of events that an ingest process receives over HTTP and writes to a real Kafka."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def values(records: list[Any]) -> list[bytes]:
     return sorted(record.value() for record in records)
 
 
-def test_each_event_gets_its_result_and_its_place(ingest: Any) -> None:
-    """The README's example, and with results=all where every event was written."""
+def test_each_event_gets_its_result_and_its_offset(ingest: Any) -> None:
+    """The first request is the README's example. With `results=all`, the answer names partition and offset."""
     config = ingest.add(ingest.pipeline_config("results"))
     answer = ingest.post("results", GOOD + b"\n" + BAD + b"\n")
     assert answer.status_code == 207
@@ -50,13 +50,13 @@ def test_each_event_gets_its_result_and_its_place(ingest: Any) -> None:
     answer = ingest.post("results", GOOD + b"\n" + BAD, "?results=all")
     rows = answer.json()["results"]
     assert [row["status"] for row in rows] == ["accepted", "quarantined"]
-    by_place = {(r.partition(), r.offset()): r.value() for r in ingest.written(config.events_topic)}
-    assert by_place[rows[0]["partition"], rows[0]["offset"]] == GOOD
-    assert by_place[rows[1]["partition"], rows[1]["offset"]] == QUARANTINE_PREFIX + BAD
+    by_offset = {(r.partition(), r.offset()): r.value() for r in ingest.written(config.events_topic)}
+    assert by_offset[rows[0]["partition"], rows[0]["offset"]] == GOOD
+    assert by_offset[rows[1]["partition"], rows[1]["offset"]] == QUARANTINE_PREFIX + BAD
 
 
-def test_valid_events_are_written_as_they_came_under_their_key(ingest: Any) -> None:
-    """Not a byte is changed; the key is the field's text."""
+def test_valid_events_are_written_unchanged_with_their_key(ingest: Any) -> None:
+    """Each record has the bytes of the event. The key is the text of the key field."""
     config = ingest.add(ingest.pipeline_config("keys"))
     sent = [b'{ "ts":1772359201000,"country":"\\u00c5land" }', event("NO"), event("NO", 2.0), event("")]
     assert ingest.post("keys", b"\n".join(sent)).status_code == 200
@@ -67,7 +67,7 @@ def test_valid_events_are_written_as_they_came_under_their_key(ingest: Any) -> N
 
 
 def test_refused_events_reach_the_processor_with_their_reason(ingest: Any) -> None:
-    """Marked in the topic; the processor's own reader makes dead letters with ingest's verdicts of them."""
+    """Ingest marks them in the topic. The processor's reader turns them into dead letters with ingest's reason."""
     config = ingest.add(ingest.pipeline_config("refused"))
     too_large = b'{"country": "NO", "ts": 1772359201000, "x": "' + b"x" * MAX_EVENT_BYTES + b'"}'
     body = b"\n".join([b"{", b"[1]", b'{"ts": 1772359201000}', BAD, too_large, GOOD])
@@ -80,22 +80,22 @@ def test_refused_events_reach_the_processor_with_their_reason(ingest: Any) -> No
     assert len(records) == 6
     batch = BatchReader(config.spec).read(records, int(time.time() * 1000))
     assert batch.frame.height == 1
-    found = {letter.reason: letter for letter in batch.dead}
-    assert {reason: letter.field for reason, letter in found.items()} == {
+    letters = {letter.reason: letter for letter in batch.dead}
+    assert {reason: letter.field for reason, letter in letters.items()} == {
         "not_json": None, "not_an_object": None, "missing_field": "country", "mistyped": "amount", "too_large": None,
     }  # fmt: skip
-    assert 'amount: expected number, got string "?"; send a number' in found["mistyped"].detail
-    assert "an array; send each event in a separate record" in found["not_an_object"].detail
-    assert "bytes; at most" in found["too_large"].detail
-    assert found["mistyped"].value == BAD
-    assert found["too_large"].value == too_large[:65536]
+    assert 'amount: expected number, got string "?"; send a number' in letters["mistyped"].detail
+    assert "an array; send each event in a separate record" in letters["not_an_object"].detail
+    assert "bytes; at most" in letters["too_large"].detail
+    assert letters["mistyped"].value == BAD
+    assert letters["too_large"].value == too_large[:65536]
     marked = {r.value()[:1]: dict(r.headers() or []) for r in records}
     assert marked[b"{"] == {}
     assert set(marked[QUARANTINE_PREFIX]) <= {REASON_HEADER, FIELD_HEADER, "detail"}
 
 
-def test_an_event_larger_than_its_topic_takes_ends_as_a_dead_letter(ingest: Any) -> None:
-    """Its neighbours in the batch are written, and it is quarantined, cut short."""
+def test_an_event_that_is_too_large_for_its_topic_is_quarantined(ingest: Any) -> None:
+    """Its record is cut short. The other events of the batch are written."""
     config = ingest.add(ingest.pipeline_config("small-topic"), **{"max.message.bytes": "100000"})
     noise = base64.b64encode(hashlib.shake_256(b"seed").digest(200_000)).decode()
     large = json.dumps({"country": "NO", "ts": 1772359201000, "noise": noise}).encode()
@@ -107,8 +107,8 @@ def test_an_event_larger_than_its_topic_takes_ends_as_a_dead_letter(ingest: Any)
     assert values(records) == sorted([QUARANTINE_PREFIX + large[:65536], event("NO"), event("SE")])
 
 
-def test_all_invalid_is_422_and_all_or_nothing_sends_nothing(ingest: Any) -> None:
-    """422 both times; the first wrote its dead letters, the second nothing."""
+def test_a_batch_without_a_valid_event_or_with_accept_partial_false_is_refused(ingest: Any) -> None:
+    """Both answers are 422. The first batch writes quarantined records, and the second writes nothing."""
     config = ingest.add(ingest.pipeline_config("none-valid"))
     answer = ingest.post("none-valid", BAD)
     assert (answer.status_code, answer.json()["code"], answer.json()["quarantined"]) == (422, "no_valid_event", 1)
@@ -121,13 +121,15 @@ def test_all_invalid_is_422_and_all_or_nothing_sends_nothing(ingest: Any) -> Non
     assert ingest.post("none-valid", GOOD, "?accept_partial=false").status_code == 200
 
 
-def test_without_waiting_the_answer_is_202_and_the_events_arrive(ingest: Any) -> None:
-    """wait=false judges, queues and answers."""
+def test_a_request_with_wait_false_is_answered_with_202_and_its_events_arrive(ingest: Any) -> None:
+    """Ingest validates the events before it answers."""
     config = ingest.add(ingest.pipeline_config("no-wait"))
     answer = ingest.post("no-wait", GOOD + b"\n" + BAD, "?wait=false&results=all")
     assert answer.status_code == 202
     assert [row["status"] for row in answer.json()["results"]] == ["accepted", "quarantined"]
-    ingest.eventually(lambda: len(ingest.written(config.events_topic)) == 2, seconds=20, what="both are written")
+    ingest.eventually(
+        lambda: len(ingest.written(config.events_topic)) == 2, seconds=20, what="both records are written"
+    )
 
 
 CLOUD = {"specversion": "1.0", "id": "e-1", "source": "/shop", "type": "order"}
@@ -149,8 +151,8 @@ CLOUD = {"specversion": "1.0", "id": "e-1", "source": "/shop", "type": "order"}
     ],
     ids=["ndjson", "array", "object", "gzip", "zstd", "cloudevent", "cloudevent base64", "cloudevents batch", "binary"],
 )  # fmt: skip
-def test_every_form_of_body_is_taken(ingest: Any, kind: str, body: bytes, headers: dict[str, str]) -> None:
-    """What is written is the event itself, whatever it came in."""
+def test_every_form_of_body_is_accepted(ingest: Any, kind: str, body: bytes, headers: dict[str, str]) -> None:
+    """Each record contains only the event, without its envelope."""
     name = "forms-" + hashlib.sha256(repr((kind, body)).encode()).hexdigest()[:8]
     config = ingest.add(ingest.pipeline_config(name))
     answer = ingest.post(name, body, "?results=all", kind=kind, **headers)
@@ -176,8 +178,9 @@ def test_every_form_of_body_is_taken(ingest: Any, kind: str, body: bytes, header
         (b"[1,", {"kind": "application/json"}, 400, "malformed_body"),
     ],
 )
-def test_bodies_that_are_refused(ingest: Any, body: bytes, headers: dict[str, str], status: int, code: str) -> None:
-    """Nothing is written, and the problem says what to send instead."""
+def test_invalid_bodies_are_refused_and_not_written(
+    ingest: Any, body: bytes, headers: dict[str, str], status: int, code: str
+) -> None:
     config = ingest.pipeline_config("refusals")
     if not (ingest.folder / "refusals.json").exists():
         ingest.add(config)
@@ -187,8 +190,11 @@ def test_bodies_that_are_refused(ingest: Any, body: bytes, headers: dict[str, st
     assert ingest.written(config.events_topic) == []
 
 
-def test_a_repeated_request_is_answered_and_not_done_again(ingest: Any) -> None:
-    """Also while the first is under way; a key for something else is refused; a mistake does not use a key up."""
+def test_a_request_with_a_known_idempotency_key_is_answered_without_writing_again(ingest: Any) -> None:
+    """Concurrent requests with one key are written once. Another body with the same key is refused.
+
+    A request that is refused does not use up its key.
+    """
     config = ingest.add(ingest.pipeline_config("idempotent"))
     assert ingest.post("idempotent", GOOD, idempotency_key="k", kind="text/csv").status_code == 415
     with ThreadPoolExecutor(8) as pool:
@@ -206,8 +212,8 @@ def test_a_repeated_request_is_answered_and_not_done_again(ingest: Any) -> None:
     assert len(ingest.written(config.events_topic)) == 3
 
 
-def test_keys_and_scopes_are_asked_for(ingest: Any) -> None:
-    """401 without a good key, 403 without the scope, 200 with it; each with how to do better."""
+def test_a_pipeline_with_auth_requires_a_key_with_the_scope(ingest: Any) -> None:
+    """The answer is 401 without a valid key, 403 without the scope and 200 with it."""
     config = ingest.add(ingest.pipeline_config("secured", auth={"required": True}))
     keys = [
         {"id": "w", "sha256": hashlib.sha256(b"s3cret").hexdigest(), "scopes": ["events:append"]},
@@ -226,9 +232,12 @@ def test_keys_and_scopes_are_asked_for(ingest: Any) -> None:
     assert len(ingest.written(config.events_topic)) == 1
 
 
-def test_pipelines_come_change_and_go(ingest: Any) -> None:
-    """Unknown and disabled ones are 404; a suspended one accepts; a changed spec is what events are judged by."""
-    # Beside pipelines that want keys, an unknown name is answered as a locked one.
+def test_ingest_follows_added_changed_and_disabled_pipelines(ingest: Any) -> None:
+    """Ingest does not serve unknown and disabled pipelines. A suspended pipeline accepts events.
+
+    A changed spec applies to new events.
+    """
+    # If another pipeline requires keys, an unknown name gets the same answer as a missing key.
     assert ingest.post("comes", GOOD).json()["code"] in ("pipeline_not_found", "unauthorized")
     config = ingest.add(ingest.pipeline_config("comes", suspend=True))
     ingest.eventually(lambda: ingest.post("comes", GOOD).status_code == 200, seconds=60, what="the pipeline is served")
@@ -236,17 +245,19 @@ def test_pipelines_come_change_and_go(ingest: Any) -> None:
     ingest.add(ingest.pipeline_config("comes", source=strict), topic=False)
     extra = GOOD[:-1] + b', "more": 1}'
     refused = ingest.eventually(
-        lambda: (a := ingest.post("comes", extra)).status_code == 422 and a, seconds=60, what="the new spec holds"
+        lambda: (a := ingest.post("comes", extra)).status_code == 422 and a, seconds=60, what="the new spec applies"
     )
     assert [(r["code"], r["field"]) for r in refused.json()["results"]] == [("unknown_field", "more")]
     ingest.add(ingest.pipeline_config("comes", ingest={"enabled": False}), topic=False)
     ingest.eventually(
-        lambda: ingest.post("comes", GOOD).json().get("code") == "ingest_disabled", seconds=60, what="it is closed"
+        lambda: ingest.post("comes", GOOD).json().get("code") == "ingest_disabled",
+        seconds=60,
+        what="the pipeline is disabled",
     )
 
 
-def test_a_missing_topic_is_that_pipelines_affair(ingest: Any) -> None:
-    """503 for it, soon; health and the breaker are not touched by it."""
+def test_a_missing_topic_fails_only_requests_of_its_pipeline(ingest: Any) -> None:
+    """They are answered with 503, and the breaker of Kafka remains closed."""
     ingest.add(ingest.pipeline_config("no-topic"), topic=False)
     answer = ingest.post("no-topic", GOOD)
     assert (answer.status_code, answer.json()["code"]) == (503, "kafka_unavailable")
@@ -255,8 +266,8 @@ def test_a_missing_topic_is_that_pipelines_affair(ingest: Any) -> None:
     assert ingest.health()["dependencies"]["kafka"]["breaker"] == "closed"
 
 
-def test_a_client_that_leaves_in_the_middle_does_no_harm(ingest: Any) -> None:
-    """Half a body is no request; nothing of it is written, and others are served."""
+def test_a_request_that_ends_in_the_middle_of_its_body_is_not_written(ingest: Any) -> None:
+    """Other requests are served afterwards."""
     config = ingest.add(ingest.pipeline_config("leaves"))
     head = "POST /v1/pipelines/leaves/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\n"
     for _ in range(20):
@@ -266,8 +277,9 @@ def test_a_client_that_leaves_in_the_middle_does_no_harm(ingest: Any) -> None:
     assert values(ingest.written(config.events_topic)) == [event("SE")]
 
 
-def test_only_one_pipeline_is_served_if_the_environment_names_it(servers: Any, make_ingest: Callable[..., Any]) -> None:
-    """TIDEMILL_PIPELINE."""
+def test_ingest_serves_only_the_pipeline_that_the_environment_names(
+    servers: Any, make_ingest: Callable[..., Any]
+) -> None:
     own = make_ingest(servers.kafka, TIDEMILL_PIPELINE="only-this")
     own.add(own.pipeline_config("only-this"))
     own.add(own.pipeline_config("not-this"))
@@ -277,8 +289,10 @@ def test_only_one_pipeline_is_served_if_the_environment_names_it(servers: Any, m
     assert own.health()["pipelines"] == ["only-this"]
 
 
-def test_a_quota_refuses_with_what_is_left(servers: Any, make_ingest: Callable[..., Any]) -> None:
-    """The first batch passes whatever its size; the next waits until it is paid for."""
+def test_requests_over_the_quota_are_refused_with_the_time_to_wait(
+    servers: Any, make_ingest: Callable[..., Any]
+) -> None:
+    """The first batch is accepted whatever its size. The next one must wait for the quota that it has used."""
     own = make_ingest(servers.kafka, TIDEMILL_INGEST_EVENTS_PER_SECOND="10", TIDEMILL_INGEST_BYTES_PER_SECOND="0")
     own.add(own.pipeline_config("limited"))
     own.start()
@@ -290,8 +304,8 @@ def test_a_quota_refuses_with_what_is_left(servers: Any, make_ingest: Callable[.
     assert second.headers["ratelimit"].startswith('"events";r=0;t=')
 
 
-def test_a_stop_finishes_what_was_begun(servers: Any, make_ingest: Callable[..., Any]) -> None:
-    """SIGTERM under load: exit status 0, and every event that was acknowledged is in Kafka."""
+def test_a_stop_loses_no_acknowledged_event(servers: Any, make_ingest: Callable[..., Any]) -> None:
+    """After a SIGTERM under load, the exit status is 0 and each acknowledged event is in Kafka."""
     own = make_ingest(servers.kafka)
     config = own.add(own.pipeline_config("stops"))
     own.start()
@@ -318,7 +332,7 @@ def test_a_stop_finishes_what_was_begun(servers: Any, make_ingest: Callable[...,
     threads = [threading.Thread(target=send, args=(worker,)) for worker in range(4)]
     for thread in threads:
         thread.start()
-    own.eventually(lambda: len(acknowledged) > 5_000, seconds=60, what="events flow")
+    own.eventually(lambda: len(acknowledged) > 5_000, seconds=60, what="events are acknowledged")
     assert own.stop(signal.SIGTERM) == 0, own.log
     for thread in threads:
         thread.join()
@@ -329,7 +343,7 @@ def test_a_stop_finishes_what_was_begun(servers: Any, make_ingest: Callable[...,
 
 
 def test_metrics_count_requests_and_events(ingest: Any) -> None:
-    """By route template and by outcome."""
+    """Requests are counted by route template, and events by outcome."""
     ingest.add(ingest.pipeline_config("counted"))
     ingest.post("counted", GOOD + b"\n" + BAD)
     text = httpx.get(f"http://127.0.0.1:{ingest.status_port}/metrics").text

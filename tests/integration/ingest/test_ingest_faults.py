@@ -1,4 +1,7 @@
-"""Kafka that goes away, freezes and comes back; a producer that breaks: answers, health, nothing acknowledged lost."""
+"""Tests of ingest while a real Kafka is killed, frozen or not started.
+
+They check answers and health, and that no acknowledged event is lost. One test makes the producer fail.
+"""
 
 from __future__ import annotations
 
@@ -27,19 +30,24 @@ from waiting import eventually_async
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 GOOD = b'{"country": "NO", "amount": 12.5, "ts": "2026-03-01T10:00:01Z"}'
-KNOWN_SECONDS = 15.0
-"""So long after Kafka froze it is known at the latest."""
+ANSWERED_SECONDS = 15.0
+"""The longest time from the freeze of Kafka until waiting requests are answered."""
 QUICK = {"TIDEMILL_RESILIENCE__BREAKERS__KAFKA_PRODUCER__OPEN_SECONDS": "3"}
 
 
 @pytest.fixture(scope="module")
 def own_kafka(own_servers: Callable[..., Any]) -> Any:
-    """A Kafka that tests may kill; each leaves it running."""
+    """Start a Kafka that tests may kill. Each test leaves it running."""
     return own_servers(needs=("kafka",))
 
 
 class Flow:
-    """Sends events, each with its own amount, until told to stop; notes what was acknowledged."""
+    """Sends different events from two threads until the context ends.
+
+    Attributes:
+        acknowledged: events that ingest has accepted.
+        refused: answers to other requests.
+    """
 
     def __init__(self, ingest: Any, pipeline: str) -> None:
         self.acknowledged: set[bytes] = set()
@@ -82,7 +90,15 @@ class Flow:
 
 
 class Retrying:
-    """Clients that send each batch under its own key, to one process after the other, until all of it is taken."""
+    """Sends batches from four threads until the context ends.
+
+    Each batch has an Idempotency-Key. The two processes receive the batch in turn until one of them accepts.
+
+    Attributes:
+        acknowledged: events of accepted batches.
+        codes: problem codes of all refusals.
+        unsure: the number of answers that do not know whether events were written.
+    """
 
     def __init__(self, pair: list[Any], pipeline: str) -> None:
         self.acknowledged: list[bytes] = []
@@ -104,7 +120,7 @@ class Retrying:
 
     def _run(self, worker: int) -> None:
         number = 0
-        # It leaves before it is answered, too: then it does not know whether its batch was taken.
+        # The first client gives up after two seconds. Then it does not know whether its batch was accepted.
         with httpx.Client(timeout=2.0 if worker == 0 else 60.0) as client:
             while not self._stopping.is_set():
                 batch = [
@@ -129,8 +145,10 @@ class Retrying:
             time.sleep(0.05)
 
 
-def test_kafka_goes_and_comes_back_under_traffic(own_kafka: Any, make_ingest: Callable[..., Any]) -> None:
-    """Meanwhile 503 with Retry-After, an open breaker, unhealthy within 30 s; then well again by itself."""
+def test_requests_are_refused_while_kafka_is_down_and_accepted_after_its_restart(
+    own_kafka: Any, make_ingest: Callable[..., Any]
+) -> None:
+    """Without Kafka, requests get 503 with Retry-After, health fails within 30 s, and the breaker opens."""
     ingest = make_ingest(own_kafka.kafka, **QUICK)
     config = ingest.add(ingest.pipeline_config("kafka-goes"))
     ingest.start()
@@ -138,8 +156,10 @@ def test_kafka_goes_and_comes_back_under_traffic(own_kafka: Any, make_ingest: Ca
     with Flow(ingest, config.name) as flow:
         ingest.eventually(lambda: len(flow.acknowledged) > 200, seconds=30, what="events are acknowledged")
         kafka.kill()
-        ingest.eventually(lambda: ingest.health().get("status") == "unhealthy", seconds=30, what="/health tells it")
-        assert ingest.get("/readyz") == 200, "it says when to come again, which a refused connection does not"
+        ingest.eventually(
+            lambda: ingest.health().get("status") == "unhealthy", seconds=30, what="/health reports Kafka"
+        )
+        assert ingest.get("/readyz") == 200, "a pod that is not ready could not answer with Retry-After"
         assert ingest.get("/livez") == 200
         ingest.eventually(
             lambda: ingest.health()["dependencies"]["kafka"]["breaker"] == "open", seconds=60, what="the breaker opens"
@@ -147,19 +167,19 @@ def test_kafka_goes_and_comes_back_under_traffic(own_kafka: Any, make_ingest: Ca
         before = len(flow.acknowledged)
         began = time.monotonic()
         answer = ingest.post(config.name, GOOD)
-        assert time.monotonic() - began < 10, "refused at once, not after the publish timeout"
+        assert time.monotonic() - began < 10, "the refusal took as long as the publish timeout"
         assert (answer.status_code, answer.json()["code"], answer.json()["retry"]) == (503, "kafka_unavailable", 1)
         assert int(answer.headers["retry-after"]) >= 1
         kafka.start()
         ingest.eventually(lambda: ingest.health().get("status") == "healthy", seconds=60, what="/health recovers")
-        ingest.eventually(lambda: len(flow.acknowledged) > before + 200, seconds=60, what="events are taken again")
+        ingest.eventually(lambda: len(flow.acknowledged) > before + 200, seconds=60, what="events are accepted again")
     assert {response.status_code for response in flow.refused} == {503}
     assert flow.acknowledged - {record.value() for record in ingest.written(config.events_topic)} == set()
     assert "Traceback" not in ingest.log
 
 
-def test_kafka_freezes_and_comes_back_without_traffic(own_kafka: Any, make_ingest: Callable[..., Any]) -> None:
-    """/health follows Kafka though nobody sends; who waits is answered; the breaker closes soon, whatever its pause."""
+def test_health_follows_a_frozen_kafka_without_traffic(own_kafka: Any, make_ingest: Callable[..., Any]) -> None:
+    """Waiting requests are answered. The breaker closes soon after Kafka continues, in spite of its long pause."""
     pause = {f"TIDEMILL_RESILIENCE__BREAKERS__KAFKA_PRODUCER__{key}_SECONDS": "60" for key in ("OPEN", "FIRST_PAUSE")}
     ingest = make_ingest(own_kafka.kafka, **pause)
     config = ingest.add(ingest.pipeline_config("kafka-freezes"))
@@ -172,14 +192,14 @@ def test_kafka_freezes_and_comes_back_without_traffic(own_kafka: Any, make_inges
         keys: list[dict[str, str]] = [{}, {"idempotency_key": "frozen"}]
         with ThreadPoolExecutor() as pool:
             answers = list(pool.map(lambda key: ingest.post(config.name, GOOD, **key), keys))
-        assert time.monotonic() - began < KNOWN_SECONDS, "not after the publish timeout"
+        assert time.monotonic() - began < ANSWERED_SECONDS, "the answers took as long as the publish timeout"
         assert [(answer.status_code, answer.json()["retry"]) for answer in answers] == [(503, 1)] * 2
         assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
         assert ingest.health().get("status") == "unhealthy"
         for _ in range(5):
             began = time.monotonic()
             assert ingest.post(config.name, GOOD).status_code == 503
-            assert time.monotonic() - began < 5, "at once"
+            assert time.monotonic() - began < 5, "the open breaker does not refuse at once"
         assert ingest.get("/readyz") == 200
         assert ingest.health()["dependencies"]["kafka"]["breaker"] != "closed"
     finally:
@@ -192,7 +212,7 @@ def test_kafka_freezes_and_comes_back_without_traffic(own_kafka: Any, make_inges
 def test_events_that_wait_for_kafka_are_answered_within_the_request_time(
     own_kafka: Any, make_ingest: Callable[..., Any]
 ) -> None:
-    """A request in flight when Kafka freezes gets its rows as `retry` and 503, not a cut connection or a 504."""
+    """A request in flight when Kafka freezes gets 503 and rows with `retry`, instead of a 504."""
     ingest = make_ingest(own_kafka.kafka, TIDEMILL_RESILIENCE__TIMEOUTS__API_REQUEST_SECONDS="4")
     config = ingest.add(ingest.pipeline_config("in-flight"))
     ingest.start()
@@ -205,20 +225,17 @@ def test_events_that_wait_for_kafka_are_answered_within_the_request_time(
         assert (answer.status_code, answer.json()["retry"]) == (503, 1), answer.text
     finally:
         os.kill(pid, signal.SIGCONT)
-    ingest.eventually(lambda: ingest.health().get("status") == "healthy", seconds=60, what="well again")
+    ingest.eventually(lambda: ingest.health().get("status") == "healthy", seconds=60, what="/health recovers")
     again = ingest.post(config.name, GOOD, idempotency_key="one")
     assert again.status_code == 200
-    assert again.headers["idempotency-replayed"] == "true", "it was still under way, and not sent once more"
+    assert again.headers["idempotency-replayed"] == "true", "the batch was sent again instead of awaited"
     assert len(ingest.written(config.events_topic)) == 2
 
 
-def test_retries_through_a_frozen_kafka_are_written_once(
+def test_batches_that_are_retried_while_kafka_is_frozen_are_written_once(
     own_kafka: Any, servers: Any, make_ingest: Callable[..., Any]
 ) -> None:
-    """Two processes, and clients that send each batch under its key, now to one, now to the other, until it is taken.
-
-    What is acknowledged is what is in the topic, each event once; no answer is unsure.
-    """
+    """Clients send each batch with its key to two processes in turn. The topic has each acknowledged event once."""
     quick = {"TIDEMILL_REDIS_URL": servers.redis, "TIDEMILL_RESILIENCE__TIMEOUTS__API_REQUEST_SECONDS": "3"}
     pair = [make_ingest(own_kafka.kafka, **quick), make_ingest(own_kafka.kafka, **quick)]
     config = pair[0].add(pair[0].pipeline_config("retried"))
@@ -232,19 +249,22 @@ def test_retries_through_a_frozen_kafka_are_written_once(
         os.kill(pid, signal.SIGSTOP)
         try:
             codes = {"not_acknowledged", "batch_under_way"}
-            pair[0].eventually(lambda: codes <= clients.codes, seconds=30, what="batches are open, and asked for again")
+            pair[0].eventually(
+                lambda: codes <= clients.codes, seconds=30, what="batches are not acknowledged and are retried"
+            )
         finally:
             os.kill(pid, signal.SIGCONT)
         before = len(clients.acknowledged)
-        pair[0].eventually(lambda: len(clients.acknowledged) > before + 200, seconds=90, what="events are taken again")
+        pair[0].eventually(
+            lambda: len(clients.acknowledged) > before + 200, seconds=90, what="events are accepted again"
+        )
     written = [record.value() for record in pair[0].written(config.events_topic)]
     assert sorted(written) == sorted(clients.acknowledged)
     assert clients.unsure == 0
     assert "Traceback" not in pair[0].log + pair[1].log
 
 
-def test_ingest_starts_before_kafka(own_kafka: Any, make_ingest: Callable[..., Any]) -> None:
-    """Unready while Kafka is not there; ready and of use when it is."""
+def test_ingest_that_starts_before_kafka_becomes_ready_with_it(own_kafka: Any, make_ingest: Callable[..., Any]) -> None:
     ingest = make_ingest(own_kafka.kafka)
     config = ingest.add(ingest.pipeline_config("before-kafka"))
     kafka = own_kafka.handles["kafka"]
@@ -253,12 +273,14 @@ def test_ingest_starts_before_kafka(own_kafka: Any, make_ingest: Callable[..., A
     ingest.eventually(lambda: ingest.get("/livez") == 200, seconds=30, what="ingest answers")
     assert ingest.get("/readyz") == 503
     kafka.start()
-    ingest.eventually(lambda: ingest.get("/readyz") == 200, seconds=60, what="ready")
+    ingest.eventually(lambda: ingest.get("/readyz") == 200, seconds=60, what="ingest is ready")
     assert ingest.post(config.name, GOOD).status_code == 200
 
 
-def test_a_fatal_error_makes_a_new_producer(servers: Any, make_ingest: Callable[..., Any], tmp_path: Path) -> None:
-    """Requests are refused until the new one has reached Kafka; what the old one held is answered for."""
+def test_a_fatal_error_of_the_producer_creates_a_new_producer(
+    servers: Any, make_ingest: Callable[..., Any], tmp_path: Path
+) -> None:
+    """`Watch` is not up until the new producer has reached Kafka. Each record of the old producer gets an outcome."""
     config = make_ingest(servers.kafka).add(make_ingest(servers.kafka).pipeline_config("fatal"))
     guard = ResilienceConfig().guards().kafka_producer
     records = Records([b"1", b"2"], None, {}, {})
@@ -276,7 +298,7 @@ def test_a_fatal_error_makes_a_new_producer(servers: Any, make_ingest: Callable[
         assert sink.producer is not first
         assert not watch.up
         watching = asyncio.create_task(watch.run())
-        await eventually_async(lambda: watch.up, what="the producer is well")
+        await eventually_async(lambda: watch.up, what="the new producer has reached Kafka")
         after = begin(sink, config.events_topic, records, places=True)
         delivery = await finish(sink, config.events_topic, records, after, places=True, deadline=deadline)
         assert delivery.failed == {}

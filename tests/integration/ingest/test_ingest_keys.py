@@ -1,4 +1,4 @@
-"""Keys in a real Redis: one owner at a time, what is known is known to all, bounds, Redis that goes and comes back."""
+"""Tests of idempotency keys that several ingest processes share in a real Redis."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from waiting import eventually_async
 
 pytestmark = pytest.mark.integration
 
-DONE = Known(3)
-PART = Known(3, failed={1: 10})
+DONE = Known(3)  # a batch of three events, all written
+PART = Known(3, failed={1: 10})  # the second event was not written
 
 
 def batch(key: str, fingerprint: bytes = b"x") -> Batch:
@@ -41,7 +41,10 @@ def later() -> Deadline:
 async def process(
     url: str, namespace: str, owner: str, *, lives: bool = True, lease_seconds: int = 60
 ) -> AsyncIterator[SharedKeys]:
-    """The keys as an ingest process sees them; one that does not live says so only when it claims."""
+    """Return the keys as an ingest process has them.
+
+    A process with `lives=False` sends a heartbeat only when it claims a key.
+    """
     breaker = {"failures": 2, "open_seconds": 0.2}
     config = ResilienceConfig.model_validate({"breakers": {"redis": breaker}, "timeouts": {"redis_seconds": 10.0}})
     guard = config.guards().redis
@@ -66,14 +69,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared, "BEAT_SECONDS", 0.1)
 
 
-def test_a_key_has_one_owner_until_its_batch_has_ended(servers: Any) -> None:
-    """Another process waits for it, for so long as its own request may take, and then knows what the first knows."""
+def test_a_key_has_one_owner_until_its_batch_is_settled(servers: Any) -> None:
+    """Another process waits, at most until the deadline of its request, and gets the outcome of the first."""
 
     async def scenario() -> None:
         async with process(servers.redis, "one", "a") as a, process(servers.redis, "one", "b") as b:
             raced = [keys.claim(batch("raced"), None, soon()) for keys in (a, b)]
-            found = await asyncio.gather(*raced, return_exceptions=True)
-            assert sorted(type(one).__name__ for one in found) == ["Claim", "Problem"]
+            outcomes = await asyncio.gather(*raced, return_exceptions=True)
+            assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Claim", "Problem"]
             assert await a.claim(batch("k"), None, soon()) == Claim()
             with pytest.raises(Problem) as refused:
                 await b.claim(batch("k"), None, soon())
@@ -90,7 +93,7 @@ def test_a_key_has_one_owner_until_its_batch_has_ended(servers: Any) -> None:
     run(scenario())
 
 
-def test_what_failed_is_taken_up_by_any_process_and_what_was_not_begun_is_free(servers: Any) -> None:
+def test_any_process_may_claim_a_failed_batch_and_the_key_of_a_batch_that_was_not_begun(servers: Any) -> None:
     async def scenario() -> None:
         async with process(servers.redis, "two", "a") as a, process(servers.redis, "two", "b") as b:
             await a.claim(batch("k"), None, soon())
@@ -105,8 +108,8 @@ def test_what_failed_is_taken_up_by_any_process_and_what_was_not_begun_is_free(s
     run(scenario())
 
 
-def test_a_process_that_is_gone_loses_its_keys_and_that_is_told(servers: Any) -> None:
-    """All that was not acknowledged before may have been written."""
+def test_keys_of_a_dead_process_can_be_claimed_and_are_marked_unsure(servers: Any) -> None:
+    """Events without an acknowledgement may have been written, and the claim says so."""
 
     async def scenario() -> None:
         async with process(servers.redis, "gone", "b") as b:
@@ -124,7 +127,7 @@ def test_a_process_that_is_gone_loses_its_keys_and_that_is_told(servers: Any) ->
 
 
 def test_keys_are_bounded_by_number_and_by_bytes(servers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest go first; the count of bytes follows what is there."""
+    """The oldest keys are deleted first. The counter of bytes equals the size of all keys."""
     client = redis.Redis.from_url(servers.redis)
 
     async def fill(keys: SharedKeys, prefix: str, known: Known) -> None:
@@ -134,21 +137,21 @@ def test_keys_are_bounded_by_number_and_by_bytes(servers: Any, monkeypatch: pyte
             await asyncio.gather(*keys._writing.values())
 
     def held() -> tuple[int, int, int]:
-        found = [len(client.get(key) or b"") for key in client.scan_iter("tidemill/bounds/p/batches/*")]
-        return len(found), sum(found), int(client.get("tidemill/bounds/p/batches-bytes") or 0)
+        sizes = [len(client.get(key) or b"") for key in client.scan_iter("tidemill/bounds/p/batches/*")]
+        return len(sizes), sum(sizes), int(client.get("tidemill/bounds/p/batches-bytes") or 0)
 
     async def scenario() -> None:
         async with process(servers.redis, "bounds", "a") as a:
             monkeypatch.setattr(shared, "MAX_KEYS", 10)
             await fill(a, "n", DONE)
-            count, size, told = held()
-            assert (count, size) == (10, told)
+            count, size, counted = held()
+            assert (count, size) == (10, counted)
             monkeypatch.setattr(shared, "MAX_KEYS", 1_000)
             monkeypatch.setattr(shared, "MAX_BYTES", 5_000)
             await fill(a, "b", Known(3, places={index: (0, index) for index in range(100)}))
-            count, size, told = held()
+            count, size, counted = held()
             assert 4_000 < size <= 5_000
-            assert size == told
+            assert size == counted
             assert (await a.claim(batch("b39"), None, later())).done
             assert not (await a.claim(batch("n0"), None, later())).done
         ttl = [client.ttl(key) for key in client.scan_iter("tidemill/bounds/p/*")]
@@ -158,8 +161,8 @@ def test_keys_are_bounded_by_number_and_by_bytes(servers: Any, monkeypatch: pyte
     client.close()
 
 
-def test_a_request_that_the_client_repeats_finds_its_own_claim(servers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first answer was lost; nobody has ended in the middle of a batch."""
+def test_a_claim_that_is_sent_twice_is_granted_once(servers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Redis client repeats a call whose answer was lost. The process must not take its claim for a dead one."""
 
     async def scenario() -> None:
         async with process(servers.redis, "twice", "a") as a, process(servers.redis, "twice", "b") as b:
@@ -177,7 +180,7 @@ def test_a_request_that_the_client_repeats_finds_its_own_claim(servers: Any, mon
     run(scenario())
 
 
-def test_what_is_owed_of_an_attempt_does_not_end_the_next(servers: Any) -> None:
+def test_an_outcome_that_was_not_written_does_not_settle_the_next_attempt(servers: Any) -> None:
     async def scenario() -> None:
         async with process(servers.redis, "owed", "b") as b, process(servers.redis, "owed", "a", lives=False) as a:
             await a.claim(batch("k"), None, later())
@@ -194,8 +197,8 @@ def test_what_is_owed_of_an_attempt_does_not_end_the_next(servers: Any) -> None:
     run(scenario())
 
 
-def test_redis_that_comes_back_empty_between_two_looks(servers: Any) -> None:
-    """Also if a claim was the first to see it: that says nothing of the others."""
+def test_a_process_writes_its_claims_again_when_redis_has_lost_its_data(servers: Any) -> None:
+    """The loss happens between two beats, and a claim is the first call after it."""
     client = redis.Redis.from_url(servers.redis)
 
     async def scenario() -> None:
@@ -217,8 +220,13 @@ def test_redis_that_comes_back_empty_between_two_looks(servers: Any) -> None:
     client.close()
 
 
-def test_redis_that_goes_and_comes_back_empty(own_servers: Callable[..., Any]) -> None:
-    """Meanwhile a process goes on by itself and says so; then it writes what it is at, and what it has done."""
+def test_a_process_works_without_redis_and_writes_its_keys_after_a_restart(own_servers: Callable[..., Any]) -> None:
+    """Without Redis, a process claims keys alone and reports Redis as down.
+
+    After the restart, it writes its open and settled batches.
+
+    Redis has lost all data at the restart.
+    """
     own = own_servers(needs=("redis",))
     server = own.handles["redis"]
 
@@ -234,7 +242,9 @@ def test_redis_that_goes_and_comes_back_empty(own_servers: Callable[..., Any]) -
             assert not a.dependency()[0].required
             server.start()
             await eventually_async(
-                lambda: not a._owed and all(one.dependency()[0].up for one in (a, b)), what="Redis is back", seconds=20
+                lambda: not a._owed and all(keys.dependency()[0].up for keys in (a, b)),
+                what="both processes use Redis again",
+                seconds=20,
             )
             assert await b.claim(batch("done"), None, later()) == Claim(DONE, done=True)
             for key in ("open", "before"):

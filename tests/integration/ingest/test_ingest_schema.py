@@ -1,4 +1,4 @@
-"""Requests made up from the OpenAPI document, good and bad: each is answered as the document says."""
+"""Tests that ingest answers generated requests, valid and invalid, as its OpenAPI document says."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ APPEND = "POST /v1/pipelines/{pipeline}/events"
 RECEIVE = "POST /v1/pipelines/{pipeline}/webhooks/{webhook}"
 
 
-def test_every_answer_is_as_described(ingest: Any, tmp_path: Path) -> None:
-    """All checks, of requests to a pipeline and a webhook that are there."""
+def test_answers_to_generated_requests_match_the_openapi_document(ingest: Any, tmp_path: Path) -> None:
+    """The requests name an existing pipeline and an existing webhook."""
     config = ingest.pipeline_config("described")
     hook = {"name": "github", "signature": "github", "secretRef": {"name": "hooks", "key": "github"}}
     source = config.spec.source.model_dump(by_alias=True, exclude_none=True)
@@ -24,13 +24,13 @@ def test_every_answer_is_as_described(ingest: Any, tmp_path: Path) -> None:
     secrets.mkdir(parents=True)
     (secrets / "webhook-github").write_text("swordfish")
     ingest.add(ingest.pipeline_config("described", source={**source, "webhooks": [hook]}))
-    known = {"path.pipeline": "described", "path.webhook": "github"}
-    found = run_checks(ingest.url, tmp_path, examples=60, known=known)
-    # No operation gives what another one takes: there is nothing to do in turn, and there are no examples.
-    assert found.phases == {"coverage", "fuzzing"}
-    assert len([label for label, statuses in found.statuses.items() if label.startswith("GET") and statuses[200]]) == 4
-    append = found.statuses[APPEND]
+    existing = {"path.pipeline": "described", "path.webhook": "github"}
+    report = run_checks(ingest.url, tmp_path, examples=60, known=existing)
+    # No operation returns a parameter of another, and the document has no examples. These phases are skipped.
+    assert report.phases == {"coverage", "fuzzing"}
+    assert len([label for label, statuses in report.statuses.items() if label.startswith("GET") and statuses[200]]) == 4
+    append = report.statuses[APPEND]
     assert set(append) >= {400, 415, 422}, append
-    assert set(found.statuses[RECEIVE]) >= {401}, found.statuses[RECEIVE]
-    assert not set(found.statuses[RECEIVE]) & {200, 500, 503, 504}, found.statuses[RECEIVE]
+    assert set(report.statuses[RECEIVE]) >= {401}, report.statuses[RECEIVE]
+    assert not set(report.statuses[RECEIVE]) & {200, 500, 503, 504}, report.statuses[RECEIVE]
     assert not set(append) & {500, 503, 504}, append

@@ -1,4 +1,4 @@
-"""The bridge between a real broker of MQTT and Kafka: what arrives, and what happens when either side is away."""
+"""Tests of the bridge from a real MQTT broker to a real Kafka, also during outages."""
 
 from __future__ import annotations
 
@@ -49,7 +49,12 @@ def pipeline_config(name: str, broker: str, **mqtt: Any) -> PipelineConfig:
 
 
 class Bridge:
-    """A bridge's process, and the topic that it writes to."""
+    """The process of a bridge, and the topic that it writes to.
+
+    Attributes:
+        folder: contains the config and the log.
+        port: where the bridge answers health and metrics.
+    """
 
     def __init__(self, brokers: str, folder: Path, config: PipelineConfig, secret: Path | None = None) -> None:
         self.brokers, self.folder, self.config = brokers, folder, config
@@ -66,9 +71,9 @@ class Bridge:
         KafkaAdmin(self.brokers).create(self.config.events_topic, 1)
 
     def start(self) -> None:
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            self.port = one.getsockname()[1]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")},
             "TIDEMILL_NAMESPACE": "tests",
@@ -82,8 +87,12 @@ class Bridge:
             command = [sys.executable, "-m", "tidemill_ingest.mqtt"]
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
-    def connected(self) -> None:
-        eventually(lambda: self.health().get("status") == "healthy", seconds=30, what=lambda: f"it works:\n{self.log}")
+    def wait_healthy(self) -> None:
+        eventually(
+            lambda: self.health().get("status") == "healthy",
+            seconds=30,
+            what=lambda: f"the bridge is healthy:\n{self.log}",
+        )
 
     def health(self) -> dict[str, Any]:
         try:
@@ -96,8 +105,8 @@ class Bridge:
             text = httpx.get(f"http://127.0.0.1:{self.port}/metrics", timeout=10).text
         except httpx.TransportError:
             return -1.0
-        found = re.search(rf"^tidemill_mqtt_{name} (\S+)$", text, re.MULTILINE)
-        return float(found[1]) if found else -1.0
+        match = re.search(rf"^tidemill_mqtt_{name} (\S+)$", text, re.MULTILINE)
+        return float(match[1]) if match else -1.0
 
     def end(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None
@@ -105,7 +114,7 @@ class Bridge:
         return self.process.wait(30)
 
     def written(self, at_least: int) -> list[Any]:
-        """All records of the topic, once there are so many."""
+        """Wait until the topic has at least this many records, and return all records."""
         consumer = Consumer({"bootstrap.servers": self.brokers, "group.id": "x", "enable.auto.commit": False})
         at = TopicPartition(self.config.events_topic, 0, 0)
         try:
@@ -115,12 +124,12 @@ class Bridge:
                 what=lambda: f"{at_least} records:\n{self.log}\n{self.health()}",
             )
             consumer.assign([at])
-            found: list[Any] = []
-            while len(found) < end:
+            records: list[Any] = []
+            while len(records) < end:
                 message = consumer.poll(10)
                 assert message is not None
-                found.append(message)
-            return found
+                records.append(message)
+            return records
         finally:
             consumer.close()
 
@@ -129,35 +138,40 @@ class Bridge:
 def broker(tmp_path: Path) -> Iterator[Mosquitto]:
     folder = tmp_path / "broker"
     folder.mkdir()
-    found = Mosquitto(folder)
-    found.start()
-    yield found
-    found.stop()
+    mosquitto = Mosquitto(folder)
+    mosquitto.start()
+    yield mosquitto
+    mosquitto.stop()
 
 
 @pytest.fixture
 def make_bridge(servers: Any, tmp_path: Path) -> Iterator[Callable[..., Bridge]]:
-    made: list[Bridge] = []
+    bridges: list[Bridge] = []
 
     def make(config: PipelineConfig, secret: Path | None = None, *, topic: bool = True) -> Bridge:
-        made.append(Bridge(servers.kafka, tmp_path, config, secret))
+        bridges.append(Bridge(servers.kafka, tmp_path, config, secret))
         if topic:
-            made[-1].create_topic()
-        return made[-1]
+            bridges[-1].create_topic()
+        return bridges[-1]
 
     yield make
-    for bridge in made:
+    for bridge in bridges:
         if bridge.process is not None and bridge.process.poll() is None:
             bridge.end()
 
 
 @pytest.mark.parametrize("version", ["v5", "v3.1.1"])
-def test_messages_become_records(broker: Mosquitto, make_bridge: Callable[..., Bridge], version: str) -> None:
-    """Their bytes are not changed, the topic is the key and a header, and what is too large is marked."""
+def test_each_message_of_a_subscribed_topic_becomes_a_record(
+    broker: Mosquitto, make_bridge: Callable[..., Bridge], version: str
+) -> None:
+    """The value has the bytes of the message. The MQTT topic is the key and a header.
+
+    The record of a message that is too large is quarantined.
+    """
     name = f"plain-{version.replace('.', '-')}"
     bridge = make_bridge(pipeline_config(name, f"mqtt://127.0.0.1:{broker.port}", version=version))
     bridge.start()
-    bridge.connected()
+    bridge.wait_healthy()
     payloads = [b'{"value": 1}', b"\x00\xff no JSON", b"", b"[" + b"1," * 700_000]
     broker.publish("plant/a/temp", *payloads)
     broker.publish("plant/a/noise", b"not wanted")
@@ -167,16 +181,20 @@ def test_messages_become_records(broker: Mosquitto, make_bridge: Callable[..., B
     assert {record.key() for record in records} == {b"plant/a/temp"}
     assert {dict(record.headers())["mqtt-topic"] for record in records} == {b"plant/a/temp"}
     assert dict(records[3].headers())[REASON_HEADER] == b"too_large"
-    eventually(lambda: bridge.metric("messages_acknowledged_total") == 4, seconds=10, what="all are acknowledged")
+    eventually(
+        lambda: bridge.metric("messages_acknowledged_total") == 4, seconds=10, what="all messages are acknowledged"
+    )
     assert (bridge.metric("messages_received_total"), bridge.metric("connected")) == (4, 1)
     assert bridge.end() == 0
 
 
-def test_nothing_is_lost_when_either_end_is_killed(broker: Mosquitto, make_bridge: Callable[..., Bridge]) -> None:
-    """QoS 1: each message is in Kafka at least once, whoever ends in the middle."""
+def test_no_message_is_lost_when_the_bridge_or_the_broker_ends(
+    broker: Mosquitto, make_bridge: Callable[..., Bridge]
+) -> None:
+    """With QoS 1, each message is in Kafka at least once. The bridge is killed, and the broker stops."""
     bridge = make_bridge(pipeline_config("either-end", f"mqtt://127.0.0.1:{broker.port}", maxInFlight=50))
     bridge.start()
-    bridge.connected()
+    bridge.wait_healthy()
     count = 3000
     with broker.sender() as sender:
         sent = []
@@ -192,47 +210,56 @@ def test_nothing_is_lost_when_either_end_is_killed(broker: Mosquitto, make_bridg
                 broker.stop()
             elif number == 2500:
                 broker.start()
-        for one in sent:
-            one.wait_for_publish(60)
+        for message in sent:
+            message.wait_for_publish(60)
     eventually(
         lambda: {json.loads(record.value())["value"] for record in bridge.written(count)} == set(range(count)),
         seconds=60,
-        what=lambda: f"all are there:\n{bridge.log}",
+        what=lambda: f"all messages are in Kafka:\n{bridge.log}",
     )
-    bridge.connected()
+    bridge.wait_healthy()
     assert "connected to" in bridge.log
 
 
-def test_a_message_is_acknowledged_when_kafka_has_it(broker: Mosquitto, make_bridge: Callable[..., Bridge]) -> None:
-    """Until then, health names Kafka, at most `maxInFlight` messages wait, and the broker keeps all of them."""
+def test_a_message_is_acknowledged_only_when_it_is_in_kafka(
+    broker: Mosquitto, make_bridge: Callable[..., Bridge]
+) -> None:
+    """Until then, health names Kafka, and at most `maxInFlight` messages wait in the bridge.
+
+    The broker keeps all messages, and delivers them again after a kill of the bridge.
+    """
     config = pipeline_config("later", f"mqtt://127.0.0.1:{broker.port}", maxInFlight=5)
     bridge = make_bridge(config, topic=False)
     bridge.start()
-    eventually(lambda: bridge.metric("connected") == 1, seconds=30, what=lambda: f"it is connected:\n{bridge.log}")
+    eventually(
+        lambda: bridge.metric("connected") == 1, seconds=30, what=lambda: f"the bridge is connected:\n{bridge.log}"
+    )
     numbers = [str(number).encode() for number in range(20)]
     broker.publish("plant/c/temp", *numbers)
-    eventually(lambda: bridge.metric("in_flight_messages") == 5, seconds=20, what="five wait")
-    found = bridge.health()
-    assert (found["status"], found["dependencies"]["kafka"]["status"]) == ("unhealthy", "down")
-    assert found["dependencies"]["mqtt"]["status"] == "up"
+    eventually(lambda: bridge.metric("in_flight_messages") == 5, seconds=20, what="five messages wait")
+    health = bridge.health()
+    assert (health["status"], health["dependencies"]["kafka"]["status"]) == ("unhealthy", "down")
+    assert health["dependencies"]["mqtt"]["status"] == "up"
     assert bridge.metric("messages_acknowledged_total") == 0
     bridge.end(signal.SIGKILL)
     bridge.create_topic()
     bridge.start()
     assert {record.value() for record in bridge.written(20)} == set(numbers)
-    eventually(lambda: bridge.health()["status"] == "healthy", seconds=20, what="it is healthy")
+    eventually(lambda: bridge.health()["status"] == "healthy", seconds=20, what="the bridge is healthy")
 
 
-def test_a_broker_that_is_away_is_named_and_found_again(broker: Mosquitto, make_bridge: Callable[..., Bridge]) -> None:
-    """Messages that it gets before the bridge is back are delivered: it keeps the session."""
+def test_a_broker_that_is_down_is_reported_and_reconnected(
+    broker: Mosquitto, make_bridge: Callable[..., Bridge]
+) -> None:
+    """The broker keeps the session, and delivers messages that it received while the bridge was stopped."""
     bridge = make_bridge(pipeline_config("back", f"mqtt://127.0.0.1:{broker.port}"))
     bridge.start()
-    bridge.connected()
+    bridge.wait_healthy()
     assert bridge.end() == 0
     broker.publish("plant/d/temp", b"1", b"2")
     broker.stop()
     bridge.start()
-    eventually(lambda: "mqtt" in bridge.health().get("dependencies", {}), seconds=30, what="it answers")
+    eventually(lambda: "mqtt" in bridge.health().get("dependencies", {}), seconds=30, what="the bridge answers")
     down = bridge.health()["dependencies"]
     assert (down["mqtt"]["status"], "refused" in down["mqtt"]["detail"]) == ("down", True)
     broker.start()
@@ -240,7 +267,7 @@ def test_a_broker_that_is_away_is_named_and_found_again(broker: Mosquitto, make_
 
 
 def test_tls_and_passwords_come_from_the_secret(tmp_path: Path, make_bridge: Callable[..., Bridge]) -> None:
-    """Both are read for each connection, so a wrong one is corrected without a restart."""
+    """The bridge reads them for each connection. A correction needs no restart."""
     authority = Authority(tmp_path / "pki")
     pair = authority.issue("server", common_name="server", names=["localhost"])
     folder = tmp_path / "secured"
@@ -262,15 +289,15 @@ def test_tls_and_passwords_come_from_the_secret(tmp_path: Path, make_bridge: Cal
         bridge = make_bridge(pipeline_config("mqtts", f"mqtts://localhost:{broker.port}"), secret)
         bridge.start()
 
-        def told() -> str:
+        def reported() -> str:
             return str(bridge.health().get("dependencies", {}).get("mqtt", {}).get("detail"))
 
-        eventually(lambda: "ca.crt" in told(), seconds=30, what=lambda: f"the authority is missed: {told()}")
+        eventually(lambda: "ca.crt" in reported(), seconds=30, what=lambda: f"ca.crt is missed: {reported()}")
         (secret / "ca.crt").write_bytes(authority.certificate.read_bytes())
-        eventually(lambda: "refuses the connection" in told(), seconds=30, what=lambda: f"a login is missed: {told()}")
+        eventually(lambda: "refuses the connection" in reported(), seconds=30, what=lambda: f"no login: {reported()}")
         (secret / "username").write_text("me\n")
         (secret / "password").write_text("pw\n")
-        bridge.connected()
+        bridge.wait_healthy()
         assert "pw" not in bridge.log
     finally:
         broker.stop()

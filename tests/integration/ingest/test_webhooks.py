@@ -1,4 +1,4 @@
-"""Webhooks of services over HTTP, and what they write to Kafka."""
+"""Tests of webhooks: an ingest process receives requests as services send them, and writes to a real Kafka."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ WEBHOOKS = [
 BODY = b'{"action": "opened",  "number": 1}'
 
 
-def make(ingest: Any, name: str) -> Any:
-    """A pipeline with webhooks, that needs API keys elsewhere."""
+def add_pipeline(ingest: Any, name: str) -> Any:
+    """Add a pipeline with webhooks, which requires API keys for all other requests."""
     aggregations = [
         {"name": "a", "window": {"type": "tumbling", "size": "1m"}, "metrics": [{"name": "n", "function": "count"}]}
     ]
@@ -55,9 +55,9 @@ def stripe(body: bytes) -> str:
     return f"t={now},v1={hmac.new(SECRET, b'%d.' % now + body, 'sha256').hexdigest()}"
 
 
-def test_a_signed_event_is_written_once(ingest: Any) -> None:
-    """As it was sent, with the header that a field is read from; a redelivery is not written again."""
-    config = make(ingest, "hooked")
+def test_a_signed_event_is_written_once_and_unchanged(ingest: Any) -> None:
+    """The record has the header of a field that is read from a header. A redelivery writes no record."""
+    config = add_pipeline(ingest, "hooked")
     sent = {"x_github_event": "issues", "x_github_delivery": "d-1", "x_hub_signature_256": github(BODY)}
     first = post(ingest, "hooked/webhooks/github", BODY, **sent)
     assert (first.status_code, first.json()["accepted"]) == (200, 1), first.text
@@ -73,17 +73,17 @@ def test_a_signed_event_is_written_once(ingest: Any) -> None:
     ]
 
 
-def test_stripes_redelivery_is_known_by_the_events_id(ingest: Any) -> None:
-    config = make(ingest, "paid")
+def test_a_redelivery_of_stripe_is_recognized_by_the_id_of_the_event(ingest: Any) -> None:
+    config = add_pipeline(ingest, "paid")
     for attempts in (1, 2):
         body = json.dumps({"id": "evt_1", "action": "charge.succeeded", "pending_webhooks": attempts}).encode()
-        found = post(ingest, "paid/webhooks/stripe", body, stripe_signature=stripe(body))
-        assert (found.status_code, found.json()["accepted"]) == (200, 1), found.text
+        answer = post(ingest, "paid/webhooks/stripe", body, stripe_signature=stripe(body))
+        assert (answer.status_code, answer.json()["accepted"]) == (200, 1), answer.text
     assert len(ingest.written(config.events_topic)) == 1
 
 
-def test_what_is_not_signed_is_refused_and_not_written(ingest: Any) -> None:
-    config = make(ingest, "strict")
+def test_requests_without_a_valid_signature_are_refused_and_not_written(ingest: Any) -> None:
+    config = add_pipeline(ingest, "strict")
     wrong = {"x_hub_signature_256": github(BODY, b"guess")}
     for path, headers, status, code in (
         ("strict/webhooks/github", {}, 401, "missing_signature"),
@@ -94,11 +94,11 @@ def test_what_is_not_signed_is_refused_and_not_written(ingest: Any) -> None:
         ("nothing/webhooks/github", wrong, 404, "webhook_not_found"),
         ("strict/events", {}, 401, "unauthorized"),
     ):
-        found = post(ingest, path, BODY, **headers)
-        assert (found.status_code, found.json()["code"]) == (status, code), (path, found.text)
-        assert found.headers["content-type"] == "application/problem+json"
-        assert ("retry-after" in found.headers) == (status == 503)
-        assert SECRET.decode() not in found.text
+        answer = post(ingest, path, BODY, **headers)
+        assert (answer.status_code, answer.json()["code"]) == (status, code), (path, answer.text)
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert ("retry-after" in answer.headers) == (status == 503)
+        assert SECRET.decode() not in answer.text
     assert ingest.health()["webhooks_without_secret"].count("strict/later") == 1
     ping = post(ingest, "strict/webhooks/github", BODY, x_github_event="ping", x_hub_signature_256=github(BODY))
     assert (ping.status_code, ping.json()["accepted"]) == (200, 0)
@@ -110,9 +110,9 @@ def test_what_is_not_signed_is_refused_and_not_written(ingest: Any) -> None:
     assert ingest.written(config.events_topic) == []
 
 
-def test_an_invalid_event_is_a_dead_letter_and_no_error_of_its_sender(ingest: Any) -> None:
-    config = make(ingest, "lenient")
+def test_an_invalid_event_of_a_webhook_is_quarantined_and_answered_with_200(ingest: Any) -> None:
+    config = add_pipeline(ingest, "lenient")
     body = b'{"number": 1}'
-    found = post(ingest, "lenient/webhooks/github", body, x_hub_signature_256=github(body))
-    assert (found.status_code, found.json()["quarantined"]) == (200, 1)
+    answer = post(ingest, "lenient/webhooks/github", body, x_hub_signature_256=github(body))
+    assert (answer.status_code, answer.json()["quarantined"]) == (200, 1)
     assert [record.value() for record in ingest.written(config.events_topic)] == [QUARANTINE_PREFIX + body]

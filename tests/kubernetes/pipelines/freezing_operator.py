@@ -1,8 +1,8 @@
-"""The operator as a process that stops itself right after its n-th write of a kind, in the midst of a pass.
+"""An operator that stops itself with SIGSTOP after its n-th write to one system, in mid-pass.
 
     python freezing_operator.py (kubernetes|kafka|postgres) N
 
-It is like a node that hangs: connections stay open, locks are held, and whoever wakes it finds it where it was.
+It acts like an operator on a node that hangs: connections and locks remain. SIGCONT continues the pass.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SYSTEM, LEFT = sys.argv[1], [int(sys.argv[2])]
 
 
 def wrote(system: str) -> None:
-    """Stop when it is time to."""
+    """Count a write, and stop the process after the last one."""
     if system == SYSTEM:
         LEFT[0] -= 1
         if LEFT[0] == 0:
@@ -35,7 +35,7 @@ def wrote(system: str) -> None:
 
 
 class FreezingApi(MirroredApi):
-    """Writes of workloads count."""
+    """Counts writes of Deployments."""
 
     def _call(self, method: str, path: str, **more: Any) -> Document:
         answer = super()._call(method, path, **more)
@@ -45,10 +45,10 @@ class FreezingApi(MirroredApi):
 
 
 class FreezingAdmin(AdminClient):  # type: ignore[misc]
-    """New topics count."""
+    """Counts calls that create topics."""
 
     def create_topics(self, *asked: Any, **named: Any) -> Any:
-        """Make topics."""
+        """Create topics, wait for the answers and count the call."""
         futures = super().create_topics(*asked, **named)
         for future in futures.values():
             future.exception(timeout=30)
@@ -57,10 +57,10 @@ class FreezingAdmin(AdminClient):  # type: ignore[misc]
 
 
 class FreezingSession(Session):
-    """Statements inside the transaction count."""
+    """Counts statements that write."""
 
     def write(self, text: str, *parts: Any, **named: Any) -> None:
-        """Run a statement."""
+        """Run a statement and count it."""
         super().write(text, *parts, **named)
         wrote("postgres")
 

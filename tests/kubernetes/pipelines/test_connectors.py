@@ -1,4 +1,7 @@
-"""Connectors in a cluster: as resources of Strimzi, whose operator is played, and with the operator's own workers."""
+"""Tests of connectors in a cluster: as resources of Strimzi, and on Connect workers that the operator deploys.
+
+The API server, Kafka and the worker are real. The test takes the part of Strimzi's operator.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ def files(**members: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def strimzi(cluster: Any) -> Iterator[Callable[[], Strimzi]]:
-    """The namespace of a KafkaConnect, where the operator has its rights; the call installs Strimzi."""
+    """Prepare a namespace where the operator may manage connectors. Return a function that installs Strimzi's CRD."""
     metadata = {"name": ACCOUNT, "namespace": NAMESPACE}
     role = {"apiGroup": _RBAC, "kind": "Role", "name": ACCOUNT}
     subjects = [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": HOME}]
@@ -66,7 +69,7 @@ def strimzi(cluster: Any) -> Iterator[Callable[[], Strimzi]]:
 
 @pytest.fixture
 def through_strimzi(passes: Any) -> Any:
-    """Passes on a platform with Strimzi, with the operator's own rights."""
+    """Return passes on a platform with Strimzi, with only the operator's rights."""
     backend = StrimziConnectors(passes.api, namespace=NAMESPACE, cluster=CLUSTER)
     return replace(passes, connect=KafkaConnect(backend), settings={"connect_strimzi": f"{NAMESPACE}/{CLUSTER}"})
 
@@ -79,14 +82,17 @@ def test_connectors_follow_the_spec_through_strimzi(
     make: Callable[..., Key],
     eventually: Callable[..., Any],
 ) -> None:
-    """Created once Strimzi's CRD exists, repaired, restarted, suspended, and deleted, although the data are kept."""
+    """Connectors are created when Strimzi's CRD exists, repaired, restarted and paused.
+
+    They are deleted with the pipeline, even if its data are kept.
+    """
     passes = through_strimzi
     lines = make("lines", namespace, source=source(files()))
 
     def condition() -> str:
         passes.once(lines)
-        found = [c for c in cluster.get(lines)["status"]["conditions"] if c["type"] == "ConnectorsReady"]
-        return str(found[0]["message"]) if found else ""
+        matching = [c for c in cluster.get(lines)["status"]["conditions"] if c["type"] == "ConnectorsReady"]
+        return str(matching[0]["message"]) if matching else ""
 
     eventually(lambda: "install Strimzi" in condition(), what="the missing CRD is named")
     played = strimzi()
@@ -111,7 +117,7 @@ def test_connectors_follow_the_spec_through_strimzi(
     assert cluster.get(lines)["status"]["connectors"] == [{"name": "files", "state": "RUNNING", "tasks": tasks}]
     version = resource()["metadata"]["resourceVersion"]
     assert passes.once(lines) is Result.SETTLED
-    assert resource()["metadata"]["resourceVersion"] == version, "nothing is written if nothing differs"
+    assert resource()["metadata"]["resourceVersion"] == version, "a pass without a difference has written"
 
     cluster.api.merge(KAFKA_CONNECTOR, NAMESPACE, name, {"spec": {"config": {"batch.size": "11"}, "state": "stopped"}})
     settled("changes of others are reverted")
@@ -134,7 +140,7 @@ def test_connectors_follow_the_spec_through_strimzi(
 
 @pytest.fixture
 def worker(tmp_path: Path) -> Worker:
-    """A pod's files, and its port on this machine."""
+    """Return a worker's pod: a folder for its files, and a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return Worker(tmp_path, int(probe.getsockname()[1]))
@@ -142,7 +148,7 @@ def worker(tmp_path: Path) -> Worker:
 
 @pytest.fixture
 def rest(worker: Worker) -> Iterator[ConnectClient]:
-    """The worker's REST interface."""
+    """Return a client of the worker's REST API."""
     client = ConnectClient(worker.url)
     yield client
     client.close()
@@ -150,7 +156,7 @@ def rest(worker: Worker) -> Iterator[ConnectClient]:
 
 @pytest.fixture
 def with_workers(passes: Any, worker: Worker) -> Iterator[Any]:
-    """Passes on a platform with Connect workers of its own."""
+    """Return passes on a platform whose Connect workers the operator deploys."""
     clients = Clients(lambda _: worker.url)
     yield replace(
         passes,
@@ -172,27 +178,30 @@ def test_workers_run_while_a_pipeline_of_the_namespace_has_connectors(
     make: Callable[..., Key],
     eventually: Callable[..., Any],
 ) -> None:
-    """A real worker, as it is rendered: it reads a Secret, two pipelines share it, and it leaves with the last one."""
+    """A real worker runs from its rendered Deployment. It reads a Secret, and two pipelines share it.
+
+    The operator deletes it with the last pipeline that has connectors.
+    """
     passes, name = with_workers, "tidemill-connect"
     read = worker.folder / "lines.txt"
     read.write_text('"one"\n"two"\n')
     secret = {"name": "places", "key": "lines"}
     lines = make("lines", namespace, source=source(files(secrets={"file": secret})))
 
-    def told() -> str:
+    def message() -> str:
         passes.once(lines)
         conditions = cluster.get(lines)["status"]["conditions"]
         return next((str(c["message"]) for c in conditions if c["type"] == "ConnectorsReady"), "")
 
-    eventually(lambda: cluster.child(namespace, "Deployment", name) or not told(), what="there are workers")
+    eventually(lambda: cluster.child(namespace, "Deployment", name) or not message(), what="the workers are deployed")
     for kind in WORKERS:
         assert cluster.child(namespace, kind, name), kind
     worker.mount(cluster.child(namespace, "Secret", f"{name}-worker"), below="config")
     with worker.running(cluster.child(namespace, "Deployment", name)):
         left = {**files()["config"], "connector.class": FILES, "topic": "x", OWNER: f"test/{namespace}/lines/before"}
         rest.create(f"{namespace}.lines.left", left, paused=True)
-        eventually(lambda: "Secret places has no key lines" in told(), what="the missing Secret is named")
-        assert rest.names() == [], "the connector of a pipeline that is gone is deleted"
+        eventually(lambda: "Secret places has no key lines" in message(), what="the missing Secret is named")
+        assert rest.names() == [], "the connector of a deleted pipeline remains"
         text = base64.b64encode(str(read).encode()).decode()
         metadata = {"name": "places", "namespace": namespace}
         cluster.api.create({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {"lines": text}})
@@ -214,20 +223,20 @@ def test_workers_run_while_a_pipeline_of_the_namespace_has_connectors(
         cluster.patch(lines, spec={"source": {"connectors": None}})
         passes.until(lines, Result.SETTLED)
         assert rest.names() == [f"{namespace}.more.files"]
-        assert not cluster.child(namespace, "Secret", f"{name}-secrets").get("data"), "its secret is gone"
+        assert not cluster.child(namespace, "Secret", f"{name}-secrets").get("data"), "the Secret still has the value"
         cluster.api.delete(PIPELINE, namespace, "more")
         eventually(lambda: passes.once(more) is Result.GONE, what="the second pipeline is gone")
         assert rest.names() == []
-    left = {(kind, found) for kind, found in cluster.children(namespace) if found.startswith(name)}
+    left = {(kind, child) for kind, child in cluster.children(namespace) if child.startswith(name)}
     assert left == set()
 
 
 def records(brokers: str, topic: str) -> int:
-    """The number of records in the only partition of a topic, without the marks of transactions."""
+    """Return the number of records in the only partition of a topic, without transaction markers."""
     consumer = Consumer({"bootstrap.servers": brokers, "group.id": "count", "isolation.level": "read_committed"})
     try:
         consumer.assign([TopicPartition(topic, 0, 0)])
-        found = consumer.consume(10, timeout=5)
-        return len([message for message in found if message.error() is None])
+        consumed = consumer.consume(10, timeout=5)
+        return len([message for message in consumed if message.error() is None])
     finally:
         consumer.close()

@@ -1,6 +1,7 @@
-"""Faults that only the operator can tell: processors that do not run, servers that hang. Told in time, and not after.
+"""Tests that the operator reports faults of processors and servers, and their recovery, in time.
 
-Rows of the fault matrix; events flow all the while, and positions move as long as processors work.
+Processors do not run, or servers hang. The tests are rows of the fault matrix, on a real API server, Kafka and
+Postgres. Events arrive during each fault. Positions move while the consumers that replace processors work.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from tidemill_operator.keys import Key
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.integration, pytest.mark.matrix]
 
-TOLD_SECONDS, WELL_SECONDS = 30.0, 10.0
-# A machine that is busy with other things answers late; then the figure tells, and the test goes on.
+REPORTED_SECONDS, RECOVERED_SECONDS = 30.0, 10.0
+# On a busy machine, a report may be later than its limit. The recorded time shows the delay, and the test continues.
 _PATIENCE = 3.0
 _WHY = "CrashLoopBackOff"
 
 
 @dataclass
 class Work:
-    """Events that come every half a second, and processors that count them while they may."""
+    """Sends events every half second, and moves positions while `working` is set."""
 
     processors: Any
     working: threading.Event = field(default_factory=threading.Event)
@@ -41,7 +42,7 @@ class Work:
     sent: int = 0
 
     def run(self) -> None:
-        """Until a test ends; a server that hangs holds it up, as it does others."""
+        """Send and count until `stopping` is set. A server that hangs also blocks this thread."""
         while not self.stopping.wait(0.5):
             with contextlib.suppress(TidemillError, psycopg.Error, AssertionError):
                 self.processors.send(1)
@@ -54,9 +55,9 @@ class Work:
 def orders(
     cluster: Any, start_operator: Callable[..., Any], namespace: str, make: Callable[..., Key], eventually: Any
 ) -> Key:
-    """A pipeline that is ready, with an operator as a process."""
+    """Start an operator as a process, create a pipeline and wait until it is ready."""
     operator = start_operator()
-    eventually(operator.leads, what="it leads")
+    eventually(operator.leads, what="the operator leads")
     key = make("orders", namespace)
     cluster.await_ready(key)
     return key
@@ -64,23 +65,23 @@ def orders(
 
 @pytest.fixture
 def work(orders: Key, loaded: Callable[..., Any]) -> Iterator[Work]:
-    """Its events, and processors that count them."""
-    found = Work(loaded(orders, partitions=2))
-    found.working.set()
-    thread = threading.Thread(target=found.run, daemon=True)
+    """Start the events of the pipeline, and the consumers that count them."""
+    running = Work(loaded(orders, partitions=2))
+    running.working.set()
+    thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
-    yield found
-    found.stopping.set()
+    yield running
+    running.stopping.set()
     thread.join(60.0)
 
 
 def pods(cluster: Any, key: Key) -> list[Document]:
-    """Of its processors."""
+    """Return the pods of the processors."""
     return list(cluster.api.list(POD, key.namespace, selector="app.kubernetes.io/component=processor"))
 
 
 def columns(cluster: Any, key: Key) -> dict[str, str]:
-    """What `kubectl get` shows of a pipeline, by column."""
+    """Return the columns that `kubectl get` shows for a pipeline."""
     command = [str(binaries.FOLDER / "kubectl"), "--kubeconfig", str(cluster.plane.kubeconfig), "get", "apl", key.name]
     shown = subprocess.run([*command, "-n", key.namespace], capture_output=True, text=True, check=True).stdout
     head, line = shown.splitlines()
@@ -90,7 +91,7 @@ def columns(cluster: Any, key: Key) -> dict[str, str]:
 
 
 def measured(eventually: Any, check: Callable[[], Any], *, most: float, what: str) -> float:
-    """Seconds until it is so."""
+    """Wait until `check` is true, and return the seconds that passed."""
     begun = time.monotonic()
     eventually(check, seconds=most * _PATIENCE, what=what)
     return time.monotonic() - begun
@@ -101,11 +102,11 @@ def ready(cluster: Any, key: Key) -> str:
 
 
 def put_status(cluster: Any, pod: Document, *, crashing: bool) -> None:
-    """Say of a pod, as a kubelet would, that it is ready or crashes again and again."""
+    """Write the status of a pod as a kubelet does: ready, or crashing again and again."""
     named = {key: pod["metadata"][key] for key in ("name", "namespace")}
     container = pod["spec"]["containers"][0]
     state = {"waiting": {"reason": _WHY, "message": "back-off"}} if crashing else {"running": {}}
-    told = {
+    status = {
         "phase": "Running",
         "conditions": [{"type": "Ready", "status": "False" if crashing else "True"}],
         "containerStatuses": [
@@ -119,13 +120,13 @@ def put_status(cluster: Any, pod: Document, *, crashing: bool) -> None:
             }
         ],
     }
-    body = {"apiVersion": "v1", "kind": "Pod", "metadata": named, "status": told}
+    body = {"apiVersion": "v1", "kind": "Pod", "metadata": named, "status": status}
     cluster.api.apply(body, subresource="status", manager="kubelet")
 
 
 @contextlib.contextmanager
 def pending(cluster: Any, key: Key) -> Iterator[None]:
-    """Its pods are deleted, and those that come in their place find no node."""
+    """Delete the pods of the processors, and leave their replacements without a node."""
     cluster.held.add(key.namespace)
     try:
         for pod in pods(cluster, key):
@@ -137,7 +138,7 @@ def pending(cluster: Any, key: Key) -> Iterator[None]:
 
 @contextlib.contextmanager
 def crash_looping(cluster: Any, key: Key) -> Iterator[None]:
-    """Its pods crash, each time they are started."""
+    """Let each pod of the processors crash whenever it starts."""
     for pod in pods(cluster, key):
         put_status(cluster, pod, crashing=True)
     try:
@@ -157,42 +158,48 @@ def crash_looping(cluster: Any, key: Key) -> Iterator[None]:
         ),
     ],
 )
-def test_processors_that_do_not_run_are_told(
+def test_processors_that_do_not_run_make_the_pipeline_unready_and_its_lag_grow(
     cluster: Any, orders: Key, work: Work, eventually: Any, record_property: Callable[[str, object], None], fault: Any
 ) -> None:
-    """By the condition and by what `kubectl get` shows, which are figures of now."""
-    eventually(lambda: columns(cluster, orders)["LAG"] == "0", what="what came is counted")
+    """During the fault, `kubectl get` shows current figures of lag and freshness."""
+    eventually(lambda: columns(cluster, orders)["LAG"] == "0", what="all events are counted")
     work.working.clear()
     counted = work.sent
     with fault(cluster, orders):
-        told = measured(eventually, lambda: ready(cluster, orders) == "False", most=TOLD_SECONDS, what="it is told")
-        record_property("told", round(told, 1))
+        reported_after = measured(
+            eventually, lambda: ready(cluster, orders) == "False", most=REPORTED_SECONDS, what="Ready is false"
+        )
+        record_property("told", round(reported_after, 1))
         grown = measured(
             eventually,
             lambda: int(columns(cluster, orders)["LAG"] or 0) >= (work.sent - counted) / 2 > 0,
-            most=TOLD_SECONDS,
-            what="LAG is that of now",
+            most=REPORTED_SECONDS,
+            what="LAG includes the uncounted events",
         )
         shown = columns(cluster, orders)
-        record_property("LAG after", f"{told + grown:.0f} s")
+        record_property("LAG after", f"{reported_after + grown:.0f} s")
         assert shown["READY"] == "False"
-        assert parse_ms(shown["FRESHNESS"]) / 1000 >= (told + grown) / 2, (
-            "the age of what waits, and not of what was counted"
+        assert parse_ms(shown["FRESHNESS"]) / 1000 >= (reported_after + grown) / 2, (
+            "FRESHNESS is not the age of waiting events"
         )
     work.working.set()
-    well = measured(eventually, lambda: ready(cluster, orders) == "True", most=WELL_SECONDS, what="it is ready again")
-    record_property("recovered", round(well, 1))
-    eventually(lambda: columns(cluster, orders)["LAG"] == "0", what="all is counted")
+    recovered_after = measured(
+        eventually, lambda: ready(cluster, orders) == "True", most=RECOVERED_SECONDS, what="Ready is true again"
+    )
+    record_property("recovered", round(recovered_after, 1))
+    eventually(lambda: columns(cluster, orders)["LAG"] == "0", what="all events are counted")
 
 
 @pytest.mark.parametrize(
     ("server", "named"),
     [
-        pytest.param("postgres", "Postgres", marks=pytest.mark.fault("postgres-frozen", "Ready is false and names it")),
-        pytest.param("kafka", "Kafka", marks=pytest.mark.fault("kafka-frozen", "Ready is false and names it")),
+        pytest.param(
+            "postgres", "Postgres", marks=pytest.mark.fault("postgres-frozen", "Ready is false and names Postgres")
+        ),
+        pytest.param("kafka", "Kafka", marks=pytest.mark.fault("kafka-frozen", "Ready is false and names Kafka")),
     ],
 )
-def test_a_server_that_hangs_is_told(
+def test_a_server_that_hangs_is_named_in_the_condition(
     cluster: Any,
     servers: Any,
     orders: Key,
@@ -202,26 +209,30 @@ def test_a_server_that_hangs_is_told(
     server: str,
     named: str,
 ) -> None:
-    """Within half a minute, by name; no pod is restarted for it; and all is well soon after."""
+    """The condition names it within half a minute. No pod restarts, and the pipeline recovers soon."""
     if server not in servers.handles:
-        pytest.skip(f"{server} is not this session's")
-    eventually(lambda: columns(cluster, orders)["LAG"] == "0", what="what came is counted")
+        pytest.skip(f"this session has not started {server}")
+    eventually(lambda: columns(cluster, orders)["LAG"] == "0", what="all events are counted")
     before = [pod["metadata"]["uid"] for pod in pods(cluster, orders)]
     with frozen(servers.handles[server]):
-        told = measured(eventually, lambda: ready(cluster, orders) == "False", most=TOLD_SECONDS, what="it is told")
-        record_property("told", round(told, 1))
+        reported_after = measured(
+            eventually, lambda: ready(cluster, orders) == "False", most=REPORTED_SECONDS, what="Ready is false"
+        )
+        record_property("told", round(reported_after, 1))
         conditions = cluster.get(orders)["status"]["conditions"]
         assert named in next(item["message"] for item in conditions if item["type"] == "Ready")
-    well = measured(eventually, lambda: ready(cluster, orders) == "True", most=WELL_SECONDS, what="it is ready again")
-    record_property("recovered", round(well, 1))
+    recovered_after = measured(
+        eventually, lambda: ready(cluster, orders) == "True", most=RECOVERED_SECONDS, what="Ready is true again"
+    )
+    record_property("recovered", round(recovered_after, 1))
     assert [pod["metadata"]["uid"] for pod in pods(cluster, orders)] == before
-    eventually(lambda: columns(cluster, orders)["LAG"] == "0", what="all is counted")
+    eventually(lambda: columns(cluster, orders)["LAG"] == "0", what="all events are counted")
 
 
 @pytest.mark.fault(
     "apiserver-frozen", "events are still counted; the next leader repairs within 2 min; no pod is restarted"
 )
-def test_an_api_server_that_hangs_does_no_harm(
+def test_an_api_server_that_hangs_restarts_no_pod_and_the_next_leader_repairs(
     cluster: Any,
     start_operator: Callable[..., Any],
     namespace: str,
@@ -229,15 +240,17 @@ def test_an_api_server_that_hangs_does_no_harm(
     eventually: Any,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """Whoever leads may end, for another could lead by then; it is started again, as in a pod."""
+    """The leader may end because its Lease has expired. Then the test restarts it, as a pod would."""
     operator = start_operator()
-    eventually(operator.leads, what="it leads")
+    eventually(operator.leads, what="the operator leads")
     key = make("orders", namespace)
     cluster.await_ready(key)
     before = [pod["metadata"]["uid"] for pod in pods(cluster, key)]
     with frozen(cluster.plane._apiserver):
-        told = measured(eventually, lambda: not operator.leads(), most=TOLD_SECONDS, what="it leads no more")
-        record_property("told", round(told, 1))
+        reported_after = measured(
+            eventually, lambda: not operator.leads(), most=REPORTED_SECONDS, what="the operator no longer leads"
+        )
+        record_property("told", round(reported_after, 1))
 
     def repaired() -> Any:
         nonlocal operator
@@ -245,13 +258,13 @@ def test_an_api_server_that_hangs_does_no_harm(
             operator = start_operator()
         return cluster.child(namespace, "Deployment", "orders-processor").get("metadata", {}).get("uid") not in (
             None,
-            old,
+            deleted,
         )
 
     eventually(lambda: cluster.get(key), what="the API server answers")
     assert [pod["metadata"]["uid"] for pod in pods(cluster, key)] == before
-    old = cluster.child(namespace, "Deployment", "orders-processor")["metadata"]["uid"]
+    deleted = cluster.child(namespace, "Deployment", "orders-processor")["metadata"]["uid"]
     cluster.api.delete(DEPLOYMENT, namespace, "orders-processor")
-    well = measured(eventually, repaired, most=120.0, what="a deleted Deployment comes back")
-    record_property("recovered", round(well, 1))
+    recovered_after = measured(eventually, repaired, most=120.0, what="a deleted Deployment is recreated")
+    record_property("recovered", round(recovered_after, 1))
     cluster.await_ready(key)

@@ -1,4 +1,7 @@
-"""A leader that freezes in the midst of a pass, and wakes in the midst of its successor's: no harm is done."""
+"""Tests of a leader that freezes in mid-pass and wakes during a pass of its successor.
+
+The operators are processes on a real API server, Kafka and Postgres.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ PROGRAM = str(Path(__file__).with_name("freezing_operator.py"))
 
 
 def is_stopped(operator: Any) -> bool:
-    """Whether a process is stopped by a signal."""
+    """Return whether a signal has stopped the process."""
     return Path(f"/proc/{operator.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
@@ -37,13 +40,15 @@ def source(partitions: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("system", "writes"),
     [
-        ("postgres", 30),  # inside the transaction that makes the schema, holding its locks
-        pytest.param("kafka", 1, marks=pytest.mark.matrix),  # after the first topic of three
-        pytest.param("kubernetes", 1, marks=pytest.mark.matrix),  # after the first Deployment of three
+        ("postgres", 30),  # inside the transaction that creates the schema, with its locks
+        pytest.param("kafka", 1, marks=pytest.mark.matrix),  # after the first of three topics
+        pytest.param("kubernetes", 1, marks=pytest.mark.matrix),  # after the first of three Deployments
     ],
 )
-@pytest.mark.fault("leader-frozen-in-mid-pass", "the successor passes its locks; no template is taken back")
-def test_a_leader_frozen_in_mid_pass_does_no_harm(
+@pytest.mark.fault(
+    "leader-frozen-in-mid-pass", "the successor applies its spec in spite of locks; no template is reverted"
+)
+def test_a_leader_that_wakes_in_mid_pass_reverts_nothing_of_its_successor(
     cluster: Any,
     servers: Servers,
     start_operator: Callable[..., Any],
@@ -54,21 +59,21 @@ def test_a_leader_frozen_in_mid_pass_does_no_harm(
     writes: int,
 ) -> None:
     first = start_operator(PROGRAM, system, str(writes))
-    eventually(first.leads, what="the first leads")
+    eventually(first.leads, what="the first operator leads")
     key = make("orders", namespace)
-    eventually(lambda: is_stopped(first), seconds=120.0, what="the first is frozen in its pass")
+    eventually(lambda: is_stopped(first), seconds=120.0, what="the first operator is frozen in its pass")
 
-    # The successor goes past the locks of the frozen one, with a newer spec.
+    # The successor applies a newer spec in spite of the locks of the frozen leader.
     second = start_operator()
-    eventually(second.leads, seconds=120.0, what="the second leads")
+    eventually(second.leads, seconds=120.0, what="the second operator leads")
     cluster.patch(key, spec={"source": source(4), "processor": {"replicas": 2}})
     cluster.await_ready(key, generation=2, seconds=240.0)
     replica_sets = {item["metadata"]["uid"] for item in cluster.api.list(REPLICA_SET, namespace)}
 
-    # It wakes while the successor works on a third spec.
+    # The first leader wakes while the successor works on a third spec.
     cluster.patch(key, spec={"source": source(6), "processor": {"replicas": 3}})
     first.process.send_signal(signal.SIGCONT)
-    eventually(lambda: first.process.poll() is not None, seconds=60.0, what="the first ends")
+    eventually(lambda: first.process.poll() is not None, seconds=60.0, what="the first operator ends")
     assert first.process.returncode == 1
     assert "woken" in first.log.read_text()
     cluster.await_ready(key, generation=3, seconds=240.0)
@@ -81,10 +86,10 @@ def test_a_leader_frozen_in_mid_pass_does_no_harm(
     assert topics[f"{namespace}.orders.events"].partitions == 6
     deployment = cluster.child(namespace, "Deployment", "orders-processor")
     assert deployment["spec"]["replicas"] == 3
-    now = {item["metadata"]["uid"] for item in cluster.api.list(REPLICA_SET, namespace)}
-    assert replica_sets <= now, "no template was taken back"
-    assert len(now) <= len(replica_sets) + 1, "the processor's new config is the only new template"
-    # Whoever leads later knows that it may write: the schema tells the second's epoch.
+    later = {item["metadata"]["uid"] for item in cluster.api.list(REPLICA_SET, namespace)}
+    assert replica_sets <= later, "a template of the successor was reverted"
+    assert len(later) <= len(replica_sets) + 1, "more than the processor's new config has changed"
+    # The schema names the epoch of the second leader, which later leaders compare with theirs.
     at, schema = servers.postgres, names.schema(namespace, "orders")
     with psycopg.connect(
         host=at.host, port=at.port, dbname=at.database, user=at.user, password=at.password

@@ -1,4 +1,7 @@
-"""Webhooks and MQTT in a cluster: where the keys of users' Secrets go, and the bridge of a pipeline."""
+"""Tests of webhooks and MQTT in a cluster, by single passes on a real API server.
+
+They check the copies of users' Secrets and the Deployment of an MQTT bridge.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ AGGREGATION = {
 
 
 def shared(cluster: Any, namespace: str) -> dict[str, str]:
-    """The files that ingest mounts."""
+    """Return the files of the Secret that ingest mounts, decoded."""
     data = cluster.child(namespace, "Secret", "tidemill-ingest-secrets")["data"]
     return {name: base64.b64decode(text).decode() for name, text in data.items()}
 
@@ -43,16 +46,16 @@ def secret(namespace: str, **data: str) -> dict[str, Any]:
 def test_the_secret_of_a_webhook_is_copied_and_a_missing_one_is_named(
     cluster: Any, passes: Any, namespace: str, make: Callable[..., Key], eventually: Callable[..., Any]
 ) -> None:
-    """The pipeline is ready without it; a changed one is copied by the next pass; it goes with its webhook."""
+    """A pipeline without the Secret is ready and names it. A pass copies a change, and removes an unused key."""
     inputs = make("inputs", namespace, source=SOURCE, aggregations=[AGGREGATION])
 
-    def told() -> bool:
+    def ready_and_named() -> bool:
         passes.once(inputs)
-        found = {c["type"]: c for c in cluster.get(inputs)["status"]["conditions"]}
-        ready = found["Ready"]["status"] == "True"
-        return ready and "Secret hooks has no key one; add the key for" in found["IngestReady"]["message"]
+        conditions = {c["type"]: c for c in cluster.get(inputs)["status"]["conditions"]}
+        ready = conditions["Ready"]["status"] == "True"
+        return ready and "Secret hooks has no key one; add the key for" in conditions["IngestReady"]["message"]
 
-    eventually(told, what="it is ready without the Secret")
+    eventually(ready_and_named, what="the pipeline is ready without the Secret")
     assert "inputs.webhook-github" not in shared(cluster, namespace)
     cluster.api.create(secret(namespace, one="swordfish", other="x"))
     passes.until(inputs, Result.SETTLED)
@@ -71,10 +74,10 @@ def test_the_secret_of_a_webhook_is_copied_and_a_missing_one_is_named(
     assert ("Deployment", "inputs-mqtt") not in cluster.children(namespace)
 
 
-def test_a_bridge_is_a_deployment_that_runs_once(
+def test_a_bridge_is_a_deployment_with_one_replica(
     cluster: Any, passes: Any, namespace: str, make: Callable[..., Key]
 ) -> None:
-    """The API server takes what is rendered."""
+    """The API server accepts the Deployment, which mounts the broker's Secret and the pipeline's config."""
     cluster.api.create(secret(namespace, one="swordfish"))
     inputs = make("inputs", namespace, source=SOURCE, aggregations=[AGGREGATION])
     passes.until(inputs, Result.SETTLED)

@@ -1,8 +1,8 @@
-"""An operator that is killed after every single write, again and again, comes to the same end as one that is not.
+"""Tests that operators killed after each write reach the same state as an operator without kills.
 
-Writes are those to Kubernetes, Kafka and Postgres. A write that lasts is a place to die at once: the next pass begins
-with it done. Statements inside a transaction are undone by a death, so a pass has to die after the first, the second,
-the third of them, until one dies right after the commit. So each write there is kills exactly one operator.
+Writes are those to a real API server, Kafka and Postgres. Most writes last, and the next pass continues after them.
+Statements inside a transaction are rolled back. Therefore passes are killed after the first statement, after the
+second, and so on to the commit. Each write kills exactly one operator.
 """
 
 from __future__ import annotations
@@ -38,7 +38,12 @@ _MOST = 500
 
 
 class Killed(BaseException):
-    """What no handler of errors catches."""
+    """The death of an operator, which no handler of `Exception` catches.
+
+    Attributes:
+        what: the last write.
+        lasts: whether the write remains after the death.
+    """
 
     def __init__(self, what: str, *, lasts: bool) -> None:
         super().__init__(what)
@@ -47,16 +52,17 @@ class Killed(BaseException):
 
 @dataclass
 class Death:
-    """Comes after so many writes of a pass.
+    """Kills a pass after a number of writes.
 
     Attributes:
-        after: how many; 0: never.
-        made: identities of all that was ever there, by what it is called.
+        after: the number of writes; 0 kills no pass.
+        seen: writes of the current pass.
+        created: UIDs of all objects that ever existed, by kind and name.
     """
 
     after: int = 0
     seen: int = 0
-    made: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    created: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def wrote(self, what: str, *, lasts: bool = True) -> None:
         self.seen += 1
@@ -65,23 +71,23 @@ class Death:
 
 
 class MortalApi(Api):
-    """Dies after a write."""
+    """A client that reports each write to `death`."""
 
     death: Death
 
     def _call(self, method: str, path: str, **more: Any) -> Document:
         answer = super()._call(method, path, **more)
         if method != "GET":
-            # Pods are not ours, and an event may be lost.
+            # The test creates the pods, and an Event may be lost.
             if method != "DELETE" and answer["kind"] not in (POD.kind, EVENT.kind):
-                self.death.made[f"{answer['kind']} {answer['metadata']['name']}"].add(answer["metadata"]["uid"])
+                self.death.created[f"{answer['kind']} {answer['metadata']['name']}"].add(answer["metadata"]["uid"])
             self.death.wrote(f"Kubernetes: {method} {path}")
         return answer
 
 
 @pytest.fixture
 def death(monkeypatch: pytest.MonkeyPatch) -> Death:
-    """Has Kafka's client and Postgres' sessions die, too; the real ones, and right after they were answered."""
+    """Let Kafka's real client and the real Postgres sessions report each answered write to `death`."""
     coming = Death()
 
     class MortalAdmin(AdminClient):  # type: ignore[misc]
@@ -134,8 +140,8 @@ def death(monkeypatch: pytest.MonkeyPatch) -> Death:
     return coming
 
 
-def until_it_lives(passes: Any, key: Key, death: Death) -> list[str]:
-    """Passes of operators that are killed, until one comes to its end; the writes that killed them."""
+def until_one_survives(passes: Any, key: Key, death: Death) -> list[str]:
+    """Run passes of killed operators until one pass completes. Return the writes that killed the others."""
     written: list[str] = []
     death.after = 1
     while len(written) < _MOST:
@@ -149,19 +155,19 @@ def until_it_lives(passes: Any, key: Key, death: Death) -> list[str]:
         else:
             death.after = 0
             return written
-    pytest.fail(f"after {_MOST} writes it still writes: {written[-5:]}")
+    pytest.fail(f"passes still write after {_MOST} writes: {written[-5:]}")
 
 
-def tell(what: str, written: list[str]) -> None:
-    """How many writes there were."""
+def print_counts(what: str, written: list[str]) -> None:
+    """Print the number of writes to each system."""
     counts: dict[str, int] = defaultdict(int)
-    for one in written:
-        counts[one.partition(":")[0]] += 1
+    for write in written:
+        counts[write.partition(":")[0]] += 1
     print(f"{what}: killed after each of {len(written)} writes: {dict(counts)}", file=sys.stderr)
 
 
 def settle(passes: Any, key: Key, death: Death) -> None:
-    """Passes that nobody kills."""
+    """Run passes, none of them killed, until two in a row have settled."""
     death.after = 0
 
     def once() -> Result:
@@ -172,11 +178,11 @@ def settle(passes: Any, key: Key, death: Death) -> None:
     for _ in range(60):
         if once() is Result.SETTLED and once() is Result.SETTLED:
             return
-    pytest.fail("it does not settle")
+    pytest.fail(f"{key} does not settle")
 
 
 def state(cluster: Any, servers: Servers, key: Key) -> str:
-    """Everything that was made, without what differs from one pipeline to another."""
+    """Return all that exists for a pipeline as text, without the differences between two equal pipelines."""
     kept: dict[str, Any] = {}
     for (kind, name), item in sorted(cluster.children(key.namespace).items()):
         metadata, data = item["metadata"], item.get("data")
@@ -192,21 +198,21 @@ def state(cluster: Any, servers: Servers, key: Key) -> str:
             if kind == "Deployment":
                 kept[f"{kind} {name}"]["spec"]["template"]["metadata"]["annotations"].pop(annotation, None)
     status = cluster.get(key)["status"]
-    told = {name: status[name] for name in ("endpoints", "schema", "aggregations", "replicas")}
-    told["conditions"] = {condition["type"]: condition["status"] for condition in status["conditions"]}
-    text = json.dumps([kept, told, in_kafka(servers, key), in_postgres(servers, key)], sort_keys=True, default=str)
+    shown = {name: status[name] for name in ("endpoints", "schema", "aggregations", "replicas")}
+    shown["conditions"] = {condition["type"]: condition["status"] for condition in status["conditions"]}
+    text = json.dumps([kept, shown, in_kafka(servers, key), in_postgres(servers, key)], sort_keys=True, default=str)
     text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.+]+", "<moment>", text)
     schema = names.schema(key.namespace, key.name).removesuffix("orders")
     return text.replace(key.uid, "<uid>").replace(key.namespace, "<namespace>").replace(schema, "<schema>")
 
 
 def in_kafka(servers: Servers, key: Key) -> dict[str, Any]:
-    """A pipeline's topics: partitions, replicas and configs."""
+    """Return partitions, replication factor and config of each topic of a pipeline."""
     kafka = KafkaTopics(servers.kafka)
     topics = sorted(t for t in AdminClient({"bootstrap.servers": servers.kafka}).list_topics(timeout=30).topics)
-    ours = [topic for topic in topics if topic.startswith(f"{key.namespace}.{key.name}.")]
-    live, configs = kafka.observe(ours), kafka.configs(ours)
-    return {name: [live[name].partitions, live[name].replication_factor, configs[name]] for name in ours}
+    own = [topic for topic in topics if topic.startswith(f"{key.namespace}.{key.name}.")]
+    live, configs = kafka.observe(own), kafka.configs(own)
+    return {name: [live[name].partitions, live[name].replication_factor, configs[name]] for name in own}
 
 
 _POSTGRES = {
@@ -223,15 +229,15 @@ _POSTGRES = {
 
 
 def in_postgres(servers: Servers, key: Key) -> dict[str, Any]:
-    """A pipeline's schema and roles; of those whose names are cut short only the schema counts."""
+    """Return schema, tables and roles of a pipeline. Roles with names that are cut short are left out."""
     schema = names.schema(key.namespace, key.name)
     with administrator(servers) as connection:
-        found = {what: connection.execute(query, {"s": schema}).fetchall() for what, query in _POSTGRES.items()}
-        if found["schema"]:
+        state = {what: connection.execute(query, {"s": schema}).fetchall() for what, query in _POSTGRES.items()}
+        if state["schema"]:
             for table in ("_aggregations", "_offsets", "_generation", "_readers"):
                 rows = connection.execute(f'SELECT to_jsonb(t)::text FROM "{schema}"."{table}" t').fetchall()
-                found[table] = sorted(rows)
-    return found
+                state[table] = sorted(rows)
+    return state
 
 
 def administrator(servers: Servers) -> psycopg.Connection[Any]:
@@ -242,18 +248,18 @@ def administrator(servers: Servers) -> psycopg.Connection[Any]:
 
 
 def identities(servers: Servers, key: Key) -> dict[str, str]:
-    """What tells a topic, schema or table from a later one of its name."""
+    """Return the ids of topics and relations. A recreated one has the same name, but another id."""
     live = KafkaTopics(servers.kafka).observe(list(in_kafka(servers, key)))
-    found = {f"topic {name}": topic.id for name, topic in live.items()}
+    topics = {f"topic {name}": topic.id for name, topic in live.items()}
     query = "SELECT relname, c.oid::text FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
     with administrator(servers) as connection:
         rows = connection.execute(f"{query} WHERE nspname = %s", (names.schema(key.namespace, key.name),)).fetchall()
-    return found | {f"relation {name}": oid for name, oid in rows}
+    return topics | {f"relation {name}": oid for name, oid in rows}
 
 
 @pytest.fixture
 def other_namespace(cluster: Any, namespace: str) -> Any:
-    # As long as the other, so that no name is cut where the other's is not.
+    # Both names have the same length. Longer names that contain them are cut at the same place.
     name = f"{namespace[:-1]}{'0' if namespace[-1] != '0' else '1'}"
     cluster.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     yield name
@@ -279,8 +285,10 @@ EDIT = {
 }
 
 
-@pytest.mark.fault("operator-killed-after-each-write", "each write kills one operator; same end, nothing made twice")
-def test_passes_killed_after_each_write_end_the_same(
+@pytest.mark.fault(
+    "operator-killed-after-each-write", "each write kills one operator; same final state, nothing created twice"
+)
+def test_passes_killed_after_each_write_reach_the_state_of_one_that_is_not_killed(
     cluster: Any,
     servers: Servers,
     passes: Any,
@@ -289,32 +297,31 @@ def test_passes_killed_after_each_write_end_the_same(
     other_namespace: str,
     death: Death,
 ) -> None:
-    """First all of a pipeline is made, then topics grow, a config changes, and a metric comes."""
+    """The first passes create a pipeline. Later passes add partitions, change a config and add a metric."""
     whole, broken = make("orders", other_namespace), make("orders", namespace)
     settle(passes, whole, death)
-    once = {name.replace(other_namespace, namespace) for name in death.made}
-    death.made.clear()
-    written = until_it_lives(passes, broken, death)
-    tell("a first pass", written)
+    once = {name.replace(other_namespace, namespace) for name in death.created}
+    death.created.clear()
+    written = until_one_survives(passes, broken, death)
+    print_counts("a first pass", written)
     assert {what.partition(":")[0] for what in written} == {"Kubernetes", "Kafka", "Postgres"}
     assert sum(what == "Postgres: COMMIT" for what in written) == 1
     settle(passes, broken, death)
     assert state(cluster, servers, broken) == state(cluster, servers, whole)
-    # Nothing was made twice, and each Deployment has had one template.
-    assert {name: len(uids) for name, uids in death.made.items()} == dict.fromkeys(once, 1)
-    made = [item["metadata"]["name"] for item in cluster.api.list(REPLICA_SET, namespace)]
-    assert len(made) == 3
+    # No object was created twice, and each Deployment has had one template.
+    assert {name: len(uids) for name, uids in death.created.items()} == dict.fromkeys(once, 1)
+    assert len(cluster.api.list(REPLICA_SET, namespace)) == 3
     events = [
         event["message"] for event in cluster.api.list(EVENT, namespace) if event["involvedObject"]["uid"] == broken.uid
     ]
-    assert len(events) == len(set(events)), "an event may be lost with its operator, but is never told twice"
+    assert len(events) == len(set(events)), "an Event may be lost with its operator, but is never repeated"
 
     before = identities(servers, broken)
     for key in (whole, broken):
         cluster.patch(key, spec=EDIT)
     settle(passes, whole, death)
-    written = until_it_lives(passes, broken, death)
-    tell("an edit", written)
+    written = until_one_survives(passes, broken, death)
+    print_counts("an edit", written)
     settle(passes, broken, death)
     assert state(cluster, servers, broken) == state(cluster, servers, whole)
     after = identities(servers, broken)
@@ -322,7 +329,7 @@ def test_passes_killed_after_each_write_end_the_same(
 
 
 @pytest.mark.fault("operator-killed-while-deleting", "each write kills one operator; nothing is left")
-def test_a_release_killed_after_each_write_ends_the_same(
+def test_a_deletion_killed_after_each_write_leaves_nothing(
     cluster: Any,
     servers: Servers,
     passes: Any,
@@ -331,19 +338,19 @@ def test_a_release_killed_after_each_write_ends_the_same(
     eventually: Any,
     death: Death,
 ) -> None:
-    """Deleting is as patient: nothing is left of the resource and of what it had."""
+    """The resource, its objects, topics, schema and roles are deleted at the end."""
     key = make("orders", namespace, reclaimPolicy="Delete")
     settle(passes, key, death)
     cluster.api.delete(KINDS["AnalyticsPipeline"], namespace, "orders")
     written: list[str] = []
 
     def gone() -> bool:
-        written.extend(until_it_lives(passes, key, death))
+        written.extend(until_one_survives(passes, key, death))
         return bool(cluster.get(key) == {})
 
-    eventually(gone, what="the resource is gone")
-    tell("a release", written)
+    eventually(gone, what="the resource is deleted")
+    print_counts("a deletion", written)
     assert {what.partition(":")[0] for what in written} == {"Kubernetes", "Kafka", "Postgres"}
-    eventually(lambda: cluster.children(namespace) == {}, what="nothing is left")
+    eventually(lambda: cluster.children(namespace) == {}, what="all objects are deleted")
     assert in_kafka(servers, key) == {}
     assert {what: rows for what, rows in in_postgres(servers, key).items() if rows} == {}

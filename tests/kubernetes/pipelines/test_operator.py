@@ -1,4 +1,7 @@
-"""The operator as a process: watches, leadership, the webhook, and what is left when things end."""
+"""Tests of the operator as a process on a real API server, Kafka and Postgres.
+
+They cover watches, leadership, the webhook, restarts of the API server and deleted namespaces.
+"""
 
 from __future__ import annotations
 
@@ -34,37 +37,37 @@ NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
 
 @pytest.fixture
 def lead(start_operator: Callable[..., Any], eventually: Any) -> Callable[..., Any]:
-    """Starts an operator and waits until it leads."""
+    """Return a function that starts an operator and waits until it leads."""
 
     def start(**environment: str) -> Any:
         operator = start_operator(**environment)
-        eventually(operator.leads, what=f"it leads: {operator.log.read_text()[-2000:]}")
+        eventually(operator.leads, what=f"the operator leads: {operator.log.read_text()[-2000:]}")
         return operator
 
     return start
 
 
-def test_from_apply_to_ready_to_gone(
+def test_a_pipeline_is_created_edited_repaired_and_deleted_by_watching(
     cluster: Any, lead: Callable[..., Any], namespace: str, make: Callable[..., Key], eventually: Any
 ) -> None:
-    """All by watching: the drift interval is longer than the test."""
+    """The drift interval is longer than the test, and each pass follows an event of a watch."""
     operator = lead(TIDEMILL_DRIFT_SECONDS="3600")
     key = make("orders", namespace)
     cluster.await_ready(key)
-    eventually(lambda: cluster.get(key)["status"].get("lag") == 0, seconds=30, what="how far it is behind is told")
-    told = f'tidemill_pipeline_lag_events{{namespace="{namespace}",pipeline="orders"}} 0.0'
-    assert told in operator.ask("/metrics")[1].splitlines()
+    eventually(lambda: cluster.get(key)["status"].get("lag") == 0, seconds=30, what="the lag is in the status")
+    lag = f'tidemill_pipeline_lag_events{{namespace="{namespace}",pipeline="orders"}} 0.0'
+    assert lag in operator.ask("/metrics")[1].splitlines()
     cluster.patch(key, spec={"processor": {"replicas": 2}})
     cluster.await_ready(key, generation=2)
     for name in ("orders-processor", "tidemill-api"):
         cluster.api.delete(DEPLOYMENT, namespace, name)
     eventually(
         lambda: all(cluster.child(namespace, "Deployment", n) for n in ("orders-processor", "tidemill-api")),
-        what="the Deployments are back",
+        what="the Deployments are recreated",
     )
     cluster.await_ready(key)
     cluster.api.delete(PIPELINE, namespace, "orders")
-    eventually(lambda: cluster.children(namespace) == {}, what="nothing is left")
+    eventually(lambda: cluster.children(namespace) == {}, what="all objects are deleted")
     metrics = operator.ask("/metrics")[1]
     assert 'tidemill_operator_reconciliations_total{result="settled"}' in metrics
     assert 'tidemill_operator_reconciliation_duration_seconds_count{phase="topics"}' in metrics
@@ -72,30 +75,29 @@ def test_from_apply_to_ready_to_gone(
     assert operator.stop() == 0
 
 
-def test_quiet_pipelines_are_not_written_to(
+def test_drift_passes_over_a_settled_pipeline_write_nothing(
     cluster: Any, lead: Callable[..., Any], namespace: str, make: Callable[..., Key], eventually: Any
 ) -> None:
-    """Drift passes of a settled pipeline come and go; nothing changes its version."""
     operator = lead(TIDEMILL_DRIFT_SECONDS="1")
     key = make("orders", namespace)
     cluster.await_ready(key)
 
     def passes() -> float:
         lines = operator.ask("/metrics")[1].splitlines()
-        wanted = 'tidemill_operator_reconciliations_total{result="settled"} '
-        return next((float(line.removeprefix(wanted)) for line in lines if line.startswith(wanted)), 0.0)
+        prefix = 'tidemill_operator_reconciliations_total{result="settled"} '
+        return next((float(line.removeprefix(prefix)) for line in lines if line.startswith(prefix)), 0.0)
 
-    eventually(lambda: cluster.get(key)["status"].get("lag") == 0, seconds=30, what="its lag is told")
-    eventually(lambda: passes() >= 3, what="it has settled")
+    eventually(lambda: cluster.get(key)["status"].get("lag") == 0, seconds=30, what="the lag is in the status")
+    eventually(lambda: passes() >= 3, what="the pipeline has settled")
     before, count = cluster.versions(namespace), passes()
     eventually(lambda: passes() >= count + 5, what="five more passes")
     assert cluster.versions(namespace) == before
 
 
-def test_many_pipelines_at_once_share_a_namespace(
+def test_concurrent_passes_keep_every_pipeline_in_the_shared_objects(
     cluster: Any, lead: Callable[..., Any], namespace: str, make: Callable[..., Key]
 ) -> None:
-    """Their passes overlap, and what they share loses none of them."""
+    """Passes over five new pipelines of one namespace overlap."""
     lead()
     keys = [make(f"orders-{number}", namespace) for number in range(5)]
     for key in keys:
@@ -114,7 +116,7 @@ def test_many_pipelines_at_once_share_a_namespace(
 
 @pytest.mark.matrix
 @pytest.mark.fault("leader-killed", "another replica leads and repairs")
-def test_another_takes_over_from_a_leader_that_is_killed(
+def test_another_replica_takes_over_from_a_killed_leader(
     cluster: Any,
     lead: Callable[..., Any],
     start_operator: Callable[..., Any],
@@ -126,18 +128,21 @@ def test_another_takes_over_from_a_leader_that_is_killed(
     second = start_operator()
     key = make("orders", namespace)
     cluster.await_ready(key)
-    eventually(lambda: second.ask("/readyz")[0] == 200, what="the second is ready without leading")
+    eventually(lambda: second.ask("/readyz")[0] == 200, what="the second operator is ready without leading")
     assert not second.leads()
     first.stop(signal.SIGKILL)
     cluster.api.delete(DEPLOYMENT, namespace, "orders-processor")
-    eventually(second.leads, what="the second leads")
-    eventually(lambda: cluster.child(namespace, "Deployment", "orders-processor"), what="it repairs")
+    eventually(second.leads, what="the second operator leads")
+    eventually(
+        lambda: cluster.child(namespace, "Deployment", "orders-processor"),
+        what="the second operator repairs the Deployment",
+    )
     cluster.await_ready(key)
 
 
 @pytest.mark.matrix
-@pytest.mark.fault("leader-frozen", "another replica leads; the frozen one ends when it wakes, and has changed nothing")
-def test_a_leader_that_was_frozen_ends_when_it_wakes(
+@pytest.mark.fault("leader-frozen", "another replica leads; the frozen leader ends when it wakes, and changes nothing")
+def test_a_frozen_leader_ends_when_it_wakes_and_its_successor_leads(
     cluster: Any,
     lead: Callable[..., Any],
     start_operator: Callable[..., Any],
@@ -145,29 +150,29 @@ def test_a_leader_that_was_frozen_ends_when_it_wakes(
     make: Callable[..., Key],
     eventually: Any,
 ) -> None:
-    """Another leads by then; what both may do at that moment changes nothing."""
+    """Both pipelines are ready afterwards, although both operators ran at the same time."""
     first = lead()
     key = make("orders", namespace)
     cluster.await_ready(key)
     second = start_operator()
     first.process.send_signal(signal.SIGSTOP)
-    eventually(second.leads, what="the second leads")
+    eventually(second.leads, what="the second operator leads")
     clicks = make("clicks", namespace)
     first.process.send_signal(signal.SIGCONT)
-    eventually(lambda: first.process.poll() is not None, seconds=30.0, what="the first ends")
+    eventually(lambda: first.process.poll() is not None, seconds=30.0, what="the first operator ends")
     assert first.process.returncode == 1
     cluster.await_ready(clicks)
     cluster.await_ready(key)
 
 
-def test_a_leader_that_ends_gives_the_lease_back(cluster: Any, lead: Callable[..., Any]) -> None:
+def test_a_leader_that_stops_releases_the_lease(cluster: Any, lead: Callable[..., Any]) -> None:
     operator = lead()
     assert operator.stop() == 0
     assert cluster.api.get(LEASE, HOME, "tidemill-operator")["spec"]["holderIdentity"] == ""
 
 
-@pytest.mark.fault("apiserver-restarted", "what was deleted during the restart is repaired within 2 min")
-def test_it_recovers_when_the_api_server_was_away(
+@pytest.mark.fault("apiserver-restarted", "a Deployment deleted after the restart is recreated within 2 min")
+def test_the_operator_repairs_after_a_restart_of_the_api_server(
     cluster: Any,
     lead: Callable[..., Any],
     start_operator: Callable[..., Any],
@@ -175,14 +180,14 @@ def test_it_recovers_when_the_api_server_was_away(
     make: Callable[..., Key],
     eventually: Any,
 ) -> None:
-    """It goes on, or ends because its Lease may have been taken, and is started again, as in a pod."""
+    """The operator continues, or it ends because its Lease has expired. Then the test restarts it, as a pod would."""
     operator = lead()
     key = make("orders", namespace)
     cluster.await_ready(key)
     cluster.plane.restart_apiserver()
     if operator.process.poll() is not None or not operator.leads():
         operator = start_operator()
-    eventually(lambda: cluster.get(key), what="the API server is back")
+    eventually(lambda: cluster.get(key), what="the API server answers")
     cluster.api.delete(DEPLOYMENT, namespace, "orders-processor")
 
     def repaired() -> Any:
@@ -191,25 +196,27 @@ def test_it_recovers_when_the_api_server_was_away(
             operator = start_operator()
         return cluster.child(namespace, "Deployment", "orders-processor")
 
-    eventually(repaired, seconds=120.0, what="a deleted Deployment comes back")
+    eventually(repaired, seconds=120.0, what="a deleted Deployment is recreated")
     cluster.await_ready(key)
 
 
-@pytest.mark.fault("namespace-deleted", "nothing is stuck; nothing is created in it again")
-def test_a_deleted_namespace_ends(
+@pytest.mark.fault("namespace-deleted", "the namespace disappears; nothing is created in it again")
+def test_a_deleted_namespace_disappears_with_its_pipelines(
     cluster: Any, lead: Callable[..., Any], namespace: str, make: Callable[..., Key], eventually: Any
 ) -> None:
-    """With a pipeline that keeps its data and one that does not; nothing is stuck, nothing is made in it again."""
+    """One pipeline keeps its data, and one deletes them. Neither blocks the namespace."""
     operator = lead()
     keys = [make("orders", namespace), make("clicks", namespace, reclaimPolicy="Delete")]
     for key in keys:
         cluster.await_ready(key)
     cluster.api.delete(NAMESPACE, None, namespace)
-    eventually(lambda: cluster.api.get(NAMESPACE, None, namespace) is None, seconds=120.0, what="the namespace is gone")
+    eventually(
+        lambda: cluster.api.get(NAMESPACE, None, namespace) is None, seconds=120.0, what="the namespace is deleted"
+    )
     assert "Traceback" not in operator.log.read_text()
 
 
-def test_only_the_named_namespaces_are_served(
+def test_an_operator_with_watched_namespaces_ignores_the_others(
     cluster: Any, lead: Callable[..., Any], namespace: str, make: Callable[..., Key]
 ) -> None:
     other = f"{namespace}-other"
@@ -226,7 +233,10 @@ def test_only_the_named_namespaces_are_served(
 
 @pytest.fixture
 def admission(cluster: Any) -> Iterator[Callable[[int], None]]:
-    """Has the API server ask the webhook at a port of this machine, under its Service's name."""
+    """Return a function that registers the webhook of an operator on this machine, by its port.
+
+    The API server reaches the webhook under the name of the Service.
+    """
 
     def register(port: int) -> None:
         metadata = {"name": "tidemill-webhook", "namespace": HOME}
@@ -259,7 +269,7 @@ def admission(cluster: Any) -> Iterator[Callable[[int], None]]:
     cluster.api.delete(SERVICE, HOME, "tidemill-webhook")
 
 
-def test_the_api_server_refuses_with_the_words_of_validate(
+def test_the_webhook_refuses_with_the_message_of_validate(
     cluster: Any,
     lead: Callable[..., Any],
     admission: Callable[[int], None],
@@ -267,13 +277,13 @@ def test_the_api_server_refuses_with_the_words_of_validate(
     make: Callable[..., Key],
     eventually: Any,
 ) -> None:
-    """Of faults that the CRD's own rules cannot see, and of those that the API server tells in words of its own."""
+    """No rule of the CRD finds the first fault. The API server's own message for the second fault is unclear."""
     operator = lead()
     admission(operator.webhook_port)
     spec = {"transform": {"filter": "amount + 1"}}
 
     def refused() -> str:
-        """The API server asks nobody until the leader has told it whom to trust."""
+        """Return the refusal, or an empty string while the webhook has no CA bundle and is ignored."""
         try:
             key = make("orders", namespace, **spec)
         except TidemillError as error:
@@ -298,9 +308,8 @@ def test_the_api_server_refuses_with_the_words_of_validate(
     cluster.await_ready(key)
 
 
-@pytest.mark.fault("new-operator-without-its-crd", "it ends and says what to do")
-def test_a_cluster_without_the_resource_is_told(start_operator: Callable[..., Any], tmp_path: Path) -> None:
-    """A missing CRD ends the process with what to do, instead of an operator that does nothing."""
+@pytest.mark.fault("new-operator-without-its-crd", "the operator ends and names the remedy")
+def test_an_operator_without_its_crd_ends_with_a_remedy(start_operator: Callable[..., Any], tmp_path: Path) -> None:
     with ControlPlane(tmp_path / "plane") as plane:
         api = Api(load({"KUBECONFIG": str(plane.kubeconfig)}))
         api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HOME}})

@@ -1,4 +1,8 @@
-"""Scaling in a cluster, on real figures: consumers stand for processors, and positions move when a test says so."""
+"""Tests of scaling on a real API server, Kafka and Postgres.
+
+The tests start each pass and each poll of the operator, except for one test with processes. Consumers replace
+processors, and positions move when a test says so.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +45,14 @@ QUICK = {
 
 @dataclass
 class Bench:
-    """An operator's passes and polls, one after another."""
+    """Runs passes and polls of one operator in turn.
+
+    Attributes:
+        load: the consumers of the pipeline, which also send its events.
+        component: what is scaled.
+        woken: pipelines that the scaler has asked a pass for.
+        seen: each different number of replicas, in order.
+    """
 
     cluster: Any
     passes: Any
@@ -55,12 +66,12 @@ class Bench:
         self.restart()
 
     def restart(self, scaling: ClusterScaling | None = None) -> None:
-        """Another operator, which knows what is written down only."""
+        """Continue with a new operator, which knows only the state in the cluster."""
         self.scaling = scaling or self.passes.scaling(wake=self.woken.append)
         self.controller: Controller = self.passes.controller(scaling=self.scaling)
 
     def step(self) -> int:
-        """A pass and a poll; replicas that are set."""
+        """Run a pass and a poll, and return the replicas of the Deployment's spec."""
         self.controller.work(self.key)
         self.scaling.poll(self.key, self.component)
         replicas = int(self.deployment["spec"]["replicas"])
@@ -69,14 +80,14 @@ class Bench:
         return replicas
 
     def until(self, replicas: int, eventually: Any) -> None:
-        eventually(lambda: self.step() == replicas, seconds=120.0, what=f"{replicas} replicas: {self.told}")
+        eventually(lambda: self.step() == replicas, seconds=120.0, what=f"{replicas} replicas: {self.scaling_status}")
 
     def settle(self, eventually: Any) -> None:
-        """Until all that was asked for runs."""
-        eventually(lambda: self.controller.work(self.key) is Result.SETTLED, what="it settles")
+        """Run passes until one settles: all replicas are ready."""
+        eventually(lambda: self.controller.work(self.key) is Result.SETTLED, what="the pipeline settles")
 
     def polls(self, count: int) -> None:
-        """So many decisions."""
+        """Run passes and polls for `count` decisions, and wait out the poll interval before each."""
         for _ in range(count):
             while (rest := self.scaling._scaler.rest(Scalable(self.key, self.component))) > 0:
                 time.sleep(rest)
@@ -87,7 +98,7 @@ class Bench:
         return dict(self.cluster.child(self.key.namespace, "Deployment", f"{self.key.name}-{self.component}"))
 
     @property
-    def told(self) -> Document:
+    def scaling_status(self) -> Document:
         return dict(self.cluster.get(self.key).get("status", {}).get(STATUS_MEMBERS[self.component], {}))
 
     @property
@@ -96,14 +107,16 @@ class Bench:
 
 
 @pytest.fixture
-def bench(cluster: Any, passes: Any, namespace: str, make: Any, loaded: Any, eventually: Any) -> Callable[..., Bench]:
-    """A pipeline that scales and has settled: `bench(dryRun=True)`."""
+def make_bench(
+    cluster: Any, passes: Any, namespace: str, make: Any, loaded: Any, eventually: Any
+) -> Callable[..., Bench]:
+    """Return a function that creates a settled pipeline with scaling: `make_bench(dryRun=True)`."""
 
     def build(**scaling: Any) -> Bench:
         key = make("orders", namespace, processor={"scaling": {**QUICK, **scaling}}, **source())
-        found = Bench(cluster, passes, key, loaded(key))
-        found.settle(eventually)
-        return found
+        bench = Bench(cluster, passes, key, loaded(key))
+        bench.settle(eventually)
+        return bench
 
     return build
 
@@ -117,157 +130,161 @@ def source() -> Document:
     }
 
 
-def test_lag_brings_processors_in_steps_and_they_go_with_it(bench: Any, eventually: Any, namespace: str) -> None:
-    found = bench()
-    found.load.send(150)
-    found.until(4, eventually)
-    found.settle(eventually)
-    status = found.cluster.get(found.key)["status"]
+def test_processors_are_added_in_steps_with_lag_and_removed_without_it(
+    make_bench: Any, eventually: Any, namespace: str
+) -> None:
+    bench = make_bench()
+    bench.load.send(150)
+    bench.until(4, eventually)
+    bench.settle(eventually)
+    status = bench.cluster.get(bench.key)["status"]
     assert (status["scaling"]["desired"], status["replicas"]) == (4, 4)
-    found.load.work_off()
-    found.until(1, eventually)
-    steps = [after - before for before, after in zip(found.seen, found.seen[1:], strict=False)]
-    assert found.seen[0] == found.seen[-1] == 1
-    assert max(steps) <= 2, "at most maxStepUp at once"
-    assert min(steps) >= -2, "at most maxStepDown at once"
+    bench.load.work_off()
+    bench.until(1, eventually)
+    steps = [after - before for before, after in zip(bench.seen, bench.seen[1:], strict=False)]
+    assert bench.seen[0] == bench.seen[-1] == 1
+    assert max(steps) <= 2, "a step up is larger than maxStepUp"
+    assert min(steps) >= -2, "a step down is larger than maxStepDown"
     reasons = {
-        event["reason"] for event in found.cluster.api.list(EVENT, namespace) if "processors" in event["message"]
+        event["reason"] for event in bench.cluster.api.list(EVENT, namespace) if "processors" in event["message"]
     }
     assert reasons & {"ScaledUp", "StepLimited"}
     assert "ScaledDown" in reasons
-    assert found.woken, "what is decided is done by a pass"
+    assert bench.woken, "a decision has woken no pass"
 
 
-def test_a_python_stage_is_scaled_by_its_own_lag(
+def test_a_python_stage_scales_with_the_lag_of_the_stage(
     cluster: Any, passes: Any, namespace: str, make: Any, loaded: Any, eventually: Any
 ) -> None:
-    """By the processors' settings. The status shows its number and lag, and another operator goes on from there."""
+    """The settings are those of the processors. The status shows replicas and lag. A new operator keeps the number."""
     python = {"configMap": "enrich", "file": "enrich.py", "function": "enrich"}
     key = make("orders", namespace, processor={"scaling": QUICK}, transform={"python": python}, **source())
-    found = Bench(cluster, passes, key, loaded(key, component="stage"), "stage")
-    found.settle(eventually)
-    found.load.send(150)
-    found.until(4, eventually)
-    found.settle(eventually)
+    bench = Bench(cluster, passes, key, loaded(key, component="stage"), "stage")
+    bench.settle(eventually)
+    bench.load.send(150)
+    bench.until(4, eventually)
+    bench.settle(eventually)
     status = cluster.get(key)["status"]
     assert (status["stageScaling"]["desired"], status["stageReplicas"], status["replicas"]) == (4, 4, 1)
-    assert found.memory["metadata"]["ownerReferences"][0]["uid"] == key.uid
+    assert bench.memory["metadata"]["ownerReferences"][0]["uid"] == key.uid
     observer = passes.observer()
     observer.watch(key, status)
     observer.look()
     status = cluster.get(key)["status"]
     assert (status["stageLag"], status["lag"]) == (600, 600)
-    found.restart()
-    found.controller.work(key)
-    assert found.deployment["spec"]["replicas"] == 4, "nothing was decided since"
-    found.load.work_off()
-    found.until(1, eventually)
-    told = {event["message"] for event in cluster.api.list(EVENT, namespace)}
-    assert any("processes of the Python stage" in message for message in told)
-    assert not any("processors" in message for message in told)
+    bench.restart()
+    bench.controller.work(key)
+    assert bench.deployment["spec"]["replicas"] == 4, "a new operator has changed the replicas without a decision"
+    bench.load.work_off()
+    bench.until(1, eventually)
+    messages = {event["message"] for event in cluster.api.list(EVENT, namespace)}
+    assert any("processes of the Python stage" in message for message in messages)
+    assert not any("processors" in message for message in messages)
 
 
-def test_another_operator_goes_on_and_nobody_else_scales(bench: Any, eventually: Any) -> None:
-    """Neither a restart, nor a re-apply of the resource, nor `kubectl scale` takes processors away."""
-    found = bench()
-    found.load.send(150)
-    found.until(4, eventually)
-    assert found.memory["metadata"]["ownerReferences"][0]["uid"] == found.key.uid
-    found.restart()
-    found.controller.work(found.key)
-    assert found.deployment["spec"]["replicas"] == 4, "nothing was decided since"
-    found.settle(eventually)
-    generation = found.deployment["metadata"]["generation"]
-    document = found.cluster.get(found.key)
+def test_replicas_survive_a_restart_a_reapplied_resource_and_kubectl_scale(make_bench: Any, eventually: Any) -> None:
+    bench = make_bench()
+    bench.load.send(150)
+    bench.until(4, eventually)
+    assert bench.memory["metadata"]["ownerReferences"][0]["uid"] == bench.key.uid
+    bench.restart()
+    bench.controller.work(bench.key)
+    assert bench.deployment["spec"]["replicas"] == 4, "a new operator has changed the replicas without a decision"
+    bench.settle(eventually)
+    generation = bench.deployment["metadata"]["generation"]
+    document = bench.cluster.get(bench.key)
     metadata = {name: document["metadata"][name] for name in ("name", "namespace")}
     again = {**{name: document[name] for name in ("apiVersion", "kind", "spec")}, "metadata": metadata}
     for _ in range(3):
-        found.cluster.api.apply(again, manager="gitops")
-        found.polls(1)
-    assert found.deployment["metadata"]["generation"] == generation, "the Deployment is not written"
-    found.cluster.api.merge(DEPLOYMENT, found.key.namespace, "orders-processor", {"spec": {"replicas": 2}})
-    assert found.step() == 4
+        bench.cluster.api.apply(again, manager="gitops")
+        bench.polls(1)
+    assert bench.deployment["metadata"]["generation"] == generation, "the Deployment was written"
+    bench.cluster.api.merge(DEPLOYMENT, bench.key.namespace, "orders-processor", {"spec": {"replicas": 2}})
+    assert bench.step() == 4
 
 
-def test_a_poll_that_changes_nothing_writes_nothing(bench: Any, eventually: Any) -> None:
-    found = bench()
-    eventually(lambda: found.step() and found.told.get("reason") == "WithinTarget", what="it is calm")
-    found.settle(eventually)
-    found.passes.api.written.clear()
-    found.polls(3)
-    assert found.passes.api.written == []
+def test_a_poll_that_changes_nothing_writes_nothing(make_bench: Any, eventually: Any) -> None:
+    bench = make_bench()
+    eventually(
+        lambda: bench.step() and bench.scaling_status.get("reason") == "WithinTarget",
+        what="the lag is within its target",
+    )
+    bench.settle(eventually)
+    bench.passes.api.written.clear()
+    bench.polls(3)
+    assert bench.passes.api.written == []
 
 
-def test_a_dry_run_only_tells(bench: Any, eventually: Any) -> None:
-    found = bench(dryRun=True)
-    found.load.send(150)
-    eventually(lambda: found.step() and found.told.get("reason") == "DryRun", what="it is told")
-    assert found.told["desired"] > found.told["current"] == 1
-    found.polls(2)
-    assert found.seen == [1]
+def test_a_dry_run_reports_a_decision_and_keeps_the_replicas(make_bench: Any, eventually: Any) -> None:
+    bench = make_bench(dryRun=True)
+    bench.load.send(150)
+    eventually(lambda: bench.step() and bench.scaling_status.get("reason") == "DryRun", what="the dry run is reported")
+    assert bench.scaling_status["desired"] > bench.scaling_status["current"] == 1
+    bench.polls(2)
+    assert bench.seen == [1]
 
 
-@pytest.mark.fault("figures-unreadable-while-scaling", "replicas stay as they are")
-def test_missing_figures_change_nothing(bench: Any, eventually: Any) -> None:
-    """Also if the minimum is lower, and nothing was decided yet."""
-    found = bench()
-    found.load.send(150)
-    found.until(4, eventually)
-    api, nowhere = found.passes.api, PostgresAddress("127.0.0.1", 1, "x", "x", "x")
-    reader = FiguresReader(found.passes.servers.kafka, nowhere)
+@pytest.mark.fault("figures-unreadable-while-scaling", "replicas do not change")
+def test_missing_figures_keep_the_replicas(make_bench: Any, eventually: Any) -> None:
+    """An operator without memory of decisions keeps them too, although the minimum is lower."""
+    bench = make_bench()
+    bench.load.send(150)
+    bench.until(4, eventually)
+    api, nowhere = bench.passes.api, PostgresAddress("127.0.0.1", 1, "x", "x", "x")
+    reader = FiguresReader(bench.passes.servers.kafka, nowhere)
     recorder = Recorder(api, "test")
-    found.restart(ClusterScaling(api, reader, recorder=recorder, measures=Measures(), wake=lambda _: None))
-    found.polls(4)
-    found.controller.work(found.key)
-    assert found.told["reason"] == "FiguresMissing"
-    assert found.deployment["spec"]["replicas"] == 4
-    found.cluster.api.delete(CONFIG_MAP, found.key.namespace, "orders-scaling")
-    found.restart(ClusterScaling(api, reader, recorder=recorder, measures=Measures(), wake=lambda _: None))
-    found.polls(1)
-    assert found.seen[-1] == 4, "without a memory, what runs counts"
+    bench.restart(ClusterScaling(api, reader, recorder=recorder, measures=Measures(), wake=lambda _: None))
+    bench.polls(4)
+    bench.controller.work(bench.key)
+    assert bench.scaling_status["reason"] == "FiguresMissing"
+    assert bench.deployment["spec"]["replicas"] == 4
+    bench.cluster.api.delete(CONFIG_MAP, bench.key.namespace, "orders-scaling")
+    bench.restart(ClusterScaling(api, reader, recorder=recorder, measures=Measures(), wake=lambda _: None))
+    bench.polls(1)
+    assert bench.seen[-1] == 4, "an operator without memory does not start from the running replicas"
 
 
-def test_scaling_that_begins_begins_with_what_runs(
+def test_scaling_starts_from_the_running_replicas(
     cluster: Any, passes: Any, namespace: str, make: Any, loaded: Any, eventually: Any
 ) -> None:
-    """From a fixed number, from others' scaling; and what was remembered goes when scaling goes."""
+    """The number before may be fixed or set by another autoscaler. Without scaling, the memory is deleted."""
     key = make("orders", namespace, processor={"replicas": 3}, **source())
-    found = Bench(cluster, passes, key, loaded(key))
-    found.settle(eventually)
+    bench = Bench(cluster, passes, key, loaded(key))
+    bench.settle(eventually)
     cluster.patch(key, spec={"processor": {"scaling": {**QUICK, "scaleDownStabilization": "10m"}}})
-    found.polls(2)
-    assert found.seen == [3]
-    assert found.memory
+    bench.polls(2)
+    assert bench.seen == [3]
+    assert bench.memory
     cluster.patch(key, spec={"processor": {"scaling": {"mode": "external"}}})
-    found.polls(1)
+    bench.polls(1)
     cluster.api.merge(DEPLOYMENT, namespace, "orders-processor", {"spec": {"replicas": 2}})
-    found.polls(1)
-    found.controller.work(key)
-    assert found.seen == [3, 2]
-    assert (found.told["reason"], found.told["current"]) == ("External", 2)
-    assert found.memory == {}
+    bench.polls(1)
+    bench.controller.work(key)
+    assert bench.seen == [3, 2]
+    assert (bench.scaling_status["reason"], bench.scaling_status["current"]) == ("External", 2)
+    assert bench.memory == {}
     cluster.patch(key, spec={"processor": {"scaling": {"mode": "lag"}}})
-    found.polls(2)
-    assert found.seen == [3, 2]
+    bench.polls(2)
+    assert bench.seen == [3, 2]
     cluster.patch(key, spec={"processor": {"scaling": None, "replicas": 1}})
-    found.controller.work(key)
-    assert (found.deployment["spec"]["replicas"], found.memory, found.told) == (1, {}, {})
+    bench.controller.work(key)
+    assert (bench.deployment["spec"]["replicas"], bench.memory, bench.scaling_status) == (1, {}, {})
 
 
-def test_who_is_paused_is_not_decided_about(bench: Any, eventually: Any) -> None:
-    found = bench()
-    found.cluster.patch(found.key, metadata={"annotations": {"tidemill.dev/paused": "true"}})
-    found.step()
-    found.load.send(150)
-    assert found.scaling.poll(found.key) is Result.GONE
-    found.cluster.patch(found.key, metadata={"annotations": {"tidemill.dev/paused": None}})
-    found.until(4, eventually)
+def test_a_paused_pipeline_is_not_scaled(make_bench: Any, eventually: Any) -> None:
+    bench = make_bench()
+    bench.cluster.patch(bench.key, metadata={"annotations": {"tidemill.dev/paused": "true"}})
+    bench.step()
+    bench.load.send(150)
+    assert bench.scaling.poll(bench.key) is Result.GONE
+    bench.cluster.patch(bench.key, metadata={"annotations": {"tidemill.dev/paused": None}})
+    bench.until(4, eventually)
 
 
-def test_the_operator_scales_and_its_successor_goes_on(
+def test_the_successor_of_a_killed_operator_keeps_scaling(
     cluster: Any, start_operator: Any, namespace: str, make: Any, loaded: Any, eventually: Any
 ) -> None:
-    """As processes, the first one killed."""
+    """Both operators are processes."""
     first = start_operator()
     key = make("orders", namespace, processor={"scaling": QUICK}, **source())
     cluster.await_ready(key, seconds=180.0)
@@ -283,10 +300,10 @@ def test_the_operator_scales_and_its_successor_goes_on(
     assert "tidemill_operator_scaling_decisions_total{reason=" in metrics
     first.stop(signal.SIGKILL)
     second = start_operator()
-    eventually(second.leads, seconds=90.0, what="the second one leads")
-    decided = f'tidemill_operator_scaling_current_replicas{{namespace="{namespace}",pipeline="orders"}} 4.0'
-    eventually(lambda: decided in second.ask("/metrics")[1], what="it has decided")
+    eventually(second.leads, seconds=90.0, what="the second operator leads")
+    metric = f'tidemill_operator_scaling_current_replicas{{namespace="{namespace}",pipeline="orders"}} 4.0'
+    eventually(lambda: metric in second.ask("/metrics")[1], what="the second operator has decided")
     assert replicas() == 4
     load.work_off()
     eventually(lambda: replicas() == 1, seconds=120.0, what="one processor")
-    eventually(lambda: cluster.get(key)["status"]["replicas"] == 1, what="the status tells it")
+    eventually(lambda: cluster.get(key)["status"]["replicas"] == 1, what="the status has one replica")

@@ -1,7 +1,7 @@
-"""Several that would set replicas at once: each number is written once, by the one whose business it is.
+"""Tests of several writers of replicas: the operator, an HPA, `kubectl scale` and a GitOps tool.
 
-The operator runs as a process. A Deployment's generation grows with every write that changes its spec, so it counts
-them all; the operator's decisions are counted by their Events.
+The operator runs as a process on a real API server, Kafka and Postgres. The generation of a Deployment counts all
+writes that change its spec. Events count the operator's decisions.
 """
 
 from __future__ import annotations
@@ -41,7 +41,13 @@ _RE_APPLY_SECONDS = 0.5
 
 @dataclass
 class Scene:
-    """A pipeline whose operator runs, and what others do to it."""
+    """A pipeline with a running operator, and other writers of its replicas.
+
+    Attributes:
+        applied: how often the GitOps tool has applied the resource.
+        began: the Deployment's generation when the other writers started.
+        seen: each different number of replicas, in order.
+    """
 
     cluster: Any
     key: Key
@@ -64,15 +70,15 @@ class Scene:
 
     @property
     def writes(self) -> int:
-        """To the Deployment's spec, since the scene began."""
+        """Return the number of writes to the Deployment's spec since the other writers started."""
         return int(self.deployment["metadata"]["generation"]) - self.began
 
     @property
     def decisions(self) -> list[tuple[int, int]]:
-        """Before and after, as Events tell them, the lowest first."""
+        """Return the replicas before and after each decision, from Events, sorted."""
         events = self.cluster.api.list(EVENT, self.key.namespace)
-        told = [_CHANGE.match(event["message"]) for event in events]
-        return sorted((int(found[1]), int(found[2])) for found in told if found)
+        matches = [_CHANGE.match(event["message"]) for event in events]
+        return sorted((int(match[1]), int(match[2])) for match in matches if match)
 
     def kubectl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [str(binaries.FOLDER / "kubectl"), "--kubeconfig", str(self.cluster.plane.kubeconfig)]
@@ -81,32 +87,32 @@ class Scene:
         )
 
     def scale(self, what: str, replicas: int) -> subprocess.CompletedProcess[str]:
-        """`kubectl scale`: a write to the scale subresource, as an HPA does it."""
+        """Run `kubectl scale`, which writes to the scale subresource as an HPA does."""
         return self.kubectl("scale", what, f"--replicas={replicas}")
 
     def until(self, replicas: int, *, ready: bool = True) -> None:
-        """Until so many are asked for, run and are told."""
+        """Wait until spec, ready pods and status all have this number of replicas."""
 
-        def there() -> bool:
-            found = self.deployment
-            asked, runs = found["spec"]["replicas"], found["status"].get("readyReplicas", 0)
+        def reached() -> bool:
+            live = self.deployment
+            asked, runs = live["spec"]["replicas"], live["status"].get("readyReplicas", 0)
             return asked == replicas and (not ready or (runs == replicas and self.status.get("replicas") == replicas))
 
-        self.eventually(there, seconds=120.0, what=f"{replicas} replicas, {self.status.get('scaling')}")
+        self.eventually(reached, seconds=120.0, what=f"{replicas} replicas, {self.status.get('scaling')}")
 
-    def goes_on(self) -> None:
-        """Until the others have been at it for a while, longer than between two polls of the operator."""
+    def wait_for_applies(self) -> None:
+        """Wait for four more applies of the GitOps tool, which take longer than a poll of the operator."""
         until = self.applied + 4
-        self.eventually(lambda: self.applied >= until, seconds=60.0, what="the resource is applied again")
+        self.eventually(lambda: self.applied >= until, seconds=60.0, what="the resource is applied four more times")
 
     @contextmanager
     def others(self) -> Iterator[None]:
-        """Meanwhile a GitOps tool applies the resource again and again, and replicas are watched."""
+        """Apply the resource again and again as a GitOps tool, and record the replicas, in this context."""
         document = self.cluster.get(self.key)
         metadata = {name: document["metadata"][name] for name in ("name", "namespace")}
         again = {**{name: document[name] for name in ("apiVersion", "kind", "spec")}, "metadata": metadata}
         again["spec"] = {**again["spec"], "processor": dict(again["spec"]["processor"])}
-        del again["spec"]["processor"]["replicas"]  # a default; the manifest does not name it
+        del again["spec"]["processor"]["replicas"]  # the API server's default, which the manifest does not have
         stopping = threading.Event()
 
         def apply() -> None:
@@ -124,7 +130,7 @@ class Scene:
                     self.seen.append(replicas)
 
         self.began = int(self.deployment["metadata"]["generation"])
-        threads = [threading.Thread(target=one) for one in (apply, watch)]
+        threads = [threading.Thread(target=target) for target in (apply, watch)]
         for thread in threads:
             thread.start()
         try:
@@ -136,8 +142,8 @@ class Scene:
 
 
 @pytest.fixture
-def scene(cluster: Any, start_operator: Any, namespace: str, make: Any, eventually: Any) -> Callable[..., Scene]:
-    """A pipeline that is ready: `scene(scaling={…})`."""
+def make_scene(cluster: Any, start_operator: Any, namespace: str, make: Any, eventually: Any) -> Callable[..., Scene]:
+    """Return a function that creates a ready pipeline: `make_scene(scaling={…})`."""
 
     def build(**processor: Any) -> Scene:
         source = {
@@ -152,95 +158,98 @@ def scene(cluster: Any, start_operator: Any, namespace: str, make: Any, eventual
     return build
 
 
-def test_decisions_are_the_only_writes(scene: Any, loaded: Any) -> None:
-    """Under a GitOps tool that applies twice a second, and `kubectl scale` on the resource, which is refused."""
-    found = scene(scaling=SCALING)
-    load = loaded(found.key)
-    with found.others():
-        refused = found.scale("analyticspipeline/orders", 2)
+def test_only_decisions_of_the_operator_change_the_replicas(make_scene: Any, loaded: Any) -> None:
+    """A GitOps tool applies twice a second, and `kubectl scale` on the resource is refused."""
+    scene = make_scene(scaling=SCALING)
+    load = loaded(scene.key)
+    with scene.others():
+        refused = scene.scale("analyticspipeline/orders", 2)
         assert refused.returncode == 1
         assert (
             "replicas cannot change while scaling is set; set replicas to 1 and change scaling, or remove scaling first"
             in refused.stderr
         )
         load.send(150)
-        found.until(4)
-        assert found.scale("analyticspipeline/orders", 2).returncode == 1
-        found.goes_on()
-        assert found.replicas == 4
+        scene.until(4)
+        assert scene.scale("analyticspipeline/orders", 2).returncode == 1
+        scene.wait_for_applies()
+        assert scene.replicas == 4
         load.work_off()
-        found.until(1)
-        found.goes_on()
-    assert found.applied >= 10
-    assert found.seen[0] == found.seen[-1] == 1
-    assert found.writes == len(found.decisions) == len(found.seen) - 1
-    assert found.decisions == sorted(pairwise(found.seen))
-    assert max(found.seen) == 4
-    assert found.seen.index(4) == 2, "two steps of two and one"
-    assert found.status["scaling"]["current"] == 1
+        scene.until(1)
+        scene.wait_for_applies()
+    assert scene.applied >= 10
+    assert scene.seen[0] == scene.seen[-1] == 1
+    assert scene.writes == len(scene.decisions) == len(scene.seen) - 1
+    assert scene.decisions == sorted(pairwise(scene.seen))
+    assert max(scene.seen) == 4
+    assert scene.seen.index(4) == 2, "there are not two steps up, of two and one"
+    assert scene.status["scaling"]["current"] == 1
 
 
 @pytest.mark.matrix
-def test_what_others_write_to_the_deployment_is_taken_back_once_each(scene: Any, loaded: Any) -> None:
-    """By `kubectl scale`, or an HPA that was left on it: neither a decision, nor the begin of one."""
-    found = scene(scaling={**SCALING, "minReplicas": 2})
-    loaded(found.key)
-    found.until(2)
-    # Until something is decided, what runs counts.
-    found.eventually(lambda: found.status.get("scaling", {}).get("desired") == 2, what="it is decided on")
-    before = found.decisions
-    with found.others():
-        for replicas in (4, 1, 3):
-            assert found.scale("deployment/orders-processor", replicas).returncode == 0
-            found.until(2)
-            found.goes_on()
-    assert found.writes == 2 * 3, "theirs, and one for each of them"
-    assert found.decisions == before
-    assert found.status["scaling"]["current"] == found.status["scaling"]["desired"] == 2
-
-
-def test_an_hpa_has_the_deployment_to_itself(scene: Any, loaded: Any) -> None:
-    """With `mode: external` the operator writes no replicas, at a new spec either, and tells what runs."""
-    found = scene(scaling={"mode": "external"})
-    loaded(found.key)
-    with found.others():
-        for replicas in (3, 4, 2):
-            assert found.scale("deployment/orders-processor", replicas).returncode == 0
-            found.until(replicas)
-        refused = found.scale("analyticspipeline/orders", 3)
-        assert (refused.returncode, "while scaling is set" in refused.stderr) == (1, True)
-        found.goes_on()
-    assert found.seen == [1, 3, 4, 2]
-    assert found.writes == 3, "the HPA's"
-    assert found.decisions == []
-    told = found.eventually(
-        lambda: told if (told := found.status.get("scaling", {})).get("current") == 2 else None, what="it is told"
+def test_the_operator_reverts_each_foreign_write_of_replicas_once(make_scene: Any, loaded: Any) -> None:
+    """`kubectl scale` on the Deployment, or a forgotten HPA, does not count as a decision."""
+    scene = make_scene(scaling={**SCALING, "minReplicas": 2})
+    loaded(scene.key)
+    scene.until(2)
+    # Before its first decision, the operator would start from the running replicas.
+    scene.eventually(
+        lambda: scene.status.get("scaling", {}).get("desired") == 2, what="the operator has decided on 2 replicas"
     )
-    assert (told["mode"], told["reason"], told["desired"]) == ("external", "External", 2)
-    found.cluster.patch(found.key, spec={"processor": {"flushInterval": "700ms"}})
-    found.eventually(lambda: found.writes > 3, what="the new spec is rolled out")
-    found.until(2)
-    assert found.writes == 4
-    assert found.seen[-1] == 2
+    before = scene.decisions
+    with scene.others():
+        for replicas in (4, 1, 3):
+            assert scene.scale("deployment/orders-processor", replicas).returncode == 0
+            scene.until(2)
+            scene.wait_for_applies()
+    assert scene.writes == 2 * 3, "there is not one revert for each foreign write"
+    assert scene.decisions == before
+    assert scene.status["scaling"]["current"] == scene.status["scaling"]["desired"] == 2
+
+
+def test_an_hpa_alone_writes_replicas_with_external_scaling(make_scene: Any, loaded: Any) -> None:
+    """With `mode: external`, the operator writes no replicas, even for a new spec, and reports the running ones."""
+    scene = make_scene(scaling={"mode": "external"})
+    loaded(scene.key)
+    with scene.others():
+        for replicas in (3, 4, 2):
+            assert scene.scale("deployment/orders-processor", replicas).returncode == 0
+            scene.until(replicas)
+        refused = scene.scale("analyticspipeline/orders", 3)
+        assert (refused.returncode, "while scaling is set" in refused.stderr) == (1, True)
+        scene.wait_for_applies()
+    assert scene.seen == [1, 3, 4, 2]
+    assert scene.writes == 3, "the operator has written as well"
+    assert scene.decisions == []
+    scaling = scene.eventually(
+        lambda: live if (live := scene.status.get("scaling", {})).get("current") == 2 else None,
+        what="2 replicas are in the status",
+    )
+    assert (scaling["mode"], scaling["reason"], scaling["desired"]) == ("external", "External", 2)
+    scene.cluster.patch(scene.key, spec={"processor": {"flushInterval": "700ms"}})
+    scene.eventually(lambda: scene.writes > 3, what="the new spec is rolled out")
+    scene.until(2)
+    assert scene.writes == 4
+    assert scene.seen[-1] == 2
 
 
 @pytest.mark.matrix
-def test_without_scaling_the_resources_own_number_counts(scene: Any, loaded: Any) -> None:
-    """`kubectl scale` and an HPA set it; a manifest that does not name replicas leaves it alone."""
-    found = scene()
-    loaded(found.key)
-    with found.others():
+def test_without_scaling_the_resource_sets_the_replicas(make_scene: Any, loaded: Any) -> None:
+    """`kubectl scale` and an HPA change the resource. A manifest without replicas keeps their number."""
+    scene = make_scene()
+    loaded(scene.key)
+    with scene.others():
         for replicas in (3, 2):
-            done = found.scale("analyticspipeline/orders", replicas)
+            done = scene.scale("analyticspipeline/orders", replicas)
             assert (done.returncode, done.stderr) == (0, "")
-            found.until(replicas)
-        asked = found.kubectl("get", "analyticspipeline", "orders", "--subresource=scale", "-o", "jsonpath={.status}")
-        more = found.scale("analyticspipeline/orders", PARTITIONS + 1)
+            scene.until(replicas)
+        asked = scene.kubectl("get", "analyticspipeline", "orders", "--subresource=scale", "-o", "jsonpath={.status}")
+        more = scene.scale("analyticspipeline/orders", PARTITIONS + 1)
         assert (more.returncode, "more replicas than source.topic.partitions" in more.stderr) == (1, True)
-        found.goes_on()
+        scene.wait_for_applies()
     assert '"replicas":2' in asked.stdout, asked
     assert "selector" in asked.stdout
-    assert found.seen == [1, 3, 2]
-    assert found.writes == 2
-    assert found.cluster.get(found.key)["spec"]["processor"]["replicas"] == 2
-    assert "scaling" not in found.status
+    assert scene.seen == [1, 3, 2]
+    assert scene.writes == 2
+    assert scene.cluster.get(scene.key)["spec"]["processor"]["replicas"] == 2
+    assert "scaling" not in scene.status
