@@ -7,7 +7,8 @@ import math
 import random
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import httpx
 from bench import Bench
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_contract.times import rfc3339
 
 # Europe/Berlin moves its clocks on 2026-03-29: one local day has 23 hours.
 START = int(dt.datetime(2026, 3, 27, tzinfo=dt.UTC).timestamp() * 1000)
@@ -134,6 +136,17 @@ class Api:
             parameters["cursor"] = page["next_cursor"]
 
 
+@contextmanager
+def api_of(bench: Bench) -> Iterator[Api]:
+    """Start an API process over the shop's pipeline, and end it after the block."""
+    process = bench.start(module="tidemill_api")
+    with httpx.Client(base_url=f"http://127.0.0.1:{bench.ports[-1]}", timeout=30) as client:
+        bench.eventually(lambda: bench.health().get("status") == "healthy", what="the API is healthy")
+        yield Api(bench, client)
+    process.terminate()
+    assert process.wait(20) == 0, "the API exits with status 0 on SIGTERM"
+
+
 def moment(ms: int) -> str:
     return dt.datetime.fromtimestamp(ms / 1000, dt.UTC).isoformat().replace("+00:00", "Z")
 
@@ -233,3 +246,15 @@ def assert_rows(
 
 def hour_of(event: dict[str, Any]) -> str:
     return moment(event["ts"] // HOUR * HOUR)
+
+
+def as_json(value: Any) -> Any:
+    """A value that pyarrow or polars has read, as JSON answers it."""
+    match value:
+        case dt.datetime():
+            return rfc3339(value)
+        case list():
+            return [as_json(item) for item in value]
+        case dict():
+            return {name: as_json(item) for name, item in value.items()}
+    return value

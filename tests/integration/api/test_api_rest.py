@@ -11,7 +11,6 @@ import zoneinfo
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
 import polars
 import pyarrow.ipc
 import pytest
@@ -27,6 +26,8 @@ from shop_recomputed import (
     METRICS,
     START,
     Api,
+    api_of,
+    as_json,
     assert_rows,
     config,
     grouped,
@@ -34,7 +35,6 @@ from shop_recomputed import (
     moment,
     same,
 )
-from tidemill_contract.times import rfc3339
 
 pytestmark = pytest.mark.integration
 
@@ -46,13 +46,9 @@ def api(make_shared_bench: MakeBench) -> Iterator[Api]:
     shuffled = [json.dumps(event).encode() for event in EVENTS]
     random.Random(1).shuffle(shuffled)
     bench.produce([*shuffled, *BROKEN])
-    process = bench.start(module="tidemill_api")
-    bench.await_consumed(len(EVENTS) + len(BROKEN))
-    with httpx.Client(base_url=f"http://127.0.0.1:{bench.ports[-1]}", timeout=30) as client:
-        bench.eventually(lambda: bench.health().get("status") == "healthy", what="the API is healthy")
-        yield Api(bench, client)
-    process.terminate()
-    assert process.wait(20) == 0, "SIGTERM ends it with 0"
+    with api_of(bench) as api:
+        bench.await_consumed(len(EVENTS) + len(BROKEN))
+        yield api
 
 
 def test_all_windows_equal_a_recomputation(api: Api) -> None:
@@ -137,13 +133,10 @@ def test_days_of_a_time_zone(api: Api) -> None:
     zone = zoneinfo.ZoneInfo("Europe/Berlin")
 
     def local_day(event: dict[str, Any]) -> str:
-        local = dt.datetime.fromtimestamp(event["ts"] / 1000, zone)
-        return (
-            local.replace(hour=0, minute=0, second=0, microsecond=0)
-            .astimezone(dt.UTC)
-            .isoformat()
-            .replace("+00:00", "Z")
+        midnight = dt.datetime.fromtimestamp(event["ts"] / 1000, zone).replace(
+            hour=0, minute=0, second=0, microsecond=0
         )
+        return moment(int(midnight.timestamp() * 1000))
 
     rows = api.rows("by_store", granularity="1d", tz="Europe/Berlin", group_by="country", limit=7)
     assert_rows(rows, grouped(lambda e: [(e["country"], local_day(e))]), ["country"])
@@ -253,18 +246,6 @@ def test_csv_ndjson_and_json_agree(api: Api) -> None:
         api.get("/aggregates/by_store.json", limit=1).json()["data"]
         == api.get("/aggregates/by_store", limit=1).json()["data"]
     )
-
-
-def as_json(value: Any) -> Any:
-    """A value that pyarrow or polars has read, as JSON answers it."""
-    match value:
-        case dt.datetime():
-            return rfc3339(value)
-        case list():
-            return [as_json(item) for item in value]
-        case dict():
-            return {name: as_json(item) for name, item in value.items()}
-    return value
 
 
 def test_arrow_and_json_agree(api: Api) -> None:
@@ -409,112 +390,8 @@ def test_the_description_lists_what_a_pipeline_has_and_how_far_it_is(api: Api) -
     ]  # fmt: skip
 
 
-REFUSED: list[tuple[str, int, str]] = [
-    ("/v1/pipelines/none", 404, "pipeline_not_found"),
-    ("/v1/pipelines/shop/aggregates/none", 404, "aggregation_not_found"),
-    ("/v1/pipelines/shop/aggregates/total.xml", 404, "aggregation_not_found"),
-    ("/v1/pipelines/shop/nothing", 404, "path_not_found"),
-    ("/v1/pipelines/shop/aggregates/total?limit=0", 400, "invalid_parameter"),
-    ("/v1/pipelines/shop/aggregates/total?limit=10001", 400, "invalid_parameter"),
-    ("/v1/pipelines/shop/aggregates/total?limit=1&limit=2", 400, "invalid_parameter"),
-    ("/v1/pipelines/shop/aggregates/total?limt=1", 400, "unknown_parameter"),
-    ("/v1/pipelines/shop/aggregates/total?country=NO", 400, "unknown_parameter"),
-    ("/v1/pipelines/shop/aggregates/total?from=yesterday", 400, "invalid_parameter"),
-    ("/v1/pipelines/shop/aggregates/total?from=2&to=1", 400, "invalid_parameter"),
-    ("/v1/pipelines/shop/aggregates/total?to=99999999999999999", 400, "invalid_parameter"),
-    ("/v1/pipelines/shop/aggregates/total?granularity=7m", 400, "invalid_parameter"),
-    ("/v1/pipelines/shop/aggregates/total?granularity=1d&tz=Mars/Olympus", 400, "invalid_parameter"),
-    ("/v1/pipelines/shop/aggregates/total?granularity=1d&tz=Europe/Berlin'--", 400, "invalid_parameter"),
-    ("/v1/pipelines/shop/aggregates/by_store?granularity=1d&tz=Asia/Kathmandu", 400, "invalid_parameter"),
-    ("/v1/pipelines/shop/aggregates/total?fill=zero", 400, "invalid_parameter"),
-    ("/v1/pipelines/shop/aggregates/total?fill=zero&from=0&to=1000000000000", 400, "invalid_parameter"),
-    ("/v1/pipelines/shop/aggregates/total?order=n,n", 400, "invalid_parameter"),
-    ("/v1/pipelines/shop/aggregates/by_store?order=p90", 400, "invalid_parameter"),
-    ("/v1/pipelines/shop/aggregates/by_store?sizes__gt=5", 400, "invalid_parameter"),
-    ("/v1/pipelines/shop/aggregates/by_store?order=common", 400, "invalid_parameter"),
-    ("/v1/pipelines/shop/aggregates/by_store?common=NO", 400, "invalid_parameter"),
-    ("/v1/pipelines/shop/aggregates/total?order=%22;DROP", 400, "invalid_parameter"),
-    ("/v1/pipelines/shop/aggregates/total?metrics=nothing", 400, "invalid_parameter"),
-    ("/v1/pipelines/shop/aggregates/total?n__gte=x", 400, "invalid_parameter"),
-    ("/v1/pipelines/shop/aggregates/by_store?country=%00", 400, "invalid_parameter"),
-    ("/v1/pipelines/shop/aggregates/by_store?country=%ff", 400, "invalid_query_string"),
-    ("/v1/pipelines/shop/aggregates/by_store?group_by=mood", 400, "invalid_parameter"),
-    ("/v1/pipelines/shop/aggregates/total?cursor=abc", 400, "bad_cursor"),
-    ("/v1/pipelines/shop/dead-letters?value=x", 400, "invalid_parameter"),
-    ("/v1/pipelines/shop/events?data=x", 400, "invalid_parameter"),
-    ("/v1/pipelines?x=1", 400, "unknown_parameter"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("path", "status", "code"), REFUSED)
-def test_what_cannot_be_answered_is_a_problem_with_a_code(api: Api, path: str, status: int, code: str) -> None:
-    answer = api.client.get(path)
-    body = answer.json()
-    assert (answer.status_code, body["code"], body["status"]) == (status, code, status), body
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert body["detail"]
-
-
 def test_a_cursor_belongs_to_its_query(api: Api) -> None:
     cursor = api.get("/aggregates/total", limit=1).json()["next_cursor"]
     assert api.get("/aggregates/total", cursor=cursor, limit=2).status_code == 200
     answer = api.get("/aggregates/total", cursor=cursor, order="-window_start")
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_cursor")
-
-
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        (b"", 400), (b"[]", 400), (b"{", 400), (b'{"limit": null}', 400), (b'{"limit": 1.5}', 400),
-        (b'{"n": {"a": 1}}', 400), (b'{"limit": 1e999}', 400), (b'{"' + b"x" * 70_000 + b'": 1}', 413),
-        (b'{"closed": false, "group_by": []}', 200), (b"[" * 20_000, 400), (b'{"\xff": 1}', 400),
-    ],
-)  # fmt: skip
-def test_a_querys_body_is_an_object_of_parameters(api: Api, body: bytes, status: int) -> None:
-    answer = api.client.post("/v1/pipelines/shop/aggregates/total/query", content=body)
-    assert answer.status_code == status, answer.text
-
-
-def test_a_method_that_a_path_lacks_is_405_with_those_it_has(api: Api) -> None:
-    answer = api.client.delete("/v1/pipelines/shop/aggregates/total")
-    assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
-    assert "GET" in answer.headers["allow"]
-
-
-def test_metrics_name_routes_and_caches(api: Api) -> None:
-    for _ in range(3):
-        api.get("/aggregates/total", limit=3)
-    text = api.bench.metrics()
-    template = 'endpoint="/v1/pipelines/{pipeline}/aggregates/{aggregation}"'
-    assert f'http_requests_total{{{template},method="GET",status_code="200"}}' in text
-    assert f"http_request_duration_seconds_bucket{{{template}" in text
-    for name in (
-        'cache_hits_total{operation="aggregates"}', 'cache_misses_total{operation="aggregates"}', "db_connections ",
-        'events_queried_total{event_type="aggregates"}', 'events_queried_total{event_type="dead_letters"}',
-    ):  # fmt: skip
-        assert name in text
-    assert "/v1/pipelines/shop" not in text, "paths as they were asked for are no labels"
-
-
-def test_the_openapi_document_covers_all_routes(api: Api) -> None:
-    """The OpenAPI document covers the routes; the page that shows it loads nothing from elsewhere."""
-    document = api.client.get("/openapi.json").json()
-    assert {
-        "/v1/pipelines", "/v1/pipelines/{pipeline}", "/v1/pipelines/{pipeline}/aggregates/{aggregation}",
-        "/v1/pipelines/{pipeline}/aggregates/{aggregation}.csv",
-        "/v1/pipelines/{pipeline}/aggregates/{aggregation}/query", "/v1/pipelines/{pipeline}/anomalies",
-        "/v1/pipelines/{pipeline}/dead-letters", "/v1/pipelines/{pipeline}/events", "/v1/pipelines/{pipeline}/live",
-        "/health", "/livez", "/readyz",
-    } <= set(document["paths"])  # fmt: skip
-    page = api.client.get("/docs")
-    assert "default-src 'none'" in page.headers["content-security-policy"]
-    assert "http://" not in page.text
-    assert "https://" not in page.text
-    for name in ("reference.css", "reference.js"):
-        assert f"/docs/{name}" in page.text
-        assert api.client.get(f"/docs/{name}").status_code == 200
-
-
-def test_other_origins_may_not_read(api: Api) -> None:
-    answer = api.client.get("/v1/pipelines", headers={"Origin": "http://elsewhere.example"})
-    assert "access-control-allow-origin" not in answer.headers
