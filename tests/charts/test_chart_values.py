@@ -1,4 +1,4 @@
-"""Values of the charts: what each sets in the rendered manifests, and which values a chart refuses."""
+"""Tests of chart values: their effect on the manifests that Helm renders, and the values that a chart refuses."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ pytestmark = pytest.mark.kubernetes
 
 
 @pytest.mark.parametrize("component", ["operator", "ingest", "processor", "api"])
-def test_images_can_be_replaced(component: str, render: Any) -> None:
-    """Registry, repository, tag and digest, of each."""
+def test_registry_repository_tag_and_digest_of_each_image_can_be_set(component: str, render: Any) -> None:
     digest = "sha256:" + "0" * 64
     settings = ["image.registry=registry.example.com/platform/", f"image.{component}.repository=ours/{component}"]
     tagged = _images(render("tidemill", *settings, f"image.{component}.tag=v9", "image.tag=v8", files=[DEV]))
@@ -27,6 +26,7 @@ def test_images_can_be_replaced(component: str, render: Any) -> None:
 
 
 def _images(manifests: list[dict[str, Any]]) -> set[str]:
+    """Return the operator's image, and the images that the operator uses for workloads."""
     operator = operator_container(manifests)
     workloads = [
         e["value"]
@@ -37,13 +37,13 @@ def _images(manifests: list[dict[str, Any]]) -> set[str]:
 
 
 def test_images_of_the_dev_stack_can_be_replaced(render: Any) -> None:
-    """Where nothing can be pulled, images of our own are used."""
+    """A cluster that cannot pull images uses images that were built for it."""
     settings = [f"{name}.image=tidemill-dev/{name}:1" for name in ("kafka", "postgres", "redis", "prometheus")]
     images = {container["image"] for _, container in containers(render("dev-stack", *settings))}
     assert images == {f"tidemill-dev/{name}:1" for name in ("kafka", "postgres", "redis", "prometheus")}
 
 
-# Chart, setting, what the message names.
+# Columns: chart, setting, value that the message names.
 WRONG = [
     ("tidemill", "operator.replica=2", "replica"),
     ("tidemill", "operator.replicas=two", "replicas"),
@@ -62,21 +62,20 @@ WRONG = [
 
 @pytest.mark.parametrize(("chart", "setting", "named"), WRONG)
 def test_wrong_values_are_refused(chart: str, setting: str, named: str, render: Any) -> None:
-    """Before anything is installed, and with the value named."""
+    """Helm refuses a wrong value before it installs anything, and names the value."""
     files = [DEV] if chart == "tidemill" else []
     with pytest.raises(ValueError, match=named):
         render(chart, setting, files=files)
 
 
 @pytest.mark.parametrize("missing", ["kafka.brokers", "postgres.existingSecret"])
-def test_what_is_required_is_asked_for(missing: str, render: Any) -> None:
-    """The message names the value."""
+def test_a_missing_required_value_is_named(missing: str, render: Any) -> None:
     with pytest.raises(ValueError, match=f"{missing} is required"):
         render("tidemill", f"{missing}=", files=[DEV])
 
 
-def test_a_platform_has_one_kafka_connect(render: Any) -> None:
-    """Which needs a namespace if it is one of Strimzi's."""
+def test_only_one_kafka_connect_can_be_configured(render: Any) -> None:
+    """Two settings of Kafka Connect are refused. A cluster of Strimzi also needs a namespace."""
     with pytest.raises(ValueError, match=r"connect\.strimzi\.namespace is required"):
         render("tidemill", "connect.strimzi.cluster=my-connect", files=[DEV])
     with pytest.raises(ValueError, match=r"connect\.url: set only one of them"):
@@ -85,7 +84,7 @@ def test_a_platform_has_one_kafka_connect(render: Any) -> None:
 
 @pytest.mark.parametrize("key", ["", "client.json"], ids=["empty", "the same"])
 def test_pods_of_pipelines_do_not_get_the_operators_kafka_login(key: str, render: Any) -> None:
-    """In production that is refused, with what to do; the values for production name another one."""
+    """With `production=true`, a chart without a separate Kafka login for pipelines is refused."""
     refused = "kafka.workloadKey.*name another key of the Secret tidemill-kafka"
     with pytest.raises(ValueError, match=refused):
         render("tidemill", f"kafka.workloadKey={key}", files=[PROD])
@@ -94,19 +93,19 @@ def test_pods_of_pipelines_do_not_get_the_operators_kafka_login(key: str, render
 
 
 def test_pipelines_beside_the_operator_are_refused(render: Any) -> None:
-    """Its Secrets would be within reach of whoever may make pipelines."""
+    """A user who may create pipelines in the operator's namespace could read the operator's Secrets."""
     with pytest.raises(ValueError, match="tidemill-system"):
         render("tidemill", "watch.namespaces={tidemill-system}", files=[DEV])
 
 
-def test_resilience_of_values_goes_over_the_defaults(render: Any, tmp_path: Path) -> None:
-    """Numbers stay whole numbers, however large, and the workloads accept the file."""
+def test_resilience_values_override_the_defaults(render: Any, tmp_path: Path) -> None:
+    """Large integers are rendered as integers, and the workloads accept the rendered file."""
     values = tmp_path / "values.yaml"
     values.write_text(
         "resilience: {fallbacks: {memory_cache: {max_entries: 2000000}}, breakers: {redis: {failures: 9}}}"
     )
-    found = render("tidemill", files=[DEV, values])
-    text = next(m for m in of_kind(found, "ConfigMap") if m["metadata"]["name"] == "tidemill-resilience")["data"]
+    manifests = render("tidemill", files=[DEV, values])
+    text = next(m for m in of_kind(manifests, "ConfigMap") if m["metadata"]["name"] == "tidemill-resilience")["data"]
     file = tmp_path / "resilience.yaml"
     file.write_text(text["resilience.yaml"])
     config = ResilienceConfig.load(file, {})
@@ -116,30 +115,30 @@ def test_resilience_of_values_goes_over_the_defaults(render: Any, tmp_path: Path
 
 
 def test_secrets_are_referenced_and_never_written(render: Any) -> None:
-    """The production values hold no password, and the chart makes no Secret."""
-    found = render("tidemill", files=[PROD])
-    by_name = {entry["name"]: entry for entry in operator_container(found)["env"]}
-    assert of_kind(found, "Secret") == []
+    """The production values hold no password, and the chart renders no Secret."""
+    manifests = render("tidemill", files=[PROD])
+    by_name = {entry["name"]: entry for entry in operator_container(manifests)["env"]}
+    assert of_kind(manifests, "Secret") == []
     assert by_name["TIDEMILL_POSTGRES_URL"]["valueFrom"]["secretKeyRef"] == {"name": "analytics-app", "key": "uri"}
-    assert by_name["TIDEMILL_INGEST_BYTES_PER_SECOND"]["value"] == "67108864", "written out, not as 6.7e+07"
+    assert by_name["TIDEMILL_INGEST_BYTES_PER_SECOND"]["value"] == "67108864", "an integer, not 6.7e+07"
     assert by_name["TIDEMILL_REDIS_URL"]["valueFrom"]["secretKeyRef"] == {"name": "tidemill-redis", "key": "url"}
     assert by_name["TIDEMILL_KAFKA_CONFIG"]["value"] == "/etc/tidemill/kafka/client/client.json"
 
 
-def test_authorities_are_mounted_where_the_variables_say(render: Any) -> None:
-    """In whoever works as the operator does: the clean-up Job connects to the same servers."""
+def test_ca_certificates_are_mounted_at_the_paths_that_the_variables_name(render: Any) -> None:
+    """The operator and its clean-up Job both mount them, because both connect to Postgres and Redis."""
     settings = ["redis.caSecret=cache-ca", "redis.caKey=authority.pem", "postgres.caSecret=db-ca"]
-    found = render("tidemill", *settings, files=[CI])
-    (job,) = of_kind(found, "CronJob")
-    (operator,) = (m for m in of_kind(found, "Deployment"))
+    manifests = render("tidemill", *settings, files=[CI])
+    (job,) = of_kind(manifests, "CronJob")
+    (operator,) = (m for m in of_kind(manifests, "Deployment"))
     for pod in (operator["spec"]["template"]["spec"], job["spec"]["jobTemplate"]["spec"]["template"]["spec"]):
         (container,) = pod["containers"]
-        told = {entry["name"]: entry.get("value") for entry in container["env"]}
+        variables = {entry["name"]: entry.get("value") for entry in container["env"]}
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         volumes = {volume["name"]: volume.get("secret") for volume in pod["volumes"]}
         for server, secret, key in (("postgres", "db-ca", "ca.crt"), ("redis", "cache-ca", "authority.pem")):
-            assert told[f"TIDEMILL_{server.upper()}_CA"] == f"{mounts[f'{server}-ca']}/ca.crt"
+            assert variables[f"TIDEMILL_{server.upper()}_CA"] == f"{mounts[f'{server}-ca']}/ca.crt"
             item = {"key": key, "path": "ca.crt"}
             assert volumes[f"{server}-ca"] == {"secretName": secret, "items": [item]}
-    told = {entry["name"] for entry in operator_container(render("tidemill", files=[DEV]))["env"]}
-    assert not {"TIDEMILL_POSTGRES_CA", "TIDEMILL_REDIS_CA"} & told
+    defaults = {entry["name"] for entry in operator_container(render("tidemill", files=[DEV]))["env"]}
+    assert not {"TIDEMILL_POSTGRES_CA", "TIDEMILL_REDIS_CA"} & defaults

@@ -1,4 +1,7 @@
-"""Rules that the manifests of both charts hold with every values file and with optional parts on or off."""
+"""Tests that each chart renders valid and restricted manifests, with every values file and optional part.
+
+Helm renders the charts. No cluster is needed.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from rendered.charts import CI, DEV, PROD, ROOT, containers, pod_templates
 
 pytestmark = pytest.mark.kubernetes
 
-# Chart, values files, settings.
+# Name of the case: chart, values files, settings.
 CASES = {
     "tidemill for development": ("tidemill", [DEV], []),
     "tidemill for tests": ("tidemill", [CI], []),
@@ -54,7 +57,6 @@ def manifests(case: str, render: Any) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_helm_lint_finds_no_fault(case: str, helm: Any) -> None:
-    """Helm itself finds no fault."""
     chart, files, settings = CASES[case]
     command = ["lint", "--strict", str(ROOT / "charts" / chart), "--kube-version", binaries.kubernetes_version()]
     command += [part for file in files for part in ("--values", str(file))]
@@ -65,7 +67,7 @@ def test_helm_lint_finds_no_fault(case: str, helm: Any) -> None:
 
 @all_cases
 def test_objects_have_distinct_names_and_name_their_namespace(manifests: list[dict[str, Any]]) -> None:
-    """Objects of a namespace say which, and no two are the same."""
+    """Every namespaced object names its namespace, and no two objects have the same kind, namespace and name."""
     cluster_wide = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
     cluster_wide |= {"MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"}
     missing = [
@@ -78,7 +80,7 @@ def test_objects_have_distinct_names_and_name_their_namespace(manifests: list[di
 
 @all_cases
 def test_no_rule_has_a_wildcard(manifests: list[dict[str, Any]]) -> None:
-    """A right is named, or it is not given."""
+    """Roles list API groups, resources and verbs by name."""
     rules = [
         (manifest["metadata"]["name"], rule)
         for manifest in manifests
@@ -90,7 +92,7 @@ def test_no_rule_has_a_wildcard(manifests: list[dict[str, Any]]) -> None:
 
 @all_cases
 def test_every_pod_is_restricted(manifests: list[dict[str, Any]]) -> None:
-    """Pod Security `restricted`, and a root file system that is read-only besides."""
+    """Every pod meets Pod Security `restricted`, and its root file system is read-only."""
     for name, template in pod_templates(manifests):
         pod = template["spec"]["securityContext"]
         assert (name, pod["runAsNonRoot"], pod["seccompProfile"]) == (name, True, {"type": "RuntimeDefault"})
@@ -109,7 +111,7 @@ def test_every_pod_is_restricted(manifests: list[dict[str, Any]]) -> None:
 
 @all_cases
 def test_every_container_has_resources_and_servers_have_probes(manifests: list[dict[str, Any]]) -> None:
-    """Requests of both kinds and a bound on memory; whoever listens is asked."""
+    """Every container requests CPU and memory and limits memory. A container with ports has both probes."""
     for name, container in containers(manifests):
         assert set(container["resources"]["requests"]) >= {"cpu", "memory"}, name
         assert "memory" in container["resources"]["limits"], name
@@ -119,20 +121,20 @@ def test_every_container_has_resources_and_servers_have_probes(manifests: list[d
 
 @all_cases
 def test_tokens_are_mounted_only_where_the_api_is_called(manifests: list[dict[str, Any]]) -> None:
-    """The operator, who stands in for it, its removal and Prometheus call it."""
+    """Only the operator, its clean-up Jobs and Prometheus call the Kubernetes API."""
     with_token = {n for n, t in pod_templates(manifests) if t["spec"].get("automountServiceAccountToken", True)}
     assert with_token <= {"tidemill", "tidemill-reclaim", "tidemill-uninstall", "dev-stack-prometheus"}
 
 
 @pytest.mark.parametrize("chart", ["tidemill", "dev-stack"])
-def test_every_value_is_described(chart: str) -> None:
-    """The README is generated from these descriptions."""
+def test_every_value_has_a_description(chart: str) -> None:
+    """The chart's README is generated from these descriptions."""
     assert undocumented((ROOT / "charts" / chart / "values.yaml").read_text()) == []
 
 
 @pytest.mark.parametrize("chart", ["tidemill", "dev-stack"])
-def test_every_value_is_in_the_schema(chart: str) -> None:
-    """And the schema has none that there is not."""
+def test_the_schema_has_exactly_the_values_of_the_chart(chart: str) -> None:
+    """The schema and `values.yaml` have the same top-level members."""
     values = yaml.safe_load((ROOT / "charts" / chart / "values.yaml").read_text())
     schema = json.loads((ROOT / "charts" / chart / "values.schema.json").read_text())
     assert set(schema["properties"]) - {"global"} == set(values)

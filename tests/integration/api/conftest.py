@@ -1,4 +1,4 @@
-"""Fixtures of pipelines that tests of the API share."""
+"""Fixtures that tests of the API share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipelines.hourly_counts import hourly_counts, insert_windows
 
 @pytest.fixture
 def ready_bench(make_bench: MakeBench) -> Callable[..., Any]:
-    """Makes a pipeline with windows in its table."""
+    """Return a function that creates a pipeline with 20 windows in its table."""
 
     def make(*arguments: Any, at: Any = None, **options: Any) -> Any:
         bench = make_bench(hourly_counts(*arguments, **options), at=at)

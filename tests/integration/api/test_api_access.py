@@ -1,6 +1,6 @@
-"""Who reads which pipelines of an API process: keys, origins, and pipelines that change, are removed or not set up.
+"""Tests of access to pipelines over the API: keys, allowed origins, and pipelines that change or are not set up.
 
-Real servers: Postgres, Redis and Kafka of the session, and one API process per test.
+Real servers: the session's Postgres, Redis and Kafka, and an API process for each test.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KEY, OTHER = ("abc", "s3cret"), ("def", "0ther")
 
 
 def test_a_key_with_the_query_scope_opens_every_answer_and_no_other_does(ready_bench: Callable[..., Any]) -> None:
-    """A key with query:read opens every way to an answer, the cached one too; no key or another's does not."""
+    """Every route, cached or not, needs a key with the scope `query:read`."""
     bench = ready_bench("locked", auth=True, ttl="30s")
     keys = [
         {"id": KEY[0], "sha256": hashlib.sha256(KEY[1].encode()).hexdigest(), "scopes": ["query:read"]},
@@ -32,7 +32,7 @@ def test_a_key_with_the_query_scope_opens_every_answer_and_no_other_does(ready_b
     file.write_text(json.dumps({"keys": keys}))
     good = {"Authorization": f"Bearer tm_{KEY[0]}_{KEY[1]}"}
     with serving(bench) as client:
-        for _ in range(2):  # the second time from the cache
+        for _ in range(2):  # the second answer comes from the cache
             allowed = client.get(PATH, headers=good)
             assert (allowed.status_code, allowed.headers["cache-control"].split(",")[0]) == (200, "private")
             refused = client.get(PATH)
@@ -50,7 +50,7 @@ def test_a_key_with_the_query_scope_opens_every_answer_and_no_other_does(ready_b
         assert [p["name"] for p in httpx.get(pipelines, headers=good).json()["pipelines"]] == ["locked"]
         assert bench.health()["status"] == "healthy", "probes need no key"
         file.write_text(json.dumps({"keys": []}))
-        bench.eventually(lambda: client.get(PATH, headers=good).status_code == 401, what="a key taken back is refused")
+        bench.eventually(lambda: client.get(PATH, headers=good).status_code == 401, what="a revoked key is refused")
 
 
 def test_origins_that_are_allowed_may_read(ready_bench: Callable[..., Any]) -> None:
@@ -63,32 +63,32 @@ def test_origins_that_are_allowed_may_read(ready_bench: Callable[..., Any]) -> N
 
 
 def test_a_dedicated_api_serves_its_pipeline_only(ready_bench: Callable[..., Any]) -> None:
-    one, _ = ready_bench("one"), ready_bench("two")
-    with serving(one) as client:
+    bench, _ = ready_bench("one"), ready_bench("two")
+    with serving(bench) as client:
         assert get_beside_pipeline(client, "/v1/pipelines/two").status_code == 404
         assert get_beside_pipeline(client, "/v1/pipelines/one").status_code == 200
-    with serving(one, TIDEMILL_PIPELINE="") as client:
+    with serving(bench, TIDEMILL_PIPELINE="") as client:
         listed = get_beside_pipeline(client, "/v1/pipelines").json()["pipelines"]
         assert [pipeline["name"] for pipeline in listed] == ["one", "two"]
 
 
-def test_config_changes_are_followed(ready_bench: Callable[..., Any]) -> None:
-    """A pipeline that is closed to the public, then gone, is so at once, whatever was cached."""
+def test_a_changed_or_removed_config_applies_without_a_restart(ready_bench: Callable[..., Any]) -> None:
+    """Cached answers are not served after the pipeline requires a key or is removed."""
     bench = ready_bench("changing", ttl="30s")
     file = bench.folder / "changing.json"
     with serving(bench) as client:
         assert [client.get(PATH).status_code for _ in range(2)] == [200, 200]
         file.write_text(hourly_counts("changing", auth=True, ttl="30s").to_json())
-        bench.eventually(lambda: client.get(PATH).status_code == 401, what="keys are asked for")
+        bench.eventually(lambda: client.get(PATH).status_code == 401, what="a request without a key is refused")
         file.unlink()
-        bench.eventually(lambda: client.get(PATH).status_code == 404, what="the pipeline is gone")
+        bench.eventually(lambda: client.get(PATH).status_code == 404, what="the pipeline is not found")
 
 
-def test_a_pipeline_that_is_not_set_up_yet(make_bench: MakeBench) -> None:
-    """Its tables or its login are not there: 503 that says so; Postgres is not blamed for it."""
+def test_queries_of_a_pipeline_that_is_not_set_up_yet_are_503(make_bench: MakeBench) -> None:
+    """Missing tables or logins of a pipeline leave /health at `healthy`."""
     bench = make_bench(hourly_counts("early"))
     with serving(bench) as client:
-        bench.query("WITH gone AS (DELETE FROM {s}._aggregations RETURNING 1) SELECT count(*) FROM gone")
+        bench.query("WITH deleted AS (DELETE FROM {s}._aggregations RETURNING 1) SELECT count(*) FROM deleted")
         answer = client.get(PATH)
         assert (answer.status_code, answer.json()["code"]) == (503, "pipeline_not_ready")
         for name in ("reader.json", "writer.json"):

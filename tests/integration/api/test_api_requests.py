@@ -1,6 +1,6 @@
-"""Requests that the REST API refuses, and the routes that it describes and measures.
+"""Tests of requests that the REST API refuses, of its metrics and of its OpenAPI document.
 
-Real servers: Postgres, Redis and Kafka of the session, and one API process over a pipeline without events.
+Real servers: the session's Postgres, Redis and Kafka, and one API process over a pipeline without events.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ REFUSED: list[tuple[str, int, str]] = [
 
 
 @pytest.mark.parametrize(("path", "status", "code"), REFUSED)
-def test_what_cannot_be_answered_is_a_problem_with_a_code(api: Api, path: str, status: int, code: str) -> None:
+def test_a_refused_request_is_answered_with_a_problem_and_a_code(api: Api, path: str, status: int, code: str) -> None:
     answer = api.client.get(path)
     body = answer.json()
     assert (answer.status_code, body["code"], body["status"]) == (status, code, status), body
@@ -76,18 +76,18 @@ def test_what_cannot_be_answered_is_a_problem_with_a_code(api: Api, path: str, s
         (b'{"closed": false, "group_by": []}', 200), (b"[" * 20_000, 400), (b'{"\xff": 1}', 400),
     ],
 )  # fmt: skip
-def test_a_querys_body_is_an_object_of_parameters(api: Api, body: bytes, status: int) -> None:
+def test_the_body_of_a_query_must_be_an_object_of_parameters(api: Api, body: bytes, status: int) -> None:
     answer = api.client.post("/v1/pipelines/shop/aggregates/total/query", content=body)
     assert answer.status_code == status, answer.text
 
 
-def test_a_method_that_a_path_lacks_is_405_with_those_it_has(api: Api) -> None:
+def test_a_method_that_a_path_lacks_is_405_and_names_the_allowed_methods(api: Api) -> None:
     answer = api.client.delete("/v1/pipelines/shop/aggregates/total")
     assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
     assert "GET" in answer.headers["allow"]
 
 
-def test_metrics_name_routes_and_caches(api: Api) -> None:
+def test_metrics_count_requests_by_route_and_hits_of_the_cache(api: Api) -> None:
     for _ in range(3):
         api.get("/aggregates/total", limit=3)
     api.get("/dead-letters")
@@ -100,11 +100,11 @@ def test_metrics_name_routes_and_caches(api: Api) -> None:
         'events_queried_total{event_type="aggregates"}', 'events_queried_total{event_type="dead_letters"}',
     ):  # fmt: skip
         assert name in text
-    assert "/v1/pipelines/shop" not in text, "paths as they were asked for are no labels"
+    assert "/v1/pipelines/shop" not in text, "labels have the route, not the requested path"
 
 
-def test_the_openapi_document_covers_all_routes(api: Api) -> None:
-    """The OpenAPI document covers the routes; the page that shows it loads nothing from elsewhere."""
+def test_the_openapi_document_has_all_routes(api: Api) -> None:
+    """The page that shows the document loads nothing from other hosts."""
     document = api.client.get("/openapi.json").json()
     assert {
         "/v1/pipelines", "/v1/pipelines/{pipeline}", "/v1/pipelines/{pipeline}/aggregates/{aggregation}",
@@ -122,6 +122,6 @@ def test_the_openapi_document_covers_all_routes(api: Api) -> None:
         assert api.client.get(f"/docs/{name}").status_code == 200
 
 
-def test_other_origins_may_not_read(api: Api) -> None:
+def test_pages_of_other_origins_may_not_read_answers(api: Api) -> None:
     answer = api.client.get("/v1/pipelines", headers={"Origin": "http://elsewhere.example"})
     assert "access-control-allow-origin" not in answer.headers

@@ -1,6 +1,6 @@
-"""The API while Postgres or Redis fail: stale answers, /health without traffic, and recovery.
+"""Tests of the API while Postgres or Redis fail: stale answers, /health without traffic, and recovery.
 
-Real servers that the module starts and kills, Postgres and Redis of the session, and one API process per test.
+Real servers: Kafka, Postgres and Redis that the module kills, those of the session, and an API process for each test.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bench import Bench
 from pipelines.hourly_counts import BASE, PATH, dependency, get_beside_pipeline, serving
 from running.hanging import BlackHole, frozen
 
@@ -22,31 +23,34 @@ LONG_PAUSES = {
     "TIDEMILL_RESILIENCE__BREAKERS__REDIS__OPEN_SECONDS": "60",
     "TIDEMILL_RESILIENCE__BREAKERS__REDIS__FIRST_PAUSE_SECONDS": "60",
 }
-"""An outage longer than the first pauses: only who looks in the background ends it soon."""
+"""Circuit breakers that wait long. Only probes in the background notice a recovery before the pauses end."""
 IN_TIME_SECONDS = 3.0
 SOON_SECONDS = 20.0
-"""Long before any of these pauses is over."""
+"""Much shorter than the pauses above."""
+
+
+def await_health(bench: Bench, status: str, *, seconds: float) -> None:
+    """Wait until /health reports a status; no other request reaches the API meanwhile."""
+    bench.eventually(lambda: bench.health()["status"] == status, seconds=seconds, what=f"/health is {status}")
 
 
 @pytest.fixture(scope="module")
 def fragile(own_servers: Callable[..., Any]) -> Any:
-    """Servers that tests may kill, if they start them again."""
+    """Return servers that tests may kill. Each test starts again the servers that it killed."""
     return own_servers(durable=True)
 
 
-def test_postgres_goes_and_comes_back(fragile: Any, ready_bench: Callable[..., Any]) -> None:
-    """What was asked before is answered, marked stale; what was not is a 503 with Retry-After; then all recovers."""
+def test_without_postgres_cached_answers_are_served_as_stale(fragile: Any, ready_bench: Callable[..., Any]) -> None:
+    """An answer that is not cached is a 503 with Retry-After. Once Postgres is back, answers are fresh."""
     bench = ready_bench("no-postgres", at=fragile)
     with serving(bench) as client:
         fresh = client.get(PATH)
         assert "stale" not in fresh.json()
         fragile.handles["postgres"].kill()
-        bench.eventually(
-            lambda: bench.health()["status"] == "unhealthy", seconds=30, what="/health tells without traffic"
-        )
-        told = dependency(bench, "postgres")
-        assert (told["status"], told["required"]) == ("down", True)
-        assert get_beside_pipeline(client, "/readyz").status_code == 200, "stale answers need callers"
+        await_health(bench, "unhealthy", seconds=30)
+        postgres = dependency(bench, "postgres")
+        assert (postgres["status"], postgres["required"]) == ("down", True)
+        assert get_beside_pipeline(client, "/readyz").status_code == 200, "the API stays ready to serve stale answers"
         stale = client.get(PATH, headers={"If-None-Match": fresh.headers["etag"]})
         assert (stale.status_code, stale.json()["stale"], stale.json()["data"]) == (200, True, fresh.json()["data"])
         assert (stale.headers["warning"], stale.headers["cache-control"]) == ('110 - "Response is Stale"', "no-store")
@@ -63,9 +67,9 @@ def test_postgres_goes_and_comes_back(fragile: Any, ready_bench: Callable[..., A
         )
         started = time.monotonic()
         assert client.get(PATH).json()["stale"] is True
-        assert time.monotonic() - started < IN_TIME_SECONDS, "an open breaker is not waited for"
+        assert time.monotonic() - started < IN_TIME_SECONDS, "an open breaker must not delay the answer"
         fragile.handles["postgres"].start()
-        bench.eventually(lambda: bench.health()["status"] == "healthy", seconds=60, what="/health recovers by itself")
+        await_health(bench, "healthy", seconds=60)
         again = client.get(PATH)
         assert "stale" not in again.json()
         assert again.json()["data"] == fresh.json()["data"]
@@ -73,8 +77,8 @@ def test_postgres_goes_and_comes_back(fragile: Any, ready_bench: Callable[..., A
         assert "tidemill_stale_answers_total 2" in bench.metrics()
 
 
-def test_a_frozen_postgres_keeps_nobody_waiting_long(fragile: Any, ready_bench: Callable[..., Any]) -> None:
-    """A database that neither answers nor refuses: an earlier answer is given after a moment, or a 503 in time."""
+def test_a_frozen_postgres_delays_an_answer_by_one_attempt(fragile: Any, ready_bench: Callable[..., Any]) -> None:
+    """Postgres accepts connections and answers nothing: a cached answer is served as stale, another is a 503."""
     bench = ready_bench("frozen", at=fragile)
     with serving(bench, **LONG_PAUSES, TIDEMILL_RESILIENCE__TIMEOUTS__DATABASE_QUERY_SECONDS="4") as client:
         client.get(PATH)
@@ -83,17 +87,17 @@ def test_a_frozen_postgres_keeps_nobody_waiting_long(fragile: Any, ready_bench: 
                 started = time.monotonic()
                 unknown = client.get(path, params={"limit": 7})
                 assert (unknown.status_code, int(unknown.headers["retry-after"]) >= 1) == (503, True)
-                assert time.monotonic() - started < 4 + IN_TIME_SECONDS, "its one attempt, and no more"
+                assert time.monotonic() - started < 4 + IN_TIME_SECONDS, "a query may be attempted only once"
             bench.eventually(lambda: client.get(PATH).json().get("stale"), what="a stale answer")
-            bench.eventually(lambda: bench.health()["status"] == "unhealthy", seconds=30, what="/health tells")
+            await_health(bench, "unhealthy", seconds=30)
             bench.eventually(lambda: dependency(bench, "postgres")["breaker"] == "open", what="the breaker opens")
             assert get_beside_pipeline(client, "/livez").status_code == 200
-        bench.eventually(lambda: bench.health()["status"] == "healthy", seconds=SOON_SECONDS, what="/health recovers")
-        assert "stale" not in client.get(PATH).json(), "answers are fresh again"
+        await_health(bench, "healthy", seconds=SOON_SECONDS)
+        assert "stale" not in client.get(PATH).json()
 
 
-def test_a_frozen_redis_is_waited_for_once(fragile: Any, ready_bench: Callable[..., Any]) -> None:
-    """Later queries go past it, whatever its breaker says; soon after it is back it is asked again."""
+def test_a_frozen_redis_delays_only_the_first_query(fragile: Any, ready_bench: Callable[..., Any]) -> None:
+    """Later queries skip Redis, even while its breaker is closed. Redis is used again soon after it recovers."""
     bench = ready_bench("frozen-redis", at=fragile)
     with serving(bench, **LONG_PAUSES) as client:
         with frozen(fragile.handles["redis"]):
@@ -104,14 +108,14 @@ def test_a_frozen_redis_is_waited_for_once(fragile: Any, ready_bench: Callable[.
                 assert taken < (5 + IN_TIME_SECONDS if number == 1 else IN_TIME_SECONDS), number
             bench.eventually(lambda: dependency(bench, "redis")["breaker"] == "open", what="the breaker opens")
             assert bench.health()["status"] == "degraded"
-        bench.eventually(lambda: bench.health()["status"] == "healthy", seconds=SOON_SECONDS, what="/health recovers")
+        await_health(bench, "healthy", seconds=SOON_SECONDS)
 
 
 @pytest.mark.slow
-def test_a_postgres_behind_a_black_hole_keeps_nobody_waiting_long(
+def test_a_black_hole_before_postgres_delays_an_answer_by_a_bounded_time(
     servers: Any, ready_bench: Callable[..., Any]
 ) -> None:
-    """Packets are lost: connections of before stay silent for ever, and new ones are not answered."""
+    """The black hole drops all packets, of open and of new connections."""
     bench = ready_bench("swallowed")
     with (
         BlackHole(servers.postgres.port) as hole,
@@ -123,28 +127,30 @@ def test_a_postgres_behind_a_black_hole_keeps_nobody_waiting_long(
             assert client.get(PATH, params={"limit": 7}).status_code == 503
             assert time.monotonic() - started < 10 + IN_TIME_SECONDS
             assert client.get(PATH).json()["stale"] is True
-            bench.eventually(lambda: bench.health()["status"] == "unhealthy", seconds=30, what="/health tells")
-        bench.eventually(lambda: bench.health()["status"] == "healthy", seconds=SOON_SECONDS, what="/health recovers")
+            await_health(bench, "unhealthy", seconds=30)
+        await_health(bench, "healthy", seconds=SOON_SECONDS)
         assert client.get(PATH, params={"limit": 7}).status_code == 200
 
 
-def test_redis_goes_and_comes_back(fragile: Any, ready_bench: Callable[..., Any]) -> None:
-    """Redis is optional: answers go on from memory and Postgres, and /health says `degraded` with no traffic."""
+def test_without_redis_queries_are_answered_and_health_is_degraded(
+    fragile: Any, ready_bench: Callable[..., Any]
+) -> None:
+    """Answers come from memory and Postgres. /health reports the outage and the recovery without traffic."""
     bench = ready_bench("no-redis", at=fragile)
     with serving(bench) as client:
         before = client.get(PATH).json()["data"]
         fragile.handles["redis"].kill()
-        bench.eventually(lambda: bench.health()["status"] == "degraded", seconds=30, what="/health says degraded")
+        await_health(bench, "degraded", seconds=30)
         assert dependency(bench, "redis")["required"] is False
         for number in range(1, 8):
             answer = client.get(PATH, params={"limit": number})
             assert (answer.status_code, answer.json()["data"]) == (200, before[:number])
         fragile.handles["redis"].start()
-        bench.eventually(lambda: bench.health()["status"] == "healthy", seconds=60, what="/health recovers by itself")
+        await_health(bench, "healthy", seconds=60)
 
 
-def test_answers_of_an_earlier_process_are_found_in_redis(fragile: Any, ready_bench: Callable[..., Any]) -> None:
-    """A restarted API knows what its predecessor answered, also without Postgres, and without a cache in memory."""
+def test_a_restarted_api_serves_earlier_answers_from_redis(fragile: Any, ready_bench: Callable[..., Any]) -> None:
+    """It does so while Postgres is down, with and without a cache in memory, unless stale results are off."""
     bench = ready_bench("restarted", at=fragile)
     with serving(bench) as client:
         data = client.get(PATH).json()["data"]
@@ -160,8 +166,8 @@ def test_answers_of_an_earlier_process_are_found_in_redis(fragile: Any, ready_be
         fragile.handles["postgres"].start()
 
 
-def test_a_schema_made_anew_is_not_answered_from_the_cache(ready_bench: Callable[..., Any]) -> None:
-    """Answers kept in Redis belong to the tables they were read from, closed windows too."""
+def test_a_recreated_schema_is_not_answered_from_the_cache(ready_bench: Callable[..., Any]) -> None:
+    """An answer in Redis, also of closed windows, is valid only for the tables from which it was read."""
     bench = ready_bench("anew")
     until = BASE + 86_400_000
     query = {"from": BASE, "to": BASE + 3_600_000}
@@ -171,4 +177,4 @@ def test_a_schema_made_anew_is_not_answered_from_the_cache(ready_bench: Callable
         assert "max-age=60" in first.headers["cache-control"]
         bench.query("DELETE FROM {s}.by_k_v1 RETURNING 1")
         bench.query("UPDATE {s}._aggregations SET created_at = created_at + interval '1 second' RETURNING 1")
-        bench.eventually(lambda: client.get(PATH, params=query).json()["data"] == [], what="the new table's answer")
+        bench.eventually(lambda: client.get(PATH, params=query).json()["data"] == [], what="an empty answer")
