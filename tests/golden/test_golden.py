@@ -52,7 +52,7 @@ def test_the_plan_of_an_example_equals_the_committed_file(example: Path, name: s
     changed = "".join(difflib.unified_diff(committed.splitlines(True), text.splitlines(True), "committed", "planned"))
     if changed:
         pytest.fail(
-            f"{path.relative_to(FOLDER)} would change; if that is right, set REFRESH_GOLDEN=1:\n{changed}",
+            f"{path.relative_to(FOLDER)} differs; if that is intended, set REFRESH_GOLDEN=1:\n{changed}",
             pytrace=False,
         )
 

@@ -107,7 +107,7 @@ def test_manifests_of_an_example_equal_the_committed_file(name: str) -> None:
     committed = path.read_text() if path.exists() else ""
     changed = "".join(difflib.unified_diff(committed.splitlines(True), text.splitlines(True), "committed", "rendered"))
     if changed:
-        pytest.fail(f"{path.name} would change; if that is right, set REFRESH_GOLDEN=1:\n{changed}", pytrace=False)
+        pytest.fail(f"{path.name} differs; if that is intended, set REFRESH_GOLDEN=1:\n{changed}", pytrace=False)
 
 
 def test_the_committed_files_are_those_of_the_cases() -> None:

@@ -215,7 +215,7 @@ class Subject:
 
     @property
     def conditions(self) -> dict[str, tuple[str, str]]:
-        """Status and reason of each condition."""
+        """The status and reason of each condition."""
         return {c["type"]: (c["status"], c["reason"]) for c in (self.status or {}).get("conditions", ())}
 
     @property

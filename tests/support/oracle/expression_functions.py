@@ -1,4 +1,4 @@
-"""Functions of texts and timestamps in expressions, in plain Python; each is of values that are not null."""
+"""Functions on strings and timestamps in expressions, in plain Python. Their arguments are never null."""
 
 from __future__ import annotations
 
@@ -78,4 +78,4 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], str | None]] = {
     "TIMESTAMPDIFF": (_difference, "integer"),
     "TO_TIMESTAMP": (_to_timestamp, "timestamp"),
 }
-"""By name: what computes it, and its type."""
+"""For each name: the function in Python, and the type of its result."""
