@@ -210,7 +210,7 @@ def _create_topics(servers: Any, config: PipelineConfig) -> None:
 @contextmanager
 def benches(servers: Any, folder: Path) -> Iterator[MakeBench]:
     """Yield a function that creates benches. Their workloads are ended after the block."""
-    made: list[Bench] = []
+    created: list[Bench] = []
 
     def make(config: PipelineConfig, *, at: Any = None, **environment: str) -> Bench:
         on = at or servers
@@ -225,11 +225,11 @@ def benches(servers: Any, folder: Path) -> Iterator[MakeBench]:
         (secrets / "writer.json").write_text(json.dumps(login))
         (secrets / "reader.json").write_text(json.dumps(login))
         bench = Bench(on, config, folder, environment)
-        made.append(bench)
+        created.append(bench)
         return bench
 
     try:
         yield make
     finally:
-        for bench in made:
+        for bench in created:
             bench.stop()

@@ -30,7 +30,7 @@ SOON_SECONDS = 20.0
 
 
 def await_health(bench: Bench, status: str, *, seconds: float) -> None:
-    """Wait until /health reports a status; no other request reaches the API meanwhile."""
+    """Wait until /health reports a status, without other requests to the API."""
     bench.eventually(lambda: bench.health()["status"] == status, seconds=seconds, what=f"/health is {status}")
 
 

@@ -261,31 +261,31 @@ def problems(edit: Edit, document: Document) -> list[str]:
     edited, subject = edit.applied(document), Subject()
     subject.apply(document)
     before, ready = subject.state(), subject.conditions
-    found = [] if ready["Ready"][0] == "True" else [f"the resource itself is not ready: {subject.message}"]
+    violations = [] if ready["Ready"][0] == "True" else [f"the resource itself is not ready: {subject.message}"]
     faults = check(edited)[1]
     structure = next(iter(Draft4Validator(SPEC).iter_errors(_as_stored(edited["spec"]))), None)
     if structure is not None and not faults:
-        found.append(f"the CRD refuses the edit ({structure.message[:200]}), and the operator does not")
+        violations.append(f"the CRD refuses the edit ({structure.message[:200]}), and the operator does not")
     subject.apply(edited)
     after = subject.state()
     refused = "Stalled" in subject.conditions
     if any(reason == "Internal" for _, reason in subject.conditions.values()):
-        found.append(f"an internal error: {subject.message}")
+        violations.append(f"an internal error: {subject.message}")
     if faults and not refused:
-        found.append(f"accepted despite the fault {faults[0]}")
+        violations.append(f"accepted despite the fault {faults[0]}")
     if refused:
-        found += _refused(edit, subject, faults, before == after)
+        violations += _refused(edit, subject, faults, before == after)
     elif edited["spec"] != document["spec"]:
-        found += _accepted(edit, edited, subject, before)
+        violations += _accepted(edit, edited, subject, before)
     again = {**copy.deepcopy(document), "metadata": {**document["metadata"], "generation": 3}}
     subject.apply(again)
     if "Stalled" in subject.conditions and "partitions" in subject.message and not refused:
-        return found  # Kafka cannot remove partitions.
+        return violations  # Kafka cannot remove partitions.
     if not _covers(subject.state(), before):
-        found.append(f"after the revert, the state differs: {_differing(before, subject.state())}")
+        violations.append(f"after the revert, the state differs: {_differing(before, subject.state())}")
     elif subject.conditions != ready:
-        found.append(f"after the revert, the conditions are {subject.conditions}")
-    return found
+        violations.append(f"after the revert, the conditions are {subject.conditions}")
+    return violations
 
 
 def _refused(edit: Edit, subject: Subject, faults: list[Any], same: bool) -> Iterator[str]:
@@ -352,10 +352,10 @@ def covered(state: Document, wanted: Document) -> str:
     return ""
 
 
-def _differing(one: Any, other: Any, path: str = "") -> str:
+def _differing(first: Any, second: Any, path: str = "") -> str:
     """Return the first path at which two states differ, with both values."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        for key in sorted({*one, *other}, key=str):
-            if one.get(key) != other.get(key):
-                return _differing(one.get(key), other.get(key), f"{path}.{key}")
-    return f"{path}: {str(one)[:200]} → {str(other)[:200]}"
+    if isinstance(first, dict) and isinstance(second, dict):
+        for key in sorted({*first, *second}, key=str):
+            if first.get(key) != second.get(key):
+                return _differing(first.get(key), second.get(key), f"{path}.{key}")
+    return f"{path}: {str(first)[:200]} → {str(second)[:200]}"

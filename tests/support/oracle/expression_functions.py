@@ -23,8 +23,8 @@ def _split_part(text: str, delimiter: str, place: int) -> str:
 
 
 def _extract(text: str, pattern: str, group: int = 0) -> str | None:
-    found = re.search(pattern, text)
-    return None if found is None else found[group]
+    match = re.search(pattern, text)
+    return None if match is None else match[group]
 
 
 def _json_value(text: str, path: str) -> str | None:

@@ -123,7 +123,7 @@ class Round:
         self._take([self._events.draw(self._brake, partition) for partition in partitions for _ in range(3)])
 
     def _on_time(self) -> None:
-        """Send events that are not late, invalid events and repetitions. A processor may be killed meanwhile."""
+        """Send events that are not late, invalid events and repetitions. A processor may be killed between them."""
         rnd, events = self._rnd, list[Event]()
         for _ in range(rnd.choice([10, 60, 300])):
             partition = rnd.randrange(self._events.partitions)

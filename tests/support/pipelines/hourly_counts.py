@@ -61,7 +61,7 @@ def insert_windows(bench: Bench, groups: int = 20) -> None:
 @contextlib.contextmanager
 def serving(bench: Bench, **environment: str) -> Iterator[httpx.Client]:
     """Start an API process, and yield a client whose base URL is the pipeline's."""
-    process = bench.start(module="tidemill_api", **{**QUICK_RECOVERY, **environment})
+    process = bench.start(0, module="tidemill_api", **(QUICK_RECOVERY | environment))
     bench.eventually(lambda: bench.health().get("status") == "healthy", seconds=60, what="the API is healthy")
     base = f"http://127.0.0.1:{bench.ports[-1]}/v1/pipelines/{bench.config.name}"
     with httpx.Client(base_url=base, timeout=35) as client:

@@ -159,10 +159,10 @@ class MemoryApi:
         if not self.served:
             raise NotFound(Reason.REFUSED, "the server could not find the requested resource (404)")
         key, _, value = selector.partition("=")
-        found = [
+        items = [
             item for item in self.items.values() if not key or item["metadata"].get("labels", {}).get(key) == value
         ]
-        return [{"metadata": item["metadata"]} if metadata_only else copy.deepcopy(item) for item in found]
+        return [{"metadata": item["metadata"]} if metadata_only else copy.deepcopy(item) for item in items]
 
     def get(self, kind: Kind, namespace: str | None, name: str, *, sure: bool = False) -> Document | None:
         """Return a resource."""

@@ -66,7 +66,7 @@ class SchemaRegistry:
             schema: `schema`, `schemaType` and `references`, as in a request.
         """
         members = {name: schema[name] for name in ("schema", "schemaType", "references") if schema.get(name)}
-        number = next((known for known, other in self.schemas.items() if other == members), len(self.schemas) + 1)
+        number = next((number for number, stored in self.schemas.items() if stored == members), len(self.schemas) + 1)
         self.schemas[number] = members
         versions = self.versions.setdefault(subject, [])
         if number not in versions:
