@@ -1,4 +1,4 @@
-"""Real servers for the integration tests: one set for the session, and sets of their own for tests that break them."""
+"""Fixtures that start real servers: one set for the session, and further sets for tests that break servers."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ from hypothesis import HealthCheck, settings
 from fault_matrix import FaultMatrix
 from tidemill_operator.laptop.servers import Servers, start_servers
 
-# How fast an example runs says more about what else the machine does. CI repeats the same examples.
+# No deadline: the time of an example depends on the load of the machine. CI repeats the same examples.
 settings.register_profile(
     "tidemill", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
 )
 settings.load_profile("tidemill")
-# Brokers of tests live for minutes: what Java's second compiler takes is never earned back.
+# Brokers of tests run for minutes, so the time of Java's second compiler never pays off.
 os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """`make faults-k8s` asks for a table of what tests of faults found."""
+    """Collect the table of faults if `make faults-k8s` named a file for it."""
     if "FAULT_MATRIX" in os.environ:
         config.pluginmanager.register(FaultMatrix(Path(os.environ["FAULT_MATRIX"])), "fault-matrix")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first: the one that ends last decides when all have ended.
+    """Sort the files of tests, and exclude the exhaustive tests from coverage.
 
-    Those on Kubernetes come after the other ones with servers, since its programs compute as long as the session lasts;
-    those without servers fill the end. The exhaustive ones are not measured: they repeat the same lines, and take half
-    as long again when they are.
+    Files with slow tests come first, so that no slow file starts when the others have ended. Files with tests on
+    Kubernetes come after other files with servers, because its programs use the CPU until the session ends. Files
+    without servers come last.
+
+    Coverage would make the exhaustive tests half as long again, and they run the same lines as other tests.
     """
     slow, servers, kubernetes = (
         {item.path for item in items if item.get_closest_marker(marker)}
@@ -50,7 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _unmeasured(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Processes that a test starts which is not measured are not measured either."""
+    """Exclude processes from coverage if the test that starts them is excluded."""
     with pytest.MonkeyPatch.context() as patch:
         if request.node.get_closest_marker("no_cover"):
             patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
@@ -61,7 +63,7 @@ OwnServers = Callable[..., Servers]
 
 
 def _folder() -> Path:
-    # Not pytest's own: those are closed to other users, and as root Postgres runs as another one.
+    # As root, Postgres runs as another user, who may not enter the folders that pytest creates.
     folder = Path(tempfile.mkdtemp(prefix="tidemill-test-"))
     folder.chmod(0o755)
     return folder
@@ -73,7 +75,7 @@ def _say(text: str) -> None:
 
 @pytest.fixture
 def server_folder() -> Iterator[Path]:
-    """A data folder that every user may enter."""
+    """Yield a data folder that every user may enter."""
     folder = _folder()
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -81,7 +83,7 @@ def server_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
-    """Kafka, Postgres and Redis of this test session; the environment's, where it names some."""
+    """Start Kafka, Postgres and Redis for this test session. Servers that the environment names are used instead."""
     folder = _folder()
     started = start_servers(folder, durable=False, on_progress=_say)
     try:
@@ -93,19 +95,19 @@ def servers() -> Iterator[Servers]:
 
 @pytest.fixture(scope="module")
 def own_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServers]:
-    """A function that starts servers which a test may kill: `own_servers(needs=("kafka",), brokers=3)`.
+    """Return a function that starts servers which a test may kill: `own_servers(needs=("kafka",), brokers=3)`.
 
-    They are never the environment's, and all are stopped at the module's end. Several brokers are there for one module
-    at a time: seven of them on two cores, with tests that kill some, answer nobody in time.
+    The servers are never those of the environment, and all are stopped at the end of the module. Only one module at a
+    time gets several brokers: seven brokers on two cores do not answer in time while tests kill some of them.
     """
     started: list[tuple[Servers, Path]] = []
-    turn = (tmp_path_factory.getbasetemp().parent / "several-brokers").open("w")
+    several_brokers = (tmp_path_factory.getbasetemp().parent / "several-brokers").open("w")
 
     def start(
         *, needs: tuple[str, ...] = ("kafka", "postgres", "redis"), brokers: int = 1, durable: bool = False
     ) -> Servers:
         if brokers > 1:
-            fcntl.flock(turn, fcntl.LOCK_EX)
+            fcntl.flock(several_brokers, fcntl.LOCK_EX)
         environ = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
         folder = _folder()
         servers = start_servers(
@@ -118,4 +120,4 @@ def own_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServers
     for servers, folder in started:
         servers.stop()
         shutil.rmtree(folder, ignore_errors=True)
-    turn.close()
+    several_brokers.close()

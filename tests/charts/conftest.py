@@ -1,4 +1,4 @@
-"""Charts rendered by Helm itself, without a cluster."""
+"""Fixtures that run Helm on the charts, without a cluster."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Render = Callable[..., Manifests]
 
 @pytest.fixture(scope="session")
 def helm() -> Callable[[Sequence[str]], subprocess.CompletedProcess[str]]:
-    """Runs Helm."""
+    """Return a function that runs Helm with arguments. Skip the test if Helm is not built."""
     folder = binaries.find()
     if folder is None:
         pytest.skip(binaries.NOT_BUILT)
@@ -34,10 +34,10 @@ def helm() -> Callable[[Sequence[str]], subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="session")
 def render(helm: Callable[[Sequence[str]], subprocess.CompletedProcess[str]]) -> Render:
-    """Renders a chart with files and settings; the manifests."""
+    """Return a function that renders a chart with values files and settings, and returns its manifests."""
 
     def run(chart: str, *settings: str, files: Sequence[Path] = (), release: str = "") -> Manifests:
-        # What Kubernetes there is, Helm would otherwise ask the cluster.
+        # Without this version, Helm would ask a cluster for its own.
         command = ["template", release or chart, str(CHARTS / chart), "--namespace", "tidemill-system"]
         command += ["--kube-version", binaries.kubernetes_version(), "--include-crds"]
         command += [part for file in files for part in ("--values", str(file))]

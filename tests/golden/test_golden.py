@@ -1,6 +1,6 @@
-"""The plans of the examples, written out: a change of any of them shows as a diff of a file that people can read.
+"""Tests that the plans of the examples equal the committed files.
 
-`REFRESH_GOLDEN=1 make unit ARGS="-k golden"` writes them anew; read the diff before committing it.
+`REFRESH_GOLDEN=1 make unit ARGS="-k golden"` rewrites the files; read the diff before committing it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _yaml(data: Any) -> str:
 
 
 def rendered(example: Path) -> dict[str, str]:
-    """The files of an example's plan on the default local platform, by name."""
+    """Return the files of an example's plan on the default local platform, by name."""
     (document,) = load_documents(example.read_text())
     plan = build_plan(AnalyticsPipeline.model_validate(document), Platform(), 1)
     return {
@@ -43,8 +43,7 @@ def rendered(example: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
-def test_plan_is_as_it_was(example: Path, name: str) -> None:
-    """The plan of an example is the committed one, byte for byte."""
+def test_the_plan_of_an_example_equals_the_committed_file(example: Path, name: str) -> None:
     path, text = FOLDER / example.stem / name, rendered(example)[name]
     if os.environ.get("REFRESH_GOLDEN") == "1":
         path.parent.mkdir(exist_ok=True)
@@ -53,19 +52,20 @@ def test_plan_is_as_it_was(example: Path, name: str) -> None:
     changed = "".join(difflib.unified_diff(committed.splitlines(True), text.splitlines(True), "committed", "planned"))
     if changed:
         pytest.fail(
-            f"{path.relative_to(FOLDER)} has changed; if it should, REFRESH_GOLDEN=1:\n{changed}", pytrace=False
+            f"{path.relative_to(FOLDER)} differs; if that is intended, set REFRESH_GOLDEN=1:\n{changed}",
+            pytrace=False,
         )
 
 
-def test_every_folder_has_its_example() -> None:
-    """Nothing is left of an example or a file that is gone."""
+def test_the_committed_files_are_those_of_the_examples() -> None:
+    """No file remains of an example that was deleted."""
     others = ("__pycache__", "kubernetes")
-    found = {f"{path.parent.name}/{path.name}" for path in FOLDER.glob("*/*") if path.parent.name not in others}
-    assert {f"{example.stem}/{name}" for example in EXAMPLES for name in NAMES} == found
+    committed = {f"{path.parent.name}/{path.name}" for path in FOLDER.glob("*/*") if path.parent.name not in others}
+    assert {f"{example.stem}/{name}" for example in EXAMPLES for name in NAMES} == committed
 
 
 def test_no_golden_file_holds_a_secret() -> None:
-    """Plans refer to secrets by file name only."""
-    told = "".join(path.read_text() for path in FOLDER.glob("*/*.*") if path.parent.name != "__pycache__").lower()
-    assert "writer.json" in told
-    assert "password" not in told
+    """Plans name files of secrets, such as `writer.json`, and contain no password."""
+    text = "".join(path.read_text() for path in FOLDER.glob("*/*.*") if path.parent.name != "__pycache__").lower()
+    assert "writer.json" in text
+    assert "password" not in text

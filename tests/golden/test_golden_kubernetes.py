@@ -1,6 +1,6 @@
-"""The manifests of the examples, written out: what a cluster would be told.
+"""Tests that the Kubernetes manifests of the examples equal the committed files.
 
-`REFRESH_GOLDEN=1 make unit ARGS="-k golden"` writes them anew; read the diff before committing it.
+`REFRESH_GOLDEN=1 make unit ARGS="-k golden"` rewrites the files; read the diff before committing it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FULL = Placement(
     resilience="timeouts: {}\n",
     egress_ports=(5432, 6379, 9092),
 )
-# What none of the examples asks for.
+# Parts of a spec that no example has.
 OWN_API = {
     "api": {"dedicated": True},
     "processor": {"scaling": {"mode": "external"}, "resources": {"requests": {"cpu": "2", "memory": "2Gi"}}},
@@ -51,13 +51,13 @@ BRIDGE = {"mqtt": {"broker": "mqtts://broker", "topics": ["plant/#"], "secretRef
 def manifests(
     example: Path, placement: Placement, spec: dict[str, Any], source: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """All manifests of an example's pipeline, the only one of its namespace."""
+    """Return all manifests of an example's pipeline, which is the only pipeline of its namespace."""
     (document,) = load_documents(example.read_text())
     document["spec"] |= spec
     document["spec"]["source"] |= source
     plan = build_plan(AnalyticsPipeline.model_validate(document), Platform(runtime="kubernetes"), 1)
     owner = OwnerReference("0b5e7a3c-0000-4000-8000-000000000001", plan.name)
-    found = list(common(plan.namespace, sharing=[owner], placement=placement))
+    rendered = list(common(plan.namespace, sharing=[owner], placement=placement))
     for workload in plan.workloads:
         rendering = render(
             workload,
@@ -67,12 +67,12 @@ def manifests(
             placement=placement,
             revisions=Revisions("credentials", "connections"),
         )
-        found += [*rendering.own, *rendering.workload]
-    return found
+        rendered += [*rendering.own, *rendering.workload]
+    return rendered
 
 
-def elsewhere(example: Path) -> dict[str, Any]:
-    """The example's source, on another Kafka cluster."""
+def source_on_another_cluster(example: Path) -> dict[str, Any]:
+    """Return the example's source, moved to another Kafka cluster."""
     (document,) = load_documents(example.read_text())
     kafka = {"bootstrapServers": "a.crm.example:9093,b.crm.example:9094", "secretRef": {"name": "crm-kafka"}}
     return {**document["spec"]["source"], "kafka": kafka, "topic": {"name": "crm.orders", "managed": False}}
@@ -81,7 +81,7 @@ def elsewhere(example: Path) -> dict[str, Any]:
 CASES = {example.stem: (example, PLAIN, {}, {}) for example in EXAMPLES}
 CASES["flights-own-api"] = (EXAMPLES[0], FULL, OWN_API, {})
 CASES["server-metrics-mqtt"] = (EXAMPLES[1], PLAIN, {}, BRIDGE)
-CASES["flights-other-cluster"] = (EXAMPLES[0], PLAIN, {}, elsewhere(EXAMPLES[0]))
+CASES["flights-other-cluster"] = (EXAMPLES[0], PLAIN, {}, source_on_another_cluster(EXAMPLES[0]))
 CASES["python-stage"] = (EXAMPLES[0].parent / "events" / "python-stage.yaml", FULL, {}, {})
 
 
@@ -89,18 +89,17 @@ CONNECT = ConnectWorkers("registry.example/connect:1", replicas=2, egress_ports=
 
 
 def connect_workers() -> list[dict[str, Any]]:
-    """The Connect workers that two pipelines of a namespace share."""
+    """Return the manifests of the Connect workers that two pipelines of a namespace share."""
     owners = [OwnerReference(f"0b5e7a3c-0000-4000-8000-00000000000{number}", f"shop{number}") for number in (1, 2)]
     return list(connect_manifests("shop", workers=CONNECT, placement=PLAIN, owners=owners, revision="revision"))
 
 
 @pytest.mark.parametrize("name", [*CASES, "connect-workers"])
-def test_manifests_are_as_they_were(name: str) -> None:
-    """The manifests of an example are the committed ones, byte for byte."""
+def test_manifests_of_an_example_equal_the_committed_file(name: str) -> None:
     path = FOLDER / f"{name}.yaml"
-    # Through JSON, so that parts that are one object are written out each time.
-    found = manifests(*CASES[name]) if name in CASES else connect_workers()
-    written = [json.loads(json.dumps(manifest)) for manifest in found]
+    rendered = manifests(*CASES[name]) if name in CASES else connect_workers()
+    # JSON makes copies of shared objects, for which YAML would write aliases.
+    written = [json.loads(json.dumps(manifest)) for manifest in rendered]
     text = "---\n".join(yaml.safe_dump(item, sort_keys=False, allow_unicode=True, width=120) for item in written)
     if os.environ.get("REFRESH_GOLDEN") == "1":
         path.parent.mkdir(exist_ok=True)
@@ -108,28 +107,27 @@ def test_manifests_are_as_they_were(name: str) -> None:
     committed = path.read_text() if path.exists() else ""
     changed = "".join(difflib.unified_diff(committed.splitlines(True), text.splitlines(True), "committed", "rendered"))
     if changed:
-        pytest.fail(f"{path.name} has changed; if it should, REFRESH_GOLDEN=1:\n{changed}", pytrace=False)
+        pytest.fail(f"{path.name} differs; if that is intended, set REFRESH_GOLDEN=1:\n{changed}", pytrace=False)
 
 
-def test_nothing_is_left_of_a_case_that_is_gone() -> None:
-    """Every committed file has its case."""
+def test_the_committed_files_are_those_of_the_cases() -> None:
     assert {f"{name}.yaml" for name in [*CASES, "connect-workers"]} == {path.name for path in FOLDER.glob("*")}
 
 
-def test_a_users_code_gets_no_login() -> None:
-    """The pods of a Python stage see neither Postgres nor Redis, and no Secret but the client settings of Kafka."""
-    found = manifests(*CASES["python-stage"])
+def test_a_python_stage_gets_no_login_of_postgres_or_redis() -> None:
+    """The only Secret that its pods mount holds the client settings of Kafka."""
+    rendered = manifests(*CASES["python-stage"])
     (pod,) = [
         m["spec"]["template"]["spec"]
-        for m in found
+        for m in rendered
         if m["metadata"]["name"] == "python-stage-stage" and "replicas" in m.get("spec", {})
     ]
     (container,) = pod["containers"]
-    assert not [one["name"] for one in container["env"] if "POSTGRES" in one["name"] or "REDIS" in one["name"]]
+    assert not [env["name"] for env in container["env"] if "POSTGRES" in env["name"] or "REDIS" in env["name"]]
     secrets = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
     assert [[item["key"] for item in secret["items"]] for secret in secrets] == [["kafka.json"]]
 
 
 def test_no_manifest_holds_a_secret() -> None:
-    """Passwords are in Secrets only, which are not rendered from workloads."""
+    """Only Secrets hold passwords, and the rendering of a workload contains no Secret."""
     assert "hidden" not in "".join(path.read_text() for path in FOLDER.glob("*.yaml"))

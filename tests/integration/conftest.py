@@ -1,4 +1,4 @@
-"""Fixtures over real servers: schemas and topics of pipelines, and processors as processes of their own."""
+"""Fixtures on real servers: schemas and topics of pipelines, and workloads as processes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ PipelineSchema = tuple[psycopg.Connection[Any], Database]
 
 @pytest.fixture
 def documented() -> Callable[[str, dict[str, Any]], None]:
-    """Holds a record of an output topic against the schema in the documentation: `documented("results", record)`."""
+    """Return a function that validates a record of an output topic: `documented("results", record)`.
+
+    The schemas are those of the documentation.
+    """
     times = jsonschema.FormatChecker(formats=())
     times.checks("date-time", raises=ValueError)(dt.datetime.fromisoformat)
 
@@ -51,14 +54,14 @@ def documented() -> Callable[[str, dict[str, Any]], None]:
 
 @pytest.fixture
 def admin(servers: Any) -> Iterator[psycopg.Connection[Any]]:
-    """The administrator's connection of the session's Postgres."""
+    """Yield the administrator's connection to the session's Postgres."""
     with connect_admin(servers) as connection:
         yield connection
 
 
 @pytest.fixture
 def make_schema(admin: psycopg.Connection[Any]) -> Callable[[PipelineConfig], PipelineSchema]:
-    """Makes a pipeline's tables; the positions of its partitions stand at the start."""
+    """Return a function that creates the tables of a pipeline, with the positions of all partitions at zero."""
 
     def make(config: PipelineConfig) -> PipelineSchema:
         create_schema(admin, config, started=True)
@@ -69,32 +72,41 @@ def make_schema(admin: psycopg.Connection[Any]) -> Callable[[PipelineConfig], Pi
 
 @pytest.fixture
 def make_bench(servers: Any, tmp_path: Path) -> Iterator[MakeBench]:
-    """Makes a pipeline with topics and schema; its processors are started by the test and ended after it."""
+    """Return a function that creates a pipeline with topics and schema.
+
+    The test starts its workloads. They are ended after the test.
+    """
     with benches(servers, tmp_path) as make:
         yield make
 
 
 @pytest.fixture(scope="module")
 def make_shared_bench(servers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeBench]:
-    """The same for benches that all tests of a module share."""
+    """Return the function of `make_bench`, for pipelines that all tests of a module share."""
     with benches(servers, tmp_path_factory.mktemp("bench")) as make:
         yield make
 
 
 @pytest.fixture(scope="module")
 def make_bench_at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeBench]:
-    """The same on servers that the module names: `make_bench_at(config, at=…)`; without Kafka there are no topics."""
+    """Return the function of `make_bench`, for servers that the module started: `make_bench_at(config, at=…)`.
+
+    Servers without Kafka get no topics.
+    """
     with benches(None, tmp_path_factory.mktemp("bench")) as make:
         yield make
 
 
 @pytest.fixture
 def make_local(servers: Any, tmp_path: Path) -> Iterator[Callable[[dict[str, Any]], LocalPipeline]]:
-    """Prepares a pipeline for the local runtime; topics, schema and processes go after the test."""
-    made: list[LocalPipeline] = []
+    """Return a function that prepares a pipeline for the local runtime.
+
+    Its topics, schema and processes are deleted after the test.
+    """
+    pipelines: list[LocalPipeline] = []
 
     def make(document: dict[str, Any]) -> LocalPipeline:
-        at, folder = servers.postgres, tmp_path / str(len(made))
+        at, folder = servers.postgres, tmp_path / str(len(pipelines))
         addresses = {
             "TIDEMILL_KAFKA_BROKERS": servers.kafka,
             "TIDEMILL_POSTGRES_HOST": at.host,
@@ -112,13 +124,13 @@ def make_local(servers: Any, tmp_path: Path) -> Iterator[Callable[[dict[str, Any
             runtime=runtime,
         )
         runtime.start()
-        made.append(LocalPipeline(servers, folder, copy.deepcopy(document), actuators, runtime))
-        return made[-1]
+        pipelines.append(LocalPipeline(servers, folder, copy.deepcopy(document), actuators, runtime))
+        return pipelines[-1]
 
     yield make
-    for one in made:
-        one.document["spec"]["reclaimPolicy"] = "Delete"
+    for pipeline in pipelines:
+        pipeline.document["spec"]["reclaimPolicy"] = "Delete"
         try:
-            release(one.document, platform=Platform(), actuators=one.actuators)
+            release(pipeline.document, platform=Platform(), actuators=pipeline.actuators)
         finally:
-            one.runtime.close()
+            pipeline.runtime.close()

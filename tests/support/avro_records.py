@@ -1,4 +1,4 @@
-"""Avro records in the framing of a registry, written by fastavro, and the rows that readers make of them."""
+"""Avro records that fastavro writes with the header of a schema registry, and classes of rows for them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from tidemill_processor.formats.avro_types import AvroSchema
 from tidemill_processor.formats.registry import Schema
 
 FRAME = b"\0\0\0\0\7"
-"""The bytes before a record of the schema with the id 7."""
+"""The header of a record whose schema has the id 7."""
 
 
 def schema_of(document: Any) -> AvroSchema:
-    """Return the schema of an Avro document."""
+    """Parse an Avro schema that is given as a document."""
     return AvroSchema.of(Schema(json.dumps(document)))
 
 
 def row_of(number: int) -> type:
-    """Return a class of rows with a number of columns."""
+    """Return a class of rows with the columns `c0`, `c1`, …."""
     return msgspec.defstruct("Row", [(f"c{place}", Any, None) for place in range(number)])
 
 
 def written(schema: AvroSchema, value: Any) -> bytes:
-    """Return a value as a framed record."""
+    """Encode a value as a record with the header."""
     stream = io.BytesIO()
     fastavro.schemaless_writer(stream, schema.parsed, value)
     return FRAME + stream.getvalue()

@@ -1,4 +1,4 @@
-"""One pipeline on real servers: topics and schema made by the test, workloads started by it as processes."""
+"""One pipeline on real servers: the test creates its topics and schema, and starts its workloads as processes."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ Output = Literal["results", "anomalies", "dead-letters"]
 
 
 def delete_topics(kafka: AdminClient, names: list[str]) -> None:
-    """Make way: another module of the session may have had a pipeline of the same name."""
+    """Delete topics that exist: another module of the session may have had a pipeline of the same name."""
 
-    def known() -> list[str]:
+    def existing() -> list[str]:
         return [name for name in names if name in kafka.list_topics(timeout=10).topics]
 
-    if found := known():
-        for future in kafka.delete_topics(found).values():
+    if names_on_brokers := existing():
+        for future in kafka.delete_topics(names_on_brokers).values():
             future.result(30)
-        eventually(lambda: not known(), what="the topics are gone")
+        eventually(lambda: not existing(), what="the topics are deleted")
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports on which nobody listens."""
+    """Return ports on which no process listens."""
     with ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(number)]
         for probe in probes:
@@ -51,7 +51,7 @@ def free_ports(number: int) -> list[int]:
 
 @dataclass
 class Bench:
-    """One pipeline with its topics, schema and processors."""
+    """One pipeline with its topics, schema and workloads."""
 
     servers: Any
     config: PipelineConfig
@@ -60,24 +60,24 @@ class Bench:
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     ports: list[int] = field(default_factory=list)
     status_ports: list[int] = field(default_factory=list)
-    """Where figures and full health are told: of a processor the same port."""
+    """Ports of /metrics and full /health. A processor has only one port."""
 
     eventually = staticmethod(eventually)
 
     @property
     def schema(self) -> str:
-        """The quoted schema."""
+        """The quoted name of the schema."""
         return quote(self.config.schema_name)
 
     def query(self, text: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        """Rows of a query; `{s}` stands for the schema."""
+        """Return the rows of a query, in which `{s}` stands for the schema."""
         with connect_admin(self.servers) as connection:
             return connection.execute(text.replace("{s}", self.schema), parameters).fetchall()
 
     def start(
         self, instance: int = 0, *, module: str = "tidemill_processor", **environment: str
     ) -> subprocess.Popen[bytes]:
-        """Start a processor, or another workload of the pipeline."""
+        """Start a processor, or the workload of another module."""
         port, status_port = free_ports(2)
         env = {
             **os.environ,
@@ -106,7 +106,7 @@ class Bench:
         return process
 
     def health(self, index: int = -1) -> dict[str, Any]:
-        """/health of a workload; an empty dict while it does not answer."""
+        """Return /health of a workload, or an empty dict while it does not answer."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.status_ports[index]}/health", timeout=5) as answer:
                 return dict(json.load(answer))
@@ -116,7 +116,7 @@ class Bench:
             return {}
 
     def metrics(self, index: int = -1) -> str:
-        """/metrics of a workload."""
+        """Return the text of /metrics of a workload."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.status_ports[index]}/metrics", timeout=5) as answer:
             return str(answer.read().decode())
 
@@ -140,7 +140,7 @@ class Bench:
 
     @contextmanager
     def reading(self, kind: Output, **settings: Any) -> Iterator[Consumer]:
-        """A consumer of an output topic (results, anomalies, dead-letters) from its beginning, with more settings."""
+        """Yield a consumer that reads an output topic from its beginning. `settings` are those of librdkafka."""
         consumer = Consumer(
             {
                 "bootstrap.servers": self.servers.kafka,
@@ -156,28 +156,28 @@ class Bench:
             consumer.close()
 
     def records(self, kind: Output) -> list[dict[str, Any]]:
-        """All records of an output topic, less those that repeat an id."""
-        found, ended = {}, 0
+        """Return all records of an output topic; of records with the same id, only the last."""
+        by_id, ended = {}, 0
         with self.reading(kind, **{"enable.partition.eof": True}) as consumer:
             while ended < (self.config.spec.source.topic.partitions or 1):
                 for message in consumer.consume(500, 1.0):
                     if message.error() is not None:
                         ended += 1
                     else:
-                        found[dict(message.headers())["id"]] = json.loads(message.value())
-        return list(found.values())
+                        by_id[dict(message.headers())["id"]] = json.loads(message.value())
+        return list(by_id.values())
 
     def consumed(self) -> int:
-        """Records that are accounted for in Postgres."""
+        """Return the number of records that Postgres has as consumed."""
         return int(self.query("SELECT coalesce(sum(consumed), 0) FROM {s}._offsets")[0][0])
 
     def await_consumed(self, number: int, *, seconds: float = 90.0) -> None:
-        """Wait until that many records are accounted for."""
+        """Wait until exactly this number of records is consumed."""
         eventually(lambda: self.consumed() >= number, seconds=seconds, what=f"{number} records consumed")
         assert number == self.consumed()
 
     def stop(self) -> None:
-        """End all processors."""
+        """End all workloads."""
         for process in self.processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGCONT)
@@ -191,26 +191,26 @@ class Bench:
 
 
 MakeBench = Callable[..., Bench]
-"""`make(config, at=…, **environment)`: a bench on the session's servers, or on those of `at`."""
+"""`make(config, at=…, **environment)` creates a pipeline on the session's servers, or on those of `at`."""
 
 
 def _create_topics(servers: Any, config: PipelineConfig) -> None:
     kafka = AdminClient({"bootstrap.servers": servers.kafka})
-    read = dict.fromkeys([config.events_topic, config.read_topic])  # a Python stage writes the second
+    read = dict.fromkeys([config.events_topic, config.read_topic])  # A Python stage writes the second topic.
     topics = [*read, *(config.topic(kind) for kind in get_args(Output))]
-    wanted = [
+    new_topics = [
         NewTopic(name, config.spec.source.topic.partitions or 1, 1, config={"max.message.bytes": "2200000"})
         for name in topics
     ]
     delete_topics(kafka, topics)
-    for future in kafka.create_topics(wanted).values():
+    for future in kafka.create_topics(new_topics).values():
         future.result(30)
 
 
 @contextmanager
 def benches(servers: Any, folder: Path) -> Iterator[MakeBench]:
-    """Make benches as long as the block runs."""
-    made: list[Bench] = []
+    """Yield a function that creates benches. Their workloads are ended after the block."""
+    created: list[Bench] = []
 
     def make(config: PipelineConfig, *, at: Any = None, **environment: str) -> Bench:
         on = at or servers
@@ -225,11 +225,11 @@ def benches(servers: Any, folder: Path) -> Iterator[MakeBench]:
         (secrets / "writer.json").write_text(json.dumps(login))
         (secrets / "reader.json").write_text(json.dumps(login))
         bench = Bench(on, config, folder, environment)
-        made.append(bench)
+        created.append(bench)
         return bench
 
     try:
         yield make
     finally:
-        for bench in made:
+        for bench in created:
             bench.stop()

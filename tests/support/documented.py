@@ -1,4 +1,4 @@
-"""The commands and files that pages show, as a reader would copy them."""
+"""Commands and blocks of code of documentation pages, as a reader would copy them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Block:
     """A block of code.
 
     Attributes:
-        language: of a fenced one; empty: it is indented, as commands are.
+        language: the language of a fenced block, or empty for an indented block, which has commands.
     """
 
     page: Path
@@ -29,45 +29,45 @@ class Block:
     text: str
 
     def commands(self) -> list[str]:
-        """Its commands, each with its continued lines and its here-document."""
-        found: list[str] = []
-        until, going_on = "", False
+        """Return the commands, each with its continued lines and its here-document."""
+        commands: list[str] = []
+        here_end, continued = "", False
         for line in self.text.splitlines():
-            if until or going_on:
-                found[-1] += f"\n{line}"
-                until = "" if until and line == until else until
+            if here_end or continued:
+                commands[-1] += f"\n{line}"
+                here_end = "" if here_end and line == here_end else here_end
             elif line.strip():
-                found.append(line)
+                commands.append(line)
                 here = re.search(r"<<'?(\w+)'?", line)
-                until = here[1] if here else ""
-            going_on = not until and line.endswith("\\")
-        return found
+                here_end = here[1] if here else ""
+            continued = not here_end and line.endswith("\\")
+        return commands
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """All of a page, in their order."""
+    """Return the blocks of code of a page, in order."""
     fenced = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
     indented = re.compile(r"(?:(?<=\n\n)|\A)((?: {4}.*\n+)+)")
     text = page.read_text() + "\n"
-    found = [(m.start(), m[1], m[2]) for m in fenced.finditer(text)]
-    bare = fenced.sub(lambda m: re.sub(r"[^\n]", "#", m[0]), text)
-    found += [(m.start(), "", textwrap.dedent(m[1])) for m in indented.finditer(bare)]
-    for _, language, code in sorted(found):
+    matches = [(m.start(), m[1], m[2]) for m in fenced.finditer(text)]
+    without_fenced = fenced.sub(lambda m: re.sub(r"[^\n]", "#", m[0]), text)
+    matches += [(m.start(), "", textwrap.dedent(m[1])) for m in indented.finditer(without_fenced)]
+    for _, language, code in sorted(matches):
         yield Block(page, language, code.rstrip("\n") + "\n")
 
 
 def commands(page: Path) -> list[str]:
-    """Every command of a page."""
+    """Return all commands of a page."""
     return [command for block in blocks(page) if not block.language for command in block.commands()]
 
 
 @dataclass
 class ClusterPage:
-    """What docs/DEPLOYMENT.md tells people to type, typed for its example in a namespace of its own.
+    """Runs the commands of docs/DEPLOYMENT.md, with its example in another namespace.
 
     Attributes:
-        file: where the example of this namespace is written.
-        told: what the commands have printed, by how they begin.
+        file: the file for the example with this namespace.
+        told: the output of each command, by the beginning of the command.
     """
 
     kubectl: Kubectl
@@ -76,7 +76,7 @@ class ClusterPage:
     told: dict[str, str] = field(default_factory=dict)
 
     def begin(self) -> None:
-        """Make the pipeline, ask for it, and ask for other passwords; once."""
+        """Create the pipeline, list it, and request new passwords. Later calls do nothing."""
         if self.told:
             return
         text = (ROOT / _EXAMPLE).read_text()
@@ -91,7 +91,7 @@ class ClusterPage:
         self.type_in("kubectl annotate apl flights")
 
     def type_in(self, beginning: str) -> None:
-        """Type the one command of the page that begins so."""
+        """Run the one command of the page with this beginning."""
         (command,) = [command for command in commands(_DEPLOYMENT) if command.startswith(beginning)]
         command = command.replace(_EXAMPLE, str(self.file)).replace("analytics", self.namespace)
         command = command.replace(f"{self.namespace}pipelines", "analyticspipelines")

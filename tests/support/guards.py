@@ -1,4 +1,4 @@
-"""Guards of a dependency for tests: with a clock of their own, called in both ways."""
+"""Guards of a dependency with a clock that the test moves, and calls of them in sync and async code."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ NAMES = (f"test_guard_{n}" for n in itertools.count())
 
 
 class Broken(Exception):
-    """The dependency is to blame; repeating helps."""
+    """A failure of the dependency that may be retried."""
 
 
 class Refused(Exception):
-    """The dependency is to blame; repeating does not help."""
+    """A failure of the dependency that must not be retried."""
 
 
 class UserError(Exception):
-    """The caller is to blame."""
+    """An error of the caller, which is no failure of the dependency."""
 
 
 class Time:
-    """A clock that moves only when told, or when somebody sleeps by it."""
+    """A clock that advances only when the test sets it, or when code sleeps with it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -45,6 +45,7 @@ class Time:
 
 
 def make(time: Time, **changes: Any) -> Guard:
+    """Return a guard with three failures before it opens and no retries; `changes` are members of its policy."""
     policy: dict[str, Any] = {
         "failures": 3,
         "open_seconds": 60.0,
@@ -61,6 +62,8 @@ def make(time: Time, **changes: Any) -> Guard:
 
 
 def raising(error: BaseException) -> Callable[[], Any]:
+    """Return a function that raises an error."""
+
     def fn() -> Any:
         raise error
 
@@ -68,6 +71,7 @@ def raising(error: BaseException) -> Callable[[], Any]:
 
 
 def break_open(guard: Guard) -> None:
+    """Let calls fail until the guard is open."""
     for _ in range(guard.policy.failures):
         with pytest.raises(Broken):
             guard.call(raising(Broken()), retry=False)
@@ -75,7 +79,7 @@ def break_open(guard: Guard) -> None:
 
 
 def run(guard: Guard, mode: str, fn: Callable[[], Any], **options: Any) -> Any:
-    """Make one call, synchronously or not: both ways have to behave the same."""
+    """Call a function through the guard, in `sync` or `async` mode. Both modes must behave alike."""
     if mode == "sync":
         return guard.call(fn, **options)
 

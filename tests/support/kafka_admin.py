@@ -1,7 +1,7 @@
-"""Changes of a real Kafka's topics that have reached its brokers when they return.
+"""Changes of topics on a real Kafka, which return after all brokers have applied the change.
 
-Kafka acknowledges a change before every broker answers with it. On a busy machine that takes seconds, so a test that
-reads at once sees what was before.
+Kafka acknowledges a change before every broker shows it. On a busy machine, brokers may need seconds, and a test that
+reads at once would see the old state.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ SECONDS = 60.0
 
 
 class KafkaAdmin:
-    """An administrator of one Kafka cluster who waits until changes show.
+    """An administrator of a Kafka cluster. Each method waits until all brokers show its change.
 
     Args:
-        brokers: bootstrap brokers; each of them has to know of a change.
+        brokers: the addresses of all brokers, separated by commas.
     """
 
     def __init__(self, brokers: str) -> None:
@@ -38,14 +38,14 @@ class KafkaAdmin:
     def create(
         self, name: str, partitions: int = 1, replicas: int = 1, config: Mapping[str, str] | None = None
     ) -> None:
-        """Make a topic."""
-        wanted = NewTopic(name, partitions, replicas, config=dict(config or {}))
-        self._brokers[0].create_topics([wanted])[name].result(SECONDS)
-        self._until(lambda at: _partitions(at, name) == partitions, f"topic {name} is there")
+        """Create a topic."""
+        topic = NewTopic(name, partitions, replicas, config=dict(config or {}))
+        self._brokers[0].create_topics([topic])[name].result(SECONDS)
+        self._until(lambda at: _partitions(at, name) == partitions, f"topic {name} exists")
         self._until(lambda at: _has(at, name, config or {}), f"topic {name} has its config")
 
     def grow(self, name: str, partitions: int) -> None:
-        """Give a topic more partitions."""
+        """Raise the number of a topic's partitions."""
         self._brokers[0].create_partitions([NewPartitions(name, partitions)])[name].result(SECONDS)
         self._until(lambda at: _partitions(at, name) == partitions, f"topic {name} has {partitions} partitions")
 
@@ -62,7 +62,7 @@ class KafkaAdmin:
     def delete(self, name: str) -> None:
         """Delete a topic."""
         self._brokers[0].delete_topics([name])[name].result(SECONDS)
-        self._until(lambda at: _partitions(at, name) == 0, f"topic {name} is gone")
+        self._until(lambda at: _partitions(at, name) == 0, f"topic {name} is deleted")
 
     def _until(self, shows: Callable[[AdminClient], bool], what: str) -> None:
         eventually(lambda: all(shows(broker) for broker in self._brokers), what=what, seconds=SECONDS)
@@ -78,9 +78,9 @@ def _partitions(admin: AdminClient, name: str) -> int:
 
 
 def _has(admin: AdminClient, name: str, config: Mapping[str, str]) -> bool:
-    asked = ConfigResource(ResourceType.TOPIC, name)
+    resource = ConfigResource(ResourceType.TOPIC, name)
     try:
-        told = admin.describe_configs([asked])[asked].result(SECONDS)
+        current = admin.describe_configs([resource])[resource].result(SECONDS)
     except KafkaException:
         return False
-    return all(told[key].value == value for key, value in config.items())
+    return all(current[key].value == value for key, value in config.items())

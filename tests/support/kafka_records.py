@@ -1,4 +1,4 @@
-"""A Kafka record as the processor sees one, for tests that hand it batches without a broker."""
+"""Kafka records in the form of the consumer, for tests that pass batches to the processor without a broker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NOW_MS = 1_795_800_000_000
 
 
 class KafkaRecord:
-    """What all such records have in common; a test's own ones say what their value is.
+    """The base class of such records; subclasses implement `value`.
 
     Attributes:
         p: the partition.
@@ -44,7 +44,7 @@ class KafkaRecord:
 
 @dataclass(frozen=True)
 class RawRecord(KafkaRecord):
-    """A record whose value is given."""
+    """A record with the value `raw`."""
 
     p: int
     o: int
@@ -55,14 +55,14 @@ class RawRecord(KafkaRecord):
 
 
 def records(*values: Any, p: int = 0) -> list[RawRecord]:
-    """The values as records of one partition, from offset 0 on: bytes as they are, all else as JSON."""
+    """Return values as records of one partition, from offset 0. Values that are not bytes become JSON."""
     raws = [value if isinstance(value, bytes) else json.dumps(value).encode() for value in values]
     return [RawRecord(p, offset, raw) for offset, raw in enumerate(raws)]
 
 
 @dataclass(frozen=True)
 class SentRecord(KafkaRecord):
-    """A record whose value is given, or that has none."""
+    """A record with the value `sent`, which may be None."""
 
     sent: bytes | None
     o: int = 0
@@ -73,15 +73,18 @@ class SentRecord(KafkaRecord):
 
 
 def read_alike(of: RecordDecoder, *raws: bytes | None) -> list[Any]:
-    """Of each record its fields, the verdict on it, or None if it is left out: the same alone and among others."""
+    """Decode records, and assert that each decodes alike alone and in a batch.
+
+    Return for each record its fields, the reason why it is invalid, or None if the decoder leaves it out.
+    """
 
     def decoded(*chosen: bytes | None) -> list[Any]:
         plain = [raw or b"" for raw in chosen]
-        found = of.decode_all(plain, NOW_MS, records=[SentRecord(raw, at) for at, raw in enumerate(chosen)])
-        micros = found.micros or [0] * len(plain)
+        batch = of.decode_all(plain, NOW_MS, records=[SentRecord(raw, at) for at, raw in enumerate(chosen)])
+        micros = batch.micros or [0] * len(plain)
         values: list[Any] = []
-        for index, event in enumerate(found.events):
-            values.append(found.invalid.get(index))
+        for index, event in enumerate(batch.events):
+            values.append(batch.invalid.get(index))
             if event is not None:
                 (text,) = of.as_json([event], [plain[index]])
                 values[-1] = {**json.loads(text), **({"us": micros[index]} if micros[index] else {})}

@@ -1,4 +1,4 @@
-"""A client of live changes: what it makes of the messages, and the API process that it listens to."""
+"""A client of live changes, which builds rows from messages, and the API process that it listens to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BASE = 1_700_000_000_000 // 60_000 * 60_000
 
 
 def config(name: str, *, auth: bool = False, **spec: Any) -> PipelineConfig:
-    """A pipeline with tumbling windows by country and device, and hopping ones by nothing."""
+    """Return a pipeline with tumbling windows by country and by device, and hopping windows without groups."""
     parsed = PipelineSpec.model_validate(
         {
             "source": {
@@ -79,7 +79,7 @@ def config(name: str, *, auth: bool = False, **spec: Any) -> PipelineConfig:
 
 
 def orders(number: int, *, at: int = 0, countries: str = "NO SE DK", devices: int = 5) -> list[bytes]:
-    """Events, each a millisecond after the one before."""
+    """Return events from `BASE + at` on, one in each millisecond."""
     names = countries.split()
     return [
         json.dumps(
@@ -90,7 +90,7 @@ def orders(number: int, *, at: int = 0, countries: str = "NO SE DK", devices: in
 
 
 class View:
-    """What a client makes of the messages, by the rules that the API states."""
+    """The rows that a client has after messages, by the rules of the API's documentation."""
 
     def __init__(self) -> None:
         self.rows: dict[str, dict[tuple[Any, ...], tuple[int, dict[str, Any]]]] = {}
@@ -123,18 +123,19 @@ class View:
             self.errors.append(message["code"])
 
     def table(self, name: str) -> list[dict[str, Any]]:
-        """The rows of an aggregation, in a fixed order."""
+        """Return the rows of an aggregation, sorted."""
         until = self.closed_until.get(name)
         rows = [row for _, row in self.rows[name].values()]
         closed = [{**row, "closed": until is not None and row["window_end"] <= until} for row in rows]
         return in_order(closed)
 
     def count(self, name: str = "by_country") -> int:
-        """All events that the rows tell of."""
+        """Return the number of events that the rows count."""
         return sum(row["orders"] for _, row in self.rows.get(name, {}).values())
 
 
 def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows sorted by their JSON, to compare them."""
     return sorted(rows, key=lambda row: json.dumps(row, sort_keys=True))
 
 
@@ -163,32 +164,32 @@ class Api:
 
     @contextmanager
     def listening(self, query: str = "", **options: Any) -> Iterator[ClientConnection]:
-        """A WebSocket."""
+        """Connect a WebSocket."""
         with connect(f"ws://127.0.0.1:{self.port}{self.path}{query}", **options) as live:
             yield live
 
     def windows(self, name: str) -> list[dict[str, Any]]:
-        """What REST says of an aggregation."""
+        """Return the rows of an aggregation that REST answers, sorted."""
         url = f"http://127.0.0.1:{self.port}/v1/pipelines/{self.bench.config.name}/aggregates/{name}"
         answer = httpx.get(url, params={"limit": 10_000}, timeout=20)
         assert answer.status_code == 200, answer.text
         return in_order(answer.json()["data"])
 
     def log(self) -> str:
-        """What the process has written."""
+        """Return the log of the process."""
         name = f"tidemill_api-{self.bench.processes.index(self.process)}.log"
         return str((self.bench.folder / name).read_text())
 
 
 class Shop(Api):
-    """An API that tests share; each takes event times of its own, after those before."""
+    """An API that tests share. Each test uses event times after those of the tests before."""
 
     def __init__(self, bench: Bench) -> None:
         super().__init__(bench)
         self.taken = self.sent = 0
 
     def times(self) -> int:
-        """An offset for `orders` that no test has used."""
+        """Return an `at` for `orders` that no test has used."""
         self.taken += 600_000
         return self.taken
 
@@ -200,12 +201,12 @@ class Shop(Api):
 
 
 def follow(live: ClientConnection, view: View, until: Callable[[], Any], *, seconds: float = 90.0) -> None:
-    """Take messages until a condition holds."""
+    """Apply messages to a view until a condition is true."""
     deadline = time.monotonic() + seconds
     while not until():
         left = deadline - time.monotonic()
         if left <= 0:
-            pytest.fail(f"not within {seconds} s; {view.count()} events seen, messages: {view.kinds[-20:]}")
+            pytest.fail(f"not true within {seconds} s; {view.count()} events seen, last messages: {view.kinds[-20:]}")
         try:
             view.take(json.loads(live.recv(timeout=left)))
         except TimeoutError:
@@ -213,12 +214,12 @@ def follow(live: ClientConnection, view: View, until: Callable[[], Any], *, seco
 
 
 def same_as_rest(api: Api, view: View, name: str) -> Callable[[], bool]:
-    """Whether a view is what REST answers."""
+    """Return a condition that is true if a view has the rows that REST answers."""
     return lambda: view.rows.get(name) is not None and view.table(name) == api.windows(name)
 
 
 def events(response: httpx.Response) -> Iterator[tuple[dict[str, Any], str]]:
-    """Messages of an event stream with their ids."""
+    """Return the messages of an event stream with their ids."""
     data, identity = "", ""
     for line in response.iter_lines():
         field, _, value = line.partition(": ")
@@ -241,14 +242,14 @@ def execute(bench: Bench, text: str) -> None:
 
 
 def key_file(bench: Bench, *scopes: str) -> str:
-    """Give the pipeline one API key; as its holder sends it."""
+    """Write a file with one API key for the pipeline, and return the key."""
     keys = ApiKeys(keys=(ApiKey(id="k1", sha256=hashlib.sha256(b"secret").hexdigest(), scopes=scopes),))
     (bench.folder / "secrets" / bench.config.name / "api-keys.json").write_text(keys.model_dump_json())
     return "tm_k1_secret"
 
 
 def closing(live: ClientConnection) -> tuple[int, list[str]]:
-    """The close code of a connection and the error codes told before."""
+    """Wait until a connection is closed; return its close code, and the codes of the errors before."""
     codes = []
     while True:
         try:

@@ -1,4 +1,4 @@
-"""A shop's CSV file as people export them, and what has to become of each of its rows."""
+"""A CSV file as a shop exports it, and the results that a pipeline must have after reading it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _NOTES = ("", "", '"Müller; Söhne"', '"zwei\nZeilen"', "ok", "schnell, bitte",
 
 @dataclass
 class Shop:
-    """What a pipeline has to make of the file.
+    """The results that a pipeline must have after the file.
 
     Attributes:
-        rows: how many there are.
-        events: counted ones, by country; empty: none.
-        revenue: the sum of their amounts, by country.
-        quantity: the sum of their numbers of pieces.
-        refused: dead letters by reason.
+        rows: the number of rows.
+        events: the number of valid events by country, which may be None.
+        revenue: the sum of amounts by country.
+        quantity: the sum of quantities.
+        refused: the number of dead letters by reason.
     """
 
     rows: int = 0
@@ -34,12 +34,12 @@ class Shop:
 
 
 def write_shop(path: Path, rows: int, seed: int = 1) -> Shop:
-    """Write the file: semicolons, a byte order mark, decimal commas, German dates, gaps, and some broken rows.
+    """Write the file: semicolons, a byte order mark, decimal commas, German dates, empty cells and some invalid rows.
 
     Args:
-        path: where it is written.
-        rows: without the header.
-        seed: of what is drawn.
+        path: the file.
+        rows: the number of rows without the header.
+        seed: of the random values.
     """
     draw, shop = random.Random(seed), Shop(rows)
     moment, lines = dt.datetime(2025, 3, 1, 8, 0), [HEADER]

@@ -1,6 +1,6 @@
-"""The recipes of docs/recipes.md: what each promises, what its example changes, and a copy of the code that has it.
+"""The recipes of docs/recipes.md: their promises, the edits of their examples, and a copy of the code to apply them to.
 
-An example is a diff. Of its hunks only the text counts, as their lines may have moved.
+An example is a diff. The line numbers of its hunks are ignored, because lines may have moved.
 """
 
 from __future__ import annotations
@@ -29,37 +29,37 @@ GENERATED = frozenset(
 
 @dataclass(frozen=True)
 class Edit:
-    """What an example does to one file.
+    """The edit of one file by an example.
 
     Attributes:
-        path: of the file, from the repository's root.
-        hunks: each a text that the file has once, and the text that takes its place; of a new file the first is empty.
+        path: the file, relative to the root of the repository.
+        hunks: pairs of a text that the file has once and its replacement. The text is empty for a new file.
     """
 
     path: str
     hunks: tuple[tuple[str, str], ...]
 
     def apply(self, folder: Path) -> None:
-        """Change the file below a folder, or make it."""
+        """Change or create the file below a folder."""
         file = folder / self.path
         text = file.read_text() if file.exists() else ""
         for before, after in self.hunks:
             assert (text.count(before) == 1) if before else not text, (
-                f"{self.path} is not as the example of docs/recipes.md takes it: write the example anew"
+                f"{self.path} is not as the example of docs/recipes.md takes it: update the example"
             )
             text = text.replace(before, after) if before else after
         file.write_text(text)
 
 
 def promised() -> dict[str, int]:
-    """How many files each recipe takes at most, by the page's table."""
+    """Return the largest number of files that each recipe may change, from the page's table."""
     titles = {_anchor(title): title for title in re.findall(r"^## (.*)$", PAGE.read_text(), re.MULTILINE)}
     rows = re.findall(r"^\| \[[^]]+\]\(#([\w-]+)\) \| (\d+) \|", PAGE.read_text(), re.MULTILINE)
     return {titles[anchor]: int(number) for anchor, number in rows}
 
 
 def edits(title: str) -> list[Edit]:
-    """What the example of a recipe changes, file by file."""
+    """Return the edits of a recipe's example, one for each file."""
     _, *parts = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)
     recipe = next(part for part in parts if part.startswith(f"{title}\n"))
     diffs = re.findall(r"^```diff\n(.*?)^```$", recipe, re.MULTILINE | re.DOTALL)
@@ -67,10 +67,10 @@ def edits(title: str) -> list[Edit]:
 
 
 class Copy:
-    """A copy of the code, to be changed and run.
+    """A copy of the code that a test changes and runs.
 
     Args:
-        folder: where it is made.
+        folder: the folder of the copy.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -80,13 +80,13 @@ class Copy:
         shutil.copy(ROOT / "pyproject.toml", folder)
 
     def python(self, *arguments: str) -> None:
-        """Run Python with the copy's packages.
+        """Run Python with the packages of the copy.
 
         Raises:
-            AssertionError: it fails.
+            AssertionError: if Python exits with another status than 0.
         """
         packages = os.pathsep.join(str(self.folder / name) for name in PACKAGES)
-        # Nothing that is measured there counts for the code itself.
+        # Coverage of the copy must not count for the code itself.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
         run = subprocess.run(
             [sys.executable, *arguments],
@@ -110,7 +110,7 @@ def _edit(part: str) -> Edit:
 
 
 def _hunk(text: str) -> tuple[str, str]:
-    """What was, and what is instead. A line that is empty on the page is an empty line of both."""
+    """Return the text before and after. An empty line of the diff is an empty line of both texts."""
     lines = [line if line.strip() else " \n" for line in text.splitlines(keepends=True)]
     before, after = ("".join(line[1:] for line in lines if line[0] in signs) for signs in (" -", " +"))
     return before, after

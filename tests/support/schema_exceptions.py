@@ -1,7 +1,7 @@
-"""What schemathesis may see refused although the OpenAPI documents allow it, each with its reason.
+"""Requests that a service may refuse although its OpenAPI document allows them, each with a reason.
 
-Loaded by schemathesis as its hooks. All but one are of the check `positive_data_acceptance`, for a status and a text:
-what a pipeline has is known to that pipeline only, and no schema can hold one parameter against another.
+schemathesis loads this module as its hooks. All exceptions but one are for the check `positive_data_acceptance`. The
+document cannot describe the names of a pipeline's members, nor a rule that compares two parameters.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _APPEND = r"POST /v1/pipelines/\{pipeline\}/events"
 
 @dataclass(frozen=True)
 class Excepted:
-    """A refusal that is right.
+    """A correct refusal.
 
     Attributes:
-        operation: pattern of `METHOD path`.
-        code: of the problem.
-        detail: pattern of the beginning of its detail.
-        why: what the schema cannot say.
+        operation: a pattern of `METHOD path`.
+        code: the code of the problem.
+        detail: a pattern of the beginning of the problem's detail.
+        why: the rule that the OpenAPI document cannot express.
     """
 
     operation: str
@@ -41,7 +41,7 @@ class Excepted:
     why: str
 
     def covers(self, operation: str, status: int, problem: dict[str, Any]) -> bool:
-        """Whether an answer is this refusal."""
+        """Return True if an answer is this refusal."""
         return (
             (status, problem.get("code")) == (self.status, self.code)
             and re.fullmatch(self.operation, operation) is not None
@@ -57,41 +57,41 @@ EXCEPTED = (
     _bad(
         _ROWS,
         r"to: the end must be later than the start \(the parameter from\)",
-        "a bound against another parameter",
+        "the bound depends on another parameter",
     ),
     _bad(
         _ROWS,
         "cursor: the (value is not a cursor|cursor belongs to another query)",
-        "a cursor is opaque, and bound to its query",
+        "a cursor is opaque, and belongs to one query",
         code="bad_cursor",
     ),
-    _bad(_ROWS, "order: a column is named twice", "`a` and `-a` are two items of the list"),
-    _bad(_WINDOWS, "group_by: .* is not a dimension of", "dimensions are a pipeline's"),
-    _bad(_WINDOWS, "metrics: .* is not a metric of", "metrics are a pipeline's"),
-    _bad(_WINDOWS, "order: .* is not a column to order by", "columns are a pipeline's"),
-    _bad(_WINDOWS, "granularity: .* is not a multiple of", "the stored length is a pipeline's"),
-    _bad(_WINDOWS, "tz: .* is not a time zone", "zones are the machine's"),
+    _bad(_ROWS, "order: a column is named twice", "`a` and `-a` are different items of the list"),
+    _bad(_WINDOWS, "group_by: .* is not a dimension of", "a pipeline defines its dimensions"),
+    _bad(_WINDOWS, "metrics: .* is not a metric of", "a pipeline defines its metrics"),
+    _bad(_WINDOWS, "order: .* is not a column to order by", "a pipeline defines its columns"),
+    _bad(_WINDOWS, "granularity: .* is not a multiple of", "a pipeline defines the length of stored windows"),
+    _bad(_WINDOWS, "tz: .* is not a time zone", "the machine defines its time zones"),
     _bad(
         _WINDOWS,
         "tz: a time zone (needs a granularity in whole days|has no meaning with granularity=all)",
-        "against granularity",
+        "the rule depends on granularity",
     ),
-    _bad(_WINDOWS, "fill: ", "against from, to, granularity and filters on metrics"),
-    _bad(f"{_WINDOWS}|{_EVENTS}|{_LIVE}", "", "columns are a pipeline's", code="unknown_parameter"),
-    _bad(f"{_WINDOWS}|{_EVENTS}|{_LIVE}", r"\w+: .* is no (integer|number|boolean|time)", "types are a pipeline's"),
-    _bad(f"{_WINDOWS}|{_EVENTS}", r"\w+: the column \w+ cannot be filtered by", "types are a pipeline's"),
-    _bad(_LIVE, "aggregations: .* has no aggregation", "aggregations are a pipeline's"),
-    Excepted(_APPEND, 422, "no_valid_event", "", "fields of events are a pipeline's"),
-    Excepted(_APPEND, 422, "batch_rejected", "", "fields of events are a pipeline's"),
-    Excepted(_APPEND, 422, "idempotency_key_reused", "", "what came before under a key is no matter of one request"),
+    _bad(_WINDOWS, "fill: ", "the rule depends on from, to, granularity and filters on metrics"),
+    _bad(f"{_WINDOWS}|{_EVENTS}|{_LIVE}", "", "a pipeline defines its columns", code="unknown_parameter"),
+    _bad(f"{_WINDOWS}|{_EVENTS}|{_LIVE}", r"\w+: .* is no (integer|number|boolean|time)", "a pipeline defines types"),
+    _bad(f"{_WINDOWS}|{_EVENTS}", r"\w+: the column \w+ cannot be filtered by", "a pipeline defines types"),
+    _bad(_LIVE, "aggregations: .* has no aggregation", "a pipeline defines its aggregations"),
+    Excepted(_APPEND, 422, "no_valid_event", "", "a pipeline defines the fields of events"),
+    Excepted(_APPEND, 422, "batch_rejected", "", "a pipeline defines the fields of events"),
+    Excepted(_APPEND, 422, "idempotency_key_reused", "", "the rule depends on an earlier request with the key"),
 )
 
 
 @schemathesis.hook
 def filter_failure(context: Any, failure: Any, case: Any, response: Any) -> bool:
-    """Whether a failure is one."""
+    """Return True if schemathesis must report a failure, False if the failure is excepted."""
     if isinstance(failure, AcceptedNegativeData):
-        # A null in place of a text is the text `null` in a query string: the request is good.
+        # In a query string, a null in place of a string is the string `null`, so the request is valid.
         sent = parse_qsl(urlsplit(response.request.url).query)
         return not (case.operation.label.startswith("GET ") and "null" in dict(sent).values())
     if not isinstance(failure, RejectedPositiveData):
@@ -100,4 +100,4 @@ def filter_failure(context: Any, failure: Any, case: Any, response: Any) -> bool
         problem = json.loads(response.content)
     except ValueError:
         return True
-    return not any(found.covers(case.operation.label, response.status_code, problem) for found in EXCEPTED)
+    return not any(refusal.covers(case.operation.label, response.status_code, problem) for refusal in EXCEPTED)

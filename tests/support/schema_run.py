@@ -1,4 +1,4 @@
-"""schemathesis as one runs it by hand, over a service and its OpenAPI document: all checks, good data and bad."""
+"""Runs schemathesis as a command against a service, with all checks and with valid and invalid requests."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ phases.coverage.enabled = {coverage}
 
 @dataclass
 class Answers:
-    """What came of a run.
+    """The answers in a run.
 
     Attributes:
-        statuses: how often each operation answered which.
-        phases: those that sent something.
+        statuses: the number of answers by operation and status.
+        phases: the phases that sent requests.
     """
 
     statuses: dict[str, Counter[int]] = field(default_factory=dict)
@@ -43,33 +43,33 @@ class Answers:
 
     @classmethod
     def read(cls, report: Path) -> Answers:
-        """From schemathesis' own report."""
-        found = cls()
+        """Read the report of schemathesis."""
+        answers = cls()
         for line in report.read_text().splitlines():
             scenario = json.loads(line).get("ScenarioFinished")
             if scenario is None or not scenario["recorder"].get("interactions"):
                 continue
-            found.phases.add(scenario["phase"])
+            answers.phases.add(scenario["phase"])
             cases = scenario["recorder"]["cases"]
             for identity, interaction in scenario["recorder"]["interactions"].items():
                 case, answer = cases[identity]["value"], interaction.get("response")
                 label = f"{case['method']} {case['path']}"
-                # Methods that a path does not have are asked for too.
+                # Some requests test methods that the path does not have; they are not counted.
                 if answer is not None and (label == scenario["recorder"]["label"] or scenario["phase"] == "stateful"):
-                    found.statuses.setdefault(label, Counter())[answer["status_code"]] += 1
-        return found
+                    answers.statuses.setdefault(label, Counter())[answer["status_code"]] += 1
+        return answers
 
 
 def run_checks(url: str, folder: Path, *, examples: int, known: dict[str, str], paths: str = ".*") -> Answers:
-    """Run all checks in all phases; the test fails with schemathesis' own words.
+    """Run all checks in all phases. If a check fails, the test fails with the output of schemathesis.
 
     Args:
-        url: of the service.
-        folder: for its configuration and report.
-        examples: how many an operation; EXAMPLES in the environment counts more.
-        known: what is there, such as `path.pipeline`: these are not drawn.
-        paths: pattern of the paths for which that goes. For others all is drawn, or taken from answers, and the phase
-            `coverage` is left out unless EXAMPLES asks for more.
+        url: the URL of the service.
+        folder: a folder for configuration and report.
+        examples: the number of examples for each operation. EXAMPLES in the environment overrides it.
+        known: values of parameters that exist, such as `path.pipeline`; these are not generated.
+        paths: a pattern of the paths with known values. For other paths, all values are generated or taken from
+            answers, and the phase `coverage` runs only with EXAMPLES.
     """
     config, report = folder / "schemathesis.toml", folder / "report.ndjson"
     parameters = "".join(f'"{name}" = "{value}"\n' for name, value in known.items())
@@ -82,7 +82,7 @@ def run_checks(url: str, folder: Path, *, examples: int, known: dict[str, str], 
         f"--report-ndjson-path={report}",
     ]  # fmt: skip
     here = Path(__file__).parent
-    # None of what runs there is ours, so none of it is measured.
+    # schemathesis is not part of the project, so it runs without coverage.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     environment = {**inherited, "PYTHONPATH": str(here), "SCHEMATHESIS_HOOKS": "schema_exceptions"}
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=_SECONDS)

@@ -1,4 +1,4 @@
-"""A shop's pipeline and events, and what each query of the API has to answer: a recomputation of the raw events."""
+"""A pipeline of a shop, its events, and the expected answers of the API, recomputed from the events."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import math
 import random
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,9 @@ import httpx
 from bench import Bench
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_contract.times import rfc3339
 
-# Europe/Berlin moves its clocks on 2026-03-29: one local day has 23 hours.
+# In Europe/Berlin, the day 2026-03-29 has 23 hours, because clocks are put forward.
 START = int(dt.datetime(2026, 3, 27, tzinfo=dt.UTC).timestamp() * 1000)
 HOUR, DAY = 3_600_000, 86_400_000
 DAYS = 5
@@ -47,6 +49,7 @@ HOP_METRICS = [*METRICS[:4], *METRICS[-5:]]
 
 
 def config() -> PipelineConfig:
+    """Return the pipeline `shop`."""
     spec = PipelineSpec.model_validate(
         {
             "source": {
@@ -92,11 +95,11 @@ def config() -> PipelineConfig:
 
 
 def make_events() -> list[dict[str, Any]]:
-    """Events in the order of their times, which all differ."""
+    """Return random events by event time; no two have the same time."""
     rnd = random.Random(7)
-    found: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
     for t in sorted(rnd.sample(range(DAYS * DAY // 1000), 4_000)):
-        found.append({
+        events.append({
             "ts": START + t * 1000,
             "country": rnd.choice(COUNTRIES),
             "store": rnd.choice([1, 2, 3, None]),
@@ -104,7 +107,7 @@ def make_events() -> list[dict[str, Any]]:
             "qty": None if rnd.random() < 0.1 else rnd.randrange(-3, rnd.choice([3, 2**40])),
             "vip": rnd.choice([True, False, None]),
         })  # fmt: skip
-    return found
+    return events
 
 
 EVENTS = make_events()
@@ -112,41 +115,57 @@ EVENTS = make_events()
 
 @dataclass
 class Api:
-    """The process under test."""
+    """The API process under test, and a client of it."""
 
     bench: Bench
     client: httpx.Client
 
     def get(self, path: str, **parameters: Any) -> httpx.Response:
+        """Return the answer to a path below the pipeline's."""
         return self.client.get(f"/v1/pipelines/shop{path}", params=parameters)
 
     def rows(self, aggregation: str, **parameters: Any) -> list[dict[str, Any]]:
-        """All rows of a query, page by page."""
-        found: list[dict[str, Any]] = []
+        """Read all pages of a query, and return their rows."""
+        rows: list[dict[str, Any]] = []
         while True:
             answer = self.get(f"/aggregates/{aggregation}", **parameters)
             assert answer.status_code == 200, answer.text
             page = answer.json()
-            found += page["data"]
+            rows += page["data"]
             assert page["truncated"] == (page["next_cursor"] is not None)
             if page["next_cursor"] is None:
-                return found
+                return rows
             parameters["cursor"] = page["next_cursor"]
 
 
+@contextmanager
+def api_of(bench: Bench) -> Iterator[Api]:
+    """Start an API process over the pipeline, and end it after the block."""
+    process = bench.start(module="tidemill_api")
+    with httpx.Client(base_url=f"http://127.0.0.1:{bench.ports[-1]}", timeout=30) as client:
+        bench.eventually(lambda: bench.health().get("status") == "healthy", what="the API is healthy")
+        yield Api(bench, client)
+    process.terminate()
+    assert process.wait(20) == 0, "the API exits with status 0 on SIGTERM"
+
+
 def moment(ms: int) -> str:
+    """Return epoch milliseconds as the API writes times."""
     return dt.datetime.fromtimestamp(ms / 1000, dt.UTC).isoformat().replace("+00:00", "Z")
 
 
 @dataclass(frozen=True)
 class Sketched:
-    """What an answer of a sketch has to lie within: ranks within 1 %, counts within 2 %, a few values exactly."""
+    """An expected answer of a sketch.
+
+    A few values must be exact. Beyond them, quantiles may be off by 1 % of ranks, and counts by 2 %.
+    """
 
     values: tuple[Any, ...]
     metric: dict[str, Any]
 
     def holds(self, actual: Any) -> bool:
-        """Whether an answer is within it."""
+        """Return True if an answer is exact enough."""
         if self.metric["function"] == "topk":
             return self._lists(actual, self.metric.get("k", 10))
         if self.metric["function"] == "distinct":
@@ -158,22 +177,22 @@ class Sketched:
         return bool(abs(sum(v <= actual for v in self.values) / len(self.values) - q) <= 0.01)
 
     def _lists(self, actual: list[dict[str, Any]], k: int) -> bool:
-        """Up to 384 different values exactly, else counts within 0.7 % of all values."""
-        true = Counter(self.values)
-        if len(true) <= 384:
-            ranked = sorted((-count, value) for value, count in true.items())[:k]
+        """Return True if a list of frequent values is right: exact for up to 384 values, else within 0.7 %."""
+        counts = Counter(self.values)
+        if len(counts) <= 384:
+            ranked = sorted((-count, value) for value, count in counts.items())[:k]
             return actual == [{"value": value, "count": -count, "error": 0} for count, value in ranked]
         listed = {item["value"] for item in actual}
         return (
-            all(item["count"] - item["error"] <= true[item["value"]] <= item["count"] for item in actual)
+            all(item["count"] - item["error"] <= counts[item["value"]] <= item["count"] for item in actual)
             and all(item["error"] <= 3.5 / 512 * len(self.values) for item in actual)
-            and all(count <= actual[-1]["count"] for value, count in true.items() if value not in listed)
+            and all(count <= actual[-1]["count"] for value, count in counts.items() if value not in listed)
             and len(actual) == k
         )
 
 
 def summarised(events: list[dict[str, Any]], metrics: Iterable[dict[str, Any]] = METRICS) -> dict[str, Any]:
-    """What the metrics are over events in the order of their times."""
+    """Return the metrics of events, which must be in the order of their times."""
     answer: dict[str, Any] = {}
     for metric in metrics:
         values: list[Any] = list(events)
@@ -199,15 +218,16 @@ def summarised(events: list[dict[str, Any]], metrics: Iterable[dict[str, Any]] =
 
 
 def grouped(key: Callable[[dict[str, Any]], Iterable[tuple[Any, ...]]]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-    """Events by the keys (groups and window start) that they belong to."""
-    found: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    """Return the events of each key. `key` gives the keys of an event: its groups and a window start."""
+    events: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for event in EVENTS:
-        for one in key(event):
-            found[one].append(event)
-    return found
+        for group in key(event):
+            events[group].append(event)
+    return events
 
 
 def same(expected: Any, actual: Any) -> bool:
+    """Return True if a value is the expected one; floats may differ in the last digits."""
     if isinstance(expected, Sketched):
         return actual is not None and expected.holds(actual)
     if isinstance(expected, float):
@@ -221,7 +241,7 @@ def assert_rows(
     groups: list[str],
     metrics: list[dict[str, Any]] = METRICS,
 ) -> None:
-    """Rows are the expected keys, each once, with the recomputed metrics."""
+    """Assert that rows have each expected key once, with the recomputed metrics."""
     keys = [(*(row[name] for name in groups), row["window_start"]) for row in rows]
     assert len(set(keys)) == len(keys)
     assert set(keys) == set(expected)
@@ -232,4 +252,17 @@ def assert_rows(
 
 
 def hour_of(event: dict[str, Any]) -> str:
+    """Return the start of an event's hour, as the API writes it."""
     return moment(event["ts"] // HOUR * HOUR)
+
+
+def as_json(value: Any) -> Any:
+    """Return a value that pyarrow or polars read, in the form of a JSON answer."""
+    match value:
+        case dt.datetime():
+            return rfc3339(value)
+        case list():
+            return [as_json(item) for item in value]
+        case dict():
+            return {name: as_json(item) for name, item in value.items()}
+    return value

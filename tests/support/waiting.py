@@ -1,4 +1,4 @@
-"""Wait in a test: for a condition, with a deadline, instead of for a time to pass."""
+"""Functions that wait for a condition with a deadline, instead of for a fixed time."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# To ask Postgres once takes ten milliseconds of CPU: whoever waits for long asks four times a second, not twenty times.
+# A query of Postgres takes ten milliseconds of CPU, so a long wait checks only four times a second.
 _LONGEST_PAUSE_SECONDS, _GROWTH = 0.25, 1.1
 
 
 class NotInTime(AssertionError):
-    """A condition did not come true before its deadline."""
+    """A condition was not true before its deadline."""
 
 
 def eventually(
@@ -28,14 +28,14 @@ def eventually(
     """Return the first true value of `check`.
 
     Args:
-        check: is called until its value is true.
-        what: describes the condition; a function is called only if the deadline has passed.
-        seconds: until the deadline.
-        pause_seconds: between the first two calls; it grows to a quarter of a second.
-        retry_on: exceptions that mean "not yet": a server that is still away.
+        check: called until its value is true.
+        what: the condition in words. A function is called only after the deadline.
+        seconds: the time until the deadline.
+        pause_seconds: the pause between the first two calls. Pauses grow to a quarter of a second.
+        retry_on: exceptions that mean "not yet", for example of a server that does not answer yet.
 
     Raises:
-        NotInTime: the deadline has passed; the message has the last value or exception.
+        NotInTime: if the deadline passes. The message has the last value or exception.
     """
     deadline, pause = time.monotonic() + seconds, pause_seconds
     while True:
@@ -57,7 +57,7 @@ async def eventually_async(check: Callable[[], object], *, what: str, seconds: f
     """Let the event loop run until `check` is true.
 
     Raises:
-        NotInTime: the deadline has passed.
+        NotInTime: if the deadline passes.
     """
     deadline = time.monotonic() + seconds
     while not (value := check()):

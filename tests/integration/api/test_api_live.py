@@ -1,4 +1,7 @@
-"""Live changes over real servers: processor, API process, Redis and Postgres, WebSockets and server-sent events."""
+"""Tests of live changes over WebSockets and server-sent events.
+
+Real servers: the session's Kafka, Postgres and Redis, with processors and API processes.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +29,14 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def shop(make_shared_bench: MakeBench) -> Shop:
-    """One processor and one API for the tests that break nothing."""
+    """Return one processor and one API, which all tests share that break nothing."""
     bench = make_shared_bench(config("live-shop"))
     bench.start()
     return Shop(bench)
 
 
-def test_a_snapshot_and_changes_make_what_rest_answers(shop: Shop) -> None:
-    """Tumbling and hopping windows, open and closed ones, from before and after the connection."""
+def test_a_snapshot_and_later_changes_equal_the_answers_of_rest(shop: Shop) -> None:
+    """This holds for tumbling and hopping windows, open and closed, from before and after the connection."""
     at, view = shop.times(), View()
     shop.produce(orders(300, at=at))
     with shop.listening() as live:
@@ -51,8 +54,8 @@ def test_a_snapshot_and_changes_make_what_rest_answers(shop: Shop) -> None:
     assert view.errors == []
 
 
-def test_nothing_is_missed_after_a_break(shop: Shop) -> None:
-    """A client that comes back with its token gets what changed meanwhile, and no snapshot."""
+def test_a_client_that_resumes_misses_no_change(shop: Shop) -> None:
+    """A client that reconnects with its token gets the changes since then, and no snapshot."""
     at, view = shop.times(), View()
     shop.produce(orders(100, at=at))
     with shop.listening() as live:
@@ -70,16 +73,16 @@ def test_nothing_is_missed_after_a_break(shop: Shop) -> None:
     assert {"snapshot", "reset"}.isdisjoint(view.kinds[seen:])
 
 
-def test_a_token_that_leads_nowhere_is_a_reset(shop: Shop) -> None:
-    """A token of other tables, of a lost future, or none at all is a gap: the client starts anew and is told so."""
+def test_a_client_with_an_invalid_token_gets_a_reset_and_a_snapshot(shop: Shop) -> None:
+    """A token is invalid if it is malformed, of other tables, or of revisions that the tables do not have."""
     shop.produce(orders(30, at=shop.times()))
     view = View()
     with shop.listening() as live:
         follow(live, view, lambda: view.resume)
     marks = read_token(view.resume)
-    remade = write_token({name: Mark(mark.table + 1, mark.rev) for name, mark in marks.items()})
+    recreated = write_token({name: Mark(mark.table + 1, mark.rev) for name, mark in marks.items()})
     ahead = write_token({name: Mark(mark.table, mark.rev + 1_000) for name, mark in marks.items()})
-    for token in ("nonsense", remade, ahead):
+    for token in ("nonsense", recreated, ahead):
         other = View()
         with shop.listening(f"?resume={token}&aggregations=by_country") as live:
             follow(live, other, lambda: other.resume)  # noqa: B023
@@ -87,8 +90,8 @@ def test_a_token_that_leads_nowhere_is_a_reset(shop: Shop) -> None:
         assert other.count() == shop.sent
 
 
-def test_a_slow_reader_gets_the_newest_in_few_messages(make_bench: MakeBench) -> None:
-    """A client that reads a third of the time is sent the newest of each window: fewer messages, the same rows."""
+def test_a_slow_reader_gets_the_newest_rows_in_fewer_messages(make_bench: MakeBench) -> None:
+    """It skips intermediate states of a window, and has the same rows in the end."""
     groups, rounds, every = 600, 36, 3
     bench = make_bench(config("live-slow"))
     bench.start()
@@ -97,7 +100,7 @@ def test_a_slow_reader_gets_the_newest_in_few_messages(make_bench: MakeBench) ->
     bench.produce(orders(groups, countries=names))
     bench.await_consumed(groups)
     view, watching = View(), View()
-    # A small window for what the kernel holds, so that it is the API that has to hold back.
+    # The kernel buffers little, so the API itself has to hold messages back.
     with small_socket(api.port) as sock, api.listening("?aggregations=by_country", sock=sock, max_queue=1) as slow:
         follow(slow, view, lambda: view.resume)
         with api.listening("?aggregations=by_country") as quick:
@@ -107,7 +110,7 @@ def test_a_slow_reader_gets_the_newest_in_few_messages(make_bench: MakeBench) ->
                 total = groups * (number + 1)
                 follow(quick, watching, lambda: watching.count() == total)  # noqa: B023
                 if number % every == 0:
-                    # Who reads nothing at all is sent away; this one is slow.
+                    # The API disconnects a client that reads nothing. This client reads slowly.
                     taken = view.kinds.count("upsert")
                     follow(slow, view, lambda: view.kinds.count("upsert") > taken)  # noqa: B023
         follow(slow, view, lambda: view.count() == groups * (rounds + 1))
@@ -118,15 +121,15 @@ def test_a_slow_reader_gets_the_newest_in_few_messages(make_bench: MakeBench) ->
 
 @contextmanager
 def small_socket(port: int) -> Iterator[socket.socket]:
-    """A connected socket that takes little unread."""
+    """Yield a connected socket with a small receive buffer."""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(("127.0.0.1", port))
         yield sock
 
 
-def test_redis_may_go_and_come_back(make_bench: MakeBench, own_servers: Any) -> None:
-    """Without Redis changes are polled for and marked degraded; with it again they are not; none is lost."""
+def test_an_outage_of_redis_loses_no_change(make_bench: MakeBench, own_servers: Any) -> None:
+    """During the outage, the API polls Postgres for changes and marks them as degraded."""
     servers = own_servers(needs=("redis",))
     quick = {"TIDEMILL_RESILIENCE__BREAKERS__REDIS__OPEN_SECONDS": "1"}
     bench = make_bench(config("live-redis"), TIDEMILL_REDIS_URL=servers.redis, **quick)
@@ -154,8 +157,8 @@ def test_redis_may_go_and_come_back(make_bench: MakeBench, own_servers: Any) -> 
     assert "live changes could not be read" not in api.log()
 
 
-def test_what_a_killed_processor_did_not_publish_is_found(make_bench: MakeBench) -> None:
-    """Revisions that were committed and never published reach listeners out of the tables."""
+def test_changes_that_a_killed_processor_did_not_publish_reach_clients(make_bench: MakeBench) -> None:
+    """The API reads revisions from the tables that were committed and never published."""
     bench = make_bench(config("live-killed"))
     processor = bench.start()
     api = Api(bench)
@@ -163,7 +166,7 @@ def test_what_a_killed_processor_did_not_publish_is_found(make_bench: MakeBench)
     with api.listening() as live:
         bench.produce(orders(60))
         follow(live, view, lambda: view.count() == 60)
-        # A commit that no processor publishes: one batch's rows are raised by hand, as its transaction would.
+        # The test commits a row and a revision as a batch would, and publishes nothing.
         processor.send_signal(signal.SIGKILL)
         processor.wait()
         execute(bench, "UPDATE {s}._aggregations SET rev = rev + 1 WHERE name = 'by_country'")
@@ -177,8 +180,8 @@ def test_what_a_killed_processor_did_not_publish_is_found(make_bench: MakeBench)
     assert "reset" not in view.kinds
 
 
-def test_a_key_is_needed_by_header_or_first_message(make_bench: MakeBench) -> None:
-    """Good keys listen; none, wrong ones and those without the scope are sent away with a code that says why."""
+def test_a_client_needs_a_key_in_a_header_or_in_its_first_message(make_bench: MakeBench) -> None:
+    """Without a valid key with the scope `query:read`, the API closes the connection with a code."""
     bench = make_bench(config("live-auth", auth=True))
     api = Api(bench)
     key = key_file(bench, "query:read")
@@ -202,13 +205,12 @@ def test_a_key_is_needed_by_header_or_first_message(make_bench: MakeBench) -> No
     assert httpx.get(api.url).status_code == 401
     key_file(bench, "events:append")
     headers = {"authorization": f"Bearer {key}"}
-    bench.eventually(lambda: httpx.get(api.url, headers=headers).status_code == 403, what="the new rights are known")
+    bench.eventually(lambda: httpx.get(api.url, headers=headers).status_code == 403, what="the new scopes apply")
     with api.listening(additional_headers={"Authorization": f"Bearer {key}"}) as live:
         assert closing(live) == (4403, ["forbidden"])
 
 
-def test_a_key_that_is_taken_back_ends_the_connection(make_bench: MakeBench) -> None:
-    """Who listens already is looked at again."""
+def test_a_revoked_key_ends_the_open_connection(make_bench: MakeBench) -> None:
     bench = make_bench(config("live-revoked", auth=True))
     api = Api(bench)
     key = key_file(bench, "query:read")
@@ -219,7 +221,7 @@ def test_a_key_that_is_taken_back_ends_the_connection(make_bench: MakeBench) -> 
 
 
 def test_pages_of_other_origins_are_refused(make_bench: MakeBench) -> None:
-    """A browser tells the page's origin: the same host and listed origins may listen."""
+    """Pages of the same host and of listed origins may connect."""
     bench = make_bench(config("live-origin"))
     api = Api(bench, TIDEMILL_API_CORS_ORIGINS="https://good.example, https://other.example")
     for origin in (f"http://127.0.0.1:{api.port}", "https://good.example"):
@@ -231,8 +233,8 @@ def test_pages_of_other_origins_are_refused(make_bench: MakeBench) -> None:
         assert refused.value.response.status_code == 403
 
 
-def test_events_resume_by_their_last_id(shop: Shop) -> None:
-    """Server-sent events carry the same messages; a client that reconnects sends the id of the last one."""
+def test_server_sent_events_resume_after_the_last_event_id(shop: Shop) -> None:
+    """Server-sent events have the same messages as WebSockets."""
     at = shop.times()
     shop.produce(orders(90, at=at))
     view, last = View(), ""
@@ -259,8 +261,8 @@ def test_events_resume_by_their_last_id(shop: Shop) -> None:
     assert in_both == [{**row, "closed": True} for row in shop.windows("by_country")]
 
 
-def test_filters_choose_groups(shop: Shop) -> None:
-    """A filter goes for the aggregations with its column; only fitting rows come, at first and later."""
+def test_a_filter_selects_rows_of_the_aggregations_with_its_column(shop: Shop) -> None:
+    """The snapshot and later changes have only rows that match."""
     at, view = shop.times(), View()
     shop.produce(orders(30, at=at))
     with shop.listening("?aggregations=by_country,by_device&country__in=NO,SE&device=3") as live:
@@ -278,8 +280,8 @@ def test_filters_choose_groups(shop: Shop) -> None:
     assert httpx.get(f"{shop.url}?device=x").status_code == 400
 
 
-def test_unknown_and_removed_pipelines(make_bench: MakeBench) -> None:
-    """No such pipeline: told at once. One that goes while somebody listens: told, then closed."""
+def test_a_connection_to_an_unknown_or_removed_pipeline_is_closed(make_bench: MakeBench) -> None:
+    """The API closes open connections when a pipeline is removed."""
     bench = make_bench(config("live-gone"))
     bench.start()
     api = Api(bench)
@@ -296,8 +298,8 @@ def test_unknown_and_removed_pipelines(make_bench: MakeBench) -> None:
         assert closing(live) == (4404, ["pipeline_removed"])
 
 
-def test_another_definition_ends_connections(make_bench: MakeBench) -> None:
-    """Clients learn anew what can be asked by connecting again; what does not concern them passes unnoticed."""
+def test_a_change_of_an_aggregation_ends_connections(make_bench: MakeBench) -> None:
+    """Clients reconnect to read the new columns. Other changes of the spec leave connections open."""
     bench = make_bench(config("live-changed"))
     bench.start()
     api = Api(bench)
@@ -318,8 +320,8 @@ def test_another_definition_ends_connections(make_bench: MakeBench) -> None:
         assert closing(live) == (1012, ["pipeline_changed"])
 
 
-def test_stopping_sends_everybody_away(make_bench: MakeBench) -> None:
-    """SIGTERM closes WebSockets with 1001 and ends event streams; a client that does not read holds nothing up."""
+def test_an_api_that_stops_closes_all_connections(make_bench: MakeBench) -> None:
+    """SIGTERM closes WebSockets with 1001 and ends event streams. A client that does not read delays nothing."""
     bench = make_bench(config("live-stop"))
     api = Api(bench)
     ended: list[str] = []
@@ -332,7 +334,7 @@ def test_stopping_sends_everybody_away(make_bench: MakeBench) -> None:
     reader = threading.Thread(target=read_events)
     reader.start()
     with api.listening() as live, api.listening(max_queue=1) as deaf:
-        bench.eventually(lambda: "progress" in ended, what="events come")
+        bench.eventually(lambda: "progress" in ended, what="the event stream has a progress message")
         api.process.terminate()
         assert closing(live) == (1001, ["going_away"])
         assert api.process.wait(15) == 0
@@ -343,7 +345,7 @@ def test_stopping_sends_everybody_away(make_bench: MakeBench) -> None:
 
 
 def test_an_aggregation_that_cannot_be_read_is_left_out(make_bench: MakeBench) -> None:
-    """The others' rows go on over the same connection; it is told once, and comes back once it can be read."""
+    """Clients get one error, and the rows of other aggregations. They get its rows as soon as it can be read."""
     aggregations = [
         {"name": name, "groupBy": ["country"], "window": {"type": "tumbling", "size": "1m"}, "metrics": metrics}
         for name, metrics in (
@@ -359,13 +361,13 @@ def test_an_aggregation_that_cannot_be_read_is_left_out(make_bench: MakeBench) -
     api, view = Api(bench), View()
     with api.listening() as live:
         follow(live, view, lambda: view.count() == 30 and view.errors)
-        # What comes before that is found in the tables by the API: the processor reads none of it.
+        # The processor publishes only while it knows of a listener. Until then, the API reads the tables.
         stream = names.live_stream(bench.config.namespace, bench.config.name)
         with redis.Redis.from_url(bench.servers.redis) as client:
-            bench.eventually(lambda: client.exists(stream), what="the processor knows that somebody listens")
+            bench.eventually(lambda: client.exists(stream), what="the processor knows of a listener")
         bench.produce(orders(30, at=1_000))
         follow(live, view, lambda: view.count() == 60)
-        bench.eventually(lambda: "seen: " in bench.health(0)["live"], what="the processor tells it too")
+        bench.eventually(lambda: "seen: " in bench.health(0)["live"], what="the processor reports the error too")
         assert bench.health(0)["status"] == "degraded"
         assert read_token(view.resume).keys() == {"by_country"}
         execute(bench, "UPDATE {s}.seen_v1 SET _max_ts = now() WHERE country = 'NO'")
@@ -374,8 +376,8 @@ def test_an_aggregation_that_cannot_be_read_is_left_out(make_bench: MakeBench) -
         assert view.errors == ["value_refused"]
 
 
-def test_connections_are_counted(shop: Shop) -> None:
-    """The gauge follows connections; one that we ended is counted with its reason."""
+def test_metrics_count_open_and_dropped_connections(shop: Shop) -> None:
+    """A connection that the API ended is counted with its reason."""
 
     def await_figure(text: str) -> None:
         shop.bench.eventually(lambda: text in shop.bench.metrics(), what=text)

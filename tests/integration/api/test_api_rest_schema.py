@@ -1,4 +1,7 @@
-"""Requests made up from the OpenAPI document, good and bad: each is answered as the document says."""
+"""Tests that the REST API answers generated requests, valid and invalid, as its OpenAPI document describes.
+
+schemathesis generates the requests. Real servers: the session's Kafka, Postgres and Redis, and one API process.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ NAMES = {"path.pipeline": "hostile", "path.aggregation": "all_kinds"}
 
 @pytest.fixture(scope="module")
 def base(make_shared_bench: MakeBench) -> str:
-    """The address of an API over one pipeline with a few rows of each kind."""
+    """Return the URL of an API over one pipeline that has windows, events, dead letters and anomalies."""
     spec = PipelineSpec.model_validate(SPEC)
     bench = make_shared_bench(
         PipelineConfig(
@@ -87,12 +90,15 @@ def base(make_shared_bench: MakeBench) -> str:
 
 
 def test_every_answer_is_as_described(base: str, tmp_path: Path) -> None:
-    """All checks; each operation is asked something that it answers. For forms of lists the names are drawn."""
+    """Each operation answers some requests with 200.
+
+    Paths with a suffix, such as `.csv`, get random names of pipelines and aggregations.
+    """
     suffixed = rf".*\.({'|'.join(FORMATS)})"
-    found = run_checks(base, tmp_path, examples=6, known=NAMES, paths=rf"(?!{suffixed}$).*")
-    assert found.phases == {"examples", "coverage", "fuzzing", "stateful"}
-    assert len(found.statuses) == 11 + 4 * len(FORMATS)
-    plain = {label: statuses for label, statuses in found.statuses.items() if not re.fullmatch(suffixed, label)}
-    assert [label for label, statuses in plain.items() if not statuses[200]] == []
-    asked = sum(found.statuses.values(), Counter())
-    assert set(asked) >= {200, 304, 400, 404}, asked
+    answers = run_checks(base, tmp_path, examples=6, known=NAMES, paths=rf"(?!{suffixed}$).*")
+    assert answers.phases == {"examples", "coverage", "fuzzing", "stateful"}
+    assert len(answers.statuses) == 11 + 4 * len(FORMATS)
+    plain = {label: counts for label, counts in answers.statuses.items() if not re.fullmatch(suffixed, label)}
+    assert [label for label, counts in plain.items() if not counts[200]] == []
+    statuses = sum(answers.statuses.values(), Counter())
+    assert set(statuses) >= {200, 304, 400, 404}, statuses

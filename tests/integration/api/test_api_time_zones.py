@@ -1,4 +1,7 @@
-"""Days of time zones, filled windows and pages of the REST API as a process, over stored windows that are known."""
+"""Tests of days of time zones, filled windows and pages of the REST API.
+
+Real servers: the session's Kafka, Postgres and Redis, and one API process over windows that SQL inserted.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +33,12 @@ pytestmark = pytest.mark.integration
 UTC, DAY, HOUR = dt.UTC, dt.timedelta(days=1), dt.timedelta(hours=1)
 START = dt.datetime(2025, 10, 30, tzinfo=UTC)
 DAYS = 7
-ODD = {
+ZONES_WITH_ODD_CHANGES = {
     "Africa/Cairo", "Africa/Casablanca", "America/Asuncion", "America/Havana", "America/New_York", "America/Santiago",
     "America/Scoresbysund", "Antarctica/Troll", "Asia/Beirut", "Asia/Gaza", "Asia/Kathmandu", "Asia/Pyongyang",
     "Australia/Lord_Howe", "Europe/Volgograd", "Pacific/Apia", "Pacific/Bougainville", "Pacific/Norfolk",
 }  # fmt: skip
-ALL = [
+SIGNED_METRICS = [
     ("n", "count", {}), ("some", "count", {"field": "v"}), ("total", "sum", {"field": "v"}),
     ("items", "sum", {"field": "i"}), ("mean", "avg", {"field": "v"}), ("low", "min", {"field": "v"}),
     ("high", "max", {"field": "i"}), ("opening", "first", {"field": "i"}), ("closing", "last", {"field": "v"}),
@@ -71,7 +74,7 @@ SPEC: dict[str, Any] = {
             "name": "signed",
             "groupBy": ["v", "at"],
             "window": {"type": "tumbling", "size": "1h"},
-            "metrics": [{"name": name, "function": function, **more} for name, function, more in ALL],
+            "metrics": [{"name": name, "function": function, **more} for name, function, more in SIGNED_METRICS],
         },
     ],
     "auth": {"required": False},
@@ -81,21 +84,21 @@ SPEC: dict[str, Any] = {
 
 @dataclass
 class Api:
-    """The process under test."""
+    """The API process under test, and a client of it."""
 
     client: httpx.Client
     bench: Bench
 
     def rows(self, aggregation: str, **parameters: Any) -> list[dict[str, Any]]:
-        """All rows of a query, page by page."""
-        found: list[dict[str, Any]] = []
+        """Read all pages of a query, and return their rows."""
+        rows: list[dict[str, Any]] = []
         while True:
             answer = self.client.get(f"/v1/pipelines/clock/aggregates/{aggregation}", params=parameters)
             assert answer.status_code == 200, answer.text
             page = answer.json()
-            found += page["data"]
+            rows += page["data"]
             if page["next_cursor"] is None:
-                return found
+                return rows
             parameters["cursor"] = page["next_cursor"]
 
 
@@ -140,14 +143,14 @@ def moment(time: dt.datetime) -> str:
 
 @pytest.mark.parametrize("limit", [1, 3, 1000])
 @pytest.mark.parametrize("order", ["window_start", "-window_start", "k,window_start"])
-def test_a_day_with_two_midnights_starts_at_the_first_whatever_the_page(api: Api, limit: int, order: str) -> None:
+def test_a_day_with_two_midnights_starts_at_the_first_in_pages_of_any_size(api: Api, limit: int, order: str) -> None:
     asked = {"from": "2025-11-01T04:00:00Z", "to": "2025-11-04T00:00:00Z", "granularity": "1d", "tz": "America/Havana"}
     rows = api.rows("hours", **asked, order=order, limit=limit)
-    found = {(row["k"], row["window_start"], row["window_end"], row["n"]) for row in rows}
+    windows = {(row["k"], row["window_start"], row["window_end"], row["n"]) for row in rows}
     days = ["2025-11-01T04:00:00Z", "2025-11-02T04:00:00Z", "2025-11-03T05:00:00Z", "2025-11-04T05:00:00Z"]
     lengths = zip(pairwise(days), [24, 25, 24], strict=True)
-    assert found == {(k, start, end, n) for (start, end), n in lengths for k in "ab"}
-    assert len(rows) == len(found)
+    assert windows == {(k, start, end, n) for (start, end), n in lengths for k in "ab"}
+    assert len(rows) == len(windows)
 
 
 @pytest.mark.parametrize("fill", ["none", "zero"])
@@ -157,10 +160,10 @@ def test_a_day_with_two_midnights_starts_at_the_first_whatever_the_page(api: Api
      ("quarters", "Asia/Kathmandu"), ("quarters", "Australia/Lord_Howe"), ("quarters", "America/St_Johns")],
 )  # fmt: skip
 @pytest.mark.parametrize("granularity", ["1d", "2d", "7d"])
-def test_an_advertised_start_and_end_ask_for_exactly_that_window(
+def test_from_and_to_at_the_bounds_of_a_window_select_exactly_this_window(
     api: Api, aggregation: str, zone: str, granularity: str, fill: str
 ) -> None:
-    """And its count is that of the stored windows in it."""
+    """A day's count is the number of stored windows in it."""
     asked = {"granularity": granularity, "tz": zone, "limit": 2}
     whole = api.rows(aggregation, **asked)
     starts = sorted({row["window_start"] for row in whole})
@@ -177,8 +180,8 @@ def test_an_advertised_start_and_end_ask_for_exactly_that_window(
         assert {other["window_start"] for other in api.rows(aggregation, **asked, **bounds)} == {row["window_start"]}
 
 
-def test_filled_days_of_a_time_zone_are_its_days(api: Api) -> None:
-    """A day that a zone skips is no window; the days around it are there once each."""
+def test_a_fill_has_each_day_of_a_time_zone_once(api: Api) -> None:
+    """A day that a zone skipped, such as 2011-12-30 in Apia, has no window."""
     asked = {"granularity": "1d", "fill": "zero", "limit": 3}
     november = {"from": moment(START), "to": "2025-12-01T00:00:00Z"}
     rows = api.rows("hours", **asked, tz="America/Havana", **november)
@@ -193,27 +196,28 @@ def test_filled_days_of_a_time_zone_are_its_days(api: Api) -> None:
 
 
 @pytest.mark.parametrize("length", ["1d", "7d", "30d", "1mo"])
-def test_sql_finds_the_bucket_of_any_time_in_any_zone(admin: psycopg.Connection[Any], length: str) -> None:
-    """2015 to 2035, just before, at and after the starts around all changes of length: starts and ends are Python's.
+def test_sql_and_python_agree_on_the_bucket_of_a_time_in_any_zone(admin: psycopg.Connection[Any], length: str) -> None:
+    """The times are one second before, at and after the starts around each bucket of unusual length, 2015 to 2035.
 
-    Weeks in all zones, days and months in the odd ones; from each also the start three units on.
+    Weeks are compared in all zones, days and months in the zones with odd changes. Each time is also compared with the
+    bucket three later.
     """
     since, until = dt.datetime(2015, 1, 1, tzinfo=UTC), dt.datetime(2035, 12, 31, tzinfo=UTC)
-    zones, known = [], set()
-    for name in sorted(zoneinfo.available_timezones() if length == "7d" else ODD):
+    zones, compared = [], set()
+    for name in sorted(zoneinfo.available_timezones() if length == "7d" else ZONES_WITH_ODD_CHANGES):
         calendar = Calendar.of(length, name)
-        found = runs(calendar, since.year, until.year)
-        if found in known:  # another name of the same zone, or one that has kept the same time since
+        calendar_runs = runs(calendar, since.year, until.year)
+        if calendar_runs in compared:  # Another zone had the same times in these years.
             continue
-        known.add(found)
+        compared.add(calendar_runs)
         starts = [s.replace(tzinfo=UTC) for s in calendar.between(since, until)]
         odd = {n for n in range(1, len(starts) - 3) if starts[n + 1] - starts[n] != calendar.days * DAY}
         near = sorted({m for n in odd | {3} for m in (n - 1, n, n + 1, n + 2) if 0 < m < len(starts) - 3})
         times = [starts[n] + dt.timedelta(seconds=s) for n in near for s in (-1, 0, 1)]
         places = [bisect_right(starts, time) - 1 for time in times]
-        arrays = ([time.replace(tzinfo=UTC) for time in part] for part in (found.firsts, found.lasts))
+        arrays = ([time.replace(tzinfo=UTC) for time in part] for part in (calendar_runs.firsts, calendar_runs.lasts))
         wanted = ([starts[n + further] for n in places] for further in (0, 1, 3))
-        zones.append((name, *arrays, times, *wanted, list(found.numbers)))
+        zones.append((name, *arrays, times, *wanted, list(calendar_runs.numbers)))
     cut = CalendarSql(calendar.days * 86_400_000, "firsts", "lasts", "numbers")
     moments = ", ".join(f"{column} timestamptz[]" for column in ("firsts", "lasts", "t", "s", "e", "l"))
     kinds = f"text, {moments}, numbers bigint[]"
@@ -230,12 +234,12 @@ def test_sql_finds_the_bucket_of_any_time_in_any_zone(admin: psycopg.Connection[
     assert sum(len(zone[3]) for zone in zones) > 5_000
 
 
-def test_a_fill_of_zero_is_zero_where_something_is_counted_and_null_elsewhere(api: Api) -> None:
+def test_a_fill_of_zero_is_zero_for_counts_and_sums_and_null_for_other_metrics(api: Api) -> None:
     bounds = {"from": moment(START), "to": moment(START + 3 * HOUR)}
     for fill, zero in (("zero", 0), ("null", None)):
         rows = api.rows("signed", fill=fill, v="0", at__isnull="false", **bounds)
         assert [row["n"] for row in rows] == [2, 2, zero]
-        values = {name: rows[2][name] for name, _, _ in ALL}
+        values = {name: rows[2][name] for name, _, _ in SIGNED_METRICS}
         counted = {"n", "some", "total", "items", "sizes"}
         assert {name for name, value in values.items() if value is not None} == (counted if fill == "zero" else set())
         assert {values[name] for name in counted} == {zero}
@@ -243,7 +247,7 @@ def test_a_fill_of_zero_is_zero_where_something_is_counted_and_null_elsewhere(ap
 
 
 @pytest.mark.parametrize("granularity", ["1h", None])
-def test_both_zeros_are_one_group_also_where_windows_are_filled_in(api: Api, granularity: str | None) -> None:
+def test_zero_and_minus_zero_are_one_group_also_in_filled_windows(api: Api, granularity: str | None) -> None:
     asked = {"from": moment(START), "to": moment(START + 3 * HOUR), "fill": "zero", "order": "v,at,window_start"}
     if granularity:
         asked["granularity"] = granularity
@@ -259,8 +263,8 @@ def test_both_zeros_are_one_group_also_where_windows_are_filled_in(api: Api, gra
     assert api.rows("signed", **asked, limit=2) == rows
 
 
-def test_a_longer_window_is_closed_with_the_last_hopping_window_that_shares_events_with_it(api: Api) -> None:
-    """Windows of 30 minutes begin every 15: those of the last quarter of an hour end 15 minutes after the hour."""
+def test_a_roll_up_is_closed_when_the_last_hopping_window_with_its_events_is_closed(api: Api) -> None:
+    """Windows of 30 minutes start every 15 minutes. The last window with events of an hour ends 15 minutes later."""
     asked = {"granularity": "1h", "from": moment(START), "to": moment(START + HOUR)}
     try:
         for minutes, closed in ((59, False), (60, False), (74, False), (75, True)):
@@ -295,8 +299,8 @@ SIGNED_EDGES = [
     ("aggregation", "text"),
     [*(("quarters", text) for text in EDGES), *(("signed", e) for e in [*EDGES, *SIGNED_EDGES])],
 )
-def test_values_at_the_edge_of_what_there_is_are_answered_whole(api: Api, aggregation: str, text: str) -> None:
-    """In pages and in one stream alike, each row once."""
+def test_extreme_values_in_a_query_are_answered_and_no_row_repeats(api: Api, aggregation: str, text: str) -> None:
+    """Pages and a stream have the same rows."""
     path = f"/v1/pipelines/clock/aggregates/{aggregation}"
     rows, cursor = [], ""
     while True:
@@ -313,7 +317,7 @@ def test_values_at_the_edge_of_what_there_is_are_answered_whole(api: Api, aggreg
     assert [json.loads(line) for line in stream.text.splitlines()] == rows
 
 
-def test_listed_times_are_exact_to_the_millisecond_in_all_years(admin: psycopg.Connection[Any]) -> None:
+def test_sql_converts_epoch_milliseconds_exactly_in_all_years(admin: psycopg.Connection[Any]) -> None:
     for ms in (253_402_300_799_999, 9_000_000_000_123, 1_762_000_000_123, 0, -1, -62_135_596_799_999, -999):
-        ((found,),) = admin.execute(f"SELECT {definition.from_ms(f'{ms}::bigint')}").fetchall()
-        assert found == dt.datetime(1970, 1, 1, tzinfo=UTC) + dt.timedelta(milliseconds=ms)
+        ((converted,),) = admin.execute(f"SELECT {definition.from_ms(f'{ms}::bigint')}").fetchall()
+        assert converted == dt.datetime(1970, 1, 1, tzinfo=UTC) + dt.timedelta(milliseconds=ms)

@@ -1,4 +1,7 @@
-"""The dashboard in a browser: what it says is true, in every state; one Postgres, one API process and one Chromium."""
+"""Tests that the dashboard shows the true state of data in a browser.
+
+Real servers: a Postgres of the module, one API process and one Chromium.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,10 @@ def config(name: str, *, auth: bool = False) -> PipelineConfig:
 
 
 def views(user: int, window: int) -> int:
-    """Views of a user in a window, 0 the newest: the largest of all users have theirs in older windows."""
+    """Return the views of a user in a window; window 0 is the newest.
+
+    The users with the most views have most of them in the oldest window.
+    """
     return 1_000 if user % 123 == 7 and window == WINDOWS - 1 else 1 + user % 5
 
 
@@ -80,7 +86,7 @@ LARGEST = sorted(range(USERS), key=lambda user: -sum(views(user, w) for w in ran
 
 
 def fill(bench: Bench) -> None:
-    """Windows straight into the tables."""
+    """Insert windows and sessions by SQL."""
     for table in ("by_country_v1", "by_user_v1", "visits_v1"):
         bench.query("SELECT {s}.ensure_partition(%s, %s, 30)", (table, NEWEST // 86_400_000))
     minutes = "to_timestamp(%s / 1000.0) - w * interval '1 minute'"
@@ -108,13 +114,14 @@ def fill(bench: Bench) -> None:
 
 @dataclass
 class Site:
-    """The API process with its pipelines: `shop` has windows, `fresh` has none, `vault` asks for a key."""
+    """The API process with its pipelines: `shop` has windows, `fresh` has no windows, `vault` requires a key."""
 
     postgres: Any
     shop: Any
     url: str
 
     def at(self, **chosen: str) -> str:
+        """Return the URL of the page with parts chosen, such as `pipeline=`."""
         return f"{self.url}/#" + "&".join(f"{name}={value}" for name, value in chosen.items())
 
 
@@ -136,19 +143,19 @@ def site(own_servers: Callable[..., Any], make_bench_at: MakeBench) -> Site:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if found is None:
-        assert "CI" not in os.environ, "CI has a browser: hack/setup.sh installs it"
+    executable = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if executable is None:
+        assert "CI" not in os.environ, "CI must have a browser, which hack/setup.sh installs"
         pytest.skip(f"none of {', '.join(CHROMIUM)} is installed; `make setup` does that on Debian")
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        chromium = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         yield chromium
         chromium.close()
 
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A tab of its own; an exception that no code of the page catches fails the test."""
+    """Yield a new tab. An uncaught exception of the page fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     tab, errors = context.new_page(), []
     tab.on("pageerror", lambda error: errors.append(str(error)))
@@ -158,7 +165,7 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 def state(page: Page, panel: str, wanted: str, *, seconds: float = 30) -> str:
-    """What a panel says once it is in a state."""
+    """Wait until a panel is in a state, and return its text."""
     node = page.locator(f"#{panel}-state")
     expect(node).to_have_attribute("data-state", wanted, timeout=seconds * 1_000)
     return node.text_content() or ""
@@ -169,12 +176,11 @@ def lines(page: Page) -> list[str]:
 
 
 def drawn(page: Page) -> int:
-    """How many lines or bars the chart has."""
+    """Return the number of lines or bars of the chart."""
     return page.locator("#chart svg .line path").count()
 
 
-def test_windows_and_their_state(site: Site, page: Page) -> None:
-    """The usual case: chart, table, closed and open windows, a live connection."""
+def test_chart_and_table_show_open_and_closed_windows_and_live_changes(site: Site, page: Page) -> None:
     page.goto(site.at(pipeline="shop", aggregation="by_country", metric="views"))
     state(page, "chart", "fresh")
     assert sorted(lines(page)) == ["NO", "SE", "null"]
@@ -189,32 +195,32 @@ def test_windows_and_their_state(site: Site, page: Page) -> None:
     expect(page.locator("#windows")).to_contain_text("77,777")
 
 
-def test_sessions(site: Site, page: Page) -> None:
-    """Windows of no fixed size: bars from start to end, and nothing of the aggregation before stays."""
+def test_sessions_are_drawn_as_bars_from_start_to_end(site: Site, page: Page) -> None:
+    """Nothing remains of the aggregation that was shown before."""
     page.goto(site.at(pipeline="shop", aggregation="by_country", metric="views"))
     state(page, "chart", "fresh")
     page.select_option("#aggregation", "visits")
     expect(page.locator("#chart-title")).to_have_text("views in sessions that end after 30m without events")
-    told = state(page, "chart", "truncated")
-    assert told == "The 8 of 12 groups with the largest views in one of the latest 12 sessions."
+    text = state(page, "chart", "truncated")
+    assert text == "The 8 of 12 groups with the largest views in one of the latest 12 sessions."
     assert lines(page) == [str(user) for user in range(12, 4, -1)]
     assert drawn(page) == 8
     expect(page.locator("#windows thead")).to_have_text("Session startLasteduserviewslandingState")
     expect(page.locator("#windows tbody tr").first).to_contain_text("7 min14/shop")
 
 
-def test_the_largest_groups_are_those_of_all(site: Site, page: Page) -> None:
-    """A snapshot holds the newest windows only; what was largest before is found all the same."""
+def test_the_largest_groups_are_those_of_all_windows_in_the_time_span(site: Site, page: Page) -> None:
+    """Groups that are largest because of older windows are shown, although a snapshot has only the newest windows."""
     page.goto(site.at(pipeline="shop", aggregation="by_user", metric="views"))
-    told = state(page, "chart", "truncated")
-    assert told == "The 8 of 985 groups with the largest views over this time."
+    text = state(page, "chart", "truncated")
+    assert text == "The 8 of 985 groups with the largest views over this time."
     assert sorted(map(int, lines(page))) == sorted(LARGEST)
     page.select_option("#span", "30")
     state(page, "chart", "truncated")
-    assert all(int(user) % 5 == 4 for user in lines(page)), "without the older windows others are the largest"
+    assert all(int(user) % 5 == 4 for user in lines(page)), "other groups are the largest in the newest windows"
 
 
-def test_a_filter_that_fits_nothing(site: Site, page: Page) -> None:
+def test_panels_say_that_no_row_matches_a_filter(site: Site, page: Page) -> None:
     page.goto(site.at(pipeline="shop", aggregation="by_country", metric="views"))
     state(page, "chart", "fresh")
     page.fill("#filter-country", "XX")
@@ -228,7 +234,7 @@ def test_a_filter_that_fits_nothing(site: Site, page: Page) -> None:
     assert lines(page) == ["null"]
 
 
-def test_a_filter_of_the_wrong_type(site: Site, page: Page) -> None:
+def test_panels_name_the_column_of_a_filter_of_the_wrong_type(site: Site, page: Page) -> None:
     page.goto(site.at(pipeline="shop", aggregation="by_user", metric="views", **{"group.user": "x"}))
     for panel in ("chart", "windows"):
         assert "user" in state(page, panel, "wrong")
@@ -243,8 +249,8 @@ def test_panels_of_a_pipeline_without_windows_say_that_they_are_empty(site: Site
     assert state(page, "dead-letters", "empty") == "None: every event counts."
 
 
-def test_an_answer_that_is_waited_for(site: Site, page: Page) -> None:
-    """Under a new title there is nothing old: the panel says that it loads."""
+def test_a_panel_that_waits_for_an_answer_shows_no_old_rows(site: Site, page: Page) -> None:
+    """The panel says that it loads."""
     page.goto(site.at(pipeline="shop", aggregation="by_country", metric="views"))
     state(page, "chart", "fresh")
     held: list[Route] = []
@@ -259,8 +265,8 @@ def test_an_answer_that_is_waited_for(site: Site, page: Page) -> None:
     state(page, "chart", "truncated")
 
 
-def test_one_panel_fails_alone(site: Site, page: Page) -> None:
-    """An answer that cannot be drawn, and one that is an error: the other panels are as they were."""
+def test_an_error_of_one_panel_leaves_the_others_unchanged(site: Site, page: Page) -> None:
+    """The errors are an answer that cannot be drawn, and an answer with status 500."""
     page.route("**/anomalies?*", lambda route: route.fulfill(json={"data": [{"group": None}]}))
     page.route("**/dead-letters?*", lambda route: route.fulfill(status=500, json={"code": "x", "detail": "a defect"}))
     page.goto(site.at(pipeline="shop", aggregation="by_country", metric="views"))
@@ -271,8 +277,8 @@ def test_one_panel_fails_alone(site: Site, page: Page) -> None:
     assert page.locator("#windows tbody tr").count() == 60
 
 
-def test_a_pipeline_that_asks_for_a_key(site: Site, page: Page) -> None:
-    """It is not listed without one; a key is taken, shows what it opens, and can be forgotten."""
+def test_a_pipeline_that_requires_a_key_is_listed_only_with_the_key(site: Site, page: Page) -> None:
+    """The page names the pipelines that a key opens, and can forget a key."""
     page.goto(site.url)
     state(page, "windows", "empty")
     listed = page.locator("#pipeline option")
@@ -296,8 +302,7 @@ def test_a_pipeline_that_asks_for_a_key(site: Site, page: Page) -> None:
     expect(listed).to_have_text(["fresh", "shop"])
 
 
-def test_a_key_that_is_taken_back(site: Site, page: Page) -> None:
-    """What was shown goes from the page, and the words are about the key."""
+def test_a_revoked_key_hides_the_data_and_is_named(site: Site, page: Page) -> None:
     page.goto(site.at(pipeline="vault"))
     page.fill("#key", KEY)
     page.click("text=Use this key")
@@ -308,8 +313,8 @@ def test_a_key_that_is_taken_back(site: Site, page: Page) -> None:
     expect(page.locator("#content")).to_be_hidden()
 
 
-def test_what_the_address_names_and_is_not_there(site: Site, page: Page) -> None:
-    """Nothing else is shown under another's name without a word."""
+def test_an_address_with_an_unknown_name_shows_another_with_a_message(site: Site, page: Page) -> None:
+    """The message says what the address names, and what is shown instead."""
     page.goto(site.at(pipeline="shop", aggregation="gone", metric="views"))
     expect(page.locator("#message")).to_have_text("There is no aggregation gone; by_country is shown.")
     page.goto(site.at(pipeline="shop", aggregation="visits", metric="landing"))
@@ -317,7 +322,6 @@ def test_what_the_address_names_and_is_not_there(site: Site, page: Page) -> None
 
 
 def test_a_page_is_never_wider_than_a_phones_screen(site: Site, page: Page) -> None:
-    """Nothing is wider than the screen."""
     page.set_viewport_size({"width": 390, "height": 844})
     for aggregation in ("by_user", "visits"):
         page.goto(site.at(pipeline="shop", aggregation=aggregation, metric="views"))
@@ -325,8 +329,8 @@ def test_a_page_is_never_wider_than_a_phones_screen(site: Site, page: Page) -> N
         assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
-def test_postgres_is_away(site: Site, page: Page) -> None:
-    """What is shown is the last answer and says so, also on a page that is opened now; a new question has none."""
+def test_without_postgres_panels_show_the_last_answers_as_stale(site: Site, page: Page) -> None:
+    """A page that is opened during the outage shows them too. A query that was never answered shows no data."""
     address = site.at(pipeline="shop", aggregation="by_country", metric="views")
     page.goto(address)
     state(page, "chart", "fresh")
@@ -335,12 +339,12 @@ def test_postgres_is_away(site: Site, page: Page) -> None:
     try:
         for _ in range(2):
             for panel in ("figures", "chart", "windows", "anomalies"):
-                told = re.match(
+                stale = re.match(
                     r"Stale since (.+) UTC, .+ ago: the database does not answer",
                     state(page, panel, "stale"),
                 )
-                assert told is not None
-                since = dt.datetime.fromisoformat(f"{told[1]}+00:00")
+                assert stale is not None
+                since = dt.datetime.fromisoformat(f"{stale[1]}+00:00")
                 assert abs((since - before).total_seconds()) < 60
             expect(page.locator("#connection")).to_have_text("stale")
             assert sorted(lines(page)) == ["NO", "SE", "null"]
@@ -357,8 +361,8 @@ def test_postgres_is_away(site: Site, page: Page) -> None:
         state(page, panel, "filtered")
 
 
-def test_the_api_is_away(site: Site, page: Page) -> None:
-    """Comes last: it ends the API."""
+def test_without_the_api_panels_say_that_it_does_not_answer(site: Site, page: Page) -> None:
+    """This test must be the last of the module, because it ends the API."""
     page.goto(site.at(pipeline="shop", aggregation="by_country", metric="views"))
     state(page, "chart", "fresh")
     site.shop.stop()

@@ -1,8 +1,8 @@
-"""Resources drawn around their kinds (windows, detectors, metrics), and what model and CRD say of each.
+"""Random resources with windows, detectors and metrics, and the faults that model and CRD find in them.
 
-A window, detector or metric is drawn as its kind wants it, and then often spoilt: a member of another kind, one that is
-missing, unheard of, null or of a wrong value. The CRD's word is that of its schema and of its rules about members of
-kinds, which are read here: they only ask whether a member is there, and what the kind is.
+A window, detector or metric is first drawn with the members of its kind. Then it is often spoilt: a member is added,
+removed, renamed, set to null or to a wrong value. The faults of the CRD are those of its schema and of its CEL rules
+about members of kinds. This module evaluates these rules in Python, because they only test members and kinds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tidemill_operator.resource import crd
 
 Members = dict[str, Any]
 
-# Written out, so that what is added later draws nothing else.
+# A constant list: later additions to the product must not change the drawn resources.
 TYPES = {"customer": "string", "amount": "number", "items": "integer", "at": "timestamp", "ok": "boolean"}
 NUMBERS, ORDERED = ("amount", "items"), ("customer", "amount", "items", "at")
 WINDOWS = {"tumbling": ("size",), "hopping": ("size", "hop"), "session": ("gap", "maxLength")}
@@ -56,13 +56,13 @@ SETTINGS: Mapping[str, tuple[Any, ...]] = {
 
 
 class Drawer:
-    """Draws resources from a seed."""
+    """Draws the same resources for the same seed."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
 
     def document(self) -> Members:
-        """A resource; about one of three has no fault."""
+        """Draw a resource; about one of three has no fault."""
         rnd = self._random
         aggregations = [self._aggregation(f"a{number}") for number in range(rnd.choice((1, 1, 2)))]
         spec = {
@@ -70,23 +70,23 @@ class Drawer:
             "aggregations": aggregations,
             "anomalies": [self._anomaly(f"r{number}") for number in range(rnd.choice((0, 0, 1, 2)))],
         }
-        made = {
+        document = {
             "apiVersion": "tidemill.dev/v1alpha1",
             "kind": "AnalyticsPipeline",
             "metadata": {"name": "drawn", "namespace": "shop"},
             "spec": spec,
         }
-        return copy.deepcopy(made)
+        return copy.deepcopy(document)
 
     def _often(self, share: float) -> bool:
         return self._random.random() < share
 
     def _one(self, values: Mapping[str, tuple[Any, ...]], name: str) -> Any:
-        """A value of a member, mostly one of its first two, which are good."""
+        """Draw a value of a member: mostly one of its first two values, which are valid."""
         return self._random.choice(values[name] if self._often(0.15) else values[name][:2])
 
     def _spoilt(self, members: Members, values: Mapping[str, tuple[Any, ...]]) -> Members:
-        """The members, often as they were, else with one too many, too few, unheard of, null or of no such type."""
+        """Return members with no, one or several faults: added, removed, unknown, null or of a wrong type."""
         rnd = self._random
         while self._often(0.2):
             match rnd.choice(("more", "more", "less", "unheard", "null", "wrong")):
@@ -106,32 +106,32 @@ class Drawer:
     def _aggregation(self, name: str) -> Members:
         rnd = self._random
         metrics = [self._metric(f"m{number}") for number in range(rnd.choice((1, 2, 3)))]
-        made: Members = {"name": name, "window": self._window(), "metrics": metrics}
+        drawn: Members = {"name": name, "window": self._window(), "metrics": metrics}
         if self._often(0.3):
-            made["retention"] = rnd.choice(("1d", "2d", "1h", "soon"))
-        return made
+            drawn["retention"] = rnd.choice(("1d", "2d", "1h", "soon"))
+        return drawn
 
     def _window(self) -> Members:
         kind = self._random.choice(list(WINDOWS))
-        made = {"type": kind, **{name: self._one(LENGTHS, name) for name in WINDOWS[kind]}}
+        drawn = {"type": kind, **{name: self._one(LENGTHS, name) for name in WINDOWS[kind]}}
         if kind == "session" and self._often(0.5):
-            del made["maxLength"]
+            del drawn["maxLength"]
         if self._often(0.5):
-            made["grace"] = self._one(LENGTHS, "grace")
-        return self._spoilt(made, LENGTHS)
+            drawn["grace"] = self._one(LENGTHS, "grace")
+        return self._spoilt(drawn, LENGTHS)
 
     def _metric(self, name: str) -> Members:
         rnd = self._random
         function = rnd.choice(FUNCTIONS)
-        made: Members = {"name": name, "function": function}
+        drawn: Members = {"name": name, "function": function}
         if function != "count" or self._often(0.3):
-            made["field"] = rnd.choice([*TYPES, "nothing"] if self._often(0.15) else NUMBERS)
+            drawn["field"] = rnd.choice([*TYPES, "nothing"] if self._often(0.15) else NUMBERS)
         member = OF_FUNCTION.get(function)
         if member is not None and (member != "k" or self._often(0.5)):
-            made[member] = self._one(PARAMETERS, member)
-        spoilt = self._spoilt(made, PARAMETERS)
+            drawn[member] = self._one(PARAMETERS, member)
+        spoilt = self._spoilt(drawn, PARAMETERS)
         if spoilt.get("function") not in FUNCTIONS and "function" in spoilt:
-            spoilt["function"] = None  # which functions there are is told, and will be others
+            spoilt["function"] = None  # Messages about unknown functions list all functions.
         return spoilt
 
     def _anomaly(self, name: str) -> Members:
@@ -139,32 +139,32 @@ class Drawer:
         watched: Members = {"aggregation": "a0", "metric": rnd.choice(("m0", "m1"))}
         if self._often(0.4):
             watched = {"field": rnd.choice(NUMBERS), "groupBy": ["customer"]}
-        made = {"name": name, **watched}
+        drawn = {"name": name, **watched}
         if self._often(0.8):
-            made["detector"] = self._detector()
-        return made
+            drawn["detector"] = self._detector()
+        return drawn
 
     def _detector(self) -> Members:
         rnd = self._random
         kind = rnd.choice(list(DETECTORS))
-        made: Members = {"type": kind} if kind != "auto" or self._often(0.5) else {}
+        drawn: Members = {"type": kind} if kind != "auto" or self._often(0.5) else {}
         if DETECTORS[kind] and self._often(0.6):
-            made[DETECTORS[kind]] = self._one(SETTINGS, DETECTORS[kind])
+            drawn[DETECTORS[kind]] = self._one(SETTINGS, DETECTORS[kind])
         for name in ("threshold", "warmup", "cooldown"):
             if self._often(0.2):
-                made[name] = self._one(SETTINGS, name)
-        return self._spoilt(made or {"type": "auto"}, SETTINGS)
+                drawn[name] = self._one(SETTINGS, name)
+        return self._spoilt(drawn or {"type": "auto"}, SETTINGS)
 
 
 def model_faults(document: Members) -> list[str]:
-    """The places that the model finds at fault."""
+    """Return the paths that the model refuses."""
     pipeline, faults = check(document)
     assert (pipeline is None) == bool(faults)
     return sorted(fault.path for fault in faults)
 
 
 def crd_faults(document: Members) -> list[str]:
-    """The places that the CRD finds at fault: where its schema does not fit, else where its rules of kinds do not."""
+    """Return the paths that the CRD's schema refuses, or, if there are none, those that its rules refuse."""
     spec = _stored(document["spec"])
     wrong = {".".join(map(str, error.absolute_path)) for error in _validator().iter_errors(spec)}
     wrong |= set(_unheard_of(spec, _schema(), ""))
@@ -172,7 +172,7 @@ def crd_faults(document: Members) -> list[str]:
 
 
 def _stored(value: Any) -> Any:
-    """A document as the API server reads it: members that are null are dropped."""
+    """Return a document as the API server stores it, without members that are null."""
     if isinstance(value, dict):
         return {name: _stored(member) for name, member in value.items() if member is not None}
     return [_stored(item) for item in value] if isinstance(value, list) else value
@@ -190,7 +190,7 @@ def _validator() -> Draft4Validator:
 
 
 def _unheard_of(value: Any, schema: Mapping[str, Any], path: str) -> Iterator[str]:
-    """Members that kubectl refuses."""
+    """Return the paths of members that the schema does not have. kubectl refuses them."""
     if isinstance(value, list) and "items" in schema:
         for index, item in enumerate(value):
             yield from _unheard_of(item, schema["items"], f"{path}.{index}")
@@ -204,14 +204,14 @@ def _unheard_of(value: Any, schema: Mapping[str, Any], path: str) -> Iterator[st
 
 
 def _misplaced(spec: Members) -> Iterator[str]:
-    """Places at which a rule about members of kinds does not hold."""
+    """Return the paths at which a rule about members of kinds is violated."""
     aggregation = _schema()["properties"]["aggregations"]["items"]
     metric = aggregation["properties"]["metrics"]["items"]
     detector = _schema()["properties"]["anomalies"]["items"]["properties"]["detector"]
     for index, item in enumerate(spec["aggregations"]):
         yield from _broken(item, aggregation, f"aggregations.{index}")
-        for at, found in enumerate(item["metrics"]):
-            yield from _broken(found, metric, f"aggregations.{index}.metrics.{at}")
+        for place, candidate in enumerate(item["metrics"]):
+            yield from _broken(candidate, metric, f"aggregations.{index}.metrics.{place}")
     for index, rule in enumerate(spec.get("anomalies", [])):
         if "detector" in rule:
             yield from _broken(rule["detector"], detector, f"anomalies.{index}.detector")
@@ -225,7 +225,7 @@ def _broken(item: Members, schema: Mapping[str, Any], path: str) -> Iterator[str
 
 @cache
 def rule_of(text: str) -> Callable[[Members], bool]:
-    """A rule of CEL that only asks what is there and what it is, as Python."""
+    """Compile a rule of CEL to Python. The rule may only test whether members exist and compare them."""
     code = re.sub(r"\((has\(\S+\)) \? (\S+) : ([^\s)]+)\)", r"(\2 if \1 else \3)", text)
     code = re.sub(r"has\(self\.([\w.]+)\)", r"(get('\1') is not None)", code)
     code = re.sub(r"self\.([\w.]+)", r"get('\1')", code)
@@ -239,6 +239,6 @@ def rule_of(text: str) -> Callable[[Members], bool]:
                 value = value.get(step) if isinstance(value, dict) else None
             return value
 
-        return bool(eval(compiled, {"get": get}))  # noqa: S307 - the repository's own rules
+        return bool(eval(compiled, {"get": get}))  # noqa: S307 - rules of the repository
 
     return holds

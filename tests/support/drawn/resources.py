@@ -1,12 +1,12 @@
-"""Edits of a resource drawn from the CRD's schema, and what has to hold of each, in the manner of Acto (SOSP 2023).
+"""Random edits of a resource from the CRD's schema, and rules that each edit must hold, as in Acto (SOSP 2023).
 
-An edit is one value at one place of the schema, good or bad. The oracles:
+An edit sets one value at one place of the schema, valid or invalid. The rules:
 
-- *good → bad → good*: what is refused changes nothing, says so with a reason, and the first spec is well again at once;
-- *there and back*: what is accepted and taken back leaves the same state, but for what never shrinks;
-- *differential*: edited into a state, or made in it: the same;
-- *effect*: what is accepted and is another value than before changes something besides the stored spec;
-- *agreement*: what the CRD's schema refuses is refused by the operator's own rules too.
+- *good → bad → good*: a refused edit changes nothing and has a reason, and the first spec is ready again at once;
+- *there and back*: an accepted edit that is reverted leaves the same state, except for numbers that never shrink;
+- *differential*: a resource that is edited to a spec has the state of a resource that is created with it;
+- *effect*: an accepted edit with another value changes something besides the stored spec;
+- *agreement*: the operator also refuses every edit that the CRD's schema refuses.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Path = tuple[str | int, ...]
 PLATFORM = Platform(partitions=3)
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 SPEC: Schema = crd.definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
-# The CRD leaves out what lists default to.
+# Unlike the CRD, this schema has the defaults of lists.
 _DEFAULTS: Schema = structural(PipelineSpec, list_defaults=True)
 _DURATIONS = ("250ms", "1s", "10s", "5m", "1h", "7d", "30d", "365d")
 _TEXTS = ("a", "country", "amount", "ts", "by_country", "orders", "earliest", "1Gi", "500m", "count", "true")
@@ -59,23 +59,23 @@ _WRONG: tuple[Any, ...] = (
     {"x": "y"},
     [None],
 )
-# Values that nothing shows before the resource goes.
+# Members that have an effect only when the resource is deleted.
 _LATER = ("reclaimPolicy",)
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One value at one place; `absent` takes it out."""
+    """Sets a value at a path of the spec, or removes the member if `absent` is true."""
 
     path: Path
     value: Any = None
     absent: bool = False
 
     def applied(self, document: Document) -> Document:
-        """The document with it, a generation later; as it was where the place is not there."""
-        made = copy.deepcopy(document)
-        made["metadata"]["generation"] += 1
-        at: Any = made["spec"]
+        """Return the edited document with the next generation. Objects on the path are created."""
+        edited = copy.deepcopy(document)
+        edited["metadata"]["generation"] += 1
+        at: Any = edited["spec"]
         for step, following in zip(self.path, self.path[1:], strict=False):
             if isinstance(at, dict):
                 at = at.setdefault(step, [] if isinstance(following, int) else {})
@@ -86,15 +86,15 @@ class Edit:
             del at[last]
         else:
             at[last] = copy.deepcopy(self.value)
-        return made
+        return edited
 
     def __str__(self) -> str:
-        shown = "taken out" if self.absent else json.dumps(self.value, default=str)[:80]
+        shown = "removed" if self.absent else json.dumps(self.value, default=str)[:80]
         return f"{'.'.join(map(str, self.path))}: {shown}"
 
 
 def base() -> Document:
-    """A resource in which every kind of member is there."""
+    """Return a resource that has every kind of member."""
     metrics: list[Document] = [
         {"name": "orders", "function": "count"},
         {"name": "revenue", "function": "sum", "field": "gross"},
@@ -139,7 +139,7 @@ def base() -> Document:
 
 
 def places(schema: Schema = SPEC, value: Any = None, path: Path = ()) -> Iterator[tuple[Path, Schema]]:
-    """Every place below a value that the schema describes, whether something is there or not."""
+    """Return every path that the schema describes, with its schema. Items of lists are those of the value."""
     if path:
         yield path, schema
     if schema.get("type") == "object":
@@ -151,7 +151,7 @@ def places(schema: Schema = SPEC, value: Any = None, path: Path = ()) -> Iterato
 
 
 def draw(rng: random.Random, document: Document) -> Edit:
-    """An edit of a place, as often good as bad."""
+    """Draw an edit of a random place; about half of the edits are valid."""
     path, schema = rng.choice(list(places(SPEC, document["spec"])))
     if rng.random() < 0.1 and _there(document["spec"], path):
         return Edit(path, absent=True)
@@ -170,10 +170,10 @@ def _there(spec: Any, path: Path) -> bool:
 
 
 def _good(rng: random.Random, schema: Schema) -> Any:
-    """A value that the schema takes, at its bounds more often than not."""
+    """Draw a valid value, often at the bounds of the schema."""
     if "enum" in schema:
         return rng.choice(schema["enum"])
-    if "type" not in schema:  # a value of one of several types: a field's path or default
+    if "type" not in schema:  # The schema allows several types: a field's path or default.
         return rng.choice(
             ("more.of.it[0]", ["a.b", "c"], "country", 1, True, "more.parts[].size", ["parts", [], "size"])
         )
@@ -196,14 +196,14 @@ def _good(rng: random.Random, schema: Schema) -> Any:
 
 
 class Subject:
-    """One resource in a world of its own."""
+    """One resource in a new in-memory platform."""
 
     def __init__(self) -> None:
         self.world = MemoryWorld()
         self.status: Document | None = None
 
     def apply(self, document: Document) -> None:
-        """Passes until nothing changes."""
+        """Reconcile a document until a pass writes nothing."""
         for _ in range(3):
             self.world.take_writes()
             self.status = reconcile(
@@ -211,21 +211,23 @@ class Subject:
             )
             if not self.world.take_writes():
                 return
-        raise AssertionError("a third pass writes still")
+        raise AssertionError("the third pass still writes")
 
     @property
     def conditions(self) -> dict[str, tuple[str, str]]:
-        """State and reason of each."""
+        """The status and reason of each condition."""
         return {c["type"]: (c["status"], c["reason"]) for c in (self.status or {}).get("conditions", ())}
 
     @property
     def message(self) -> str:
-        """Why it is stalled."""
-        found = [c["message"] for c in (self.status or {}).get("conditions", ()) if c["type"] in ("Stalled", "Ready")]
-        return "; ".join(found)
+        """The messages of the conditions `Stalled` and `Ready`."""
+        messages = [
+            c["message"] for c in (self.status or {}).get("conditions", ()) if c["type"] in ("Stalled", "Ready")
+        ]
+        return "; ".join(messages)
 
     def state(self) -> Document:
-        """Everything that is there, but for what counts up with each edit and never shrinks."""
+        """Return the state of the platform, without generations."""
         topics, schemas = self.world.kafka.topics, self.world.postgres.schemas
         return {
             "topics": {
@@ -255,44 +257,44 @@ def _workload(workload: Any) -> Document:
 
 
 def problems(edit: Edit, document: Document) -> list[str]:
-    """What does not hold of an edit of a good resource; nothing, if all does."""
+    """Return the rules that an edit of a valid resource violates."""
     edited, subject = edit.applied(document), Subject()
     subject.apply(document)
-    before, well = subject.state(), subject.conditions
-    found = [] if well["Ready"][0] == "True" else [f"the resource itself is not ready: {subject.message}"]
+    before, ready = subject.state(), subject.conditions
+    violations = [] if ready["Ready"][0] == "True" else [f"the resource itself is not ready: {subject.message}"]
     faults = check(edited)[1]
     structure = next(iter(Draft4Validator(SPEC).iter_errors(_as_stored(edited["spec"]))), None)
     if structure is not None and not faults:
-        found.append(f"the CRD refuses it ({structure.message[:200]}), the operator does not")
+        violations.append(f"the CRD refuses the edit ({structure.message[:200]}), and the operator does not")
     subject.apply(edited)
     after = subject.state()
     refused = "Stalled" in subject.conditions
     if any(reason == "Internal" for _, reason in subject.conditions.values()):
-        found.append(f"an internal error: {subject.message}")
+        violations.append(f"an internal error: {subject.message}")
     if faults and not refused:
-        found.append(f"accepted in spite of {faults[0]}")
+        violations.append(f"accepted despite the fault {faults[0]}")
     if refused:
-        found += _refused(edit, subject, faults, before == after)
+        violations += _refused(edit, subject, faults, before == after)
     elif edited["spec"] != document["spec"]:
-        found += _accepted(edit, edited, subject, before)
+        violations += _accepted(edit, edited, subject, before)
     again = {**copy.deepcopy(document), "metadata": {**document["metadata"], "generation": 3}}
     subject.apply(again)
     if "Stalled" in subject.conditions and "partitions" in subject.message and not refused:
-        return found  # Kafka takes none away
+        return violations  # Kafka cannot remove partitions.
     if not _covers(subject.state(), before):
-        found.append(f"taken back, it is not as before: {_differing(before, subject.state())}")
-    elif subject.conditions != well:
-        found.append(f"taken back, its conditions are {subject.conditions}")
-    return found
+        violations.append(f"after the revert, the state differs: {_differing(before, subject.state())}")
+    elif subject.conditions != ready:
+        violations.append(f"after the revert, the conditions are {subject.conditions}")
+    return violations
 
 
 def _refused(edit: Edit, subject: Subject, faults: list[Any], same: bool) -> Iterator[str]:
     if not same:
-        yield "refused, and something has changed"
+        yield "refused, but the state has changed"
     if not subject.message:
-        yield "refused without a word"
+        yield "refused without a message"
     if faults and "spec." not in subject.message:
-        yield f"refused without naming a place: {subject.message[:300]}"
+        yield f"refused without a path in the message: {subject.message[:300]}"
 
 
 def _accepted(edit: Edit, edited: Document, subject: Subject, before: Document) -> Iterator[str]:
@@ -300,14 +302,14 @@ def _accepted(edit: Edit, edited: Document, subject: Subject, before: Document) 
     fresh = Subject()
     fresh.apply(edited)
     if fresh.conditions["Ready"][0] == "True" and not _covers(after, fresh.state()):
-        yield f"made so, it is another than edited so: {_differing(after, fresh.state())}"
+        yield f"created with the spec, the state differs from that after the edit: {_differing(after, fresh.state())}"
     silent = edit.path[0] in _LATER or edit.absent or as_default(*place_of(edit))
     if not silent and {**after, "schemas": 0} == {**before, "schemas": 0}:
-        yield "accepted, and without any effect"
+        yield "accepted, but without any effect"
 
 
 def as_default(schema: Schema, value: Any) -> bool:
-    """Whether it says what holds anyhow: a default written out, nothing, or a mapping of such."""
+    """Return True if a value equals the default: empty, the default itself, or an object of such values."""
     if value in (None, [], {}):
         return True
     if isinstance(value, dict) and "properties" in schema:
@@ -316,7 +318,7 @@ def as_default(schema: Schema, value: Any) -> bool:
 
 
 def place_of(edit: Edit) -> tuple[Schema, Any]:
-    """The schema of an edit's place, and its value."""
+    """Return the schema of an edit's place, and the edit's value."""
     schema: Any = _DEFAULTS
     for step in edit.path:
         schema = schema["items"] if isinstance(step, int) else schema.get("properties", {}).get(step, {})
@@ -324,7 +326,7 @@ def place_of(edit: Edit) -> tuple[Schema, Any]:
 
 
 def _covers(state: Document, wanted: Document) -> bool:
-    """Whether a state is the wanted one. Topics, and configs that somebody may have set, are not taken away unasked."""
+    """Return True if a state is the wanted one. It may have more topics and configs, which are never removed."""
     topics = state["topics"]
     for name, (configs, replicas) in wanted["topics"].items():
         if name not in topics or topics[name][1] != replicas or not configs.items() <= topics[name][0].items():
@@ -334,14 +336,14 @@ def _covers(state: Document, wanted: Document) -> bool:
 
 
 def _as_stored(value: Any) -> Any:
-    """As the API server has it: members that are null are as good as absent."""
+    """Return a value as the API server stores it, without members that are null."""
     if isinstance(value, dict):
         return {key: _as_stored(member) for key, member in value.items() if member is not None}
     return [_as_stored(item) for item in value] if isinstance(value, list) else value
 
 
 def covered(state: Document, wanted: Document) -> str:
-    """The first place where a state lacks what was wanted of sets, or differs from it elsewhere; empty: none."""
+    """Return the first difference of a state from the wanted one, or an empty string. Sets may have more items."""
     for key, value in wanted.items():
         if isinstance(value, set) and value <= state[key]:
             continue
@@ -350,10 +352,10 @@ def covered(state: Document, wanted: Document) -> str:
     return ""
 
 
-def _differing(one: Any, other: Any, path: str = "") -> str:
-    """The first place at which two states differ."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        for key in sorted({*one, *other}, key=str):
-            if one.get(key) != other.get(key):
-                return _differing(one.get(key), other.get(key), f"{path}.{key}")
-    return f"{path}: {str(one)[:200]} → {str(other)[:200]}"
+def _differing(first: Any, second: Any, path: str = "") -> str:
+    """Return the first path at which two states differ, with both values."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        for key in sorted({*first, *second}, key=str):
+            if first.get(key) != second.get(key):
+                return _differing(first.get(key), second.get(key), f"{path}.{key}")
+    return f"{path}: {str(first)[:200]} → {str(second)[:200]}"

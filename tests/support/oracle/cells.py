@@ -1,7 +1,7 @@
-"""What a metric's value must be, from the values of a window's events: exact arithmetic, nothing clever.
+"""The expected value of a metric, computed from a window's events with exact arithmetic.
 
-Counts, sums of integers, extremes, first, last and lists are exact; what is computed in doubles is held to 1e-9 of the
-exact value; sketches are exact while few values came, and within their stated errors beyond.
+Counts, sums of integers, extremes, first, last and lists must be exact. Values that the platform computes in doubles
+may differ by 1e-9 of the exact value. Sketches must be exact for few values, and within their stated errors for more.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LARGEST = Fraction(1.7976931348623157e308)
 _TINIEST = Fraction(5e-324)
 COMPUTED = "computed from the other metrics of the row"
 ZERO_OF_NOTHING = ("count", "sum", "distinct", "rate")
-"""Functions that are zero in a window that is filled in with zeros."""
+"""Functions that are zero in a window that `fill=zero` adds."""
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "avg": ("n", "sum"), "variance": ("n", "spread"), "stddev": ("n", "spread"), "median": ("quantile",),
     "rate": ("sum",), "count": ("n",),
@@ -37,11 +37,11 @@ Fits = Callable[[Any], bool]
 
 @dataclass(frozen=True)
 class Cell:
-    """One expected value.
+    """An expected value.
 
     Attributes:
-        shown: for people.
-        fits: whether an answer (as JSON has it) is right.
+        shown: the expected value in words, for messages.
+        fits: returns True if a value of a JSON answer is right.
     """
 
     shown: str
@@ -49,12 +49,12 @@ class Cell:
 
 
 def null() -> Cell:
-    """No value."""
+    """Return a cell that only null fits."""
     return Cell("null", lambda answer: answer is None)
 
 
 def exact(value: Any) -> Cell:
-    """This very value, of this very type; times are compared as times."""
+    """Return a cell that only this value of this type fits. Times may be written in any form."""
     if value is None:
         return null()
     if isinstance(value, dt.datetime):
@@ -65,7 +65,10 @@ def exact(value: Any) -> Cell:
 
 
 def near(value: Fraction, *, slack: Fraction = Fraction(0)) -> Cell:
-    """A double within 1e-9 of this, or `slack`; null if none is, and perhaps if it is as near to the largest."""
+    """Return a cell that doubles within 1e-9 of the value fit, with `slack` added.
+
+    Null fits instead if the value is too large for a double, and null also fits if it is near the largest double.
+    """
     limit = RELATIVE * abs(value) + slack
     if _is_beyond(value):
         return null()
@@ -78,12 +81,12 @@ def near(value: Fraction, *, slack: Fraction = Fraction(0)) -> Cell:
 
 
 def _is_beyond(value: Fraction) -> bool:
-    """Whether a double is too small for it, also one that is 1e-9 off."""
+    """Return True if the value, less 1e-9 of it, is larger than every double."""
     return abs(value) * (1 - RELATIVE) > _LARGEST
 
 
 def one_of(check: Fits, shown: str) -> Cell:
-    """Any value that fits."""
+    """Return a cell with a check."""
     return Cell(shown, check)
 
 
@@ -103,27 +106,31 @@ def _time(answer: Any) -> dt.datetime | None:
 
 
 def columns_of(metric: Mapping[str, Any]) -> list[str]:
-    """What is stored for a metric: it is null of windows with events from before one of these was."""
+    """Return the stored columns of a metric.
+
+    The metric is null for a window that has events from before one of its columns was stored.
+    """
     function, name, by = metric["function"], metric.get("field"), metric.get("by")
     if function == "expression":
         return []
     where = f" where {parse(metric['where'])}" if "where" in metric else ""
     if name is None:
         return [f"count{where}"]
-    told = name if by is None and "bounds" not in metric else f"{name} {by} {metric.get('bounds')}"
-    return [f"{kind} {told}{where}" for kind in _COLUMNS.get(function, (function,))]
+    argument = name if by is None and "bounds" not in metric else f"{name} {by} {metric.get('bounds')}"
+    return [f"{kind} {argument}{where}" for kind in _COLUMNS.get(function, (function,))]
 
 
 def operands_of(metrics: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str, Any]]:
-    """The metrics with a function that a metric is computed from; itself if it has one."""
-    (metric,) = (found for found in metrics if found["name"] == name)
+    """Return the metrics with a function from which a metric is computed, or the metric itself if it has one."""
+    (metric,) = (candidate for candidate in metrics if candidate["name"] == name)
     if metric["function"] != "expression":
         return [metric]
-    return [found for operand in sorted(columns(metric["expression"])) for found in operands_of(metrics, operand)]
+    names = sorted(columns(metric["expression"]))
+    return [operand for operand_name in names for operand in operands_of(metrics, operand_name)]
 
 
 def kind_of(metric: Mapping[str, Any], types: Mapping[str, str]) -> str:
-    """The type of a metric's answers, of one with a single value in SQL; `array`: others."""
+    """Return the type of a metric's answers, or `array` for metrics that are no single value in SQL."""
     kind = types.get(str(metric.get("field")), "")
     match metric["function"]:
         case "count":
@@ -140,24 +147,24 @@ def kind_of(metric: Mapping[str, Any], types: Mapping[str, str]) -> str:
 def computed_cell(
     metrics: Sequence[Mapping[str, Any]], name: str, types: Mapping[str, str], row: Mapping[str, Any]
 ) -> Cell:
-    """What a metric by expression is of the other metrics that the same row answers."""
+    """Return the cell of a metric by expression, computed from the other metrics in the same row of the answer."""
     kinds: dict[str, str] = {}
     values: dict[str, Any] = {}
     for metric in metrics:
-        found = metric["name"]
+        current = metric["name"]
         if metric["function"] != "expression":
-            kinds[found], values[found] = kind_of(metric, types), row.get(found)
-            if kinds[found] == "number" and values[found] is not None:
-                values[found] = float(values[found])
+            kinds[current], values[current] = kind_of(metric, types), row.get(current)
+            if kinds[current] == "number" and values[current] is not None:
+                values[current] = float(values[current])
         else:
-            kinds[found], compute = compiled(metric["expression"], kinds)
-            values[found] = compute(values)
-        if found == name:
+            kinds[current], compute = compiled(metric["expression"], kinds)
+            values[current] = compute(values)
+        if current == name:
             break
     expected = values[name]
     large = any(isinstance(value, int) and abs(value) >= 2**31 for value in [*values.values(), row[name]])
     if large and "integer" in kinds.values():
-        return one_of(lambda _: True, "beyond the integers of this model")
+        return one_of(lambda _: True, "any value: integers beyond those of this model")
     if isinstance(expected, float):
         return near(Fraction(expected), slack=_TINIEST)
     return exact(expected)
@@ -166,18 +173,18 @@ def computed_cell(
 def metric_cell(
     metric: Mapping[str, Any], types: Mapping[str, str], events: Sequence[Mapping[str, Any]], length_ms: int
 ) -> Cell:
-    """What a metric is of a window.
+    """Return the cell of a metric in a window.
 
     Args:
-        metric: its part of the spec.
-        types: of the fields.
-        events: values by field (None where absent) of each event, by event time, partition and offset.
-        length_ms: how long the window is.
+        metric: the metric in the spec.
+        types: the types of fields.
+        events: the events of the window, by event time, partition and offset. Each has its values by field, or None.
+        length_ms: the length of the window in milliseconds.
     """
     function, name = metric["function"], metric.get("field")
     if "where" in metric:
-        fulfils = compiled(metric["where"], types)[1]
-        events = [event for event in events if fulfils(event) is True]
+        condition = compiled(metric["where"], types)[1]
+        events = [event for event in events if condition(event) is True]
     if name is None:
         share = Fraction(1000, length_ms) if function == "rate" else None
         return exact(len(events)) if share is None else near(len(events) * share)
@@ -209,11 +216,11 @@ def metric_cell(
 
 
 def _best(name: str, by: str, events: Sequence[Mapping[str, Any]], *, least: bool) -> Cell:
-    there = [event for event in events if event.get(name) is not None and event.get(by) is not None]
-    if not there:
+    candidates = [event for event in events if event.get(name) is not None and event.get(by) is not None]
+    if not candidates:
         return null()
-    edge = (min if least else max)(event[by] for event in there)
-    return exact(next(event[name] for event in there if event[by] == edge))
+    edge = (min if least else max)(event[by] for event in candidates)
+    return exact(next(event[name] for event in candidates if event[by] == edge))
 
 
 def _histogram(numbers: Sequence[Fraction], bounds: Sequence[float]) -> Cell:
@@ -225,12 +232,12 @@ def _histogram(numbers: Sequence[Fraction], bounds: Sequence[float]) -> Cell:
 
 
 def _sum(numbers: Sequence[Fraction], kind: str, *, share: Fraction | None) -> Cell:
-    """The sum, or a share of it: a double then."""
+    """Return the cell of the sum, or of a share of it, which is a double."""
     total = sum(numbers, Fraction(0))
     if kind != "number" and share is None:
         return exact(int(total))
     size = sum((abs(number) for number in numbers), Fraction(0))
-    # What cancels out leaves the error of what was added.
+    # Summands that cancel out still leave their rounding errors.
     slack = _EPS * len(numbers) * size if kind == "number" else Fraction(0)
     if kind == "number" and _is_beyond(total):
         return null()
@@ -245,13 +252,13 @@ def _spread(numbers: Sequence[Fraction], *, root: bool) -> Cell:
     if not variance:
         return Cell("0.0", lambda answer: _is_number(answer) and answer == 0)
     largest = max(abs(number) for number in numbers)
-    told = near(variance, slack=(64 * _EPS * largest) ** 2)
+    cell = near(variance, slack=(64 * _EPS * largest) ** 2)
     if not root:
-        return told
+        return cell
     if _is_beyond(variance):
         return null()
-    cell = near(Fraction(math.sqrt(min(variance, _LARGEST))), slack=64 * _EPS * largest)
-    return _or_null(cell) if told.fits(None) else cell
+    deviation = near(Fraction(math.sqrt(min(variance, _LARGEST))), slack=64 * _EPS * largest)
+    return _or_null(deviation) if cell.fits(None) else deviation
 
 
 def _quantile(values: Sequence[Any], q: float) -> Cell:

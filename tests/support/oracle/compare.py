@@ -1,4 +1,4 @@
-"""Answers of the REST API against the model: every cell of every row, their order, and no row twice."""
+"""Compares answers of the REST API with the model: every cell, the order of rows, and missing or repeated rows."""
 
 from __future__ import annotations
 
@@ -21,64 +21,64 @@ def differences(
     expected: Mapping[tuple[Any, ...], Row],
     rows: Sequence[Mapping[str, Any]],
 ) -> tuple[int, list[str]]:
-    """How many cells were compared, and what is wrong with the answer to a query."""
+    """Return the number of compared cells, and the differences of an answer from the expected rows."""
     groups = list(version.groups if query.group_by is None else query.group_by)
     kinds = [model.types[name] for name in groups]
-    found: list[str] = []
+    faults: list[str] = []
     got: dict[tuple[Any, ...], Mapping[str, Any]] = {}
     keys = []
     for row in rows:
         group = tuple(_typed(row[name], kind) for name, kind in zip(groups, kinds, strict=True))
         key = (*group, epoch_ms(dt.datetime.fromisoformat(row["window_start"])))
         if key in got:
-            found.append(f"{key}: answered twice")
+            faults.append(f"{key}: answered twice")
         got[key] = row
         keys.append(key)
         if any(not exact(part).fits(row[name]) for name, part in zip(groups, group, strict=True)):
-            found.append(f"{key}: group is written {[row[name] for name in groups]}")
+            faults.append(f"{key}: the group is written as {[row[name] for name in groups]}")
     if keys != sorted(keys, key=lambda key: _place(key, descending=query.descending)):
-        found.append("rows are not in their order")
-    found += [f"{_shown(expected[key])}: missing" for key in expected.keys() - got.keys()]
-    found += [f"{got[key]}: not expected" for key in got.keys() - expected.keys()]
+        faults.append("rows are in the wrong order")
+    faults += [f"{_shown(expected[key])}: missing" for key in expected.keys() - got.keys()]
+    faults += [f"{got[key]}: not expected" for key in got.keys() - expected.keys()]
     cells = 0
     for key in expected.keys() & got.keys():
-        want, row = expected[key], got[key]
-        cells += len(want.cells)
-        found += _wrong(want, row)
-        found += _miscomputed(model, version, want, row)
-    return cells, found
+        expected_row, row = expected[key], got[key]
+        cells += len(expected_row.cells)
+        faults += _wrong(expected_row, row)
+        faults += _miscomputed(model, version, expected_row, row)
+    return cells, faults
 
 
-def summary(found: Sequence[str]) -> str:
-    """The first few, and how many more."""
-    rest = len(found) - _SHOWN
-    return "\n".join([*(f"    {line}" for line in found[:_SHOWN]), *([f"    … and {rest} more"] if rest > 0 else [])])
+def summary(faults: Sequence[str]) -> str:
+    """Return the first differences, and the number of further ones, as lines."""
+    rest = len(faults) - _SHOWN
+    return "\n".join([*(f"    {line}" for line in faults[:_SHOWN]), *([f"    … and {rest} more"] if rest > 0 else [])])
 
 
-def _wrong(want: Row, row: Mapping[str, Any]) -> list[str]:
-    found = []
-    if epoch_ms(dt.datetime.fromisoformat(row["window_end"])) != want.end:
-        found.append(f"{_shown(want)}: window_end is {row['window_end']}")
-    if row["closed"] != want.closed:
-        found.append(f"{_shown(want)}: closed is {row['closed']}")
-    for name, cell in want.cells.items():
+def _wrong(expected_row: Row, row: Mapping[str, Any]) -> list[str]:
+    faults = []
+    if epoch_ms(dt.datetime.fromisoformat(row["window_end"])) != expected_row.end:
+        faults.append(f"{_shown(expected_row)}: window_end is {row['window_end']}")
+    if row["closed"] != expected_row.closed:
+        faults.append(f"{_shown(expected_row)}: closed is {row['closed']}")
+    for name, cell in expected_row.cells.items():
         if name not in row:
-            found.append(f"{_shown(want)}: {name} is not there")
+            faults.append(f"{_shown(expected_row)}: {name} is missing")
         elif not cell.fits(row[name]):
-            found.append(f"{_shown(want)}: {name} is {row[name]!r}, expected {cell.shown}")
-    return found
+            faults.append(f"{_shown(expected_row)}: {name} is {row[name]!r}, expected {cell.shown}")
+    return faults
 
 
-def _miscomputed(model: Model, version: Version, want: Row, row: Mapping[str, Any]) -> list[str]:
-    """Metrics by expression that are not what it gives of the metrics that the row answers."""
-    metrics, found = version.spec["metrics"], []
-    for name, cell in want.cells.items():
+def _miscomputed(model: Model, version: Version, expected_row: Row, row: Mapping[str, Any]) -> list[str]:
+    """Return the metrics by expression that differ from the expression over the metrics of the same row."""
+    metrics, faults = version.spec["metrics"], []
+    for name, cell in expected_row.cells.items():
         if cell.shown != COMPUTED or not {part["name"] for part in operands_of(metrics, name)} <= row.keys():
             continue
         expected = computed_cell(metrics, name, model.types, row)
         if not expected.fits(row[name]):
-            found.append(f"{_shown(want)}: {name} is {row[name]!r}, of its operands it is {expected.shown}")
-    return found
+            faults.append(f"{_shown(expected_row)}: {name} is {row[name]!r}, but its operands give {expected.shown}")
+    return faults
 
 
 def _shown(row: Row) -> str:
@@ -95,7 +95,7 @@ def _typed(value: Any, kind: str) -> Any:
 
 
 def _place(key: tuple[Any, ...], *, descending: bool) -> list[tuple[bool, Any]]:
-    """Where a row belongs: by start, then group, nulls last either way."""
+    """Return the sort key of a row: its start, then its group. Nulls are last in both directions."""
     *group, start = key
     return [_part(value, descending=descending) for value in [start, *group]]
 
@@ -115,7 +115,7 @@ def _reverse(value: Any) -> Any:
 
 
 class _Reversed(str):
-    """A text that comes after those that it is less than."""
+    """A string that sorts in reverse order."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""Filter and derive expressions drawn at random, over any columns: all of the grammar that the oracle computes."""
+"""Random filter and derive expressions over any columns, with the whole grammar that the oracle computes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Drawer:
     """Draws expressions of a wanted type.
 
     Args:
-        rnd: where chance comes from.
-        types: the columns' types by name.
-        constants: to choose from, by type.
+        rnd: the source of randomness.
+        types: the types of columns by name.
+        constants: the constants that may occur, by type.
     """
 
     def __init__(
@@ -23,14 +23,14 @@ class Drawer:
         self._rnd, self._types, self._constants = rnd, types, constants or CONSTANTS
 
     def draw(self, kind: str, depth: int = 3) -> str:
-        """An expression of this type; an integer may be asked for as `number` and is one."""
+        """Draw an expression of this type."""
         rnd = self._rnd
         if depth <= 0 or rnd.random() < 0.15:
             return self._leaf(kind)
         return rnd.choice(self._made[kind])(self, depth - 1)
 
     def _leaf(self, kind: str) -> str:
-        fitting = [name for name, found in self._types.items() if found == kind]
+        fitting = [name for name, column_type in self._types.items() if column_type == kind]
         if fitting and self._rnd.random() < 0.65:
             return self._rnd.choice(fitting)
         return self._rnd.choice(self._constants[kind])
@@ -42,7 +42,7 @@ class Drawer:
         return self._rnd.choice(["integer", "number", "string", "boolean", "timestamp"])
 
     def _same(self, kind: str, depth: int) -> str:
-        """What makes one value of several of a type: this is where constants meet columns."""
+        """Draw a function that returns one of several values of a type, such as COALESCE."""
         a, b, c = (self.draw(kind, depth) for _ in range(3))
         condition = self.draw("boolean", depth)
         return self._rnd.choice([
@@ -76,7 +76,7 @@ class Drawer:
 
 
 def _one(template: str, *kinds: str) -> Callable[[Drawer, int], str]:
-    """A function over arguments of these types."""
+    """Return a function that draws a template's arguments of these types."""
     return lambda self, depth: template.format(*(self.draw(kind, depth) for kind in kinds))
 
 
@@ -92,7 +92,7 @@ CONSTANTS: Mapping[str, Sequence[str]] = {
     "timestamp": ["TRY_CAST(0 AS timestamp)", "TRY_CAST(1770000000123 AS timestamp)"],
 }
 TAME = {**CONSTANTS, "integer": ["0", "1", "-3", "7"], "number": ["0.0", "-0.0", "2.5", "-1.5", ".5", "3.0"]}
-"""Without those that soon leave what a double or an integer holds."""
+"""Constants without those whose products soon overflow an integer or a double."""
 _PARTS = ("YEAR", "QUARTER", "MONTH", "WEEK", "DAY", "DOY", "DOW", "ISODOW", "HOUR", "MINUTE", "SECOND")
 Drawer._made = {
     "integer": [

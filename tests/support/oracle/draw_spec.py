@@ -1,4 +1,4 @@
-"""Pipelines drawn at random, and edits of them."""
+"""Random pipelines, and random edits of them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class SpecDrawer:
     """Draws specs and edits.
 
     Args:
-        avoid: what is left out, by name: `spread` (variance, stddev), `big` (doubles of integers beyond 2^53).
+        rnd: the source of randomness.
+        avoid: names of parts to leave out: `spread` (variance, stddev), `big` (doubles of integers beyond 2^53).
     """
 
     def __init__(self, rnd: random.Random, avoid: frozenset[str] = frozenset()) -> None:
@@ -45,7 +46,7 @@ class SpecDrawer:
         self._names = 0
 
     def document(self, name: str) -> dict[str, Any]:
-        """A resource."""
+        """Draw a resource."""
         rnd = self._rnd
         spec: Spec = {
             "source": {
@@ -81,7 +82,7 @@ class SpecDrawer:
         }
 
     def edit(self, spec: Spec) -> tuple[str, Spec]:
-        """Another spec, and what is other in it."""
+        """Draw an edit; return its description, and the edited spec."""
         rnd, spec = self._rnd, copy.deepcopy(spec)
         aggregation = rnd.choice(spec["aggregations"])
         name = aggregation["name"]
@@ -128,7 +129,7 @@ class SpecDrawer:
 
     def _filter(self, spec: Spec) -> str:
         condition = Drawer(self._rnd, types_of(spec), TAME).draw("boolean", 2)
-        # Most events are to pass.
+        # Most events shall pass the filter.
         return f"i IS NULL OR i % 5 <> 0 OR {condition}" if self._rnd.random() < 0.8 else condition
 
     def _aggregation(self, spec: Spec, name: str) -> dict[str, Any]:
@@ -142,12 +143,12 @@ class SpecDrawer:
         return {"name": name, "groupBy": groups, "window": window, "metrics": metrics, **self._policy(window)}
 
     def _groups(self, types: Mapping[str, str]) -> list[str]:
-        known = [*_GROUPS, *(name for name in types if name not in FIELDS)]
-        return self._rnd.sample(known, self._rnd.choice([0, 1, 1, 2]))
+        columns = [*_GROUPS, *(name for name in types if name not in FIELDS)]
+        return self._rnd.sample(columns, self._rnd.choice([0, 1, 1, 2]))
 
     def _policy(self, window: Mapping[str, Any]) -> dict[str, str]:
         policy = self._rnd.choice(["deadLetter", "deadLetter", "drop", "reopen"])
-        # A session lasts up to a day where nothing else is said, and no window is kept for less than it lasts.
+        # Without maxLength, a session lasts up to a day. Retention must be at least the length of a window.
         return {"latePolicy": policy, "retention": self._rnd.choice(["10d" if is_long(window) else "2h", "90d"])}
 
     def _metric(self, types: Mapping[str, str]) -> dict[str, Any]:
@@ -172,11 +173,11 @@ class SpecDrawer:
             if function == "topk":
                 metric["k"] = rnd.randint(1, 5)
                 if rnd.random() < 0.5:
-                    del metric["k"]  # the default
+                    del metric["k"]  # Use the default.
             return metric
 
     def _composed(self, metrics: Sequence[Mapping[str, Any]], types: Mapping[str, str]) -> dict[str, Any]:
-        """A metric by expression over numeric metrics."""
+        """Draw a metric by expression over numeric metrics."""
         rnd = self._rnd
         numeric = [m["name"] for m in metrics if m["function"] == "expression" or kind_of(m, types) in NUMERIC]
         a, b = rnd.choice(numeric), rnd.choice(numeric)
@@ -191,7 +192,7 @@ class SpecDrawer:
 
 
 def types_of(spec: Spec) -> dict[str, str]:
-    """Fields and derives by name, with their types."""
+    """Return the types of fields and derives by name."""
     types = {item["name"]: item["type"] for item in spec["source"]["fields"]}
     for derive in spec["transform"]["derive"]:
         types[derive["name"]] = compiled(derive["expression"], types)[0]

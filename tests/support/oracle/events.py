@@ -1,4 +1,4 @@
-"""Records of a pipeline's source topic: what is sent, and what a plain reading of it says."""
+"""Random records of a pipeline's source topic, with their values in plain Python."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from oracle.expressions import moment_of
 from oracle.places import put, steps_of, written
 
 Fields = Sequence[Mapping[str, Any]]
-"""As the spec has them; `ts` is the event's time."""
+"""Fields as in the spec; `ts` is the event time."""
 
 BROKEN: tuple[tuple[bytes, str], ...] = (
     (b"{", "not_json"),
@@ -30,7 +30,7 @@ _WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ({"big": 2**63}, "out_of_range"),
     ({"s": "a\0b"}, "bad_string"),
     ({"ts": "soon"}, "mistyped"),
-    ({"ts": 1_700_000_000}, "out_of_range"),  # seconds
+    ({"ts": 1_700_000_000}, "out_of_range"),  # seconds instead of milliseconds
     ({"ts": 4_102_444_800_000}, "too_far_in_the_future"),
 )
 
@@ -40,9 +40,9 @@ class Event:
     """One record.
 
     Attributes:
-        time: event time, epoch milliseconds; of a broken one 0.
-        values: its fields, typed, None where absent; None: it is broken.
-        reason: why it is broken.
+        time: the event time in epoch milliseconds, or 0 if the record is invalid.
+        values: the values by field, None for absent fields. None if the record is invalid.
+        reason: the reason of the dead letter if the record is invalid.
     """
 
     partition: int
@@ -55,11 +55,13 @@ class Event:
 
 @dataclass
 class EventDrawer:
-    """Draws records: few keys, equal times, nulls, duplicates, integers at the edge of 64 bits, broken ones.
+    """Draws records with few keys, equal times, nulls, duplicates, integers at the limits of 64 bits, and faults.
 
     Attributes:
-        fields: the event's fields.
-        logs: what was sent, by partition.
+        rnd: the source of randomness.
+        fields: the fields of an event.
+        partitions: the number of partitions.
+        logs: the records by partition.
     """
 
     rnd: random.Random
@@ -68,13 +70,13 @@ class EventDrawer:
     logs: dict[int, list[Event]] = field(default_factory=dict)
 
     def draw(self, time: int, partition: int | None = None) -> Event:
-        """A valid event of this time, or the same once more as one before, in a partition or any."""
+        """Draw a valid event with this time, in the given partition or in any."""
         others = [(each["name"], each["type"]) for each in self.fields if each["name"] != "ts"]
         values: dict[str, Any] = {name: self._value(name, kind) for name, kind in others}
         return self._put({**values, "ts": moment_of(time)}, time, self._place(partition))
 
     def broken(self) -> Event:
-        """A record that cannot be counted."""
+        """Draw an invalid record."""
         rnd, partition = self.rnd, self._place(None)
         raw, reason = rnd.choice(BROKEN)
         if rnd.random() < 0.5:
@@ -83,11 +85,11 @@ class EventDrawer:
         return self._keep(Event(partition, self._next(partition), raw, reason=reason))
 
     def again(self, event: Event) -> Event:
-        """The same record sent once more: another event."""
+        """Repeat a record. The repetition is another event."""
         return self._keep(Event(event.partition, self._next(event.partition), event.raw, event.time, event.values))
 
     def take_back(self, event: Event) -> None:
-        """The last event of its partition is not sent after all."""
+        """Remove the last event of its partition, which must be this event."""
         assert self.logs[event.partition].pop() == event
 
     def _place(self, partition: int | None) -> int:
@@ -109,7 +111,7 @@ class EventDrawer:
         return self._keep(Event(partition, self._next(partition), raw, time, plain))
 
     def _placed(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The members of an event with these fields; an object that would be empty is maybe null."""
+        """Return the members of a record with these values. An absent object may be written as null."""
         members: dict[str, Any] = {}
         for each in self.fields:
             if each["name"] in values:
@@ -124,7 +126,7 @@ class EventDrawer:
         return self.rnd.random() < 0.5
 
     def _written(self, value: Any) -> Any:
-        """A time as text in some zone, or as milliseconds; a whole number maybe without a point."""
+        """Write a time as a string in any zone or as milliseconds, and a whole number with or without a point."""
         if isinstance(value, dt.datetime):
             if self._says():
                 return round(value.timestamp() * 1000)

@@ -1,4 +1,4 @@
-"""Functions of texts and timestamps in expressions, in plain Python; each is of values that are not null."""
+"""Functions on strings and timestamps in expressions, in plain Python. Their arguments are never null."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def _split_part(text: str, delimiter: str, place: int) -> str:
 
 
 def _extract(text: str, pattern: str, group: int = 0) -> str | None:
-    found = re.search(pattern, text)
-    return None if found is None else found[group]
+    match = re.search(pattern, text)
+    return None if match is None else match[group]
 
 
 def _json_value(text: str, path: str) -> str | None:
@@ -78,4 +78,4 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], str | None]] = {
     "TIMESTAMPDIFF": (_difference, "integer"),
     "TO_TIMESTAMP": (_to_timestamp, "timestamp"),
 }
-"""By name: what computes it, and its type."""
+"""For each name: the function in Python, and the type of its result."""

@@ -1,7 +1,7 @@
-"""Filter and derive expressions, computed event by event in plain Python: what SQL says, and NULL where SQL would fail.
+"""Computes filter and derive expressions in plain Python: the result of SQL, and NULL where SQL would fail.
 
-Shares the grammar with the platform (`expression_syntax`), nothing else. Values are int, float, str, bool, aware
-datetimes and None. Left out are functions whose last bit is the library's (`LN`, `EXP`, `POW`, …).
+Of the platform, this module uses only the parser. Values are int, float, str, bool, aware datetimes and None. Functions
+whose last bit depends on the library (`LN`, `EXP`, `POW`, …) are not supported.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Computed = Callable[[Row], Any]
 
 
 def compiled(text: str, types: Mapping[str, str]) -> tuple[str, Computed]:
-    """The type of a valid expression over columns of these types, and what computes it of a row."""
+    """Return the type of a valid expression over columns of these types, and a function that computes it for a row."""
     kind, compute = _compile(parse(text), types)
 
     def final(row: Row) -> Any:
@@ -41,17 +41,17 @@ def compiled(text: str, types: Mapping[str, str]) -> tuple[str, Computed]:
 
 
 def epoch_ms(moment: dt.datetime) -> int:
-    """Milliseconds since the epoch, cut."""
+    """Return milliseconds since the epoch, rounded down."""
     return (moment - EPOCH) // _MILLISECOND
 
 
 def moment_of(ms: int) -> dt.datetime:
-    """The time of these epoch milliseconds."""
+    """Return the time of epoch milliseconds."""
     return EPOCH + ms * _MILLISECOND
 
 
 def _plain(value: Any) -> Any:
-    """A float as it is answered: finite, and without a sign on zero."""
+    """Return a value as the platform stores it: a float without a negative zero, or None if it is not finite."""
     if isinstance(value, float):
         return value + 0.0 if math.isfinite(value) else None
     return value
@@ -74,7 +74,7 @@ def _compile(node: Node, types: Mapping[str, str]) -> tuple[str, Computed]:
 
 
 def _first_true(conditions: Sequence[Computed], values: Sequence[Computed], row: Row) -> Any:
-    """The value of the first condition that is true, else the last value."""
+    """Return the value of the first condition that is true, or the last value if no condition is true."""
     for condition, value in zip(conditions, values, strict=False):
         if condition(row) is True:
             return value(row)
@@ -82,7 +82,10 @@ def _first_true(conditions: Sequence[Computed], values: Sequence[Computed], row:
 
 
 def _united(typed: Sequence[tuple[str, Computed]]) -> tuple[str, list[Computed]]:
-    """The one type of all, and each as it: an integer among numbers is a number, a text among times is a time."""
+    """Return the common type of expressions, and functions that compute them as this type.
+
+    An integer among numbers becomes a number, and a string among times becomes a time.
+    """
     kinds = {kind for kind, _ in typed} - {"null"}
     if kinds == {"integer", "number"}:
         return "number", [_floating(compute) for _, compute in typed]
@@ -142,7 +145,7 @@ def _of_all(function: Callable[..., Any], computed: Sequence[Computed]) -> Compu
 
 
 def _strict(function: Callable[..., Any], typed: Sequence[tuple[str, Computed]]) -> Computed:
-    """NULL of NULL."""
+    """Return a function that is NULL if an argument is NULL or if the computation fails."""
 
     def found(row: Row) -> Any:
         values = [compute(row) for _, compute in typed]
@@ -200,7 +203,7 @@ def _like(pattern: str, flags: re.RegexFlag) -> re.Pattern[str]:
 
 
 def text_of(value: Any) -> str:
-    """A value as `||`, `CONCAT` and `TRY_CAST(… AS string)` write it; floats are not compared so."""
+    """Return a value as `||`, `CONCAT` and `TRY_CAST(… AS string)` write it. Floats are not supported."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dt.datetime):
@@ -268,7 +271,7 @@ _INTEGERS: dict[str, Callable[..., int]] = {
 }  # fmt: skip
 _FLOATS: dict[str, Callable[..., float]] = {**_INTEGERS, "/": lambda a, b: a / b}
 _SEES_NULL = frozenset({"IS NULL", "IS TRUE", "IS FALSE", "CONCAT"})
-# By name: what computes it, and its type if that is not the first argument's.
+# For each name: the function in Python, and the type of its result, or None for the type of the first argument.
 _FUNCTIONS: dict[str, tuple[Callable[..., Any], str | None]] = {
     "%": (_mod, "integer"),
     "MOD": (_mod, "integer"),

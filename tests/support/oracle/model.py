@@ -1,4 +1,4 @@
-"""What the platform must have counted: every event in each of its windows, kept as lists, decided one by one."""
+"""A naive model of the platform. It keeps all events of each window in lists, and decides about them one by one."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ NO_CUT = -(2**63)
 
 @dataclass(frozen=True)
 class Entry:
-    """An event that counts.
+    """An event that is counted.
 
     Attributes:
-        cut: windows that end by this do not have it.
-        layout: how many sets of columns had been fed when it came.
+        event: the event.
+        values: its values by field and derive.
+        cut: windows that end at or before this time do not count the event.
+        layout: the version's layout of columns when the event arrived.
     """
 
     event: Event
@@ -32,13 +34,13 @@ class Entry:
 
     @property
     def order(self) -> tuple[int, int, int]:
-        """Earlier events first."""
+        """The sort key: event time, partition, offset."""
         return self.event.time, self.event.partition, self.event.offset
 
 
 @dataclass
 class Session:
-    """Events of a group, and the time that they span."""
+    """A session of a group, with its events and its bounds."""
 
     group: tuple[Any, ...]
     start: int
@@ -46,7 +48,7 @@ class Session:
     entries: list[Entry]
 
     def meets(self, other: Session) -> bool:
-        """Whether the two are one."""
+        """Return True if the two sessions overlap and have the same group."""
         return self.group == other.group and self.start < other.end and other.start < self.end
 
     def __add__(self, other: Session) -> Session:
@@ -59,12 +61,13 @@ class Version:
     """One version of an aggregation.
 
     Attributes:
-        spec: as it applies to the next event.
-        number: of the version.
-        closed: up to when windows are closed, epoch ms.
-        entries, sessions: what it has counted.
-        fed: by column, since which layout it is fed.
-        late: events of which windows had been closed.
+        spec: the aggregation's spec for the next event.
+        number: the number of the version.
+        closed: windows that end at or before this time are closed, epoch milliseconds.
+        entries, sessions: the counted events, for fixed windows and for sessions.
+        layout: the current layout of columns. It counts up when metrics need new columns.
+        fed: the first layout that has a column, by column.
+        late: the number of late events by their treatment.
     """
 
     spec: Mapping[str, Any]
@@ -78,42 +81,42 @@ class Version:
 
     @property
     def name(self) -> str:
-        """The aggregation's."""
+        """The name of the aggregation."""
         return str(self.spec["name"])
 
     @property
     def groups(self) -> list[str]:
-        """Group columns."""
+        """The columns of groups."""
         return list(self.spec.get("groupBy", ()))
 
     @property
     def has_sessions(self) -> bool:
-        """Whether its windows are sessions."""
+        """True if the windows are sessions."""
         return bool(self.spec["window"]["type"] == "session")
 
     @cached_property
     def longest(self) -> int:
-        """Length of a session, the most."""
+        """The maximal length of a session, or the length of a window, in milliseconds."""
         return size_of(self.spec["window"])
 
     @cached_property
     def clock(self) -> Clock:
-        """Where windows start; of sessions how finely they close."""
+        """The starts of windows. For sessions, the steps in which they close."""
         return clock_of(self.spec["window"])
 
     @cached_property
     def panes(self) -> int:
-        """Number of windows that have an event."""
+        """The number of windows that count an event."""
         return 1 if self.has_sessions else panes_of(self.spec["window"])
 
     @cached_property
     def gap(self) -> int:
-        """Of sessions."""
+        """The gap of sessions in milliseconds."""
         return parse_ms(self.spec["window"]["gap"])
 
     @property
     def shut(self) -> int:
-        """Windows that end by this take nothing more."""
+        """Windows that end at or before this time accept no more events."""
         if self.closed is None:
             return NO_CUT
         reopens = self.spec.get("latePolicy") == "reopen"
@@ -121,46 +124,55 @@ class Version:
 
     @property
     def retention(self) -> int:
-        """How long windows are kept, counted back from what is closed."""
+        """The retention in milliseconds, counted back from `closed`."""
         return parse_ms(self.spec.get("retention", "90d"))
 
     def lateness(self, event: Event) -> str:
-        """The reason of a late event's dead letter."""
+        """Return the reason of a late event's dead letter."""
         return "too_old" if event.time < (self.closed or 0) - self.retention else "late"
 
     def end_of(self, time: int) -> int:
-        """The end of the session that an event is by itself, else of the first window that has it."""
+        """Return the end of the first window with this time, or of a session with only an event of this time."""
         if self.has_sessions:
             return min(time + self.gap, (time // self.longest + 1) * self.longest)
         return self.clock.shift(self.clock.floor(time), 1)
 
     def group_of(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The group of an event."""
+        """Return the group of an event."""
         return tuple(values[name] for name in self.groups)
 
     def starts(self, entry: Entry) -> list[int]:
-        """Starts of the windows that have an event."""
+        """Return the starts of the windows that count an event."""
         newest = self.clock.floor(entry.event.time)
         starts = [self.clock.shift(newest, -back) for back in range(self.panes)]
         return [start for start in reversed(starts) if self.clock.shift(start, self.panes) > entry.cut]
 
     def close(self, watermark: int | None) -> None:
-        """Close what ends by the watermark less grace."""
+        """Close windows that end at or before the watermark less grace."""
         if watermark is not None:
             grace = parse_ms(self.spec["window"].get("grace", "0s"))
             until = self.clock.floor(watermark - grace)
             self.closed = until if self.closed is None else max(self.closed, until)
 
     def feed(self) -> None:
-        """Note which columns are fed from now on; those before are fed on."""
-        wanted = {column for metric in self.spec["metrics"] for column in columns_of(metric)}
-        if fresh := wanted - self.fed.keys():
+        """Begin a new layout if the metrics need columns that the version does not have."""
+        needed = {column for metric in self.spec["metrics"] for column in columns_of(metric)}
+        if new := needed - self.fed.keys():
             self.layout += bool(self.fed)
-            self.fed |= dict.fromkeys(fresh, self.layout)
+            self.fed |= dict.fromkeys(new, self.layout)
 
 
 class Model:
-    """A pipeline."""
+    """The model of one pipeline.
+
+    Attributes:
+        versions: the current version of each aggregation, by name.
+        dead: dead letters, as partition, offset, aggregation and reason.
+        seen: all events.
+        filtered: the number of events that the filter dropped.
+        times: the event times of valid events, by partition.
+        types: the types of fields and derives, by name.
+    """
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self.versions: dict[str, Version] = {}
@@ -172,7 +184,7 @@ class Model:
         self.apply(spec)
 
     def apply(self, spec: Mapping[str, Any]) -> None:
-        """An edit: it applies from the next event on."""
+        """Apply a spec, from the next event on."""
         self.spec = spec
         self._disorder = parse_ms(spec["source"]["eventTime"]["maxDisorder"])
         self.types = {item["name"]: item["type"] for item in spec["source"]["fields"]}
@@ -185,11 +197,11 @@ class Model:
         where = transform.get("filter")
         self._passes = compiled(where, self.types)[1] if where else None
         for aggregation in spec["aggregations"]:
-            known = self.versions.get(aggregation["name"])
-            if known is None or self._shape(known.spec) != self._shape(aggregation):
-                self.versions[aggregation["name"]] = Version(aggregation, 1 if known is None else known.number + 1)
+            current = self.versions.get(aggregation["name"])
+            if current is None or self._shape(current.spec) != self._shape(aggregation):
+                self.versions[aggregation["name"]] = Version(aggregation, 1 if current is None else current.number + 1)
             else:
-                known.spec = aggregation
+                current.spec = aggregation
             self.versions[aggregation["name"]].feed()
         self.settle()
 
@@ -199,18 +211,18 @@ class Model:
 
     @property
     def watermark(self) -> int | None:
-        """How far time has come: three events are needed before a partition's time is believed."""
+        """The watermark, or None while a partition has fewer than three valid events."""
         if any(len(times) < 3 for times in self.times.values()):
             return None
         return min(max(times) for times in self.times.values()) - self._disorder
 
     def settle(self) -> None:
-        """Close windows up to the watermark, in every version."""
+        """Close windows of every version up to the watermark."""
         for version in self.versions.values():
             version.close(self.watermark)
 
     def valued(self, event: Event) -> dict[str, Any] | None:
-        """A valid event's fields and derives; None: the filter takes it out."""
+        """Return the fields and derives of a valid event, or None if the filter drops it."""
         assert event.values is not None
         values = dict(event.values)
         for name, compute in self._derives:
@@ -218,7 +230,7 @@ class Model:
         return values if self._passes is None or self._passes(values) is True else None
 
     def take(self, events: Sequence[Event]) -> None:
-        """Count events that came while nothing was closed."""
+        """Count events. No window may close between their arrivals."""
         rows = []
         for event in events:
             self.seen.append(event)
@@ -240,7 +252,10 @@ class Model:
             self.dead |= {(event.partition, event.offset, version.name, version.lateness(event)) for event in missed}
 
     def doubtful(self, event: Event, others: Iterable[Event]) -> bool:
-        """Whether it depends on the order of arrival among `others` if an event is late: where sessions may join."""
+        """Return True if the order of arrival among `others` decides whether an event is late.
+
+        This is possible where sessions may merge.
+        """
         values = self.valued(event)
         if values is None:
             return False
@@ -249,17 +264,17 @@ class Model:
                 continue
             group = version.group_of(values)
             for other in others:
-                found = self.valued(other) if other.values is not None else None
-                if found is not None and version.group_of(found) == group:
+                other_values = self.valued(other) if other.values is not None else None
+                if other_values is not None and version.group_of(other_values) == group:
                     return True
         return False
 
     def is_late(self, time: int) -> bool:
-        """Whether some window that has an event of this time takes nothing more."""
+        """Return True if an event of this time would miss a window."""
         return any(version.end_of(time) <= version.shut for version in self.versions.values())
 
     def replay(self, names: Iterable[str], number: Mapping[str, int]) -> None:
-        """Fill versions anew by the spec as it is: nothing is late."""
+        """Fill new versions from all events by the current spec. No event is late."""
         rows = []
         for event in self.seen:
             values = None if event.values is None else self.valued(event)
@@ -274,7 +289,7 @@ class Model:
 
 
 def _count(version: Version, rows: Sequence[tuple[Event, Mapping[str, Any]]]) -> list[Event]:
-    """Put events into a version; those that missed a window."""
+    """Count events in a version, and return the events that missed a window."""
     if version.has_sessions:
         return _count_sessions(version, rows)
     late = []
@@ -299,7 +314,7 @@ def _count_sessions(version: Version, rows: Sequence[tuple[Event, Mapping[str, A
     covered = [s for s in own if s.end <= shut and any(d.meets(s) and d.start <= s.start for d in done)]
     hidden = {id(session) for session in covered}
     fresh = _joined([s for s in own if id(s) not in hidden])
-    # Sessions that an earlier late policy has kept apart stay so, unless an event touches both.
+    # Sessions that overlap because of an earlier late policy are merged only if an event overlaps with both.
     touched = [s for s in version.sessions if s.end > shut and any(s.meets(piece) for piece in fresh)]
     taken = {id(session) for session in touched}
     left = [session for session in version.sessions if id(session) not in taken]
@@ -310,11 +325,11 @@ def _count_sessions(version: Version, rows: Sequence[tuple[Event, Mapping[str, A
 
 
 def _joined(pieces: Sequence[Session]) -> list[Session]:
-    """Those that meet made one."""
+    """Merge sessions that overlap."""
     by_group: dict[tuple[Any, ...], list[Session]] = {}
     for piece in pieces:
         by_group.setdefault(piece.group, []).append(piece)
-    found = []
+    merged = []
     for same in by_group.values():
         same.sort(key=lambda piece: piece.start)
         last = same[0]
@@ -322,7 +337,7 @@ def _joined(pieces: Sequence[Session]) -> list[Session]:
             if last.meets(piece):
                 last = last + piece
             else:
-                found.append(last)
+                merged.append(last)
                 last = piece
-        found.append(last)
-    return found
+        merged.append(last)
+    return merged

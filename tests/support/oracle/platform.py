@@ -1,4 +1,4 @@
-"""A pipeline on the real platform: the local runtime's processes on real servers, reconciled by the caller."""
+"""A pipeline on the real platform: processes of the local runtime on real servers, which the caller reconciles."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ from waiting import NotInTime, eventually
 
 
 class Stuck(AssertionError):
-    """The round cannot go on."""
+    """The platform did something that makes it impossible to continue the round."""
 
 
 class Running:
-    """One pipeline.
+    """One running pipeline.
 
     Args:
-        servers: Kafka, Postgres, Redis.
-        folder: of configs, secrets and logs.
+        servers: Kafka, Postgres and Redis.
+        folder: a folder for configs, secrets and logs.
         document: the resource.
     """
 
@@ -83,7 +83,7 @@ class Running:
         self.settle()
 
     def close(self) -> None:
-        """End it, and take away its topics and its schema."""
+        """End the processes, and delete the topics and the schema."""
         self._document["spec"]["reclaimPolicy"] = "Delete"
         try:
             release(self._document, platform=Platform(), actuators=self._actuators)
@@ -94,15 +94,15 @@ class Running:
             self._database.close()
 
     def sql(self, text: str) -> list[tuple[Any, ...]]:
-        """Rows of a query; `{s}` stands for the schema."""
+        """Return the rows of a query, in which `{s}` stands for the schema."""
         return self._database.execute(text.replace("{s}", self._schema)).fetchall()
 
     def edit(self, spec: Mapping[str, Any], _versions: Mapping[str, int]) -> None:
-        """Another spec, until all processes run by it; the operator decides on versions."""
+        """Apply a spec, and wait until all processes use it. The operator decides on versions."""
         self._document["spec"] = copy.deepcopy(dict(spec))
         self._document["metadata"]["generation"] += 1
         self.settle()
-        # Not the resource's: an edit that tells processes nothing new leaves them as they are.
+        # The config may keep its generation: an edit that does not concern processes does not rewrite it.
         config = next(self._runtime.config_root.rglob(f"{self.name}.json"))
         generation = json.loads(config.read_text())["generation"]
         eventually(lambda: self._get("").get("generation") == generation, what=f"the API has generation {generation}")
@@ -111,14 +111,14 @@ class Running:
         """Reconcile until the pipeline is ready."""
 
         def settled() -> bool:
-            found = self._reconcile()
-            return "Ready" in found and "Progressing" not in found
+            conditions = self._reconcile()
+            return "Ready" in conditions and "Progressing" not in conditions
 
         try:
             eventually(settled, what="the pipeline is ready", seconds=90)
         except NotInTime as error:
-            told = [(c["type"], c["status"], c["message"]) for c in (self._status or {}).get("conditions", ())]
-            raise Stuck(f"{error}; {told}") from error
+            conditions = [(c["type"], c["status"], c["message"]) for c in (self._status or {}).get("conditions", ())]
+            raise Stuck(f"{error}; {conditions}") from error
 
     def _reconcile(self) -> dict[str, str]:
         self._status = reconcile(
@@ -131,11 +131,14 @@ class Running:
         return {c["type"]: c["reason"] for c in self._status["conditions"] if c["status"] == "True"}
 
     def versions(self) -> dict[str, int]:
-        """In force, by aggregation."""
+        """Return the current version of each aggregation."""
         return {item["name"]: item["version"] for item in (self._status or {})["aggregations"]}
 
     def replay(self, aggregations: Sequence[str], meanwhile: Callable[[], None]) -> None:
-        """Fill the next version of aggregations from the topic, until the API answers from it."""
+        """Replay aggregations, and wait until the API answers from the new versions.
+
+        `meanwhile` is called during the replay.
+        """
         request = json.dumps({"aggregations": list(aggregations), "at": str(time.time_ns())})
         self._document["metadata"]["annotations"] = {REPLAY: request}
         self._reconcile()
@@ -147,15 +150,15 @@ class Running:
 
         eventually(done, what="the replay is done", seconds=120)
         self.settle()
-        wanted = self.versions()
+        expected = self.versions()
 
         def switched() -> bool:
-            return {item["name"]: item["version"] for item in self._get("")["aggregations"]} == wanted
+            return {item["name"]: item["version"] for item in self._get("")["aggregations"]} == expected
 
-        eventually(switched, what=f"the API answers from {wanted}")
+        eventually(switched, what=f"the API answers from the versions {expected}")
 
     def send(self, events: Sequence[Event]) -> None:
-        """Produce records, each where it belongs, until all are acknowledged at their offsets."""
+        """Produce records to their partitions, and wait until all are acknowledged at their offsets."""
         placed: list[tuple[int, int]] = []
         refused: list[str] = []
 
@@ -171,24 +174,24 @@ class Running:
         if self._producer.flush(60) or refused:
             raise Stuck(f"not acknowledged: {refused[:3]}")
         if sorted(placed) != sorted((event.partition, event.offset) for event in events):
-            raise Stuck("records have other offsets than they were given")
+            raise Stuck("the broker assigned other offsets than expected")
 
     def await_counted(self, number: int) -> None:
-        """Wait until so many records are accounted for."""
+        """Wait until this number of records is consumed."""
         query = "SELECT coalesce(sum(consumed), 0)::bigint FROM {s}._offsets WHERE reader = 'live'"
         eventually(lambda: self.sql(query)[0][0] >= number, what=f"{number} records are counted", seconds=90)
 
     def await_closed(self, closed: Mapping[tuple[str, int], int | None]) -> None:
-        """Wait until windows are closed up to these times, by aggregation and version."""
+        """Wait until windows are closed up to these times, which are given by aggregation and version."""
 
-        def found() -> dict[tuple[str, int], int | None]:
+        def closed_now() -> dict[tuple[str, int], int | None]:
             rows = self.sql("SELECT name, version, closed_until FROM {s}._aggregations")
             return {(name, version): until for name, version, until in rows if (name, version) in closed}
 
-        eventually(lambda: found() == dict(closed), what=f"closed until {closed}, now {found()}")
+        eventually(lambda: closed_now() == dict(closed), what=f"closed until {closed}, now {closed_now()}")
 
     def kill(self, rnd: random.Random, component: str = "processor") -> bool:
-        """End a processor, or a process of another component, at once; the runtime starts another."""
+        """Kill a random process of a component; the runtime starts it again. Return False if no process runs."""
         pids = self.pids(component)
         if not pids:
             return False
@@ -197,21 +200,21 @@ class Running:
         return True
 
     def pids(self, component: str) -> list[int]:
-        """The processes of a component."""
+        """Return the process ids of a component."""
         prefix = f"{self.namespace}.{self.name}-{component}-"
         return [state.pid for name, state in self._runtime.states().items() if name.startswith(prefix) and state.pid]
 
     def reset_group(self, reader: str = "live", kind: str = "events") -> None:
-        """Suspend, set the consumer group of a reader back to the beginning of its topic, resume."""
+        """Reset the consumer group of a reader to the beginning of its topic, while the pipeline is suspended."""
         self._suspended(True)
         topic = names.topic(self.namespace, self.name, kind)
         group = names.consumer_group(self.namespace, self.name, reader)
         partitions = range(self._document["spec"]["source"]["topic"]["partitions"])
 
         def reset() -> bool:
-            wanted = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, p, 0) for p in partitions])
+            offsets = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, p, 0) for p in partitions])
             try:
-                answer = self._kafka.alter_consumer_group_offsets([wanted])[group].result(15)
+                answer = self._kafka.alter_consumer_group_offsets([offsets])[group].result(15)
             except KafkaException:
                 return False
             return all(partition.error is None for partition in answer.topic_partitions)
@@ -234,7 +237,7 @@ class Running:
         eventually(ended, what="no processor runs")
 
     def await_members(self, number: int) -> None:
-        """Wait until so many processors share the partitions."""
+        """Wait until this number of processors shares the partitions."""
         group = names.consumer_group(self.namespace, self.name)
 
         def members() -> int:
@@ -244,26 +247,26 @@ class Running:
         eventually(lambda: members() == number, what=f"{number} processors have partitions")
 
     def grow(self, spec: Mapping[str, Any]) -> None:
-        """Edit a spec that asks for more partitions, until events can be sent to all of them."""
+        """Apply a spec with more partitions, and wait until events can be sent to all of them."""
         self.edit(spec, {})
-        topic, wanted = names.topic(self.namespace, self.name, "events"), spec["source"]["topic"]["partitions"]
+        topic, expected = names.topic(self.namespace, self.name, "events"), spec["source"]["topic"]["partitions"]
 
-        def known() -> int:
+        def partitions() -> int:
             return len(self._producer.list_topics(topic, timeout=15).topics[topic].partitions)
 
-        eventually(lambda: known() == wanted, what=f"{topic} has {wanted} partitions")
+        eventually(lambda: partitions() == expected, what=f"{topic} has {expected} partitions")
 
     def rows(self, aggregation: str, query: Query) -> list[dict[str, Any]]:
-        """All rows of a query, page by page."""
-        found: list[dict[str, Any]] = []
+        """Read all pages of a query, and return their rows."""
+        rows: list[dict[str, Any]] = []
         parameters = query.parameters()
         while True:
             page = self._get(f"/aggregates/{aggregation}", **parameters)
-            found += page["data"]
+            rows += page["data"]
             if len(page["data"]) > query.limit or (not page["data"] and page["next_cursor"]):
                 raise Stuck(f"a page of {len(page['data'])} rows for limit {query.limit}")
             if page["next_cursor"] is None:
-                return found
+                return rows
             parameters["cursor"] = page["next_cursor"]
 
     def _get(self, path: str, **parameters: Any) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""One round: a drawn pipeline on the real platform, drawn events and operations, and every answer compared.
+"""Rounds of the fuzz: a random pipeline with random events and operations, whose answers are compared with the model.
 
-What is late is certain, whatever the timing: the first partition holds the watermark back. Its newest event is the
-brake; events come while nothing can be closed, then the brake moves on, and windows are closed before more is sent.
+The first partition holds the watermark back, so the timing of processes does not decide which events are late. Its
+newest event is called the brake. While events arrive, no window can close. Then the brake moves on, and the round waits
+until windows are closed before it sends more events.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from oracle.queries import answered, draw_queries
 from oracle.stage import Stage
 from waiting import NotInTime
 
-BASE = 1_774_742_400_000  # 2026-03-29T00:00:00Z, an hour before clocks change in Europe
+BASE = 1_774_742_400_000  # 2026-03-29T00:00:00Z, one hour before clocks are put forward in Europe
 _MOST_PAGES, _MOST_FILLED = 12, 3_000
 _LEADS_MS = (0, 15_000, 600_000)
 
@@ -34,12 +35,12 @@ Made = type[Running] | type[Stage]
 
 
 class Difference(AssertionError):
-    """The platform and the model are not of one mind."""
+    """The platform and the model give different answers."""
 
 
 @dataclass
 class Tally:
-    """What was done and compared."""
+    """The numbers of rounds, events, queries, compared cells and operations."""
 
     rounds: int = 0
     cells: int = 0
@@ -53,14 +54,15 @@ class Tally:
 
 
 class Round:
-    """Plays one seed.
+    """One round.
 
     Args:
         servers: Kafka, Postgres and Redis.
-        seed: decides everything but the timing.
-        folder: of this round; it stays if something is wrong.
-        avoid: see SpecDrawer; and `fill` (fill=zero).
-        made: what it is played on.
+        seed: the seed of everything except the timing.
+        folder: the folder of the round, which is kept if the round fails.
+        tally: the numbers to which the round adds its own.
+        avoid: parts to leave out: those of SpecDrawer, and `fill` (fill=zero).
+        made: the class of the pipeline on which the round is played.
     """
 
     def __init__(self, servers: Any, seed: int, folder: Path, tally: Tally, avoid: frozenset[str], made: Made) -> None:
@@ -78,12 +80,12 @@ class Round:
         self._running = made(servers, folder, self._document)
 
     def play(self) -> None:
-        """All of it.
+        """Play the whole round.
 
         Raises:
-            Difference: what is answered is not what the model has; the text says how to see it again.
-            NotInTime: something did not happen in time.
-            Stuck: what was drawn cannot go on.
+            Difference: if an answer differs from the model. The message has the seed.
+            NotInTime: if a condition is not true in time.
+            Stuck: if the round cannot continue.
         """
         try:
             self._begin()
@@ -106,8 +108,8 @@ class Round:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _operations(self) -> list[Callable[[], None]]:
-        further = [self._replay] if self._running.replays else []
-        return [self._edit, self._edit, self._edit, self._kill, self._reset, *further]
+        replays = [self._replay] if self._running.replays else []
+        return [self._edit, self._edit, self._edit, self._kill, self._reset, *replays]
 
     def _note(self, what: str, kind: str) -> None:
         self._did.append(f"{time.monotonic() - self._started:.0f} s: {what}")
@@ -116,13 +118,13 @@ class Round:
     # --- events ---
 
     def _begin(self) -> None:
-        """Three events in each partition, so that its time is believed."""
+        """Send three events to each partition, which the watermark needs."""
         partitions = range(self._spec["source"]["topic"]["partitions"])
         self._take([self._events.draw(self._brake, partition) for partition in partitions for _ in range(3)])
 
     def _on_time(self) -> None:
-        """Events that no version misses, broken ones, and repeats; maybe a processor dies meanwhile."""
-        rnd, found = self._rnd, list[Event]()
+        """Send events that are not late, invalid events and repetitions. A processor may be killed between them."""
+        rnd, events = self._rnd, list[Event]()
         for _ in range(rnd.choice([10, 60, 300])):
             partition = rnd.randrange(self._events.partitions)
             low, high = self._brake - rnd.choice([3_000, 70_000, 300_000]), self._brake
@@ -130,36 +132,36 @@ class Round:
             at = at // 1_000 * 1_000 if rnd.random() < 0.4 else at
             if self._model.is_late(at):
                 continue
-            found.append(self._events.draw(at, partition))
+            events.append(self._events.draw(at, partition))
             if rnd.random() < 0.05:
-                found.append(self._events.again(found[-1]))
+                events.append(self._events.again(events[-1]))
             if rnd.random() < 0.06:
-                found.append(self._events.broken())
+                events.append(self._events.broken())
         if rnd.random() < 0.15:
-            half = len(found) // 2
-            self._take(found[:half], wait=False)
+            half = len(events) // 2
+            self._take(events[:half], wait=False)
             self._kill()
-            self._take(found[half:])
+            self._take(events[half:])
         else:
-            self._take(found)
+            self._take(events)
 
     def _late(self) -> None:
-        """Events some of whose windows are closed, none of which depends on the others."""
-        rnd, found = self._rnd, list[Event]()
+        """Send late events whose lateness does not depend on each other."""
+        rnd, events = self._rnd, list[Event]()
         for _ in range(rnd.choice([3, 15, 40])):
             at = rnd.randint(max(BASE, self._brake - rnd.choice([60_000, 900_000, 9_000_000])), self._brake)
             if not self._model.is_late(at):
                 continue
             event = self._events.draw(at)
-            if self._model.doubtful(event, found) or any(self._model.doubtful(other, [event]) for other in found):
+            if self._model.doubtful(event, events) or any(self._model.doubtful(other, [event]) for other in events):
                 self._events.take_back(event)
                 continue
-            found.append(event)
-        self._note(f"{len(found)} late", "late batches")
-        self._take(found)
+            events.append(event)
+        self._note(f"{len(events)} late", "late batches")
+        self._take(events)
 
     def _advance(self) -> None:
-        """Time goes on."""
+        """Move the brake on, and send events at its time to all partitions behind it."""
         self._brake += self._rnd.choice([1_000, 20_000, 61_000, 400_000, 3_600_000])
         behind = [p for p, times in self._model.times.items() if max(times) < self._brake]
         self._take([self._events.draw(self._brake, partition) for partition in behind])
@@ -201,7 +203,7 @@ class Round:
         self._await()
 
     def _reset(self) -> None:
-        self._note("the consumer group begins anew", "resets")
+        self._note("the consumer group is reset", "resets")
         self._running.reset_group()
 
     def _same_versions(self) -> None:
@@ -249,7 +251,7 @@ class Round:
             raise Difference(f"dead letters: not expected {only[:5]}, missing {lacking[:5]}")
 
     def _keep(self, error: Exception) -> None:
-        """What it takes to look at it."""
+        """Write the pipeline, the error and the events to the folder of the round."""
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "pipeline.json").write_text(json.dumps({**self._document, "spec": self._spec}, indent=1))
         (self._folder / "error.txt").write_text(f"seed {self._seed}\n{error}\n" + "\n".join(self._did) + "\n")
@@ -268,15 +270,18 @@ def play_until(
     say: Callable[[str], None],
     made: Made = Running,
 ) -> tuple[Tally, list[str]]:
-    """Rounds one after the other, of seeds that count up, as long as one more fits in; what was wrong, by round."""
-    tally, wrong, end, longest = Tally(), list[str](), time.monotonic() + seconds, 0.0
+    """Play rounds with increasing seeds until no further round fits into the time.
+
+    Return the numbers of all rounds, and the errors of those that failed.
+    """
+    tally, errors, end, longest = Tally(), list[str](), time.monotonic() + seconds, 0.0
     while (started := time.monotonic()) + longest < end:
         try:
             Round(servers, seed, folder / str(seed), tally, avoid, made).play()
             say(f"seed {seed}: right, {time.monotonic() - started:.1f} s; {tally}")
         except (Difference, Stuck, NotInTime) as error:
-            wrong.append(str(error))
+            errors.append(str(error))
             say(f"WRONG {error}")
         longest = max(longest, time.monotonic() - started)
         seed += 1
-    return tally, wrong
+    return tally, errors

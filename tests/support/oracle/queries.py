@@ -1,4 +1,4 @@
-"""Queries over an aggregation: drawn, and answered from the model's lists of events."""
+"""Random queries of an aggregation, and their expected answers from the events of the model."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from tidemill_contract.times import rfc3339_ms
 
 _LIMITS = (1, 3, 7, 50, 1_000)
 _FILLED_PANES = 20
-"""How long a range is in which missing windows are filled in."""
+"""The number of panes in the range of a query with `fill`."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked.
+    """A query.
 
     Attributes:
-        group_by, metrics: of the aggregation's, or None for all.
-        granularity: where buckets start; 0: everything in one bucket; None: the windows as they are.
-        since, until: bounds of window starts, epoch ms.
-        fill: none, null or zero.
-        descending: read backwards.
-        limit: rows a page.
+        group_by, metrics: some of the aggregation's, or None for all.
+        granularity: the starts of buckets, 0 for a single bucket, or None for the windows themselves.
+        since, until: the bounds of window starts in epoch milliseconds.
+        fill: `none`, `null` or `zero`.
+        descending: whether the newest windows come first.
+        limit: the number of rows in a page.
     """
 
     group_by: tuple[str, ...] | None = None
@@ -41,28 +41,28 @@ class Query:
     limit: int = 1_000
 
     def parameters(self) -> dict[str, Any]:
-        """As the REST API takes it."""
-        found: dict[str, Any] = {"limit": self.limit}
+        """Return the parameters for the REST API."""
+        parameters: dict[str, Any] = {"limit": self.limit}
         if self.group_by is not None:
-            found["group_by"] = ",".join(self.group_by)
+            parameters["group_by"] = ",".join(self.group_by)
         if self.metrics is not None:
-            found["metrics"] = ",".join(self.metrics)
+            parameters["metrics"] = ",".join(self.metrics)
         if self.granularity is not None:
-            found["granularity"] = self.granularity.text if isinstance(self.granularity, Clock) else "all"
+            parameters["granularity"] = self.granularity.text if isinstance(self.granularity, Clock) else "all"
         if self.since is not None:
-            found["from"] = rfc3339_ms(self.since)
+            parameters["from"] = rfc3339_ms(self.since)
         if self.until is not None:
-            found["to"] = rfc3339_ms(self.until)
+            parameters["to"] = rfc3339_ms(self.until)
         if self.fill != "none":
-            found["fill"] = self.fill
+            parameters["fill"] = self.fill
         if self.descending:
-            found["order"] = "-window_start"
-        return found
+            parameters["order"] = "-window_start"
+        return parameters
 
 
 @dataclass(frozen=True)
 class Row:
-    """An expected row: the group and the start tell it from others."""
+    """An expected row, identified by its group and start."""
 
     group: tuple[Any, ...]
     start: int
@@ -73,7 +73,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Pile:
-    """Events that are answered as one."""
+    """The events of one row."""
 
     group: tuple[Any, ...]
     start: int
@@ -82,7 +82,7 @@ class Pile:
 
 
 def answered(model: Model, version: Version, query: Query) -> dict[tuple[Any, ...], Row]:
-    """The rows of a query, by group and start."""
+    """Return the expected rows of a query, by group and start."""
     metrics = [m for m in version.spec["metrics"] if query.metrics is None or m["name"] in query.metrics]
     rows = {}
     piles = [pile for pile in _piles(version, query) if pile.entries]
@@ -97,7 +97,10 @@ def answered(model: Model, version: Version, query: Query) -> dict[tuple[Any, ..
 
 
 def _closed(version: Version, query: Query, end: int) -> bool:
-    """Whether what ends at a time is closed: a bucket with the last window that shares events with it."""
+    """Return True if a window or bucket with this end is closed.
+
+    A bucket is closed with the last window that has events of the bucket.
+    """
     if version.closed is None:
         return False
     return (end if query.granularity is None else version.clock.shift(end, version.panes - 1)) <= version.closed
@@ -107,7 +110,7 @@ def _cell(model: Model, version: Version, metric: Mapping[str, Any], entries: Se
     operands = operands_of(version.spec["metrics"], metric["name"])
     since = max(version.fed[column] for operand in operands for column in columns_of(operand))
     if any(entry.layout < since for entry in entries):
-        return null()  # a column that came later lacks earlier events
+        return null()  # A column that was added later lacks earlier events.
     if metric["function"] == "expression":
         return one_of(lambda _: True, COMPUTED)
     return metric_cell(metric, model.types, [entry.values for entry in entries], pile.end - pile.start)
@@ -120,12 +123,12 @@ def _piles(version: Version, query: Query) -> Iterator[Pile]:
             if _within(query, session.start):
                 yield Pile(session.group, session.start, session.end, session.entries)
         return
-    found: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
+    by_start: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
     for entry in version.entries:
         group = tuple(version.group_of(entry.values)[at] for at in kept)
         for start in _starts(version, query, entry):
-            found[(*group, start)].append(entry)
-    for (*key, start), entries in found.items():
+            by_start[(*group, start)].append(entry)
+    for (*key, start), entries in by_start.items():
         if query.granularity != 0:
             yield Pile(tuple(key), start, _end(version, query, start), entries)
             continue
@@ -136,7 +139,7 @@ def _piles(version: Version, query: Query) -> Iterator[Pile]:
 
 
 def _end(version: Version, query: Query, start: int) -> int:
-    """The end of a window, or of a bucket."""
+    """Return the end of a window or bucket."""
     if isinstance(query.granularity, Clock):
         return query.granularity.shift(start, 1)
     return version.clock.shift(start, version.panes)
@@ -162,7 +165,7 @@ def _filled(
     metrics: Sequence[Mapping[str, Any]],
     rows: Mapping[tuple[Any, ...], Row],
 ) -> dict[tuple[Any, ...], Row]:
-    """A row for every group that is there and every start that it lacks."""
+    """Return a row for each start that a group with events lacks."""
     assert query.since is not None
     assert query.until is not None
     clock = query.granularity if isinstance(query.granularity, Clock) else version.clock
@@ -170,26 +173,26 @@ def _filled(
     while start < query.until:
         starts += [start] if start >= query.since else []
         start = clock.shift(start, 1)
-    found = {}
+    added = {}
     for group in {row.group for row in rows.values()}:
         for start in starts:
             if (*group, start) in rows:
                 continue
             end = _end(version, query, start)
             cells = {metric["name"]: _nothing(metric, query.fill) for metric in metrics}
-            found[(*group, start)] = Row(group, start, end, _closed(version, query, end), cells)
-    return found
+            added[(*group, start)] = Row(group, start, end, _closed(version, query, end), cells)
+    return added
 
 
 def _nothing(metric: Mapping[str, Any], fill: str) -> Cell:
-    """What a metric is of no events: counts and sums are zero where that is asked for; nothing else is known."""
+    """Return the cell of a metric without events: zero for counts and sums with `fill=zero`, else null."""
     if fill == "zero" and metric["function"] in ZERO_OF_NOTHING:
         return Cell("0", lambda answer: not isinstance(answer, bool) and answer == 0)
     return null()
 
 
 def draw_queries(rnd: random.Random, version: Version, *, few: bool = False) -> list[Query]:
-    """Some ways to ask for all that there is, and for parts of it."""
+    """Draw queries for all windows and for parts of them; only one query with `few`."""
     natural = [Query(limit=rnd.choice([7, 50, 1_000])), Query(limit=rnd.choice([7, 50, 1_000]), descending=True)]
     if few:
         return natural[:1]

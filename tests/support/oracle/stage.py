@@ -1,6 +1,6 @@
-"""A pipeline without processes: the processor's and the API's own code over a real Postgres; chance cuts the batches.
+"""A pipeline without processes, for the fuzz: code of processor and API on a real Postgres, with random batches.
 
-Plays what `platform.Running` plays, in a tenth of the time; Kafka, process ends, replays and the operator are left out.
+It replaces `platform.Running` and needs a tenth of the time. It has no Kafka, no processes, no replays and no operator.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _NOW_MS = 1_790_000_000_000
 
 
 class Stage:
-    """One pipeline; see `platform.Running`."""
+    """One pipeline, with the methods of `platform.Running`."""
 
     replays = False
 
@@ -68,18 +68,18 @@ class Stage:
         self._connection.execute(f"UPDATE {self._schema}._offsets SET topic_id = 'x', next_offset = 0")
 
     def close(self) -> None:
-        """Take its schema away."""
+        """Delete the schema, and close the connections."""
         self._connection.execute(f"DROP SCHEMA {self._schema} CASCADE")
         self._connection.close()
         self._runner.run(self._reading.close())
         self._runner.close()
 
     def sql(self, text: str) -> list[tuple[Any, ...]]:
-        """Rows of a query; `{s}` stands for the schema."""
+        """Return the rows of a query, in which `{s}` stands for the schema."""
         return self._connection.execute(text.replace("{s}", self._schema)).fetchall()
 
     def edit(self, spec: Mapping[str, Any], versions: Mapping[str, int]) -> None:
-        """Another spec, with the versions that it makes of its aggregations."""
+        """Apply a spec. `versions` are the versions that its aggregations have afterwards."""
         self._generation += 1
         parsed = PipelineSpec.model_validate(copy.deepcopy(dict(spec)))
         refs = tuple(AggregationRef(name=name, version=version) for name, version in versions.items())
@@ -92,19 +92,19 @@ class Stage:
             PostgresCredentials(user=schema.writer, password="w"), PostgresCredentials(user=schema.reader, password="r")
         )
         owner = Owner(self.namespace, self.name, self._uid, "local")
-        (made,) = PostgresSchemas(self._at).ensure(schema, owner=owner, secrets=secrets)
-        if made.rank != Rank.DONE:
-            raise Stuck(f"the schema cannot be made so: {made}")
+        (outcome,) = PostgresSchemas(self._at).ensure(schema, owner=owner, secrets=secrets)
+        if outcome.rank != Rank.DONE:
+            raise Stuck(f"the schema cannot be changed: {outcome}")
         self._versions = dict(versions)
         self._model = PipelineModel(self._config)
         self._start()
 
     def versions(self) -> dict[str, int]:
-        """In force, by aggregation."""
+        """Return the current version of each aggregation."""
         return dict(self._versions)
 
     def _start(self) -> None:
-        """A process that knows nothing yet, with a connection of its own."""
+        """Start with an empty state in memory and a new connection, as a new process does."""
         self._connection.close()
         self._connection = psycopg.connect(**self._login, autocommit=True)
         database = Database(WorkloadSettings(), self._config, 10)
@@ -114,16 +114,16 @@ class Stage:
         self._reader = BatchReader(self._config.spec)
 
     def replay(self, aggregations: Sequence[str], meanwhile: Callable[[], None]) -> None:
-        """Not played."""
+        """Replays are not supported."""
         raise NotImplementedError
 
     def kill(self, _rnd: random.Random) -> bool:
-        """The next batch is not committed, and a new process takes it up."""
+        """Roll back the next batch, and let a new process commit it."""
         self._crashes += 1
         return True
 
     def reset_group(self) -> None:
-        """A process that thinks that it is at the beginning stores nothing."""
+        """Commit a batch from the beginning of the topic again; the processor must refuse it."""
         stale = {p: Position(0, 0) for p in self._positions}
         batch = self._next(stale)
         if batch and any(position.next_offset for position in self._positions.values()):
@@ -132,10 +132,10 @@ class Stage:
             except Fenced:
                 return
             if any(self._positions[record.p].next_offset for record in batch):
-                raise Stuck("a batch from the beginning was stored once more")
+                raise Stuck("a batch from the beginning was committed again")
 
     def send(self, events: Sequence[Event]) -> None:
-        """Commit records in batches of any size, whatever they are cut into."""
+        """Commit records in batches of random sizes."""
         for event in events:
             self._logs[event.partition].append(RawRecord(event.partition, event.offset, event.raw))
         while batch := self._next(self._positions):
@@ -152,40 +152,40 @@ class Stage:
                 self._closer.run(self._connection)
 
     def _next(self, positions: Mapping[int, Position]) -> list[RawRecord]:
-        """Some of what is left, partitions in any order."""
+        """Return some of the remaining records, with partitions in random order."""
         size = self._rnd.choice([1, 7, 60, 500])
         left = {p: log[positions[p].next_offset :][:size] for p, log in self._logs.items()}
-        found: list[RawRecord] = []
-        while (waiting := [p for p, rest in left.items() if rest]) and len(found) < size:
-            found.append(left[self._rnd.choice(waiting)].pop(0))
-        return found
+        batch: list[RawRecord] = []
+        while (waiting := [p for p, rest in left.items() if rest]) and len(batch) < size:
+            batch.append(left[self._rnd.choice(waiting)].pop(0))
+        return batch
 
     def await_counted(self, number: int) -> None:
-        """Whether so many records are accounted for."""
-        ((found,),) = self.sql("SELECT sum(consumed)::bigint FROM {s}._offsets")
-        if found != number:
-            raise Stuck(f"{found} records are counted of {number}")
+        """Raise Stuck unless this number of records is consumed."""
+        ((consumed,),) = self.sql("SELECT sum(consumed)::bigint FROM {s}._offsets")
+        if consumed != number:
+            raise Stuck(f"{consumed} of {number} records are consumed")
 
     def await_closed(self, closed: Mapping[tuple[str, int], int | None]) -> None:
-        """Whether windows are closed up to these times, by aggregation and version."""
+        """Raise Stuck unless windows are closed up to these times, which are given by aggregation and version."""
         self._closer.run(self._connection)
         rows = self.sql("SELECT name, version, closed_until FROM {s}._aggregations")
-        found = {(name, version): until for name, version, until in rows if (name, version) in closed}
-        if found != dict(closed):
-            raise Stuck(f"closed until {found}, expected {closed}")
+        actual = {(name, version): until for name, version, until in rows if (name, version) in closed}
+        if actual != dict(closed):
+            raise Stuck(f"closed until {actual}, expected {closed}")
 
     def rows(self, aggregation: str, query: Query) -> list[dict[str, Any]]:
-        """All rows of a query, page by page, as the API encodes them."""
-        found: list[dict[str, Any]] = []
+        """Read all pages of a query, and return their rows as the API encodes them."""
+        rows: list[dict[str, Any]] = []
         parameters = {name: [str(value)] for name, value in query.parameters().items()}
         while True:
             try:
                 page = self._runner.run(self._page(aggregation, parameters))
             except (Problem, psycopg.Error) as error:
                 raise Stuck(f"{aggregation} {parameters}: {error!r}") from error
-            found += page["data"]
+            rows += page["data"]
             if page["next_cursor"] is None:
-                return found
+                return rows
             parameters["cursor"] = [page["next_cursor"]]
 
     async def _page(self, aggregation: str, parameters: Mapping[str, list[str]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Kinds of windows: how they are drawn, and how the model cuts time by them."""
+"""Random windows of each kind, and the division of time into these windows."""
 
 from __future__ import annotations
 
@@ -41,14 +41,17 @@ DRAWN: Mapping[str, Callable[[random.Random], dict[str, Any]]] = {
 
 
 def draw_window(rnd: random.Random) -> dict[str, Any]:
-    """A window of any kind."""
+    """Draw a window of any kind."""
     grace = rnd.choice(["0s", "0s", "5s", "1m"])
     kind = rnd.choice(list(DRAWN))
     return {"type": kind, **_shifted(rnd, kind, DRAWN[kind](rnd)), "grace": grace}
 
 
 def _shifted(rnd: random.Random, kind: str, window: dict[str, Any]) -> dict[str, Any]:
-    """The window, sometimes with an offset, or of days or weeks of a time zone. Those start within the first hours."""
+    """Return the window, sometimes with an offset, or one of days or weeks in a time zone.
+
+    Days and weeks start within the first hours of the drawn events.
+    """
     if kind not in ("tumbling", "hopping") or rnd.random() < 0.6:
         return window
     if rnd.random() < 0.4:
@@ -62,19 +65,19 @@ def _shifted(rnd: random.Random, kind: str, window: dict[str, Any]) -> dict[str,
 
 
 def is_long(window: Window) -> bool:
-    """Whether a window may last for days."""
+    """Return True if a window may last for days."""
     endless = window["type"] == "session" and "maxLength" not in window
     return endless or window.get("size", "").endswith(("d", "w"))
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Where panes or buckets start.
+    """The starts of panes or buckets.
 
     Attributes:
-        length: milliseconds; where there is a zone, a number of days.
-        offset: milliseconds after the epoch, or after midnight.
-        zone: time zone of the days; None: all are equally long.
+        length: a number of milliseconds, or of days with a zone.
+        offset: milliseconds after the epoch, or after midnight with a zone.
+        zone: the time zone of days, or None if all panes are equally long.
         monday: whether days are counted from a Monday.
     """
 
@@ -85,24 +88,24 @@ class Clock:
 
     @property
     def text(self) -> str:
-        """The length."""
+        """The length as a duration of the spec, such as `5m`."""
         if self.zone is None:
             return duration.format_ms(self.length)
         return f"{self.length // 7}w" if self.monday else f"{self.length}d"
 
     def times(self, count: int) -> Clock:
-        """The clock of buckets that are so many times as long."""
+        """Return the clock of buckets that are `count` times as long."""
         return replace(self, length=self.length * count)
 
     def floor(self, time: int) -> int:
-        """The last start up to a time."""
+        """Return the last start at or before a time."""
         if self.zone is None:
             return (time - self.offset) // self.length * self.length + self.offset
         starts = _starts(self)
         return starts[bisect_right(starts, time) - 1]
 
     def shift(self, start: int, count: int) -> int:
-        """The start so many steps later."""
+        """Return the start `count` steps later."""
         if self.zone is None:
             return start + count * self.length
         starts = _starts(self)
@@ -115,22 +118,25 @@ _QUARTER, _REACH = dt.timedelta(minutes=15), dt.timedelta(hours=14)
 
 @lru_cache
 def _starts(clock: Clock) -> list[int]:
-    """The first quarters of an hour at which the local time of each start is reached, of years around the events'."""
+    """Return the starts in the years around the events.
+
+    A start is the first quarter of an hour at which local time has reached the offset after midnight.
+    """
     zone = zoneinfo.ZoneInfo(str(clock.zone))
     wall = _ZERO + dt.timedelta(days=4 if clock.monday else 0, milliseconds=clock.offset)
-    found = []
+    starts = []
     while wall < _LAST:
         wall += dt.timedelta(days=clock.length)
         if wall.year >= 2025:
             time = (wall - _REACH).replace(minute=0)
             while time.replace(tzinfo=dt.UTC).astimezone(zone).replace(tzinfo=None) < wall:
                 time += _QUARTER
-            found.append((time - _ZERO) // dt.timedelta(milliseconds=1))
-    return found
+            starts.append((time - _ZERO) // dt.timedelta(milliseconds=1))
+    return starts
 
 
 def clock_of(window: Window) -> Clock:
-    """Where the panes of windows start; of sessions how finely they close."""
+    """Return the starts of the panes of windows. For sessions, the steps in which they close."""
     text = window.get("hop", window.get("size", ""))
     offset = parse_ms(window.get("offset", "0s"))
     if "zone" in window or text.endswith("w"):
@@ -140,17 +146,17 @@ def clock_of(window: Window) -> Clock:
 
 
 def panes_of(window: Window) -> int:
-    """Number of panes of a window."""
+    """Return the number of panes of a window."""
     return 1 if window["size"].endswith("w") else size_of(window) // pane_of(window)
 
 
 def size_of(window: Window) -> int:
-    """Length of a window in milliseconds, of a session the most."""
+    """Return the length of a window, or the maximal length of a session, in milliseconds."""
     return parse_ms(window["size"] if "size" in window else window.get("maxLength", "1d"))
 
 
 def pane_of(window: Window) -> int:
-    """Milliseconds between the starts of windows; of sessions how finely they close."""
+    """Return the milliseconds between the starts of windows. For sessions, the step in which they close."""
     match window["type"]:
         case "session":
             return _STEP_MS

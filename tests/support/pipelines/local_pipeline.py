@@ -1,4 +1,4 @@
-"""One pipeline under the local runtime, reconciled by the test."""
+"""One pipeline under the local runtime, which the test reconciles."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from waiting import eventually
 
 @dataclass
 class LocalPipeline:
-    """One pipeline under the local runtime, reconciled by the test: real processes on the session's servers."""
+    """One pipeline with real processes on the session's servers. The test reconciles it."""
 
     servers: Any
     folder: Path
@@ -32,26 +32,26 @@ class LocalPipeline:
 
     @property
     def namespace(self) -> str:
-        """Its namespace."""
+        """The namespace."""
         return str(self.document["metadata"]["namespace"])
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The name."""
         return str(self.document["metadata"]["name"])
 
     @property
     def schema(self) -> str:
-        """Its Postgres schema."""
+        """The Postgres schema."""
         return names.schema(self.namespace, self.name)
 
     def query(self, text: str) -> list[tuple[Any, ...]]:
-        """Rows of a query; `{s}` stands for the schema."""
+        """Return the rows of a query, in which `{s}` stands for the schema."""
         with connect_admin(self.servers) as connection:
             return connection.execute(text.replace("{s}", quote(self.schema))).fetchall()
 
     def reconcile(self, actuators: Actuators | None = None) -> dict[str, str]:
-        """One pass; the conditions that are true, with their reasons."""
+        """Run one pass, and return the conditions that are true, with their reasons."""
         self.status = reconcile(
             self.document,
             platform=Platform(),
@@ -62,22 +62,22 @@ class LocalPipeline:
         return {c["type"]: c["reason"] for c in self.status["conditions"] if c["status"] == "True"}
 
     def settle(self, *, seconds: float = 90.0) -> dict[str, str]:
-        """Passes until it is ready; the conditions that are true then."""
+        """Reconcile until the pipeline is ready, and return the conditions that are true, with their reasons."""
         return dict(
             eventually(
-                lambda: found if "Ready" in (found := self.reconcile()) and "Progressing" not in found else None,
+                lambda: true if "Ready" in (true := self.reconcile()) and "Progressing" not in true else None,
                 seconds=seconds,
                 what=f"{self.name} is ready",
             )
         )
 
     def message(self, kind: str) -> str:
-        """What a condition says."""
+        """Return the message of a condition."""
         assert self.status is not None
         return next(str(c["message"]) for c in self.status["conditions"] if c["type"] == kind)
 
     def pids(self) -> dict[str, int | None]:
-        """Its processes, by `processor-0`, `ingest-0`, …."""
+        """Return the process ids of the workloads, by `processor-0`, `ingest-0`, …."""
         prefixes = (f"{self.namespace}.{self.name}-", f"{self.namespace}.tidemill-")
         return {
             name.removeprefix(prefix): state.pid
@@ -87,9 +87,9 @@ class LocalPipeline:
         }
 
     def url(self, component: str) -> str:
-        """Where ingest or API listens for this pipeline."""
+        """Return the URL of the pipeline at `ingest` or `api`."""
         return f"{self.runtime.endpoints(self.namespace, self.name)[component]}/v1/pipelines/{self.name}"
 
     def consumed(self) -> int:
-        """Records that are accounted for in Postgres."""
+        """Return the number of records that Postgres has as consumed."""
         return int(self.query("SELECT coalesce(sum(consumed), 0) FROM {s}._offsets")[0][0])

@@ -1,4 +1,4 @@
-"""One pipeline's schema on a real Postgres, made by the actuator."""
+"""The schema of one pipeline on a real Postgres, which the operator's actuator creates."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ DOCUMENT: dict[str, Any] = {
 
 
 class OwnedSchema:
-    """One pipeline's schema, and hands to look at it and to damage it."""
+    """The schema of one pipeline. Tests read it and damage it as the administrator."""
 
     def __init__(self, servers: Servers, folder: Path, document: dict[str, Any]) -> None:
         self.servers, self.document = servers, document
@@ -69,14 +69,17 @@ class OwnedSchema:
         return owner_of(self.pipeline, Platform())
 
     def logins(self) -> PipelineSecrets:
+        """Return the logins of writer and reader, and create them if they do not exist."""
         schema = self.plan.schema
         return self.secrets.ensure(self.plan.namespace, self.plan.name, writer=schema.writer, reader=schema.reader)
 
     def ensure(self, *, adopt: bool = False) -> Outcome:
-        (found,) = self.actuator.ensure(self.plan.schema, owner=self.owner, secrets=self.logins(), adopt=adopt)
-        return found
+        """Create or repair the schema."""
+        (outcome,) = self.actuator.ensure(self.plan.schema, owner=self.owner, secrets=self.logins(), adopt=adopt)
+        return outcome
 
     def run(self, statement: str) -> None:
+        """Run a statement, in which `{s}` stands for the schema and `{writer}`, `{reader_a}`, … for roles."""
         schema = sql.Identifier(self.plan.schema.name)
         roles = {name: sql.Identifier(getattr(self.plan.schema, name)) for name in ("owner", "writer", "reader")}
         for name in ("writer", "reader"):
@@ -85,10 +88,11 @@ class OwnedSchema:
         self.admin.execute(sql.SQL(statement).format(s=schema, **roles))
 
     def query(self, statement: str) -> list[tuple[Any, ...]]:
+        """Return the rows of a query, in which `{s}` stands for the schema."""
         return self.admin.execute(sql.SQL(statement).format(s=sql.Identifier(self.plan.schema.name))).fetchall()
 
     def login(self, role: str) -> psycopg.Connection[Any]:
-        """A connection with a role's own password."""
+        """Connect as `writer` or `reader`, with the password of the role."""
         login = getattr(self.logins(), role)
         at = self.servers.postgres
         return psycopg.connect(
@@ -96,6 +100,7 @@ class OwnedSchema:
         )
 
     def clean(self) -> None:
+        """Delete the schema, and close the connection."""
         plan = self.plan
         live = self.actuator.observe(plan.schema.name)
         owner = live.owner if live and live.owner else self.owner

@@ -1,4 +1,4 @@
-"""A runtime that starts nothing, for passes over real Kafka and Postgres."""
+"""A runtime that starts no processes, for passes of the operator on a real Kafka and Postgres."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tidemill_operator.plan.model import Workload
 
 
 class NoProcesses:
-    """A runtime whose workloads are ready as soon as they are asked for."""
+    """A runtime that reports every workload as ready at once."""
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
         return [done(OF_WORKLOAD[workload.component], workload.name) for workload in workloads]

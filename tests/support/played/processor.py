@@ -1,4 +1,4 @@
-"""A processor whose loop a test plays: each step commits one batch on a real Postgres."""
+"""A processor without its loop: each call of `step` commits one batch to a real Postgres."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tidemill_processor.transaction import Committed, Committer, Fenced, Positio
 
 
 class PlayedProcessor:
-    """A processor of one reader. It forgets everything when it is started again.
+    """A processor of one reader. `start` discards its state in memory.
 
     Attributes:
         positions: the positions that the processor has read or committed, by partition.
@@ -45,10 +45,10 @@ class PlayedProcessor:
             self._leave(self.committer.handover.handed(self.connection))
 
     def step(self, records: Sequence[Message], now_ms: int, *, dies: bool = False) -> Committed | None:
-        """Commit records, and return what was committed. With `dies`, the process ends before the commit.
+        """Commit records, and return the result of the commit.
 
-        Return None without records, and if the process died or another process has moved the positions. Then the
-        processor starts again.
+        Return None if there are no records, if the process dies before the commit (`dies`), or if another process has
+        moved the positions. After the last two, the processor has started again.
         """
         if not records:
             return None
@@ -91,9 +91,9 @@ def make_replay_tables(
         reader: the reader of the replay that fills version 2.
     """
     plan = desired_schema(config, Replay(reader, {aggregation.name: 2 for aggregation in config.spec.aggregations}))
-    known = {table.name for table in desired_schema(config).tables}
+    existing = {table.name for table in desired_schema(config).tables}
     for table in plan.tables:
-        if table.name not in known:
+        if table.name not in existing:
             columns = ", ".join([*(f"{quote(c.name)} {c.definition}" for c in table.columns), *table.constraints])
             connection.execute(
                 f"CREATE TABLE {schema}.{quote(table.name)} ({columns}) PARTITION BY {table.partition_by}"
@@ -102,7 +102,7 @@ def make_replay_tables(
 
 
 def begin_replay(connection: psycopg.Connection[Any], schema: str, rows: Sequence[AggregationRow], reader: str) -> None:
-    """Let a replay begin at the start of the topic. `rows` are those of `make_replay_tables`."""
+    """Begin a replay at the start of the topic. `rows` are those of `make_replay_tables`."""
     connection.execute(f"INSERT INTO {schema}._readers (reader) VALUES (%s) ON CONFLICT DO NOTHING", (reader,))
     connection.execute(
         f"INSERT INTO {schema}._offsets (reader, partition, topic_id, next_offset)"

@@ -1,6 +1,6 @@
-"""Plays Strimzi's operator: it reads KafkaConnector resources and writes their status, without a Kafka Connect.
+"""A substitute for Strimzi's operator, which writes the status of KafkaConnector resources without a Kafka Connect.
 
-The CRD has the members that Strimzi 0.45 has for v1beta2, without their descriptions.
+The CRD has the members of v1beta2 in Strimzi 0.45, without their descriptions.
 """
 
 from __future__ import annotations
@@ -75,12 +75,12 @@ CRD: Document = {
 
 @dataclass
 class Strimzi:
-    """Strimzi's operator for one `KafkaConnect`. It works when `step` is called.
+    """Strimzi's operator for one `KafkaConnect`. It acts only when `step` is called.
 
     Attributes:
         failing: the stack traces of failed tasks, by the names of the resource and the task.
-        refused: what Connect says about resources that it refuses.
-        restarted: what was restarted, in order: the resource, and the task or an empty text.
+        refused: the messages of Connect about resources that it refuses.
+        restarted: the restarts in order: the resource, and the task or an empty string for the connector.
     """
 
     api: Any
@@ -89,7 +89,7 @@ class Strimzi:
     restarted: list[tuple[str, str]] = field(default_factory=list)
 
     def step(self) -> None:
-        """Restart what annotations ask for, and write the status of each resource of the cluster."""
+        """Restart connectors and tasks that annotations name, and write the status of each resource."""
         for resource in self.api.list(KAFKA_CONNECTOR, NAMESPACE, selector=f"{strimzi.CLUSTER}={CLUSTER}"):
             self._restart(resource)
             status = self._status(resource)
@@ -110,13 +110,13 @@ class Strimzi:
         name, spec = resource["metadata"]["name"], resource["spec"]
         seen = {"observedGeneration": resource["metadata"]["generation"], "tasksMax": spec["tasksMax"]}
         if name in self.refused:
-            said = {
+            not_ready = {
                 "type": "NotReady",
                 "status": "True",
                 "reason": "ConnectRestException",
                 "message": self.refused[name],
             }
-            return {**seen, "conditions": [said]}
+            return {**seen, "conditions": [not_ready]}
         state = {"paused": "PAUSED", "stopped": "STOPPED"}.get(strimzi.asked(resource), "RUNNING")
         worker = {"worker_id": "10.0.0.1:8083"}
         tasks = []
@@ -137,7 +137,7 @@ class MemoryApi:
     Attributes:
         served: whether Strimzi's CRD exists.
         failure: the error that each call raises, or None if calls succeed.
-        writes: descriptions of all writes but those of a status, in order.
+        writes: descriptions of all writes, except those of a status, in order.
     """
 
     def __init__(self) -> None:
@@ -148,8 +148,8 @@ class MemoryApi:
 
     def take_writes(self) -> list[str]:
         """Return the writes since the last call."""
-        found, self.writes = self.writes, []
-        return found
+        writes, self.writes = self.writes, []
+        return writes
 
     def list(
         self, kind: Kind, namespace: str | None = None, *, selector: str = "", metadata_only: bool = False
@@ -159,10 +159,10 @@ class MemoryApi:
         if not self.served:
             raise NotFound(Reason.REFUSED, "the server could not find the requested resource (404)")
         key, _, value = selector.partition("=")
-        found = [
+        items = [
             item for item in self.items.values() if not key or item["metadata"].get("labels", {}).get(key) == value
         ]
-        return [{"metadata": item["metadata"]} if metadata_only else copy.deepcopy(item) for item in found]
+        return [{"metadata": item["metadata"]} if metadata_only else copy.deepcopy(item) for item in items]
 
     def get(self, kind: Kind, namespace: str | None, name: str, *, sure: bool = False) -> Document | None:
         """Return a resource."""
@@ -201,11 +201,11 @@ class MemoryApi:
         return self.items.pop(name, None) is not None
 
     def _put(self, body: Document) -> Document:
-        """Store a resource. A changed spec is a new generation, as for the API server."""
+        """Store a resource. As on the API server, a changed spec gets a new generation."""
         name = body["metadata"]["name"]
-        known = self.items.get(name)
-        number = int(known["metadata"]["generation"]) if known else 0
-        number += 1 if known is None or known["spec"] != body["spec"] else 0
+        stored = self.items.get(name)
+        number = int(stored["metadata"]["generation"]) if stored else 0
+        number += 1 if stored is None or stored["spec"] != body["spec"] else 0
         self.items[name] = copy.deepcopy({**body, "metadata": {**body["metadata"], "generation": number}})
         return copy.deepcopy(self.items[name])
 
@@ -220,16 +220,16 @@ class MemoryApi:
 
 
 def _merged(old: Any, patch: Mapping[str, Any]) -> Document:
-    found = dict(old) if isinstance(old, Mapping) else {}
+    merged = dict(old) if isinstance(old, Mapping) else {}
     for key, value in patch.items():
         if value is None:
-            found.pop(key, None)
+            merged.pop(key, None)
         else:
-            found[key] = _merged(found.get(key), value) if isinstance(value, Mapping) else value
-    return found
+            merged[key] = _merged(merged.get(key), value) if isinstance(value, Mapping) else value
+    return merged
 
 
 def memory_api() -> tuple[MemoryApi, Api]:
     """Return the same object twice: for the test, and typed as the actuator needs it."""
-    found: Any = MemoryApi()
-    return found, found
+    api: Any = MemoryApi()
+    return api, api

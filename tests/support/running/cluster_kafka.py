@@ -1,4 +1,4 @@
-"""A second Kafka in a cluster: one broker with TLS, logins by SCRAM, and permissions."""
+"""A second Kafka in a Kubernetes cluster: one broker with TLS, SCRAM logins and permissions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from running.secured_kafka import MODULE, pkcs8
 PORT = 9095
 _ADMIN, _ADMIN_PASSWORD = "admin", "only the administrator knows it"
 _FOLDER = "/etc/kafka"
-# The broker can be stopped and started again in its container, so that its data stays.
+# The broker can be stopped and started within its container, so its data survives.
 _START = """\
 set -eu
 java -cp '/opt/kafka/libs/*' kafka.tools.StorageTool format --ignore-formatted -t AbCdEfGhIjKlMnOpQrStUw \
@@ -46,7 +46,7 @@ _PROPERTIES = {
     "listener.name.login.sasl.enabled.mechanisms": "SCRAM-SHA-512",
     "listener.name.login.scram-sha-512.sasl.jaas.config": f"{MODULE.format('scram.ScramLoginModule')};",
 }
-# Run where the operator is, because the host cannot resolve the broker's name.
+# These programs run in the operator's pod, because the host cannot resolve the broker's name.
 _CREATE = """\
 import json, sys
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -103,18 +103,18 @@ if left := producer.flush(60):
 
 
 class ClusterKafka:
-    """The broker, in a namespace that is there.
+    """The broker, in an existing namespace.
 
     Args:
         kubectl: runs kubectl.
-        in_operator: runs a command where the operator runs.
+        in_operator: runs a command in the operator's pod.
         namespace: the namespace.
         image: an image with Java and the broker's jars, such as that of the chart `dev-stack`.
         folder: a folder for the certificates.
-        logins: the passwords of the users.
+        logins: passwords by user.
 
     Attributes:
-        address: where clients of the cluster reach the broker.
+        address: the address of the broker for clients in the cluster.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class ClusterKafka:
 
     @property
     def certificate(self) -> str:
-        """The certificate of the authority."""
+        """The certificate of the authority, in PEM."""
         return self._authority.certificate.read_text()
 
     def start(self) -> None:
@@ -147,7 +147,7 @@ class ClusterKafka:
         self._wait("--for=condition=Ready")
 
     def stop(self) -> None:
-        """Stop the broker's process. Its data stays."""
+        """Stop the broker's process, and keep its data."""
         self._kubectl("exec", "kafka", "--namespace", self._namespace, "--", "sh", "-c", _STOP)
         self._wait("--for=condition=Ready=false")
 
@@ -165,7 +165,7 @@ class ClusterKafka:
         self._run(_DELETE, topic)
 
     def grant(self, user: str, *, topics: str, groups: str) -> None:
-        """Give a user the permissions to read the topics and to use the groups with these prefixes."""
+        """Allow a user to read topics and to use consumer groups with these prefixes."""
         self._run(_GRANT, user, topics, groups)
 
     def deny(self, user: str, topic: str) -> None:
@@ -216,7 +216,7 @@ class ClusterKafka:
         return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": files}
 
     def _pod(self) -> dict[str, Any]:
-        """The pod. Namespaces of the Pod Security level `restricted` accept it."""
+        """Return a pod that namespaces with Pod Security `restricted` accept."""
         mounts = {"config": _FOLDER, "data": "/var/lib/kafka", "tmp": "/tmp"}  # noqa: S108 - in the container
         container = {
             "name": "kafka",

@@ -1,4 +1,4 @@
-"""Servers that hang: their processes are stopped, or all that is sent to them is lost. Nobody is refused or told."""
+"""Servers that do not answer: their processes are stopped, or a proxy drops all bytes. Connections are not refused."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tidemill_operator.processes.child import descendants
 
 @contextlib.contextmanager
 def frozen(server: Any) -> Iterator[None]:
-    """A server and all its children, stopped by SIGSTOP."""
+    """Stop a server and all its child processes by SIGSTOP during the block."""
     with stopped([server.pid, *descendants(server.pid)]):
         yield
 
 
 @contextlib.contextmanager
 def stopped(pids: Sequence[int]) -> Iterator[None]:
-    """Processes, stopped by SIGSTOP."""
+    """Stop processes by SIGSTOP during the block."""
     send_signal(pids, signal.SIGSTOP)
     try:
         yield
@@ -30,19 +30,19 @@ def stopped(pids: Sequence[int]) -> Iterator[None]:
 
 
 def send_signal(pids: Sequence[int], number: signal.Signals) -> None:
-    """Send a signal to processes; those that have ended are left out."""
+    """Send a signal to processes; ignore processes that have ended."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
 
 class BlackHole:
-    """A proxy of a port that passes all on, until `open`: then every byte is swallowed.
+    """A proxy of a port that forwards all bytes, and drops them during `open`.
 
-    What was swallowed is lost: connections from before stay silent, new ones are served once it is shut again.
+    Dropped bytes are lost. After `open`, connections from before get no answer, and new connections work.
 
     Attributes:
-        port: where it listens.
+        port: the port of the proxy.
     """
 
     def __init__(self, target: int) -> None:
@@ -58,7 +58,7 @@ class BlackHole:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
-        """Swallow all meanwhile."""
+        """Drop all bytes during the block."""
         self._proxy.swallows = True
         try:
             yield

@@ -1,4 +1,4 @@
-"""A broker of MQTT: mosquitto, as a process that a test may end and start again."""
+"""An MQTT broker: mosquitto as a process, which a test may stop and start."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from waiting import eventually
 
-# Debian puts it beside the programs of the administrator.
+# Debian installs it in /usr/sbin, which is often not in PATH.
 PROGRAM = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
 
 
 @dataclass
 class Mosquitto:
-    """A broker. It keeps sessions and their messages when it is ended and started again.
+    """A broker, which keeps sessions and their messages over a restart.
 
     Attributes:
-        options: further lines of its configuration.
+        options: further lines of the configuration.
     """
 
     folder: Path
@@ -40,11 +40,11 @@ class Mosquitto:
         return (self.folder / "mosquitto.log").read_text()
 
     def start(self) -> None:
-        """Start it, on the same port as before, and wait until it accepts connections."""
+        """Start the broker on the same port as before, and wait until it accepts connections."""
         if not self.port:
-            with socket.socket() as one:
-                one.bind(("127.0.0.1", 0))
-                self.port = one.getsockname()[1]
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                self.port = probe.getsockname()[1]
         lines = [
             f"listener {self.port} 127.0.0.1", "persistence true", f"persistence_location {self.folder}/",
             "max_queued_messages 0", "set_tcp_nodelay true", *self.options,
@@ -65,7 +65,7 @@ class Mosquitto:
         return True
 
     def stop(self) -> None:
-        """End it. It writes sessions and messages to its file first."""
+        """Stop the broker, which first writes sessions and messages to its file."""
         if self.process is not None:
             self.process.terminate()
             self.process.wait(20)
@@ -73,7 +73,7 @@ class Mosquitto:
 
     @contextmanager
     def sender(self) -> Iterator[Any]:
-        """A client that publishes, and connects again by itself."""
+        """Yield a client that publishes, and that reconnects after a lost connection."""
         client = paho.Client(CallbackAPIVersion.VERSION2, client_id="sender", clean_session=False)
         if self.login is not None:
             client.username_pw_set(*self.login)

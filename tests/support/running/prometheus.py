@@ -1,4 +1,4 @@
-"""Prometheus' own programs, and a Prometheus that scrapes what a targets file names."""
+"""The programs of Prometheus, and a running Prometheus with a given configuration."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ import yaml
 
 
 def program(name: str) -> str:
-    """The path of `prometheus` or `promtool`."""
-    found = shutil.which(name)
-    if found is None:
+    """Return the path of `prometheus` or `promtool`, or fail the test if it is not installed."""
+    path = shutil.which(name)
+    if path is None:
         pytest.fail(f"{name} is not installed; run `make setup`, or install the package `prometheus`")
-    return found
+    return path
 
 
 class Prometheus:
-    """A running one, at `url`."""
+    """A client of a running Prometheus."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self._client = httpx.Client(base_url=url, timeout=20, trust_env=False)
 
     def ask(self, path: str, **parameters: Any) -> Any:
-        """`data` of an answer of its API, such as `query`; None while it is not ready."""
+        """Return `data` of an answer to a path of its API, such as `query`, or None while it is not ready."""
         try:
             answer = self._client.get(f"/api/v1/{path}", params=parameters)
         except httpx.TransportError:
@@ -42,13 +42,13 @@ class Prometheus:
         return answer.json()["data"]
 
     def close(self) -> None:
-        """Ask no more."""
+        """Close the client."""
         self._client.close()
 
 
 @contextmanager
 def prometheus(folder: Path, config: dict[str, Any]) -> Iterator[Prometheus]:
-    """One that reads this configuration, its data in a folder; it may not be ready yet."""
+    """Start Prometheus with a configuration, and end it after the block. It may not be ready at first."""
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""A schema registry: the part of Confluent's REST interface that clients use, in this process."""
+"""A schema registry in this process, with the part of Confluent's REST interface that clients use."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Answer = tuple[int, Any]
 
 @dataclass
 class SchemaRegistry:
-    """Its schemas, and how it answers.
+    """The schemas of the registry, and its answers.
 
     Attributes:
-        schemas: what was registered, by id from 1.
-        versions: the ids of a subject's versions.
+        schemas: the registered schemas by id, from 1.
+        versions: the ids of schemas by subject, in the order of versions.
         asked: the paths of requests for schemas by id.
-        login: what a request has to log in with; None: nobody has to.
-        failing: the status of every answer; 0: it works.
+        login: the user and password that requests need, or None.
+        failing: the status of every answer, or 0 if the registry works.
     """
 
     schemas: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -37,11 +37,11 @@ class SchemaRegistry:
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The address of the registry."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Answer, on the same port as before."""
+        """Start to answer, on the same port as before."""
         registry = self
 
         class Handler(_Handler):
@@ -52,48 +52,53 @@ class SchemaRegistry:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def stop(self) -> None:
-        """Refuse connections."""
+        """Stop the server, so that connections are refused."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
 
     def register(self, subject: str, schema: dict[str, Any]) -> int:
-        """Register a version of a subject: `schema`, `schemaType`, `references`. Returns its id."""
-        kept = {name: schema[name] for name in ("schema", "schemaType", "references") if schema.get(name)}
-        number = next((known for known, other in self.schemas.items() if other == kept), len(self.schemas) + 1)
-        self.schemas[number] = kept
+        """Register a schema as a version of a subject, and return its id.
+
+        Args:
+            subject: the subject.
+            schema: `schema`, `schemaType` and `references`, as in a request.
+        """
+        members = {name: schema[name] for name in ("schema", "schemaType", "references") if schema.get(name)}
+        number = next((number for number, stored in self.schemas.items() if stored == members), len(self.schemas) + 1)
+        self.schemas[number] = members
         versions = self.versions.setdefault(subject, [])
         if number not in versions:
             versions.append(number)
         return number
 
     def answer(self, method: str, path: str, body: dict[str, Any]) -> Answer:
-        """The answer to a request."""
+        """Return status and body of the answer to a request."""
         place, _, query = path.partition("?")
         if self.failing:
             return self.failing, {"error_code": self.failing * 100, "message": "out of order"}
-        if found := re.fullmatch(r"/schemas/ids/(\d+)", place):
+        if match := re.fullmatch(r"/schemas/ids/(\d+)", place):
             self.asked.append(path)
-            number = int(found[1])
+            number = int(match[1])
             if number not in self.schemas:
                 return 404, {"error_code": 40403, "message": f"Schema {number} not found"}
             return 200, self._form(self.schemas[number], query)
-        if found := re.fullmatch(r"/subjects/([^/]+)/versions", place):
+        if match := re.fullmatch(r"/subjects/([^/]+)/versions", place):
             if method == "POST":
-                return 200, {"id": self.register(found[1], body)}
-            return 200, list(range(1, len(self.versions.get(found[1], [])) + 1))
-        if found := re.fullmatch(r"/subjects/([^/]+)/versions/(latest|\d+)", place):
-            versions = self.versions.get(found[1], [])
-            version = len(versions) if found[2] == "latest" else int(found[2])
+                return 200, {"id": self.register(match[1], body)}
+            return 200, list(range(1, len(self.versions.get(match[1], [])) + 1))
+        if match := re.fullmatch(r"/subjects/([^/]+)/versions/(latest|\d+)", place):
+            versions = self.versions.get(match[1], [])
+            version = len(versions) if match[2] == "latest" else int(match[2])
             if not 0 < version <= len(versions):
                 return 404, {"error_code": 40402, "message": "Version not found"}
-            return 200, self._version(found[1], version, query)
-        if (found := re.fullmatch(r"/subjects/([^/]+)", place)) and method == "POST":
-            kept = {name: body[name] for name in ("schema", "schemaType", "references") if body.get(name)}
-            for version, number in enumerate(self.versions.get(found[1], []), 1):
-                if self.schemas[number] == kept:
-                    return 200, self._version(found[1], version, query)
+            return 200, self._version(match[1], version, query)
+        if (match := re.fullmatch(r"/subjects/([^/]+)", place)) and method == "POST":
+            members = {name: body[name] for name in ("schema", "schemaType", "references") if body.get(name)}
+            for version, number in enumerate(self.versions.get(match[1], []), 1):
+                if self.schemas[number] == members:
+                    return 200, self._version(match[1], version, query)
             return 404, {"error_code": 40403, "message": "Schema not found"}
         return 404, {"error_code": 404, "message": "HTTP 404 Not Found"}
 
@@ -129,12 +134,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(out)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Write no log."""
 
 
 @contextmanager
 def running_registry() -> Iterator[SchemaRegistry]:
-    """A registry that answers until the end."""
+    """Start a registry, and stop it after the block."""
     registry = SchemaRegistry()
     registry.start()
     try:

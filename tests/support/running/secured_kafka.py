@@ -1,4 +1,4 @@
-"""A Kafka broker with a listener for logins and one for certificates."""
+"""A Kafka broker with a listener for SASL logins and a listener for client certificates."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ MODULE = "org.apache.kafka.common.security.{} required"
 
 
 def pkcs8(key: Path) -> str:
-    """The form of a private key that Java reads."""
+    """Return a private key in PKCS #8, the form that Java reads."""
     read = serialization.load_pem_private_key(key.read_bytes(), None)
     form = serialization.PrivateFormat.PKCS8
     return read.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()).decode()
 
 
 class Secured:
-    """A broker with a listener for logins and one for certificates besides its own.
+    """A broker with two more listeners: one for SASL logins, and one for client certificates.
 
     Attributes:
         servers: the broker.
-        settings: of a client in librdkafka's names, by what it shows.
+        settings: settings of a client for librdkafka, by the name of the case, such as `wrong-password`.
     """
 
     def __init__(self, own_servers: Callable[..., Servers], folder: Path) -> None:
@@ -69,7 +69,7 @@ class Secured:
         }
 
     def add_user(self, name: str, password: str) -> None:
-        """Add a login by SCRAM-SHA-512."""
+        """Add a user with a SCRAM-SHA-512 password."""
         info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
         admin = AdminClient({"bootstrap.servers": self.servers.kafka, "log_level": 0})
         change = UserScramCredentialUpsertion(name, info, password.encode())
@@ -77,16 +77,16 @@ class Secured:
             future.result(30)
 
     def other(self, folder: Path) -> str:
-        """The certificate of an authority that the broker does not know."""
+        """Return the certificate of an authority that did not issue the broker's certificate."""
         return Authority(folder / "other").certificate.read_text()
 
     def added(self, properties: Mapping[str, str]) -> dict[str, str]:
-        """The broker's properties with both listeners."""
-        found = dict(properties)
+        """Return the broker's properties with both listeners added."""
+        extended = dict(properties)
         for name, port in self.ports.items():
-            found["listeners"] += f",{name}://127.0.0.1:{port}"
-            found["advertised.listeners"] += f",{name}://localhost:{port}"
-        found["listener.security.protocol.map"] += ",LOGIN:SASL_SSL,MUTUAL:SSL"
+            extended["listeners"] += f",{name}://127.0.0.1:{port}"
+            extended["advertised.listeners"] += f",{name}://localhost:{port}"
+        extended["listener.security.protocol.map"] += ",LOGIN:SASL_SSL,MUTUAL:SSL"
         text = {
             "ssl.keystore.certificate.chain": self.server.certificate.read_text(),
             "ssl.keystore.key": pkcs8(self.server.key),
@@ -95,7 +95,7 @@ class Secured:
         at = "listener.name.login"
         plain = f'{MODULE.format("plain.PlainLoginModule")} user_{USER}="{PASSWORD}";'
         return {
-            **found,
+            **extended,
             **{key: value.replace("\n", "\\n") for key, value in text.items()},
             "ssl.keystore.type": "PEM",
             "ssl.truststore.type": "PEM",

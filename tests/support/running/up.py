@@ -1,4 +1,4 @@
-"""`tidemill up` as a process of its own, in a folder of the test's."""
+"""`tidemill up` as a process, in a folder of the test."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ ENVIRON = {name: value for name, value in os.environ.items() if not name.startsw
 
 
 def tidemill(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command of `tidemill` in a folder until it ends."""
     command = [sys.executable, "-m", "tidemill_operator.cli", *arguments]
     return subprocess.run(command, cwd=folder, env=ENVIRON, capture_output=True, text=True, check=False, timeout=120)
 
@@ -66,13 +67,13 @@ def up(
     options: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
 ) -> Iterator[Up]:
-    """`tidemill up` of these files (`a.yaml`, if none), not ready yet; it is ended afterwards.
+    """Start `tidemill up`, and end it after the block. It is not ready at first.
 
     Args:
-        folder: where it runs and keeps its data.
-        files: in the folder.
-        options: further ones.
-        environ: beside the environment without what is Tidemill's.
+        folder: the working folder, which also has the data.
+        files: files of resources in the folder; `a.yaml` by default.
+        options: further options of the command.
+        environ: variables that are added to the environment, which has no `TIDEMILL_` variables.
     """
     arguments = [argument for file in files or ("a.yaml",) for argument in ("-f", file)]
     command = [sys.executable, "-m", "tidemill_operator.cli", "up", *arguments, "--ready-file", "ready.json"]
@@ -90,5 +91,5 @@ def up(
 
 
 def gone(pids: dict[str, int]) -> list[str]:
-    """Those that are still there."""
+    """Return the names of processes that still run."""
     return [name for name, pid in pids.items() if start_time(pid)]

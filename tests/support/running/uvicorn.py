@@ -1,4 +1,4 @@
-"""A web server on a free port within the test's own event loop."""
+"""A web server on a free port, in the event loop of the test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from waiting import eventually_async
 
 @asynccontextmanager
 async def uvicorn_up(app: Any, **options: Any) -> AsyncIterator[tuple[uvicorn.Server, int]]:
-    """Serve an application as long as the block runs: the server and its port. `options` are uvicorn's."""
+    """Serve an application during the block, and yield the server and its port. `options` are those of uvicorn."""
     fixed: dict[str, Any] = {
         "host": "127.0.0.1",
         "port": 0,
