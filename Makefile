@@ -6,18 +6,18 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
-# Tests mostly wait for servers, so more of them run than there are cores; JOBS=0: one after the other.
+# Tests mostly wait for servers, so more tests run at once than the machine has cores. JOBS=0: one after the other.
 JOBS ?= 3
 PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # Further options: `make unit ARGS="-k window -x"`.
 ARGS ?=
-# How long `make fuzz` and `make soak` run, and the first seed; none: any.
+# The duration of `make fuzz` and `make soak`, and the first seed. Default: a random seed.
 MINUTES ?= 60
 SEED ?=
-# Rows of `make faults` (none: all), and events that each writes at the least.
+# The rows of `make faults` (default: all), and the minimum number of events for each row.
 ROWS ?=
 EVENTS ?= 20000
-# How many examples `make test-long` draws, and where `make coverage` writes pages; none: it writes none.
+# The number of random examples of `make test-long`, and the folder for the pages of `make coverage` (empty: no pages).
 EXAMPLES ?= 60
 HTML ?= --cov-report=html:.cache/coverage
 # KEEP=1: `make demo` leaves everything running with its dashboard until Ctrl-C.
@@ -28,11 +28,11 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: ## Install what is missing: system packages, virtual environment, Kafka's jars (does nothing when all is there)
+setup: ## Install missing system packages, the virtual environment and Kafka's jars (nothing if all are installed)
 	@hack/setup.sh
 
 .PHONY: check
-check: setup ## Lint, formatting, types, layers, generated files; whether all tests can be imported
+check: setup ## Check lint, formatting, types, layers, generated files and imports of tests
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
@@ -41,7 +41,7 @@ check: setup ## Lint, formatting, types, layers, generated files; whether all te
 	$(PYTEST) --collect-only --quiet -m "" >.cache/collected.txt || { grep -v :: .cache/collected.txt; exit 1; }
 
 .PHONY: format
-format: setup ## Format the code and fix what can be fixed by itself
+format: setup ## Format the code, and apply automatic fixes
 	$(PYTHON) -m ruff check --fix
 	$(PYTHON) -m ruff format
 
@@ -50,7 +50,7 @@ generate: setup ## Write the files that are generated from the models (CRD, refe
 	hack/generate.sh
 
 .PHONY: lock
-lock: setup ## Write the hashed requirement files anew (ARGS=--upgrade takes the newest versions)
+lock: setup ## Write the requirement files with hashes (ARGS=--upgrade: the newest versions)
 	$(PYTHON) hack/lock.py $(ARGS)
 
 .PHONY: test
@@ -66,7 +66,7 @@ integration: setup ## Tests on real Kafka, Postgres and Redis, which the test se
 	$(PYTEST) $(PARALLEL) -m "integration and not load and not matrix" $(ARGS)
 
 .PHONY: test-load
-test-load: setup ## Scaling under ten times the load on real servers (minutes; its figures depend on the machine)
+test-load: setup ## Scaling under ten times the load on real servers (minutes; the figures depend on the machine)
 	$(PYTEST) -m load -s $(ARGS)
 
 .PHONY: kube
@@ -78,7 +78,7 @@ test-k8s: kube ## Tests on a real Kubernetes API server
 	$(PYTEST) -m "kubernetes and not e2e" $(ARGS)
 
 .PHONY: faults-k8s
-faults-k8s: kube ## Faults that need a cluster, by name: what is expected and seen, seconds until told and well (ARGS="-k frozen")
+faults-k8s: kube ## Named faults in a cluster: expected and actual reports, and seconds to report and recover (ARGS="-k frozen")
 	FAULT_MATRIX=build/faults-k8s.md $(PYTEST) tests/kubernetes tests/e2e -m fault $(ARGS)
 
 .PHONY: e2e
@@ -86,34 +86,34 @@ e2e: setup ## The whole platform in a cluster: charts, examples, rollouts, upgra
 	KEEP=$(KEEP) $(PYTEST) tests/e2e -m "e2e and not load$(if $(LONG),, and not matrix)" $(ARGS)
 
 .PHONY: test-long
-test-long: setup ## Faults on real servers that are too long for each run, and more examples of what is drawn (EXAMPLES=60)
+test-long: setup ## Long fault tests on real servers, and property tests with more random examples (EXAMPLES=60)
 	$(PYTEST) $(PARALLEL) -m "matrix and not kubernetes" $(ARGS)
 	EXAMPLES=$(EXAMPLES) $(PYTEST) $(PARALLEL) -m integration -k "naive_model or any_finite_values or exact_or_null" \
 		--deselect tests/integration/processor/test_fuzz.py $(ARGS)
 
 .PHONY: coverage
-coverage: setup ## `make test` and the exhaustive ones, with coverage of every process; fails under 85 % (HTML=: no pages)
+coverage: setup ## `make test` and the exhaustive tests, with coverage of every process; fails under 85 % (HTML=: no pages)
 	@rm -f .coverage .coverage.*
 	$(PYTEST) $(PARALLEL) --cov --cov-report=term:skip-covered $(HTML) --cov-fail-under=85 $(ARGS)
 
 .PHONY: crash-points
-crash-points: setup ## A processor dies before each of its statements, one after the other (`make coverage` draws a tenth)
+crash-points: setup ## Kill a processor before each of its SQL statements in turn (`make coverage` kills it before a tenth)
 	CRASH_EVERY=1 $(PYTEST) tests/integration/processor/test_crash_points.py $(ARGS)
 
 .PHONY: test-comparison
-test-comparison: setup ## No setting of KEDA's and Flink's formulas serves the simulated loads as well for less
+test-comparison: setup ## Compare scaling with all settings of KEDA's and Flink's formulas on simulated loads
 	$(PYTEST) -m comparison $(ARGS)
 
 .PHONY: fuzz
-fuzz: setup ## Drawn pipelines, events, edits, kills and replays against a naive model (MINUTES=60 SEED=the first one)
+fuzz: setup ## Random pipelines, events, edits, kills and replays against a naive model (MINUTES=60 SEED=first seed)
 	MINUTES=$(MINUTES) SEED=$(SEED) $(PYTEST) tests/integration/processor/test_fuzz.py -m exhaustive -q -s $(ARGS)
 
 .PHONY: fuzz-resources
-fuzz-resources: setup ## Drawn edits of a resource, good and bad, on a world in memory (MINUTES=60 SEED=the first one)
+fuzz-resources: setup ## Random valid and invalid edits of a resource, on servers in memory (MINUTES=60 SEED=first seed)
 	FUZZ_RESOURCES=1 MINUTES=$(MINUTES) SEED=$(SEED) $(PYTEST) tests/unit/operator/passes/test_resource_fuzz.py -k drawn -q -s $(ARGS)
 
 .PHONY: fuzz-resources-k8s
-fuzz-resources-k8s: kube ## The same on a real API server, with the operator's own process (MINUTES=60 SEED=the first one)
+fuzz-resources-k8s: kube ## The same on a real API server, with an operator process (MINUTES=60 SEED=first seed)
 	FUZZ_RESOURCES=1 MINUTES=$(MINUTES) SEED=$(SEED) $(PYTEST) tests/kubernetes/pipelines/test_drawn_edits.py -m matrix -q -s $(ARGS)
 
 .PHONY: demo
@@ -129,15 +129,15 @@ demo-k8s: setup ## The demo in a real Kubernetes cluster: images, charts, kubect
 	PYTHONPATH=hack $(PYTHON) -m demo.kubernetes $(if $(KEEP),--keep) $(ARGS)
 
 .PHONY: faults
-faults: setup ## Faults by name on three brokers: what is told and how soon, how soon all is well, what is lost (ROWS=a,b EVENTS=20000)
+faults: setup ## Named faults with three brokers: reports, seconds to report and recover, lost events (ROWS=a,b EVENTS=20000)
 	PYTHONPATH=hack $(PYTHON) -m faults --rows "$(ROWS)" --events $(EVENTS) $(ARGS)
 
 .PHONY: soak
-soak: setup ## The same with drawn faults (MINUTES=20 SEED=the one that was printed)
+soak: setup ## The same with random faults (MINUTES=20 SEED=printed seed)
 	PYTHONPATH=hack $(PYTHON) -m faults --events $(EVENTS) --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 .PHONY: compose-check
-compose-check: setup ## docker-compose.yaml without containers: healthy, the demo exact, targets up, panels full (ARGS="--events 20000")
+compose-check: setup ## Run docker-compose.yaml without containers: health, exact demo, Prometheus targets, panels (ARGS="--events 20000")
 	PYTHONPATH=hack $(PYTHON) -m compose $(ARGS)
 
 .PHONY: images
@@ -153,11 +153,11 @@ cluster: setup ## A Kubernetes cluster on this machine: kind where it can run, e
 	@hack/cluster up $(ARGS)
 
 .PHONY: cluster-down
-cluster-down: setup ## Remove the cluster and all that belongs to it
+cluster-down: setup ## Remove the cluster and its files
 	@hack/cluster down
 
 .PHONY: bench-processor
-bench-processor: setup ## Events per CPU-second of the processor, next to Quix Streams' own windows
+bench-processor: setup ## Events per CPU-second of the processor, beside the windows of Quix Streams
 	$(PYTHON) tests/bench/bench_peers.py --engines tidemill,tidemill-quiet,quix --no-follow --output build/bench-processor $(ARGS)
 
 .PHONY: bench-peers
@@ -169,7 +169,7 @@ bench-formats: setup ## Events per CPU-second by format: JSON, decimals, Avro, P
 	PYTHONPATH=tests/support $(PYTHON) tests/bench/bench_formats.py $(ARGS)
 
 .PHONY: bench-decoding
-bench-decoding: setup ## What an event costs to decode by how it is written: also formats of times, headers, envelopes; one process, no servers
+bench-decoding: setup ## The cost of decoding an event, by format, time format, headers and envelope (one process, no servers)
 	POLARS_MAX_THREADS=1 $(PYTHON) tests/bench/bench_decoding.py $(ARGS)
 
 .PHONY: bench-latency
@@ -177,7 +177,7 @@ bench-latency: setup ## Milliseconds from acknowledged event to queryable row at
 	$(PYTHON) tests/bench/bench_latency.py $(ARGS)
 
 .PHONY: bench-scale
-bench-scale: setup ## The processor's cost by replicas, keys, partitions, aggregations, functions, detectors (ARGS=--parts keys: that)
+bench-scale: setup ## The processor's cost by replicas, keys, partitions, aggregations, functions, detectors (ARGS="--parts keys")
 	$(PYTHON) tests/bench/bench_scale.py $(ARGS)
 
 .PHONY: bench-ingest
@@ -197,10 +197,10 @@ bench-nab: setup ## Every anomaly detector on the Numenta Anomaly Benchmark (NAB
 	PYTHONPATH=hack $(PYTHON) tests/bench/bench_nab.py $(ARGS)
 
 .PHONY: sim-scaling
-sim-scaling: setup ## Scaling tried out on load shapes, next to KEDA's and Flink's formulas (NAB_DIR=…: recorded ones too)
+sim-scaling: setup ## Simulate scaling on load shapes, beside KEDA's and Flink's formulas (NAB_DIR=…: recorded loads too)
 	PYTHONPATH=hack $(PYTHON) -m sim $(ARGS)
 
 .PHONY: clean
-clean: ## Remove the virtual environment, caches and local data (not what `tidemill up` still runs)
+clean: ## Remove the virtual environment, caches and local data (stop `tidemill up` first)
 	rm -rf .venv .cache .tidemill .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
