@@ -22,10 +22,10 @@ DAY_MS = 86_400_000
 MONDAY = 4
 """The number of days from 1970-01-01 to the first Monday."""
 FIRST_YEAR, LAST_YEAR = 32, 9968
-"""The first and the last year for which unit starts are computed. Python supports only the years 1 to 9999."""
+"""Unit starts are computed only from the first to the last of these years. Python supports the years 1 to 9999."""
 _EPOCH, _DAY_ZERO = dt.datetime(1970, 1, 1), dt.date(1970, 1, 1)
 _CHUNK_MS = 3_653 * DAY_MS
-"""The starts of calendar units are computed and cached for periods of this length (ten years, in milliseconds)."""
+"""The length of a period in milliseconds (ten years). Unit starts are computed and cached for a whole period."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Calendar:
 
     @classmethod
     def of(cls, length: str, zone: str | None = None, offset_ms: int = 0) -> Calendar:
-        """Return the calendar for a length such as `1d`, `2w`, `1mo`, `1q` or `1y`, with weeks that start on Monday.
+        """Return the calendar for a length such as `1d`, `2w`, `1mo`, `1q` or `1y`. Weeks start on Monday.
 
         Raises:
             ValueError: the unit of the length is unknown, or the length exceeds 3650 days.
@@ -190,7 +190,7 @@ def _chunk(calendar: Calendar, chunk: int) -> tuple[int, ...]:
 class Runs:
     """Consecutive calendar units, divided into sequences (runs) of units with equal length.
 
-    Only the last unit of a run can have a different length, such as a day of 23 hours.
+    Only the last unit of a run can have another length. An example is a day of 23 hours.
 
     Attributes:
         firsts: for each run, the start of the run's first unit, ascending, as naive datetimes in UTC.

@@ -42,7 +42,7 @@ def is_plain(text: str) -> bool:
 
 
 def value_sql(scaled: str, scale: int) -> str:
-    """Return SQL that converts a scaled integer to its exact numeric value, with `scale` digits after the point."""
+    """Return SQL for the exact numeric value of a scaled integer. The value has `scale` digits after the point."""
     return f"({scaled} * {Decimal((0, (1,), -scale)):f}::numeric)"
 
 

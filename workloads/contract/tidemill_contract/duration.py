@@ -12,7 +12,7 @@ UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 CALENDAR_UNITS: Mapping[str, tuple[Literal["day", "month"], int]] = {
     "d": ("day", 1), "w": ("day", 7), "mo": ("month", 1), "q": ("month", 3), "y": ("month", 12),
 }  # fmt: skip
-"""The number of days or months in each calendar unit. In windows without a time zone, a day always has 24 hours."""
+"""The number of days or months in each calendar unit. Without a time zone, a day of a window always has 24 hours."""
 PATTERN = r"^[1-9][0-9]{0,8}(ms|s|m|h|d)$|^0(ms|s|m|h|d)$"
 LENGTH_PATTERN = r"^[1-9][0-9]{0,8}(ms|s|m|h|d|w|mo|q|y)$|^0(ms|s|m|h|d)$"
 MAX_LENGTH = 16

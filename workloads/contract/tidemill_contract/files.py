@@ -11,7 +11,7 @@ from typing import BinaryIO
 OWN_FILE = 16 * 1024 * 1024
 """The maximum size (in bytes) of files that Tidemill writes, and of files from Secrets and ConfigMaps."""
 STATE_FILE = 64 * 1024 * 1024
-"""The maximum size (in bytes) of the local runtime's state file, which grows with the number of pipelines."""
+"""The maximum size (in bytes) of the local runtime's state file. The file grows with the number of pipelines."""
 
 
 class FileTooLarge(OSError, ValueError):

@@ -10,7 +10,7 @@ from typing import Protocol
 from tidemill_contract.calendars import DAY_MS, Calendar, Runs, runs
 
 FIRST_YEAR, YEARS_AHEAD = 1970, 11
-"""The first year of valid event times, and the maximum number of years that an event time can be ahead of the clock."""
+"""The first year of valid event times. Event times can be at most `YEARS_AHEAD` years ahead of the clock."""
 
 
 class Grid(Protocol):
@@ -80,8 +80,9 @@ class GridSql(Protocol):
     def windows(self, pane: str, count: int, *, first: str | None, last: str | None) -> str:
         """Return a SELECT of the starts and ends (`_start`, `_end`) of the windows that contain a pane.
 
-        `count` is the number of panes in a window. `first` and `last` are the starts of the first and the last wanted
-        window, or None for no limit. If no window starts at `first`, the window that starts before it is included too.
+        `count` is the number of panes in a window. `first` is the start of the first wanted window, and `last` is the
+        start of the last wanted window. None means no limit. If no window starts at `first`, the window that starts
+        before `first` is included too.
         """
 
 
@@ -163,7 +164,7 @@ class CalendarSql:
         return f"(CASE WHEN {start} = ({self.lasts})[{run}] THEN {following} ELSE {start} + {self._length} END)"
 
     def shift(self, start: str, count: int) -> str:
-        """Return SQL that moves the start of a calendar unit by `count` units, which may be negative."""
+        """Return SQL for moving the start of a calendar unit by `count` units. `count` may be negative."""
         return (
             f"(SELECT {self._numbered('_to', '_number')} FROM {self._arrays}, {self._numbering(start, count)},"
             f" LATERAL (SELECT width_bucket(_number, _numbers) AS _to) AS _r)"

@@ -57,8 +57,8 @@ def topic(namespace: str, name: str, kind: str) -> str:
 
 
 def derived_topic(topic_name: str) -> tuple[str, str, str] | None:
-    """Return the namespace, pipeline and kind of a derived topic name, or None if the name is not derived."""
-    # Names of namespaces and pipelines have no dots, so a topic name can be split at the dots.
+    """Return the namespace, pipeline and kind of a derived topic name. If the name is not derived, return None."""
+    # Names of namespaces and pipelines have no dots. So a topic name can be split at the dots.
     parts = topic_name.split(".")
     if len(parts) != 3 or not all(parts) or parts[2] not in ("events", *OUTPUT_TOPICS):
         return None
@@ -66,7 +66,7 @@ def derived_topic(topic_name: str) -> tuple[str, str, str] | None:
 
 
 def connect_workers(namespace: str, cluster_id: str) -> str:
-    """Return the group id of a namespace's Kafka Connect workers, which is also the prefix of the workers' topics."""
+    """Return the group id of a namespace's Kafka Connect workers. The workers' topics have this id as prefix."""
     return f"{namespace}.{CONNECT_WORKERS}-{cluster_id}"
 
 
@@ -77,7 +77,7 @@ def of_connect_workers(topic_name: str) -> bool:
 
 
 def consumer_group(namespace: str, name: str, reader: str = "live") -> str:
-    """Return the consumer group of a pipeline's reader, such as `live`, `stage` or the name of a replay."""
+    """Return the consumer group of a pipeline's reader. Examples of readers are `live`, `stage` and a replay's name."""
     suffix = "" if reader == "live" else f".{reader}"
     return f"tidemill.{namespace}.{name}{suffix}"
 

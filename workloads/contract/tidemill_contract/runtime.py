@@ -62,7 +62,7 @@ class PipelineConfig(_Config):
 
     @property
     def read_topic(self) -> str:
-        """The topic that processors read: the source topic, or the topic that the Python stage writes."""
+        """The topic for processors: the source topic or, with a Python stage, the topic from the stage."""
         return self.events_topic if self.spec.transform.python is None else self.topic("stage")
 
     @property
@@ -71,7 +71,7 @@ class PipelineConfig(_Config):
         return names.schema(self.namespace, self.name)
 
     def topic(self, kind: Literal["results", "anomalies", "dead-letters", "stage"]) -> str:
-        """Return the name of an output topic, or of the topic between the Python stage and the processors."""
+        """Return the name of an output topic, or of the topic from the Python stage."""
         return names.topic(self.namespace, self.name, kind)
 
     def version(self, aggregation: str) -> int:
@@ -137,7 +137,7 @@ class WorkloadSettings(_Config):
     """The PEM file of the authorities that sign Postgres' certificate, or an empty text for libpq's default."""
     redis_url: str = ""
     redis_ca: str = ""
-    """The PEM file of the authorities that sign Redis' certificate, or an empty text for the system's authorities."""
+    """The PEM file of the authorities for Redis' certificate. An empty text means the system's authorities."""
     config_dir: Path = Path("/etc/tidemill/pipelines")
     pipeline: str = ""
     secrets_dir: Path = Path("/etc/tidemill/secrets")
@@ -154,7 +154,7 @@ class WorkloadSettings(_Config):
     resilience_file: Path | None = None
     log_level: str = "INFO"
     instance: str = ""
-    """A name that stays the same when a process restarts, so that the process gets its partitions back at once."""
+    """The name of a process. After a restart, the name is the same, so the process gets its partitions back at once."""
     session_timeout_ms: int = 30_000
     reader: str = "live"
     """The name under which a processor stores positions: `live`, or the name of a replay."""

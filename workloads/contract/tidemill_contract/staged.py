@@ -10,7 +10,7 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 ORIGIN_HEADER = "tidemill-origin"
 RUNS = "runs"
-"""The offset metadata that a running Python stage commits. A waiting stage commits the reason for waiting instead."""
+"""A running Python stage commits this offset metadata. A waiting stage commits the reason for waiting instead."""
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -37,7 +37,7 @@ class Origin:
 
 
 def read_origin(headers: Headers | None) -> Origin | None:
-    """Return the origin of a record in the stage topic, or None if the headers contain no origin."""
+    """Return the origin of a record in the stage topic. If the headers contain no origin, return None."""
     if not headers or headers[-1][0] != ORIGIN_HEADER:
         return None
     try:

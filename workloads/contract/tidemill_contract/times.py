@@ -33,7 +33,7 @@ def rfc3339_ms(epoch_ms: int) -> str:
 
 
 def read_time(text: str) -> dt.datetime:
-    """Return the time (UTC) of an RFC 3339 text with a zone, or midnight UTC of a date.
+    """Return the time (UTC) of an RFC 3339 text with a zone. For a date, return midnight UTC.
 
     Raises:
         BeyondYears: the time is outside the years 1 to 9999.

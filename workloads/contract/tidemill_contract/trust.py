@@ -48,7 +48,7 @@ def redis_options(url: str, ca: str) -> dict[str, Any]:
 
 
 def authority(variable: str, path: str) -> str:
-    """Return the absolute path of a PEM file (or an empty text), or raise ValueError if the file does not exist."""
+    """Return the absolute path of a PEM file, or an empty text. If the file does not exist, raise ValueError."""
     if not path:
         return ""
     if not Path(path).is_file():

@@ -54,7 +54,7 @@ def answer_range(metric: MetricSpec, field_type: str | None) -> tuple[float, flo
 
 
 def evaluator(metric: MetricSpec, field_type: str | None) -> Decoder | None:
-    """Return the function that converts an SQL result to the metric's value, or None if no conversion is needed."""
+    """Return the function from an SQL result to the metric's value. If no conversion is needed, return None."""
     return None if is_composed(metric) else FUNCTIONS[metric.function].decoder(metric, field_type)
 
 
@@ -85,7 +85,7 @@ def window_source(
 
     Returns:
         A FROM item `w` with the group columns, `window_start`, `window_end` (for sessions), `_rev`, and columns with
-        partial results (such as a sum), from which metrics are computed.
+        partial results (such as a sum). Metrics are computed from partial results.
     """
     columns = [quote(name) for name, _ in plan.group_by]
     if plan.sessions:

@@ -160,8 +160,8 @@ class Processor:
     def _side_servers(self) -> list[Dependency]:
         dependencies = []
         if self._source.login.servers and self.keeper is not None:
-            # If only the platform's Kafka is down, the processor still counts events from the source's Kafka,
-            # and publishes results later.
+            # If only the platform's Kafka is down, the processor still counts events from the source's Kafka. The
+            # processor publishes the results later.
             dependencies.append(Dependency("kafka", not self._outputs.error, False, self._outputs.error))
         if self._redis is not None and self.keeper is not None:
             silent, state = self._lookout.redis_error, self._guards.redis.state

@@ -1,4 +1,4 @@
-"""The partitions that the consumer group assigned to this process, and the positions from which they are read."""
+"""The partitions of this process in the consumer group, and the positions for reading them."""
 
 from __future__ import annotations
 

@@ -9,12 +9,12 @@ from tidemill_chassis.resilience.config import BreakerOpen
 from tidemill_processor.publish.producer import PublishFailed
 
 _OF_A_SERVER = frozenset({"08", "25", "28", "3D", "40", "53", "55", "57", "58", "F0"})
-"""The SQLSTATE classes of errors that a server causes, such as a lost connection or a full disk."""
+"""The SQLSTATE classes of server errors, such as a lost connection or a full disk."""
 _MAX_REASON = 500
 
 
 def is_fault(error: BaseException) -> bool:
-    """Return whether the cause is data, a table or code, which no retry can fix."""
+    """Return whether the cause is data, a table or code. No retry can fix these causes."""
     if isinstance(error, PublishFailed | redis.RedisError | BreakerOpen | OSError):
         return False
     if isinstance(error, psycopg.Error):

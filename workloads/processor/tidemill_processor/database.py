@@ -145,7 +145,7 @@ class Database:
         return versions
 
     def newer_generation(self, connection: psycopg.Connection[tuple[Any, ...]]) -> int | None:
-        """Return the generation (number) of a newer configuration in Postgres, or None if there is no newer one."""
+        """Return the generation (number) of a newer configuration in Postgres. Without a newer one, return None."""
         row = connection.execute(generation.read(self.schema)).fetchone()
         return row[0] if row and row[0] > self._config.generation else None
 

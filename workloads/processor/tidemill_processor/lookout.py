@@ -1,4 +1,4 @@
-"""Checks Kafka, Postgres and Redis in separate threads, so that /health reports a server that hangs."""
+"""Checks Kafka, Postgres and Redis in separate threads. So /health can report a hanging server."""
 
 from __future__ import annotations
 

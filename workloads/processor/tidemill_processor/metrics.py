@@ -23,7 +23,7 @@ DEAD_LETTERS = Counter("tidemill_dead_letters_total", "Dead letters.", ("reason"
 KEPT_BYTES = Gauge("tidemill_kept_bytes", "Bytes of dead letters or anomalies in Postgres.", ("table",))
 NOT_KEPT = Gauge(
     "tidemill_not_kept_records",
-    "Dead letters or anomalies that are not stored in full: bare (no value), counted (no row), expired, or evicted.",
+    "Dead letters or anomalies not stored in full: bare (no value), counted (no row), expired, or evicted.",
     ("table", "why"),
 )
 LAG = Gauge("tidemill_lag_events", "Records in a partition that are not committed yet.", ("partition",))
@@ -74,7 +74,7 @@ LOOKUP_AGE_SECONDS = Gauge(
 )
 LOOKUP_STALE = Gauge(
     "tidemill_lookup_stale",
-    "1 if a lookup was not read yet, if its rows are outdated, or if some of its records cannot be read.",
+    "1 if a lookup was not read yet, has outdated rows, or has unreadable records.",
     ("lookup",),
 )
 

@@ -1,9 +1,9 @@
 """The transaction that stores a batch. Windows and offsets change together, so that each event counts exactly once.
 
 1. Lock the `_offsets` rows of the batch's partitions, in the order of partitions.
-2. Check that each stored position is the position at which the batch starts.
-3. Copy the partial results into temporary tables, store the ids of events (see `merge/dedupe`), and lock the
-   aggregations in the order of ids.
+2. Check that each stored position is the start of the batch.
+3. Copy the partial results into temporary tables. Store the ids of events (see `merge/dedupe`). Lock the aggregations
+   in the order of ids.
 4. If windows were closed since the events were aggregated, aggregate the events again.
 5. Merge the windows, write dead letters, raw events and anomalies, advance the offsets, and commit.
 """
@@ -157,7 +157,7 @@ class Committer:
             Fenced: another process has advanced the positions of some partitions.
             Superseded: Postgres has a newer spec, or the replay of a version was cancelled.
             psycopg.DataError, psycopg.IntegrityError: Postgres refuses values of an event.
-            psycopg.Error: the batch may have been committed, so the positions must be read again.
+            psycopg.Error: the batch may have been committed. The positions must be read again.
         """
         while True:
             try:

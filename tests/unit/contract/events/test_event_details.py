@@ -75,7 +75,7 @@ DETAILS = [
     (b"Obj\x01\x04", Reason.NOT_JSON, None, "is an Avro file"),
     (b"\xef\xbb\xbf" + event(), Reason.NOT_JSON, None, "byte order mark; write UTF-8 without a byte order mark"),
     (event().decode().encode("utf-16"), Reason.NOT_JSON, None, "is UTF-16; write UTF-8"),
-    (b"\x0a\x03abc\x10\x01", Reason.NOT_JSON, None, "is binary, such as Avro, Protobuf"),
+    (b"\x0a\x03abc\x10\x01", Reason.NOT_JSON, None, "is binary (such as Avro, Protobuf"),
     (json.dumps(ENVELOPE).encode(), Reason.MISSING_FIELD, None, "(schema, payload): set source.format.envelope to"),
     (json.dumps(CHANGE).encode(), Reason.MISSING_FIELD, None, "(before, after, op): set source.format.envelope"),
 ]  # fmt: skip

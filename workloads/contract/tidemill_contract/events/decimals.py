@@ -91,7 +91,7 @@ class Decimals:
         }
 
     def may_be_other(self, raw: bytes) -> bool:
-        """Return whether the bytes may contain an invalid decimal that Python accepts, such as `"1_000"`."""
+        """Return whether the bytes may contain a text such as `"1_000"`. Python accepts this invalid decimal."""
         if not self._formats:
             return False
         escapes = b"\\" in raw
@@ -114,7 +114,7 @@ class Decimals:
 
 
 def _other_texts(names: set[str], *, items: bool) -> re.Pattern[bytes]:
-    """Return a pattern that finds JSON members with a name in `names` and a value such as `"1_000"`."""
+    """Return a pattern for JSON members with a name in `names` and a value such as `"1_000"`."""
     patterns = [re.escape(msgspec.json.encode(name)) + rb"\s*:\s*" + _OTHER_TEXT for name in sorted(names)]
     if items:
         patterns.append(rb"[\[,]\s*" + _OTHER_TEXT + rb'[^"]*"\s*[,\]]')

@@ -70,7 +70,7 @@ class EventDecoder:
         return self._fields.shape.values(events, name)
 
     def put(self, events: Sequence[Any], name: str, values: Sequence[Any]) -> None:
-        """Set the values of a field that is read from outside the event, such as from a header."""
+        """Set the values of a field from outside the events, such as from a header."""
         self._fields.shape.put(events, name, values)
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
@@ -135,7 +135,7 @@ class EventDecoder:
         return Decoded(events, invalid, micros if self._fields.exact else None)
 
     def decode_plain(self, raws: Sequence[bytes], now_ms: int, largest: int) -> Decoded | None:
-        """Decode a batch and check its events together, or return None if the events must be checked one by one."""
+        """Decode a batch and check its events together. If the events must be checked one by one, return None."""
         if not 0 < largest <= MAX_EVENT_BYTES:
             return None
         decode = self._decode
@@ -161,7 +161,7 @@ class EventDecoder:
         """
         micros, rounded = None, None
         try:
-            # Joining a few events at a time is faster, because the joined bytes fit into the CPU cache.
+            # A few events are joined at a time. Their bytes fit into the CPU cache, so decoding is faster.
             parts = [b"\n".join(raws[i : i + _TOGETHER]) for i in range(0, len(raws), _TOGETHER)]
             if self._unusual(events, parts, largest):
                 return None

@@ -20,8 +20,8 @@ SECONDS_FROM, SECONDS_TO = 631_152_000, 4_102_444_800
 """The years 1990 to 2100 in epoch seconds. A timestamp in this range is refused, because it probably counts
 seconds, not milliseconds."""
 TOMBSTONE = (
-    "the record has no value: it is a tombstone, which deletes a key in compacted topics; events need a value, so keep"
-    " tombstones out of this topic (Debezium: tombstones.on.delete=false)"
+    "the record is a tombstone (a record without a value), but an event needs a value; keep tombstones out of this"
+    " topic (Debezium: tombstones.on.delete=false)"
 )
 
 AS_WRITTEN = "timestamp as "
@@ -89,9 +89,7 @@ def _looks_like(raw: bytes) -> str:
     if _NOT_A_NUMBER.search(raw):
         return "JSON has no NaN and no Infinity; send null"
     if _CONTROL.search(raw[:256]) or not is_utf8(raw):
-        return (
-            "is binary, such as Avro, Protobuf or MessagePack, or contains bytes that are not UTF-8; send JSON in UTF-8"
-        )
+        return "is binary (such as Avro, Protobuf or MessagePack) or is not UTF-8; send JSON in UTF-8"
     return "is not JSON; send one JSON object per record"
 
 

@@ -37,7 +37,7 @@ class EventTimes:
         self.check(record_time_ms, now_ms)
 
     def check(self, event_time_ms: int, now_ms: int) -> None:
-        """Check an event time, and raise InvalidEvent if the time is before 1970 or too far ahead of `now_ms`."""
+        """Raise InvalidEvent if an event time is before 1970 or too far ahead of `now_ms`."""
         if event_time_ms < 0:
             detail = f"{event_time_ms} ms is before 1970; send a time from 1970 on"
             raise InvalidEvent(Reason.TOO_OLD, self._field, detail)

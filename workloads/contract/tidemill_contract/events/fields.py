@@ -20,7 +20,7 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 MAX_EVENT_BYTES = 1024 * 1024
 MAX_KEY_BYTES = 1024
-# Besides the event, a record contains a copy of one field (the key), and at most 128 KiB of headers.
+# A record contains the event, a copy of one field (the key), and at most 128 KiB of headers.
 MAX_RECORD_BYTES = 2 * MAX_EVENT_BYTES + 128 * 1024
 
 

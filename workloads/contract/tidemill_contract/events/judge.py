@@ -25,7 +25,7 @@ class EventJudge:
         self._decode = fields.decode
 
     def judged(self, raw: bytes, now_ms: int) -> tuple[Any, int]:
-        """Return the event in `raw`, and the last three digits of the event time's microseconds (0 to 999).
+        """Return the event in `raw`, and the microseconds (0 to 999) after the event time's milliseconds.
 
         `now_ms` is the wall time in epoch milliseconds.
 

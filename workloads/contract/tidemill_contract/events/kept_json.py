@@ -30,7 +30,7 @@ class KeptJson:
                 raise InvalidEvent(Reason.BAD_STRING, name, "contains a NUL character, which Postgres cannot store")
 
     def added(self, fields: bytes, raw: bytes) -> bytes:
-        """Add an event's fields of type json to the JSON object `fields`, with null for an absent field."""
+        """Add an event's fields of type json to the JSON object `fields`. An absent field becomes null."""
         raw_fields = self._texts(raw)
         texts = (b'"%b":%b' % (name.encode(), raw_fields.get(name, b"null")) for name in self._places)
         begin = fields[:-1] + (b"," if len(fields) > 2 else b"")

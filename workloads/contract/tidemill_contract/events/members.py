@@ -14,7 +14,7 @@ import msgspec
 BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """The errors that a JSON reader raises for invalid JSON or unexpected types."""
 Members = dict[str, bytes]
-"""The JSON text of each member in an event. If a name occurs twice, the last member counts."""
+"""The JSON text of each member in an event. The last member with a name counts."""
 
 # Matches times with seven or more decimals of a second, which msgspec may round up.
 _LONG_FRACTION = re.compile(rb"\.(?<=:..:..\.)\d{6}[5-9]")
@@ -86,10 +86,10 @@ def as_object(raw_members: Members) -> bytes:
 
 
 def whole_number(text: str) -> int | None:
-    """Return the exact integer of a JSON number such as `2e2`, or None if the text is not a whole number.
+    """Return the exact integer of a JSON number such as `2e2`. If the text is not a whole number, return None.
 
-    For a number of 20 or more digits, the result is 10^20 or -10^20, to limit time and memory. No such number fits a
-    signed 64-bit integer.
+    For a number of 20 or more digits, the result is 10^20 or -10^20. This limits time and memory. No such number fits
+    a signed 64-bit integer.
     """
     try:
         number = Decimal(text)

@@ -50,12 +50,12 @@ def verdict_of(
         return None
     reason = Reason(texts[REASON_HEADER])
     own = refusal(value[len(QUARANTINE_PREFIX) :])
-    # `refusal` cannot confirm these two reasons. `refusal` uses the record's timestamp, which may be later than the
-    # check in ingest, and never runs the Python function.
+    # `refusal` cannot confirm these two reasons. `refusal` uses the record's timestamp. The timestamp may be
+    # later than the check in ingest. `refusal` never runs the Python function.
     if own is None and reason not in (Reason.TOO_FAR_IN_THE_FUTURE, Reason.TRANSFORM_FAILED):
         detail = (
-            f"begins with a zero byte, which marks events that ingest has refused ({reason}), but the bytes after the"
-            " zero byte are a valid event; if you wrote this record without ingest, omit the zero byte"
+            f"begins with a zero byte, the mark of ingest for refused events ({reason}); but the bytes after the zero"
+            " byte are a valid event; if you wrote this record without ingest, omit the zero byte"
         )
         return InvalidEvent(Reason.NOT_JSON, None, detail)
     default_detail = own.detail if own is not None and own.reason is reason else "refused by ingest"

@@ -22,7 +22,7 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 _TEXTS = ("key", "header")
 _MOST_KNOWN, _KNOWN_BYTES = 4_096, 1_024
-"""The maximum number of cached JSON texts (of headers and keys), and the maximum size of a cached text in bytes."""
+"""The maximum number of cached JSON texts (headers and keys), and the maximum size of one text in bytes."""
 
 
 class Record(Protocol):
@@ -96,7 +96,7 @@ class RecordDecoder:
     def decode_whole(
         self, raws: Sequence[bytes], now_ms: int, *, largest: int, records: Sequence[Record]
     ) -> Decoded | None:
-        """Decode records and array elements in one pass, or return None if the records must be decoded separately."""
+        """Decode records and array elements in one pass. If the records must be decoded separately, return None."""
         if self._array is None or self._whole is None:
             return None
         decoded = self._whole.decode_plain(raws, now_ms, largest)

@@ -1,4 +1,4 @@
-"""The layout of events in memory: the typed structs that the JSON reader fills, and the place of each field.
+"""The layout of events in memory: the typed structs, and the place of each field. The JSON reader fills the structs.
 
 If a field has a path, the structs are nested like the event. Otherwise a single struct has all fields.
 """

@@ -29,7 +29,7 @@ _MOST_DIGITS, _BEYOND = 25, 10**40
 """In every unit, a number with more digits than `_MOST_DIGITS` is outside the years 1 to 9999. `_BEYOND` replaces the
 number, to limit the memory."""
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-# Matches JSON strings that Python may parse as numbers, with blanks, underscores, escapes and digits of any script.
+# Matches JSON strings with blanks, underscores, escapes and any digits. Python may parse such strings as numbers.
 _MAYBE_NUMBERS = re.compile(rb'"(?:[\x00- +\-._0-9eE\x80-\xff]|\\u[0-9a-fA-F]{4}|\\[bfnrt])+"')
 _EXACT = decimal.Context(prec=60, rounding=decimal.ROUND_FLOOR, Emin=-(10**6), Emax=10**6)
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
@@ -87,7 +87,7 @@ class TimeFormat:
 
     @classmethod
     def of(cls, field: FieldSpec) -> TimeFormat | None:
-        """Return the format of a timestamp field, or None if the JSON reader can read the values by itself."""
+        """Return the format of a timestamp field. If the JSON reader can read the values by itself, return None."""
         if field.type != "timestamp" or (field.format in (None, RFC3339) and field.zone is None):
             return None
         return cls(field.format or RFC3339, field.zone)
@@ -144,7 +144,7 @@ def is_number(text: str) -> bool:
 
 
 def may_be_lenient(raw: bytes) -> bool:
-    """Return whether the bytes contain a text that is a number in Python but not in JSON, such as `1_000` or `007`."""
+    """Return True for bytes with a text such as `1_000` or `007`. Such texts are numbers in Python, but not in JSON."""
     for match in _MAYBE_NUMBERS.finditer(raw):
         try:
             text = msgspec.json.decode(match.group(), type=str)

@@ -119,7 +119,7 @@ def check_default(field: FieldSpec) -> None:
 
 
 def default_of(field: FieldSpec) -> Any:
-    """Return a field's default as the JSON reader would return it, or None if the field has no default.
+    """Return a field's default, like a value from the JSON reader. If the field has no default, return None.
 
     Raises:
         ValueError: the default does not fit the field's type.

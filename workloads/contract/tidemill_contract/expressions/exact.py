@@ -39,7 +39,7 @@ DECIMAL_NAMES = ("DECIMAL", "NUMERIC")
 _TYPE = re.compile(r"(?:DECIMAL|NUMERIC)\((\d{1,4})(?:,(\d{1,4}))?\)", re.ASCII)
 
 _ROUNDING = Context(prec=400, rounding=ROUND_HALF_UP)
-"""The context for rounding a double to the scale of a decimal. A double has at most 309 digits before the point."""
+"""The context for rounding a double to a decimal's scale. A double has at most 309 digits before the point."""
 
 
 def arithmetic(name: str, args: Sequence[Typed]) -> Built | None:
@@ -54,7 +54,7 @@ def arithmetic(name: str, args: Sequence[Typed]) -> Built | None:
         a, b = (argument.expression.cast(WIDE) for argument in args)
         return decimal_type(sum(scales)), narrow(a * b)
     a, b = (rescaled(argument, max(scales)) for argument in args)
-    # The remainder has the sign of the dividend in SQL, but the sign of the divisor in polars.
+    # In SQL, the remainder has the dividend's sign. In polars, the remainder has the divisor's sign.
     result = {"+": a + b, "-": a - b}[name] if name in "+-" else a.sign() * (a.abs() % b.abs())
     return decimal_type(max(scales)), narrow(result)
 
@@ -93,7 +93,7 @@ def text(argument: Typed) -> pl.Expr:
 
 
 def to_decimal(name: str, source: Typed, wanted: str) -> Built:
-    """Convert a value to a type such as `DECIMAL(18,2)`, with NULL for a value with too many digits.
+    """Convert a value to a type such as `DECIMAL(18,2)`. A value with too many digits becomes NULL.
 
     Raises:
         ExpressionError: the type does not exist, or the value cannot be converted to this type.

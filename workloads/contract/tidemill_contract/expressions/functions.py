@@ -73,7 +73,9 @@ def apply_function(name: str, args: Sequence[Typed]) -> Typed:
 
 
 def case(branches: Sequence[tuple[Typed, Typed]], default: Typed) -> Typed:
-    """Return a `CASE WHEN` expression: the value of the first branch with a true condition, else the default.
+    """Return a `CASE WHEN` expression.
+
+    Its value is the value of the first branch with a true condition, else the default.
 
     Raises:
         ExpressionError: a condition is not boolean, or the values are of different types.
@@ -110,7 +112,7 @@ def _mod(name: str, args: Sequence[Typed]) -> Built:
         if argument.kind != "integer":
             taken = "integers and decimals"
             raise ExpressionError(f"{name} takes {taken}, not a {argument.kind}; convert with TRY_CAST(… AS integer)")
-    # The remainder has the sign of the dividend in SQL, but the sign of the divisor in polars.
+    # In SQL, the remainder has the dividend's sign. In polars, the remainder has the divisor's sign.
     a, b = (argument.expression.cast(WIDE) for argument in args)
     return "integer", narrow(a.sign() * (a.abs() % b.abs()))
 

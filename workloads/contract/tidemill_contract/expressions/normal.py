@@ -1,4 +1,4 @@
-"""Write expressions in a normal form, which is the same text for all expressions with the same syntax tree.
+"""Write expressions in a normal form. Expressions with the same syntax tree have the same normal form (a text).
 
 Some names of stored columns contain a hash of an expression's normal form. New versions of Tidemill must keep the
 normal form of every expression.

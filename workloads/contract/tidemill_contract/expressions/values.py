@@ -230,7 +230,7 @@ def _nullify(series: pl.Series) -> pl.Series:
 
 def finite(expression: pl.Expr) -> pl.Expr:
     """Return the expression with NULL in place of NaN and infinities."""
-    # A `when` expression would contain its argument twice, so each level of nesting would double the expression's size.
+    # A `when` expression would contain its argument twice. Each level of nesting would double the size.
     return expression.map_batches(_nullify, return_dtype=pl.Float64(), is_elementwise=True)
 
 

@@ -1,1 +1,1 @@
-"""Aggregate functions: the columns that they store, and the SQL that merges columns and computes results."""
+"""Aggregate functions: their stored columns, and the SQL for merging columns and for computing results."""

@@ -87,7 +87,7 @@ class StoredColumn(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class PartialKind:
-    """A kind of stored column: its SQL type, and SQL that merges its values without raising an error.
+    """A kind of stored column: its SQL type, and SQL for merging its values. The SQL raises no error.
 
     Attributes:
         merge: a function that returns SQL for merging the values (or nulls) of the rows `old` and `new`.

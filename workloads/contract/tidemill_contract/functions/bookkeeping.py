@@ -27,5 +27,5 @@ def _every(column: StoredColumn) -> str:
 
 CHANGES = PartialKind(name="revision", sql_type=always("bigint"), merge=_added, rollup=_total)
 WHOLE = PartialKind(name="whole", sql_type=always("boolean"), merge=_both, rollup=_every)
-"""Queries compute this boolean column for a metric. True means that the row counts all events of the metric."""
+"""Queries compute this boolean column for a metric. If the row counts all events of the metric, the value is true."""
 KINDS = (CHANGES, WHOLE)

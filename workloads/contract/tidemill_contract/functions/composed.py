@@ -20,7 +20,7 @@ def is_composed(metric: Metric) -> bool:
 
 
 def operands(metric: Metric) -> frozenset[str]:
-    """Return the names of the metrics in a metric's expression, or an empty set for a metric with a function."""
+    """Return the names of the metrics in a metric's expression. For a metric with a function, return an empty set."""
     text = getattr(metric, EXPRESSION) if is_composed(metric) else None
     return columns(text) if text else frozenset()
 
@@ -93,8 +93,8 @@ def _check_operand(metrics: Mapping[str, Metric], name: str) -> None:
         return
     if type(FUNCTIONS[metric.function]).decoder is not Function.decoder:
         raise ExpressionError(
-            f"metric {name} ({metric.function}) cannot be used in an expression, because its result is not computed in"
-            " SQL; use metrics with other functions"
+            f"metric {name} ({metric.function}) cannot be used in an expression: SQL does not compute its result; use"
+            " metrics with other functions"
         )
 
 

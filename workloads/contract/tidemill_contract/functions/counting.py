@@ -1,4 +1,4 @@
-"""Functions that count events, values that are not null, and values between bounds."""
+"""Functions for counting events, counting values other than null, and counting values between bounds."""
 
 from __future__ import annotations
 
@@ -109,15 +109,15 @@ class Histogram(Function):
 
     name = "histogram"
     value = (
-        "the number of values in each bucket; `bounds` (1 to 64 ascending numbers) separate the buckets,"
-        " and a value equal to a bound belongs to the bucket above"
+        "the number of values in each bucket; `bounds` (1 to 64 ascending numbers) separate the buckets;"
+        " a value equal to a bound belongs to the bucket above"
     )
     takes = NUMERIC
     parameters = HistogramParameters
     example: ClassVar[Mapping[str, Any]] = {"bounds": [-10, 0, 0.5, 1000]}
     item = Item(
         "HistogramBucket",
-        "An item of a histogram: the number of values that are at least `from` and below `to`. Null means no bound.",
+        "An item of a histogram: the number of values from `from` (included) to `to` (excluded). Null means no bound.",
         {
             "from": {"anyOf": [{"type": "number"}, {"type": "null"}]},
             "to": {"anyOf": [{"type": "number"}, {"type": "null"}]},

@@ -14,7 +14,7 @@ _HALF = "8e307"
 _INVISIBLE = "1e291"
 """Adding a value below this limit does not change the largest doubles."""
 _SPLIT = "1e289"
-"""The sum of 2^63 values below this limit is finite. Larger values are multiplied by 2^-64 before they are added."""
+"""The sum of 2^63 values below this limit is finite. Larger values are multiplied by 2^-64 before the addition."""
 _DOWN, _UP = "5.421010862427522e-20", "18446744073709551616"
 """2^-64 and 2^64. Multiplication by a power of two is exact."""
 _SCALED = "9.745314011399999e288"
@@ -27,7 +27,7 @@ def finite(value: str) -> str:
 
 
 def added(a: str, b: str) -> str:
-    """Return SQL for the sum of two values, or for one value if the other value is null."""
+    """Return SQL for the sum of two values. If one value is null, the result is the other value."""
     return (
         f"CASE WHEN {a} IS NULL THEN {b} WHEN {b} IS NULL THEN {a}"
         f" WHEN greatest(abs({a}), abs({b})) < {_HALF} OR sign({a}) <> sign({b})"
@@ -37,7 +37,7 @@ def added(a: str, b: str) -> str:
 
 
 def total(value: str) -> str:
-    """Return an SQL aggregate for the sum, or for ±Infinity if the sum is too large for a double."""
+    """Return an SQL aggregate for the sum. If the sum is too large for a double, the result is ±Infinity."""
     small = f"sum({value}) FILTER (WHERE abs({value}) < {_SPLIT})"
     large = f"sum({value} * {_DOWN}) FILTER (WHERE abs({value}) >= {_SPLIT})"
     scaled = f"({large} + CASE WHEN abs({small}) > 1e200 THEN {small} * {_DOWN} ELSE 0 END)"
@@ -49,8 +49,12 @@ def total(value: str) -> str:
 
 
 def per(value: str, seconds: str) -> str:
-    """Return SQL for the value per second, or for null if `seconds` is 0 or the result is too large for a double."""
-    # The quotient can overflow only if the magnitude of the divisor is below 1, and underflow only if it is above 1.
+    """Return SQL for the value per second.
+
+    The result is null if `seconds` is 0, or if the quotient is too large for a double.
+    """
+    # The quotient can overflow only if the divisor's magnitude is below 1. The quotient can underflow only if the
+    # magnitude is above 1.
     return (
         f"CASE WHEN abs({value}) > {LARGEST} * least({seconds}, 1) THEN NULL"
         f" WHEN abs({value}) < {TINIEST} * greatest({seconds}, 1) THEN 0 / nullif({seconds}, 0)"
@@ -59,5 +63,5 @@ def per(value: str, seconds: str) -> str:
 
 
 def divided(value: str, count: str) -> str:
-    """Return SQL for the value divided by a count, or for null if the count is 0 or null."""
+    """Return SQL for the value divided by a count. If the count is 0 or null, the result is null."""
     return f"CASE WHEN abs({value}) < {count} * {TINIEST} THEN 0 ELSE {value} / nullif({count}, 0) END"

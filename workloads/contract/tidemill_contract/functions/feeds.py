@@ -17,7 +17,7 @@ from tidemill_contract.functions.partials import AggregationLayout, needed_colum
 from tidemill_contract.times import rfc3339_ms
 
 SINCE = "_since"
-"""This column of window tables contains the lowest layout number of the processors that have written a row."""
+"""A column of window tables. Several processors can write a row. The column has their lowest layout number."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Feed:
 
     Attributes:
         since: the layout number at the start of the current period, or None if processors no longer fill the column.
-        before: the earlier periods. Each item has the layout number at the start of a period, and the time (epoch ms)
-            up to which windows were closed at the end of the period.
+        before: the earlier periods. Each item has the layout number at the period's start, and `closed_until`
+            (epoch ms) at the period's end.
     """
 
     since: int | None = 0

@@ -1,7 +1,7 @@
-"""Functions that return a field's value in one event of a window, such as the first or the last event.
+"""Functions for a field's value in one event of a window, such as the first or the last event.
 
-Each value is stored with the position of its event: event time, microseconds, epoch, partition, offset and index in an
-exploded array.
+Each value is stored with the position of its event. A position has the event time, microseconds, epoch, partition,
+offset and index in an exploded array.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ class First(Function):
 
     name = "first"
     value = (
-        "the earliest value by event time (in microseconds), then by partition, by offset, and by index of the array"
-        " element"
+        "the earliest value; the order follows the event time (in microseconds), then the partition, the offset and the"
+        " index of the array element"
     )
     kinds = FIRST
 
@@ -127,8 +127,8 @@ class MinBy(Function):
 
     name = "min_by"
     value = (
-        "the value in the event with the smallest `by`, or in the earliest of several such events;"
-        " events in which the value or `by` is null are ignored"
+        "the value in the event with the smallest `by`; of several such events, the earliest counts;"
+        " events with a null value or a null `by` are ignored"
     )
     parameters = RankedParameters
     kinds = LOWEST

@@ -1,4 +1,4 @@
-"""Partial aggregates (partials): the stored columns that metrics need, and the SQL that merges the columns."""
+"""Partial aggregates (partials): the stored columns of metrics, and the SQL for merging the columns."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ else:
     """The kind of a stored column. The column's name begins with `_` and the kind."""
 
 _MAX_LABEL = 46
-"""The maximum size (bytes) of the label in a column's name `_<kind>_<label>`. Postgres limits names to 63 bytes."""
+"""The maximum size (bytes) of the label in a name `_<kind>_<label>`. Postgres limits names to 63 bytes."""
 _NUMBERS: Mapping[str, str] = defaultdict(lambda: "number")
 """Placeholder types of fields, for callers that need only the names of columns."""
 SKETCHES = frozenset(name for name, kind in KINDS.items() if kind.sketch)
@@ -96,7 +96,7 @@ class Conditional:
 
     @property
     def condition(self) -> str:
-        """The name of a column that is true in rows that satisfy `where`, and null in other rows."""
+        """The name of a boolean column. If a row satisfies `where`, the column is true, otherwise null."""
         return f"?{hashlib.sha256(self.where.encode()).hexdigest()[:16]}"
 
     @property
@@ -224,10 +224,10 @@ class AggregationLayout:
         return self.grid.shift(self.grid.start_of(end_ms), -self.panes)
 
     def shut(self, closed_until: int | None) -> int | None:
-        """Return the time (epoch ms) up to which windows can no longer change, or None if no window is closed.
+        """Return a time (epoch ms). Windows up to this time can no longer change. If no window is closed, return None.
 
         Args:
-            closed_until: the time (epoch ms) up to which windows are closed, or None if no window is closed.
+            closed_until: windows are closed up to this time (epoch ms). If no window is closed, None.
         """
         return closed_until if closed_until is None or self.reopen_ms is None else closed_until - self.reopen_ms
 
@@ -242,7 +242,7 @@ class AggregationLayout:
 
     @property
     def merged(self) -> tuple[Partial, ...]:
-        """The columns that a query merges: the partials, and columns that say whether rows are complete."""
+        """The columns for a query to merge: the partials, and the completeness of each metric in `whole`."""
         return (*self.partials, *(whole_partial(metric) for metric, _ in self.whole))
 
     @property
@@ -253,7 +253,7 @@ class AggregationLayout:
 
 
 def whole_partial(metric: str) -> Partial:
-    """Return the column that is true if the rows of a window contain all events of a metric."""
+    """Return a boolean column. If the rows of a window contain all events of a metric, the column is true."""
     return Partial("whole", metric, "boolean")
 
 

@@ -57,7 +57,7 @@ class Quantile(Function):
 
     name = "quantile"
     value = (
-        "the smallest value whose rank is at least `q`, which is above 0 and below 1 (for 0 and 1 use `min` and `max`);"
+        "the smallest value with a rank of at least `q`; `q` is above 0 and below 1 (for 0 and 1 use `min` and `max`);"
         " a sketch"
     )
     error = "a rank error of 0.7 %; exact up to 400 values"
@@ -153,7 +153,7 @@ class TopK(Function):
     kinds = (FREQUENT,)
     item = Item(
         "FrequentValue",
-        "An item of a topk metric: the value occurred at most `count` and at least `count - error` times.",
+        "An item of a topk metric. The value occurred at least `count - error` and at most `count` times.",
         {
             "value": {"description": "A value of the field's type."},
             "count": {"type": "integer"},

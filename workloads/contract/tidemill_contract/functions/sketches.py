@@ -95,7 +95,7 @@ def compact(partial: StoredColumn, stored: bytes) -> bytes:
 
 
 def quantile_reader(q: float) -> Callable[[bytes | None], float | int | None]:
-    """Return a function that reads a quantile from a stored sketch: the smallest value whose rank is at least q."""
+    """Return a function for a quantile of a stored sketch: the smallest value with a rank of at least q."""
 
     def quantile(stored: bytes | None) -> float | int | None:
         if not stored:
@@ -135,7 +135,7 @@ def _shower(field_type: str | None) -> Callable[[Any], Any]:
 
 
 def lister(k: int, field_type: str | None) -> Callable[[bytes | None], list[dict[str, Any]] | None]:
-    """Return a function that lists the k most frequent values of a stored sketch, the most frequent first.
+    """Return a function for the k most frequent values of a stored sketch, the most frequent first.
 
     The function returns items {value, count, error}. A value occurred at most `count` and at least `count - error`
     times.
@@ -224,7 +224,7 @@ def _uniques(stored: bytes) -> Any:
 
 
 def _frequent(stored: bytes) -> Any:
-    # Frames are sorted, so that the result does not depend on the order in which SQL joined the frames.
+    # SQL joins frames in any order. The frames are sorted, so the result does not depend on that order.
     parts = [datasketches.frequent_strings_sketch.deserialize(frame) for frame in sorted(_frames(stored))]
     parts.sort(key=lambda part: float(part.epsilon))
     for part in parts[1:]:

@@ -28,13 +28,13 @@ _MOST = "'8e307'::double precision"
 
 
 def merged(kind: str, column: Column, old: str, new: str) -> str:
-    """Return SQL that merges the mean, the low part of the mean, or the M2 of the rows `old` and `new`."""
+    """Return SQL for merging the rows `old` and `new`. `kind` selects the mean, its low part or the M2."""
     a, b = f"{old}.{column('mean')}", f"{new}.{column('mean')}"
     rest_a, rest_b = f"coalesce({old}.{column('low')}, 0)", f"{new}.{column('low')}"
     na, nb, stored = f"{old}.{column('n')}", f"{new}.{column('n')}", column(kind)
     make = _merged_squares if kind == "m2" else _moved
-    # The SQL in `near` is faster than the SQL in `far`, but exact enough only if both means are below `_ORDINARY`
-    # (1e140).
+    # The SQL in `near` is faster than the SQL in `far`. The SQL in `near` is exact enough only if both means are below
+    # `_ORDINARY` (1e140).
     near = make(kind, column, old, new, f"(({b} - {a}) + ({rest_b} - {rest_a}))")
     far = make(kind, column, old, new, f"({_difference((b, rest_b), (a, rest_a))})")
     if kind == "m2":
@@ -107,7 +107,7 @@ def prepared(fields: Sequence[Column], source: str, selected: Sequence[str], key
 
 
 def _centres(column: Column, by: str) -> list[tuple[str, str]]:
-    """Return the SQL of the columns `centre` and `rest`, whose sum is near the mean of the group's rows."""
+    """Return the SQL of the columns `centre` and `rest`. Their sum is near the mean of the group's rows."""
     mean, n = column("mean"), column("n")
     weighed = f"sum(CASE WHEN abs({mean}) BETWEEN {_LEAST} AND {_LARGE} THEN {n} * {mean} ELSE 0 END) {by}"
     about = f"{weighed} / nullif(sum({n}::double precision) {by}, 0)"

@@ -92,7 +92,7 @@ def count_late(schema: str, column: Literal["late_dead", "late_dropped"]) -> str
 
 
 def scanned(schema: str) -> str:
-    """Select the time (epoch ms) up to which detectors have scanned windows, and try to lock the scan.
+    """Select a time (epoch ms), and try to lock the scan. Detectors have scanned windows up to this time.
 
     Parameters: name of the lock, id. Columns: time (epoch ms), whether the transaction got the lock.
     """
@@ -137,7 +137,7 @@ def progress(schema: str) -> str:
     )
 
 
-# Read columns through `to_jsonb`, which returns null for a column that an older schema lacks.
+# Read columns through `to_jsonb`. If an older schema lacks a column, the result is null.
 _FEEDS = "to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed'"
 
 

@@ -1,7 +1,7 @@
 """`_anomalies`: the anomalies that detectors found. Processors publish each row to the anomalies topic.
 
-For an anomaly of a single event, `aggregation` is empty, `metric` is the name of the field, and the window starts and
-ends at the event time.
+For an anomaly of a single event, `aggregation` is empty, and `metric` is the name of the field. The window of such an
+anomaly starts and ends at the event time.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def insert(schema: str) -> str:
 
 
 def due(schema: str, duty: Duty, limit: int) -> str:
-    """Select the oldest corrections in which the column that `duty` names is false.
+    """Select the oldest corrections with the value false in the column of `duty`.
 
     Parameter: aggregation's id. Columns: rev, first and last start (epoch ms).
     """
@@ -60,7 +60,7 @@ def set_done(schema: str, duty: Duty) -> str:
 
 
 def remove_done(schema: str, other: Duty) -> str:
-    """Delete the given corrections in which the column that `other` names is true.
+    """Delete each given correction if the column of `other` is true.
 
     Parameters: aggregation's id, list of revs.
     """

@@ -1,6 +1,6 @@
 """`_dead_letters`: events that could not be counted. Processors publish each row to the topic of dead letters.
 
-`aggregation` is the aggregation for which the event was late, or empty if the event was not late.
+If the event was late for an aggregation, `aggregation` is its name. Otherwise, `aggregation` is empty.
 """
 
 from __future__ import annotations

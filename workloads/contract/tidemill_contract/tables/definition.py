@@ -9,7 +9,7 @@ CLOCK_MS = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 
 NO_ELEMENT = -1
-"""The value of `element` in a row about a whole record, not about one element of an array."""
+"""The value of `element` in a row about a whole record. Such a row has no array element."""
 ELEMENT = ("element", f"integer NOT NULL DEFAULT {NO_ELEMENT}")
 """The column with the index of the element in the exploded array."""
 SHOWN_ELEMENT = f"NULLIF(element, {NO_ELEMENT}) AS element"

@@ -1,4 +1,4 @@
-"""`_skipped` and `_held_up`: data that processors skipped, and tasks (such as publishing) that currently fail."""
+"""`_skipped`: data that processors skipped. `_held_up`: currently failing tasks, such as publishing."""
 
 from __future__ import annotations
 

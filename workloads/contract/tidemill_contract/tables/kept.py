@@ -98,7 +98,7 @@ def quota_of(spec: PipelineSpec, kind: str) -> str:
 
 
 def told(kept: Kept, quota: str) -> tuple[str, str]:
-    """Return a message and a remedy if the quota took effect within the last day, or else empty texts."""
+    """Return a message and a remedy. If the quota took no effect within the last day, return empty texts."""
     if not kept.full or kept.kind not in _WORDS:
         return "", ""
     what, field = _WORDS[kept.kind]

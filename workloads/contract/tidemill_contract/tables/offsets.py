@@ -1,4 +1,4 @@
-"""`_offsets` and `_lost`: the positions of readers in the source topic, and the offsets that readers could not read."""
+"""`_offsets`: the positions of readers in the source topic. `_lost`: offsets that readers could not read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TABLE = Table(
         ("suspects", "bigint[] NOT NULL DEFAULT '{}'"),
         ("last_event_at", "timestamptz"),
         ("end_confirmed_at", "timestamptz"),
-        # The time from the arrival of the oldest record in the latest batch to the commit of the batch.
+        # For the latest batch, the time from the oldest record's arrival to the commit.
         ("freshness_ms", "bigint"),
         ("consumed", "bigint NOT NULL DEFAULT 0"),
         ("filtered", "bigint NOT NULL DEFAULT 0"),

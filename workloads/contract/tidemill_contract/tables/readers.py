@@ -8,7 +8,7 @@ from __future__ import annotations
 from tidemill_contract.tables.definition import CLOCK_MS, Table, columns, from_ms, to_ms
 
 LIVE = "live"
-"""The reader of the live processors, which read new events of the topic. Each replay has a separate reader."""
+"""The reader of the live processors. They read new events of the topic. Each replay has a separate reader."""
 
 TABLE = Table(
     "_readers",

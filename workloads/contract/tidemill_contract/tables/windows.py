@@ -1,6 +1,6 @@
 """The table with the windows of one version of an aggregation.
 
-A row contains the results of one group for a window, or for a part of a window (pane).
+A row contains the results of one group. The row covers a window or a pane (a part of a window).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def window_table(name: str, plan: AggregationLayout) -> Table:
     unique = ", ".join(quote(column) for column in plan.key_columns)
     indexes = [(f"{name}_by_time"[:63], '("window_start")')]
     if plan.sessions:
-        # Processors use the index `_by_end` to close sessions, and the index `_open` to find sessions that an event can
+        # The index `_by_end` is for closing sessions. The index `_open` is for finding the sessions that an event can
         # join.
         ends = ", ".join(quote(column) for column in (*(group for group, _ in plan.group_by), "window_end"))
         indexes += [(f"{name}_by_end"[:63], '("window_end")'), (f"{name}_open"[:63], f"({ends})")]

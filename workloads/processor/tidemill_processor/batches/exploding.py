@@ -120,7 +120,7 @@ class ExplodingReader(BatchReader):
         weights = accumulate(map(self._weight, arrays, (len(raws[index]) for index in at)))
         taken = _number(weights, MOST_ELEMENTS)
         number = len(raws) if taken == len(at) else max(1, at[taken])
-        # The next piece may have as many bytes as this piece, or twice as many if no record was left over.
+        # The next piece may have as many bytes as this piece. If no record was left over, the limit doubles.
         size = sum(map(len, raws[:number])) * (2 if number == len(raws) else 1)
         self._bytes = min(MOST_BYTES, max(LEAST_BYTES, size))
         return records.first(number)

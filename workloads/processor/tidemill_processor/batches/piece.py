@@ -34,7 +34,7 @@ class Piece:
 
 
 def progress(messages: Sequence[Message], partitions: list[int]) -> tuple[dict[int, int], ...]:
-    """Return the next offset, the number of records, and the time of the first record (epoch ms), each by partition.
+    """Return for each partition: next offset, number of records, and time of the first record (epoch ms).
 
     A negative timestamp is replaced by the current time.
     """

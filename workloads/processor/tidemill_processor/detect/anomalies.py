@@ -114,7 +114,7 @@ def read_states(
 
 
 def known_groups(connection: psycopg.Connection[Any], schema: str, rule: str, place: int) -> list[str]:
-    """Return the groups for which a state of this rule is stored, from the oldest to the most recent."""
+    """Return the groups with a stored state of this rule, the oldest first."""
     return [group for (group,) in connection.execute(detectors.groups(schema), (rule, place))]
 
 

@@ -43,7 +43,7 @@ HELD_STATES = 5_000
 """The maximum number of detector states in memory between batches."""
 
 Groups = OrderedDict[str, State | None]
-"""The detector states of a rule in a partition, by group. None stands for a state that is only in Postgres."""
+"""The detector states of a rule in a partition, by group. If a state is only in Postgres, the value is None."""
 
 _VALUE = "_v"
 

@@ -103,7 +103,7 @@ def decimal_factor(node: Node, wanted: Wanted) -> int:
 def generate(
     schema: AvroSchema, wanted: Sequence[Wanted | None], row: type, *, within: Steps = (), op: Steps | None = None
 ) -> Callable[[Sequence[bytes]], tuple[list[Any], list[Any]]]:
-    """Return a function that reads many records, each of which starts with a schema id.
+    """Return a function for reading many records. Each record starts with a schema id.
 
     Args:
         schema: the schema of the records.

@@ -91,7 +91,7 @@ class _Records:
 def columns_reader(
     schema: AvroSchema, wanted: Sequence[Wanted | None], row: type, *, within: Steps = (), op: Steps | None = None
 ) -> Callable[[Sequence[bytes]], tuple[list[Any], list[Any]]]:
-    """Return a function that reads many records, each of which starts with a schema id."""
+    """Return a function for reading many records. Each record starts with a schema id."""
     maker = _Maker(schema, within)
     wants = [(slot, each) for slot, each in enumerate(wanted) if each is not None]
     if op is not None:

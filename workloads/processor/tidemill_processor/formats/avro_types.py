@@ -108,7 +108,7 @@ class AvroSchema:
 
 
 def written_as(field: FieldSpec, node: Node | None) -> FieldSpec:
-    """Return a copy of a timestamp field whose `format` suits the Avro type, such as `ns` for nanoseconds."""
+    """Return a copy of a timestamp field. Its `format` suits the Avro type, such as `ns` for nanoseconds."""
     kind = "" if node is None else str(node.get("logicalType", ""))
     if field.type != "timestamp" or kind not in _TIMES:
         return field

@@ -61,7 +61,7 @@ class ProtobufSchema:
             raise ValueError(f"{type(error).__name__}: {error}") from None
 
     def message(self, indexes: Sequence[int]) -> type[Message]:
-        """Return the message with these indexes: first the index in the file, then the indexes of nested messages.
+        """Return the message with these indexes. The index in the file precedes the indexes of nested messages.
 
         Raises:
             IndexError: no message has these indexes.

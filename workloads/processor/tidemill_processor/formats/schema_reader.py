@@ -45,7 +45,7 @@ class Plan(ABC):
 
     @abstractmethod
     def document(self, raw: bytes) -> bytes | None:
-        """Return the event of a record as JSON, or None if the policy for deletes ignores the record.
+        """Return the event of a record as JSON. If the policy for deletes ignores the record, return None.
 
         Raises:
             InvalidEvent: the record cannot be read.
@@ -103,7 +103,7 @@ class SchemaReader(ABC):
         """
 
     def row(self, change: Mapping[str, Any]) -> Any:
-        """Return the row that a change event contains, or None if the policy for deletes ignores the change.
+        """Return the row in a change event. If the policy for deletes ignores the change, return None.
 
         Raises:
             InvalidEvent: the record has to become a dead letter.
@@ -240,7 +240,7 @@ def _moved(field: FieldSpec) -> FieldSpec:
 
 
 def _alone(plan: Plan, raw: bytes, now_ms: int) -> Decoded | None:
-    """Decode one record with the same decoder as a batch, so that the result does not depend on other records."""
+    """Decode one record with the decoder of batches. So the result does not depend on other records."""
     try:
         _check_size(raw)
         return plan.together([raw], now_ms) or plan.single(raw, now_ms)

@@ -1,7 +1,7 @@
 """Deletes old event ids (`spec.source.dedupe`), a limited number at a time.
 
-If dedupe was removed from the spec, all ids are deleted. All replicas can delete ids at the same time, because each
-replica skips rows that another replica is deleting.
+If dedupe was removed from the spec, all ids are deleted. All replicas can delete ids at the same time. Each replica
+skips the rows that another replica is deleting.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class Keeper(threading.Thread):
         self.join(timeout_seconds)
 
     def run(self) -> None:  # noqa: D102
-        # Set the metric before the first pass, so that an alert fires even if no pass ever completes.
+        # Set the metric before the first pass. So an alert fires even if no pass ever completes.
         metrics.KEEPER_PASSED.set_to_current_time()
         while not self._stopping.is_set():
             if self.held():

@@ -15,7 +15,7 @@ AGAIN_SECONDS = 20.0
 
 
 class LookupNotes:
-    """Writes a row for each lookup that cannot be read, and deletes the row of a lookup that can be read again."""
+    """Writes a row for each unreadable lookup. If the lookup can be read again, the row is deleted."""
 
     def __init__(self, schema: str, lookups: Lookups) -> None:
         self._schema, self._lookups = schema, lookups

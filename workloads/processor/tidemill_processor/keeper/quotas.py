@@ -111,7 +111,7 @@ def note(connection: psycopg.Connection[Any], database: Database, kind: str, pla
 
 
 class Report:
-    """Reports in /metrics and /health how many dead letters and anomalies are stored, and how many are not."""
+    """Reports in /metrics and /health the numbers of dead letters and anomalies: stored and not stored."""
 
     def __init__(self, database: Database, config: PipelineConfig) -> None:
         self._query = QUERY.format(f"{database.schema}._kept")

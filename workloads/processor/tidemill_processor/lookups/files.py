@@ -45,7 +45,7 @@ class FileSource:
         """
         try:
             mark = self._mark()
-            # A file may be incomplete during a write, so wait until two calls see the same size and modification time.
+            # A file may be incomplete during a write. Wait until two calls see the same size and modification time.
             settled = self._content is None or mark == self._seen
             self._seen = mark
             if mark == self._read or not settled:
@@ -74,7 +74,7 @@ class FileSource:
             return self._csv(text)
         decoder = RowDecoder(self._spec, self._lookup, row_spec(self._spec, self._lookup))
         if self._suffix != ".json":
-            # Do not use `splitlines`, which also splits at characters that JSON strings may contain (such as U+2028).
+            # JSON strings may contain characters such as U+2028. `splitlines` would also split at these characters.
             lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
             return decoder.table((line.encode() for _, line in lines), "line", [number for number, _ in lines])
         try:

@@ -1,4 +1,4 @@
-"""Keeps the rows of a processor's lookups up to date, joins them to batches, and reports their state."""
+"""Keeps the rows of lookups up to date, joins the rows to batches, and reports the lookups' state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads the rows of a lookup from a table or query in Postgres, with the login from a Secret."""
+"""Reads the rows of a lookup from a table or query in Postgres. The login is in a Secret."""
 
 from __future__ import annotations
 

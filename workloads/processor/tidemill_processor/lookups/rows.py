@@ -22,7 +22,7 @@ from tidemill_processor.lookups.table import KEY, LookupFault, Table, check_size
 _NAME = "_key"
 """The name of the field that contains the key of a row."""
 PIECE_ROWS, PIECE_BYTES = 5_000, 8 * 1024 * 1024
-"""The maximum number of rows that are decoded together, and the maximum size of these rows in bytes."""
+"""Rows are decoded together, up to this number of rows and up to this size in bytes."""
 
 
 def row_spec(spec: PipelineSpec, lookup: LookupSpec, *, keyed: bool = True, zone: str | None = None) -> PipelineSpec:

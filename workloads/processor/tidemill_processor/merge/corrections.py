@@ -1,4 +1,4 @@
-"""Records the closed windows that late events changed, so that other tasks publish and judge the windows again."""
+"""Records the closed windows that late events changed. Other tasks publish and judge these windows again."""
 
 from __future__ import annotations
 

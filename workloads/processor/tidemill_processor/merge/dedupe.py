@@ -1,10 +1,11 @@
 """Leaves out duplicate events (`spec.source.dedupe`), and remembers the ids of all other events.
 
-A later event with the same id is a duplicate if the event times differ by at most the dedupe window.
+A duplicate has the same id as an earlier event. Their event times differ by at most the dedupe window.
 
 Before the batch's transaction, the process reads which ids are remembered, and finds the duplicates. In the
-transaction, the process locks the remembered ids, and stores the ids of the new events. If another processor has
-stored some of these ids meanwhile, the transaction is rolled back (`Overtaken`), and the batch is processed again.
+transaction, the process locks the remembered ids, and stores the ids of the new events. Meanwhile, another processor
+may have stored some of these ids. If so, the transaction is rolled back (`Overtaken`). The batch is then processed
+again.
 
 Ids and positions are stored in the same transaction, so a crash cannot separate them. A replay stores ids under a
 separate `reader` (see `tables/inputs/dedupe`).
@@ -196,7 +197,7 @@ class Ids:
         """
         if firsts.judge is None:
             return
-        # `maximum` ignores a single event far in the future, so that the event does not delay the expiry of other ids.
+        # `maximum` ignores a single event far in the future. So such an event does not delay the expiry of other ids.
         newest = max((time.maximum for time in times.values() if time.maximum is not None), default=0)
         for name, new in sorted(firsts.new.items()):
             if not new.height:

@@ -24,7 +24,7 @@ from tidemill_processor.merge.merging import Work
 def late(
     connection: psycopg.Connection[Any], database: Database, batch: Batch, works: Sequence[Work]
 ) -> tuple[list[DeadLetter], dict[tuple[str, str], int]]:
-    """Count the late events, and return their dead letters and the number of late events by (aggregation, policy)."""
+    """Count the late events. Return their dead letters, and their number by (aggregation, policy)."""
     letters: list[DeadLetter] = []
     counts: dict[tuple[str, str], int] = {}
     for work in works:

@@ -1,7 +1,7 @@
-"""Session windows: a session consists of the events of a group that follow each other within the gap.
+"""Session windows. A session consists of events of one group.
 
-An event within a closed session is late. An event that joins no open session is late if its own session would already
-be closed.
+Successive events of a session follow each other within the gap. An event within a closed session is
+late. An event that joins no open session is late if its own session would already be closed.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class SessionMerger:
         return connection.execute(query, (closed_until,)).fetchone() is not None
 
     def standing(self, connection: psycopg.Connection[Any], events: pl.DataFrame, shut: int) -> pl.DataFrame:
-        """For each event, return whether it joins an open session, and whether it is within a closed session."""
+        """For each event, return two booleans: it joins an open session, and it is within a closed session."""
         closed, rows = from_ms(str(shut)), []
         for nulls, part in _by_nulls(events, self._plan):
             columns = {INDEX: "bigint", TIME: "bigint", END: "bigint"}
@@ -156,7 +156,8 @@ class SessionMerger:
     def put_sql(self) -> tuple[str, str]:
         """Return the CTEs and the INSERT that merge overlapping sessions and store the merged sessions.
 
-        A session that was merged into an earlier session becomes an empty row, whose start equals its end.
+        If a session was merged into an earlier session, the row of the merged session becomes empty. In an empty row,
+        the start equals the end.
         """
         plan = self._plan
         groups = [quote(name) for name, _ in plan.group_by]

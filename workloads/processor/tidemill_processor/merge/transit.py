@@ -25,7 +25,7 @@ def stored(kind: str, sent: str) -> str:
 
 
 def sent_again(kind: str, stored: str) -> str:
-    """Return SQL that converts a stored value to the type that `sent_as` returns."""
+    """Return SQL for converting a stored value to the type from `sent_as`."""
     if kind == "timestamp":
         return to_ms(stored)
     scale = scale_of(kind)

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 FLUSH_SECONDS = 8.0
 """The maximum wait for acknowledgements in seconds, which must be less than `idle_in_transaction_session_timeout`."""
 RENEW_SECONDS = 5.0
-"""After a failure that is not fatal, a producer is replaced only if the producer is older than this many seconds."""
+"""The minimum age in seconds for replacing a producer after a failure. After a fatal failure, age does not matter."""
 _OF_THE_RECORD = frozenset({
     KafkaError.MSG_SIZE_TOO_LARGE,
     KafkaError.RECORD_LIST_TOO_LARGE,

@@ -1,7 +1,7 @@
 """Publishes results, anomalies and dead letters from Postgres to Kafka, at least once.
 
-A row counts as published after Kafka has acknowledged the record. If the process crashes before the commit in
-Postgres, the record is published again with the same `id` header.
+A row counts as published after Kafka has acknowledged the record. The process may crash before the commit in Postgres.
+In this case, the record is published again with the same `id` header.
 """
 
 from __future__ import annotations

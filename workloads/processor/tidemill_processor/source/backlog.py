@@ -1,4 +1,4 @@
-"""The lag of each partition: the number of records between its last committed position and its end in Kafka."""
+"""The lag of each partition: the number of records from its committed position to its end in Kafka."""
 
 from __future__ import annotations
 

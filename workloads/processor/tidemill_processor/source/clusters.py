@@ -1,4 +1,4 @@
-"""The connections of a processor to the Kafka cluster with the source topic, and to the platform's own Kafka."""
+"""A processor's Kafka connections: to the cluster with the source topic, and to the platform's own Kafka."""
 
 from __future__ import annotations
 

@@ -287,7 +287,9 @@ class Source:
         return low, high
 
     def offset_at(self, partition: int, time_ms: int) -> int:
-        """Return the offset of the first record at or after a wall time (epoch ms), or else the end offset.
+        """Return the offset of the first record at or after a wall time (epoch ms).
+
+        Without such a record, return the end offset.
 
         Raises:
             KafkaException: Kafka is not reachable.

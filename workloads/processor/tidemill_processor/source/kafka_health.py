@@ -46,7 +46,7 @@ class KafkaHealth:
             self._renew()
 
     def answered(self, asked_at: float) -> None:
-        """Record that Kafka answered a request, which was sent at `asked_at` (monotonic seconds)."""
+        """Record that Kafka answered a request. `asked_at` is the time of the request (monotonic seconds)."""
         if asked_at < self._failed_at:
             return
         self.error, self.answered_at = "", asked_at

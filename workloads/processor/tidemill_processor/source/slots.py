@@ -30,7 +30,7 @@ class Slots(Protocol):
     def topics(self) -> tuple[str, ...]: ...  # noqa: D102
 
     def of(self, topic: str, partition: int) -> int | None:
-        """Return the slot of a partition, or None if the partition has no slot yet or is not read."""
+        """Return the slot of a partition. If the partition has no slot yet or is not read, return None."""
 
     def place(self, slot: int) -> Place | None:
         """Return the topic and the partition of a slot, or None if the slot is not read."""
@@ -98,7 +98,7 @@ class SeveralTopics:
         return tuple(sorted({topic for topic, _ in self.places.values()}))
 
     def of(self, topic: str, partition: int) -> int | None:
-        """Return the slot of a partition, or None if the partition has no slot yet or is not read."""
+        """Return the slot of a partition. If the partition has no slot yet or is not read, return None."""
         slot: int | None = self._slots.get((topic, partition))  # type: ignore[attr-defined]
         return slot
 
@@ -159,7 +159,7 @@ class SlottedMessage:
 
 
 def slotted(messages: Iterable[Any], of: Slots) -> list[SlottedMessage]:
-    """Replace the partition of each message with the slot, or with -1 if the partition has no slot."""
+    """Replace the partition of each message with the slot. If the partition has no slot, the number is -1."""
     kept = []
     for message in messages:
         error = message.error()

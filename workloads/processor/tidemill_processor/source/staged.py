@@ -56,7 +56,7 @@ class StagedMessage:
 
 
 def staged(messages: Sequence[Any]) -> list[Any]:
-    """Wrap records of the stage topic, so that each has the timestamp and headers of the source record."""
+    """Wrap records of the stage topic. Each result has the timestamp and headers of the source record."""
     return [StagedMessage(message) for message in messages]
 
 

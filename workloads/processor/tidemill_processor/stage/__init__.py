@@ -1,1 +1,4 @@
-"""The Python stage: runs a user's function on the source topic's records, and writes the topic that processors read."""
+"""The Python stage runs a user's function on the source topic's records.
+
+The stage writes the results to another topic. Processors read that topic.
+"""

@@ -1,7 +1,7 @@
 """Runs the Python stage of one pipeline: `python -m tidemill_processor.stage`.
 
-This process starts a worker process, which runs the user's function. A worker is replaced if the user's file changes,
-or if a call takes longer than the timeout.
+This process starts a worker process. The worker runs the user's function. A worker is replaced if the user's file
+changes, or if a call exceeds the timeout.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _RUNS_LONG = f"has run for more than {SLOW_SECONDS:.0f} s"
 STUCK_SECONDS = 60.0
 """The stage is restarted if it has not checked its worker for this many seconds."""
 _SILENT_SECONDS = 60.0
-"""A worker that has not reported for this many seconds (plus the timeout of a call) is replaced."""
+"""A worker is replaced after a silence of this many seconds plus the timeout of a call."""
 _TICK_SECONDS = 0.1
 _END_SECONDS = 7.0
 """How long (seconds) a worker may take to end. `tidemill up` waits 10 s for the stage."""

@@ -36,7 +36,7 @@ ABORT_SECONDS = 5.0
 LEAVE_SECONDS = 5.0
 """How long (seconds) the process may take to leave the consumer group."""
 _ROOM_MS = 10_000
-"""The timeout of a transaction is the timeout of a call plus the flush interval plus this many milliseconds."""
+"""A transaction's timeout is the call timeout plus the flush interval plus this many milliseconds."""
 _LEAST_POLL_MS = 300_000
 
 _CONSUMER: Mapping[str, Any] = {
@@ -62,7 +62,7 @@ _PRODUCER: Mapping[str, Any] = {
 
 
 class _Leaving(Application):
-    """An application that leaves its consumer group when it stops, so that other processes take over at once."""
+    """An application that leaves its consumer group at the end. So other processes take over at once."""
 
     leaves = True
 

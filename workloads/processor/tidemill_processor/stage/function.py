@@ -96,8 +96,7 @@ class UserFunction:
         """Call the function with an event (JSON in UTF-8), and return the resulting events as JSON.
 
         Raises:
-            InvalidEvent: the bytes are not a JSON object, or the function failed or returned something other than
-                events.
+            InvalidEvent: the bytes are not a JSON object, the function failed, or a result is not an event.
         """
         assert self._call is not None  # noqa: S101 - the file is loaded first
         event = _event(raw)

@@ -25,7 +25,7 @@ _STEP = 200
 
 
 class PositionsLost(Exception):
-    """Raised if neither the consumer group nor the stage topic shows how far the stage has read the source topic."""
+    """Raised if neither the consumer group nor the stage topic shows the stage's position in the source topic."""
 
 
 class Places:

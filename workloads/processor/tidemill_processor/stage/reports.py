@@ -1,4 +1,7 @@
-"""The messages between the stage and a worker, as lines of JSON: an `Order` to the worker, and `Report`s back."""
+"""The messages between the stage and a worker: an `Order` to the worker, and `Report`s back.
+
+Each message is a line of JSON.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from tidemill_contract.staged import ORIGIN_HEADER, Headers, Origin
 from tidemill_processor.stage.function import UserFunction
 
 KEPT_BYTES = 64 * 1024
-"""The dead letter of an event that is too large contains only the first bytes, up to this size."""
+"""If an event is too large, its dead letter contains only the first bytes, up to this size."""
 _ROOM_BYTES = 4 * 1024
 
 

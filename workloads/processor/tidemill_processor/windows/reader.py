@@ -127,7 +127,7 @@ class WindowReader:
     def corrected(
         self, connection: psycopg.Connection[Any], first_ms: int, last_ms: int, revs: list[int], closed_until: int
     ) -> Iterator[list[Any]]:
-        """Yield closed windows that start in [`first_ms`, `last_ms`] and whose revision is in `revs`.
+        """Yield closed windows with a start in [`first_ms`, `last_ms`] and a revision in `revs`.
 
         A session that was merged into another session is an empty window.
         """

@@ -33,7 +33,7 @@ _COLUMNS = {
 _BOOLEANS = {"true": True, "false": False, "": None}
 _UNUSUAL = ('"', "\r", "\0", "\ufeff")
 _MOST_BYTES = 64 * 1024
-"""The maximum size (in bytes) of a record that is read by column. The CSV reader refuses cells above 128 KiB."""
+"""The maximum size (in bytes) of a record for reading by column. The CSV reader refuses cells above 128 KiB."""
 _GROUP = 64
 _LIMIT = 2**63
 
@@ -108,7 +108,7 @@ def split(raws: Sequence[bytes], number: int, delimiter: str) -> list[list[str]]
 
 
 def column_maker(field: FieldSpec) -> Callable[[list[str]], Sequence[Any]]:
-    """Return the function that converts a column of cells to a field's values, with None for an empty cell."""
+    """Return the function from a column of cells to a field's values. For an empty cell, the value is None."""
     makers: Mapping[str, Callable[[list[str]], Sequence[Any]]] = {
         "string": _texts, "integer": _integers, "number": _numbers, "boolean": _booleans, "timestamp": _times,
     }  # fmt: skip

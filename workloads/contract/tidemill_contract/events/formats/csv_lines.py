@@ -45,7 +45,7 @@ class CsvLines(Opener):
         self.delimiter = written.delimiter
 
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
-        """Convert many lines to JSON events, or return empty lists if the lines must be read one by one."""
+        """Convert many lines to JSON events. If the lines must be read one by one, return empty lists."""
         try:
             rows = self._rows([raw.decode().removeprefix(_BOM) for raw in raws])
             # If a quote spans lines, the CSV reader joins several records into one row.

@@ -1,4 +1,7 @@
-"""Read values with the framing of a schema registry: a zero byte, the schema id (four bytes), the value."""
+"""Read values with the framing of a schema registry.
+
+The framing has a zero byte, the schema id (four bytes) and the value.
+"""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ class Opener(ABC):
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
         """Return the events and the envelopes of many records.
 
-        If this method raises an error or finds no event in a record, `open` reads the records one by one.
+        This method may raise an error or find no event in a record. Then `open` reads the records one by one.
 
         Raises:
             Exception: at least one record cannot be read.

@@ -27,7 +27,7 @@ class Reader(Protocol):
         """Return a field's value in each event."""
 
     def put(self, events: Sequence[Any], name: str, values: Sequence[Any]) -> None:
-        """Set the values of a field that is read from outside the event, such as from a header."""
+        """Set the values of a field from outside the events, such as from a header."""
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
         """Return each event as a JSON object, in which each field is a member. `raws` are the values of the records."""

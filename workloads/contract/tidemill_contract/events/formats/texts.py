@@ -13,7 +13,7 @@ _NUMBER = re.compile(rb"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 def as_json(text: bytes, field: FieldSpec) -> bytes:
-    """Convert a text to a JSON value of the field's type, or to a JSON string if the conversion fails.
+    """Convert a text to a JSON value of the field's type. If the conversion fails, return a JSON string.
 
     Raises:
         InvalidEvent: the text is not UTF-8.

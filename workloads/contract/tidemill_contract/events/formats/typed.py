@@ -30,7 +30,7 @@ class TypedDecoder(EventDecoder):
 
     Attributes:
         row: the class of typed events. Create an event with the values of `columns`, in order.
-        columns: the names of all fields, including fields that are not in the event, such as headers.
+        columns: the names of all fields. Some of these fields, such as headers, are outside the event.
     """
 
     def __init__(self, spec: PipelineSpec, *, exact: bool, read: Collection[str]) -> None:
@@ -45,7 +45,7 @@ class TypedDecoder(EventDecoder):
         self._moments = [name for name in self._fields.timestamps if name in read]
 
     def judged(self, events: list[Any], now_ms: int) -> Decoded | None:
-        """Validate events and convert their times, or return None if the events must be validated one by one."""
+        """Validate events and convert their times. If the events must be validated one by one, return None."""
         for name, expected in self._plain.items():
             values = self._fields.shape.values(events, name)
             kinds = set(map(type, values))

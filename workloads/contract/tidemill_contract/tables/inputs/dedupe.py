@@ -6,8 +6,8 @@ events again. After a replay ends, its aggregation versions keep this value in `
 
 `place` is the path of the id in a record, such as `order.id`. Ids from different places are never compared.
 
-`id` is the event's id as text. An id of 64 bytes or more is stored as its SHA-256 in hex, which has exactly 64 bytes.
-If the elements of an array share one id, the index of the element and a space precede the id.
+`id` is the event's id as text. An id of 64 bytes or more is stored as its SHA-256 in hex (exactly 64 bytes). The
+elements of an array can share one id. In this case, the element's index and a space precede the id.
 
 `event_time` is the time of the event that was counted (epoch ms). A row is deleted after the watermark has passed
 `until` (epoch ms).
@@ -28,7 +28,7 @@ TABLE = Table(
         ("event_time", "bigint NOT NULL"),
         ("until", "bigint NOT NULL"),
     ),
-    # The id is the first column of the primary key, because ids differ more often than the other columns.
+    # Ids differ more often than the other columns. So the id is the first column of the primary key.
     ("PRIMARY KEY (id, place, reader, event_time)",),
     # Expired ids are deleted all the time, so autovacuum runs more often than by default.
     storage="autovacuum_vacuum_scale_factor = 0.05",

@@ -1,6 +1,7 @@
-"""Anomaly detectors: pure functions that map a state and a value to a verdict and the next state.
+"""Anomaly detectors. A detector is a pure function.
 
-A state is a JSON object of limited size. docs/detectors.md has formulas, sources and measured scores.
+The function maps a state and a value to a verdict and the next state. A state is a JSON object
+of limited size. docs/detectors.md has formulas, sources and measured scores.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ Tree = tuple[tuple[int, float], ...]
 
 @cache
 def trees() -> tuple[Tree, ...]:
-    """Return the trees: the feature and the split value of each inner node, numbered as in a heap."""
+    """Return the trees: the feature and the split value of each inner node. Nodes are numbered as in a heap."""
     generator = random.Random(2011)  # noqa: S311
     grown = []
     for _ in range(TREES):

@@ -1,6 +1,6 @@
-"""Learns the usual value for each hour of the day or week: the mean over the latest occurrences of the hour.
+"""Learns the usual value for each hour of the day or week.
 
-A rhythm is a dict with these keys:
+The usual value is the mean over the latest occurrences of the hour. A rhythm is a dict with these keys:
 
 - hour: the number of the current hour since the epoch.
 - count, sum: the number and the sum of the values in the current hour.

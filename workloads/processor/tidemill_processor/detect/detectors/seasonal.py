@@ -1,4 +1,7 @@
-"""The detector `seasonal`: measures the distance from the usual value at this hour of the day or week."""
+"""The detector `seasonal` measures the distance from the usual value at this hour.
+
+The hour is an hour of the day or week.
+"""
 
 from __future__ import annotations
 

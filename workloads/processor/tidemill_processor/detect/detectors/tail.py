@@ -3,8 +3,7 @@
 The method is from Weissman (1978), with Hill's estimator (1975).
 
 A tail is [n, kept]. n is the number of all error sizes. kept has the k largest error sizes in ascending order.
-With u as the smallest kept size, P(size > x) ≈ k/n · (x/u)^(-1/ξ) for x > u, where ξ is the mean of
-ln(kept size / u).
+Let u be the smallest kept size, and ξ the mean of ln(kept size / u). For x > u, P(size > x) ≈ k/n · (x/u)^(-1/ξ).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _NOTHING = 1e-6
 
 
 def surprise(tail: Tail, size: float) -> float:
-    """Return -log10 of the probability that an error is at least as large as `size`, but at most 12."""
+    """Return -log10(p), but at most 12. p is the probability of an error of at least `size`."""
     n, kept = tail or (0, [])
     if n < SHARE or len(kept) < LEAST or size <= max(kept[0], _NOTHING):
         return 0.0
