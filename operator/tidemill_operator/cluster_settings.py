@@ -128,9 +128,9 @@ class ClusterSettings:
         if not self.shared_kafka_login:
             return []
         return [
-            "TIDEMILL_WORKLOAD_KAFKA_CONFIG: pods of pipelines get the operator's own Kafka login. Everybody who may"
-            " read Secrets in the pipelines' namespaces can use this login. Give pods a login that cannot create,"
-            " alter or delete topics (in the chart: kafka.workloadKey)"
+            "TIDEMILL_WORKLOAD_KAFKA_CONFIG: pods of pipelines get the operator's own Kafka login. Every reader"
+            " of Secrets in the pipelines' namespaces can use this login. Give pods a login without permission to"
+            " create, alter or delete topics (in the chart: kafka.workloadKey)"
         ]
 
 
@@ -226,7 +226,7 @@ def _redis_authority(platform: Platform) -> str:
     for name, value in parse_qsl(urlsplit(platform.redis_url).query):
         if name in _REDIS_FILES:
             raise ValueError(
-                f"TIDEMILL_REDIS_URL: {name}={value} names a file that does not exist in pipelines' pods; remove"
+                f"TIDEMILL_REDIS_URL: {name}={value} names a file missing in pipelines' pods; remove"
                 " the parameter, and name the authority's file in TIDEMILL_REDIS_CA (chart: redis.caSecret)"
             )
     return platform.redis_ca

@@ -164,7 +164,9 @@ def flag(environ: Mapping[str, str], name: str, default: bool) -> bool:
 
 
 def json_text(environ: Mapping[str, str], name: str) -> str:
-    """Return the text of the JSON file that a variable names, or an empty text if the variable is not set.
+    """Return the text of the JSON file named by a variable.
+
+    If the variable is not set, return an empty text.
 
     Raises:
         ValueError: the file is unreadable or contains no JSON object.

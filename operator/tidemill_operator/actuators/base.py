@@ -23,7 +23,7 @@ from tidemill_operator.plan.model import Connector, Schema, Topic, Workload
 
 Reclaim = Literal["Retain", "Delete"]
 Exists = Callable[[str, str], bool]
-"""A function that tells whether the pipeline with this namespace and name exists."""
+"""A check for the existence of a pipeline, by namespace and name."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class Runtime(Protocol):
         ...
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Return whether a pipeline exists, or True if that is unknown."""
+        """Return True if a pipeline exists or its existence is unknown."""
         ...
 
 

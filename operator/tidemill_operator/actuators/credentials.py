@@ -145,7 +145,10 @@ def new_login(user: str) -> PostgresCredentials:
 
 
 def new_api_key() -> tuple[ApiKeys, str]:
-    """Create an API key for appending and querying events, and return the hash of the key and the key."""
+    """Create an API key for appending and querying events.
+
+    Return the hash of the key, and the key.
+    """
     # Use letters and digits only, because `_` separates the parts of a key.
     key_id, secret = secrets.token_hex(4), secrets.token_hex(_PASSWORD_BYTES)
     digest = hashlib.sha256(secret.encode()).hexdigest()

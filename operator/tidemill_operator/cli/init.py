@@ -1,4 +1,7 @@
-"""The command `tidemill init`, which drafts a pipeline from a file or a topic, and can run it."""
+"""The command `tidemill init`: drafts a pipeline from a file or a topic.
+
+With `--run`, the command also runs the pipeline.
+"""
 
 from __future__ import annotations
 
@@ -111,10 +114,10 @@ def run(args: argparse.Namespace) -> int:
     """Draft the pipeline, write or print it, and run it if requested.
 
     Raises:
-        CommandError: there is no such file or topic, or it has no event; or the output exists with different content.
+        CommandError: the source is missing or has no event, or the output exists with different content.
     """
     if args.go_on and (args.source == "-" or Path(args.source).is_fifo()):
-        problem = "--run reads the file twice, and a pipe can be read only once: write its content to a file"
+        problem = "--run cannot read a pipe twice: write the pipe's content to a file"
         raise CommandError(problem, code=EXIT_USAGE)
     if args.name and pipeline_name(args.name) != args.name:
         remedy = "use at most 40 characters (a-z, 0-9 and -), such as " + pipeline_name(args.name)

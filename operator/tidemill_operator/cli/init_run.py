@@ -28,7 +28,9 @@ _END_SECONDS = 10.0
 
 
 def run_and_send(args: argparse.Namespace, output: Path, name: str, path: Path | None) -> int:
-    """Run the pipeline until a signal arrives, and send the file as soon as the pipeline is ready.
+    """Run the pipeline until a signal arrives.
+
+    Send the file as soon as the pipeline is ready.
 
     Args:
         args: the arguments of `init`.

@@ -55,7 +55,7 @@ class World:
         return self.platform.postgres.public_url if self.platform.postgres.host else None
 
     def schema(self, name: str) -> LiveSchema | None:
-        """Return a schema as it exists in Postgres, or None if the schema or the address of Postgres is missing.
+        """Return a schema from Postgres, or None if the schema or Postgres' address is missing.
 
         Raises:
             TidemillError: Postgres does not answer.

@@ -145,7 +145,7 @@ def send(file: EventFile, client: Client, order: Order, *, api: str, sender: Sen
         file: the open file.
         client: the client of ingest.
         order: the pipeline that gets the events, and options such as the rate.
-        api: URL of the API, for the message about dead letters, or empty if it is unknown.
+        api: URL of the API for the message about dead letters, or empty if unknown.
         sender: sender of the events, or None to create a sender from `client` and `order`.
     """
     if file.table is not None:

@@ -72,7 +72,7 @@ def read_state(data_dir: Path) -> dict[str, Any] | None:
 
 
 def is_running(state: Mapping[str, Any]) -> bool:
-    """Return whether the `up` that wrote the report still runs."""
+    """Return True if the report's `up` still runs."""
     return start_time(int(state["pid"])) == str(state["started"])
 
 

@@ -1,6 +1,7 @@
-"""The command `tidemill up`, which runs pipelines on this machine until it is stopped.
+"""The command `tidemill up`: runs pipelines on this machine until the command is stopped.
 
-`up` starts Kafka, Postgres and Redis unless the environment names them, and applies edits of the pipelines' files.
+`up` starts Kafka, Postgres and Redis unless the environment names them. `up` also applies edits of the
+pipelines' files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A pass over a resource in a cluster: read the resource, reconcile or delete the objects, and write the status."""
+"""A pass over a resource in a cluster.
+
+A pass reads the resource, reconciles or deletes the objects, and writes the status.
+"""
 
 from __future__ import annotations
 
@@ -54,8 +57,7 @@ class Controller:
         """Run a pass over a resource, and return how the pass ended.
 
         Raises:
-            TidemillError: the cluster's API does not answer, or somebody else has written the resource since it was
-                read.
+            TidemillError: the cluster's API does not answer, or another client has written the resource meanwhile.
         """
         with self._measures.pass_of(key) as doing:
             try:

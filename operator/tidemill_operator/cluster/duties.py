@@ -35,7 +35,8 @@ class Duties:
     ) -> None:
         self._api, self._queue, self._watchdog, self._more = api, queue, watchdog, more
         self._namespaces = tuple(namespaces)
-        # The canary is in a watched namespace, because the operator gets no events of objects in other namespaces.
+        # The operator gets no events of objects in unwatched namespaces. The canary is therefore in a watched
+        # namespace.
         self._canary_namespace = home if not namespaces or home in namespaces else namespaces[0]
         self._interval = interval_seconds
         self._known: set[Key] = set()
@@ -64,7 +65,10 @@ class Duties:
             self._stopping.wait(self._interval)
 
     def touch(self) -> None:
-        """Write the canary, a ConfigMap whose watch event shows that watches work."""
+        """Write the canary, a ConfigMap.
+
+        The canary's watch event proves working watches.
+        """
         moment = dt.datetime.now(dt.UTC).isoformat()
         written = self._api.apply({
             "apiVersion": "v1",

@@ -1,6 +1,6 @@
 """Makes events from the rows of a CSV file, according to the types of a pipeline's fields.
 
-A cell that does not fit its field's type is sent as text, so that the event becomes a dead letter.
+If a cell does not fit its field's type, the cell is sent as text. The event then becomes a dead letter.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tidemill_operator.event_files.csv_dialect import Dialect
 from tidemill_operator.event_files.numbers import BOOLEANS, NULLS, read_number
 
 Cell = Callable[[str], Any]
-"""A function that returns the value of a cell for the JSON encoder, or None if the cell has no value."""
+"""A function from a cell to its value for the JSON encoder. The function returns None for a cell without a value."""
 
 
 class RowWriter:

@@ -107,7 +107,7 @@ class Content:
 
     @property
     def share(self) -> float | None:
-        """The share of the file that has been read, from 0 to 1, or None if it is unknown."""
+        """The share of the file already read, from 0 to 1, or None if unknown."""
         return min(1.0, self._raw.tell() / self._size) if self._raw is not None and self._size else None
 
     @property
@@ -122,7 +122,9 @@ class Content:
 
     @cached_property
     def _detected(self) -> str:
-        """The encoding: UTF-16 or UTF-32 if the bytes show it, else UTF-8 if the text is valid UTF-8, else cp1252.
+        """The detected encoding.
+
+        The bytes may show UTF-16 or UTF-32. Other text is UTF-8 if valid, else cp1252.
 
         Raises:
             EventFileError: the file is not text.

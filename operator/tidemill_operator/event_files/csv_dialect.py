@@ -1,4 +1,4 @@
-"""Detects the form of a CSV file: its delimiter, its header, and the decimal mark of each column."""
+"""Detects a CSV file's delimiter, its header, and the decimal mark of each column."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ def _fitness(text: str, delimiter: str) -> float:
     ((width, often),) = Counter(map(len, rows)).most_common(1) or [(1, 0)]
     if width == 1 or width > MOST_COLUMNS or len(rows[0]) == 1:
         return 0.0
-    # Some programs write a delimiter at the end of rows, but not at the end of the header. So a header with more or
-    # fewer cells than the rows only halves the rating.
+    # Some programs write a delimiter at the end of rows, but not of the header. So a header with more or fewer cells
+    # than the rows only halves the rating.
     fitting = often / len(rows) * (1.0 if len(rows[0]) == width else 0.5)
     if fitting < _LEAST_FITTING:
         return 0.0

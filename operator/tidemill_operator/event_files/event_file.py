@@ -46,7 +46,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Event:
-    """An event as JSON on one line, with the number of the line or of the event in the file."""
+    """An event as one line of JSON, with its line or event number in the file."""
 
     line: int
     data: bytes
@@ -97,7 +97,7 @@ class EventFile:
 
     @property
     def share(self) -> float | None:
-        """The share of the file that has been read, from 0 to 1, or None if it is unknown."""
+        """The share of the file already read, from 0 to 1, or None if unknown."""
         return None if self._rows is not None else self._content.share
 
     @property
@@ -140,7 +140,7 @@ class EventFile:
     def events(self, fields: Sequence[FieldSpec], skip: int = 0, *, growing: bool = False) -> Iterator[Event]:
         """Yield each event after the first `skip` events, as JSON on one line.
 
-        With `growing`, an incomplete last line of NDJSON is left out, because another program may still complete it.
+        With `growing`, an incomplete last line of NDJSON is left out. Another program may still complete the line.
 
         Raises:
             EventFileError: the file cannot be read to its end.

@@ -75,7 +75,10 @@ def _is_json(line: bytes) -> bool:
 
 
 def _binary_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes, bool]]:
-    """Yield the number and content of each line that is not blank, and whether the line ends with a line feed."""
+    """Yield the number and content of each line, except blank lines.
+
+    The third value is True if the line ends with a line feed.
+    """
     number, limit = 0, MAX_EVENT_BYTES + 1
     while line := stream.readline(limit):
         number += 1

@@ -26,7 +26,10 @@ _PLAIN = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?", re.ASCII)
 
 
 def read_number(text: str, decimal: str) -> str | None:
-    """Return the text as a JSON number with the same digits, or None if the text is not a number."""
+    """Return the text as a JSON number with the same digits.
+
+    If the text is not a number, return None.
+    """
     if decimal == POINT and _PLAIN.fullmatch(text):
         return text
     match = _NUMBER[decimal].fullmatch(text.strip(_UNITS))

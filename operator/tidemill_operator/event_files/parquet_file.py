@@ -14,7 +14,7 @@ from tidemill_operator.event_files.content import EventFileError
 
 _ROWS = 10_000
 _DAMAGED = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, OverflowError)
-"""The errors that polars raises for files and values that it cannot read."""
+"""The errors of polars for unreadable files and values."""
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 

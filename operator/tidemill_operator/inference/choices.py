@@ -183,7 +183,10 @@ def _metric(function: str, field: FieldDraft) -> dict[str, Any]:
 
 
 def _is_id(field: FieldDraft, events: int) -> bool:
-    """Return whether a number is only an identifier, so that its sum has no meaning."""
+    """Return True if a number is only an identifier.
+
+    A sum of identifiers has no meaning.
+    """
     if _IDS.search(field.name) or _CALENDAR.search(field.name):
         return True
     if field.type != INTEGER or _AMOUNTS.search(field.name) or events < 20:

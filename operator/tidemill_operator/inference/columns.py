@@ -44,7 +44,7 @@ class Sample:
     Attributes:
         broken: how many lines were not JSON objects.
         left_out: paths that are invalid or overlap a more frequent path. For example, `a` and `a.b` overlap.
-        too_many: the least frequent paths, which exceed the maximum number of fields.
+        too_many: the least frequent paths, beyond the maximum number of fields.
     """
 
     columns: tuple[Column, ...]
@@ -59,7 +59,7 @@ def collect(events: Iterable[Any], *, decimals: Mapping[str, str] | None = None)
     """Return the columns of the first events.
 
     Args:
-        events: decoded events. A value that is not an object counts as broken.
+        events: decoded events. Values other than objects count as broken.
         decimals: the decimal mark of each CSV column, or None if the events are not from a CSV file.
     """
     columns: dict[Steps, Column] = {}
@@ -123,7 +123,7 @@ def _kind(value: Any) -> str:
 
 
 def _usable(columns: Iterable[Column]) -> tuple[tuple[Column, ...], tuple[str, ...], tuple[str, ...]]:
-    """Return the columns that become fields, the paths that cannot be fields, and the paths beyond the maximum."""
+    """Return the columns for fields, the unusable paths, and the paths beyond the maximum."""
     left_out: list[str] = []
     usable: list[Column] = []
     for column in columns:

@@ -1,4 +1,4 @@
-"""Decides the type of each field, from the text of CSV cells, or from the type of JSON values."""
+"""Decides the type of each field, from CSV text or from JSON types."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CODE = re.compile(r"\+\d+|-?0\d+", re.ASCII)
 _COMPACT_DATE = re.compile(r"(19|20)\d{2}(0[1-9]|1[0-2])([0-2]\d|3[01])", re.ASCII)
 _LONGEST = 2**63
 _CODES = 0.01
-"""A column contains codes if at least this share of its cells has a leading zero (01067) or a plus (+49)."""
+"""The minimum share of codes in a column of codes. A code has a leading zero (01067) or a plus (+49)."""
 _UNREAD = {OBJECT: "an object without members", ARRAY: "an array of objects or numbers", OTHER: "of no type"}
 
 

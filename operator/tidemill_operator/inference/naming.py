@@ -24,14 +24,14 @@ _WRITTEN_OUT = {
 }
 YAML_WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", "~"))
 """YAML reads these words as strings only if they are quoted."""
-# names that Tidemill reserves, and words that YAML would not read as strings
+# names reserved by Tidemill, and words not read as strings by YAML
 _TAKEN = YAML_WORDS.union(RESERVED, SYSTEM_COLUMNS)
 
 
 def field_names(paths: Sequence[Steps]) -> list[str]:
     """Return a unique name for the field at each path.
 
-    A name is the last member of the path, or the whole path if the last member is short or not unique.
+    A name is the last member of the path. If this member is short or not unique, the name is the whole path.
     """
     last = [_word(str(steps[-1])) for steps in paths]
     names: list[str] = []

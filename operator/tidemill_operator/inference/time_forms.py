@@ -107,7 +107,7 @@ def find_text_form(texts: Mapping[str, int], *, month_first: bool) -> TimeForm |
 def find_count_form(numbers: Sequence[float], name: str) -> TimeForm | None:
     """Return the unit of epoch times, such as ms, or None if the numbers are not times.
 
-    If `name` does not suggest a time, only times since 2005 in ms, us or ns are accepted.
+    If `name` suggests no time, the numbers must be times since 2005. Their unit must be ms, us or ns.
     """
     low, high = min(numbers, default=0), max(numbers, default=0)
     named = seems_time(name)

@@ -14,7 +14,10 @@ _FOLDER = "zoneinfo/"
 
 
 def local_zone(environ: Mapping[str, str] = os.environ, link: Path = _LINK) -> str:
-    """Return the name of this machine's time zone, such as Europe/Berlin, or UTC if the zone is unknown."""
+    """Return the name of this machine's time zone, such as Europe/Berlin.
+
+    If the zone is unknown, return UTC.
+    """
     linked = str(link.resolve()) if link.exists() else ""
     for name in (environ.get("TZ", "").removeprefix(":"), linked.partition(_FOLDER)[2]):
         try:

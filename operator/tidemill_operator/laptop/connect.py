@@ -48,7 +48,7 @@ class LocalConnect:
         self._running = running
         self._say = say
         self._lock = threading.Lock()
-        # the connector classes that pipelines need, and the classes that the running worker has loaded
+        # the connector classes needed by pipelines, and the classes loaded by the running worker
         self._classes: frozenset[str] = frozenset()
         self._loaded: frozenset[str] = frozenset()
         self._server: Server | None = None

@@ -1,4 +1,7 @@
-"""Runs the passes of `up` in a thread, so that the status stays current while a pass waits for a server."""
+"""Runs the passes of `up` in a thread.
+
+So the status stays current while a pass waits for a server.
+"""
 
 from __future__ import annotations
 

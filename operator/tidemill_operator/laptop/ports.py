@@ -61,8 +61,7 @@ class WantedPorts:
         """End leftover processes of a killed run, and check that the requested ports are free.
 
         Raises:
-            ServerError: a requested port is in use; the message names the port, the process that uses it, and the
-                option.
+            ServerError: a requested port is in use. The message names the port, the process and the option.
         """
         if self.ingest and self.ingest == self.api:
             raise ServerError(f"--port-ingest and --port-api are both {self.api}: write two different ports")

@@ -110,7 +110,10 @@ class Run:
         self._scaling.watch((stored.namespace, stored.name) for stored in self._session.pipelines.values())
 
     def step(self) -> None:
-        """Run one round: restart servers that ended, reconcile pipelines whose pass is due, and report the state."""
+        """Run one round.
+
+        A round restarts ended servers, reconciles due pipelines, and reports the state.
+        """
         self._revive_servers()
         seen = self._sees()
         if self._passes.idle:

@@ -47,7 +47,10 @@ class Sources:
         self._files = [_File(path) for path in dict.fromkeys(path.absolute() for path in paths)]
 
     def poll(self) -> Reading | None:
-        """Read the changed files, and return the content of all files, or None if no file has changed."""
+        """Read the changed files, and return the content of all files.
+
+        If no file has changed, return None.
+        """
         changed = [file for file in self._files if _refresh(file, self._limits)]
         if not changed:
             return None

@@ -150,7 +150,7 @@ def partitions_of(log: KafkaLog, topic: str, positions: Mapping[int, Position]) 
 
 
 def oldest(partitions: Partitions) -> dict[int, int]:
-    """Return the offset of the oldest record that is not counted, for each partition with such a record."""
+    """Return the oldest uncounted offset of each partition with uncounted records."""
     return {number: at.end - at.lag for number, at in partitions.items() if at.lag}
 
 

@@ -156,7 +156,10 @@ def coarse_count(count: int) -> int:
 
 
 def coarse_seconds(seconds: float) -> float:
-    """Round seconds up to 1, 2 or 5 times a power of ten, and to at least one second."""
+    """Round seconds up to 1, 2 or 5 times a power of ten.
+
+    The result is at least one second.
+    """
     if seconds <= 1.0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(seconds))

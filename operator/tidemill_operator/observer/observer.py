@@ -170,8 +170,8 @@ class Observer:
     def _compare(self, pipelines: Mapping[Key, _Pipeline]) -> dict[Key, str]:
         now = self._clock()
         positions = {key: pipeline.standing.as_of(now) for key, pipeline in pipelines.items() if pipeline.standing}
-        # Read the lag of Python stages before the lag of processors, so that no record that moves from a stage to a
-        # processor is missed.
+        # Read the lag of Python stages before the lag of processors. Otherwise, a record on the way from stage to
+        # processor could be missed.
         stages = self._stages.look(
             {key: pipelines[key].source for key in positions if pipelines[key].source},
             {key: sorted(at) for key, at in positions.items()},
@@ -255,7 +255,10 @@ class Observer:
 
 
 def _look(pipeline: _Pipeline, compared: Compared | None, kafka: KafkaLog) -> Look:
-    """Return the progress of each partition whose end is known, or the reason why the progress is unknown."""
+    """Return the progress of each partition with a known end.
+
+    If the progress is unknown, return the reason.
+    """
     if isinstance(pipeline.fault, NotThere):
         return {}  # the reconcile pass reports a schema without positions
     if not pipeline.fault and pipeline.standing is not None and (error := unread(pipeline.standing.unread)):

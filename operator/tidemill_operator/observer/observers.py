@@ -1,4 +1,7 @@
-"""Run an observer for each Kafka cluster, so that a silent cluster delays only its own pipelines' figures."""
+"""Run an observer for each Kafka cluster.
+
+A silent cluster then delays only its own pipelines' figures.
+"""
 
 from __future__ import annotations
 

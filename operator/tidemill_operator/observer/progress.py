@@ -181,7 +181,10 @@ def _flush_seconds(document: Mapping[str, Any]) -> float:
 
 
 def _compared(before: Mapping[int, Progress], now: Mapping[int, Progress]) -> tuple[list[int], bool]:
-    """Return the partitions that have waiting events and did not advance, and whether any partition advanced."""
+    """Return the partitions with waiting events and without progress.
+
+    The second value is True if any partition advanced.
+    """
     waiting = [
         partition
         for partition, at in now.items()

@@ -18,7 +18,10 @@ _SECONDS = 3.0
 
 
 def read_topics(key: Key, topics: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """Return the topic that processors read, and the topic that the Python stage reads (empty without a stage)."""
+    """Return the topic read by processors, and the topic read by the Python stage.
+
+    Without a stage, the second topic is empty.
+    """
     source, stage = topics[0]["name"], names.topic(key.namespace, key.name, "stage")
     return (stage, source) if any(topic["name"] == stage for topic in topics) else (source, "")
 

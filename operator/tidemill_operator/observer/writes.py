@@ -16,8 +16,8 @@ from tidemill_operator.errors import TidemillError
 log = logging.getLogger(__name__)
 _SECONDS = 2.0
 _WAIT_SECONDS = 1.0
-# Write a megabyte, because a small write could fit into existing pages and succeed although the disk is full. Postgres
-# does not compress rows of 1900 bytes.
+# Write a megabyte. On a full disk, a small write could still fit into existing pages and succeed. Postgres does not
+# compress rows of 1900 bytes.
 _WRITE = """CREATE TEMPORARY TABLE tidemill_probe ON COMMIT DROP AS
     SELECT repeat('x', 1900) AS filler FROM generate_series(1, 512)"""
 

@@ -74,7 +74,7 @@ def _partitions(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Ite
         )
     if not topic.managed:
         return
-    # Accept a low `partitions` if it is unchanged, because another user may have added partitions to the topic.
+    # Accept an unchanged low `partitions`: another user may have added partitions to the topic.
     before = _topic_before(live.schema) or {}
     if live_topic and asked is not None and asked < live_topic.partitions and asked != before.get("partitions"):
         yield TidemillError(

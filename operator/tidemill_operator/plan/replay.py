@@ -1,6 +1,6 @@
-"""Plan a replay, in which a separate reader fills new versions of aggregations from the topic.
+"""Plan a replay: a separate reader fills new versions of aggregations from the topic.
 
-A new generation of the spec restarts a replay, because the replay and the live processors must use the same spec.
+A replay and the live processors must use the same spec. A new generation of the spec therefore restarts a replay.
 """
 
 from __future__ import annotations
@@ -59,7 +59,10 @@ def read_request(text: str, aggregations: Sequence[str]) -> dict[str, Any]:
 
 
 def planned_replay(pipeline: AnalyticsPipeline, config: PipelineConfig, live: LiveSchema | None) -> Replay | None:
-    """Return the requested replay, or None if there is no valid request, no schema yet, or the replay is finished."""
+    """Return the requested replay, or None.
+
+    The result is None without a valid request, without a schema, or after the replay.
+    """
     try:
         request = asked(pipeline)
     except TidemillError:

@@ -1,4 +1,4 @@
-"""Compute which version of each aggregation is in use, and which version a replay fills.
+"""Compute each aggregation's version in use, and the version filled by a replay.
 
 A change of window, groups or field types creates a new version with its own table.
 """
@@ -21,7 +21,7 @@ from tidemill_operator.plan.postgres.schema import column_type, shape_of
 
 LIVE = "live"
 _CUTTING = [str(field.alias) for name, field in WINDOWS.written.model_fields.items() if name != "grace"]
-"""The settings in `window` that determine where windows start and end (all except `grace`)."""
+"""The settings in `window` for the start and end of windows: all except `grace`."""
 
 
 def current_version(name: str, live: LiveSchema | None) -> int | None:

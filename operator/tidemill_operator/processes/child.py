@@ -18,7 +18,7 @@ from tidemill_contract.files import read_text
 from tidemill_operator.processes.files import write_atomic
 
 _SHIM = str(Path(__file__).with_name("shim.py"))
-# Linux sends the death signal when the *thread* that forked a child ends, so one permanent thread forks all children.
+# Linux sends the death signal when the child's forking *thread* ends. So one permanent thread forks all children.
 _KEPT_LOGS = 3
 _forker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tidemill-fork")
 
@@ -45,7 +45,10 @@ class Command:
 
 
 def start_time(pid: int) -> str | None:
-    """Return the start time of a process as a text, or None if the process is not alive."""
+    """Return the start time of a process as a text.
+
+    If the process is not alive, return None.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:

@@ -28,7 +28,7 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def obstacle(port: int, host: str = "127.0.0.1") -> str:
-    """Return why a server cannot listen on the port, or an empty text if the port is usable."""
+    """Return the obstacle to listening on the port, or an empty text."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -93,9 +93,10 @@ class Ports:
             self._ports = {str(name): int(port) for name, port in json.loads(read_text(path)).items()}
 
     def get(self, name: str, *, wanted: int = 0) -> int:
-        """Return a free port for a name: the stored port, or else the first free port from `wanted` upwards.
+        """Return a free port for a name.
 
-        If no port is stored and `wanted` is 0, the result is a random free port.
+        The stored port comes first, then the first free port from `wanted` upwards. If no port is stored and `wanted`
+        is 0, the result is a random free port.
 
         Raises:
             RuntimeError: no port is free, or another process listens on the reserved port.

@@ -1,6 +1,6 @@
 """A supervised process with its desired and current state, and its restarts.
 
-A process that ended is restarted after a delay, which doubles each time until the process is healthy.
+An ended process is restarted after a delay. The delay doubles each time until the process is healthy.
 """
 
 from __future__ import annotations

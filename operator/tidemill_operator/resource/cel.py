@@ -19,7 +19,7 @@ class Rule:
     Attributes:
         rule: CEL expression that is true for valid resources.
         message: the message for the documentation.
-        text: CEL expression that returns the error message.
+        text: CEL expression of the error message.
         at: path of the wrong member, or an empty string for the whole object.
     """
 
@@ -41,10 +41,13 @@ def say(template: str, *values: str) -> str:
 
 
 def known(names: str) -> str:
-    """Return a CEL expression that gives the text `; known are a, b`, or no text for more than 16 names."""
+    """Return a CEL expression for the text `; known are a, b`.
+
+    Without names, or for more than 16 names, the text is empty.
+    """
     return f"({names} != [] && size({names}) <= {_MOST_LISTED} ? {say('; known are %s', names)} : '')"
 
 
 def first(items: str, wrong: str, text: str) -> str:
-    """Return a CEL expression that gives `text` for the first item `i` for which `wrong` is true."""
+    """Return a CEL expression for `text` about the first item `i` with a true `wrong`."""
     return f"{items}.map(i, {wrong}, {text})[0]"

@@ -27,7 +27,7 @@ COLUMNS: tuple[tuple[str, str, str, int, str], ...] = (
         "string",
         ".status.freshness",
         0,
-        "Time from the arrival of an event to the commit of its result, rounded up; blank while no event arrives.",
+        "Time from the arrival of an event to the commit of its result, rounded up. Blank while no event arrives.",
     ),
     ("AGE", "date", ".metadata.creationTimestamp", 0, "Time since the pipeline was created."),
     ("PAUSED", "string", _CONDITION.format("ReconciliationPaused"), 1, "Whether reconciliation is paused."),

@@ -81,7 +81,7 @@ def detector_rules() -> list[Rule]:
 def _of_detector(member: Member) -> Rule:
     name, kinds = member.alias, listed(member.kinds, "or")
     types = "this type" if len(member.kinds) == 1 else "one of these types"
-    # The CRD sets no defaults in list items, so CEL rules insert the default of a missing `type`.
+    # The CRD sets no defaults in list items. CEL rules therefore insert the default of a missing `type`.
     kind = f"(has(self.type) ? self.type : '{DETECTORS.written.model_fields['type'].default}')"
     foreign = say(f"%s takes no {name}; remove {name}, or use {kinds}", kind)
     missing = say(f"%s needs {name}; add {name}", kind)
@@ -93,7 +93,7 @@ def _of_detector(member: Member) -> Rule:
     )
 
 
-# The CRD sets no defaults in list items, so CEL rules insert the default of a missing `function`.
+# The CRD sets no defaults in list items. CEL rules therefore insert the default of a missing `function`.
 _FUNCTION = f"(has(self.function) ? self.function : '{METRICS.written.model_fields['function'].default}')"
 
 
@@ -121,7 +121,7 @@ def _where() -> Rule:
         in_its_place(METRICS, METRICS.members["where"], place="self", tag=_FUNCTION),
         "the member where is allowed only in a metric with a function",
         say(
-            "metric %s: an expression takes no where; add where to the metrics that it uses",
+            "metric %s: an expression takes no where; add where to the metrics in the expression",
             "self.name",
         ),
         "where",

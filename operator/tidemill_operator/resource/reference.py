@@ -123,12 +123,12 @@ server checks only the following rules, and the resource's conditions report oth
 """
 
 ANNOTATIONS = {
-    ADOPT: '`"true"`: take over the schema and roles of a deleted pipeline of this name, and the topic of any deleted'
-    " pipeline.",
+    ADOPT: '`"true"`: take over the schema and roles of a deleted pipeline of this name. Also take over the'
+    " topic of any deleted pipeline.",
     PAUSE: '`"true"`: the operator changes nothing, not even on deletion, until the annotation is removed.',
-    REBALANCE: "Each new value of this annotation spreads the topics' replicas over the brokers once; `without 3`"
+    REBALANCE: "Each new value of this annotation spreads the topics' replicas over the brokers once. `without 3`"
     " empties broker 3 ([how](../scaling.md#replicas-of-the-topics)).",
-    RECREATE: '`"true"`: create a deleted source topic again, although its unread events are lost; with several topics,'
+    RECREATE: '`"true"`: create a deleted source topic again, although its unread events are lost. With several topics,'
     " continue without the deleted topic.",
     REPLAY: "Fill new versions of aggregations from the topic ([how](../evolution.md)).",
     ROTATE: "Each new value of this annotation rotates passwords once ([how](../DEPLOYMENT.md#rotating-passwords)).",

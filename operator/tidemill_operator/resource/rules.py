@@ -12,7 +12,7 @@ from tidemill_operator.resource.field_rules import FIELD, LOOKUP, LOOKUP_SOURCE,
 from tidemill_operator.resource.kinds import detector_rules, metric_rules, window_rules
 
 _DERIVES = "(has(self.transform) && has(self.transform.derive) ? self.transform.derive : [])"
-# CEL cannot join the columns of several lookups, so the operator checks references to fields if the spec has lookups.
+# CEL cannot join the columns of several lookups. If the spec has lookups, the operator checks references to fields.
 _UNLESS_JOINED = "has(self.lookups) ||"
 _FIELDS = "self.fields.map(f, f.name)"
 _SYSTEM_COLUMNS = "[" + ", ".join(f"'{name}'" for name in SYSTEM_COLUMNS) + "]"
@@ -47,7 +47,7 @@ _RESOURCE = (
         "size(self.metadata.name) <= 40",
         "metadata.name must have at most 40 characters",
         say(
-            "the name %s has %d characters, which is too long for names in Kafka and Postgres; write at most 40",
+            "the name %s with %d characters is too long for Kafka and Postgres; write at most 40",
             "self.metadata.name",
             "size(self.metadata.name)",
         ),
@@ -110,8 +110,7 @@ _REFERENCES = (
         " self.events.store)",
         "fields of type json need events.store: true",
         say(
-            "field %s is of type json, which is stored only with raw events; set events.store: true, or remove the"
-            " field",
+            "field %s of type json is stored only with raw events; set events.store: true, or remove the field",
             "self.source.fields.map(f, f.type == 'json', f.name)[0]",
         ),
         "source.fields",

@@ -186,7 +186,7 @@ STATUS = _object(
                     "Number of partitions in which the live processors have taken over from the replay."
                 ),
                 "missed": _text(
-                    "Offsets of events that the replay did not find in the topic; absent if all events were found.",
+                    "Offsets of events not found in the topic by the replay. Absent if all events were found.",
                     1024,
                 ),
             },
@@ -198,27 +198,27 @@ STATUS = _object(
         "selector": _text("Label selector of the processors, for the scale subresource.", 512),
         "lag": _whole("Unprocessed events in the topic, rounded to two significant digits."),
         "lagSeconds": _whole(
-            "Seconds since the arrival of the oldest unprocessed event, rounded up to 1, 2, 5, 10, 20 and so on."
+            "Seconds since the arrival of the oldest unprocessed event. Rounded up to 1, 2, 5, 10, 20 and so on."
         ),
         "stageLag": _whole(
-            "Events in the source topic that the Python stage has not processed, rounded to two significant digits. "
+            "Events in the source topic not yet processed by the Python stage. Rounded to two significant digits. "
             "Included in lag, and absent without a stage."
         ),
         "stageLagSeconds": _whole(
-            "Seconds since the arrival of the oldest event that the Python stage has not processed, rounded up "
+            "Seconds since the arrival of the oldest event not yet processed by the Python stage. Rounded up "
             "to 1, 2, 5, 10, 20 and so on."
         ),
         "freshness": _text(
-            "Time from the arrival of an event in Kafka to the commit of its result, such as 10s, 4m or 2h. "
+            "Time from an event's arrival in Kafka to the commit of its result. Written like 10s, 4m or 2h. "
             "Rounded up, and absent while no event arrives.",
             16,
         ),
         "freshnessSeconds": {"type": "number", "description": "Freshness in seconds."},
         "watermarkAgeSeconds": _whole(
-            "Seconds by which the watermark is behind the wall clock, rounded up to 1, 2, 5, 10, 20 and so on."
+            "Seconds by which the watermark is behind the wall clock. Rounded up to 1, 2, 5, 10, 20 and so on."
         ),
         "figuresAt": _time(
-            "Set only while Postgres does not answer: the time at which the positions of processors were last read. "
+            "Time of the last read of the processors' positions. Set only while Postgres does not answer. "
             "Lag and freshness are computed with these positions."
         ),
     },

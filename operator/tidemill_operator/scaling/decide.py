@@ -182,7 +182,10 @@ def _down(poll: _Poll) -> _Choice:
 
 
 def _goes_on_falling(poll: _Poll, most: int, wait: float) -> bool:
-    """Return whether the load still falls, which delays the removal of replicas."""
+    """Return True if the load still falls.
+
+    A falling load delays the removal of replicas.
+    """
     further = poll.settings.scale_down_stabilization_seconds
     return _most(poll, wait - further) < most and _most(poll, wait + further) >= poll.current
 

@@ -16,7 +16,8 @@ from tidemill_operator.scaling.need import shares
 from tidemill_operator.scaling.state import MAX_SAMPLES, Sample, State
 
 RATE_QUANTILE = 0.8
-# A replica counts as busy if processing its lag takes at least this many seconds, and at least four flush intervals.
+# A replica is busy if processing its lag takes at least this many seconds. The time must also be at least four flush
+# intervals.
 BUSY_SECONDS = 2.0
 _FLUSHES = 4
 # Maximum gap between two successful polls, in poll intervals. After a longer gap, the waiting times before removals of
@@ -153,7 +154,8 @@ def _standing(state: State, figures: Figures, moved: Mapping[int, tuple[int, int
 def _arriving(samples: Sequence[Sample], moved: Mapping[int, tuple[int, int]]) -> dict[int, float]:
     """Return the expected events per second of each partition.
 
-    The total rate of arrivals is the higher of the mean over the lookback and the median of the last three polls.
+    Compare the mean over the lookback with the median of the last three polls. The higher value is the total rate of
+    arrivals.
     """
     if not samples:
         return dict.fromkeys(moved, 0.0)

@@ -1,7 +1,7 @@
 """Compute how many replicas a load requires.
 
-The formula is need = max(ceil(L / lagThreshold), ceil((in + L / catchUp) / (targetUtilization · ratePerReplica))),
-where L is the lag, and `in` is the number of arriving events per second.
+The formula is need = max(ceil(L / lagThreshold), ceil((in + L / catchUp) / (targetUtilization · ratePerReplica))).
+L is the lag. `in` is the number of arriving events per second.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ T = TypeVar("T")
 BAND = 0.15
 # How far utilisation may exceed its target after replicas are removed. 0.05 is 5 percentage points.
 ROOMY_BAND = 0.05
-# The maximum factor by which scaling raises the number of replicas if the load of the partitions is uneven.
+# The maximum factor for raising the number of replicas if the partitions' load is uneven.
 UNEVEN_FACTOR = 2
 LEAST_STEP = 4
 # Number of `lookback` periods for which scaling extrapolates rising arrivals.
@@ -34,7 +34,7 @@ def need(settings: Settings, load: Load, *, current: int) -> Need:
         return _summed(settings, by_lag, by_rate)
     target = settings.freshness_seconds
     if target is not None and any(load.lags.values()) and (load.freshness_seconds or 0.0) > target:
-        # If the speed of a replica is unknown, lag cannot be converted to time, so add one replica.
+        # If the speed of a replica is unknown, lag cannot be converted to time. In this case, add one replica.
         by_lag = [(current + 1) / len(load.partitions)] * len(load.partitions)
     wanted = _summed(settings, by_lag, [])
     # Keep the replicas that the load requires even if each replica has the highest measured speed.
@@ -108,7 +108,7 @@ def fits(wanted: Need, replicas: int, *, band: float = BAND) -> bool:
 def aligned(wanted: Need, *, floor: int, ceiling: int, partitions: int, band: float = BAND) -> int:
     """Return the lowest number of replicas from `floor` to `ceiling` that can process the load.
 
-    With 12 partitions, 7 replicas are as slow as 6 replicas, so the result is 6 instead of 7.
+    With 12 partitions, 7 replicas are as slow as 6 replicas. The result is therefore 6 instead of 7.
     """
     replicas = min(max(wanted.useful, floor), ceiling)
     even = -(-partitions // -(-partitions // replicas))

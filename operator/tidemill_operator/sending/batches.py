@@ -11,7 +11,7 @@ from tidemill_operator.event_files.event_file import Event
 
 MOST_EVENTS = 5_000
 MOST_BYTES = 4 * 1024 * 1024
-"""Maximum numbers of events and of bytes in a batch, which are below ingest's limits for a request."""
+"""Maximum numbers of events and of bytes in a batch. Both are below ingest's limits for a request."""
 
 
 @dataclass(frozen=True)

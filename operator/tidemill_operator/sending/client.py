@@ -22,7 +22,7 @@ _backoff = tenacity.wait_exponential_jitter(multiplier=0.2, max=10.0, jitter=0.2
 
 
 class SendError(Exception):
-    """The error for events that ingest does not accept, with the reason and the remedy in its message."""
+    """The error for events not accepted by ingest. The message has the reason and the remedy."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Yields the events of a slow stream, and at intervals None, which means: send the events so far."""
+"""Yields the events of a slow stream, and None at intervals.
+
+None means: send the events so far.
+"""
 
 from __future__ import annotations
 

@@ -86,8 +86,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         "source.fields.0.type",
         "json",
         "source.fields",
-        "field country is of type json, which is stored only with raw events; set events.store: true, or remove the"
-        " field",
+        "field country of type json is stored only with raw events; set events.store: true, or remove the field",
     ),
     ("transform.derive.0.name", "window_start", "transform.derive[0].name", "the name window_start is reserved"),
     (
@@ -144,7 +143,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         METRICS,
         [{"name": "m", "expression": "m / 2", "where": "amount > 1"}],
         f"{METRICS_0}.where",
-        "metric m: an expression takes no where; add where to the metrics that it uses",
+        "metric m: an expression takes no where; add where to the metrics in the expression",
     ),
     *(
         (
@@ -342,7 +341,7 @@ CHANGES: list[tuple[Document, str, Any, str]] = [
 NAMES = [
     (
         "a" * 41,
-        f"the name {'a' * 41} has 41 characters, which is too long for names in Kafka and Postgres; write at most 40",
+        f"the name {'a' * 41} with 41 characters is too long for Kafka and Postgres; write at most 40",
     ),
     ("has.dot", "the name has.dot must consist of a-z, 0-9 and -, with a letter or digit first and last"),
 ]

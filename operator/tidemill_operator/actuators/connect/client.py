@@ -17,7 +17,7 @@ from tidemill_operator.plan.connect.states import LiveConnector, LiveTask, maske
 
 _CONNECT_SECONDS = 3.0
 _READ_SECONDS = 10.0
-# Connect may query a database to check a config, so a check may take longer than other requests.
+# Connect may query a database to check a config. A check may therefore take longer than other requests.
 _CHECK_SECONDS = 60.0
 _MOST_BYTES = 16 * 1024 * 1024
 _LONGEST_ERROR = 600

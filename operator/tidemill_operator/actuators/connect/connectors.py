@@ -1,6 +1,7 @@
 """Reconcile the connectors of a pipeline.
 
-A connector belongs to a pipeline if its name has the pipeline's prefix and its config names the pipeline as owner.
+A connector of a pipeline has two marks. The connector's name has the pipeline's prefix. The connector's config names
+the pipeline as owner.
 """
 
 from __future__ import annotations

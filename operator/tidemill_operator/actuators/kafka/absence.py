@@ -1,7 +1,7 @@
 """Ask all brokers of a Kafka cluster which topics are missing.
 
-A single broker can have outdated metadata, for example while the broker is cut off from the network. A
-topic is therefore missing only if every broker reports the topic as missing.
+A single broker can have outdated metadata, for example while cut off from the network. A topic is therefore missing
+only if every broker reports the topic as missing.
 """
 
 from __future__ import annotations

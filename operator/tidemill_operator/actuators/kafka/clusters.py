@@ -32,7 +32,7 @@ _MOST = 256
 T = TypeVar("T")
 
 Keys = Callable[[str, str], Mapping[str, str]]
-"""A function that returns the keys of a Secret by namespace and name, or raises TidemillError or LoginError."""
+"""A function from a Secret's namespace and name to its keys. The function may raise TidemillError or LoginError."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Cluster:
         login = f"the login in the Secret {secret}" if secret else "clients without a login"
         self._remedies = Remedies(
             f"check {login}" if secret else "set spec.source.kafka.secretRef",
-            f"check that Kafka runs, and that the operator may connect to port {ports}: in Kubernetes, add the port"
+            f"check that Kafka runs, and allow the operator to connect to port {ports}: in Kubernetes, add the port"
             " to the chart's value networkPolicy.egressPorts",
             f"allow Describe and Read on the topic to {login}",
         )

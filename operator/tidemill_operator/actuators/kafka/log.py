@@ -60,7 +60,8 @@ class KafkaLog:
             if not left:
                 break
             client = self._admin()
-            # A request to a leader that is down takes its whole timeout, so the attempts share the remaining time.
+            # If a leader is down, a request to the leader takes its whole timeout. The attempts therefore share the
+            # remaining time.
             answer = _asked(client, left, spec, max(1.0, (deadline - time.monotonic()) / attempts))
             offsets.at.update(answer.at)
             left = set(answer.faults)

@@ -55,7 +55,7 @@ def newest_values(
 
 
 def _starts(consumer: Consumer, topic: str, most: int) -> list[TopicPartition]:
-    """Return the offsets from which to read, so that about `most` records are read in total."""
+    """Return the start offsets for reading about `most` records in total."""
     metadata = consumer.list_topics(topic, timeout=_ANSWER_SECONDS).topics[topic]
     if metadata.error is not None or not metadata.partitions:
         remedy = "check the name; give a file with its folder or suffix, such as ./events.csv"

@@ -94,7 +94,7 @@ class Children:
         return written
 
     def _restore(self, wanted: Document, live: Document) -> Document:
-        """Restore the fields that the operator manages, and remove fields that other users added."""
+        """Restore the operator's fields, and remove fields added by other users."""
         applied = self._api.apply(_guarded(wanted, live))
         body = dict(applied)
         for part in ("spec", "data"):
@@ -218,7 +218,10 @@ def _is_so(wanted: Document, live: Document) -> bool:
 
 
 def _guarded(wanted: Document, live: Document) -> Document:
-    """Add the `resourceVersion` of `live` to a shared object, so that the write fails if the object has changed."""
+    """Add the `resourceVersion` of `live` to a shared object.
+
+    If the object has changed, the write then fails.
+    """
     version = live["metadata"].get("resourceVersion")
     if wanted["metadata"]["labels"][marks.OWNER_UID] != marks.SHARED or not version:
         return wanted

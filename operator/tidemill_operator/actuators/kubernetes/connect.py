@@ -185,7 +185,10 @@ class NamespaceConnect:
         return connect.workload(self._namespace, self._settings.workers)
 
     def _values(self, connectors: Sequence[Connector]) -> tuple[dict[str, str], dict[str, TidemillError]]:
-        """Return the values of the secrets by file name, and an error for each connector with an unusable secret."""
+        """Return the values of the secrets by file name, and errors by connector.
+
+        Each connector with an unusable secret has an error.
+        """
         asked = {name for connector in connectors for name, _ in connector.secrets}
         secrets = {name: (self._api.get(SECRET, self._namespace, name) or {}).get("data") or {} for name in asked}
         values: dict[str, str] = {}

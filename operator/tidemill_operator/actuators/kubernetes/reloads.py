@@ -13,7 +13,10 @@ _FILES = "tidemill.dev/files"
 
 
 def reload_files(api: Api, namespace: str, workload: str, *, mark: str, shown: dict[tuple[str, str], str]) -> int:
-    """Annotate the pods of a workload with a hash of their files, and return the number of changed pods."""
+    """Annotate the pods of a workload with a hash of their files.
+
+    Return the number of changed pods.
+    """
     # Return early if all running pods have the hash `mark`. New pods start with the current files.
     if shown.get((namespace, workload)) == mark:
         return 0

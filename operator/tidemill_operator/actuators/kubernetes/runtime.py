@@ -47,7 +47,7 @@ class Scale:
 class KubernetesRuntime:
     """The runtime of one pipeline in a cluster, during one pass.
 
-    `stage` is the number of running processes of the Python stage, or None if the pipeline has no stage.
+    `stage` is the number of running processes of the Python stage. Without a stage, `stage` is None.
     """
 
     def __init__(self, api: Api, placement: Placement, owner: OwnerReference, locks: NamespaceLocks) -> None:

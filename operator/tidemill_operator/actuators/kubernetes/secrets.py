@@ -83,8 +83,8 @@ class KubernetesSecrets:
             metadata = marks.own_metadata(
                 name, namespace, pipeline=pipeline, component="credentials", owner=self._owner
             )
-            # If two operators create the Secret at once, the second operator gets a conflict, and its next pass tries
-            # again.
+            # If two operators create the Secret at once, the second operator gets a conflict. The second operator's
+            # next pass tries again.
             self._api.create(objects.secret(metadata, made))
         elif made or not _owned(live, self._owner):
             # Because of resourceVersion, the write fails if another operator has changed the Secret since the read.

@@ -181,7 +181,10 @@ class Pass:
         self.children.changed += reload_files(self.api, self.namespace, workload.name, mark=mark, shown=self.shown)
 
     def _common(self) -> str:
-        """Write the files that all workloads of the namespace share, and return a hash of the connection settings."""
+        """Write the files shared by all workloads of the namespace.
+
+        Return a hash of the connection settings.
+        """
         for manifest in common(
             self.namespace, sharing=self._owners(CONFIG_MAP.kind, marks.RESILIENCE), placement=self.placement
         ):

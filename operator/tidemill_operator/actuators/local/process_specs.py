@@ -84,13 +84,13 @@ class ProcessSpecs:
         command = Command(
             name, (sys.executable, "-m", workload.module), environment=environment, grace_seconds=STOP_SECONDS
         )
-        # A process reads its config and login only at its start, so a new config or login changes the revision and
-        # restarts the process.
+        # A process reads its config and login only at its start. A new config or login therefore changes the revision.
+        # A new revision restarts the process.
         revision = f"{workload.revision}{self._digest_of_secrets(workload)}" if workload.revision else ""
         return ReplicaSpec(command=command, port=port, ready_path=workload.readiness.path, revision=revision)
 
     def status_port(self, name: str) -> int | None:
-        """Return the port for metrics and probes of a process, or None if the process has no such port."""
+        """Return a process's port for metrics and probes, or None without such a port."""
         return self._assigned.get(_status(name))
 
     def forget(self, name: str) -> None:

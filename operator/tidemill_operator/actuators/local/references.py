@@ -55,7 +55,7 @@ class References:
         return changed
 
     def missing(self, workload: Workload) -> list[tuple[str, str]]:
-        """Return the keys that a workload reads but that do not exist, as (Secret, key)."""
+        """Return the missing keys of a workload, as (Secret, key)."""
         return [
             (name, key)
             for name, key in workload.copied.values()

@@ -100,7 +100,10 @@ class LocalRuntime:
         return len(states) == workload.replicas and all(state.ready and state.current for state in states)
 
     def release(self, namespace: str, pipeline: str, *, keep: Iterable[str] = ()) -> bool:
-        """End the workloads that only this pipeline needs, and return whether anything changed."""
+        """End the workloads needed only by this pipeline.
+
+        Return True if anything changed.
+        """
         kept = set(keep)
         changed = False
         with self._lock:

@@ -1,4 +1,4 @@
-"""Record which topics a pipeline owns, so that no other pipeline uses them."""
+"""Record the topics owned by a pipeline, to keep other pipelines away from them."""
 
 from __future__ import annotations
 
@@ -91,7 +91,10 @@ def _written(session: Session, schema: Schema) -> Iterator[Claim]:
 
 
 def _settled(session: Session, schema: Schema) -> bool:
-    """Return whether the schema already records the pipeline's topics, so that no check for conflicts is needed."""
+    """Return True if the schema already records the pipeline's topics.
+
+    In this case, no check for conflicts is needed.
+    """
     marked = _marked(session, schema)
     return marked == _mark(schema) or (marked == "" and not schema.managed)
 

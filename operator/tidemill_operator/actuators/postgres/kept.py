@@ -20,7 +20,7 @@ NEARLY_FULL, MADE_FREE = 64, 8
 """If less than 1/64 of a quota is free, rows are deleted until 1/8 is free."""
 DETECTORS_EVERY = "1 hour"
 DETECTORS_KEPT_MS = 90 * 86_400_000
-"""The minimum time in ms for which the state of an anomaly detector is kept after a group's last window."""
+"""The minimum retention of a detector's state after a group's last window, in ms."""
 
 _ORDER = {
     "_dead_letters": ("created_at", 'created_at, epoch, partition, "offset"'),
@@ -121,7 +121,7 @@ def _forget_groups(session: Session, schema: str) -> None:
     ).format(**parts)
     if not session.connection.execute(turn, (OPERATOR,)).rowcount:
         return
-    # Earlier versions of Tidemill did not write `seen`, so set a missing `seen` to the end of the last scan.
+    # Earlier versions of Tidemill did not write `seen`. Set a missing `seen` to the end of the last scan.
     session.write_rows(
         sql.SQL(
             "UPDATE {detectors} d SET seen = ARRAY[0, a.scanned_until] FROM {aggregations} a"

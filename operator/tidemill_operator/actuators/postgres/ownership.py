@@ -20,7 +20,7 @@ from tidemill_operator.errors import NotOurTurn, Reason
 from tidemill_operator.plan.live import Owner
 
 HELD_MS = 30_000
-"""The time in ms for which an operator that hangs keeps the lock."""
+"""A hanging operator keeps the lock for this time, in ms."""
 
 
 class Leadership(Protocol):
@@ -81,7 +81,11 @@ def _locked(address: PostgresAddress, schema: str, leadership: Leadership | None
 
 
 def check_epoch(session: Session, schema: str, leadership: Leadership | None) -> int | None:
-    """Return the epoch in a schema's comment, or raise NotOurTurn if a later leader has written the schema."""
+    """Return the epoch in a schema's comment, or None.
+
+    Raises:
+        NotOurTurn: a later leader has written the schema, and another operator leads.
+    """
     rows = session.rows("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s", (schema,))
     epoch = epoch_of(rows[0][0]) if rows else None
     if leadership is not None and epoch is not None and epoch > leadership.epoch:

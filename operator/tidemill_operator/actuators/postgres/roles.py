@@ -1,4 +1,7 @@
-"""Manage the roles of a schema: owner, writer, reader, and two logins for each of writer and reader."""
+"""Manage the roles of a schema: owner, writer, reader and logins.
+
+Writer and reader have two logins each.
+"""
 
 from __future__ import annotations
 

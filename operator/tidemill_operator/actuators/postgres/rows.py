@@ -85,8 +85,8 @@ def _ensure_aggregations(session: Session, schema: Schema, live: LiveSchema) -> 
             sql.SQL(
                 "INSERT INTO {} (name, version, table_name, reader, ids, shape, partition_days, retention_ms)"
                 " SELECT %(name)s, %(version)s, %(table_name)s, %(reader)s,"
-                # A restarted replay must not find the event ids that its previous start stored. A version that live
-                # processors fill uses the previous version's event ids, to recognize copies of earlier events.
+                # A restarted replay must not find the event ids of its previous start. A version filled by live
+                # processors uses the previous version's event ids. The event ids show copies of earlier events.
                 f" CASE %(reader)s WHEN 'live' THEN coalesce((SELECT {IDS} FROM {{}} WHERE reader = 'live'"
                 " ORDER BY name = %(name)s DESC, version DESC LIMIT 1), 'live')"
                 " ELSE %(reader)s || '@' || pg_current_xact_id()::text END,"

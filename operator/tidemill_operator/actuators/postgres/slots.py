@@ -1,4 +1,4 @@
-"""Writes the table `_slots`, which numbers the partitions of a pipeline that reads several topics."""
+"""Writes the table `_slots`: numbers for the partitions of a pipeline with several topics."""
 
 from __future__ import annotations
 

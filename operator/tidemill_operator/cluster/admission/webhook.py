@@ -36,7 +36,7 @@ def review(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     document, before = request.get("object") or {}, request.get("oldObject") or {}
     response: dict[str, Any] = {"uid": request["uid"], "allowed": True}
     metadata = document.get("metadata") or {}
-    # Allow changes outside the spec, such as new labels, even if a newer rule refuses the unchanged spec.
+    # Allow changes outside the spec, such as new labels, without a check. A newer rule may refuse the unchanged spec.
     if metadata.get("deletionTimestamp") or (before and before.get("spec") == document.get("spec")):
         return response
     named = {**metadata, "namespace": metadata.get("namespace") or request.get("namespace") or "default"}

@@ -97,7 +97,9 @@ def remove_own(api: Api, installation: Installation) -> None:
 
 
 def stop_operator(api: Api, installation: Installation, *, seconds: float) -> None:
-    """Scale the operator to zero and wait until no pod is left, because a running pod would set finalizers again.
+    """Scale the operator to zero, and wait until no pod is left.
+
+    A running pod would set finalizers again.
 
     Raises:
         TidemillError: pods are left after `seconds`.

@@ -1,4 +1,7 @@
-"""Finds the jars of a Kafka Connect worker and its plugins, and downloads missing files from Maven Central."""
+"""Finds the jars of a Kafka Connect worker and its plugins.
+
+Missing files are downloaded from Maven Central.
+"""
 
 from __future__ import annotations
 

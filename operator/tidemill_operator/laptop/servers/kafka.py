@@ -126,7 +126,7 @@ def _properties(node: int, data: Path, voters: str, *, client: int, controller: 
         "share.coordinator.state.topic.replication.factor": replicas,
         "share.coordinator.state.topic.min.isr": in_sync,
         "group.initial.rebalance.delay.ms": "0",
-        # By default, a killed broker can register again only after 9 s, when the broker's old session ends.
+        # By default, the session of a killed broker ends only after 9 s. Until then, the broker cannot register again.
         "broker.session.timeout.ms": "4000",
         "broker.heartbeat.interval.ms": "1000",
         "log.segment.delete.delay.ms": "1000",

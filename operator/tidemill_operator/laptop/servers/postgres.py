@@ -26,7 +26,7 @@ from tidemill_operator.processes.ports import Ports
 
 _ADMIN = "postgres"
 _DATABASE = "tidemill"
-# If the user that runs Postgres cannot enter the data folder of `up`, Postgres' data is below _ROOT_HOME.
+# If Postgres' user cannot enter the data folder of `up`, Postgres' data is below _ROOT_HOME.
 _ROOT_HOME = Path("/var/lib/tidemill")
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",

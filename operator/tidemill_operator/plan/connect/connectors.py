@@ -74,7 +74,7 @@ def reference(template: str, namespace: str, pipeline: str, secret: SecretKeyRef
 
 
 def secret_file(pipeline: str, name: str, key: str) -> str:
-    """Return the name of the file from which the operator's Connect workers read a key of a Secret."""
+    """Return the file name of a Secret's key for the operator's Connect workers."""
     return f"{pipeline}.{hashlib.sha256(f'{name}/{key}'.encode()).hexdigest()[:32]}"
 
 

@@ -49,7 +49,7 @@ def manifest(name: str, config: Mapping[str, str], *, namespace: str, cluster: s
 
 
 def live(name: str, resource: Mapping[str, Any], *, cluster: str) -> LiveConnector:
-    """Return the connector that a resource describes, with the state that Strimzi reports."""
+    """Return a resource's connector, with the state reported by Strimzi."""
     status = resource.get("status") or {}
     reported = status.get("connectorStatus") or {}
     connector = reported.get("connector") or {}
@@ -87,7 +87,7 @@ def failed_tasks(resource: Mapping[str, Any]) -> list[int]:
 def _config(name: str, resource: Mapping[str, Any], cluster: str) -> dict[str, str]:
     """Return the config of a resource in the form of Kafka Connect.
 
-    Members that Tidemill does not write are included, so that a comparison with the desired config finds them.
+    Members not written by Tidemill are included. A comparison with the desired config then finds these members.
     """
     spec = resource.get("spec") or {}
     config = {key: _text(value) for key, value in (spec.get("config") or {}).items() if value is not None}

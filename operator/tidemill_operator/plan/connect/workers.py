@@ -44,7 +44,10 @@ _READ |= {"ssl.key.password", "ssl.endpoint.identification.algorithm"}
 
 
 def needs_workers(document: Mapping[str, Any]) -> bool:
-    """Return whether the spec of a resource, which may be invalid, has connectors."""
+    """Return True if the spec of a resource has connectors.
+
+    The spec may be invalid.
+    """
     source = (document.get("spec") or {}).get("source")
     return bool(source.get("connectors")) if isinstance(source, dict) else False
 

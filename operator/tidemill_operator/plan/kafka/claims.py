@@ -1,4 +1,4 @@
-"""Decide which topics a pipeline may use, and which topics are deleted with the pipeline."""
+"""Decide about a pipeline's topics: use by the pipeline, and deletion with the pipeline."""
 
 from __future__ import annotations
 

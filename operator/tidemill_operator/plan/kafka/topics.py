@@ -42,7 +42,7 @@ def read_topic(topics: Sequence[Topic], namespace: str, name: str) -> Topic:
 
 
 def bereave(topics: tuple[Topic, ...], live: LiveFacts) -> tuple[Topic, ...]:
-    """Mark a topic as lost if the pipeline has read the topic and the topic no longer exists."""
+    """Mark a missing topic as lost if the pipeline has read the topic."""
     schema, looked = live.schema, live.brokers is not None
     if not looked or schema is None:
         return topics

@@ -27,7 +27,7 @@ _REMEDY = {
     ),
     Reason.WINDOWS_SKIPPED: (
         "everything else is published and scanned for anomalies; check the values listed in table _skipped, and"
-        " that nobody else writes to the tables"
+        " prevent writes to the tables by others"
     ),
 }
 

@@ -36,7 +36,7 @@ def losses(topic: str, live_topic: LiveTopic | None, schema: LiveSchema) -> list
 
 
 def missed(lost: Collection[Loss]) -> str:
-    """Return a text about the events that a replay did not find in the topic, or an empty text."""
+    """Return a text about events not found by a replay, or an empty text."""
     if not lost:
         return ""
     return f"events that the topic no longer holds are not counted (offsets {_ranges(lost)})"

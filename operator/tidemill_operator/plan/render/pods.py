@@ -25,9 +25,9 @@ _FILES = {
 }
 _RESILIENCE_DIR, _CONNECTIONS_DIR = "/etc/tidemill/resilience", "/etc/tidemill/connections"
 _CODE_DIR, _LOOKUPS_DIR = "/etc/tidemill/stage", "/etc/tidemill/lookups"
-# A Python stage runs user code, so its pods get neither addresses nor logins of Postgres and Redis.
+# A Python stage runs user code. So the stage's pods get neither addresses nor logins of Postgres and Redis.
 _NOT_FOR_CODE = ("TIDEMILL_POSTGRES_", "TIDEMILL_REDIS_")
-# For each kind of Secret: the name of the volume, and the environment variable with the volume's folder.
+# For each kind of Secret: the volume's name, and the environment variable for its folder.
 _REGISTRY, _SOURCE_KAFKA = ("registry", "TIDEMILL_REGISTRY_DIR"), ("source-kafka", "TIDEMILL_SOURCE_KAFKA_DIR")
 _MQTT = ("mqtt", "TIDEMILL_MQTT_DIR")
 _USER = 10_001
@@ -198,7 +198,7 @@ def _environment(workload: Workload, placement: Placement) -> list[dict[str, Any
         plain["TIDEMILL_LOOKUP_DIRS"] = json.dumps(lookups, sort_keys=True)
     plain |= {_FILES[name]: f"{_CONNECTIONS_DIR}/{name}" for name in _files(workload, placement)}
     variables: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in sorted(plain.items()) if value]
-    # A restarted container keeps the name of its pod, and with it the partitions assigned to that name.
+    # A restarted container keeps its pod's name, and so the partitions of that name.
     variables.append({"name": "TIDEMILL_INSTANCE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})
     if "redis-url" in placement.connections and workload.component != "stage":
         reference = {"name": marks.CONNECTIONS, "key": "redis-url"}
@@ -236,7 +236,7 @@ def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
 def _lookups(workload: Workload) -> dict[str, tuple[str, str, dict[str, Any]]]:
     """Return the volume name, the folder and the volume source of each lookup.
 
-    The whole folder is mounted, because a single mounted file (subPath) is not updated when the ConfigMap changes.
+    The whole folder is mounted. After a change of the ConfigMap, a single mounted file (subPath) would stay the same.
     """
     mounts = {}
     for number, (name, reference) in enumerate(workload.lookups.items()):

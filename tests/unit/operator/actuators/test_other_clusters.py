@@ -75,7 +75,7 @@ def test_remedies_of_another_cluster_name_port_secret_and_permission() -> None:
         return raised.value
 
     assert raised_error(None).remedy == (
-        "check that Kafka runs, and that the operator may connect to port 9093 and 9094: in Kubernetes, add the port"
+        "check that Kafka runs, and allow the operator to connect to port 9093 and 9094: in Kubernetes, add the port"
         " to the chart's value networkPolicy.egressPorts"
     )
     cluster.session._note(KafkaError(KafkaError._AUTHENTICATION, "wrong password"))

@@ -65,7 +65,7 @@ def test_standard_input_is_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         (["--from", "orders.csv", "--delimiter", "::"], 2, "--delimiter '::': write one character, or tab"),
         (["--from", "orders.csv", "--encoding", "x"], 1, "--encoding x: there is no such encoding"),
         (["--from", "orders.csv", "--name", "Not A Name"], 2, "--name Not A Name"),
-        (["--from", "-", "--run"], 2, "--run reads the file twice, and a pipe can be read only once"),
+        (["--from", "-", "--run"], 2, "--run cannot read a pipe twice"),
     ],
 )
 def test_refusals_name_the_remedy(
