@@ -36,8 +36,9 @@ class Rule:
 
 def say(template: str, *values: str) -> str:
     """Return a CEL expression that formats a template with CEL values."""
+    literal = template.replace("\\", "\\\\").replace("'", "\\'")
     # All items of a CEL list must have the same type, unless they are wrapped in `dyn`.
-    return f"'{template}'.format([{', '.join(f'dyn({value})' for value in values)}])"
+    return f"'{literal}'.format([{', '.join(f'dyn({value})' for value in values)}])"
 
 
 def known(names: str) -> str:
