@@ -196,7 +196,7 @@ class AnswerCache:
             self.note(error)
 
     def note(self, error: Exception) -> None:
-        """Store the text of a Redis error for /health, unless the error only says that the circuit breaker is open."""
+        """Store the text of a Redis error for /health. The error of an open circuit breaker is not stored."""
         if not isinstance(error, BreakerOpen):
             self.redis_error = str(error) or type(error).__name__
 

@@ -55,9 +55,9 @@ class AggregationModel:
         return {metric.name: metric.function for metric, _ in self.layout.metrics}
 
     def fed(self, feeds: Feeds) -> AggregationModel:
-        """Return the aggregation, with SQL that returns null where a metric is incomplete.
+        """Return the aggregation with new SQL. The SQL returns null for incomplete values of metrics.
 
-        For example, a metric can be incomplete in windows from before the metric was added.
+        For example, a new metric can be incomplete in earlier windows.
         """
         plan = guarded(self.layout, feeds)
         return self if plan is self.layout else replace(self, layout=plan)

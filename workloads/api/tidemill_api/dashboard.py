@@ -20,7 +20,7 @@ TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-# Browsers run only the scripts of this host, and no inline code, so that code in a pipeline's data never runs.
+# Browsers run only the scripts of this host, and no inline code. Code in a pipeline's data therefore never runs.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none';"
     " form-action 'none'; frame-ancestors 'none'"

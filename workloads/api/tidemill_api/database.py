@@ -30,7 +30,7 @@ CONNECT_SECONDS = 5
 MAX_STREAMS, SLOT_SECONDS = 2, 10.0
 """MAX_STREAMS limits the concurrent streamed answers of a pipeline. SLOT_SECONDS limits the wait for a connection."""
 QUERY_SHARE = 0.8
-"""Postgres ends a query after this share of the guard's timeout, so that the error arrives within the timeout."""
+"""Postgres ends a query after this share of the guard's timeout. The error then arrives within the timeout."""
 
 
 class Pool:

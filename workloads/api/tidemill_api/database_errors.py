@@ -16,7 +16,7 @@ _NOT_READY = frozenset({"28000", "28P01", "3D000", "3F000", "42P01", "42703", "4
 
 
 def not_ready(error: BaseException) -> bool:
-    """Return whether an error means that the login, schema or tables of a pipeline do not exist yet."""
+    """Return True for an error of a new pipeline without login, schema or tables."""
     if getattr(error, "sqlstate", None) in _NOT_READY or isinstance(error, FileNotFoundError):
         return True
     text = str(error)  # if Postgres refuses a connection, the error has no SQLSTATE
@@ -37,7 +37,7 @@ def too_long(error: BaseException) -> bool:
 
 
 def failed(error: BaseException) -> bool:
-    """Return whether an error means that Postgres or the connection to it has failed."""
+    """Return True for a failure of Postgres or of the connection to Postgres."""
     return not not_ready(error) and not too_long(error) and database_failed(error)
 
 
@@ -66,7 +66,7 @@ def of_one_table(error: BaseException) -> bool:
 
 
 def as_problem(error: BaseException, pipeline: str) -> Problem | None:
-    """Return the HTTP problem for a database error, or None if the error is a defect of the API."""
+    """Return the HTTP problem for a database error. Return None for a defect of the API."""
     if isinstance(error, BreakerOpen):
         detail = "the database does not answer; try again later"
         return unavailable(DATABASE_UNAVAILABLE, detail, error.retry_after_seconds)
@@ -86,8 +86,8 @@ def as_problem(error: BaseException, pipeline: str) -> Problem | None:
         return Problem(
             400,
             "query_too_large",
-            "one row of the answer combines too much data for the database; ask for a shorter range, a finer"
-            " granularity, or fewer metrics",
+            "one row of the answer combines too much data; ask for a shorter range, a finer granularity, or fewer"
+            " metrics",
         )
     if isinstance(error, psycopg.DataError):
         return Problem(

@@ -1,4 +1,4 @@
-"""A guard (circuit breaker and retries) for each pipeline, so that a failing pipeline does not block others."""
+"""A guard (circuit breaker and retries) for each pipeline. A failing pipeline does not block other pipelines."""
 
 from __future__ import annotations
 

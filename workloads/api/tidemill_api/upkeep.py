@@ -35,7 +35,7 @@ class Upkeep:
 
     def start(self) -> None:
         """Start the background tasks."""
-        # Postgres and Redis are probed in separate tasks, so that a hung Postgres does not delay the probe of Redis.
+        # Postgres and Redis are probed in separate tasks. A hung Postgres does not delay the probe of Redis.
         works = (self._probe_postgres, self._probe_redis, self._tidy)
         self._tasks = [asyncio.create_task(self._repeat(work)) for work in works]
 

@@ -65,7 +65,7 @@ class Authenticator:
             raise Unauthorized(_NEEDED)
         key_id, secret = _parse(authorization_header)
         key = self._keys(pipeline.name).get(key_id, _NOBODY)
-        # Compare a hash even for unknown ids, so that the response time does not show which ids exist.
+        # Compare a hash even for unknown ids. The response time then does not reveal the known ids.
         same = hmac.compare_digest(hashlib.sha256(secret.encode()).hexdigest(), key.sha256.lower())
         if not same or key is _NOBODY:
             raise Unauthorized(_UNKNOWN)
@@ -73,7 +73,7 @@ class Authenticator:
             raise Forbidden(f"the API key {key_id} lacks the scope {scope}; it has {', '.join(key.scopes) or 'none'}")
 
     def refuse(self, authorization_header: str | None) -> NoReturn:
-        """Reject a request for a pipeline that does not exist, with the same answer as for a wrong API key.
+        """Reject a request for an unknown pipeline. The answer is the same as for a wrong API key.
 
         Raises:
             Unauthorized: always.
@@ -107,7 +107,7 @@ class Authenticator:
         try:
             keys = ApiKeys.model_validate_json(read_bytes(path)).keys
         except (OSError, ValueError) as error:
-            # Only the path and the kind of error are logged, because pydantic's message would quote the API keys.
+            # Log only the path and the kind of error. The message of pydantic would quote the API keys.
             log.warning("%s is not a file of API keys (%s); the earlier keys stay in use", path, type(error).__name__)
             return _KeyFile(stamp, now, before.keys if before else {})
         return _KeyFile(stamp, now, {key.id: key for key in keys})

@@ -77,8 +77,8 @@ class PipelineDirectory:
     def _scan(self) -> None:
         try:
             stamps = dict(self._stamps())
-            # The listing of a directory may miss a file that is being replaced, so the files of known pipelines are
-            # also looked up by name.
+            # The listing of a directory may miss a file during its replacement. The files of known pipelines are
+            # therefore also looked up by name.
             for name in self._entries.keys() - stamps.keys():
                 with contextlib.suppress(FileNotFoundError):
                     stamps[name] = _stamp((self._dir / f"{name}{_SUFFIX}").stat())

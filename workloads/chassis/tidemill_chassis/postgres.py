@@ -17,11 +17,11 @@ from psycopg.pq import TransactionStatus
 
 T = TypeVar("T")
 MARGIN_SECONDS = 2.0
-"""The client waits this much longer than the statement timeout, so that a working server reports the timeout first."""
+"""The client waits this much longer than the statement timeout. A working server then reports the timeout first."""
 KEEPALIVE: dict[str, Any] = {
     "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000,
 }  # fmt: skip
-"""Arguments of `connect` that make the client detect the loss of the server's machine within about 10 s."""
+"""Arguments of `connect`. The client detects the loss of the server's machine within about 10 s."""
 CANCEL_SECONDS = 5.0
 _ANSWER_SECONDS = 10.0 + MARGIN_SECONDS
 INTERVAL_SECONDS = 0.1
@@ -64,7 +64,9 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
 
 
 class BoundedAsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
-    """A connection that closes itself if the server does not answer in time, or when its task is cancelled.
+    """A connection with a time limit for the answers of the server.
+
+    The connection closes itself after this time, or when its task is cancelled.
 
     Attributes:
         answer_seconds: the maximum time for one answer of the server.

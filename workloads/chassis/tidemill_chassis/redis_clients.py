@@ -29,7 +29,7 @@ def _options(settings: WorkloadSettings, timeout_seconds: float, retry: Any) -> 
         **settings.redis_tls,
         "socket_timeout": timeout_seconds,
         "socket_connect_timeout": timeout_seconds,
-        # An idle connection in the pool may be broken, so a command is retried once on a new connection. All other
-        # retries are made by `Guard`.
+        # An idle connection in the pool may be broken. A command is therefore retried once on a new connection. All
+        # other retries are made by `Guard`.
         "retry": retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
     }

@@ -133,7 +133,7 @@ def _json(code: int, body: Any) -> Answer:
 class _Handler(BaseHTTPRequestHandler):
     owner: ClassVar[StatusServer]
     timeout = 5
-    """Seconds after which a client that sends nothing is disconnected."""
+    """Seconds until a silent client is disconnected."""
     server_version, sys_version = "tidemill", ""
 
     def do_GET(self) -> None:

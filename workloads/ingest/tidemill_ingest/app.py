@@ -43,7 +43,7 @@ FLUSH_SECONDS = 3.0
 """How long (seconds) the service may flush queued records after the last request."""
 
 CLOSE_SECONDS = 1.0
-"""The stopping service waits this long (seconds) for requests, and this long again for their writes to Redis."""
+"""The stopping service waits this long (seconds) for requests. Their writes to Redis get the same time again."""
 
 MAX_REDIS_CONNECTIONS = 100
 
@@ -79,7 +79,7 @@ class Health(BaseModel):
 
 
 class _EventsRoute(Route):
-    """A route that adds itself to the ASGI scope, so that HTTP metrics know the path template."""
+    """Adds itself to the ASGI scope. HTTP metrics need the route's path template."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)
@@ -105,7 +105,7 @@ class Ingest:
         client = None
         if settings.redis_url:
             client = async_client(settings, seconds, max_connections=MAX_REDIS_CONNECTIONS)
-        # A restarted process gets a new owner name, because the queued records of the earlier process are lost.
+        # A restarted process gets a new owner name. The queued records of the earlier process are lost.
         owner = f"{settings.instance or 'ingest'}-{uuid.uuid4().hex}"
         self.keys = SharedKeys(client, guards.redis, namespace=settings.namespace, owner=owner)
         self._replays = Replays(self.keys, away=lambda: self.sink.away)
@@ -118,9 +118,8 @@ class Ingest:
         app = FastAPI(
             title="Tidemill ingest", version="1", lifespan=self._lifespan, docs_url=None, redoc_url=None,
             redirect_slashes=False,
-            description="Receives events over HTTP and writes them to Kafka. The answer says for each event"
-                " whether it was"
-            " accepted.",
+            description="Receives events over HTTP and writes them to Kafka. The answer reports the acceptance of each"
+            " event.",
         )  # fmt: skip
         app.router.routes.append(_EventsRoute(EVENTS_PATH, self._events.append, methods=["POST"]))
         app.router.routes.append(_EventsRoute(WEBHOOK_PATH, self._webhooks.receive, methods=["POST"]))
@@ -177,7 +176,7 @@ class Ingest:
         return JSONResponse({"ok": True}, 200, _NO_STORE)
 
     async def _ready(self) -> Response:
-        # The process stays ready without Kafka, because a 503 with Retry-After is better for clients than a refused
+        # Without Kafka, the process stays ready. For clients, a 503 with Retry-After is better than a refused
         # connection.
         ready = self.watch.seen
         return JSONResponse({"ok": ready}, 200 if ready else 503, _NO_STORE)

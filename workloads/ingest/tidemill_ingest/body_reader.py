@@ -25,7 +25,7 @@ class Memory:
         self._left = limit
 
     def hold(self) -> Held:
-        """Return a context manager that counts the memory of one request, and releases the memory at the end."""
+        """Return a counter of the memory of one request. At its end, the context manager releases the memory."""
         return Held(self)
 
     def take(self, count: int) -> None:

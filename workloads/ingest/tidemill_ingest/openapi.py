@@ -46,7 +46,7 @@ _CLOUD_EVENT = {
     },
 }
 _COUNTS = {
-    "accepted": {**_INTEGER, "description": "Valid events that Kafka acknowledged, or that are queued (`wait=false`)."},
+    "accepted": {**_INTEGER, "description": "Valid events, acknowledged by Kafka or only queued (`wait=false`)."},
     "quarantined": {**_INTEGER, "description": "Invalid events, which become dead letters."},
     "retry": {**_INTEGER, "description": "Events that Kafka did not acknowledge. Send them again."},
     "results": {

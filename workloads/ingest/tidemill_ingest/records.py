@@ -1,6 +1,6 @@
 """Converts raw events to Kafka records: validates events, adds record keys and marks invalid events.
 
-Invalid events are also sent to the events topic, with a prefix byte, and with the reason in the record headers. The
+Invalid events are also sent to the events topic, with a prefix byte. The record headers contain the reason. The
 processor writes the dead letters of invalid events.
 """
 

@@ -25,14 +25,14 @@ _TYPES: dict[str, Any] = {
 _LEAST, _GREATEST = -(2**63), 2**63 - 1
 _DIGITS = 38
 """Number of digits of Arrow's 128-bit decimals."""
-# An Arrow stream is a schema message, a message for each record batch, and an end mark of eight bytes. Each Arrow
+# An Arrow stream is a schema message, record batch messages, and an end mark. The end mark has eight bytes. Each Arrow
 # message begins with four bytes 0xff and the length of its metadata.
 _MARK_BYTES = 4
 _END = b"\xff\xff\xff\xff\0\0\0\0"
 
 
 class ArrowWriter:
-    """Writes one Arrow stream: the schema, a record batch for each batch of rows, and the end mark."""
+    """Writes one Arrow stream: the schema, the record batches, and the end mark."""
 
     def __init__(self, columns: Sequence[Column], converters: Converters | None = None) -> None:
         self.columns = columns
@@ -137,11 +137,11 @@ def _member(member: Column, value: Any) -> Any:
 
 FORMAT = Format(
     "Arrow", "arrow", "application/vnd.apache.arrow.stream",
-    "An uncompressed Arrow IPC stream (`pyarrow.ipc.open_stream`, `polars.read_ipc_stream`) with record batches of at"
-    " most 2,000 rows. Timestamps are microseconds in UTC, integers have 64 bits, numbers are doubles, and decimals"
-    " have 38 digits. Lists of frequent values are lists of structs, and objects are JSON texts. A longer integer or"
-    " decimal causes the status 400 `value_too_large`. If the answer has already begun, the stream ends without an end"
-    " mark.",
+    "An uncompressed Arrow IPC stream (`pyarrow.ipc.open_stream`, `polars.read_ipc_stream`). Record batches have at"
+    " most 2,000 rows. Timestamps are microseconds in UTC, and numbers are doubles. Integers have 64 bits, and decimals"
+    " have 38 digits. A longer integer or decimal causes the status 400 `value_too_large`. If the answer has already"
+    " begun, the stream ends without an end mark. Lists of frequent values are lists of structs, and objects are JSON"
+    " texts.",
     ArrowWriter,
     schema={"type": "string", "format": "binary"},
 )  # fmt: skip

@@ -13,7 +13,7 @@ from tidemill_api.formats.rows import RowEncoder, json_converter
 from tidemill_api.query.selection import Column
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""A spreadsheet may run a text as a formula if the text begins with one of these characters."""
+"""A text with one of these first characters may run as a formula in spreadsheets."""
 
 
 class CsvWriter:
@@ -64,7 +64,7 @@ def _csv_text(value: Any) -> str:
 FORMAT = Format(
     "CSV", "csv", "text/csv",
     'A line of column names, then one line for each row (RFC 4180). A null is an empty cell, and an empty text is `""`.'
-    " Lists and objects are JSON in a cell. A text that a spreadsheet would run as a formula has a leading apostrophe.",
+    " Lists and objects are JSON in a cell. A text like a spreadsheet formula has a leading apostrophe.",
     CsvWriter,
     content_type="text/csv; charset=utf-8; header=present",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Writes pages in JSON, with names and types of the columns, rows, and the cursor of the next page."""
+"""Writes pages in JSON: names and types of columns, rows, and the next page's cursor."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tidemill_contract.decimals import family, scale_of
 JSON = "application/json"
 FORMAT = Format(
     "JSON", "json", JSON,
-    "The default format. An answer is a page of at most `limit` rows: `meta` has the names and types of the columns,"
-    " `data` has the rows as objects, and `next_cursor` leads to the next page. Integers and decimals have all their"
+    "The default format. An answer is a page of at most `limit` rows. `meta` has the names and types of the columns."
+    " `data` has the rows as objects. `next_cursor` leads to the next page. Integers and decimals have all their"
     " digits. Decimals are texts, or numbers with `decimals=number`.",
 )  # fmt: skip
 

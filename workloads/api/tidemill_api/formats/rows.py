@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def json_converter(column: Column, *, numbers: bool | None = None) -> Callable[[Any], Any] | None:
-    """Return the function that converts a column's database values for JSON, or None if no conversion is needed.
+    """Return the converter of a column's database values for JSON. If no conversion is needed, return None.
 
     Args:
         column: the column.

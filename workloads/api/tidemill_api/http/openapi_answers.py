@@ -70,7 +70,7 @@ def fresh(schema: str, row: str | None = None, *, cached: bool = True) -> dict[s
     """Return the OpenAPI description of a response that may come from the cache of the API."""
     forms = _forms(schema, row)
     names = (*(("ETag",) if cached else ()), *_STALE, *(("Tidemill-Next-Cursor",) if row else ()), "Vary")
-    text = f"A page of rows as JSON, or a stream of up to `limit` rows if `Accept` asks for one of {STREAMED_NAMES}."
+    text = f"A page of rows as JSON. If `Accept` asks for one of {STREAMED_NAMES}, a stream of up to `limit` rows."
     return {
         "description": text if row else "The current state.",
         "headers": headers(*names, required=["Cache-Control"]),

@@ -162,8 +162,8 @@ def window_parameters(*, stream: bool = False) -> list[Any]:
         *_combined(),
         query(
             "decimals",
-            "The type of decimals in JSON and NDJSON: `string`, which is the default, or `number`. Both types have all"
-            " digits, but many JSON readers lose digits of numbers.",
+            "The type of decimals in JSON and NDJSON: `string` (default) or `number`. Both types have all digits. Many"
+            " JSON readers lose digits of numbers.",
             DECIMALS,
         ),
         query(
@@ -174,8 +174,8 @@ def window_parameters(*, stream: bool = False) -> list[Any]:
         query("metrics", "Metrics of the answer, separated by commas. Default: all.", _names(NAME, least=1)),
         query(
             "closed",
-            "`true` returns only closed windows, and `false` only open windows. A combined window (`granularity`) is"
-            " closed when no later event can change it.",
+            "`true` returns only closed windows, and `false` only open windows. Later events cannot change a closed"
+            " combined window (`granularity`).",
             BOOLEAN,
         ),
         filters("Filters on dimensions and metrics", any_filters(aggregate_query.RESERVED)),
@@ -186,20 +186,21 @@ def _combined() -> list[Any]:
     return [
         query(
             "granularity",
-            "Length of combined windows: a multiple of the window size (or of the hop), such as `1d`. Weeks, months,"
+            "Length of combined windows, such as `1d`: a multiple of the window size (or the hop). Weeks, months,"
             " quarters and years follow the calendar (`1w`, `1mo`, `1q`, `1y`). `all` combines all windows into one.",
             GRANULARITY,
         ),
         query(
             "tz",
-            "Time zone of days, such as America/New_York, if the granularity is in days or longer units. A day starts"
-            " at the first instant of its date. Default: the time zone of the stored windows, or else UTC.",
+            "Time zone of days, such as America/New_York, for a granularity in days or longer units. A day starts at"
+            " the first instant of its date. Default: the time zone of the stored windows, or else UTC.",
             ZONE,
         ),
         query(
             "fill",
             "Adds windows without events between `from` and `to`. With `null`, their metrics are null. With `zero`,"
-            f" metrics with the functions {joined(sorted(ZERO_FILLED))} are 0, and all other metrics are null.",
+            f" metrics with the functions {joined(sorted(ZERO_FILLED))} are 0. Other metrics are null even with"
+            " `zero`.",
             FILL,
         ),
     ]

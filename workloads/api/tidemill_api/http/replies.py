@@ -18,7 +18,7 @@ from tidemill_chassis.web.asgi import Receive, Scope, Send
 log = logging.getLogger(__name__)
 
 Headers = list[tuple[bytes, bytes]]
-# Clients cache an answer about closed windows for only a minute, because a replay can still change these windows.
+# Clients cache an answer about closed windows for only a minute. A replay can still change these windows.
 FINAL = "max-age=60"
 OPEN = "max-age=1, stale-while-revalidate=5"
 PART_BYTES = 64 * 1024
@@ -125,7 +125,7 @@ class Allowance:
 
 
 class PiecesReply(StreamingResponse):
-    """A streamed answer that frees its Postgres connection as soon as the client disconnects or reads too slowly."""
+    """A streamed answer. If the client disconnects or reads too slowly, the Postgres connection is freed."""
 
     def __init__(self, pieces: AsyncGenerator[bytes, None], content_type: str, headers: Mapping[str, str]) -> None:
         super().__init__(pieces, headers={"cache-control": "no-store", "vary": "accept", **headers})

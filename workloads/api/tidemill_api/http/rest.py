@@ -50,7 +50,7 @@ class Rest:
     def routes(self) -> list[TemplateRoute]:
         """Return all routes.
 
-        A route with a suffix such as `.csv` precedes the same route without suffix, because the first match is used.
+        The first match is used. A route with a suffix, such as `.csv`, precedes the same route without suffix.
         """
         routes = [
             TemplateRoute(PIPELINES, self.pipelines, methods=["GET"]),

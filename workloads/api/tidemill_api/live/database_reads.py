@@ -70,7 +70,7 @@ async def read_changed(
     but: Sequence[int] = (),
     filters: tuple[Filter, ...] = (),
 ) -> list[Row] | None:
-    """Return the windows that have changed since the position `mark`, or None if there are more than READ_LIMIT."""
+    """Return the windows changed since the position `mark`. For more than READ_LIMIT windows, return None."""
     aggregation = aggregation.fed(state.feeds)
     plan, table = aggregation.layout, aggregation.table
     binder = Binder()

@@ -38,7 +38,7 @@ class Ledger:
         return Mark(self.table, self.complete, self._closed_until_ms)
 
     def take(self, revs: Iterable[int], rows: dict[Key, Row]) -> Change | None:
-        """Return the change to send for rows of the Redis stream, or None if there is nothing new."""
+        """Return the change to send for rows of the Redis stream. If nothing is new, return None."""
         fresh = {rev for rev in revs if rev > self.complete}
         if not fresh:
             return None

@@ -28,7 +28,7 @@ PROTOCOL = 1
 HEARTBEAT_SECONDS = 15.0
 MAX_PENDING_ROWS = 10_000
 UNREAD_SECONDS = 5.0
-"""Seconds after which the API tries again to read an aggregation that could not be read."""
+"""Seconds until the API tries again to read an unreadable aggregation."""
 _UNAVAILABLE = 1013
 
 
@@ -241,7 +241,7 @@ class Listener:
                 messages += self._leave_out(name, error)
                 continue
             if self._unread.pop(name, None):
-                self._sent = None  # send a new token, which includes the aggregation that became readable
+                self._sent = None  # send a new token with the newly readable aggregation
             if name in self._lost:
                 continue  # changes were dropped during the read, so the client needs a new snapshot
             self._settle(name, snapshot.rev)

@@ -53,7 +53,7 @@ class Snapshots:
         flight = self._flights.get(key)
         if flight is not None:
             snapshot = await asyncio.shield(flight.task)
-            # Read a new snapshot if `snapshot` is older than `rev`, because changes up to `rev` are not sent again.
+            # Changes up to `rev` are not sent again. If `snapshot` is older than `rev`, read a new snapshot.
             if snapshot.rev >= rev:
                 return snapshot
         task = asyncio.create_task(self._read(model, model.aggregations[aggregation], wanted))

@@ -47,7 +47,7 @@ def origin_allowed(origin: str | None, host: str | None, allowed: Collection[str
 
 
 def refusal(services: Services, model: PipelineModel, authorization: str | None) -> Ending | None:
-    """Return the reason why a client with this API key must be disconnected, or None if the key is valid."""
+    """Return the reason to disconnect a client with this API key. For a valid key, return None."""
     try:
         services.authenticator.check(model.config, authorization, QUERY_READ)
     except Unauthorized as error:
@@ -179,7 +179,7 @@ class SocketSession:
 
     async def _close(self, ending: Ending | None) -> None:
         if ending is not None:
-            # A close frame has room for only 123 bytes of text, so it contains the error code without the detail.
+            # A close frame has room for only 123 bytes of text. Send the error code without the detail.
             await self._last(self._socket.close(ending.close_code, ending.code))
 
     async def _last(self, saying: object) -> None:

@@ -1,6 +1,6 @@
-"""Reads the changes of a pipeline once in each process, and passes the changes to all connected clients.
+"""Reads the changes of a pipeline once in each process, for all connected clients.
 
-Changes come from the Redis stream. Changes that the stream lacks are read from Postgres.
+Changes come from the Redis stream. Changes missing from the stream are read from Postgres.
 """
 
 from __future__ import annotations

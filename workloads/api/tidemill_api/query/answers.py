@@ -51,7 +51,7 @@ async def read_state(connection: Connection, model: PipelineModel, aggregation: 
         raise unavailable("pipeline_not_ready", f"{aggregation} is not set up yet; try again in a moment", 5)
     identity, rev, closed_until, watermark, *fed = row
     feeds = Feeds.read(*fed)
-    # The identity contains the generation of the spec, because a new spec can give the same names a new meaning.
+    # A new spec can give the same names a new meaning. The identity therefore contains the generation of the spec.
     return State(f"{identity}/{model.config.generation}/{feeds.layout}", rev, closed_until, watermark, feeds)
 
 
@@ -124,7 +124,7 @@ class Answers:
             async def work(connection: Connection) -> tuple[list[tuple[Any, ...]], State, str, bool] | None:
                 state = await read_state(connection, model, query.model.name, query.model.version)
                 final = query.final_by(state.closed_until_ms)
-                # New events do not change a final answer, so a final answer's version has neither revision nor
+                # New events do not change a final answer. The version of a final answer has neither revision nor
                 # watermark.
                 version = (
                     f"{state.identity}/final"
@@ -147,8 +147,7 @@ class Answers:
             )
 
         ttl = parse_ms(model.config.spec.api.cache_ttl) / 1000
-        # Include the aggregation's version in the cache key, because a replay can change the version without a new
-        # spec.
+        # A replay can change the aggregation's version without a new spec. The cache key needs the version.
         what = f"aggregates\n{query.model.name}\n{query.model.version}\n{query.key}"
         return await self._get(model, what, "aggregates", ttl, compute)
 
@@ -211,7 +210,7 @@ class Answers:
     ) -> Stream:
         """Return windows as a stream.
 
-        The method reads the first rows before it returns, so that an early error can set the status code.
+        The method reads the first rows before it returns. An early error can then set the status code.
 
         Raises:
             Problem: the database does not answer, or is busy.
@@ -240,7 +239,7 @@ class Answers:
     ) -> Stream:
         """Return a listing as a stream.
 
-        The method reads the first rows before it returns, so that an early error can set the status code.
+        The method reads the first rows before it returns. An early error can then set the status code.
 
         Raises:
             Problem: the database does not answer, or is busy.

@@ -36,11 +36,12 @@ class Bucket:
 
 
 def take_bucket(granularity: str | None, tz: str | None, plan: AggregationLayout) -> Bucket | None:
-    """Return the roll-up of a request, or None if the request asks for the stored windows.
+    """Return the roll-up of a request, or None for the stored windows.
+
+    A granularity other than `all` must be a multiple of the window size or hop.
 
     Raises:
-        Problem: the granularity is not a multiple of the window size or hop, or the time zone is unknown or does not
-            fit the stored windows.
+        Problem: the granularity or time zone is wrong, or does not fit the stored windows.
     """
     zone = None if tz in (None, "UTC", "Etc/UTC") else _zone(str(tz))
     if granularity is None:

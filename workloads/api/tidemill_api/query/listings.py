@@ -112,7 +112,7 @@ ANOMALIES = Listing(
     unique=("window_start", "id"),
 )
 
-# Answers contain only the first bytes of a record, because a record can be larger than 1 MiB.
+# A record can be larger than 1 MiB. Answers contain only the first bytes of a record.
 DEAD_LETTERS = Listing(
     kind="dead_letters",
     relation=dead_letters.listing("{schema}", key_bytes=SHOWN_KEY_BYTES, value_bytes=SHOWN_BYTES),

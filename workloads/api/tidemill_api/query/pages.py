@@ -84,6 +84,9 @@ def listing_answer(query: ListingQuery, rows: Sequence[tuple[Any, ...]], started
 def answer_of(
     body: bytes, started: float, *, rows: int, version: str = "", salt: str = "", final: bool = False
 ) -> Answer:
-    """Return an answer with an ETag: a hash of `version` and `salt`, or of the body if `version` is empty."""
+    """Return an answer with an ETag.
+
+    The ETag is a hash of `version` and `salt`. If `version` is empty, the ETag is a hash of the body.
+    """
     digest = hashlib.sha256(f"{version}\n{salt}".encode() if version else body).hexdigest()[:24]
     return Answer(body, f'W/"{digest}"', version, rows, final, started)

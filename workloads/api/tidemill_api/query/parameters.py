@@ -97,7 +97,7 @@ class Parameters:
         return cls(given, split=False)
 
     def one(self, name: str) -> str | None:
-        """Return the value of a parameter that can be given once, or None if it is not given.
+        """Return the only value of a parameter. If the parameter is not given, return None.
 
         Raises:
             Problem: the parameter is given more than once.
@@ -135,7 +135,7 @@ class Parameters:
             raise bad_parameter(name, str(error)) from None
 
     def choice(self, name: str, choices: Collection[str]) -> str | None:
-        """Return the value of a parameter that must be one of `choices`, or None if it is not given.
+        """Return the value of a parameter with fixed choices. If the parameter is not given, return None.
 
         Raises:
             Problem: the parameter is given more than once, or is not one of the choices.

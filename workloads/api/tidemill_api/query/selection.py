@@ -1,6 +1,7 @@
-"""Filters, order, limit and cursor of a request, as SQL over a relation (a SELECT with known columns).
+"""Filters, order, limit and cursor of a request, as SQL over a relation.
 
-Names in the SQL are always columns of the relation, and values are always SQL parameters.
+A relation is a SELECT with known columns. Names in the SQL are always columns of the relation. Values are always SQL
+parameters.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def take_filters(parameters: Parameters, columns: Mapping[str, Column], reserved
     """Return the filters among the parameters, such as `column=` and `column__gte=`.
 
     Raises:
-        Problem: a value does not have the type of its column, or the column does not support filters.
+        Problem: a value has the wrong type, or a column does not support filters.
     """
     filters = []
     for name in list(parameters.given):

@@ -40,9 +40,10 @@ def narrowed(query: AggregateQuery) -> AggregateQuery:
 
 
 def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
-    """Return SQL that selects a limit for a page of hopping windows, or None without a limit.
+    """Return SQL for the limit of a page of hopping windows. Without a limit, return None.
 
-    The limit is the latest possible `window_start` of an ascending page, or the earliest of a descending page.
+    On an ascending page, the limit is the latest possible `window_start`. On a descending page, the limit is the
+    earliest possible `window_start`.
     """
     page, plan = query.page, query.model.layout
     first = page.order[0]

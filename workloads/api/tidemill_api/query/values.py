@@ -107,7 +107,7 @@ def cast(value: Any, kind: str) -> str:
 
 
 def encoder(kind: str, *, numbers: bool = False) -> Callable[[Any], Any] | None:
-    """Return the function that converts database values of a type for JSON, or None if no conversion is needed."""
+    """Return the converter of a type's database values for JSON. If no conversion is needed, return None."""
     scale = scale_of(kind)
     if scale is not None:
         return partial(_decimal_number if numbers else _decimal, scale)

@@ -26,7 +26,7 @@ _MAX_STEP = 60
 
 
 class BreakerOpen(Exception):
-    """The error for a call that is not made, because the dependency has failed several times in a row."""
+    """The error for a refused call. The dependency has failed several times in a row."""
 
     def __init__(self, name: str, retry_after_seconds: float) -> None:
         super().__init__(f"{name}: circuit breaker open; the next attempt is allowed in {retry_after_seconds:.0f} s")

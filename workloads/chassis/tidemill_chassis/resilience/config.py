@@ -65,7 +65,8 @@ class BreakersSettings(_Section):
 class RetrySettings(_Section):
     """The exponential backoff.
 
-    Before retry n, the guard waits `initial_seconds * factor ** (n - 1)`, but at most `max_seconds`, plus jitter.
+    Before retry n, the guard waits `initial_seconds * factor ** (n - 1)`, but at most `max_seconds`. The guard adds
+    jitter.
     """
 
     retries: int = Field(3, ge=0, le=100)
@@ -132,12 +133,12 @@ class ResilienceConfig(_Section):
 
     @classmethod
     def load(cls, path: Path | None, environ: Mapping[str, str]) -> ResilienceConfig:
-        """Return the settings of a YAML file, or the defaults without a file.
+        """Return the settings of a YAML file, or the defaults without a file. The environment overrides settings.
 
         Raises:
-            ConfigError: the file cannot be read, or a key or value of the file or the environment is wrong.
+            ConfigError: the file cannot be read, or a key or value is wrong.
         """
-        # Merge the file into the complete defaults, so that an incomplete `redis` section keeps the defaults for Redis.
+        # Merge the file into the complete defaults. An incomplete `redis` section then keeps the defaults for Redis.
         document = _merged(cls().model_dump(), _read(path) if path is not None else {})
         variables, faults = _override(document, environ)
         try:

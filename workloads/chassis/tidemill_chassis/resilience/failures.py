@@ -1,4 +1,4 @@
-"""Decides which exceptions mean that a dependency has failed, and which calls can be retried.
+"""Recognizes failures of dependencies, and retryable calls, by the exceptions.
 
 A caller's mistake, such as invalid SQL, is not a failure.
 """
@@ -68,7 +68,10 @@ def database_failed(error: BaseException) -> bool:
 
 
 def database_refuses_writes(error: BaseException) -> bool:
-    """Return whether Postgres answers but cannot write: its disk is full or broken, or the server is a standby."""
+    """Return True if Postgres answers but cannot write.
+
+    For example, the disk is full or broken, or the server is a standby.
+    """
     sqlstate = getattr(error, "sqlstate", None) or ""
     return sqlstate[:2] in ("53", "58") or sqlstate == _READ_ONLY
 
@@ -106,7 +109,7 @@ def kafka_retryable(error: BaseException) -> bool:
 
 
 def kafka_fatal(error: object) -> bool:
-    """Return whether the Kafka client is unusable, because the error is fatal or reports an earlier fatal error."""
+    """Return True if this error, or an earlier error, has made the Kafka client unusable."""
     fatal, name = getattr(error, "fatal", None), getattr(error, "name", None)
     return bool((callable(fatal) and fatal()) or (callable(name) and name() == "_FATAL"))
 

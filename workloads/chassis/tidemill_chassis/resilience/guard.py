@@ -48,8 +48,8 @@ class Deadline:
 class Policy:
     """The settings of one guard.
 
-    Before retry n (from 1), the guard waits `initial_seconds * factor ** (n - 1)`, but at most `max_seconds`, plus up
-    to `jitter_seconds`.
+    Before retry n (from 1), the guard waits `initial_seconds * factor ** (n - 1)`, but at most `max_seconds`. The
+    guard adds up to `jitter_seconds`.
     """
 
     failures: int
@@ -181,12 +181,12 @@ class Guard:
         return True
 
     def success(self) -> None:
-        """Report that the call which `allow` allowed has succeeded."""
+        """Report the success of the call after `allow`."""
         if (ticket := self._loop_ticket()) is not None:
             self._breaker.succeeded(ticket)
 
     def failure(self, error: BaseException | None = None) -> None:
-        """Report that the call which `allow` allowed has failed."""
+        """Report the failure of the call after `allow`."""
         if (ticket := self._loop_ticket()) is None:
             return
         if error is None:

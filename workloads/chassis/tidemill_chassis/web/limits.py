@@ -1,4 +1,4 @@
-"""Limits the number of connections, the number and size of request headers, and the time to receive the headers."""
+"""Limits connections, and the number, size and receiving time of request headers."""
 
 from __future__ import annotations
 

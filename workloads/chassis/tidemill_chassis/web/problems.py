@@ -63,7 +63,7 @@ def unavailable(code: str, detail: str, retry_after_seconds: float, **extra: Any
 
 
 def retry_after(seconds: float) -> dict[str, str]:
-    """Return a Retry-After header of at least `seconds`, with jitter so that not all clients retry at once."""
+    """Return a Retry-After header of at least `seconds`. Jitter prevents retries of all clients at once."""
     wait = seconds * random.uniform(1.0, 1.2) + random.uniform(0.0, 2.0)  # noqa: S311 - spreads load, no secret
     return {"retry-after": str(max(1, math.ceil(wait)))}
 

@@ -1,4 +1,7 @@
-"""Read YAML text into documents by the rules of kubectl (`y` and `on` are booleans, dates are strings)."""
+"""Read YAML text into documents by the rules of kubectl.
+
+`y` and `on` are booleans, and dates are strings.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ _MAX_NODES = 100_000
 
 
 class DocumentError(ValueError):
-    """The error for a text that is not YAML, or for a document that is not a mapping."""
+    """The error for an invalid YAML text, or a document other than a mapping."""
 
     def __init__(self, faults: list[Fault]) -> None:
         super().__init__("\n".join(map(str, faults)))
@@ -83,7 +86,7 @@ def load_documents(text: str) -> list[dict[str, Any]]:
     """Return the documents in a YAML text.
 
     Raises:
-        DocumentError: the text is not YAML, is empty or repeats a key, or a document is not a mapping.
+        DocumentError: the YAML is invalid, empty or repeats a key, or a document is no mapping.
     """
     if len(text) > MAX_BYTES:
         raise DocumentError(

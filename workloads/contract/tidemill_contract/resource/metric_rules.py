@@ -1,4 +1,4 @@
-"""The rules of groups and metrics: their fields, the types of the fields, and the parameters of functions."""
+"""The rules of groups and metrics: fields, types of fields, and parameters of functions."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def expression_type(path: str, text: str, columns: Columns, *, as_filter: bool) 
             return None, None  # another rule reports the invalid column or column name
         unread = next((name for name in used if known_types.get(name) in (JSON, STRINGS)), None)
         if unread is not None:
-            remedy = "declare a field that reads a part of this value, and use that field"
+            remedy = "declare a field for a part of this value, and use the new field"
             message = f"{unread} is of type {known_types[unread]}, which expressions cannot use"
             return None, Fault(path, text, message, remedy)
         return expressions.check(text, known_types, as_filter=as_filter), None

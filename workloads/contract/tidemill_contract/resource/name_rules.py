@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from tidemill_contract.resource.faults import Fault
 
 SYSTEM_COLUMNS = ("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid")
-"""The columns that every Postgres table has. Fields and metrics may have these names, but group columns may not."""
+"""The system columns of every Postgres table. Fields and metrics may have these names, but group columns may not."""
 
 
 def system_columns(group_by: Iterable[tuple[str, str]]) -> Iterator[Fault]:

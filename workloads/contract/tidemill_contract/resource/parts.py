@@ -1,4 +1,4 @@
-"""Divide a document into parts that are read separately, so that a fault in one part does not hide other faults."""
+"""Divide a document into separately read parts. A fault in one part does not hide other faults."""
 
 from __future__ import annotations
 

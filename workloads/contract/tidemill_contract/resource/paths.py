@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 EACH: tuple[()] = ()
-"""The step `[]`, which means each element of an array."""
+"""The step `[]`: each element of an array."""
 Step = str | int | tuple[()]
 Steps = tuple[Step, ...]
-"""A path: names of members, indexes in arrays (from 0), and at most one `EACH`, which is written as `[]`."""
+"""A path: names of members, indexes in arrays (from 0), and at most one `EACH` (`[]`)."""
 
 MAX_STEPS, MAX_PLACE, MAX_CHARACTERS = 16, 99, 512
 _PART = re.compile(r"([^\[\]]+)((?:\[[0-9]*\])*)")
@@ -53,9 +53,7 @@ def _of_text(text: str) -> Steps:
 
 def _check(steps: Sequence[Any]) -> None:
     if not steps or not isinstance(steps[0], str):
-        raise ValueError(
-            "does not begin with the name of a member: an event is an object, so begin with the name of a member"
-        )
+        raise ValueError("does not begin with the name of a member: put the name of a member first")
     if len(steps) > MAX_STEPS:
         raise ValueError(f"has {len(steps)} steps: at most {MAX_STEPS} are allowed")
     _check_each(steps)
@@ -63,9 +61,7 @@ def _check(steps: Sequence[Any]) -> None:
         if step == EACH:
             continue
         if isinstance(step, bool) or not isinstance(step, str | int):
-            raise ValueError(
-                "has a step that is neither a name nor an index: write names in quotes, indexes as numbers"
-            )
+            raise ValueError("has a step other than a name or an index: write names in quotes, indexes as numbers")
         if isinstance(step, int) and not 0 <= step <= MAX_PLACE:
             raise ValueError(f"has the index {step}: arrays are read from 0 to {MAX_PLACE}")
         if isinstance(step, str) and (not step or len(step) > MAX_CHARACTERS):
@@ -91,7 +87,7 @@ def exploded(steps: Steps) -> Steps | None:
 
 
 def show_path(steps: Sequence[Step]) -> str:
-    """Return the path as a text, such as `order.items[0].sku`, with quotes around names that have dots or brackets."""
+    """Return the path as a text, such as `order.items[0].sku`. Names with dots or brackets get quotes."""
     text = ""
     for step in steps:
         if not isinstance(step, str):

@@ -48,7 +48,7 @@ _OWNED_CONFIGS = {
 
 @dataclass(frozen=True)
 class Limits:
-    """Source topics that pipelines may use in addition to those that start with `<namespace>.`.
+    """The allowed source topics of pipelines, besides the topics with the prefix `<namespace>.`.
 
     Attributes:
         topic_prefixes: prefixes of topics that pipelines may manage.

@@ -69,8 +69,8 @@ class FieldSpec(Model):
     default: Scalar | None = Field(None, description="Value of the field if it is absent or null in the event.")
     format: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
         None,
-        description="Format of a timestamp: rfc3339 (the default, which also accepts epoch milliseconds), s, ms, us or"
-        " ns since 1970, or a pattern of strptime, such as %d.%m.%Y %H:%M.",
+        description="Format of a timestamp: rfc3339, s, ms, us or ns since 1970, or a strptime pattern, such as"
+        " %d.%m.%Y %H:%M. Default: rfc3339. The default also accepts epoch milliseconds.",
     )
     zone: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
         None, description="Time zone of timestamps without a zone, such as Europe/Berlin. Default for patterns: UTC."
@@ -87,9 +87,9 @@ class FieldSpec(Model):
     taken_from: Origin | None = Field(
         None,
         alias="from",
-        description="The part of the Kafka record that the field is read from. Default: value. With from: envelope,"
-        " path is a path in the envelope around the event. With from: timestamp, partition or offset, the field is the"
-        " timestamp, partition or offset of the record.",
+        description="The part of the Kafka record with the field's value. Default: value. With from: envelope, path is"
+        " a path in the envelope around the event. With from: timestamp, partition or offset, the field has this value"
+        " of the record.",
     )
 
     @property
@@ -104,7 +104,7 @@ class FieldSpec(Model):
 
     @property
     def steps(self) -> Steps:
-        """The path in the event, or a label (such as `<header> region`) for a value outside the event."""
+        """The path in the event. A value outside the event has a label, such as `<header> region`."""
         return self.member if self.origin == "value" else (f"<{self.origin}> {self.name}",)
 
     @property
@@ -141,13 +141,12 @@ class EventTimeSpec(Model):
     )
     idle_timeout: Duration = Field(
         "20m",
-        description="Time without events after which the watermark ignores a partition that is read to its end. Events"
-        " that a sender buffers for longer may be late.",
+        description="Time without events in a partition read to its end. After this time, the watermark ignores the"
+        " partition. If a sender buffers events for longer, the events may be late.",
     )
     max_future: Duration = Field(
         "1h",
-        description="Maximum time by which an event may be ahead of the wall clock. Events with a later time become"
-        " dead letters.",
+        description="Maximum time of an event ahead of the wall clock. Events with a later time become dead letters.",
     )
     max_advance: Duration = Field(
         "1d",
@@ -174,14 +173,14 @@ class SourceSpec(Model):
     )
     topic_pattern: TopicPattern | None = Field(
         None,
-        description="A regular expression, in place of topics. The pipeline reads all topics whose whole name"
-        " matches, including topics that are created later. Set topic.managed: false.",
+        description="A regular expression, in place of topics. The expression must match the whole name of a topic."
+        " The pipeline also reads matching topics created later. Set topic.managed: false.",
     )
     format: Format | None = Field(
         None,
-        description="Format of the records. Either a type (json, jsonSchema, csv, avro, protobuf), or an object with"
-        " the members type, registry (url and secretRef, for avro and protobuf), envelope (none, cloudevents,"
-        " debezium, connect), deletes (ignore, deadLetter, event), columns and delimiter (for csv).",
+        description="Format of the records: a type (json, jsonSchema, csv, avro, protobuf) or an object. Members of the"
+        " object: type, registry (url and secretRef, for avro and protobuf), envelope (none, cloudevents, debezium,"
+        " connect), deletes (ignore, deadLetter, event), columns and delimiter (for csv).",
     )
     fields: list[FieldSpec] = Field(min_length=1, max_length=200, description="The event's fields.")
     strict: bool = Field(False, description="True: an event with a member that is not in fields becomes a dead letter.")

@@ -87,8 +87,8 @@ class ScalingSpec(Model):
         70,
         ge=30,
         le=80,
-        description="Target load of a replica in percent of its capacity. Replicas are added when the load reaches"
-        " 15 percentage points above the target.",
+        description="Target load of a replica in percent of its capacity. At 15 percentage points above the target,"
+        " replicas are added.",
     )
     scale_up_cooldown: Duration = Field(
         "90s", description="Time after a change of the number of replicas, during which no replicas are added."
@@ -126,17 +126,17 @@ class PythonSpec(Model):
         None, description="Image that contains the file, built from the processor's image."
     )
     file: Annotated[str, StringConstraints(pattern=r"^/?[A-Za-z0-9._/-]+\.py$", max_length=253)] = Field(
-        description="File with the function: a key of the ConfigMap, such as enrich.py, or a path in the image, such as"
+        description="File with the function: a key of the ConfigMap or a path in the image. Examples: enrich.py,"
         " /app/enrich.py."
     )
     function: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=63)] = Field(
-        description="Function that takes an event (dict), and returns an event, a list of events, or None to drop"
-        " the event."
+        description="Function with an event (dict) as its argument. The function returns an event, a list of events,"
+        " or None to drop the event."
     )
     timeout: Duration = Field(
         "30s",
-        description="Timeout of a call of the function, and of the import of the file, from 1s to 10m. After a timeout,"
-        " the process is replaced. After three timeouts, the event becomes a dead letter.",
+        description="Timeout of function calls and of the file's import, from 1s to 10m. After a timeout, the"
+        " process is replaced. After three timeouts, the event becomes a dead letter.",
     )
     replicas: int = Field(
         1,

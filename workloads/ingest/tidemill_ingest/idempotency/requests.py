@@ -189,7 +189,7 @@ class Replays:
             self._shared.settle(batch, claim.known)
             raise
         entry.queued.set_result(attempt.queued)
-        # If the task is cancelled before the outcome is known, the process stays the owner of the key.
+        # If the task is cancelled before the outcome, the process stays the key's owner.
         outcome = await attempt.end
         self._shared.settle(batch, None if outcome.nothing else bounded(outcome))
         return Found(outcome, False)

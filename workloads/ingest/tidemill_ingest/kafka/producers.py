@@ -53,7 +53,7 @@ _DEFINITE = frozenset(
 
 
 def is_definite(error: KafkaError) -> bool:
-    """Return whether the error proves that the record is not in Kafka."""
+    """Return True if the error proves the absence of the record from Kafka."""
     return error.name() in _DEFINITE
 
 
@@ -138,9 +138,9 @@ def config(settings: WorkloadSettings, guard: Guard, publish_seconds: float) -> 
         "retry.backoff.ms": max(1, int(policy.initial_seconds * 1000)),
         "retry.backoff.max.ms": max(1, int(policy.max_seconds * 1000)),
         **RECONNECTING,
-        # Report a missing topic after 5 s, because librdkafka's default of 30 s is too long for an HTTP request.
+        # Report a missing topic after 5 s. The default of 30 s is too long for an HTTP request.
         "topic.metadata.propagation.max.ms": 5000,
-        # Make librdkafka's queue twice as large as the sink's limits, so that the sink's limits are reached first.
+        # Make librdkafka's queue twice as large as the sink's limits. The sink's limits are then reached first.
         "queue.buffering.max.messages": 2 * QUEUE_MESSAGES,
         "queue.buffering.max.kbytes": 2 * QUEUE_BYTES // 1024,
         "partitioner": "murmur2_random",

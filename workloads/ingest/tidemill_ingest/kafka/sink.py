@@ -1,6 +1,6 @@
 """Sends records to Kafka with idempotent producers, a limited queue and a circuit breaker.
 
-The sink polls the producers on the event loop, because a separate thread would compete for Python's global lock.
+The sink polls the producers on the event loop. A separate thread would compete for Python's global lock.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Sink:
         self._away: asyncio.Future[None] | None = None
         self.asked_at = float("-inf")
         self._unheard_since: float | None = None
-        """The time of the first request after Kafka's latest acknowledgement, or None if there is no such request."""
+        """The time of the first request after Kafka's latest acknowledgement. Without such a request, None."""
         self._tried_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
         self._numbers = numbers()
@@ -172,7 +172,7 @@ class Sink:
                 raise KafkaDownError(self.down)
             self._queue.reserve(topic, count, size)
         except (KafkaDownError, QueueFullError, TopicFullError) as error:
-            # The circuit breaker counts a failure only if Kafka is down, and not if the queue is full.
+            # The circuit breaker counts a failure only if Kafka is down. A full queue is not a failure.
             down = isinstance(error, KafkaDownError)
             self._guard.settle(ticket, KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN)) if down else error)
             raise

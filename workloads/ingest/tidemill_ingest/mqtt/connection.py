@@ -37,7 +37,7 @@ _ONLY_NEW = 1
 _FAILURE = 128
 
 Receive = Callable[[str, bytes, Callable[[], None]], None]
-"""A function that handles a message. Its parameters are topic, payload, and a function to acknowledge the message."""
+"""A function to handle a message. Its parameters are topic, payload, and a function to acknowledge the message."""
 
 
 @dataclass(eq=False)
@@ -100,8 +100,7 @@ class Connection:
 
     def step(self, seconds: float) -> bool:
         """Exchange data with the broker for at most `seconds`. Return False if the connection has failed or ended."""
-        # MQTT 3.1.1 has no limit on unacknowledged messages, so the bridge stops reading, and TCP makes the broker
-        # wait.
+        # MQTT 3.1.1 has no limit on unacknowledged messages. The bridge stops reading, and TCP makes the broker wait.
         if len(self._taken) < 2 * self._spec.max_in_flight:
             code = self._client.loop(seconds)
         else:
@@ -156,7 +155,7 @@ class Connection:
         taken = _Taken(message.mid, message.qos)
         self._taken.append(taken)
         metrics.RECEIVED.inc()
-        # `message.topic` raises an error for a topic that is not UTF-8, which some brokers accept.
+        # Some brokers accept topics with invalid UTF-8. For these topics, `message.topic` raises an error.
         topic = message._topic.decode("utf-8", "surrogateescape")
         if not self._matches(topic):
             metrics.SKIPPED.inc()

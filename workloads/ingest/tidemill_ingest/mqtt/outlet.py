@@ -79,7 +79,7 @@ class Outlet:
         now = time.monotonic()
         while self._waiting and self._waiting[0][0] <= now:
             self._send(self._waiting.popleft()[1])
-        # If messages wait too long, replace the producer, because the producer's metadata of the topic may be outdated.
+        # If messages wait too long, replace the producer. The producer's metadata of the topic may be outdated.
         self._waited = now - next(iter(self._began.values()), now)
         stuck = self._waited > _STUCK_SECONDS and now - self._renewed_at > _RENEW_SECONDS
         if stuck and not self._probe.error:

@@ -60,8 +60,8 @@ class WebhookHandler:
                     await asyncio.to_thread(verify, *work)
                 else:
                     verify(*work)
-                # Refuse the form encoding even for a ping, because GitHub sends a ping for each new webhook, and shows
-                # the error to the user.
+                # Refuse the form encoding even for a ping. GitHub sends a ping for each new webhook, and shows the
+                # error to the user.
                 refuse_form(webhook, request.headers)
                 if is_ping(webhook, request.headers):
                     self._count(pipeline, webhook, "ping")

@@ -1,6 +1,7 @@
-"""Verifies the signatures of webhook requests: the HMAC of the raw body, as GitHub, Stripe and others send it.
+"""Verifies the signatures of webhook requests.
 
-Signatures are compared in constant time, and error messages never contain the right signature.
+A signature is an HMAC of a text with the raw body. GitHub, Stripe and others send such signatures. Signatures are
+compared in constant time. Error messages never contain the right signature.
 """
 
 from __future__ import annotations

@@ -98,10 +98,10 @@ def _values(connector: ConnectorSpec, path: str) -> Iterator[Fault]:
             message = "refers to a file or variable of Connect's workers"
             yield Fault(f"{path}.{key}", ABSENT, message, f"move the config to secrets: {{{key}: {{name: …, key: …}}}}")
         elif _SECRET.search(key):
-            message = "looks like a secret, which everybody who reads the pipeline could see"
+            message = "looks like a secret, and every reader of the pipeline could see it"
             yield Fault(f"{path}.{key}", ABSENT, message, f"move the config to secrets: {{{key}: {{name: …, key: …}}}}")
         elif _SECRET_IN_VALUE.search(value):
-            message = "contains a password, which everybody who reads the pipeline could see"
+            message = "contains a password, and every reader of the pipeline could see it"
             yield Fault(f"{path}.{key}", ABSENT, message, f"move the config to secrets: {{{key}: {{name: …, key: …}}}}")
         elif (folder := worker_folder(value)) is not None:
             message = f"is in {folder}, a folder with private files of Connect's workers"

@@ -25,8 +25,8 @@ class DedupeSpec(Model):
         description="Field of type string or integer with the event's id. An event without an id is always counted."
     )
     window: Duration = Field(
-        description="Events with the same id are counted once if their event times differ by at most this duration."
-        " From 1s to 30d."
+        description="Maximum difference between the event times of repeated events, from 1s to 30d. Repeated events"
+        " are counted once."
     )
 
     @property

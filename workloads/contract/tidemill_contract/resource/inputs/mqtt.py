@@ -87,7 +87,7 @@ class MqttSpec(Model):
 
 
 def _includes(wide: str, narrow: str) -> bool:
-    """Return whether the topic filter `wide` matches each topic that `narrow` matches."""
+    """Return True if the topic filter `wide` matches all topics of `narrow`."""
     levels, others = wide.split("/"), narrow.split("/")
     if others[0].startswith("$") and levels[0] in ("+", "#"):
         return False

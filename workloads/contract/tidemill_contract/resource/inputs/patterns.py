@@ -1,6 +1,6 @@
 """Check `spec.source.topicPattern`, and match topics with the pattern.
 
-Polars (with the regular expressions of Rust) matches patterns, because it needs only linear time for every pattern.
+Polars matches patterns with the regular expressions of Rust. Matching needs only linear time for every pattern.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, cor
 from tidemill_contract.resource.faults import ABSENT, Fault
 
 MISPLACED = "misplaced_member"
-"""Pydantic's error type for a member that is required but missing, or that the kind does not have."""
+"""Pydantic's error type for a missing member, or for a member of another kind."""
 
 
 class Model(BaseModel):
@@ -100,7 +100,10 @@ class Kinds(Generic[K]):
         return TypeAdapter(Annotated[Any, self])
 
     def narrow(self, written: Model) -> K | None:
-        """Convert an instance of `written` to the class of its kind, or return None if a required member is missing."""
+        """Convert an instance of `written` to the class of its kind.
+
+        If a required member is missing, return None.
+        """
         kind: type[K] = self.by_name[getattr(written, self.tag)]
         given = {name: getattr(written, name) for name in kind.model_fields if name in written.model_fields_set}
         if any(given.get(name) is None for name, info in kind.model_fields.items() if info.is_required()):
@@ -112,7 +115,7 @@ class Kinds(Generic[K]):
         return self.written.model_construct(instance.model_fields_set, **dict(instance))
 
     def fault(self, written: Model, member: Member, path: str) -> Fault | None:
-        """Return a fault if `member` is missing but required by the kind, or given but unknown to the kind."""
+        """Return a fault if `member` is missing but required, or unknown to the kind."""
         kind, value = getattr(written, self.tag), getattr(written, member.name)
         if value is None:
             missing = kind in member.needing
@@ -122,7 +125,7 @@ class Kinds(Generic[K]):
         return Fault(f"{path}.{member.alias}", value, *self._words.foreign(kind, member))
 
     def faults(self, written: Model, path: str) -> Iterator[Fault]:
-        """Yield a fault for each required member that is missing, and for each member that the kind does not have."""
+        """Yield a fault for each missing required member, and for each member of another kind."""
         for member in self.members.values():
             fault = self.fault(written, member, path)
             if fault:

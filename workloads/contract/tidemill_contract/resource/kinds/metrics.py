@@ -1,4 +1,4 @@
-"""The metrics of the spec: a class for each function of the registry, and a class for expressions."""
+"""The metrics of the spec. Each function of the registry has a class, and expressions have one class."""
 
 from __future__ import annotations
 

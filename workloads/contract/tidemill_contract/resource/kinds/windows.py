@@ -1,6 +1,6 @@
 """The kinds of windows: tumbling, hopping, session.
 
-Windows follow the calendar if they have a zone, or if their lengths are weeks, months, quarters or years.
+Windows with a zone follow the calendar. Windows of weeks, months, quarters or years also follow the calendar.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ SESSION_STEP_MS = 1000
 Size = Annotated[
     WindowLength,
     Field(
-        description="Length of a window: a duration, or days, weeks, months, quarters or years of the calendar, such"
-        " as 1w, 1mo, 1q and 1y.",
+        description="Length of a window: a duration or a length in calendar units. Calendar units are days, weeks (1w),"
+        " months (1mo), quarters (1q) and years (1y).",
         examples=["1m"],
     ),
 ]
@@ -43,10 +43,10 @@ Grace = Annotated[Duration, Field(description="Time for which a window stays ope
 ZoneName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 _ZONE_SAYS = (
     "Time zone of the calendar, such as Europe/Oslo. With a zone, lengths must be in days or longer units. Without a"
-    " zone, weeks and longer units are in UTC, and a day is 24 hours."
+    " zone, weeks and longer units are in UTC. Without a zone, a day is 24 hours."
 )
 _OFFSET_SAYS = (
-    "Time that is added to the starts of windows. The time must be shorter than size and hop. Without an offset,"
+    "Time added to the starts of windows. The time must be shorter than size and hop. Without an offset,"
     " calendar windows start at midnight. Other windows start at multiples of size (hopping windows: hop), counted from"
     " 1970-01-01 UTC."
 )

@@ -73,12 +73,12 @@ class LookupField(Model):
 
 
 class LookupSource(Model):
-    """Where the rows of a lookup are read from: a file of a ConfigMap, a table or query of Postgres, or a topic."""
+    """The source of a lookup's rows: a ConfigMap file, Postgres, or a topic."""
 
     config_map: ObjectName | None = Field(
         None,
-        description="A ConfigMap in the pipeline's namespace. If tidemill up runs the pipeline, the file can be in the"
-        " folder of the pipeline file.",
+        description="A ConfigMap in the pipeline's namespace. With tidemill up, the file can be in the folder of the"
+        " pipeline file.",
     )
     file: FileName | None = Field(
         None, description="The file of the ConfigMap: .csv with a header line, .json with an array, .ndjson or .jsonl."
@@ -97,7 +97,7 @@ class LookupSource(Model):
     )
     topic: TopicName | None = Field(
         None,
-        description="A compacted Kafka topic. The key of a record is the key of a row, and the value is the row as"
+        description="A compacted Kafka topic. The record's key is the row's key. The record's value is the row as"
         " JSON.",
     )
     key: KeyName | None = Field(
@@ -138,7 +138,7 @@ class LookupSpec(Model):
         return {"on" if key is True or key == "true" else key: value for key, value in written.items()}
 
     name: Name = Field(description="Name of the lookup.")
-    on: Name = Field(description="Field of the event, or of an earlier lookup, that contains the key.")
+    on: Name = Field(description="The field with the key: a field of the event or of an earlier lookup.")
     source: LookupSource = Field(
         alias="from",
         description="Source of the rows: a file (configMap, file, key), Postgres (table or query, key, secretRef,"
@@ -147,5 +147,5 @@ class LookupSpec(Model):
     fields: list[LookupField] = Field(
         min_length=1,
         max_length=32,
-        description="The fields that events get from the row. The fields are null if no row has the key.",
+        description="The fields from the row for the event. If no row has the key, the fields are null.",
     )
