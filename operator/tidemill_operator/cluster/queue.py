@@ -87,7 +87,7 @@ class Schedule(Generic[K]):
         ready = [(key not in self._begun, at, key) for key, at in self._due.items() if at <= now]
         if not ready:
             return None
-        # Pipelines with a change under way take turns with all other pipelines. So neither kind delays the other kind.
+        # Pipelines with unfinished changes take turns with all other pipelines. Neither group delays the other.
         if len({fresh for fresh, _, _ in ready}) == 2:
             self._fresh_next = not self._fresh_next
             ready = [item for item in ready if item[0] is not self._fresh_next]

@@ -8,8 +8,8 @@ from tidemill_operator.actuators.kubernetes.api import KAFKA_CONNECTOR, WEBHOOKS
 from tidemill_operator.resource.crd import GROUP, PLURAL
 
 Rule = dict[str, Any]
-# Server-side apply of a new object needs `create` and `patch`. With `update`, the operator can send PUT requests,
-# which remove fields of other managers.
+# Server-side apply of a new object needs `create` and `patch`. `update` allows PUT requests.
+# The operator uses PUT to remove fields that other managers have added.
 _CHILD = ["get", "list", "watch", "create", "patch", "update", "delete"]
 
 

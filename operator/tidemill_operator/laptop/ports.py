@@ -54,7 +54,7 @@ class WantedPorts:
         return {component: _DEFAULTS[component] if port is None else port for component, port in self._asked()}
 
     def arguments(self) -> list[str]:
-        """Return the ports that the user requested, as command-line options."""
+        """Return the options of `tidemill up` that name the requested ports."""
         return [f"--port-{component}={port}" for component, port in self._asked() if port is not None]
 
     def check(self, data_dir: Path, host: str, say: Callable[[str], None]) -> None:

@@ -43,7 +43,7 @@ def read_by_processors(config: PipelineConfig) -> str:
     for path in (*UNREAD, _STAGE):
         _take(settings["spec"], path.split("."))
     if config.spec.source.several:
-        # Running processors read new topics and partitions from Postgres, and need no restart.
+        # Running processors find added topics and partitions in a table, and need no restart.
         settings["spec"]["source"]["topics"] = True
         _take(settings["spec"], ["source", "topic", "partitions"])
     return json.dumps(settings, sort_keys=True)

@@ -53,7 +53,7 @@ the event is then a dead letter with the reason `missing_field`. If a member occ
   digits are cut, not rounded. `first` and `last` order events by microseconds, and ignore further digits.
 - An integer from 631152000 to 4102444800 is `out_of_range`, because the sender probably means seconds (the years 1990
   to 2100). Other integers are milliseconds. Times in January and February 1970 can be written in RFC 3339.
-- Event times must be from 1970 to `eventTime.maxFuture` after now.
+- Event times must not be before 1970, and not later than the current time plus `eventTime.maxFuture`.
 
 ## Expressions
 

@@ -206,7 +206,7 @@ class Need:
 
     Attributes:
         replicas: required number of replicas.
-        useful: required number of replicas with at most one for each partition, because only one can read a partition.
+        useful: required number of replicas, but at most the number of partitions.
         by_lag: for each partition, the fraction of a replica that its lag requires.
         by_rate: for each partition, the fraction of a replica that its arriving events require.
     """

@@ -198,7 +198,7 @@ class CalendarSql:
     def _numbering(self, start: str, count: int) -> str:
         """Return a FROM item with a column `_number`, the number of a calendar unit.
 
-        The numbered unit is `count` units after the unit that contains `start`.
+        The calendar unit is `count` units later than the unit that contains `start`.
         """
         elapsed = f"(extract(epoch FROM {start} - _firsts[_run]) * 1000)::bigint"
         return (

@@ -45,7 +45,7 @@ STUCK_SECONDS = 120.0
 
 
 class Processor:
-    """The processor of one pipeline, with its loop, its keeper and the checks of its servers."""
+    """A pipeline's processor: the main loop, the keeper, and checks of Kafka, Postgres and Redis."""
 
     def __init__(self, settings: WorkloadSettings) -> None:
         config = settings.load_pipeline(settings.pipeline)

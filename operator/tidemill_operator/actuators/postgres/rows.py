@@ -60,8 +60,8 @@ def _ensure_readers(session: Session, schema: Schema) -> None:
 
 def _ensure_positions(session: Session, schema: Schema) -> None:
     readers, offsets = _table(schema, "_readers"), _table(schema, "_offsets")
-    # A replay's position in a partition gets the epoch of the live reader's position. In a partition that is added
-    # later, the live reader starts at offset 0.
+    # In each partition, a replay's position gets the same epoch number as the live reader's position. In a partition
+    # that is added later, the live reader starts at offset 0.
     session.write_rows(
         sql.SQL(
             "INSERT INTO {} (reader, partition, epoch, next_offset) SELECT r.reader, p, coalesce(l.epoch, 0),"

@@ -22,7 +22,8 @@ _LONGEST_REFUSAL = 600
 def resource_name(name: str) -> str:
     """Return the name of a connector's resource, with hyphens instead of underscores."""
     pipeline, _, own = name.rpartition(".")
-    # Kubernetes names cannot end with hyphens, so `orders__` becomes `orders.2` instead of `orders--`.
+    # Kubernetes names cannot end with hyphens. Therefore the number of underscores at the end is written: `orders__`
+    # becomes `orders.2`.
     last = len(own) - len(own.rstrip("_"))
     return f"{pipeline}.{own.rstrip('_').replace('_', '-')}" + (f".{last}" if last else "")
 

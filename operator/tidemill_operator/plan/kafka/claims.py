@@ -55,7 +55,7 @@ def written_by_pipelines(
 
 
 def disputes(schema: Schema, owner: Owner, claims: Iterable[Claim]) -> Iterator[tuple[Claim, TidemillError]]:
-    """Yield each claim of another pipeline that conflicts with this pipeline, with an error.
+    """Yield the claims of other pipelines that conflict with this pipeline's topics, each with an error.
 
     Only one pipeline may manage a topic. Several pipelines may read a topic that no pipeline manages.
     """

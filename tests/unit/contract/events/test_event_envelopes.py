@@ -201,7 +201,7 @@ def test_the_data_of_a_cloud_event_is_the_event_and_fields_may_read_its_attribut
 
 REFUSED = [
     ("debezium", ROW, Reason.NOT_AN_ENVELOPE, "a Debezium change event (op, before, after), got the members id"),
-    ("debezium", {}, Reason.NOT_AN_ENVELOPE, "got an empty object; correct source.format.envelope (none:"),
+    ("debezium", {}, Reason.NOT_AN_ENVELOPE, "got an empty object; change source.format.envelope (`none`"),
     ("debezium", change("c"), Reason.NOT_AN_ENVELOPE, "the change event with op c has no row in after"),
     ("debezium", change("m"), Reason.NOT_AN_ENVELOPE, "a change event with op m has no row"),
     ("debezium", {"op": 5}, Reason.MISTYPED, "op: expected string, got number 5"),

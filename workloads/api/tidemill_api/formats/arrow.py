@@ -140,8 +140,8 @@ FORMAT = Format(
     "An uncompressed Arrow IPC stream (`pyarrow.ipc.open_stream`, `polars.read_ipc_stream`). Record batches have at"
     " most 2,000 rows. Timestamps are microseconds in UTC, and numbers are doubles. Integers have 64 bits, and decimals"
     " have 38 digits. A longer integer or decimal causes the status 400 `value_too_large`. If the answer has already"
-    " begun, the stream ends without an end mark. Lists of frequent values are lists of structs, and objects are JSON"
-    " texts.",
+    " begun, the stream ends without an end mark. Frequent values are written as lists of structs, and objects as"
+    " JSON texts.",
     ArrowWriter,
     schema={"type": "string", "format": "binary"},
 )  # fmt: skip

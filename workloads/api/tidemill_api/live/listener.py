@@ -214,7 +214,7 @@ class Listener:
             return changes
 
         read = await self._database.run(model.name, work)
-        # The read rows contain all changes up to `rev`, so `_settle` drops these changes from `_pending`.
+        # The rows from Postgres contain all changes up to `rev`, so `_settle` drops these changes from `_pending`.
         for name, (rev, _) in read.items():
             self._settle(name, rev)
         return {name: messages for name, (_, messages) in read.items()}

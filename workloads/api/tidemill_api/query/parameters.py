@@ -47,7 +47,7 @@ class Member:
 
 
 _SCALAR = Member((str, bool, int, float), "text, a number, true or false; for nulls use <column>__isnull")
-_SCALARS = Member(_SCALAR.types, "a list of texts, numbers, true or false; for nulls use <column>__isnull", listed=True)
+_SCALARS = Member(_SCALAR.types, "a list of texts, numbers or booleans; for nulls use <column>__isnull", listed=True)
 
 
 class Parameters:

@@ -38,7 +38,7 @@ def headers(verdict: InvalidEvent) -> Headers:
 def verdict_of(
     value: bytes, headers: Sequence[tuple[str, bytes | None]], refusal: Callable[[bytes], InvalidEvent | None]
 ) -> InvalidEvent | None:
-    """Return why a marked event is invalid, or None if the headers contain no allowed reason.
+    """Return why an event with the mark is invalid, or None if its headers contain no allowed reason.
 
     Args:
         value: the record's bytes, with the mark.

@@ -124,7 +124,8 @@ def _read(name: str, args: Sequence[Typed]) -> pl.Expr:
     except pl.exceptions.PolarsError as error:
         reason = str(error).partition("\n")[0]
         raise ExpressionError(
-            f"{name}: the pattern '{form}' cannot be used ({reason}); add the hour, such as '%d.%m.%Y %H:%M:%S'"
+            f"{name}: the pattern '{form}' cannot be used ({reason}); write a pattern with the hour, such as"
+            " '%d.%m.%Y %H:%M:%S'"
         ) from None
     if "%z" in used:
         if len(args) > 2:

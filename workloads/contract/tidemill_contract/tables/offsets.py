@@ -162,7 +162,7 @@ def lock_next(schema: str) -> str:
 
 
 def live_next(schema: str, *, lock: bool = False) -> str:
-    """Select the positions of the live processors in the partitions of a replay.
+    """Select the live processors' positions in the partitions that a replay reads.
 
     Omit partitions in which the replay reads a topic with a different id.
 

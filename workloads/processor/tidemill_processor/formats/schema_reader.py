@@ -114,7 +114,7 @@ class SchemaReader(ABC):
         return row_of(op, change.get("before"), change.get("after"), self.deletes)
 
     def refusal(self, unread: Steps | None) -> InvalidEvent | None:
-        """Return the error that no field reads the member at the path `unread`. Without a path, return None."""
+        """Return the error for `unread`, the path of a member without a field. If there is no path, return None."""
         members = [field.member for field in self.fields if field.origin == "value"]
         return None if unread is None else undeclared(unread[len(self.at_row) :], members)
 

@@ -57,7 +57,7 @@ class Corrections:
         return Corrected(list(revs), min(firsts), max(lasts))
 
     def done(self, connection: psycopg.Connection[Any], corrected: Corrected) -> None:
-        """Mark corrections as handled by the task. Delete the corrections that publishing and scanning have handled."""
+        """Record that the task has handled corrections. Delete those that publishing and scanning have handled."""
         these = (self._store.id, corrected.revs)
         connection.execute(corrections.set_done(self._schema, self._duty), these)
         connection.execute(corrections.remove_done(self._schema, self._other), these)

@@ -138,5 +138,5 @@ def no_envelope(member_names: Sequence[str], expected: str) -> InvalidEvent:
     """
     shown_names = ", ".join(member_names[:_SHOWN]) + (", …" if len(member_names) > _SHOWN else "")
     came = f"the members {shown(shown_names.encode())}" if member_names else "an empty object"
-    remedy = "correct source.format.envelope (none: each record is an event), or send records in that envelope"
+    remedy = "change source.format.envelope (`none` if records have no envelope), or send records in that envelope"
     return InvalidEvent(Reason.NOT_AN_ENVELOPE, None, f"expected a {expected}, got {came}; {remedy}")

@@ -23,7 +23,8 @@ _SET_BY_MEMBERS = {
     "tasks.max": "set spec.source.connectors[].tasks instead",
 }
 _SINKS = ("topics", "topics.regex")
-# Connectors must not set configs with which a connector could write to another pipeline's topic or cluster.
+# Configs that connectors must not set. With these configs, a connector could write to topics of other pipelines, or to
+# another Kafka cluster.
 _NOT_ITS_OWN = (
     ("topic.creation.", "Tidemill creates the pipeline's topic", "set the topic's configs in spec.source.topic"),
     (

@@ -82,8 +82,8 @@ def remember(schema: str) -> str:
         f"INSERT INTO {schema}._dedupe (reader, place, id, event_time, until)"
         " SELECT %(reader)s, %(place)s, n.id, n.at, greatest(n.at, %(reached)s, w.watermark) + %(window)s"
         " FROM unnest(%(ids)s::text[], %(times)s::bigint[]) AS n (id, at)"
-        # Event times of a partition that was idle may be older than the watermark. `w.watermark` keeps new ids from
-        # expiring at once.
+        # Event times of a partition that was idle may be older than the watermark. Without `w.watermark`, their ids
+        # would expire immediately.
         f" LEFT JOIN {schema}._readers w ON w.reader = %(follows)s"
         f" WHERE NOT EXISTS (SELECT FROM {schema}._dedupe WHERE {_OF_MEMORY} AND id = n.id"
         " AND event_time BETWEEN n.at - %(window)s AND n.at + %(window)s OFFSET 0)"
