@@ -17,7 +17,7 @@ SEED ?=
 # The rows of `make faults` (default: all), and the minimum number of events for each row.
 ROWS ?=
 EVENTS ?= 20000
-# The number of random examples of `make test-long`, and the folder for the pages of `make coverage` (empty: no pages).
+# The number of random examples of `make test-long`, and pytest's option for the pages of `make coverage` (empty: none).
 EXAMPLES ?= 60
 HTML ?= --cov-report=html:.cache/coverage
 # KEEP=1: `make demo` leaves everything running with its dashboard until Ctrl-C.
@@ -97,11 +97,11 @@ coverage: setup ## `make test` and the exhaustive tests, with coverage of every 
 	$(PYTEST) $(PARALLEL) --cov --cov-report=term:skip-covered $(HTML) --cov-fail-under=85 $(ARGS)
 
 .PHONY: crash-points
-crash-points: setup ## Kill a processor before each of its SQL statements in turn (`make coverage` kills it before a tenth)
+crash-points: setup ## Crash a processor before each SQL statement in turn (`make coverage`: before every tenth)
 	CRASH_EVERY=1 $(PYTEST) tests/integration/processor/test_crash_points.py $(ARGS)
 
 .PHONY: test-comparison
-test-comparison: setup ## Compare scaling with all settings of KEDA's and Flink's formulas on simulated loads
+test-comparison: setup ## Check that no tried setting of KEDA's or Flink's formula serves simulated loads as well for less
 	$(PYTEST) -m comparison $(ARGS)
 
 .PHONY: fuzz
@@ -153,7 +153,7 @@ cluster: setup ## A Kubernetes cluster on this machine: kind where it can run, e
 	@hack/cluster up $(ARGS)
 
 .PHONY: cluster-down
-cluster-down: setup ## Remove the cluster and its files
+cluster-down: setup ## Remove the cluster with its programs, mounts, network and files
 	@hack/cluster down
 
 .PHONY: bench-processor

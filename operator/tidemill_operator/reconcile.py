@@ -1,4 +1,4 @@
-"""One reconcile pass: validate, observe, plan, change, and return the new status.
+"""One reconcile pass: validate, observe, plan, make the changes, and return the new status.
 
 A pass changes secrets first, then the schema, the topics and the workloads.
 """

@@ -67,7 +67,7 @@ class Duties:
     def touch(self) -> None:
         """Write the canary, a ConfigMap.
 
-        The canary's watch event proves working watches.
+        The canary's watch event proves that watches work.
         """
         moment = dt.datetime.now(dt.UTC).isoformat()
         written = self._api.apply({

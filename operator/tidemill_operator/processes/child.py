@@ -18,7 +18,8 @@ from tidemill_contract.files import read_text
 from tidemill_operator.processes.files import write_atomic
 
 _SHIM = str(Path(__file__).with_name("shim.py"))
-# Linux sends the death signal when the child's forking *thread* ends. So one permanent thread forks all children.
+# Linux sends the death signal when the parent's *thread* that forked the child ends. So one permanent thread forks all
+# children.
 _KEPT_LOGS = 3
 _forker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tidemill-fork")
 

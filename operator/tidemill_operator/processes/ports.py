@@ -28,7 +28,7 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def obstacle(port: int, host: str = "127.0.0.1") -> str:
-    """Return the obstacle to listening on the port, or an empty text."""
+    """Return why no server can listen on the port. The text is empty for a usable port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -50,5 +50,5 @@ def known(names: str) -> str:
 
 
 def first(items: str, wrong: str, text: str) -> str:
-    """Return a CEL expression for `text` about the first item `i` with a true `wrong`."""
+    """Return a CEL expression: `text` for the first item `i` where `wrong` is true."""
     return f"{items}.map(i, {wrong}, {text})[0]"

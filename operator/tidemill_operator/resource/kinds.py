@@ -121,7 +121,7 @@ def _where() -> Rule:
         in_its_place(METRICS, METRICS.members["where"], place="self", tag=_FUNCTION),
         "the member where is allowed only in a metric with a function",
         say(
-            "metric %s: an expression takes no where; add where to the metrics in the expression",
+            "metric %s: an expression takes no where; add where to the metrics that the expression uses",
             "self.name",
         ),
         "where",

@@ -143,7 +143,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         METRICS,
         [{"name": "m", "expression": "m / 2", "where": "amount > 1"}],
         f"{METRICS_0}.where",
-        "metric m: an expression takes no where; add where to the metrics in the expression",
+        "metric m: an expression takes no where; add where to the metrics that the expression uses",
     ),
     *(
         (

@@ -55,7 +55,7 @@ class AggregationModel:
         return {metric.name: metric.function for metric, _ in self.layout.metrics}
 
     def fed(self, feeds: Feeds) -> AggregationModel:
-        """Return the aggregation with new SQL. The SQL returns null for incomplete values of metrics.
+        """Return the aggregation. Its SQL returns null for incomplete values of metrics.
 
         For example, a new metric can be incomplete in earlier windows.
         """

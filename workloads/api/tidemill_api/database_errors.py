@@ -16,7 +16,7 @@ _NOT_READY = frozenset({"28000", "28P01", "3D000", "3F000", "42P01", "42703", "4
 
 
 def not_ready(error: BaseException) -> bool:
-    """Return True for an error of a new pipeline without login, schema or tables."""
+    """Return True if a pipeline's login, schema or tables do not exist yet."""
     if getattr(error, "sqlstate", None) in _NOT_READY or isinstance(error, FileNotFoundError):
         return True
     text = str(error)  # if Postgres refuses a connection, the error has no SQLSTATE

@@ -66,7 +66,7 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
 class BoundedAsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
     """A connection with a time limit for the answers of the server.
 
-    The connection closes itself after this time, or when its task is cancelled.
+    The connection closes itself if an answer exceeds the limit, or on cancellation of its task.
 
     Attributes:
         answer_seconds: the maximum time for one answer of the server.

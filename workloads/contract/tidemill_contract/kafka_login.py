@@ -43,7 +43,7 @@ def read_keys(folder: Path) -> dict[str, str]:
 def client_settings(keys: Mapping[str, str]) -> dict[str, str]:
     """Return librdkafka's settings for the keys of a Secret.
 
-    Only the keys in `KEYS` are used. Some other settings of librdkafka read files, load libraries or run commands.
+    Other keys are ignored, because some settings of librdkafka read files, load libraries or run commands.
 
     If `security.protocol` is missing, the other keys decide the protocol: SASL_SSL for `sasl.mechanism` or
     `sasl.username`, SSL for a certificate, and otherwise PLAINTEXT.

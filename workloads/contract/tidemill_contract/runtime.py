@@ -154,7 +154,7 @@ class WorkloadSettings(_Config):
     resilience_file: Path | None = None
     log_level: str = "INFO"
     instance: str = ""
-    """The name of a process. After a restart, the name is the same, so the process gets its partitions back at once."""
+    """The name of this process. It is the same after a restart, so the process gets its partitions back at once."""
     session_timeout_ms: int = 30_000
     reader: str = "live"
     """The name under which a processor stores positions: `live`, or the name of a replay."""

@@ -25,7 +25,7 @@ class Memory:
         self._left = limit
 
     def hold(self) -> Held:
-        """Return a counter of the memory of one request. At its end, the context manager releases the memory."""
+        """Return a context manager. It counts one request's memory, and releases it at the end."""
         return Held(self)
 
     def take(self, count: int) -> None:

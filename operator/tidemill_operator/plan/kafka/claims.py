@@ -1,4 +1,4 @@
-"""Decide about a pipeline's topics: use by the pipeline, and deletion with the pipeline."""
+"""Decide which topics a pipeline may use, and which are deleted with it."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ _BY_MEDIA_TYPE = {media: fmt for fmt in FORMATS.values() for media in (fmt.media
 
 @lru_cache(maxsize=1024)
 def negotiate(suffix: str | None, accept: str | None) -> Format:
-    """Return the format of an answer. The path's suffix precedes the Accept header. The default is JSON."""
+    """Return the format of an answer. The path's suffix has priority over the Accept header. The default is JSON."""
     if suffix is not None:
         return FORMATS[suffix]
     ranked: list[tuple[float, Format]] = []

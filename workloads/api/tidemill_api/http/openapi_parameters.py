@@ -174,8 +174,8 @@ def window_parameters(*, stream: bool = False) -> list[Any]:
         query("metrics", "Metrics of the answer, separated by commas. Default: all.", _names(NAME, least=1)),
         query(
             "closed",
-            "`true` returns only closed windows, and `false` only open windows. Later events cannot change a closed"
-            " combined window (`granularity`).",
+            "`true` returns only closed windows, and `false` only open windows. A combined window (`granularity`) is"
+            " closed when all its stored windows are closed.",
             BOOLEAN,
         ),
         filters("Filters on dimensions and metrics", any_filters(aggregate_query.RESERVED)),

@@ -125,7 +125,7 @@ class Allowance:
 
 
 class PiecesReply(StreamingResponse):
-    """A streamed answer. If the client disconnects or reads too slowly, the Postgres connection is freed."""
+    """A streamed answer. If the client disconnects or reads too slowly, the answer frees Postgres at once."""
 
     def __init__(self, pieces: AsyncGenerator[bytes, None], content_type: str, headers: Mapping[str, str]) -> None:
         super().__init__(pieces, headers={"cache-control": "no-store", "vary": "accept", **headers})

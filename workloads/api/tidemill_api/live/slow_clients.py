@@ -11,7 +11,7 @@ LINGER_SECONDS = 30.0
 
 
 class LiveProtocol(WebSocketsSansIOProtocol):
-    """A WebSocket for slow clients. The server can close the WebSocket despite a full send buffer."""
+    """A WebSocket. The server can close it even if the client reads nothing and the send buffer is full."""
 
     async def send(self, message: Any) -> None:
         """Send a message to the client."""

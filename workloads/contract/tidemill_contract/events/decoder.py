@@ -161,7 +161,7 @@ class EventDecoder:
         """
         micros, rounded = None, None
         try:
-            # A few events are joined at a time. Their bytes fit into the CPU cache, so decoding is faster.
+            # A few events are joined at a time. Their bytes fit into the CPU cache, so the searches below are faster.
             parts = [b"\n".join(raws[i : i + _TOGETHER]) for i in range(0, len(raws), _TOGETHER)]
             if self._unusual(events, parts, largest):
                 return None

@@ -20,7 +20,7 @@ SECONDS_FROM, SECONDS_TO = 631_152_000, 4_102_444_800
 """The years 1990 to 2100 in epoch seconds. A timestamp in this range is refused, because it probably counts
 seconds, not milliseconds."""
 TOMBSTONE = (
-    "the record is a tombstone (a record without a value), but an event needs a value; keep tombstones out of this"
+    "the record is a tombstone (no value; deletes a key), but an event needs a value; keep tombstones out of this"
     " topic (Debezium: tombstones.on.delete=false)"
 )
 

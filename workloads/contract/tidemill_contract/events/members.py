@@ -14,7 +14,7 @@ import msgspec
 BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """The errors that a JSON reader raises for invalid JSON or unexpected types."""
 Members = dict[str, bytes]
-"""The JSON text of each member in an event. The last member with a name counts."""
+"""The JSON text of each member in an event. If a name occurs twice, the last member counts."""
 
 # Matches times with seven or more decimals of a second, which msgspec may round up.
 _LONG_FRACTION = re.compile(rb"\.(?<=:..:..\.)\d{6}[5-9]")

@@ -29,7 +29,7 @@ _MOST_DIGITS, _BEYOND = 25, 10**40
 """In every unit, a number with more digits than `_MOST_DIGITS` is outside the years 1 to 9999. `_BEYOND` replaces the
 number, to limit the memory."""
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-# Matches JSON strings with blanks, underscores, escapes and any digits. Python may parse such strings as numbers.
+# Matches JSON strings of blanks, underscores, escapes and digits of any script. Python may parse them as numbers.
 _MAYBE_NUMBERS = re.compile(rb'"(?:[\x00- +\-._0-9eE\x80-\xff]|\\u[0-9a-fA-F]{4}|\\[bfnrt])+"')
 _EXACT = decimal.Context(prec=60, rounding=decimal.ROUND_FLOOR, Emin=-(10**6), Emax=10**6)
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}

@@ -168,7 +168,7 @@ def _compile(node: Node, types: Mapping[str, str]) -> Typed:
             typed = case_of(branches, _compile(node.default, types))
         case Call():
             typed = apply_function(node.name, [_compile(argument, types) for argument in node.args])
-    # Some functions use an argument twice. Each nested call of these functions may double the polars expression.
+    # Some functions use an argument twice. Each nested call of these functions may double the expression's size.
     if typed.size > MAX_SIZE:
         raise ExpressionError("is too large after compilation; split the expression into several derives")
     return typed

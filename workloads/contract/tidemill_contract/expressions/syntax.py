@@ -137,7 +137,7 @@ class _Parser:
     def whole(self) -> Node:
         node = self._or()
         if self._sign("::"):
-            raise ExpressionError("'::' fails for some texts; write TRY_CAST(… AS type) to get NULL for these texts")
+            raise ExpressionError("'::' fails for texts of another type; write TRY_CAST(… AS type) to get NULL")
         if self._word("over"):
             raise ExpressionError("OVER uses several events, but an expression has only one event; remove OVER")
         if self._token.kind != "end":
@@ -282,7 +282,7 @@ class _Parser:
             return self._column(word)
         if word in ("cast", "convert"):
             raise ExpressionError(
-                f"{word.upper()} fails for some texts; write TRY_CAST(… AS type) to get NULL for these texts"
+                f"{word.upper()} fails for texts of another type; write TRY_CAST(… AS type) to get NULL"
             )
         if word == "try_cast":
             return self._try_cast()
@@ -355,5 +355,7 @@ def _number(text: str, minus: bool) -> Literal:
 
 def _string(text: str) -> str:
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise ExpressionError("a text contains a NUL or half a surrogate pair, but events cannot; remove the character")
+        raise ExpressionError(
+            "a text contains a NUL or half a surrogate pair; no event has these; remove the character"
+        )
     return text

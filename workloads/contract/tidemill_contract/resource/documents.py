@@ -86,7 +86,7 @@ def load_documents(text: str) -> list[dict[str, Any]]:
     """Return the documents in a YAML text.
 
     Raises:
-        DocumentError: the YAML is invalid, empty or repeats a key, or a document is no mapping.
+        DocumentError: the YAML is invalid or empty, a key is repeated, or a document is no mapping.
     """
     if len(text) > MAX_BYTES:
         raise DocumentError(

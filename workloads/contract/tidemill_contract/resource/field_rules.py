@@ -133,7 +133,7 @@ def _path(field: FieldSpec, path: str, read: dict[Steps, FieldSpec]) -> Iterator
         if short == long:
             if differing := [member for member in _ONE_FOR_ALL if getattr(field, member) != getattr(earlier, member)]:
                 message = f"{field.name} and {name} are both read from {show_path(other)}, but differ in "
-                remedy = "use the same settings in both fields, or replace one field by a derive"
+                remedy = "use the same settings in both fields, or derive one field from the other"
                 yield Fault(where, written, message + " and ".join(differing), remedy)
         elif long[: len(short)] == short:
             reader = name if other == short else field.name

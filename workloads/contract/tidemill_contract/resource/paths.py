@@ -53,7 +53,7 @@ def _of_text(text: str) -> Steps:
 
 def _check(steps: Sequence[Any]) -> None:
     if not steps or not isinstance(steps[0], str):
-        raise ValueError("does not begin with the name of a member: put the name of a member first")
+        raise ValueError("does not begin with a member's name: an event is an object, so put a name first")
     if len(steps) > MAX_STEPS:
         raise ValueError(f"has {len(steps)} steps: at most {MAX_STEPS} are allowed")
     _check_each(steps)

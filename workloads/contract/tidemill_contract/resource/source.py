@@ -70,7 +70,7 @@ class FieldSpec(Model):
     format: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
         None,
         description="Format of a timestamp: rfc3339, s, ms, us or ns since 1970, or a strptime pattern, such as"
-        " %d.%m.%Y %H:%M. Default: rfc3339. The default also accepts epoch milliseconds.",
+        " %d.%m.%Y %H:%M. Default: rfc3339. The format rfc3339 also accepts epoch milliseconds.",
     )
     zone: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
         None, description="Time zone of timestamps without a zone, such as Europe/Berlin. Default for patterns: UTC."
@@ -141,12 +141,13 @@ class EventTimeSpec(Model):
     )
     idle_timeout: Duration = Field(
         "20m",
-        description="Time without events in a partition read to its end. After this time, the watermark ignores the"
-        " partition. If a sender buffers events for longer, the events may be late.",
+        description="Time without new events, for a partition that was read to its end. After this time, the watermark"
+        " ignores the partition. If a sender buffers events for longer, the events may be late.",
     )
     max_future: Duration = Field(
         "1h",
-        description="Maximum time of an event ahead of the wall clock. Events with a later time become dead letters.",
+        description="Maximum time from the wall clock to a later event time. Events with a later time become dead"
+        " letters.",
     )
     max_advance: Duration = Field(
         "1d",

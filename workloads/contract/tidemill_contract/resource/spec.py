@@ -87,8 +87,8 @@ class ScalingSpec(Model):
         70,
         ge=30,
         le=80,
-        description="Target load of a replica in percent of its capacity. At 15 percentage points above the target,"
-        " replicas are added.",
+        description="Target load of a replica in percent of its capacity. If the load reaches 15 percentage points"
+        " above the target, replicas are added.",
     )
     scale_up_cooldown: Duration = Field(
         "90s", description="Time after a change of the number of replicas, during which no replicas are added."
@@ -135,8 +135,8 @@ class PythonSpec(Model):
     )
     timeout: Duration = Field(
         "30s",
-        description="Timeout of function calls and of the file's import, from 1s to 10m. After a timeout, the"
-        " process is replaced. After three timeouts, the event becomes a dead letter.",
+        description="Timeout of each function call and of the file's import, from 1s to 10m. After a timeout,"
+        " the process is replaced. After three timeouts, the event becomes a dead letter.",
     )
     replicas: int = Field(
         1,

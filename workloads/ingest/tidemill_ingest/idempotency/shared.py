@@ -1,6 +1,6 @@
 """Shares Idempotency-Keys between all ingest processes of a namespace, through Redis.
 
-In Redis, the value of a key is the owner or the outcome. The owner is the process sending the batch.
+In Redis, the value of a key is its owner or its batch's outcome. The owner is the process sending the batch.
 Processes write values by compare-and-set. An owner sends heartbeats. After `LEASE_SECONDS` without heartbeats, another
 process can become the owner.
 """

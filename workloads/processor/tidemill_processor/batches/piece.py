@@ -34,7 +34,7 @@ class Piece:
 
 
 def progress(messages: Sequence[Message], partitions: list[int]) -> tuple[dict[int, int], ...]:
-    """Return for each partition: next offset, number of records, and time of the first record (epoch ms).
+    """Return three dicts by partition: next offset, number of records, first record's time (epoch ms).
 
     A negative timestamp is replaced by the current time.
     """

@@ -78,7 +78,7 @@ class Rescorer:
         self._wall_ms = store.layout.grid.wall_ms
 
     def remember(self, connection: psycopg.Connection[Any], before: Iterable[tuple[str, ClosedWindow, State]]) -> None:
-        """Store the detector state before each window. A changed window is judged again with this state."""
+        """Store the detector state that preceded each window. A changed window is judged again with this state."""
         if self._store.layout.reopen_ms is None:
             return
         connection.cursor().executemany(

@@ -31,7 +31,7 @@ MAX_ROWS = 5_000
 ENTRY_BYTES = 256 * 1024
 """The maximum size in bytes of the rows in one stream entry. Larger changes are divided into several entries."""
 CHANGE_BYTES = 4 * 1024 * 1024
-"""Changes up to this size in bytes are sent with their rows. The API reads the rows of larger changes in Postgres."""
+"""The rows of a change are sent only up to this total size in bytes. The API reads larger changes in Postgres."""
 STREAM_LENGTH = 10_000
 STREAM_BYTES = 16 * 1024 * 1024
 """The maximum size in bytes of all stream entries from one processor. Older entries are removed."""
@@ -88,7 +88,7 @@ class Live:
                 entries: list[Entry] = []
                 duty = Duty("live", name, self._stores[name].version)
                 attempt(connection, duty, partial(self._read, connection, name, list_, clock, entries))
-                # A live entry may be lost. The API notices the missing revision and reads the tables in Postgres.
+                # If a live entry is lost, the API notices the missing revision, and reads the tables in Postgres.
                 for entry in entries:
                     self._send(entry)
             for name, until in clock.newly_closed.items():

@@ -159,7 +159,7 @@ class SlottedMessage:
 
 
 def slotted(messages: Iterable[Any], of: Slots) -> list[SlottedMessage]:
-    """Replace the partition of each message with the slot. If the partition has no slot, the number is -1."""
+    """Replace the partition of each message with the slot, or with -1 if the partition has no slot."""
     kept = []
     for message in messages:
         error = message.error()

@@ -62,7 +62,7 @@ _PRODUCER: Mapping[str, Any] = {
 
 
 class _Leaving(Application):
-    """An application that leaves its consumer group at the end. So other processes take over at once."""
+    """An application that leaves its consumer group when it stops. So other processes take over at once."""
 
     leaves = True
 

@@ -100,9 +100,8 @@ def advance(
     The watermark is the smallest `maximum` of all partitions that are not idle, minus maxDisorder. While an active
     (not idle) partition has no accepted event time, the watermark does not advance.
 
-    If some partitions are idle, the watermark advances only after a check. The check shows that these partitions are
-    still empty. If all partitions are idle, the watermark advances with the wall clock. The start is the greatest event
-    time.
+    Before the watermark passes idle partitions, a check must find them still empty. If all partitions are idle, the
+    watermark advances with the wall clock. The start is the greatest event time.
     """
     rows = list(partitions)
     latest = max((p.last_event_at for p in rows if p.last_event_at is not None), default=None)

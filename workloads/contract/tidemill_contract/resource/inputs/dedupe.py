@@ -25,8 +25,8 @@ class DedupeSpec(Model):
         description="Field of type string or integer with the event's id. An event without an id is always counted."
     )
     window: Duration = Field(
-        description="Maximum difference between the event times of repeated events, from 1s to 30d. Repeated events"
-        " are counted once."
+        description="Maximum difference between event times, from 1s to 30d. Within this difference, events with the"
+        " same id are counted once."
     )
 
     @property

@@ -22,7 +22,7 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, cor
 from tidemill_contract.resource.faults import ABSENT, Fault
 
 MISPLACED = "misplaced_member"
-"""Pydantic's error type for a missing member, or for a member of another kind."""
+"""Pydantic's error type for a missing required member, or for a member unknown to the kind."""
 
 
 class Model(BaseModel):
@@ -115,7 +115,7 @@ class Kinds(Generic[K]):
         return self.written.model_construct(instance.model_fields_set, **dict(instance))
 
     def fault(self, written: Model, member: Member, path: str) -> Fault | None:
-        """Return a fault if `member` is missing but required, or unknown to the kind."""
+        """Return a fault if a required `member` is missing, or a given `member` is unknown."""
         kind, value = getattr(written, self.tag), getattr(written, member.name)
         if value is None:
             missing = kind in member.needing

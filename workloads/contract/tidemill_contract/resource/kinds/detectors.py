@@ -33,8 +33,8 @@ class DetectorSpec(Model):
     )
     cooldown: Duration | None = Field(
         None,
-        description="Time after an anomaly without reports of further anomalies of the group. Default: the group's next"
-        " 24 windows or events.",
+        description="For this time after an anomaly, the group's further anomalies are not reported. Default: the"
+        " group's next 24 windows or events.",
     )
 
     @property

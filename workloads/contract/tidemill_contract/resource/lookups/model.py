@@ -73,7 +73,7 @@ class LookupField(Model):
 
 
 class LookupSource(Model):
-    """The source of a lookup's rows: a ConfigMap file, Postgres, or a topic."""
+    """The source of a lookup's rows: a ConfigMap file, a Postgres table or query, or a topic."""
 
     config_map: ObjectName | None = Field(
         None,
@@ -147,5 +147,5 @@ class LookupSpec(Model):
     fields: list[LookupField] = Field(
         min_length=1,
         max_length=32,
-        description="The fields from the row for the event. If no row has the key, the fields are null.",
+        description="The fields of the row that the event gets. If no row has the key, the fields are null.",
     )

@@ -139,7 +139,7 @@ def _field(field: LookupField, path: str, kind: str | None, source: LookupSource
         yield Fault(f"{path}.path", field.path, "arrays in rows cannot be exploded", remedy)
     elif kind == "configMap" and (source.file or "").endswith(".csv") and len(steps) != 1:
         message = "a cell of CSV has no members"
-        remedy = "write a column's name, or for a name with dots a list, such as ['unit.price']"
+        remedy = "write a column's name; if the name has dots, write a list, such as ['unit.price']"
         yield Fault(f"{path}.path", field.path, message, remedy)
     elif source.key is not None and len(steps) > 1 and steps[0] == source.key:
         yield Fault(f"{path}.path", field.path, "the key of a row has no members", "use another column")
