@@ -262,7 +262,7 @@ def test_a_path_through_each_element_is_parsed_and_formatted(path: Any, steps: A
         ("a[].b[]", "has [] twice, but only one array can be exploded"),
         ("a[][0]", "has an index after []: arrays in an exploded array cannot be read"),
         ("[].a", "is not a path of members"),
-        ([[], "a"], "does not begin with the name of a member"),
+        ([[], "a"], "does not begin with a member's name"),
     ],
 )
 def test_an_invalid_path_is_refused_with_the_reason(path: Any, message: str) -> None:

@@ -69,8 +69,8 @@ def test_an_absent_json_member_is_stored_as_null() -> None:
 
 REFUSED = [
     ("a NUL", b'{"payload": {"a": "x\\u0000"}}', Reason.BAD_STRING, "payload", "contains a NUL"),
-    ("a value that is not UTF-8", b'{"payload": {"a": "\xff"}}', Reason.NOT_JSON, None, "is binary, such as"),
-    ("a name that is not UTF-8", b'{"\xff": 1, "payload": 2}', Reason.NOT_JSON, None, "is binary, such as"),
+    ("a value that is not UTF-8", b'{"payload": {"a": "\xff"}}', Reason.NOT_JSON, None, "is binary (such as"),
+    ("a name that is not UTF-8", b'{"\xff": 1, "payload": 2}', Reason.NOT_JSON, None, "is binary (such as"),
     ("half a surrogate pair", b'{"payload": {"a": "\\ud83c"}}', Reason.NOT_JSON, None, "contains half a surrogate"),
 ]
 
