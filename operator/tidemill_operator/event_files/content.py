@@ -36,7 +36,7 @@ _WHITE = frozenset(b"\t\n\r\f")
 _MOST_CONTROL = 0.002
 """Maximum share of control characters in a text."""
 _LEAST_ZEROS = 0.5
-"""The minimum share of zeros among the high bytes of UTF-16. In Latin letters, every high byte is zero."""
+"""The minimum share of zeros among the high bytes of UTF-16. The high byte of every ASCII character is zero."""
 _MARKED = ("utf-16", "utf-32")
 
 

@@ -260,7 +260,7 @@ def _look(pipeline: _Pipeline, compared: Compared | None, kafka: KafkaLog) -> Lo
     If the progress is unknown, return the reason.
     """
     if isinstance(pipeline.fault, NotThere):
-        return {}  # the reconcile pass reports a schema without positions
+        return {}  # if a schema has no positions, the reconcile pass reports this
     if not pipeline.fault and pipeline.standing is not None and (error := unread(pipeline.standing.unread)):
         return error
     if pipeline.fault or pipeline.standing is None or compared is None:

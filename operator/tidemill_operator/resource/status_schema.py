@@ -136,7 +136,7 @@ STATUS = _object(
                 "An aggregation.",
                 {
                     "name": _text("The aggregation's name.", 41),
-                    "version": _whole("The version that queries of the aggregation read."),
+                    "version": _whole("The version from which the API answers queries."),
                     "closedUntil": _time("Windows that end by this time are final."),
                 },
                 ("name",),

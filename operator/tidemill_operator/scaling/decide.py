@@ -184,7 +184,7 @@ def _down(poll: _Poll) -> _Choice:
 def _goes_on_falling(poll: _Poll, most: int, wait: float) -> bool:
     """Return True if the load still falls.
 
-    A falling load delays the removal of replicas.
+    The caller then waits, so that one later removal replaces two removals.
     """
     further = poll.settings.scale_down_stabilization_seconds
     return _most(poll, wait - further) < most and _most(poll, wait + further) >= poll.current

@@ -20,8 +20,8 @@ RATE_QUANTILE = 0.8
 # intervals.
 BUSY_SECONDS = 2.0
 _FLUSHES = 4
-# Maximum gap between two successful polls, in poll intervals. After a longer gap, the waiting times before removals of
-# replicas start from zero.
+# Maximum gap between two successful polls, in poll intervals. After a longer gap, every wait before a removal of
+# replicas starts again.
 MISSED_POLLS = 3
 _RECENT_POLLS = 3
 _STANDING_POLLS = 2

@@ -75,7 +75,10 @@ class GridSql(Protocol):
         """Return SQL that moves `start`, the start of a step, by `count` steps."""
 
     def series(self, since: str, until: str) -> str:
-        """Return a SELECT of the starts (`start`) of all steps that start in [since, until)."""
+        """Return a SELECT with a row for each step that begins in [since, until).
+
+        The column `start` contains the time at which the step begins.
+        """
 
     def windows(self, pane: str, count: int, *, first: str | None, last: str | None) -> str:
         """Return a SELECT of the starts and ends (`_start`, `_end`) of the windows that contain a pane.
@@ -196,7 +199,7 @@ class CalendarSql:
         return f"(SELECT {self.firsts} AS _firsts, {self.numbers} AS _numbers) AS _a"
 
     def _numbering(self, start: str, count: int) -> str:
-        """Return a FROM item with a column `_number`, the number of a calendar unit.
+        """Return a FROM item with the column `_number`, a calendar unit's zero-based position.
 
         The calendar unit is `count` units later than the unit that contains `start`.
         """

@@ -78,7 +78,7 @@ def window_source(
     Args:
         table: the window table, quoted and with its schema.
         plan: the aggregation's layout.
-        where: an SQL condition on stored rows, which must include all panes of the last wanted window.
+        where: an SQL condition on stored rows. Its time range must include all panes of the last wanted window.
         first: the SQL of the start of the first wanted window.
         last: the SQL of the start of the last wanted window.
         vanished: whether to include the empty rows of sessions that were joined to an earlier session.

@@ -145,8 +145,8 @@ class Committer:
             self._prepare(store)
         self._reader = database.reader
         self.handover = Handover(database, [s.id for s in stores]) if self._reader != LIVE else None
-        # `_marks` maps partitions to the ids of a replay's aggregation versions. Live processors also count the
-        # partition's events for these versions.
+        # For each partition, `_marks` contains the ids of the versions that a replay fills. Live processors also count
+        # the partition's events for these versions.
         self._marks: dict[int, frozenset[int]] = {}
         self._others: dict[int, AggregationStore] = {}
 

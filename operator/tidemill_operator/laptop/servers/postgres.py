@@ -127,7 +127,8 @@ def _serves(address: PostgresAddress) -> bool:
 def find_programs(environ: Mapping[str, str]) -> Path:
     """Return the folder of `initdb` and `postgres`.
 
-    Search the PATH, pg_config's folder, then Debian's folders from the newest Postgres version.
+    The search order is: the PATH, the folder of `pg_config --bindir`, Debian's folders. Among Debian's folders, the
+    newest Postgres version comes first.
 
     Raises:
         ServerError: the programs are not installed.

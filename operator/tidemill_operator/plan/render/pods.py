@@ -198,7 +198,7 @@ def _environment(workload: Workload, placement: Placement) -> list[dict[str, Any
         plain["TIDEMILL_LOOKUP_DIRS"] = json.dumps(lookups, sort_keys=True)
     plain |= {_FILES[name]: f"{_CONNECTIONS_DIR}/{name}" for name in _files(workload, placement)}
     variables: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in sorted(plain.items()) if value]
-    # A restarted container keeps its pod's name, and so the partitions of that name.
+    # A restarted container keeps its pod's name. Kafka gives a processor with an unchanged name its partitions back.
     variables.append({"name": "TIDEMILL_INSTANCE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})
     if "redis-url" in placement.connections and workload.component != "stage":
         reference = {"name": marks.CONNECTIONS, "key": "redis-url"}

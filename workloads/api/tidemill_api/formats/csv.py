@@ -21,7 +21,7 @@ class CsvWriter:
 
     def __init__(self, columns: Sequence[Column], converters: Converters | None = None) -> None:
         self.columns = columns
-        # Write decimals as numbers. `_csv_text` would put an apostrophe before the minus sign of a text.
+        # Write decimals as numbers, because `_csv_text` puts an apostrophe before texts such as "-1".
         self._encoder = RowEncoder(columns, converters, of_column=partial(json_converter, numbers=True))
 
     def head(self) -> bytes:

@@ -1,4 +1,4 @@
-"""Writes the reference page of the formats with `python -m tidemill_api.formats.reference`."""
+"""Run as `python -m tidemill_api.formats.reference`, this module prints the reference page of the formats."""
 
 from __future__ import annotations
 

@@ -64,8 +64,8 @@ class Entry(msgspec.Struct, frozen=True):
         revs: the revisions (sequence numbers) of the commits that changed the rows.
         truncated: whether rows are missing, because of too many changes or a failed read.
         begin: whether the entry only announces that a processor starts writing entries.
-        part_of: the aggregation's name in all parts of a split entry except the last part, or else empty.
-        parts: the number of earlier parts in the last part of a split entry, or else 0.
+        part_of: the aggregation's name, if more parts of a split entry follow. Otherwise empty.
+        parts: the number of earlier parts, if this is the last part of a split entry. Otherwise 0.
     """
 
     aggregation: str = ""

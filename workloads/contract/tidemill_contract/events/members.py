@@ -43,7 +43,8 @@ def members(raw: bytes) -> Members:
     """Return the JSON texts of the members in a JSON object, by name.
 
     Raises:
-        msgspec.MsgspecError, UnicodeDecodeError, RecursionError: the bytes are not a JSON object.
+        msgspec.MsgspecError, UnicodeDecodeError: the bytes are not a JSON object.
+        RecursionError: the JSON is nested too deeply.
     """
     return {name: bytes(value) for name, value in _read(raw).items()}
 
@@ -52,7 +53,8 @@ def items(raw: bytes) -> list[bytes]:
     """Return the JSON texts of the items in a JSON array.
 
     Raises:
-        msgspec.MsgspecError, UnicodeDecodeError, RecursionError: the bytes are not a JSON array.
+        msgspec.MsgspecError, UnicodeDecodeError: the bytes are not a JSON array.
+        RecursionError: the JSON is nested too deeply.
     """
     return [bytes(value) for value in _read_items(raw)]
 

@@ -203,7 +203,8 @@ class Shape:
 
         Raises:
             InvalidEvent: a member on a path has the wrong type, or a member is unknown.
-            msgspec.MsgspecError, UnicodeDecodeError, RecursionError: the bytes are not a JSON object.
+            msgspec.MsgspecError, UnicodeDecodeError: the bytes are not a JSON object.
+            RecursionError: the JSON is nested too deeply.
         """
         if not self.nested:
             return members(raw)

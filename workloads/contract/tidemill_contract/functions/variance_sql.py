@@ -24,7 +24,7 @@ _NONE = "1e-160"
 _LEAST = "1e-250"
 """Sums omit values below this limit, so that dividing a sum by a count does not underflow."""
 _MOST = "'8e307'::double precision"
-"""The largest finite M2. Twice this value is still a finite double."""
+"""Merging and rolling up make any larger M2 infinite. Twice this limit is still a finite double."""
 
 
 def merged(kind: str, column: Column, old: str, new: str) -> str:

@@ -52,7 +52,7 @@ def due(schema: str, duty: Duty, limit: int) -> str:
 
 
 def set_done(schema: str, duty: Duty) -> str:
-    """In the given corrections, set the column that `duty` names to true.
+    """Set the column of `duty` to true in each given correction.
 
     Parameters: aggregation's id, list of revs.
     """

@@ -1,6 +1,7 @@
-"""`_generation`: the generation of the accepted spec, and the accepted spec as the user wrote it.
+"""`_generation`: one row about the accepted spec.
 
-A processor with an older generation stops without a commit.
+`generation` is the generation of the spec. `accepted` is the spec as the user wrote it. A processor with an older
+generation stops without a commit.
 """
 
 from __future__ import annotations

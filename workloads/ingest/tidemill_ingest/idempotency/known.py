@@ -73,7 +73,10 @@ def merge(before: Known | None, indexes: list[int], records: Records, delivery: 
 
 
 def lost(before: Known | None, total: int) -> Known:
-    """Return the assumed outcome of a batch whose sender ended without a result."""
+    """Return the assumed outcome of a batch.
+
+    Ingest's task or process for the batch ended before the outcome was known.
+    """
     if before is not None:
         return msgspec.structs.replace(before, unsure=True)
     return Known(total, failed=dict.fromkeys(range(total), KafkaError._PURGE_INFLIGHT), unsure=True)

@@ -138,7 +138,7 @@ class Sink:
 
     @property
     def unheard(self) -> float:
-        """The seconds since the first request after Kafka's latest acknowledgement, or 0 without recent requests."""
+        """How many seconds Kafka has left requests unanswered. Without recent requests, 0."""
         return 0.0 if self._unheard_since is None or self._idles else time.monotonic() - self._unheard_since
 
     @property

@@ -61,7 +61,9 @@ class ProtobufSchema:
             raise ValueError(f"{type(error).__name__}: {error}") from None
 
     def message(self, indexes: Sequence[int]) -> type[Message]:
-        """Return the message with these indexes. The index in the file precedes the indexes of nested messages.
+        """Return the message with these indexes.
+
+        The first index selects a message of the file. Each further index selects a message nested in the previous one.
 
         Raises:
             IndexError: no message has these indexes.

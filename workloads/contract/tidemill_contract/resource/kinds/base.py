@@ -100,7 +100,7 @@ class Kinds(Generic[K]):
         return TypeAdapter(Annotated[Any, self])
 
     def narrow(self, written: Model) -> K | None:
-        """Convert an instance of `written` to the class of its kind.
+        """Convert `written`, which has the members of all kinds, to its own kind's class.
 
         If a required member is missing, return None.
         """

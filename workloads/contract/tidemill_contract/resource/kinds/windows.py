@@ -29,7 +29,7 @@ DEFAULT_MAX_LENGTH = "1d"
 MAX_PANES = 3600
 MIN_WINDOW_MS = 1000
 SESSION_STEP_MS = 1000
-"""Sessions are closed in steps of this many milliseconds of event time."""
+"""For sessions, `closed_until` (event time in epoch ms) is a multiple of this number."""
 
 Size = Annotated[
     WindowLength,

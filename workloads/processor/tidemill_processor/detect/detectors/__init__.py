@@ -63,7 +63,7 @@ class Verdict:
     upper: float | None
 
     def within(self, least: float, greatest: float) -> Verdict:
-        """Return a copy of the verdict whose expected value and bounds are within [`least`, `greatest`]."""
+        """Return a copy with the expected value and bounds clamped to [`least`, `greatest`]."""
         expected, lower, upper = (
             None if bound is None else min(max(bound, least), greatest)
             for bound in (self.expected, self.lower, self.upper)
