@@ -186,7 +186,7 @@ class Scaler(Generic[K]):
     def replicas(self, key: K) -> int | None:
         """Return the number of replicas that scaling has decided on, or None if it is unknown.
 
-        Before the first decision in a cluster, return the Deployment's number of replicas.
+        In a cluster, this is the Deployment's number of replicas until the first decision.
 
         Raises:
             TidemillError: the stored state cannot be read.

@@ -23,7 +23,7 @@ STRIMZI_SECRETS = "${secrets:{namespace}/{name}:{key}}"
 _CONNECTS = ("TIDEMILL_CONNECT_URL", "TIDEMILL_CONNECT_STRIMZI", "TIDEMILL_CONNECT_IMAGE")
 _STRIMZI = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 WORKER_SECRETS = "${directory:/etc/tidemill/secrets:{file}}"
-"""Reference to a Secret's key, for the operator's Connect workers, in which each key is a file."""
+"""Reference to a Secret's key, for the operator's Connect workers. These workers mount each key as a file."""
 NOWHERE = PostgresAddress("", 0, "", "", "")
 
 

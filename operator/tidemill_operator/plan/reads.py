@@ -16,7 +16,7 @@ Kind = Literal["topic", "topics", "mqtt", "webhook", "connector", "python", "loo
 
 @dataclass(frozen=True)
 class Read:
-    """A source or lookup of a pipeline, or its Python function. The `kind` of a topic pattern is `topics`."""
+    """A source, a lookup or the Python function of a pipeline. The `kind` of a topic pattern is `topics`."""
 
     kind: Kind
     name: str

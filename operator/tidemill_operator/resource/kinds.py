@@ -81,7 +81,7 @@ def detector_rules() -> list[Rule]:
 def _of_detector(member: Member) -> Rule:
     name, kinds = member.alias, listed(member.kinds, "or")
     types = "this type" if len(member.kinds) == 1 else "one of these types"
-    # The CRD sets no defaults in list items. CEL rules therefore insert the default of a missing `type`.
+    # The CRD sets no defaults in list items. CEL rules therefore read a missing `type` as the default.
     kind = f"(has(self.type) ? self.type : '{DETECTORS.written.model_fields['type'].default}')"
     foreign = say(f"%s takes no {name}; remove {name}, or use {kinds}", kind)
     missing = say(f"%s needs {name}; add {name}", kind)
@@ -93,7 +93,7 @@ def _of_detector(member: Member) -> Rule:
     )
 
 
-# The CRD sets no defaults in list items. CEL rules therefore insert the default of a missing `function`.
+# The CRD sets no defaults in list items. CEL rules therefore read a missing `function` as the default.
 _FUNCTION = f"(has(self.function) ? self.function : '{METRICS.written.model_fields['function'].default}')"
 
 

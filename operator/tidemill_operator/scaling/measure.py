@@ -140,7 +140,7 @@ def _rate_per_replica(samples: Sequence[Sample], before: float | None, *, done: 
 def _standing(state: State, figures: Figures, moved: Mapping[int, tuple[int, int]], *, now: float) -> dict[int, float]:
     """Return the stuck partitions, each with the epoch second of the first poll that found it stuck.
 
-    A stuck partition has lag and does not advance. If no partition advances, no further partition counts as stuck.
+    A stuck partition has lag and does not advance. A partition becomes stuck only while another partition advances.
     """
     going = any(consumed for _, consumed in moved.values())
     kept = {}

@@ -22,7 +22,7 @@ ROOMY_BAND = 0.05
 # The maximum factor for raising the number of replicas if the partitions' load is uneven.
 UNEVEN_FACTOR = 2
 LEAST_STEP = 4
-# Number of `lookback` periods for which scaling extrapolates rising arrivals.
+# Scaling extrapolates rising arrivals this many `lookback` periods into the future.
 RISE_LOOKBACKS = 2
 
 
@@ -43,7 +43,7 @@ def need(settings: Settings, load: Load, *, current: int) -> Need:
 
 
 def rise_seconds(settings: Settings) -> float:
-    """Return how many seconds ahead scaling extrapolates rising arrivals."""
+    """Return for how many seconds into the future scaling extrapolates rising arrivals."""
     return RISE_LOOKBACKS * settings.lookback_seconds
 
 

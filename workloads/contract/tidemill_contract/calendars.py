@@ -158,7 +158,7 @@ def _first_instant(wall: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
     before, after = local.utcoffset() or _NONE, local.replace(fold=1).utcoffset() or _NONE
     earliest = wall - before
     if before >= after:
-        # No clock change skips the local time `wall`. If `wall` occurs twice, `before` is the UTC offset of its first
+        # Clocks in the zone show `wall` at least once. If `wall` occurs twice, `before` is the UTC offset of its first
         # occurrence.
         return earliest
     # A clock change skips the local time `wall`, because the UTC offset increases. A bisection finds the time of the
@@ -190,7 +190,7 @@ def _chunk(calendar: Calendar, chunk: int) -> tuple[int, ...]:
 class Runs:
     """Consecutive calendar units, divided into sequences (runs) of units with equal length.
 
-    Only the last unit of a run can have another length. An example is a day of 23 hours.
+    The last unit of a run may be longer or shorter than the others. An example is a day of 23 hours.
 
     Attributes:
         firsts: for each run, the start of the run's first unit, ascending, as naive datetimes in UTC.

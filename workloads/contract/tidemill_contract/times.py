@@ -52,7 +52,7 @@ def read_time(text: str) -> dt.datetime:
 
 
 def read_local(text: str, zone: dt.tzinfo) -> dt.datetime:
-    """Read a text like `read_time` does, and return the time in UTC. A text without a zone is a time in `zone`.
+    """Return the time (UTC) of a text. `read_time` reads a text with a zone. A text without a zone is a time in `zone`.
 
     A local time that occurs twice means the first occurrence. A local time that a clock change skips is read with the
     offset before the change.

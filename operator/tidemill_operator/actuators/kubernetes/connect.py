@@ -251,7 +251,7 @@ class NamespaceConnect:
             for attempt in range(_ATTEMPTS):
                 children, alive = Children(self._api, self._namespace, self._owner), self._api.alive(self._namespace)
                 if not children.sharing() <= {*alive, self._owner.uid}:
-                    # Do not use the cache, because files of pipelines missing from the cache would be removed.
+                    # Bypass the cache. If the cache lacks a pipeline, `act` removes this pipeline's files.
                     alive = self._api.alive(self._namespace, sure=True)
                 try:
                     return act(children, alive)

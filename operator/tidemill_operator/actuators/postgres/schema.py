@@ -257,7 +257,7 @@ def _told_of(table: Table, schema: Schema) -> Iterator[None]:
             Reason.NOT_SUPPORTED,
             f"spec.aggregations[{whose}]: Postgres refuses its table {table.name}:"
             f" {error.diag.message_primary or error}",
-            "derive a field with another name from the column in this message, and group by the derived field",
+            "derive a field with another name from the column that Postgres names; group by the derived field",
         ) from error
 
 

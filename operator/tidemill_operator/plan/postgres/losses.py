@@ -46,7 +46,7 @@ def _unnoted(live_topic: LiveTopic | None, schema: LiveSchema) -> Iterator[Loss]
     """Yield a loss for each stored position, if the topic was deleted and created again."""
     if live_topic is None or not live_topic.id or not schema.read_from or schema.read_from == live_topic.id:
         return
-    # Outdated metadata may show an earlier id of the topic, so an earlier id proves no loss.
+    # Outdated metadata may show an earlier id of the topic. Yield no loss for an earlier id.
     if live_topic.id in schema.read_before:
         return
     for partition, offset in schema.read_to.items():

@@ -19,7 +19,7 @@ def json_converter(column: Column, *, numbers: bool | None = None) -> Callable[[
 
     Args:
         column: the column.
-        numbers: True for JSON numbers from decimals, False for texts, or None to use `column.numbers`.
+        numbers: whether decimals become JSON numbers instead of texts. None means `column.numbers`.
     """
     numbers = column.numbers if numbers is None else numbers
     decode, convert = column.decode, encoder(column.kind, numbers=numbers)

@@ -121,8 +121,8 @@ class SocketSession:
         listener = self._listener = Listener(upstream, services.database, model, query)
         with upstream.subscribed(listener):
             ending = await serve(listener, self, lambda: refusal(services, model, self._authorization), self._patience)
-            # Close the connection before its subscription ends, because a stopping process waits only for
-            # subscriptions.
+            # A stopping process waits for subscriptions, but not for connections. Therefore, close the connection
+            # before the subscription ends.
             await self._close(ending)
             return ending
 

@@ -29,7 +29,7 @@ class Column:
     """A column of an answer.
 
     Attributes:
-        kind: the type of the values, which is a type of the pipeline's spec, `object` or `array`.
+        kind: the values' type: `object`, `array` or a type of the pipeline's spec.
         decode: the function that decodes a database value, or None if values need no decoding.
         members: the members of each object, if the values are arrays of objects.
     """

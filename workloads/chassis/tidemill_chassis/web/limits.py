@@ -30,7 +30,7 @@ class HttpLimits:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> HttpLimits:
-        """Return the default limits, with the number of connections from TIDEMILL_HTTP_CONNECTIONS if it is set.
+        """Return the default limits. If set, TIDEMILL_HTTP_CONNECTIONS replaces the default number of connections.
 
         Raises:
             ValueError: the variable is not a whole number of at least 1.

@@ -181,8 +181,8 @@ class EventDecoder:
                 kinds = set(map(type, values))
                 if kinds != {int}:
                     if rounded is None and dt.datetime in kinds:
-                        # Run `cut` before the first conversion, because `cut` may return newly decoded events, without
-                        # the converted times. Only fields without a format need `cut`, so `timestamps` lists these
+                        # `cut` may decode an event again, which discards converted times. Therefore, run `cut` before
+                        # the first conversion. Only fields without a format need `cut`, so `timestamps` lists these
                         # fields first.
                         rounded = any(map(may_be_rounded, parts))
                         if rounded and not whole:

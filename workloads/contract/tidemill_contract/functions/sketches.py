@@ -224,7 +224,7 @@ def _uniques(stored: bytes) -> Any:
 
 
 def _frequent(stored: bytes) -> Any:
-    # SQL joins frames in any order. The frames are sorted, so the result does not depend on that order.
+    # SQL joins frames in any order. Sorted frames give the same result for every order.
     parts = [datasketches.frequent_strings_sketch.deserialize(frame) for frame in sorted(_frames(stored))]
     parts.sort(key=lambda part: float(part.epsilon))
     for part in parts[1:]:

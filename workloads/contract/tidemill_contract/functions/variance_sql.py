@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from tidemill_contract.functions.doubles import INFINITE, divided, total
 
 Column = Callable[[str], str]
-"""For a kind such as `mean`, the function returns the quoted name of a field's column."""
+"""A field's `Column` takes a kind such as `mean`, and returns a quoted column name."""
 SCRATCH = ("centre", "rest", "delta", "squares")
 """The kinds of columns that exist only within a statement (see `prepared`)."""
 

@@ -26,7 +26,7 @@ FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = {True: 30.0, False: 4.0}
 """The maximum pause in seconds before a retry, by `Trouble.fault`."""
 REPORTED_AFTER_SECONDS = 60.0
-"""A failure of a server or lock is written to `_held_up` after this many seconds."""
+"""If `Trouble.fault` is false, `Trials` writes the failure to `_held_up` after this many seconds."""
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class CallMemory:
             self._file.close()
 
     def begin(self, partition: int = _IMPORT, offset: int = 0) -> None:
-        """Record the start of a call. Without arguments, the call is the import of the user's file."""
+        """Record the start of a call. By default, record the start of the import of the user's file."""
         self._number += 1
         _LAYOUT.pack_into(self._memory, 0, self._number, partition, offset)
 

@@ -134,7 +134,8 @@ def advance(
 
 def _all_idle(reader: ReaderTime, rows: Sequence[PartitionTime], *, max_disorder_ms: int, now_ms: int) -> ReaderTime:
     if reader.idle_since is None or reader.idle_base is None:
-        # Use each partition's greatest accepted event time, or else the smallest suspect event time.
+        # Use each partition's greatest accepted event time. If a partition has none, use its smallest suspect event
+        # time.
         times = [p.maximum if p.maximum is not None else min(p.suspects, default=None) for p in rows]
         base = max((t for t in times if t is not None), default=None)
         if base is None:

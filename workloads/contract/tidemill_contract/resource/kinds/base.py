@@ -184,7 +184,7 @@ class Kinds(Generic[K]):
 
 
 def type_of(info: FieldInfo) -> Any:
-    """Return the type of a member with the member's constraints, but without None."""
+    """Return a member's type with its constraints. Return an optional type without None."""
     kind: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
     if get_origin(kind) in (Union, UnionType):
         return Union[tuple(part for part in get_args(kind) if part is not NoneType)]  # noqa: UP007 - of a tuple
