@@ -86,7 +86,7 @@ class Running:
 
     @property
     def watched(self) -> Watched | WatchedStage:
-        """Return the names, in Kafka and Postgres, of the sources of the component's figures."""
+        """Return the topics, the consumer group and the tables from which the component's figures are read."""
         return Watched.of(self.config) if self.component == "processor" else WatchedStage.of(self.config)
 
 

@@ -46,7 +46,7 @@ class CurrentConditions:
         return list(interrupted(stored.status, error, since).get("conditions", ()))
 
     def interrupted(self, stored: Stored) -> bool:
-        """Return True if the latest `of(stored)` found that events are no longer counted."""
+        """Return True if the latest report of the pipeline says that events are no longer counted."""
         return stored.key in self._interrupted
 
 

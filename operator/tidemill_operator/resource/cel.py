@@ -42,7 +42,7 @@ def say(template: str, *values: str) -> str:
 
 
 def known(names: str) -> str:
-    """Return a CEL expression for the text `; known are a, b`.
+    """Return a CEL expression that gives a text such as `; known are a, b`.
 
     Without names, or for more than 16 names, the text is empty.
     """

@@ -166,7 +166,7 @@ _WORKLOADS = {
     "MQTT_DIR": "MQTT bridges: folder of the credentials for the MQTT broker; unset: no credentials.",
     "STAGE_DIR": "Python stages: folder of the user's file; unset: the file's path is absolute.",
     "REGISTRY_DIR": "Processors: folder of the credentials for the schema registry; unset: no credentials.",
-    "SOURCE_KAFKA_DIR": "Processors: folder of the Secret of `source.kafka`; unset: no Secret.",
+    "SOURCE_KAFKA_DIR": "Processors: folder with the Secret that `source.kafka` names; unset: no Secret.",
     "LOOKUP_DIRS": "Processors: JSON object from the name of each lookup to the folder of its files.",
     "RESILIENCE_FILE": "File with the settings of circuit breakers, retries and timeouts; unset: the default values.",
     "LOG_LEVEL": "`DEBUG`, `INFO`, `WARNING` or `ERROR`.",

@@ -71,7 +71,7 @@ class PipelineConfig(_Config):
         return names.schema(self.namespace, self.name)
 
     def topic(self, kind: Literal["results", "anomalies", "dead-letters", "stage"]) -> str:
-        """Return the name of an output topic, or of the topic from the Python stage."""
+        """Return the name of an output topic, or of the topic to which the Python stage writes."""
         return names.topic(self.namespace, self.name, kind)
 
     def version(self, aggregation: str) -> int:

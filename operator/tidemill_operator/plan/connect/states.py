@@ -88,7 +88,9 @@ def foreign(live: LiveConnector, wanted: Connector) -> TidemillError | None:
         return None
     whose = f"the pipeline {owner}" if owner else "nobody that Tidemill knows"
     message = f"connector {live.name} belongs to {whose}"
-    remedy = "delete it in Kafka Connect, rename spec.source.connectors, or set the annotation tidemill.dev/adopt"
+    remedy = (
+        "delete it in Kafka Connect, change spec.source.connectors[].name, or set the annotation tidemill.dev/adopt"
+    )
     return TidemillError(Reason.RESOURCE_CONFLICT, message, remedy)
 
 

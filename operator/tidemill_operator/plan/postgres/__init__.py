@@ -1,1 +1,1 @@
-"""Plan a pipeline's Postgres schema as SQL text, and interpret the schema's system tables."""
+"""Plan a pipeline's Postgres schema as SQL text, and interpret what Postgres' catalogs say about it."""

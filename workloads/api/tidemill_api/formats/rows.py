@@ -45,7 +45,7 @@ def _members_converter(column: Column) -> Callable[[Any], Any] | None:
 
 
 class RowEncoder:
-    """Converts rows from psycopg to the values of answers."""
+    """Converts the Python values of psycopg's rows to the values of a format."""
 
     def __init__(
         self,

@@ -76,7 +76,7 @@ class EventJudge:
 
         The second decoding truncates times to microseconds.
         """
-        # If rounding up has changed a time's milliseconds, the last three digits of its microseconds are 000.
+        # A time that was rounded up to the next millisecond ends with 000 microseconds.
         for name in self._fields.timestamps:
             moment = self._value(event, name)
             if moment.__class__ is dt.datetime and (self._fields.exact or moment.microsecond % 1000 == 0):

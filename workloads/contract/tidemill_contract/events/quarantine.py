@@ -51,7 +51,8 @@ def verdict_of(
     reason = Reason(texts[REASON_HEADER])
     own = refusal(value[len(QUARANTINE_PREFIX) :])
     # `refusal` cannot confirm these two reasons. `refusal` takes the record's timestamp as the current time. The
-    # timestamp can be later than the time of ingest's check. `refusal` never runs the Python function.
+    # timestamp can be later than the moment at which ingest checked the event. `refusal` never runs the Python
+    # function.
     if own is None and reason not in (Reason.TOO_FAR_IN_THE_FUTURE, Reason.TRANSFORM_FAILED):
         detail = (
             f"begins with a zero byte, the mark of ingest for refused events ({reason}); but the bytes after the zero"

@@ -235,7 +235,7 @@ class Shape:
 
 
 def unread(kept: Mapping[str, Steps], leaves: Sequence[Leaf]) -> list[Leaf]:
-    """Return `Leaf` objects with which the JSON reader accepts fields of type json, but ignores their values."""
+    """Return a `Leaf` for each field of type json. With it, the JSON reader ignores the values of these fields."""
     all_leaves = list(leaves)
     for name, steps in sorted(kept.items(), key=lambda item: len(item[1])):
         if not any(leaf.steps[: len(steps)] == steps[: len(leaf.steps)] for leaf in all_leaves):

@@ -119,7 +119,7 @@ def check_default(field: FieldSpec) -> None:
 
 
 def default_of(field: FieldSpec) -> Any:
-    """Return a field's default in the form of the JSON reader's values. If the field has no default, return None.
+    """Return a field's default with the Python type that the JSON reader gives. Without a default, return None.
 
     Raises:
         ValueError: the default does not fit the field's type.

@@ -38,8 +38,8 @@ class Feed:
     def condition(self, end: str) -> str | None:
         """Return an SQL condition for rows in which the column is complete (counts all events).
 
-        The result is None if the column is complete in every row. The column stays complete in windows that closed
-        before processors stopped filling the column. `end` is SQL for the end of the window.
+        The result is None if the column is complete in every row. If processors later stop filling the column, it stays
+        complete in windows that were closed before. `end` is SQL for the end of the window.
         """
         if self.since == 0:
             return None

@@ -185,7 +185,7 @@ def _shortened(text: str) -> str:
 def _counted(values: Sequence[Any], lg: int) -> Any:
     counts = list(Counter(values).items())
     if len(counts) > _LOAD * 2**lg:
-        # Add rare values first, so that a full sketch drops rare values before frequent values arrive.
+        # Add rare values first. A full sketch drops values, and then has only rare values to drop.
         counts.sort()
         counts.sort(key=lambda pair: pair[1])
     sketch, write = datasketches.frequent_strings_sketch(lg), _WRITE[type(values[0])]

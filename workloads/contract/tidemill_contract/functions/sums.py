@@ -75,7 +75,7 @@ class Average(Function):
         scale = scale_of(merged.field_type)
         if scale is None:
             return doubles.divided(doubles.finite(f"{total}::double precision"), count)
-        # `div` is exact, unlike `/`.
+        # For `numeric`, `div` truncates exactly, and `/` rounds.
         scaled = f"{total} * {10 ** (_scale_of_average(scale) - scale)}"
         return f"sign({total}) * div(2 * abs({scaled}) + {count}, nullif(2 * {count}, 0))"
 

@@ -46,7 +46,7 @@ Place = tuple[str, str]
 
 
 class _Value(msgspec.Struct, frozen=True, array_like=True):
-    """The value of an Idempotency-Key in Redis. `owner` is empty after the batch was sent."""
+    """What Redis stores under an Idempotency-Key. `owner` is empty after the batch was sent."""
 
     fingerprint: bytes
     owner: str

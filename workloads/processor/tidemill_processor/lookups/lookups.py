@@ -143,7 +143,7 @@ class Lookups:
         return [_dependency(lookup.spec.name, lookup.source) for lookup in self._lookups]
 
     def troubles(self) -> dict[str, dict[str, str] | None]:
-        """Return the problems of each lookup, by name. A lookup has None until its first read has ended."""
+        """Return the problems of each lookup, by name. Until a lookup was read once, its value is None."""
         return {lookup.spec.name: _troubles(lookup.source, time.monotonic() - self._began) for lookup in self._lookups}
 
     def figures(self) -> dict[str, dict[str, Any]]:

@@ -34,7 +34,7 @@ CHANGE_BYTES = 4 * 1024 * 1024
 """The rows of a change are sent only up to this total size in bytes. The API reads larger changes in Postgres."""
 STREAM_LENGTH = 10_000
 STREAM_BYTES = 16 * 1024 * 1024
-"""The maximum size in bytes of all stream entries from one processor. Older entries are removed."""
+"""The maximum total size (bytes) of the stream entries from one processor. Beyond it, the oldest are removed."""
 ASK_SECONDS = 1.0
 
 Entry = dict[str, Any]

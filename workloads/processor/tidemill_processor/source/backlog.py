@@ -54,7 +54,7 @@ class Backlog:
         self._lag = lag
 
     def news(self) -> tuple[dict[int, int], float] | None:
-        """Return the end offsets and request time of a new answer from Kafka. Without a new answer, return None."""
+        """Return end offsets from Kafka and the time of the request, or None if Kafka has sent no new answer."""
         news, self._news = self._news, None
         return news
 

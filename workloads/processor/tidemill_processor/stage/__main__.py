@@ -135,7 +135,7 @@ class Stage:
         return f"{self.function.place} {what} on {self._config.events_topic}/{call.partition}@{call.offset}{where}"
 
     def _after_hang(self, child: Child, call: Call) -> bool:
-        """End a call that takes too long, and return True. If the call has finished meanwhile, return False."""
+        """End a call that takes too long. Return False if the call has finished meanwhile, else True."""
         line = child.line_in(self.function.path)
         if child.call != call:
             return False

@@ -1,4 +1,4 @@
-"""The current call of the user's function, which the worker writes to shared memory for the stage."""
+"""The current call of the user's function. The worker writes it to shared memory, and the stage reads it."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Call:
 
     @property
     def imports(self) -> bool:
-        """Whether this call is the import of the user's file."""
+        """Whether the worker imports the user's file, instead of calling the function."""
         return self.partition == _IMPORT
 
 
 class CallMemory:
-    """Memory that two processes share. The memory contains the current call of the user's function."""
+    """Memory that the worker and the stage share, with the current call of the user's function."""
 
     def __init__(self, descriptor: int | None = None) -> None:
         self._file: IO[bytes] | None = None

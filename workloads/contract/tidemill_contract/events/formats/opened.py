@@ -73,7 +73,7 @@ def joined(
 ) -> Decoded:
     """Add fields and errors from another decoder (`by`) to decoded events.
 
-    `other` contains the fields and errors: item `i` of `other` belongs to the event at index `at[i]`.
+    Item `i` of `other` has the fields or the error of the event at index `at[i]`.
     """
     events, invalid, micros = list(decoded.events), dict(decoded.invalid), decoded.micros
     for place, refusal in other.invalid.items():

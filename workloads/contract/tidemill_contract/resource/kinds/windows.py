@@ -72,7 +72,7 @@ class Cut:
 
     @property
     def grid(self) -> Steps | Calendar:
-        """The times at which stored rows can start."""
+        """The times at which the stored panes of a window can start."""
         return self.calendar or Steps(self.pane_ms, self.offset_ms)
 
     @property

@@ -1,6 +1,6 @@
 """The detector `changepoint`: compares the mean of the latest windows with the mean of earlier windows.
 
-The search for a change of the mean follows Page (1954), but without cumulative sums.
+Page (1954) finds such changes by cumulative sums. This detector compares means instead.
 """
 
 from __future__ import annotations
