@@ -40,7 +40,7 @@ class Seen:
 
 
 def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsPipeline | None:
-    """Return the resource with the last accepted spec, which is stored with the schema.
+    """Return the resource with the last accepted spec. This spec is stored in the pipeline's schema.
 
     Return None if no spec is stored, or the schema has another owner.
     """

@@ -62,7 +62,7 @@ class NdjsonFile:
 
 def _json_encoding(content: Content, encoding: str | None) -> str:
     detected = content.known_encoding(encoding)
-    # JSON is UTF-8 unless the user or the bytes say otherwise. Bytes that are not UTF-8 are then broken events.
+    # JSON is UTF-8 unless the user or the bytes say otherwise. Lines that are not UTF-8 are then broken events.
     return "utf-8" if encoding is None and detected == "cp1252" else detected
 
 

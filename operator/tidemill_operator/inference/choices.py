@@ -127,7 +127,7 @@ def _time_score(field: FieldDraft, moments: Sequence[int], events: int, latest: 
 def _disorder(moments: Iterable[int]) -> int:
     """Return the maximum lateness of events in ms, ignoring the 0.1 % with the highest lateness.
 
-    The lateness is the time by which an event is older than the newest earlier event.
+    The lateness of an event is how far its time is behind the newest event time earlier in the file.
     """
     newest, behind = 0, []
     for ms in moments:

@@ -74,7 +74,7 @@ def _partitions(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Ite
         )
     if not topic.managed:
         return
-    # Accept an unchanged low `partitions`: another user may have added partitions to the topic.
+    # The topic may have more partitions than `partitions`, because another user added some. Accept this.
     before = _topic_before(live.schema) or {}
     if live_topic and asked is not None and asked < live_topic.partitions and asked != before.get("partitions"):
         yield TidemillError(

@@ -81,7 +81,10 @@ def _sockets(pid: int) -> set[str]:
 
 
 class Ports:
-    """The ports of one data folder, by name. `get` returns a reserved port only if the caller names that port."""
+    """The ports of the servers that use one data folder, by name.
+
+    `get` returns a reserved port only if the caller names that port.
+    """
 
     def __init__(self, path: Path, *, reserved: Collection[int] = ()) -> None:
         self._path = path

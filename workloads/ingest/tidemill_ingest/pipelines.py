@@ -26,7 +26,7 @@ class Pipeline:
         return self.config.name
 
     def count(self, outcomes: dict[str, int]) -> None:
-        """Count events by outcome in the metric of ingested events."""
+        """Add events to the metric of ingested events, with their outcome as label."""
         for outcome, events in outcomes.items():
             if events:
                 metrics.EVENTS_INGESTED.labels(self.name, outcome).inc(events)

@@ -24,7 +24,7 @@ COMPONENT = "connect"
 WORKER, SECRETS = f"{NAME}-worker", marks.shared_secret("connect")
 """The Secrets with the worker's configuration, and with the values of connectors' secrets."""
 _JARS = "/opt/kafka/libs/*"
-# A worker answers `/` as soon as its server runs. A worker answers `/health` after reading its topics.
+# A worker answers `/` as soon as its server runs. A worker answers `/health` only after it has read its topics once.
 _LIVE, _HEALTHY = Probe("/", "http", 10), Probe("/health", "http")
 _START_SECONDS, _START_PERIOD = 300, 2
 _JVM = ("-XX:MaxRAMPercentage=60", "-XX:+UseSerialGC", "-Djava.awt.headless=true")

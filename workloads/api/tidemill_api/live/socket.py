@@ -47,7 +47,7 @@ def origin_allowed(origin: str | None, host: str | None, allowed: Collection[str
 
 
 def refusal(services: Services, model: PipelineModel, authorization: str | None) -> Ending | None:
-    """Return the reason to disconnect a client with this API key. For a valid key, return None."""
+    """Return why a client with this API key must be disconnected. For a valid key, return None."""
     try:
         services.authenticator.check(model.config, authorization, QUERY_READ)
     except Unauthorized as error:

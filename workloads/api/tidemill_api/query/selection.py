@@ -171,7 +171,7 @@ class Page:
         return f"ORDER BY {', '.join(order.sql for order in self.order)} LIMIT {self.limit + 1}"
 
     def cursor(self, row: Mapping[str, Any]) -> str:
-        """Return the cursor of the rows after `row`, a row with database values."""
+        """Return the cursor for the rows that follow `row`. `row` has the values from psycopg."""
         values = [None if row[o.column.name] is None else to_text(row[o.column.name]) for o in self.order]
         packed = msgspec.msgpack.encode([1, self.fingerprint, values])
         return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()

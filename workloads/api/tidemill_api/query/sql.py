@@ -52,7 +52,7 @@ def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
     if query.having or query.closed is not None or query.fill != "none":
         return None
     stored = [*_bounds(query, binder, reach_ms=0), *_dimension_filters(query, binder), "_after = '-infinity'"]
-    # Do not count windows with the cursor's `window_start`, because the previous page may contain these windows.
+    # Do not count windows whose `window_start` equals the cursor's. The previous page may contain them.
     if page.after is not None:
         stored.append(f"window_start {'<' if first.descending else '>'} {binder.bind(page.after[0], 'timestamp')}")
     direction = " DESC" if first.descending else ""
@@ -119,7 +119,7 @@ def _closed_sql(query: AggregateQuery, binder: Binder, closed_until: dt.datetime
         return "false"
     plan = query.model.layout
     if query.bucket is not None and plan.hopping:
-        # A bucket closes when the last hopping window that overlaps the bucket closes.
+        # The last hopping window that overlaps a bucket closes the bucket.
         until_ms = plan.grid.shift(epoch_ms(closed_until), 1 - plan.panes)
         closed_until = EPOCH + until_ms * _MILLISECOND
     return f"(window_end <= {binder.bind(closed_until, 'timestamp')})"

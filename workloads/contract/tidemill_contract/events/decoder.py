@@ -182,8 +182,8 @@ class EventDecoder:
                 if kinds != {int}:
                     if rounded is None and dt.datetime in kinds:
                         # `cut` may decode an event again, which discards converted times. Therefore, run `cut` before
-                        # the first conversion. Only fields without a format need `cut`, so `timestamps` lists these
-                        # fields first.
+                        # the first conversion. Only fields without a format need `cut`. `timestamps` lists these fields
+                        # first.
                         rounded = any(map(may_be_rounded, parts))
                         if rounded and not whole:
                             return None

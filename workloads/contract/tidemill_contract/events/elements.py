@@ -138,8 +138,8 @@ class ElementDecoder:
         inside = [field for field in spec.source.fields if field.array is not None]
         self._steps: Steps = spec.source.array or ()
         self._field = inside[0].name
-        # The decoder reads only objects. If a field's value is the whole element (such as a number), each element is
-        # wrapped in an object.
+        # The decoder reads only objects. If a field reads a whole element (such as a number), each element is wrapped
+        # in an object.
         whole = sorted((field for field in inside if not _within(field)), key=lambda field: field.type == JSON)
         self._member = whole[0].name if whole else None
         own = [field.model_copy(update={"path": self._path(field)}) for field in inside]

@@ -45,7 +45,8 @@ def _regexp(name: str, args: Sequence[Typed]) -> Built:
 
 
 def _groups(pattern: str) -> int:
-    # `extract_groups` fails for a pattern without groups, so `|()` adds a group. The result does not count this group.
+    # `extract_groups` fails for a pattern without groups, so `|()` adds a group. The returned number does not include
+    # this group.
     return len(pl.Series([""]).str.extract_groups(f"{pattern}|()").struct.fields) - 1
 
 

@@ -39,7 +39,7 @@ _REMEDIES = (
         "name a field with at most 41 characters: a-z, 0-9 and _, with a letter first",
     ),
     (r"\.(cpu|memory)$", "write an amount as Kubernetes does, such as 500m or 512Mi"),
-    (r"^spec\.lookups\[\d+\]\.from\.key$", "name a column without quotes, backslashes and control characters"),
+    (r"^spec\.lookups\[\d+\]\.from\.key$", "write a column name without quotes, backslashes or control characters"),
     (r"^spec\.lookups\[\d+\]\.from\.table$", "write schema.table, without quotes; for other names, write a query"),
     (r"^spec\.lookups\[\d+\]\.from\.file$", "write the name of the file alone, without a folder"),
     (r"\.connectors\[\d+\]\.class$", "write a class name, such as io.debezium.connector.postgresql.PostgresConnector"),

@@ -1,4 +1,4 @@
-"""Limits of the queue to Kafka, in total and for each topic."""
+"""Limits of the queue of records for Kafka, in total and for each topic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decodes the rows of a lookup like events, with the same types, formats and messages."""
+"""Decodes the rows of a lookup with the types, formats and messages of events."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Call:
 
     @property
     def imports(self) -> bool:
-        """Whether the worker imports the user's file, instead of calling the function."""
+        """Whether the worker is importing the user's file, and not calling a function."""
         return self.partition == _IMPORT
 
 

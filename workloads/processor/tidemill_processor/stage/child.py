@@ -106,7 +106,8 @@ class Child:
                     time.sleep(_PAUSE_SECONDS)
 
     def _end_reports(self) -> None:
-        # End the thread that reads reports. The line break ends an incomplete line of a killed process.
+        # End the thread that reads reports. A killed process may have left an incomplete line. The line break ends this
+        # line.
         os.write(self._reports_end, b"\n" + _NO_MORE)
         self._reader.join(_KILLED_SECONDS)
         os.close(self._reports_end)

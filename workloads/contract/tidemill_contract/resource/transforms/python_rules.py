@@ -65,6 +65,6 @@ def _format(parts: Parts) -> Iterator[Fault]:
     if written.type != "json":
         yield Fault(f"{where}.type", written.type, "the Python stage reads only json", remedy)
     elif written.envelope != "none":
-        message = "the Python stage reads events without an envelope"
+        message = "the Python stage cannot read an envelope"
         remedy = f"write envelope: none, and read the envelope's members in the function, or remove {_PATH}"
         yield Fault(f"{where}.envelope", written.envelope, message, remedy)
