@@ -232,6 +232,12 @@ REFUSED: list[tuple[str, Any, str, str]] = [
     ),
     (
         "anomalies",
+        [{"name": "a", "aggregation": "by_country"}],
+        "anomalies[0].aggregation",
+        "anomaly rule a: aggregation by_country needs a metric; add metric",
+    ),
+    (
+        "anomalies",
         [{**OF_METRIC, "field": "amount"}],
         "anomalies[0]",
         "anomaly rule a watches metric orders and field amount; remove metric or field",
