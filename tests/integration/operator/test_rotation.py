@@ -14,6 +14,7 @@ import httpx
 import psycopg
 import pytest
 
+from pipelines.orders_by_shop import orders_by_shop
 from played.no_processes import NoProcesses
 from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
@@ -28,33 +29,9 @@ pytestmark = pytest.mark.integration
 
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 SCHEMA = "rotated__orders"
-DOCUMENT: dict[str, Any] = {
-    "apiVersion": "tidemill.dev/v1alpha1",
-    "kind": "AnalyticsPipeline",
-    "metadata": {"name": "orders", "namespace": "rotated", "uid": "uid-1", "generation": 1},
-    "spec": {
-        "source": {
-            "topic": {"partitions": 2},
-            "fields": [
-                {"name": "ts", "type": "timestamp", "required": True},
-                {"name": "shop", "type": "string"},
-                {"name": "amount", "type": "integer"},
-            ],
-            "eventTime": {"field": "ts"},
-        },
-        "aggregations": [
-            {
-                "name": "by_shop",
-                "groupBy": ["shop"],
-                "window": {"type": "tumbling", "size": "1h"},
-                "metrics": [
-                    {"name": "orders", "function": "count"},
-                    {"name": "sales", "function": "sum", "field": "amount"},
-                ],
-            }
-        ],
-    },
-}
+DOCUMENT = orders_by_shop(
+    "rotated", partitions=2, amount="integer", metrics=({"name": "sales", "function": "sum", "field": "amount"},)
+)
 
 
 def with_rotation(document: dict[str, Any], nonce: str) -> dict[str, Any]:

@@ -9,33 +9,12 @@ from typing import Any
 import httpx
 import pytest
 
+from pipelines.orders_by_shop import orders_by_shop
+
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 EVENTS = "edits.orders.events"
-DOCUMENT: dict[str, Any] = {
-    "apiVersion": "tidemill.dev/v1alpha1",
-    "kind": "AnalyticsPipeline",
-    "metadata": {"name": "orders", "namespace": "edits", "uid": "uid-1", "generation": 1},
-    "spec": {
-        "source": {
-            "topic": {"partitions": 3},
-            "fields": [
-                {"name": "ts", "type": "timestamp", "required": True},
-                {"name": "shop", "type": "string"},
-                {"name": "amount", "type": "integer"},
-            ],
-            "eventTime": {"field": "ts"},
-        },
-        "aggregations": [
-            {
-                "name": "by_shop",
-                "groupBy": ["shop"],
-                "window": {"type": "tumbling", "size": "1h"},
-                "metrics": [{"name": "orders", "function": "count"}],
-            }
-        ],
-    },
-}
+DOCUMENT = orders_by_shop("edits", amount="integer")
 
 
 class Edited:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from kafka_admin import KafkaAdmin
+from pipelines.orders_by_shop import orders_by_shop
 from played.no_processes import NoProcesses
 from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_operator.actuators.base import Actuators
@@ -27,31 +28,7 @@ from tidemill_operator.settings import Platform
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 TOPICS = [f"rectest.orders.{kind}" for kind in ("events", "results", "dead-letters")]
 SCHEMA = "rectest__orders"
-DOCUMENT: dict[str, Any] = {
-    "apiVersion": "tidemill.dev/v1alpha1",
-    "kind": "AnalyticsPipeline",
-    "metadata": {"name": "orders", "namespace": "rectest", "uid": "uid-1", "generation": 1},
-    "spec": {
-        "reclaimPolicy": "Delete",
-        "source": {
-            "topic": {"partitions": 3},
-            "fields": [
-                {"name": "ts", "type": "timestamp", "required": True},
-                {"name": "shop", "type": "string"},
-                {"name": "amount", "type": "number"},
-            ],
-            "eventTime": {"field": "ts"},
-        },
-        "aggregations": [
-            {
-                "name": "by_shop",
-                "groupBy": ["shop"],
-                "window": {"type": "tumbling", "size": "1h"},
-                "metrics": [{"name": "orders", "function": "count"}],
-            }
-        ],
-    },
-}
+DOCUMENT = orders_by_shop("rectest", spec={"reclaimPolicy": "Delete"})
 WELL = dict.fromkeys(("Ready", "TopicsReady", "SchemaReady", "ProcessorsReady", "IngestReady", "APIReady"), "Applied")
 
 

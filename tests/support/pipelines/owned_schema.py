@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from pipelines.orders_by_shop import orders_by_shop
 from tidemill_contract import names
 from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_operator.actuators.base import PipelineSecrets
@@ -20,31 +21,7 @@ from tidemill_operator.plan.live import Owner
 from tidemill_operator.plan.model import Plan
 from tidemill_operator.settings import Platform
 
-DOCUMENT: dict[str, Any] = {
-    "apiVersion": "tidemill.dev/v1alpha1",
-    "kind": "AnalyticsPipeline",
-    "metadata": {"name": "orders", "namespace": "pgtest", "uid": "uid-1", "generation": 1},
-    "spec": {
-        "source": {
-            "topic": {"partitions": 3},
-            "fields": [
-                {"name": "ts", "type": "timestamp", "required": True},
-                {"name": "shop", "type": "string"},
-                {"name": "amount", "type": "number"},
-            ],
-            "eventTime": {"field": "ts"},
-        },
-        "aggregations": [
-            {
-                "name": "by_shop",
-                "groupBy": ["shop"],
-                "window": {"type": "tumbling", "size": "1h"},
-                "metrics": [{"name": "orders", "function": "count"}],
-                "retention": "10d",
-            }
-        ],
-    },
-}
+DOCUMENT = orders_by_shop("pgtest", retention="10d")
 
 
 class OwnedSchema:
