@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ import pytest
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 
+from bench import free_ports
 from kafka_admin import KafkaAdmin
 from tidemill_contract.events.fields import MAX_RECORD_BYTES
 from tidemill_operator.actuators.kafka.session import KafkaSession
@@ -228,12 +228,6 @@ def test_a_recreated_topic_has_another_id(kafka: KafkaTopics, topic: Topic) -> N
     assert first != second
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 CALLS: list[Callable[[KafkaTopics], object]] = [
     lambda kafka: kafka.brokers(),
     lambda kafka: kafka.observe(["a.b.events"]),
@@ -245,7 +239,7 @@ CALLS: list[Callable[[KafkaTopics], object]] = [
 @pytest.mark.parametrize("call", CALLS, ids=["brokers", "observe", "ensure", "release"])
 def test_an_address_without_a_broker_is_reported_as_unreachable(call: Callable[[KafkaTopics], object]) -> None:
     """Each call fails within its timeout, and its message has the address."""
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     with pytest.raises(TidemillError) as raised:
         call(KafkaTopics(address, timeout_seconds=1.0))
     assert raised.value.reason == Reason.UNREACHABLE

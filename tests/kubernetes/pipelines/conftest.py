@@ -18,11 +18,12 @@ from typing import Any
 
 import pytest
 
+from bench import free_ports
 from in_cluster.cluster import Cluster, eventually, pipeline
 from in_cluster.consumers import Consumers
 from in_cluster.data import Data
 from in_cluster.passes import Passes, RecordingApi
-from in_cluster.process import Process, free_port
+from in_cluster.process import Process
 from kube import standin
 from kube.controlplane import ControlPlane
 from kube.standin import NAMESPACE
@@ -91,7 +92,7 @@ def start_operator(servers: Any, account: Path, tmp_path: Path) -> Iterator[Call
     started: list[Process] = []
 
     def start(*program: str, **further: str) -> Process:
-        number, ports = len(started), (free_port(), free_port())
+        number, ports = len(started), tuple(free_ports(2))
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
         addresses = {
             "TIDEMILL_KAFKA_BROKERS": servers.kafka,

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
+from bench import free_ports
 from tidemill_operator.actuators.kafka.python_client import connected
 from tidemill_operator.errors import Reason, TidemillError
 
@@ -47,7 +48,7 @@ def _listening(answer: Answer | None) -> Iterator[int]:
     thread = threading.Thread(target=serve)
     if answer is None:
         listener.close()
-        yield _free_port()
+        yield free_ports(1)[0]
         return
     thread.start()
     try:
@@ -57,12 +58,6 @@ def _listening(answer: Answer | None) -> Iterator[int]:
         thread.join()
         for item in (listener, *clients):
             item.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _open_sockets() -> set[int]:
