@@ -145,6 +145,9 @@ _CLUSTER = {
     "OPERATOR_DEPLOYMENT": ("", "Name of the operator's Deployment, for the chart's uninstall hook."),
 }
 
+# Without these variables, `ClusterSettings.from_env` raises an error.
+_REQUIRED = ("OPERATOR_NAMESPACE", "POD_NAME", "IMAGE_INGEST", "IMAGE_PROCESSOR", "IMAGE_API")
+
 _WORKLOADS = {
     "NAMESPACE": "The namespace whose pipelines the process serves.",
     "HOST": "Listen address.",
@@ -213,8 +216,7 @@ def _platform() -> Iterator[str]:
 
 
 def _cluster() -> Iterator[str]:
-    needed = {name: "x" for name, (_, meaning) in _CLUSTER.items() if meaning.startswith("Required")}
-    settings = ClusterSettings.from_env(Platform(), {f"TIDEMILL_{name}": value for name, value in needed.items()})
+    settings = ClusterSettings.from_env(Platform(), {f"TIDEMILL_{name}": "x" for name in _REQUIRED})
     for name, (attribute, meaning) in _CLUSTER.items():
         default: Any = settings
         for part in attribute.split(".") if attribute else ():

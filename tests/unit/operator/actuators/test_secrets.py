@@ -26,7 +26,7 @@ def test_secrets_are_created_once(tmp_path: Path) -> None:
     assert (first.writer.user, first.reader.user) == ("orders_writer_a", "orders_reader_a")
 
 
-def test_all_passwords_differ(tmp_path: Path) -> None:
+def test_each_login_has_another_password_of_at_least_40_characters(tmp_path: Path) -> None:
     secrets_of = [ensure(tmp_path, name) for name in ("a", "b")]
     passwords = {login.password for secrets in secrets_of for login in (secrets.writer, secrets.reader)}
     assert len(passwords) == 4

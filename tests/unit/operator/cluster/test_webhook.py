@@ -48,7 +48,7 @@ def test_all_faults_are_reported_at_once_with_the_messages_of_validate() -> None
     assert answer["status"]["message"].splitlines()[1:] == [str(fault) for fault in faults]
 
 
-def test_durations_are_compared() -> None:
+def test_a_hop_that_does_not_divide_the_size_is_refused() -> None:
     window = {"type": "hopping", "size": "1h", "hop": "7m"}
     aggregation = {**FLIGHTS["spec"]["aggregations"][0], "window": window}
     answer = review(request(with_spec(aggregations=[aggregation], anomalies=[])), Limits())

@@ -68,7 +68,7 @@ def test_transaction_markers_at_the_end_do_not_count_as_events() -> None:
     assert backlog.events == 9
 
 
-def test_old_measurements_expire(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_measurement_of_the_backlog_becomes_unknown_after_its_lifetime(monkeypatch: pytest.MonkeyPatch) -> None:
     (a,), _, _, backlog = make(10)
     now = 100.0
     monkeypatch.setattr(backlog_module, "time", SimpleNamespace(monotonic=lambda: now))
